@@ -1,0 +1,70 @@
+// swift-tools-version: 6.2
+//
+// memwatch: the Enclave library (memory that is mapped, locked, guarded, gated and wiped) and
+// the memwatch inspector. Each target imports only what stands in its line below; a test compares
+// this manifest with that table.
+
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+  // Every unsafe construct carries the word `unsafe`, so `grep -n unsafe` is the audit list.
+  .strictMemorySafety(),
+  // Imports are implementation details unless said otherwise: Glibc stays out of the API.
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .treatAllWarnings(as: .error),
+]
+
+let package = Package(
+  name: "memwatch",
+  products: [
+    .library(name: "Enclave", targets: ["Enclave"]),
+    .executable(name: "memwatch", targets: ["memwatch"]),
+    .executable(name: "enclave-demo", targets: ["enclave-demo"]),
+  ],
+  dependencies: [
+    // The command line: made for it, kept by the Swift project.
+    .package(
+      url: "https://github.com/apple/swift-argument-parser", .upToNextMinor(from: "1.8.2"))
+  ],
+  targets: [
+    .target(name: "CEnclaveSystem", cSettings: [.treatAllWarnings(as: .error)]),
+    .target(
+      name: "EnclaveSystem", dependencies: ["CEnclaveSystem"],
+      swiftSettings: settings + [.define("ENCLAVE_FAULTS", .when(configuration: .debug))]),
+    .target(
+      name: "EnclaveStats", dependencies: ["EnclaveSystem"], swiftSettings: settings),
+    .target(
+      name: "Enclave", dependencies: ["EnclaveSystem", "EnclaveStats"], swiftSettings: settings),
+
+    .target(
+      name: "MemwatchInspector", dependencies: ["EnclaveStats", "EnclaveSystem"],
+      swiftSettings: settings),
+    // ncursesw draws the screen; the C target holds the constants that Swift cannot import.
+    .target(
+      name: "CMemwatchNcurses", cSettings: [.treatAllWarnings(as: .error)],
+      linkerSettings: [.linkedLibrary("ncursesw"), .linkedLibrary("tinfo")]),
+    .target(
+      name: "MemwatchTerminal",
+      dependencies: ["MemwatchInspector", "EnclaveSystem", "CMemwatchNcurses"],
+      swiftSettings: settings),
+    // Builds enclave-demo beside memwatch (`memwatch demo` starts it) without linking it in.
+    .plugin(
+      name: "DemoBuilder", capability: .buildTool(), dependencies: ["enclave-demo"],
+      path: "Sources/DemoBuilder"),
+    .executableTarget(
+      name: "memwatch",
+      dependencies: [
+        "MemwatchInspector", "MemwatchTerminal",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: settings, plugins: ["DemoBuilder"]),
+
+    .executableTarget(
+      name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
+
+    .testTarget(name: "EnclaveTests", dependencies: ["Enclave", "EnclaveSystem"]),
+  ],
+  swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,173 @@
+// The system calls, constants and inline instructions that Swift cannot import. No policy.
+//
+// Every wrapper returns a value that is zero or positive on success and -errno on failure, so that
+// nothing can run between a call and the reading of errno.
+
+#ifndef C_ENCLAVE_SYSTEM_H
+#define C_ENCLAVE_SYSTEM_H
+
+#ifndef __linux__
+#error "Enclave and memwatch are for Linux: they rest on its memory system calls."
+#endif
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// --- Memory ------------------------------------------------------------------------------------
+
+/// mmap(2), private and anonymous, PROT_NONE. The address, or -errno.
+int64_t ces_map_reserve(size_t length);
+int64_t ces_unmap(void *address, size_t length);
+
+enum : int { CES_PROTECTION_CLOSED = 0, CES_PROTECTION_READ = 1, CES_PROTECTION_READ_WRITE = 2 };
+/// mprotect(2) with one of CES_PROTECTION_….
+int64_t ces_protect(void *address, size_t length, int protection);
+int64_t ces_lock(void *address, size_t length);
+int64_t ces_unlock(void *address, size_t length);
+
+enum : int { CES_ADVICE_DONT_DUMP, CES_ADVICE_WIPE_ON_FORK, CES_ADVICE_DONT_FORK };
+int64_t ces_advise(void *address, size_t length, int advice);
+
+/// explicit_bzero(3).
+void ces_wipe(void *address, size_t length);
+/// 1 when all bytes are zero. Takes the same time whatever the bytes.
+int ces_is_zero(const void *address, size_t length);
+/// 1 when equal. Takes the same time whatever the bytes.
+int ces_is_equal(const void *a, const void *b, size_t length);
+int64_t ces_page_size(void);
+
+// --- The process -------------------------------------------------------------------------------
+
+enum { CES_CALL_SLOTS = 64 };
+/// Process-wide counters of calls and failures, one pair a call number; relaxed atomics.
+void ces_count(uint32_t call, bool failed, int error);
+uint64_t ces_calls(uint32_t call);
+uint64_t ces_failures(uint32_t call);
+int ces_last_error(uint32_t call);
+
+/// getrandom(2), all of `length` or -errno.
+int64_t ces_random(void *bytes, size_t length);
+/// getrlimit(2), RLIMIT_MEMLOCK; UINT64_MAX is unlimited.
+int64_t ces_memlock_limit(uint64_t *soft, uint64_t *hard);
+/// prctl(PR_GET_DUMPABLE).
+int64_t ces_dumpable(void);
+/// secure_getenv(3): NULL in a set-user-ID program.
+const char *ces_secure_getenv(const char *name);
+uint64_t ces_boottime_ms(void);
+uint64_t ces_realtime_ms(void);
+int64_t ces_clock_ticks(void);
+const char *ces_strerror(int error);
+const char *ces_errno_name(int error);
+int64_t ces_sleep_ms(uint32_t ms);
+
+/// Calls `child` in each forked child of this process (pthread_atfork(3)).
+int64_t ces_at_fork_child(void (*child)(void));
+int64_t ces_at_exit(void (*handler)(void));
+
+/// The value below is set to 0 in a forked child: by the kernel, where the page could be marked
+/// MADV_WIPEONFORK (so that even a raw clone(2) is noticed), else by pthread_atfork(3).
+extern uint64_t *ces_fork_word;
+
+/// Starts a detached thread with every signal blocked. It calls `tick` every `interval_ms` until
+/// that returns 0.
+int64_t ces_start_ticker(uint32_t interval_ms, int (*tick)(void *), void *context);
+
+// --- Files -------------------------------------------------------------------------------------
+
+typedef struct {
+  uint64_t device, inode, size, links;
+  uint32_t mode, uid;
+} ces_stat_t;
+
+int64_t ces_open_directory(int at, const char *path);          // O_DIRECTORY|O_NOFOLLOW
+int64_t ces_open_directory_following(const char *path);        // O_DIRECTORY
+int64_t ces_open_read(int at, const char *path, bool follow);  // O_RDONLY|O_NONBLOCK|O_CLOEXEC
+int64_t ces_open_temporary(int directory);                     // O_TMPFILE, 0600
+int64_t ces_create_exclusive(int at, const char *path);        // O_CREAT|O_EXCL, 0600
+int64_t ces_close(int fd);
+int64_t ces_mkdir(int at, const char *path, uint32_t mode);
+int64_t ces_fstat(int fd, ces_stat_t *out);
+int64_t ces_lstat(int at, const char *path, ces_stat_t *out);
+int64_t ces_is_tmpfs(int fd);
+int64_t ces_fallocate(int fd, uint64_t length);
+int64_t ces_chmod(int fd, uint32_t mode);
+int64_t ces_link(int fd, int directory, const char *name);
+int64_t ces_rename_exclusive(int at, const char *from, const char *to);
+int64_t ces_unlink(int at, const char *name);
+int64_t ces_pread(int fd, void *bytes, size_t length, uint64_t offset);
+int64_t ces_write(int fd, const void *bytes, size_t length);
+int64_t ces_fsync(int fd);
+int64_t ces_readlink(int at, const char *path, char *bytes, size_t length);
+int64_t ces_map_shared(int fd, size_t length);
+/// Takes a write record lock on the whole file (fcntl(2) F_SETLK): held until the process ends or
+/// closes any descriptor of that file.
+int64_t ces_lock_file(int fd);
+/// The pid that holds such a lock in this process' pid namespace; 0 when free; INT32_MAX when the
+/// holder is in a namespace that this one cannot see.
+int64_t ces_lock_holder(int fd);
+
+/// Calls `each` with every name of the directory except "." and "..", until it returns non-zero.
+int64_t ces_list_directory(int fd, int (*each)(void *, const char *), void *context);
+
+// --- The stats page's SIGBUS guard -------------------------------------------------------------
+
+/// Installs a SIGBUS handler that, for addresses in the range, maps private memory over the whole
+/// range and sets the flag; anything else goes to the handler that was there before. sigaction(2).
+int64_t ces_page_guard_install(void *address, size_t length);
+/// 1 once the guard had to replace the range.
+int ces_page_guard_tripped(void);
+void ces_page_guard_remove(void);
+
+// --- Words shared with other threads and processes ---------------------------------------------
+
+static inline void ces_store_relaxed(void *p, uint64_t value) {
+  __atomic_store_n((uint64_t *)p, value, __ATOMIC_RELAXED);
+}
+static inline void ces_store_release(void *p, uint64_t value) {
+  __atomic_store_n((uint64_t *)p, value, __ATOMIC_RELEASE);
+}
+static inline uint64_t ces_load_acquire(const void *p) {
+  return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
+}
+static inline uint64_t ces_load_relaxed(const void *p) {
+  return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
+}
+static inline void ces_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+
+/// A spin word: one exchange to take it, one plain store to give it back. Of six locks measured it
+/// is the cheapest uncontended (about 3 ns each way).
+void ces_spin_wait(uint32_t *word);
+static inline void ces_spin_lock(uint32_t *word) {
+  if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) ces_spin_wait(word);
+}
+static inline void ces_spin_unlock(uint32_t *word) {
+  __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+}
+
+/// The fork word, read on each use of an arena: one load.
+static inline uint64_t ces_fork_generation(void) {
+  uint64_t *word = __atomic_load_n(&ces_fork_word, __ATOMIC_ACQUIRE);
+  return word ? __atomic_load_n(word, __ATOMIC_RELAXED) : 0;
+}
+void ces_set_fork_word(uint64_t *word);
+void ces_reset_fork_word(void);
+
+// --- Processes started by memwatch -------------------------------------------------------------
+
+/// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
+/// its own process group when `group`, environment `envp`. The pid or -errno.
+int64_t ces_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
+                  bool group, bool search);
+/// waitpid(2): 0 while it runs; else 1 and *status = exit status, or 128+n for a signal.
+int64_t ces_wait(int pid, bool block, int *status);
+int64_t ces_kill(int pid, int signal);
+char **ces_environment(void);
+int64_t ces_pid(void);
+int64_t ces_uid(void);
+int64_t ces_is_terminal(int fd);
+int64_t ces_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
+int64_t ces_user_name(uint32_t uid, char *bytes, size_t length);
+
+#endif

@@ -1,0 +1,64 @@
+// The stats page lives on tmpfs, where its own user can truncate it at any time; the next store
+// would then raise SIGBUS (mmap(2)). This handler puts private memory under the whole range, so
+// that the program's stores go nowhere and its life goes on. Async-signal-safe: mmap(2) is a bare
+// system call and the rest are stores.
+
+#define _GNU_SOURCE
+#include "CEnclaveSystem.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static uintptr_t guarded_from, guarded_to;
+static int tripped, installed;
+static struct sigaction previous;
+
+static void on_sigbus(int signal, siginfo_t *info, void *context) {
+  uintptr_t address = (uintptr_t)info->si_addr;
+  uintptr_t from = __atomic_load_n(&guarded_from, __ATOMIC_ACQUIRE);
+  uintptr_t to = __atomic_load_n(&guarded_to, __ATOMIC_ACQUIRE);
+  if (from != 0 && address >= from && address < to) {
+    int saved = errno;
+    void *p = mmap((void *)from, to - from, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    __atomic_store_n(&tripped, 1, __ATOMIC_RELEASE);
+    errno = saved;
+    if (p != MAP_FAILED) return;
+  }
+  // Not ours: do what would have been done without us.
+  if ((previous.sa_flags & SA_SIGINFO) && previous.sa_sigaction) {
+    previous.sa_sigaction(signal, info, context);
+  } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+    // A fault cannot be ignored: returning would raise it again for ever.
+    struct sigaction standard;
+    memset(&standard, 0, sizeof standard);
+    standard.sa_handler = SIG_DFL;
+    sigaction(SIGBUS, &standard, NULL);
+  } else {
+    previous.sa_handler(signal);
+  }
+}
+
+int64_t ces_page_guard_install(void *address, size_t length) {
+  __atomic_store_n(&tripped, 0, __ATOMIC_RELEASE);
+  __atomic_store_n(&guarded_to, (uintptr_t)address + length, __ATOMIC_RELEASE);
+  __atomic_store_n(&guarded_from, (uintptr_t)address, __ATOMIC_RELEASE);
+  if (installed) return 0;
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_sigaction = on_sigbus;
+  action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(SIGBUS, &action, &previous) < 0) return -errno;
+  installed = 1;
+  return 0;
+}
+
+int ces_page_guard_tripped(void) { return __atomic_load_n(&tripped, __ATOMIC_ACQUIRE); }
+
+void ces_page_guard_remove(void) {
+  __atomic_store_n(&guarded_from, 0, __ATOMIC_RELEASE);
+  __atomic_store_n(&guarded_to, 0, __ATOMIC_RELEASE);
+}

@@ -1,0 +1,41 @@
+// ncursesw for Swift: the constants that do not import, and the two kinds of signals that a
+// terminal program must handle in C. No policy.
+
+#ifndef C_MEMWATCH_NCURSES_H
+#define C_MEMWATCH_NCURSES_H
+
+#define NCURSES_WIDECHAR 1  // must precede curses.h
+#include <curses.h>
+#include <locale.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+static const uint32_t mwn_bold = A_BOLD, mwn_reverse = A_REVERSE, mwn_dim = A_DIM;
+
+/// Whether the locale that the environment names is UTF-8 (setlocale(3), nl_langinfo(3)).
+bool mwn_use_locale(void);
+
+/// Streams for newterm(3X) over copies of the descriptors; NULL on failure.
+FILE *mwn_output_stream(void);
+/// Standard input where it is a terminal, else /dev/tty; NULL when there is neither.
+FILE *mwn_input_stream(void);
+int mwn_stream_descriptor(FILE *stream);
+
+/// Opens /dev/null in place of standard streams that are closed, so that no file gets their number.
+void mwn_fill_standard_streams(void);
+
+/// Makes SIGINT, SIGTERM and SIGHUP set a flag. To be called before newterm(3X), which leaves
+/// dispositions alone that are not the default.
+void mwn_catch_signals(void);
+/// The last of these signals, or 0.
+int mwn_caught_signal(void);
+
+/// Restores the terminal when this process dies by a fault, then lets the fault do what it would
+/// have done. To be called after newterm(3X).
+void mwn_restore_on_fault(int input, int output);
+
+/// Waits for input. 1: there is some; 0: time is up or a signal came; -1: the terminal is gone.
+int mwn_wait(int input, int milliseconds);
+
+#endif

@@ -1,0 +1,112 @@
+#define _GNU_SOURCE
+#include "CMemwatchNcurses.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <langinfo.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <term.h>
+#include <termios.h>
+#include <unistd.h>
+
+bool mwn_use_locale(void) {
+  if (!setlocale(LC_ALL, "")) setlocale(LC_ALL, "C");
+  return strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+}
+
+FILE *mwn_output_stream(void) {
+  int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  return fd < 0 ? NULL : fdopen(fd, "w");
+}
+
+FILE *mwn_input_stream(void) {
+  int fd = isatty(STDIN_FILENO) ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+                                : open("/dev/tty", O_RDONLY | O_CLOEXEC);
+  return fd < 0 ? NULL : fdopen(fd, "r");
+}
+
+int mwn_stream_descriptor(FILE *stream) { return fileno(stream); }
+
+void mwn_fill_standard_streams(void) {
+  for (int fd = 0; fd < 3; fd++) {
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+      // The lowest free number is the one that is missing.
+      if (open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) < 0) return;
+    }
+  }
+}
+
+static volatile sig_atomic_t caught;
+static void catch (int signal) { caught = signal; }
+
+void mwn_catch_signals(void) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = catch;
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGHUP, &action, NULL);
+  // A reader of our output that goes away is an error of write(2), not a reason to die.
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, NULL);
+}
+
+int mwn_caught_signal(void) { return caught; }
+
+static struct termios saved;
+static int has_saved, input_fd = -1, output_fd = -1;
+static char leave[256];
+static size_t leave_length;
+static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP};
+
+static void on_fault(int signal) {
+  if (leave_length && write(output_fd, leave, leave_length) < 0) { /* nothing left to do */
+  }
+  if (has_saved) tcsetattr(input_fd, TCSANOW, &saved);
+  struct sigaction standard;
+  memset(&standard, 0, sizeof standard);
+  standard.sa_handler = SIG_DFL;
+  sigaction(signal, &standard, NULL);
+  raise(signal);
+}
+
+static void add(const char *name) {
+  char *text = tigetstr((char *)name);
+  if (!text || text == (char *)-1) return;
+  size_t length = strlen(text);
+  if (leave_length + length > sizeof leave) return;
+  memcpy(leave + leave_length, text, length);
+  leave_length += length;
+}
+
+void mwn_restore_on_fault(int input, int output) {
+  input_fd = input;
+  output_fd = output;
+  leave_length = 0;
+  add("sgr0");
+  add("cnorm");
+  add("rmkx");
+  add("rmcup");
+  // newterm(3X) kept the modes of before; def_shell_mode(3X) has them as well.
+  if (!has_saved && tcgetattr(input, &saved) == 0) has_saved = 1;
+  saved.c_lflag |= ECHO | ICANON | ISIG | IEXTEN;
+  saved.c_iflag |= ICRNL;
+  saved.c_oflag |= OPOST | ONLCR;
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_fault;
+  action.sa_flags = SA_RESETHAND | SA_NODEFER;
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigaction(faults[i], &action, NULL);
+}
+
+int mwn_wait(int input, int milliseconds) {
+  struct pollfd fd = {.fd = input, .events = POLLIN};
+  int n = poll(&fd, 1, milliseconds);
+  if (n < 0) return errno == EINTR ? 0 : -1;
+  if (n == 0) return 0;
+  if (fd.revents & (POLLHUP | POLLERR | POLLNVAL)) return -1;
+  return 1;
+}

@@ -1,0 +1,99 @@
+// Everything that can go wrong, and what to do about it.
+
+public import EnclaveSystem
+
+/// A failure of the library: what was asked, what the system answered, and what to do.
+///
+/// No case holds contents of a secret, and no description renders any.
+public enum EnclaveError: Error, Sendable, Equatable {
+  /// A call to the kernel failed.
+  case system(SystemFailure)
+  /// This machine does not offer the mechanism that was asked for.
+  case unsupported(Capability, SystemFailure)
+  /// The process has too many mappings. `limit` is vm.max_map_count.
+  case mapLimit(inUse: Int, limit: Int)
+  /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process.
+  case lockLimit(soft: UInt64, inUse: UInt64, needed: UInt64)
+  /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes.
+  case capacity(inUse: Int, limit: Int)
+  /// A size below 0 or above 2 GiB, or an alignment that is no power of two up to a page.
+  case invalidSize(byteCount: Int, alignment: Int)
+  /// The arena is frozen: its contents can only be read.
+  case frozen
+  /// The arena was destroyed.
+  case destroyed
+  /// The arena or publisher belongs to the parent of this process.
+  case inheritedByFork
+  /// The arena has open windows, so many.
+  case windowsOpen(Int)
+  /// What was to be decrypted is not what was encrypted.
+  case notAuthentic
+  /// The process publishes already.
+  case alreadyPublishing
+  /// The directory for the stats page is not fit for it, and why.
+  case unsuitableDirectory(path: String, reason: String)
+}
+
+/// What a machine may or may not offer.
+public enum Capability: String, Sendable, CaseIterable {
+  case protectionKeys, seals, secretMemory, guardMarkers, wipeOnFork, memoryTagging
+}
+
+extension EnclaveError: CustomStringConvertible {
+  /// What was asked, what the system answered, and what to do.
+  public var description: String {
+    switch self {
+    case .system(let failure):
+      "\(failure)"
+    case .unsupported(let capability, let failure):
+      "this machine has no \(capability.rawValue): \(failure)"
+    case .mapLimit(let inUse, let limit):
+      "the process has \(inUse) mappings and vm.max_map_count is \(limit): use the slab layout, "
+        + "or raise it with sysctl vm.max_map_count=\(limit * 2)"
+    case .lockLimit(let soft, let inUse, let needed):
+      "RLIMIT_MEMLOCK is \(soft) bytes, \(inUse) are in use, \(needed) more are needed: raise it "
+        + "with prlimit --pid \(ProcessFacts.pid) --memlock=\(inUse + needed), or "
+        + "LimitMEMLOCK= in the unit"
+    case .capacity(let inUse, let limit):
+      "the arena's capacity is \(limit) bytes and \(inUse) are in use: free secrets, or give it "
+        + "a larger capacity"
+    case .invalidSize(let byteCount, let alignment):
+      "\(byteCount) bytes aligned to \(alignment): sizes are 0 to 2 GiB, alignments powers of "
+        + "two up to the page size"
+    case .frozen:
+      "the arena is frozen: its contents can be read until it is destroyed, and not written"
+    case .destroyed:
+      "the arena was destroyed, and its secrets with it"
+    case .inheritedByFork:
+      "this process is a forked child, and the arena is its parent's: make one of its own"
+    case .windowsOpen(let count):
+      "\(count) windows of the arena are open: close them first"
+    case .notAuthentic:
+      "the ciphertext is not what this vault encrypted"
+    case .alreadyPublishing:
+      "this process publishes a stats page already: stop that publisher first"
+    case .unsuitableDirectory(let path, let reason):
+      "\(path) cannot hold a stats page: \(reason)"
+    }
+  }
+}
+
+/// Why a scoped access did not return a value.
+public enum AccessError<Body: Error>: Error {
+  /// The window could not be opened; the body did not run.
+  case access(EnclaveError)
+  /// The body threw.
+  case body(Body)
+}
+
+extension AccessError: Sendable where Body: Sendable {}
+extension AccessError: Equatable where Body: Equatable {}
+
+extension AccessError: CustomStringConvertible {
+  public var description: String {
+    switch self {
+    case .access(let error): "\(error)"
+    case .body(let error): "\(error)"
+    }
+  }
+}

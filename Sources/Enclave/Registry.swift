@@ -1,0 +1,302 @@
+// What is process-wide by nature: the fork generation, the list of arenas, the one publisher.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// The process' registry. Everything in it is reached under one spin word; the order of locks is
+/// registry, then arena.
+enum Registry {
+  @safe
+  struct State {
+    var generation: UInt64 = 0
+    var cores: [UnsafeMutablePointer<ArenaCore>] = unsafe []
+    var nextArena: UInt64 = 1
+    var destroyed: UInt64 = 0
+    var publication: Publication?
+    var hasReadEnvironment = false
+    var hasExitHandler = false
+    var nextPublication: UInt64 = 1
+  }
+
+  @safe
+  struct Publication {
+    var number: UInt64
+    var file: PageFile
+    var addresses: StatsPublisher.Addresses
+    var addressesLost = false
+    var tickMs: UInt32
+    var ticks: UInt64 = 0
+    var lockedBytes: UInt64?
+    var isKept = false
+  }
+
+  nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> = {
+    let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 16)
+    unsafe word.initialize(repeating: 0, count: 16)
+    return unsafe word
+  }()
+  nonisolated(unsafe) private static let state: UnsafeMutablePointer<State> = {
+    let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
+    unsafe state.initialize(to: State())
+    return unsafe state
+  }()
+
+  /// Runs under the registry's lock. In a forked child the parent's list and publisher are
+  /// forgotten first: they are none of its business. (Another thread of the parent may have held
+  /// the lock when the child was made; the child has one thread, so it takes the lock over.)
+  static func with<R: ~Copyable, E: Error>(
+    _ body: (inout State) throws(E) -> R
+  ) throws(E) -> R {
+    if unsafe state.pointee.generation != 0, ForkWatch.current == 0 {
+      unsafe state.pointee.cores = unsafe []
+      unsafe state.pointee.publication = nil
+      unsafe state.pointee.generation = 0
+      unsafe unlock(word)
+    }
+    unsafe lock(word)
+    defer { unsafe unlock(word) }
+    return unsafe try body(&state.pointee)
+  }
+
+  // MARK: - Arenas
+
+  static func add(
+    name: StaticString, options: Arena.Options
+  ) throws(EnclaveError) -> UnsafeMutablePointer<ArenaCore> {
+    try startFromEnvironment()
+    var seed: (UInt64, UInt64) = (0, 0)
+    do {
+      unsafe try withUnsafeMutableBytes(of: &seed) { raw throws(SystemFailure) in
+        unsafe try fillRandom(raw.baseAddress!, byteCount: 16)
+      }
+    } catch { throw .system(error) }
+    return unsafe try with { state throws(EnclaveError) in
+      try prepare(&state)
+      let core = UnsafeMutablePointer<ArenaCore>.allocate(capacity: 1)
+      unsafe core.initialize(
+        to: ArenaCore(
+          id: state.nextArena, forkGeneration: state.generation, name: name, options: options,
+          canarySeed: seed))
+      state.nextArena += 1
+      unsafe state.cores.append(core)
+      if let publication = state.publication {
+        unsafe core.pointee.attach(
+          publication.file.writer,
+          publishesAddresses: publication.addresses != .never && !publication.addressesLost)
+        unsafe publication.file.writer.event(.arenaCreated, arena: core.pointee.id)
+        heartbeat(&state)
+      }
+      return unsafe core
+    }
+  }
+
+  private static func prepare(_ state: inout State) throws(EnclaveError) {
+    do { state.generation = try ForkWatch.prepare() } catch { throw .system(error) }
+  }
+
+  /// Takes a destroyed arena off the list and the page.
+  static func remove(_ core: UnsafeMutablePointer<ArenaCore>) {
+    with { state in
+      guard let index = unsafe state.cores.firstIndex(of: core) else { return }
+      unsafe state.cores.remove(at: index)
+      state.destroyed += 1
+      unsafe lock(core.pointee.lockWord)
+      unsafe core.pointee.detach()
+      unsafe unlock(core.pointee.lockWord)
+      unsafe state.publication?.file.writer.event(.arenaDestroyed, arena: core.pointee.id)
+      heartbeat(&state)
+    }
+  }
+
+  // MARK: - Publishing
+
+  private static func startFromEnvironment() throws(EnclaveError) {
+    let wanted = with { state in
+      if state.hasReadEnvironment { return false }
+      state.hasReadEnvironment = true
+      return state.publication == nil && ProcessFacts.environment("ENCLAVE_STATS") == "1"
+    }
+    guard wanted else { return }
+    // Watching is never a reason for the watched program to fail: the failure is counted with its
+    // call, and memwatch finds no page.
+    if let number = try? startPublishing(options: StatsPublisher.Options()) { keep(number) }
+  }
+
+  static func startPublishing(options: StatsPublisher.Options) throws(EnclaveError) -> UInt64 {
+    try with { state throws(EnclaveError) in
+      guard state.publication == nil else { throw .alreadyPublishing }
+      try prepare(&state)
+      if !state.hasExitHandler {
+        do throws(SystemFailure) {
+          try perform(.watchExit) { PageCalls.atExit { Registry.stopAtExit() } }
+        } catch { throw .system(error) }
+        state.hasExitHandler = true
+      }
+      var capacities = PageCapacities()
+      capacities.secrets = max(0, options.listedSecrets)
+      capacities.arenas = max(1, options.listedArenas)
+      let isDumpable = try? ProcessFacts.isDumpable()
+      let arenas = unsafe state.cores.count
+      let destroyed = state.destroyed
+      let addresses: AddressCode =
+        switch options.addresses {
+        case .never: .withheld
+        case .always: .published
+        case .whileDumpable: isDumpable == true ? .published : .withheld
+        }
+      let file: PageFile
+      do throws(PageFailure) {
+        file = try PageFile.create(
+          in: DirectoryCandidate.forPublisher(), capacities: capacities,
+          processName: options.name.map { unsafe Array($0.text.bytes) }
+            ?? ProcessFacts.commandName(),
+          geometry: SizeClass.all.map {
+            PageGeometry(
+              payload: $0.payload, runBytes: $0.runPages * Page.size,
+              slots: $0.slots(pageSize: Page.size))
+          }, tickMs: Int(options.tickMilliseconds)
+        ) { writer in
+          writer.write(
+            PageWriter.Heartbeat(
+              state: .live, memlock: try? ProcessFacts.memlockLimit(),
+              lockedBytes: ProcessFacts.lockedBytes(), arenas: arenas,
+              arenasDestroyed: destroyed, addresses: addresses, isDumpable: isDumpable))
+        }
+      } catch {
+        switch error {
+        case .system(let failure): throw .system(failure)
+        case .unsuitable(let path, let reason):
+          throw .unsuitableDirectory(path: path, reason: reason)
+        }
+      }
+      let number = state.nextPublication
+      state.nextPublication += 1
+      var publication = Publication(
+        number: number, file: file, addresses: options.addresses,
+        tickMs: options.tickMilliseconds)
+      publication.addressesLost = addresses == .withheld
+      state.publication = publication
+      do throws(SystemFailure) {
+        try perform(.startTicker) {
+          unsafe PageCalls.startTicker(everyMs: options.tickMilliseconds, number: number) {
+            number in
+            Registry.tick(UInt64(UInt(bitPattern: number))) ? 1 : 0
+          }
+        }
+      } catch {
+        stop(&state)
+        throw .system(error)
+      }
+      for unsafecore in unsafe state.cores {
+        unsafe lock(core.pointee.lockWord)
+        unsafe core.pointee.attach(file.writer, publishesAddresses: addresses == .published)
+        unsafe unlock(core.pointee.lockWord)
+      }
+      file.writer.event(.publishingStarted)
+      heartbeat(&state)
+      return number
+    }
+  }
+
+  /// Publishes until the process ends, whoever started it.
+  static func keep(_ number: UInt64) {
+    with { state in
+      if state.publication?.number == number { state.publication?.isKept = true }
+    }
+  }
+
+  static func stopPublishing(_ number: UInt64) {
+    with { state in
+      guard let publication = state.publication, publication.number == number, !publication.isKept
+      else { return }
+      stop(&state)
+    }
+  }
+
+  /// The page of a publication; nil when it has ended.
+  static func page(_ number: UInt64) -> (path: String, isLost: Bool)? {
+    with { state in
+      guard let publication = state.publication, publication.number == number else { return nil }
+      return (publication.file.path, PageCalls.isPageLost)
+    }
+  }
+
+  private static func stop(_ state: inout State) {
+    guard let publication = state.publication else { return }
+    for unsafecore in unsafe state.cores {
+      unsafe lock(core.pointee.lockWord)
+      unsafe core.pointee.detach()
+      unsafe unlock(core.pointee.lockWord)
+    }
+    heartbeat(&state, ending: true)
+    publication.file.unlink()
+    state.publication = nil
+    PageCalls.unguardPage()
+    unsafe PageCalls.unmap(publication.file.base, publication.file.writer.layout.byteCount)
+    PageCalls.close(publication.file.descriptor)
+    PageCalls.close(publication.file.directory)
+  }
+
+  /// At exit the page says that its publisher left, and loses its name. It stays mapped: other
+  /// threads may still be running.
+  private static func stopAtExit() {
+    guard ForkWatch.current != 0 else { return }
+    with { state in
+      guard let publication = state.publication else { return }
+      heartbeat(&state, ending: true)
+      publication.file.unlink()
+    }
+  }
+
+  /// Called by the ticker's thread. False ends it.
+  private static func tick(_ number: UInt64) -> Bool {
+    with { state in
+      guard state.publication?.number == number else { return false }
+      if PageCalls.isPageLost { return false }
+      state.publication!.file.writer.advanceClock()
+      state.publication!.ticks &+= 1
+      if state.publication!.addresses == .whileDumpable, !state.publication!.addressesLost,
+        (try? ProcessFacts.isDumpable()) != true
+      {
+        state.publication!.addressesLost = true
+        state.publication!.file.writer.event(.addressesLost)
+        for unsafecore in unsafe state.cores {
+          unsafe lock(core.pointee.lockWord)
+          unsafe core.pointee.withholdAddresses()
+          unsafe unlock(core.pointee.lockWord)
+        }
+      }
+      heartbeat(&state)
+      return true
+    }
+  }
+
+  private static func heartbeat(_ state: inout State, ending: Bool = false) {
+    guard let publication = state.publication else { return }
+    // /proc/self/status takes some 15 µs: once a second is enough.
+    let perSecond = UInt64(max(1, 1000 / publication.tickMs))
+    if publication.ticks % perSecond == 0 || ending {
+      state.publication!.lockedBytes = ProcessFacts.lockedBytes()
+    }
+    let addresses: AddressCode =
+      publication.addresses == .never
+      ? .withheld : publication.addressesLost ? .lost : .published
+    unsafe publication.file.writer.write(
+      PageWriter.Heartbeat(
+        state: ending ? .closed : .live, memlock: try? ProcessFacts.memlockLimit(),
+        lockedBytes: state.publication!.lockedBytes, arenas: state.cores.count,
+        arenasDestroyed: state.destroyed, addresses: addresses,
+        isDumpable: try? ProcessFacts.isDumpable()))
+  }
+
+  /// Whether an arena may go on publishing addresses; asked at each change of its chunks.
+  static func checkAddresses(_ publishes: inout Bool) {
+    // The caller holds an arena's lock, so the registry's cannot be taken here. The ticker takes
+    // the other arenas' addresses away.
+    if unsafe state.pointee.publication?.addresses == .whileDumpable,
+      (try? ProcessFacts.isDumpable()) != true
+    {
+      publishes = false
+    }
+  }
+}

@@ -1,0 +1,184 @@
+// One allocation, and the scoped access to it.
+
+import EnclaveSystem
+
+/// A secret: one allocation in an arena, owned by whoever holds this value.
+///
+/// Its bytes are reached through a span that cannot leave the closure that it is given to. What the
+/// closure copies out of the span can: registers, stack temporaries and copies are the caller's to
+/// care for.
+///
+/// When the value goes, the bytes are wiped and the slot is free. The value itself is a handle of
+/// five words; it holds the arena's memory alive, without reference counting.
+///
+/// Threads: a secret can be sent to another thread, and used by one at a time; `SharedSecret` is
+/// for many.
+@safe
+public struct Secret: ~Copyable, @unchecked Sendable {
+  let core: UnsafeMutablePointer<ArenaCore>
+  let place: Place
+
+  init(core: UnsafeMutablePointer<ArenaCore>, place: Place) {
+    unsafe self.core = unsafe core
+    self.place = place
+  }
+
+  deinit {
+    // Failing here is counted and shown on the page; `destroy` is there for who wants to know.
+    _ = unsafe try? Secret.free(core, place)
+  }
+
+  /// The size in bytes that was asked for.
+  public var byteCount: Int { place.byteCount }
+
+  @usableFromInline var start: UnsafeMutableRawPointer { unsafe place.address }
+
+  @usableFromInline
+  func openWindow(writing: Bool) throws(EnclaveError) {
+    let place = self.place
+    unsafe try ArenaCore.locked(core) { core throws(EnclaveError) in
+      unsafe try core.pointee.open(place, writing: writing)
+    }
+  }
+
+  @usableFromInline
+  func closeWindow(writing: Bool) {
+    let place = self.place
+    _ = unsafe try? ArenaCore.locked(core) { core in
+      unsafe core.pointee.close(place, writing: writing)
+    }
+  }
+
+  /// Opens a window for reading, and closes it when the body returns or throws.
+  ///
+  /// Windows nest. With a page gate other threads can read the pages while the window is open.
+  /// The body is synchronous: no window stays open across a suspension.
+  ///
+  /// - Throws: `AccessError.access` when the window cannot be opened (`destroyed`,
+  ///   `inheritedByFork`, `system`); `AccessError.body` with what the body threw.
+  /// - Complexity: O(1): under a page gate two mprotect(2) calls, else none.
+  @inlinable
+  public borrowing func withBytes<R: ~Copyable, E: Error>(
+    _ body: (RawSpan) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    do { try openWindow(writing: false) } catch { throw .access(error) }
+    defer { closeWindow(writing: false) }
+    do {
+      return unsafe try body(RawSpan(_unsafeStart: start, byteCount: byteCount))
+    } catch { throw .body(error) }
+  }
+
+  /// Opens a window for reading and writing, and closes it when the body returns or throws.
+  ///
+  /// - Throws: as `withBytes(_:)`.
+  @inlinable
+  public mutating func withMutableBytes<R: ~Copyable, E: Error>(
+    _ body: (inout MutableRawSpan) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    do { try openWindow(writing: true) } catch { throw .access(error) }
+    defer { closeWindow(writing: true) }
+    var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)
+    do { return try body(&span) } catch { throw .body(error) }
+  }
+
+  /// Whether two secrets have the same bytes, in a time that depends on their length alone.
+  ///
+  /// - Throws: when either cannot be opened.
+  public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
+    guard byteCount == other.byteCount else { return false }
+    try openWindow(writing: false)
+    defer { closeWindow(writing: false) }
+    try other.openWindow(writing: false)
+    defer { other.closeWindow(writing: false) }
+    return unsafe EnclaveSystem.isEqual(start, other.start, byteCount: byteCount)
+  }
+
+  /// Allocates a secret of the same size in another arena, or the same, and copies the bytes there.
+  ///
+  /// - Throws: as `Arena.allocate`, or when this secret cannot be opened.
+  public borrowing func copy(
+    into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let copy = try arena.allocate(byteCount: byteCount, label: label, file: file, line: line)
+    try openWindow(writing: false)
+    defer { closeWindow(writing: false) }
+    try copy.openWindow(writing: true)
+    unsafe copy.start.copyMemory(from: start, byteCount: byteCount)
+    copy.closeWindow(writing: true)
+    return copy
+  }
+
+  /// Wipes the bytes and frees the slot. Letting the value go does the same and tells nobody when
+  /// it fails.
+  ///
+  /// - Throws: `system` when the pages could not be opened to be wiped: the slot is not used again,
+  ///   and is wiped when the arena is destroyed. `inheritedByFork` in a child, where there is
+  ///   nothing to wipe.
+  public consuming func destroy() throws(EnclaveError) {
+    let (core, place) = unsafe (self.core, self.place)
+    discard self
+    unsafe try Secret.free(core, place)
+  }
+
+  private static func free(
+    _ core: UnsafeMutablePointer<ArenaCore>, _ place: Place
+  ) throws(EnclaveError) {
+    let run: Run?
+    do {
+      run = unsafe try ArenaCore.locked(core) { core throws(EnclaveError) in
+        unsafe try core.pointee.beginFree(place) ? core.pointee.runs[Int(place.run)] : nil
+      }
+    } catch {
+      unsafe ArenaCore.release(core)
+      throw error
+    }
+    if let run {
+      let isIntact = unsafe core.pointee.wipeContents(of: place, run: run)
+      let label = unsafe try ArenaCore.locked(core) { core in
+        let label = unsafe run.slots[Int(place.slot)].label
+        unsafe core.pointee.finishFree(place, intact: isIntact)
+        return label
+      }
+      if !isIntact {
+        let entry = unsafe core.pointee.labels.entries[Int(label)]
+        let text = String(decoding: entry.text, as: UTF8.self)
+        let name = unsafe core.pointee.name
+        // Whoever wrote there may have written elsewhere too: going on would be a guess.
+        fatalError(
+          "Enclave: something wrote outside of a secret of \(place.byteCount) bytes "
+            + "(arena \(name), label \(text)); found when it was freed")
+      }
+    }
+    unsafe ArenaCore.release(core)
+  }
+}
+
+/// A secret that many can read: what an array, a dictionary, an actor or many tasks can hold.
+///
+/// The last reference to go wipes it.
+public final class SharedSecret: Sendable {
+  private let secret: Secret
+
+  /// Takes a secret over.
+  public init(_ secret: consuming Secret) { self.secret = secret }
+
+  /// The size in bytes.
+  public var byteCount: Int { secret.byteCount }
+
+  /// Opens a window for reading; see `Secret.withBytes(_:)`. Any number of threads at a time.
+  public func withBytes<R: ~Copyable, E: Error>(
+    _ body: (RawSpan) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    try secret.withBytes(body)
+  }
+
+  /// Whether two secrets have the same bytes, in a time that depends on their length alone.
+  public func isEqual(to other: SharedSecret) throws(EnclaveError) -> Bool {
+    try secret.isEqual(to: other.secret)
+  }
+}
+
+extension SharedSecret: CustomStringConvertible {
+  /// The size, nothing else.
+  public var description: String { "SharedSecret(\(byteCount) bytes)" }
+}

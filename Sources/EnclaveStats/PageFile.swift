@@ -1,0 +1,276 @@
+// The birth of a page: where it lies, and the order of the steps that make it safe to read at any
+// time. The steps, and why each is there, stand in EnclaveStats.docc/PageFormat.md.
+
+package import EnclaveSystem
+
+/// How many records of each kind a page has room for.
+package struct PageCapacities: Sendable {
+  package var arenas = 256
+  package var labels = 1024
+  package var chunks = 2048
+  package var secrets = 4096
+  package var events = 256
+  package init() {}
+
+  var all: [Int] { [arenas, labels, chunks, secrets, events, 16, 16] }
+}
+
+/// Why a page could not be made.
+package enum PageFailure: Error {
+  case system(SystemFailure)
+  /// The directory is not fit to hold a page, and why.
+  case unsuitable(directory: String, reason: String)
+}
+
+package struct PageGeometry: Sendable {
+  package var payload: Int
+  package var runBytes: Int
+  package var slots: Int
+  package init(payload: Int, runBytes: Int, slots: Int) {
+    self.payload = payload
+    self.runBytes = runBytes
+    self.slots = slots
+  }
+}
+
+/// A page that was created, locked and named.
+@safe
+package struct PageFile: Sendable {
+  package let writer: PageWriter
+  /// Held for life: closing any descriptor of the file would drop the lock that says "alive".
+  package let descriptor: Int32
+  package let directory: Int32
+  package let directoryPath: String
+  package let name: String
+  package let id: UInt64
+  nonisolated(unsafe) package let base: UnsafeMutableRawPointer
+
+  package var path: String { directoryPath + "/" + name }
+
+  /// Takes the page's name away. The memory stays mapped: other threads may be writing.
+  package func unlink() { _ = PageCalls.unlink(directory, name) }
+
+  package static func create(
+    in candidates: [DirectoryCandidate], capacities: PageCapacities, processName: [UInt8],
+    geometry: [PageGeometry], tickMs: Int, firstHeartbeat: (PageWriter) -> Void
+  ) throws(PageFailure) -> PageFile {
+    var firstFailure: PageFailure?
+    for candidate in candidates {
+      do {
+        return try create(
+          candidate, capacities: capacities, processName: processName, geometry: geometry,
+          tickMs: tickMs, firstHeartbeat: firstHeartbeat)
+      } catch {
+        // The first answer is the one that the user can act on.
+        firstFailure = firstFailure ?? error
+      }
+    }
+    throw firstFailure ?? .unsuitable(directory: "(none)", reason: "no directory to try")
+  }
+
+  private static func system(
+    _ call: SystemCall, _ body: () -> Int64
+  ) throws(PageFailure) -> Int64 {
+    do { return try perform(call, body) } catch { throw .system(error) }
+  }
+
+  private static func create(
+    _ candidate: DirectoryCandidate, capacities: PageCapacities, processName: [UInt8],
+    geometry: [PageGeometry], tickMs: Int, firstHeartbeat: (PageWriter) -> Void
+  ) throws(PageFailure) -> PageFile {
+    let directory = try openDirectory(candidate)
+    var keepDirectory = false
+    defer { if !keepDirectory { PageCalls.close(directory) } }
+
+    guard let layout = PageLayout(capacities: capacities.all) else {
+      throw .unsuitable(directory: candidate.path, reason: "the capacities are out of range")
+    }
+    let size = layout.byteCount
+    let file = Int32(try system(.createPage) { PageCalls.createTemporary(directory) })
+    var keepFile = false
+    defer { if !keepFile { PageCalls.close(file) } }
+    // In full and before use: a store into a hole of a full tmpfs would be a SIGBUS.
+    _ = try system(.allocatePage) { PageCalls.allocate(file, size) }
+    let address = try system(.mapPage) { PageCalls.map(file, size) }
+    let base = unsafe UnsafeMutableRawPointer(bitPattern: Int(address))!
+    var keepMapping = false
+    defer { if !keepMapping { unsafe PageCalls.unmap(base, size) } }
+    // A child would write into its parent's page.
+    _ = try system(.keepPageFromFork) { unsafe PageCalls.keepFromFork(base, size) }
+    var id: UInt64 = 0
+    do {
+      try unsafe withUnsafeMutableBytes(of: &id) { raw throws(SystemFailure) in
+        try unsafe fillRandom(raw.baseAddress!, byteCount: 8)
+      }
+    } catch { throw .system(error) }
+    id = id == 0 ? 1 : id
+
+    let writer = unsafe PageWriter(base: base, layout: layout)
+    unsafe writeHeader(
+      base, layout: layout, id: id, processName: processName, geometry: geometry, tickMs: tickMs)
+    firstHeartbeat(writer)
+    // A record lock and not flock(2): the kernel drops it when this process ends, even while a
+    // forked child still has the file open.
+    _ = try system(.lockPage) { PageCalls.lockFile(file) }
+    unsafe storeRelease(PageFormat.magic, at: base)
+    _ = try system(.restrictPage) { PageCalls.chmod(file, 0o400) }
+    _ = try system(.guardPage) { unsafe PageCalls.guardPage(base, size) }
+    // From now on the mapping must stay: the SIGBUS guard knows it.
+    keepMapping = true
+    let name = "\(ProcessFacts.pid)-\(hex(id)).page"
+    do {
+      _ = try system(.linkPage) { PageCalls.link(file, directory, name) }
+    } catch {
+      PageCalls.unguardPage()
+      keepMapping = false
+      throw error
+    }
+    keepFile = true
+    keepDirectory = true
+    let page = unsafe PageFile(
+      writer: writer, descriptor: file, directory: directory, directoryPath: candidate.path,
+      name: name, id: id, base: base)
+    page.sweep()
+    return page
+  }
+
+  private static func openDirectory(
+    _ candidate: DirectoryCandidate
+  ) throws(PageFailure) -> Int32 {
+    do {
+      _ = try system(.makeStatsDirectory) {
+        let result = PageCalls.makeDirectory(candidate.path)
+        return result == -Int64(FileFailure.eexist) ? 0 : result
+      }
+    } catch {
+      // Missing parents are the next call's to report, with the same path.
+    }
+    let fd = Int32(
+      try system(.openStatsDirectory) { PageCalls.openDirectory(candidate.path) })
+    do {
+      var status = PageCalls.Status()
+      _ = try system(.checkStatsDirectory) { PageCalls.status(fd, &status) }
+      guard status.owner == ProcessFacts.uid else {
+        throw PageFailure.unsuitable(
+          directory: candidate.path, reason: "it belongs to user \(status.owner)")
+      }
+      guard status.mode & 0o022 == 0 else {
+        throw PageFailure.unsuitable(
+          directory: candidate.path, reason: "others may write there (chmod 0700 it)")
+      }
+      guard try system(.checkStatsFilesystem, { PageCalls.isTmpfs(fd) }) != 0 else {
+        throw PageFailure.unsuitable(
+          directory: candidate.path,
+          reason: "it is not on tmpfs, and a page on disk would stall its publisher")
+      }
+    } catch {
+      PageCalls.close(fd)
+      throw error as! PageFailure
+    }
+    return fd
+  }
+
+  private static func writeHeader(
+    _ base: UnsafeMutableRawPointer, layout: PageLayout, id: UInt64, processName: [UInt8],
+    geometry: [PageGeometry], tickMs: Int
+  ) {
+    func set(_ word: Int, _ value: UInt64) { unsafe storeRelaxed(value, at: base + word * 8) }
+    func set(_ word: HeaderWord, _ value: UInt64) { set(word.rawValue, value) }
+    set(.version, PageFormat.major << 32 | PageFormat.minor)
+    set(.byteCount, UInt64(layout.byteCount))
+    set(.publisherID, id)
+    set(.pid, UInt64(ProcessFacts.pid))
+    set(.startTime, ProcessFacts.startTime() ?? PageFormat.unknown)
+    set(.bootID, ProcessFacts.bootIdentifier() ?? PageFormat.unknown)
+    set(.uid, UInt64(ProcessFacts.uid))
+    set(.createdBootMs, ProcessFacts.bootMilliseconds)
+    set(.createdRealMs, ProcessFacts.realMilliseconds)
+    set(.tickMs, UInt64(tickMs))
+    set(.pageBytes, UInt64(Page.size))
+    for table in PageTable.allCases {
+      set(HeaderWord.arenaCapacity.rawValue + table.rawValue, UInt64(layout.capacity(table)))
+      set(HeaderWord.arenaBytes.rawValue + table.rawValue, UInt64(table.recordBytes))
+    }
+    set(.callBytes, 32)
+    set(.nameLength, UInt64(processName.count))
+    for (index, byte) in processName.prefix(PageFormat.textBytes).enumerated() {
+      unsafe (base + HeaderWord.name.rawValue * 8 + index).storeBytes(of: byte, as: UInt8.self)
+    }
+    for (index, size) in geometry.prefix(PageFormat.sizeClassCount).enumerated() {
+      set(HeaderWord.sizeClasses.rawValue + index * 2, UInt64(size.payload))
+      set(
+        HeaderWord.sizeClasses.rawValue + index * 2 + 1,
+        UInt64(size.runBytes) | UInt64(size.slots) << 32)
+    }
+  }
+
+  /// Removes pages of this user whose publisher is gone: their lock is free.
+  private func sweep() {
+    guard let opened = try? OpenFile(directory: directoryPath),
+      let names = try? opened.names(limit: 10_000)
+    else { return }
+    // Never this process' own page: closing a descriptor of it would drop the lock.
+    for other in names where other != name && PageName(other) != nil {
+      guard let file = try? OpenFile(reading: other, in: opened),
+        let status = try? file.status(), status.isRegular, status.owner == ProcessFacts.uid,
+        let holder = try? file.lockHolder(), holder == .nobody,
+        let now = try? Files.status(directoryPath + "/" + other), now.inode == status.inode
+      else { continue }
+      _ = try? perform(.removeStalePage) { PageCalls.unlink(directory, other) }
+    }
+  }
+}
+
+/// A directory where a page may lie.
+package struct DirectoryCandidate: Equatable, Sendable {
+  package var path: String
+  /// Where the path comes from, as it is told to the user.
+  package var origin: String
+  package init(path: String, origin: String) {
+    self.path = path
+    self.origin = origin
+  }
+
+  /// Where a publisher puts its page, in the order of trying.
+  package static func forPublisher() -> [DirectoryCandidate] {
+    if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR"), path.hasPrefix("/") {
+      return [DirectoryCandidate(path: path, origin: "ENCLAVE_STATS_DIR")]
+    }
+    var all: [DirectoryCandidate] = []
+    if let path = ProcessFacts.environment("XDG_RUNTIME_DIR"), path.hasPrefix("/") {
+      all.append(DirectoryCandidate(path: path + "/enclave", origin: "XDG_RUNTIME_DIR"))
+    }
+    let shared = "/dev/shm/enclave-\(ProcessFacts.uid)"
+    all.append(DirectoryCandidate(path: shared, origin: "shared memory"))
+    // Somebody else may sit on the name (/dev/shm is world-writable): take one that nobody can
+    // foresee. Readers look for both forms, and trust the directory's owner, not its name.
+    var random: UInt64 = 0
+    unsafe withUnsafeMutableBytes(of: &random) { raw in
+      _ = try? unsafe fillRandom(raw.baseAddress!, byteCount: 8)
+    }
+    all.append(DirectoryCandidate(path: shared + "." + hex(random), origin: "shared memory"))
+    return all
+  }
+}
+
+/// The name of a page's file: `PID-RANDOM.page`.
+package struct PageName: Equatable, Sendable {
+  package var pid: Int32
+  package var id: UInt64
+
+  package init?(_ name: String) {
+    guard name.hasSuffix(".page") else { return nil }
+    let parts = name.dropLast(5).split(separator: "-", omittingEmptySubsequences: false)
+    guard parts.count == 2, parts[1].utf8.count == 16, let pid = Int32(parts[0]), pid > 0,
+      let id = UInt64(parts[1], radix: 16)
+    else { return nil }
+    self.pid = pid
+    self.id = id
+  }
+}
+
+/// Sixteen hexadecimal digits.
+package func hex(_ value: UInt64) -> String {
+  let digits = String(value, radix: 16)
+  return String(repeating: "0", count: 16 - digits.utf8.count) + digits
+}

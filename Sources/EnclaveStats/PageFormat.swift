@@ -1,0 +1,369 @@
+// The stats page's format, whole. Documented for readers in other languages in
+// EnclaveStats.docc/PageFormat.md; a test compares that table with these enumerations.
+//
+//   0      header      written before the page has a name, then never changed
+//   1024   process     one record, rewritten by the ticker
+//   1536   calls       one record for each system call, by its number
+//   4096   stamps      one word for each block of 64 records of the tables marked (s)
+//   …      arenas (s), labels (s), chunks (s), secrets (s), events, vaults, streams
+//
+// Words are 8 bytes, little-endian. A record starts with its sequence: odd while it is written,
+// raised by two by each update. There are no offsets and no pointers in the page: the place of
+// everything follows from the capacities in the header.
+
+internal import EnclaveSystem
+
+package enum PageFormat {
+  /// "ENCLAVE" and 1, as a little-endian word; the last thing that a publisher writes.
+  package static let magic: UInt64 = 0x01_45_56_41_4c_43_4e_45
+  package static let major: UInt64 = 1
+  package static let minor: UInt64 = 0
+
+  /// "Not known", in any word that is a number.
+  package static let unknown = UInt64.max
+  /// "No limit", in a word that is a limit.
+  package static let unlimited = UInt64.max - 1
+
+  package static let headerBytes = 1024
+  package static let processOffset = 1024
+  package static let processBytes = 512
+  package static let callsOffset = 1536
+  package static let callCapacity = 64
+  package static let stampsOffset = 4096
+  package static let blockRecords = 64
+  package static let textBytes = 64
+  package static let sizeClassCount = 16
+  /// No page is larger than this; a reader refuses one that claims to be.
+  package static let maximumBytes = 1 << 30
+}
+
+/// The words of one kind of record.
+package protocol RecordWord: RawRepresentable, SendableMetatype where RawValue == Int {}
+/// … of a kind that stands in a table.
+package protocol TableWord: RecordWord {
+  static var table: PageTable { get }
+}
+
+/// Word numbers of the header.
+package enum HeaderWord: Int, CaseIterable, RecordWord {
+  case magic = 0
+  case version = 1  // major << 32 | minor
+  case byteCount = 2
+  case publisherID = 3
+  case pid = 4  // in the publisher's pid namespace
+  case startTime = 5  // /proc/PID/stat field 22, clock ticks
+  case bootID = 6
+  case uid = 7
+  case createdBootMs = 8
+  case createdRealMs = 9
+  case tickMs = 10
+  case pageBytes = 11
+  case arenaCapacity = 16
+  case labelCapacity = 17
+  case chunkCapacity = 18
+  case secretCapacity = 19
+  case eventCapacity = 20
+  case vaultCapacity = 21
+  case streamCapacity = 22
+  case arenaBytes = 24
+  case labelBytes = 25
+  case chunkBytes = 26
+  case secretBytes = 27
+  case eventBytes = 28
+  case vaultBytes = 29
+  case streamBytes = 30
+  case callBytes = 31
+  case nameLength = 32
+  case name = 40  // 8 words
+  case sizeClasses = 64  // 16 pairs: payload bytes; run bytes | slots a run << 32
+}
+
+package enum ProcessWord: Int, CaseIterable, RecordWord {
+  case sequence = 0
+  case state = 1  // PublisherStateCode
+  case heartbeatBootMs = 2
+  case heartbeatRealMs = 3
+  case memlockSoft = 4
+  case memlockHard = 5
+  case lockedBytes = 6  // VmLck as the publisher reads it
+  case arenas = 7
+  case arenasUnlisted = 8
+  case labelsUnlisted = 9
+  case chunksUnlisted = 10
+  case events = 11  // ever written
+  case addresses = 12  // AddressCode
+  case dumpable = 13  // 1 yes, 2 no
+  case emergencyWipe = 14  // 1 installed, 2 not
+  case arenasDestroyed = 15
+}
+
+package enum CallWord: Int, CaseIterable, RecordWord {
+  case sequence = 0
+  case count = 1
+  case failures = 2
+  case lastErrno = 3
+}
+
+package enum ArenaWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .arenas }
+  case sequence = 0
+  case id = 1  // 0: the record is not in use
+  case state = 2  // 1 live
+  case layout = 3
+  case gate = 4
+  case keyNumber = 5
+  case backing = 6
+  case lockPolicy = 7
+  case lockState = 8
+  case lockErrno = 9
+  case lockFailedCall = 10
+  case lockBytesMissing = 11
+  case lockFailedAtMs = 12
+  case lockBytesInUse = 13  // VmLck when the lock failed
+  case protectionState = 14
+  case openWindows = 15
+  case sealState = 16
+  case forkProtection = 17
+  case dumpProtection = 18
+  case secretCount = 19
+  case bytesInUse = 20
+  case bytesLocked = 21
+  case bytesMapped = 22
+  case chunkCount = 23
+  case mapsUsed = 24
+  case guardPages = 25
+  case allocations = 26
+  case frees = 27
+  case opens = 28
+  case opensForWriting = 29
+  case failedAllocations = 30
+  case failedLocks = 31
+  case failedOpens = 32
+  case peakSecretCount = 33
+  case peakBytesInUse = 34
+  case peakBytesLocked = 35
+  case nextChunkBytes = 36
+  case capacityBytes = 37
+  case createdAtMs = 38
+  case stuckOpenPages = 39
+  case corruptions = 40
+  case longestOpenMs = 41
+  case unlistedSecrets = 42
+  case encryptedCount = 43
+  case nameLength = 45
+  case name = 46  // 8 words
+  case lockLimitSoft = 54  // when the lock failed
+  case sizeClasses = 64  // 16 words: live | free << 32
+}
+
+package enum LabelWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .labels }
+  case sequence = 0
+  case arenaID = 1  // 0: the record is not in use
+  case index = 2
+  case live = 3
+  case bytes = 4
+  case allocations = 5
+  case frees = 6
+  case opens = 7
+  case openNow = 8
+  case lastOpenedAtMs = 9
+  case minimumSize = 10
+  case maximumSize = 11
+  case line = 12
+  case origin = 13  // 1 given by the program, 2 call site
+  case createdAtMs = 14
+  case textLength = 15
+  case text = 16  // 8 words
+}
+
+package enum ChunkWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .chunks }
+  case sequence = 0
+  case arenaID = 1  // 0: the record is not in use
+  case address = 2
+  case dataBytes = 3
+  case guardBytes = 4  // on each side
+  case lockState = 5
+  case lockErrno = 6
+  case kind = 7  // 1 slab, 2 isolated
+}
+
+package enum SecretWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .secrets }
+  case sequence = 0
+  case owner = 1  // arena id | label index << 32; 0: the record is not in use
+  case serial = 2
+  case size = 3
+  case allocatedAtMs = 4
+  case opens = 5
+  case lastOpenedAtMs = 6
+  case openNow = 7
+}
+
+package enum EventWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .events }
+  case sequence = 0
+  case serial = 1  // from 1; 0: the record is not in use
+  case kind = 2
+  case arenaID = 3
+  case atMs = 4
+  case call = 5
+  case errno = 6
+  case bytes = 7
+}
+
+/// Vaults and streams: reserved. `kind` is 0 until a publisher writes such records.
+package enum VaultWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .vaults }
+  case sequence = 0
+  case kind = 1
+}
+
+package enum StreamWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .streams }
+  case sequence = 0
+  case kind = 1
+}
+
+// Enumerations on the page. 0 is "not known" in each; a reader shows a value that it does not know
+// as `?N`.
+
+package enum PublisherStateCode: UInt64, CaseIterable {
+  case live = 1
+  case closed = 2
+}
+package enum AddressCode: UInt64, CaseIterable {
+  case published = 1
+  case withheld = 2
+  case lost = 3
+}
+package enum LayoutCode: UInt64, CaseIterable {
+  case slab = 1
+  case isolated = 2
+}
+package enum GateCode: UInt64, CaseIterable {
+  case key = 1
+  case pages = 2
+  case none = 3
+}
+package enum BackingCode: UInt64, CaseIterable {
+  case anonymous = 1
+  case secret = 2
+}
+package enum LockPolicyCode: UInt64, CaseIterable {
+  case required = 1
+  case preferred = 2
+  case off = 3
+}
+package enum LockStateCode: UInt64, CaseIterable {
+  case locked = 1
+  case partial = 2
+  case unlocked = 3
+  case off = 4
+}
+package enum ProtectionCode: UInt64, CaseIterable {
+  case closed = 1
+  case read = 2
+  case readWrite = 3
+}
+package enum SealCode: UInt64, CaseIterable {
+  case open = 1
+  case frozen = 2
+  case sealed = 3
+}
+package enum ForkCode: UInt64, CaseIterable {
+  case zeros = 1
+  case absent = 2
+}
+package enum DumpCode: UInt64, CaseIterable {
+  case excluded = 1
+  case dumped = 2
+}
+package enum OriginCode: UInt64, CaseIterable {
+  case label = 1
+  case callSite = 2
+}
+package enum EventCode: UInt64, CaseIterable {
+  case arenaCreated = 1
+  case arenaDestroyed = 2
+  case chunkMapped = 3
+  case chunkUnmapped = 4
+  case lockFailed = 5
+  case allocationFailed = 6
+  case openFailed = 7
+  case closeFailed = 8
+  case corruption = 9
+  case publishingStarted = 10
+  case addressesLost = 11
+  case unmapFailed = 12
+  case lockRestored = 13
+}
+
+/// The tables of records.
+package enum PageTable: Int, CaseIterable {
+  case arenas, labels, chunks, secrets, events, vaults, streams
+
+  /// The bytes of one record in this version of the format.
+  package var recordBytes: Int {
+    switch self {
+    case .arenas: 640
+    case .labels: 192
+    case .chunks, .secrets, .events: 64
+    case .vaults, .streams: 256
+    }
+  }
+
+  /// Whether blocks of 64 records have a stamp that tells when one of them changed.
+  package var isStamped: Bool {
+    switch self {
+    case .arenas, .labels, .chunks, .secrets: true
+    case .events, .vaults, .streams: false
+    }
+  }
+}
+
+/// Where everything is, from the capacities alone.
+package struct PageLayout: Equatable, Sendable {
+  package private(set) var capacities: [Int]
+  package private(set) var recordBytes: [Int]
+  package private(set) var offsets: [Int] = []
+  package private(set) var stampOffsets: [Int] = []
+  package private(set) var byteCount = 0
+
+  /// nil when a number is negative, too large, or a record is smaller than this version's.
+  package init?(capacities: [Int], recordBytes: [Int]) {
+    guard capacities.count == PageTable.allCases.count, recordBytes.count == capacities.count
+    else { return nil }
+    self.capacities = capacities
+    self.recordBytes = recordBytes
+    var stamp = PageFormat.stampsOffset
+    for table in PageTable.allCases {
+      let capacity = capacities[table.rawValue]
+      let bytes = recordBytes[table.rawValue]
+      guard (0...(1 << 22)).contains(capacity), (table.recordBytes...4096).contains(bytes),
+        bytes % 8 == 0
+      else { return nil }
+      stampOffsets.append(stamp)
+      if table.isStamped {
+        stamp += (capacity + PageFormat.blockRecords - 1) / PageFormat.blockRecords * 8
+      }
+    }
+    var offset = (stamp + 4095) & ~4095
+    for table in PageTable.allCases {
+      offsets.append(offset)
+      offset += capacities[table.rawValue] * recordBytes[table.rawValue]
+      guard offset <= PageFormat.maximumBytes else { return nil }
+    }
+    byteCount = (offset + 4095) & ~4095
+  }
+
+  package init?(capacities: [Int]) {
+    self.init(capacities: capacities, recordBytes: PageTable.allCases.map(\.recordBytes))
+  }
+
+  package func capacity(_ table: PageTable) -> Int { capacities[table.rawValue] }
+  package func offset(_ table: PageTable, _ index: Int) -> Int {
+    offsets[table.rawValue] + index * recordBytes[table.rawValue]
+  }
+}

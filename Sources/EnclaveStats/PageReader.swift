@@ -1,0 +1,251 @@
+// The reading side. What it reads may have been written by anybody who runs as that user: it reads
+// with pread(2) into private memory, checks sizes before it uses them, and bounds every retry.
+
+package import EnclaveSystem
+
+/// Why a file could not be read as a page.
+package enum PageReadFailure: Error, Equatable, Sendable {
+  case file(FileFailure)
+  /// Not a page, or one that is cut or contradicts itself; and what was found.
+  case corrupt(String)
+  /// A page of another major version.
+  case incompatible(major: UInt64, minor: UInt64)
+}
+
+/// The words of one record.
+package struct PageRecord<Word: RecordWord>: Equatable, Sendable {
+  package var words: [UInt64]
+
+  package init(words: [UInt64]) { self.words = words }
+
+  package subscript(_ word: Word) -> UInt64 { self[word.rawValue] }
+  package subscript(index: Int) -> UInt64 {
+    index < words.count ? words[index] : PageFormat.unknown
+  }
+
+  /// The bytes of a text of 64 bytes at most.
+  package func text(at word: Word, length: UInt64) -> [UInt8] {
+    let count = Int(min(length, UInt64(PageFormat.textBytes)))
+    return (0..<count).map { index in
+      UInt8(truncatingIfNeeded: self[word.rawValue + index / 8] >> (8 * UInt64(index % 8)))
+    }
+  }
+}
+
+/// One reading of a page.
+package struct PageImage: Equatable, Sendable {
+  package var header: PageRecord<HeaderWord>
+  package var layout: PageLayout
+  package var process: PageRecord<ProcessWord>
+  package var calls: [PageRecord<CallWord>] = []
+  package var arenas: [PageRecord<ArenaWord>] = []
+  package var labels: [PageRecord<LabelWord>] = []
+  package var chunks: [PageRecord<ChunkWord>] = []
+  package var secrets: [PageRecord<SecretWord>] = []
+  package var events: [PageRecord<EventWord>] = []
+  /// False when a record kept changing while it was read: that record is as it was before, or
+  /// missing.
+  package var isComplete = true
+  /// A record's sequence stayed odd: its writer stopped in mid-update.
+  package var isStuck = false
+
+  package var publisherID: UInt64 { header[.publisherID] }
+}
+
+/// Reads one page again and again; blocks of records whose stamp did not change are not read.
+package struct PageReader: ~Copyable {
+  package let file: OpenFile
+  private let layout: PageLayout
+  package let header: PageRecord<HeaderWord>
+  private var stamps: [UInt64] = []
+  private var tables: [[[UInt64]]]
+  private var process: [UInt64]
+  private var calls: [[UInt64]]
+
+  /// No reading takes longer than this on retries.
+  private static let retryMilliseconds: UInt64 = 40
+
+  /// Takes over an open page, and checks its header.
+  package init(_ file: consuming OpenFile) throws(PageReadFailure) {
+    let status: FileStatus
+    do { status = try file.status() } catch { throw .file(error) }
+    guard status.isRegular else { throw .corrupt("it is not a regular file") }
+    guard status.size >= UInt64(PageFormat.stampsOffset) else {
+      throw .corrupt("it has \(status.size) bytes; a page has at least \(PageFormat.stampsOffset)")
+    }
+    let words = try Self.words(
+      file, at: 0, count: PageFormat.headerBytes / 8, what: "the header")
+    let header = PageRecord<HeaderWord>(words: words)
+    func word(_ word: HeaderWord) -> UInt64 { header[word] }
+    guard word(.magic) == PageFormat.magic else { throw .corrupt("it has no page's magic number") }
+    let (major, minor) = (word(.version) >> 32, word(.version) & 0xffff_ffff)
+    guard major == PageFormat.major else { throw .incompatible(major: major, minor: minor) }
+    func numbers(_ first: HeaderWord) -> [Int]? {
+      var all: [Int] = []
+      for table in PageTable.allCases {
+        guard let number = Int(exactly: header[first.rawValue + table.rawValue]) else {
+          return nil
+        }
+        all.append(number)
+      }
+      return all
+    }
+    guard let capacities = numbers(.arenaCapacity), let recordBytes = numbers(.arenaBytes),
+      let layout = PageLayout(capacities: capacities, recordBytes: recordBytes)
+    else { throw .corrupt("its capacities or record sizes are out of range") }
+    guard word(.byteCount) == UInt64(layout.byteCount) else {
+      throw .corrupt(
+        "its header says \(word(.byteCount)) bytes and its capacities \(layout.byteCount)")
+    }
+    guard status.size == UInt64(layout.byteCount) else {
+      throw .corrupt("it has \(status.size) of \(layout.byteCount) bytes: it was cut")
+    }
+    guard word(.callBytes) == 32 else { throw .corrupt("its call records are of an odd size") }
+    self.file = file
+    self.layout = layout
+    self.header = header
+    process = Array(repeating: 0, count: PageFormat.processBytes / 8)
+    calls = []
+    tables = PageTable.allCases.map { table in
+      Array(repeating: [], count: layout.capacity(table))
+    }
+  }
+
+  private static func words(
+    _ file: borrowing OpenFile, at offset: Int, count: Int, what: String
+  ) throws(PageReadFailure) -> [UInt64] {
+    var words = [UInt64](repeating: 0, count: count)
+    var got = 0
+    var failure: FileFailure?
+    unsafe words.withUnsafeMutableBytes { raw in
+      do throws(FileFailure) { got = unsafe try file.read(into: raw, at: offset) } catch {
+        failure = error
+      }
+    }
+    if let failure { throw .file(failure) }
+    guard got == count * 8 else {
+      throw .corrupt("it ends within \(what): it was cut while it was read")
+    }
+    return words
+  }
+
+  /// Reads what changed since the last reading.
+  package mutating func read() throws(PageReadFailure) -> PageImage {
+    var budget = Budget(milliseconds: Self.retryMilliseconds)
+    var image = PageImage(header: header, layout: layout, process: PageRecord(words: process))
+
+    let stampEnd = layout.offsets[0]
+    let newStamps = try Self.words(
+      file, at: PageFormat.stampsOffset, count: (stampEnd - PageFormat.stampsOffset) / 8,
+      what: "the stamps")
+
+    var seen = newStamps
+
+    if let record = try record(
+      at: PageFormat.processOffset, bytes: PageFormat.processBytes, &budget)
+    {
+      process = record
+    }
+    image.process = PageRecord(words: process)
+    calls = try block(
+      at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls, &budget)
+
+    for table in PageTable.allCases where table != .vaults && table != .streams {
+      let capacity = layout.capacity(table)
+      let bytes = layout.recordBytes[table.rawValue]
+      let firstStamp = (layout.stampOffsets[table.rawValue] - PageFormat.stampsOffset) / 8
+      var first = 0
+      while first < capacity {
+        let count = min(PageFormat.blockRecords, capacity - first)
+        let stamp = firstStamp + first / PageFormat.blockRecords
+        let isUnchanged =
+          table.isStamped && !stamps.isEmpty && stamps[stamp] == newStamps[stamp]
+        if !isUnchanged {
+          let failuresBefore = budget.failures
+          let records = try block(
+            at: layout.offset(table, first), count: count, bytes: bytes,
+            old: Array(tables[table.rawValue][first..<(first + count)]), &budget)
+          tables[table.rawValue].replaceSubrange(first..<(first + count), with: records)
+          // A block with a record that was missed is read again next time.
+          if table.isStamped, budget.failures > failuresBefore { seen[stamp] = ~seen[stamp] }
+        }
+        first += count
+      }
+    }
+    stamps = seen
+    image.calls = calls.map(PageRecord.init(words:))
+    func used<Word: TableWord>(_ word: Word) -> [PageRecord<Word>] {
+      tables[Word.table.rawValue].lazy
+        .filter { $0.count > word.rawValue && $0[word.rawValue] != 0 }
+        .map(PageRecord.init(words:))
+    }
+    image.arenas = used(ArenaWord.id)
+    image.labels = used(LabelWord.arenaID)
+    image.chunks = used(ChunkWord.arenaID)
+    image.secrets = used(SecretWord.owner)
+    image.events = used(EventWord.serial).sorted { $0[.serial] < $1[.serial] }
+    image.isComplete = budget.failures == 0
+    image.isStuck = budget.stuck > 0
+    return image
+  }
+
+  private struct Budget {
+    var deadline: UInt64
+    var failures = 0
+    var stuck = 0
+    init(milliseconds: UInt64) {
+      deadline = ProcessFacts.bootMilliseconds + milliseconds
+    }
+    var isSpent: Bool { ProcessFacts.bootMilliseconds >= deadline }
+  }
+
+  /// Reads a block twice. A record that is the same in both readings, with an even sequence, was
+  /// not being written in between; the others are read one by one.
+  private func block(
+    at offset: Int, count: Int, bytes: Int, old: [[UInt64]], _ budget: inout Budget
+  ) throws(PageReadFailure) -> [[UInt64]] {
+    let words = bytes / 8
+    let first = try Self.words(file, at: offset, count: count * words, what: "a table")
+    let second = try Self.words(file, at: offset, count: count * words, what: "a table")
+    var records: [[UInt64]] = []
+    records.reserveCapacity(count)
+    for index in 0..<count {
+      let range = (index * words)..<((index + 1) * words)
+      if first[range.lowerBound] & 1 == 0, first[range] == second[range] {
+        records.append(Array(second[range]))
+      } else if let record = try record(at: offset + index * bytes, bytes: bytes, &budget) {
+        records.append(record)
+      } else {
+        records.append(index < old.count ? old[index] : [])
+      }
+    }
+    return records
+  }
+
+  /// Reads sequence, record, sequence, until both are the same and even. nil when the budget for
+  /// retries is used up.
+  private func record(
+    at offset: Int, bytes: Int, _ budget: inout Budget
+  ) throws(PageReadFailure) -> [UInt64]? {
+    var lastOdd: UInt64?
+    var isStuck = true
+    for attempt in 0... {
+      let before = try Self.words(file, at: offset, count: 1, what: "a record")[0]
+      if before & 1 == 0 {
+        let words = try Self.words(file, at: offset, count: bytes / 8, what: "a record")
+        let after = try Self.words(file, at: offset, count: 1, what: "a record")[0]
+        if before == after, words[0] == before { return words }
+        isStuck = false
+      } else {
+        if let lastOdd, lastOdd != before { isStuck = false }
+        lastOdd = before
+      }
+      if attempt >= 64, !isStuck { break }
+      if budget.isSpent { break }
+      if attempt >= 8 { ProcessFacts.pause(milliseconds: 1) }
+    }
+    budget.failures += 1
+    if isStuck, lastOdd != nil { budget.stuck += 1 }
+    return nil
+  }
+}

@@ -1,0 +1,281 @@
+// The publishing side: records, their sequences, and which of them are in use.
+//
+// One record has one writer at a time: whoever holds the lock of what it describes. A writer
+// raises the sequence to an odd value, stores the words that changed, and raises it to an even one,
+// with plain stores (relaxed, a release fence after the first, a release at the last; Boehm, "Can
+// seqlocks get along with programming language memory models?", MSPC 2012). The sequences are kept
+// in private memory: what another process may have written into the page is never read back.
+
+package import EnclaveSystem
+
+/// Writes one record.
+@safe
+package struct RecordWriter<Word: RecordWord> {
+  @usableFromInline package let base: UnsafeMutableRawPointer
+  @usableFromInline package let sequence: UnsafeMutablePointer<UInt64>
+  @usableFromInline package let stamp: UnsafeMutableRawPointer?
+  @usableFromInline package let stampTag: UInt64
+
+  @usableFromInline
+  package init(
+    base: UnsafeMutableRawPointer, sequence: UnsafeMutablePointer<UInt64>,
+    stamp: UnsafeMutableRawPointer?, stampTag: UInt64
+  ) {
+    unsafe self.base = base
+    unsafe self.sequence = sequence
+    unsafe self.stamp = stamp
+    self.stampTag = stampTag
+  }
+
+  @inlinable @inline(__always)
+  package func begin() {
+    unsafe sequence.pointee &+= 1
+    unsafe storeRelaxed(sequence.pointee, at: base)
+    fenceRelease()
+  }
+
+  @inlinable @inline(__always)
+  package func set(_ word: Int, _ value: UInt64) {
+    unsafe storeRelaxed(value, at: base + word &* 8)
+  }
+
+  /// The stamp of the record's block becomes a value that no other update of that block writes:
+  /// the sequence and the record's number. So several arenas may share a block without a
+  /// read-modify-write, and a reader that sees an old stamp has missed nothing.
+  @inlinable @inline(__always)
+  package func end() {
+    unsafe sequence.pointee &+= 1
+    unsafe storeRelease(sequence.pointee, at: base)
+    if let stamp = unsafe stamp {
+      unsafe storeRelease((sequence.pointee &* 64) &+ stampTag, at: stamp)
+    }
+  }
+
+  /// Sets every word to 0 (not in use), under the sequence.
+  package func clear(words: Int) {
+    begin()
+    for word in 1..<words { set(word, 0) }
+    end()
+  }
+
+  /// Stores at most 64 bytes of text.
+  package func setText(_ word: Int, _ text: UnsafeBufferPointer<UInt8>) {
+    for index in 0..<(PageFormat.textBytes / 8) {
+      var value: UInt64 = 0
+      for byte in 0..<8 where index * 8 + byte < text.count {
+        unsafe value |= UInt64(text[index * 8 + byte]) << (8 * UInt64(byte))
+      }
+      set(word + index, value)
+    }
+  }
+}
+
+extension RecordWriter {
+  @inlinable @inline(__always)
+  package func set(_ word: Word, _ value: UInt64) { set(word.rawValue, value) }
+}
+
+/// The records of one table, reached without the page's object: what a hot path keeps.
+@safe
+package struct TableWriter<Word: TableWord> {
+  @usableFromInline package let base: UnsafeMutableRawPointer
+  @usableFromInline package let sequences: UnsafeMutablePointer<UInt64>
+  @usableFromInline package let stamps: UnsafeMutableRawPointer?
+  @usableFromInline package let recordBytes: Int
+
+  @inlinable @inline(__always)
+  package subscript(index: Int) -> RecordWriter<Word> {
+    unsafe RecordWriter(
+      base: base + index &* recordBytes, sequence: sequences + index,
+      stamp: stamps.map { unsafe $0 + (index >> 6) &* 8 }, stampTag: UInt64(index & 63))
+  }
+}
+
+/// A published page's memory: hands out records and takes them back.
+///
+/// Threads: `take` and `giveBack` lock; a record belongs to whoever took it.
+@safe
+package final class PageWriter: @unchecked Sendable {
+  package let layout: PageLayout
+  private let base: UnsafeMutableRawPointer
+  private let sequences: UnsafeMutablePointer<UInt64>
+  private let spin: UnsafeMutablePointer<UInt32>
+  private let eventSpin: UnsafeMutablePointer<UInt32>
+  private let firstSequence: [Int]
+  private let free: UnsafeMutablePointer<[[UInt32]]>
+  private let nextEvent: UnsafeMutablePointer<UInt64>
+  private let unlisted: UnsafeMutablePointer<[UInt64]>
+  /// Milliseconds since boot, advanced by the ticker: what records are stamped with, so that no
+  /// operation calls a clock.
+  @usableFromInline package let clock: UnsafeMutablePointer<UInt64>
+
+  private static let processSequence = 0
+  private static let callSequences = 1
+
+  package init(base: UnsafeMutableRawPointer, layout: PageLayout) {
+    unsafe self.base = base
+    self.layout = layout
+    var first: [Int] = []
+    var total = Self.callSequences + PageFormat.callCapacity
+    for table in PageTable.allCases {
+      first.append(total)
+      total += layout.capacity(table)
+    }
+    firstSequence = first
+    unsafe sequences = .allocate(capacity: total)
+    unsafe sequences.initialize(repeating: 0, count: total)
+    unsafe spin = .allocate(capacity: 1)
+    unsafe spin.initialize(to: 0)
+    unsafe eventSpin = .allocate(capacity: 1)
+    unsafe eventSpin.initialize(to: 0)
+    unsafe nextEvent = .allocate(capacity: 1)
+    unsafe nextEvent.initialize(to: 0)
+    unsafe clock = .allocate(capacity: 1)
+    unsafe clock.initialize(to: ProcessFacts.bootMilliseconds)
+    unsafe unlisted = .allocate(capacity: 1)
+    unsafe unlisted.initialize(to: Array(repeating: 0, count: PageTable.allCases.count))
+    unsafe free = .allocate(capacity: 1)
+    unsafe free.initialize(
+      to: PageTable.allCases.map { table in
+        table == .events ? [] : (0..<UInt32(layout.capacity(table))).reversed()
+      })
+  }
+
+  // A writer lives as long as its process: records of it may be in use by any thread.
+
+  package func table<Word: TableWord>(_ word: Word.Type) -> TableWriter<Word> {
+    let table = Word.table
+    return unsafe TableWriter(
+      base: base + layout.offset(table, 0),
+      sequences: sequences + firstSequence[table.rawValue],
+      stamps: table.isStamped ? base + layout.stampOffsets[table.rawValue] : nil,
+      recordBytes: table.recordBytes)
+  }
+
+  package var process: RecordWriter<ProcessWord> {
+    unsafe RecordWriter(
+      base: base + PageFormat.processOffset, sequence: sequences + Self.processSequence,
+      stamp: nil, stampTag: 0)
+  }
+
+  /// A free record of the table, or nil (which is counted as one more that is not listed).
+  package func take(_ table: PageTable) -> UInt32? {
+    unsafe lock(spin)
+    defer { unsafe unlock(spin) }
+    if let index = unsafe free.pointee[table.rawValue].popLast() { return index }
+    unsafe unlisted.pointee[table.rawValue] += 1
+    return nil
+  }
+
+  package func giveBack(_ table: PageTable, _ index: UInt32) {
+    unsafe lock(spin)
+    unsafe free.pointee[table.rawValue].append(index)
+    unsafe unlock(spin)
+  }
+
+  /// What went unlisted is gone.
+  package func forgetUnlisted(_ table: PageTable) {
+    unsafe lock(spin)
+    unsafe unlisted.pointee[table.rawValue] -= 1
+    unsafe unlock(spin)
+  }
+
+  private func unlistedCount(_ table: PageTable) -> UInt64 {
+    unsafe lock(spin)
+    defer { unsafe unlock(spin) }
+    return unsafe unlisted.pointee[table.rawValue]
+  }
+
+  /// Milliseconds since boot, as of the last tick.
+  @inlinable @inline(__always)
+  package var now: UInt64 { unsafe loadRelaxed(clock) }
+
+  /// Writes an event into the ring. Any thread; takes a lock of its own.
+  package func event(
+    _ kind: EventCode, arena: UInt64 = 0, failure: SystemFailure? = nil, bytes: UInt64? = nil
+  ) {
+    guard layout.capacity(.events) > 0 else { return }
+    unsafe lock(eventSpin)
+    unsafe nextEvent.pointee += 1
+    let serial = unsafe nextEvent.pointee
+    let index = Int((serial - 1) % UInt64(layout.capacity(.events)))
+    let record = table(EventWord.self)[index]
+    record.begin()
+    record.set(.serial, serial)
+    record.set(.kind, kind.rawValue)
+    record.set(.arenaID, arena)
+    record.set(.atMs, ProcessFacts.bootMilliseconds)
+    record.set(.call, failure.map { UInt64($0.call.rawValue) } ?? PageFormat.unknown)
+    record.set(.errno, failure.map { UInt64($0.errno) } ?? PageFormat.unknown)
+    record.set(.bytes, bytes ?? failure?.byteCount.map(UInt64.init) ?? PageFormat.unknown)
+    record.end()
+    unsafe unlock(eventSpin)
+  }
+
+  /// What the ticker tells about the process.
+  package struct Heartbeat {
+    package var state: PublisherStateCode
+    package var memlock: ProcessFacts.Limit?
+    package var lockedBytes: UInt64?
+    package var arenas: Int
+    package var arenasDestroyed: UInt64
+    package var addresses: AddressCode
+    package var isDumpable: Bool?
+
+    package init(
+      state: PublisherStateCode, memlock: ProcessFacts.Limit?, lockedBytes: UInt64?, arenas: Int,
+      arenasDestroyed: UInt64, addresses: AddressCode, isDumpable: Bool?
+    ) {
+      self.state = state
+      self.memlock = memlock
+      self.lockedBytes = lockedBytes
+      self.arenas = arenas
+      self.arenasDestroyed = arenasDestroyed
+      self.addresses = addresses
+      self.isDumpable = isDumpable
+    }
+  }
+
+  /// Advances the page's time.
+  package func advanceClock() {
+    unsafe storeRelaxed(ProcessFacts.bootMilliseconds, at: UnsafeMutableRawPointer(clock))
+  }
+
+  /// Rewrites the process record and the table of calls. One thread at a time.
+  package func write(_ heartbeat: Heartbeat) {
+    func limit(_ value: UInt64?) -> UInt64 {
+      guard let value else { return PageFormat.unknown }
+      return value == UInt64.max ? PageFormat.unlimited : value
+    }
+    let record = process
+    record.begin()
+    record.set(.state, heartbeat.state.rawValue)
+    record.set(.heartbeatBootMs, ProcessFacts.bootMilliseconds)
+    record.set(.heartbeatRealMs, ProcessFacts.realMilliseconds)
+    record.set(.memlockSoft, limit(heartbeat.memlock?.soft))
+    record.set(.memlockHard, limit(heartbeat.memlock?.hard))
+    record.set(.lockedBytes, heartbeat.lockedBytes ?? PageFormat.unknown)
+    record.set(.arenas, UInt64(heartbeat.arenas))
+    record.set(.arenasUnlisted, unlistedCount(.arenas))
+    record.set(.labelsUnlisted, unlistedCount(.labels))
+    record.set(.chunksUnlisted, unlistedCount(.chunks))
+    unsafe record.set(.events, nextEvent.pointee)
+    record.set(.addresses, heartbeat.addresses.rawValue)
+    record.set(.dumpable, heartbeat.isDumpable.map { $0 ? 1 : 2 } ?? 0)
+    record.set(.emergencyWipe, 0)
+    record.set(.arenasDestroyed, heartbeat.arenasDestroyed)
+    record.end()
+
+    for call in SystemCall.allCases {
+      let number = Int(call.rawValue)
+      let record = unsafe RecordWriter<CallWord>(
+        base: base + PageFormat.callsOffset + number * 32,
+        sequence: sequences + Self.callSequences + number, stamp: nil, stampTag: 0)
+      record.begin()
+      record.set(.count, call.count)
+      record.set(.failures, call.failureCount)
+      record.set(.lastErrno, UInt64(max(0, call.lastErrno)))
+      record.end()
+    }
+  }
+}

@@ -1,0 +1,98 @@
+// A process that this one started.
+
+internal import CEnclaveSystem
+
+/// Starts a command and reaps it. One thread at a time.
+package final class ChildProcess {
+  package let pid: Int32
+  /// Its exit status once it has ended; 128 + n when signal n ended it.
+  package private(set) var status: Int32?
+
+  private init(pid: Int32) { self.pid = pid }
+
+  /// posix_spawn(3).
+  ///
+  /// - Parameters:
+  ///   - arguments: the program (looked for in PATH) and its arguments.
+  ///   - environment: set in addition to this process' own.
+  ///   - log: where its output goes, with /dev/null for its input; nil: it shares this process'
+  ///     streams.
+  package static func start(
+    _ arguments: [String], environment: [String: String], log: borrowing OpenFile?
+  ) throws(FileFailure) -> ChildProcess {
+    let input: OpenFile?
+    let output: Int32
+    let hasLog: Bool
+    switch log {
+    case .some(let file):
+      input = try OpenFile(reading: "/dev/null", followingLinks: true)
+      output = file.descriptor
+      hasLog = true
+    case .none:
+      input = nil
+      output = -1
+      hasLog = false
+    }
+    var variables: [String] = []
+    var next = unsafe ces_environment()
+    while let at = unsafe next, let text = unsafe at.pointee {
+      let variable = unsafe String(cString: text)
+      let name = variable.prefix { $0 != "=" }
+      if environment[String(name)] == nil { variables.append(variable) }
+      unsafe next = at + 1
+    }
+    variables += environment.map { "\($0.key)=\($0.value)" }
+    let inputDescriptor: Int32
+    switch input {
+    case .some(let file): inputDescriptor = file.descriptor
+    case .none: inputDescriptor = -1
+    }
+    let result = unsafe withCStrings(arguments) { argv in
+      unsafe withCStrings(variables) { envp in
+        unsafe ces_spawn(argv[0], argv, envp, inputDescriptor, output, hasLog, true)
+      }
+    }
+    guard result >= 0 else {
+      throw FileFailure(function: "start", path: arguments[0], errno: Int32(-result))
+    }
+    return ChildProcess(pid: Int32(result))
+  }
+
+  /// Whether it has ended; reaps it then.
+  package func poll() -> Bool { reap(block: false) }
+  package func waitForEnd() { _ = reap(block: true) }
+
+  private func reap(block: Bool) -> Bool {
+    if status != nil { return true }
+    var code: Int32 = 0
+    let result = unsafe ces_wait(pid, block, &code)
+    if result == 1 { status = code }
+    if result < 0 { status = 127 }
+    return status != nil
+  }
+
+  package static func groupExists(_ group: Int32) -> Bool { ces_kill(-group, 0) == 0 }
+
+  /// Sends a signal to it, and to its process group where it has one of its own.
+  package func signal(_ number: Int32, group: Bool) {
+    guard status == nil else { return }
+    _ = ces_kill(group ? -pid : pid, number)
+  }
+}
+
+private func withCStrings<R>(
+  _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> R
+) -> R {
+  let array = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(
+    capacity: strings.count + 1)
+  defer { unsafe array.deallocate() }
+  for (index, string) in strings.enumerated() {
+    let bytes = Array(string.utf8CString)
+    let copy = UnsafeMutablePointer<CChar>.allocate(capacity: bytes.count)
+    unsafe copy.initialize(from: bytes, count: bytes.count)
+    unsafe array[index] = unsafe copy
+  }
+  unsafe array[strings.count] = nil
+  defer { for index in strings.indices { unsafe array[index]?.deallocate() } }
+  return unsafe body(array)
+}

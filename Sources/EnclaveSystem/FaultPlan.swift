@@ -1,0 +1,50 @@
+// Failure injection for tests. Compiled into debug builds alone; steered by code of this package
+// alone: no environment variable, no file.
+
+#if ENCLAVE_FAULTS
+  import Synchronization
+
+  /// Makes chosen system calls fail without making them.
+  package enum FaultPlan {
+    private struct Rule {
+      var call: SystemCall
+      var errno: Int32
+      var skip: Int
+      var times: Int
+    }
+    private static let rules = Mutex<[Rule]>([])
+    private static let reached = Mutex<Set<SystemCall>>([])
+    private static let armed = Atomic<Bool>(false)
+
+    /// Fails `call` with `errno`: not the next `skip` times, then `times` times.
+    package static func fail(
+      _ call: SystemCall, errno: Int32, after skip: Int = 0, times: Int = 1
+    ) {
+      rules.withLock { $0.append(Rule(call: call, errno: errno, skip: skip, times: times)) }
+      armed.store(true, ordering: .releasing)
+    }
+
+    package static func clear() { rules.withLock { $0 = [] } }
+
+    /// The calls that a rule made fail.
+    package static var failed: Set<SystemCall> { reached.withLock { $0 } }
+
+    static func answer(to call: SystemCall) -> Int64? {
+      guard armed.load(ordering: .acquiring) else { return nil }
+      let errno: Int32? = rules.withLock { rules in
+        guard let index = rules.firstIndex(where: { $0.call == call && $0.times > 0 }) else {
+          return nil
+        }
+        if rules[index].skip > 0 {
+          rules[index].skip -= 1
+          return nil
+        }
+        rules[index].times -= 1
+        return rules[index].errno
+      }
+      guard let errno else { return nil }
+      reached.withLock { _ = $0.insert(call) }
+      return -Int64(errno)
+    }
+  }
+#endif

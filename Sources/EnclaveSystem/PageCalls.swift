@@ -1,0 +1,63 @@
+// The bare calls that make a stats page. Unchecked: `PageFile` makes each through `perform`.
+
+internal import CEnclaveSystem
+
+package enum PageCalls {
+  package struct Status {
+    package var owner: UInt32 = 0
+    package var mode: UInt32 = 0
+    package init() {}
+  }
+
+  package static func makeDirectory(_ path: String) -> Int64 { unsafe ces_mkdir(-1, path, 0o700) }
+  package static func openDirectory(_ path: String) -> Int64 {
+    unsafe ces_open_directory(-1, path)
+  }
+  package static func status(_ fd: Int32, _ status: inout Status) -> Int64 {
+    var raw = ces_stat_t()
+    let result = unsafe ces_fstat(fd, &raw)
+    status.owner = raw.uid
+    status.mode = raw.mode
+    return result
+  }
+  package static func isTmpfs(_ fd: Int32) -> Int64 { ces_is_tmpfs(fd) }
+  package static func createTemporary(_ directory: Int32) -> Int64 {
+    ces_open_temporary(directory)
+  }
+  package static func allocate(_ fd: Int32, _ byteCount: Int) -> Int64 {
+    ces_fallocate(fd, UInt64(byteCount))
+  }
+  package static func map(_ fd: Int32, _ byteCount: Int) -> Int64 { ces_map_shared(fd, byteCount) }
+  package static func unmap(_ base: UnsafeMutableRawPointer, _ byteCount: Int) {
+    _ = unsafe ces_unmap(base, byteCount)
+  }
+  package static func keepFromFork(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
+    unsafe ces_advise(base, byteCount, Int32(CES_ADVICE_DONT_FORK))
+  }
+  package static func guardPage(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
+    unsafe ces_page_guard_install(base, byteCount)
+  }
+  package static func unguardPage() { ces_page_guard_remove() }
+  /// Whether the page was truncated under its publisher.
+  package static var isPageLost: Bool { ces_page_guard_tripped() != 0 }
+  package static func lockFile(_ fd: Int32) -> Int64 { ces_lock_file(fd) }
+  package static func chmod(_ fd: Int32, _ mode: UInt32) -> Int64 { ces_chmod(fd, mode) }
+  package static func link(_ fd: Int32, _ directory: Int32, _ name: String) -> Int64 {
+    unsafe ces_link(fd, directory, name)
+  }
+  package static func unlink(_ directory: Int32, _ name: String) -> Int64 {
+    unsafe ces_unlink(directory, name)
+  }
+  package static func close(_ fd: Int32) { _ = ces_close(fd) }
+
+  /// Starts the thread that keeps a page's time; it calls `tick` until that returns false.
+  package static func startTicker(
+    everyMs interval: UInt32, number: UInt64,
+    _ tick: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int32
+  ) -> Int64 {
+    unsafe ces_start_ticker(interval, tick, UnsafeMutableRawPointer(bitPattern: UInt(number)))
+  }
+  package static func atExit(_ handler: @escaping @convention(c) () -> Void) -> Int64 {
+    ces_at_exit(handler)
+  }
+}

@@ -1,0 +1,143 @@
+// What the kernel says about this process: limits, locked memory, clocks.
+
+internal import CEnclaveSystem
+
+package enum ProcessFacts {
+  package struct Limit: Equatable, Sendable {
+    /// Bytes; UInt64.max is unlimited.
+    package var soft: UInt64
+    package var hard: UInt64
+  }
+
+  /// getrlimit(2), RLIMIT_MEMLOCK.
+  package static func memlockLimit() throws(SystemFailure) -> Limit {
+    var soft: UInt64 = 0
+    var hard: UInt64 = 0
+    try perform(.readMemlockLimit) {
+      unsafe ces_memlock_limit(&soft, &hard)
+    }
+    return Limit(soft: soft, hard: hard)
+  }
+
+  /// prctl(2), PR_GET_DUMPABLE: whether processes of the same user may look at this one's maps.
+  package static func isDumpable() throws(SystemFailure) -> Bool {
+    try perform(.readDumpable) { ces_dumpable() } == 1
+  }
+
+  /// VmLck of /proc/self/status in bytes: what RLIMIT_MEMLOCK is compared with. nil when /proc
+  /// cannot be read. Several microseconds.
+  package static func lockedBytes() -> UInt64? {
+    guard let text = readText("/proc/self/status", limit: 16384) else { return nil }
+    return ProcText.kilobytes("VmLck", in: text).map { $0 * 1024 }
+  }
+
+  /// The number of mappings (lines of /proc/self/maps); nil when it cannot be read. O(mappings).
+  package static func mapCount() -> Int? {
+    guard let bytes = readFile("/proc/self/maps", limit: 64 << 20) else { return nil }
+    return bytes.count { $0 == UInt8(ascii: "\n") }
+  }
+
+  /// vm.max_map_count; nil when it cannot be read.
+  package static func mapLimit() -> Int? {
+    readText("/proc/sys/vm/max_map_count", limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
+  }
+
+  /// CLOCK_BOOTTIME in milliseconds.
+  package static var bootMilliseconds: UInt64 { ces_boottime_ms() }
+  /// CLOCK_REALTIME in milliseconds.
+  package static var realMilliseconds: UInt64 { ces_realtime_ms() }
+  package static var clockTicksPerSecond: UInt64 { UInt64(max(1, ces_clock_ticks())) }
+  package static var pid: Int32 { Int32(ces_pid()) }
+  package static var uid: UInt32 { UInt32(ces_uid()) }
+
+  /// The name of a user; nil when there is no such user.
+  package static func userName(_ uid: UInt32) -> String? {
+    var bytes = [CChar](repeating: 0, count: 256)
+    guard unsafe ces_user_name(uid, &bytes, bytes.count) >= 0 else { return nil }
+    return String(decoding: bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  /// `14:02:11`, or `2026-11-21 14:02:11`, in the local time zone.
+  package static func localTime(_ seconds: UInt64, withDate: Bool) -> String {
+    var bytes = [CChar](repeating: 0, count: 64)
+    _ = unsafe ces_local_time(Int64(clamping: seconds), withDate, &bytes, bytes.count)
+    return String(decoding: bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  package static func pause(milliseconds: UInt32) { _ = ces_sleep_ms(milliseconds) }
+
+  /// An environment variable; nil when unset, and always nil in a set-user-ID program
+  /// (secure_getenv(3)).
+  package static func environment(_ name: String) -> String? {
+    guard let value = unsafe ces_secure_getenv(name) else { return nil }
+    return unsafe String(cString: value)
+  }
+
+  /// The start of this process in clock ticks since boot (field 22 of /proc/self/stat).
+  package static func startTime() -> UInt64? {
+    readText("/proc/self/stat", limit: 4096).flatMap(ProcText.startTime)
+  }
+
+  /// The command name (comm) of this process, at most 15 bytes.
+  package static func commandName() -> [UInt8] {
+    var bytes = readFile("/proc/self/comm", limit: 64) ?? []
+    if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
+    return bytes
+  }
+
+  /// A number that tells this boot of the machine from others (FNV-1a of the boot id).
+  package static func bootIdentifier() -> UInt64? {
+    guard let bytes = readFile("/proc/sys/kernel/random/boot_id", limit: 64) else { return nil }
+    return bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+  }
+
+  package static func readFile(_ path: String, limit: Int) -> [UInt8]? {
+    guard let file = try? OpenFile(reading: path, followingLinks: true) else { return nil }
+    return try? file.readAll(limit: limit)
+  }
+
+  package static func readText(_ path: String, limit: Int) -> String? {
+    readFile(path, limit: limit).map { String(decoding: $0, as: UTF8.self) }
+  }
+}
+
+/// Small parsers for the text of /proc (proc(5)).
+package enum ProcText {
+  /// The value in kB of a line such as `VmLck:     128 kB`.
+  package static func kilobytes(_ key: String, in text: String) -> UInt64? {
+    value(key, in: text).flatMap { UInt64($0.prefix { $0.isNumber }) }
+  }
+
+  /// What follows `key:` on its line, without leading blanks.
+  package static func value(_ key: String, in text: String) -> Substring? {
+    for line in text.split(separator: "\n") where line.hasPrefix(key) {
+      let rest = line.dropFirst(key.count)
+      if rest.first == ":" { return rest.dropFirst().drop { $0 == " " || $0 == "\t" } }
+    }
+    return nil
+  }
+
+  /// Field 22 of /proc/PID/stat. The second field may hold any character, so fields are counted
+  /// from the last ")".
+  package static func startTime(_ stat: String) -> UInt64? {
+    guard let end = stat.lastIndex(of: ")") else { return nil }
+    let fields = stat[stat.index(after: end)...].split(separator: " ")
+    return fields.count > 19 ? UInt64(fields[19]) : nil
+  }
+
+  /// Fields 4 and 5 of /proc/PID/stat.
+  package static func parentAndGroup(_ stat: String) -> (parent: Int32, group: Int32)? {
+    guard let end = stat.lastIndex(of: ")") else { return nil }
+    let fields = stat[stat.index(after: end)...].split(separator: " ")
+    guard fields.count > 2, let parent = Int32(fields[1]), let group = Int32(fields[2]) else {
+      return nil
+    }
+    return (parent, group)
+  }
+
+  /// Field 3 of /proc/PID/stat: R, S, D, T, t, Z…
+  package static func state(_ stat: String) -> Character? {
+    guard let end = stat.lastIndex(of: ")") else { return nil }
+    return stat[stat.index(after: end)...].split(separator: " ").first?.first
+  }
+}

@@ -1,0 +1,170 @@
+// The seam: every call to the kernel that can fail is one case here, and goes through `perform`,
+// which checks it, counts it, and (in debug builds alone) lets a test make it fail.
+
+internal import CEnclaveSystem
+
+/// One failable call to the kernel, named by what it is for.
+///
+/// The raw value is the call's number on the stats page; numbers are never reused.
+public enum SystemCall: UInt32, CaseIterable, Sendable {
+  // Arenas.
+  case reserveChunk = 1
+  case openNewChunk = 2
+  case excludeFromDumps = 3
+  case wipeOnFork = 4
+  case leaveOutOfFork = 5
+  case lockChunk = 6
+  case unlockChunk = 7
+  case closeNewChunk = 8
+  case openWindow = 9
+  case closeWindow = 10
+  case unmapChunk = 11
+  case fillRandom = 12
+  // Noticing a fork.
+  case mapForkPage = 13
+  case openForkPage = 14
+  case wipeForkPage = 15
+  case watchFork = 16
+  case watchExit = 17
+  // Publishing.
+  case makeStatsDirectory = 18
+  case openStatsDirectory = 19
+  case checkStatsDirectory = 20
+  case checkStatsFilesystem = 21
+  case createPage = 22
+  case allocatePage = 23
+  case mapPage = 24
+  case keepPageFromFork = 25
+  case guardPage = 26
+  case lockPage = 27
+  case restrictPage = 28
+  case linkPage = 29
+  case startTicker = 30
+  case readMemlockLimit = 31
+  case readDumpable = 32
+  case removeStalePage = 33
+
+  /// The kernel's or the C library's name of the call.
+  public var function: String {
+    switch self {
+    case .reserveChunk, .mapForkPage, .mapPage: "mmap"
+    case .openNewChunk, .closeNewChunk, .openWindow, .closeWindow, .openForkPage: "mprotect"
+    case .excludeFromDumps: "madvise(MADV_DONTDUMP)"
+    case .wipeOnFork, .wipeForkPage: "madvise(MADV_WIPEONFORK)"
+    case .leaveOutOfFork, .keepPageFromFork: "madvise(MADV_DONTFORK)"
+    case .lockChunk: "mlock"
+    case .unlockChunk: "munlock"
+    case .unmapChunk: "munmap"
+    case .fillRandom: "getrandom"
+    case .watchFork: "pthread_atfork"
+    case .watchExit: "atexit"
+    case .makeStatsDirectory: "mkdirat"
+    case .openStatsDirectory: "openat"
+    case .checkStatsDirectory: "fstat"
+    case .checkStatsFilesystem: "fstatfs"
+    case .createPage: "openat(O_TMPFILE)"
+    case .allocatePage: "posix_fallocate"
+    case .guardPage: "sigaction(SIGBUS)"
+    case .lockPage: "fcntl(F_SETLK)"
+    case .restrictPage: "fchmod"
+    case .linkPage: "linkat"
+    case .startTicker: "pthread_create"
+    case .readMemlockLimit: "getrlimit(RLIMIT_MEMLOCK)"
+    case .readDumpable: "prctl(PR_GET_DUMPABLE)"
+    case .removeStalePage: "unlinkat"
+    }
+  }
+
+  /// What the call was made for, as it stands in error texts.
+  public var purpose: String {
+    switch self {
+    case .reserveChunk: "map a chunk with its guard pages"
+    case .openNewChunk: "make a new chunk writable between its guard pages"
+    case .excludeFromDumps: "keep a chunk out of core dumps"
+    case .wipeOnFork: "have a chunk read as zeros in a forked child"
+    case .leaveOutOfFork: "leave a chunk out of a forked child"
+    case .lockChunk: "lock a chunk"
+    case .unlockChunk: "unlock a chunk"
+    case .closeNewChunk: "close a new chunk"
+    case .openWindow: "open a window"
+    case .closeWindow: "close a window"
+    case .unmapChunk: "unmap a chunk"
+    case .fillRandom: "draw random bytes"
+    case .mapForkPage, .openForkPage, .wipeForkPage: "set up the page that notices a fork"
+    case .watchFork: "notice a fork"
+    case .watchExit: "run at exit"
+    case .makeStatsDirectory: "make the directory of stats pages"
+    case .openStatsDirectory: "open the directory of stats pages"
+    case .checkStatsDirectory: "check the directory of stats pages"
+    case .checkStatsFilesystem: "check that the stats directory is on tmpfs"
+    case .createPage: "create the stats page"
+    case .allocatePage: "allocate the stats page in full"
+    case .mapPage: "map the stats page"
+    case .keepPageFromFork: "keep the stats page out of a forked child"
+    case .guardPage: "survive a truncated stats page"
+    case .lockPage: "lock the stats page's file for life"
+    case .restrictPage: "make the stats page read-only"
+    case .linkPage: "give the stats page its name"
+    case .startTicker: "start the thread that keeps the page's time"
+    case .readMemlockLimit: "read the memlock limit"
+    case .readDumpable: "ask whether the process is dumpable"
+    case .removeStalePage: "remove the page of a process that is gone"
+    }
+  }
+
+  /// How often the call was made in this process. One relaxed load; any thread.
+  public var count: UInt64 { ces_calls(rawValue) }
+  /// How often the call failed in this process. One relaxed load; any thread.
+  public var failureCount: UInt64 { ces_failures(rawValue) }
+  /// The errno of the last failure, 0 when there was none.
+  package var lastErrno: Int32 { ces_last_error(rawValue) }
+}
+
+/// A call to the kernel that failed: what was asked, and what the system answered.
+public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible {
+  /// The call.
+  public let call: SystemCall
+  /// errno, as the kernel set it.
+  public let errno: Int32
+  /// How many bytes the call was about; nil where that has no meaning.
+  public let byteCount: Int?
+
+  package init(_ call: SystemCall, errno: Int32, byteCount: Int? = nil) {
+    self.call = call
+    self.errno = errno
+    self.byteCount = byteCount
+  }
+
+  /// errno's symbolic name, for example `ENOMEM`.
+  public var errnoName: String { SystemFailure.name(ofErrno: errno) }
+
+  /// The symbolic name of an errno value.
+  public static func name(ofErrno errno: Int32) -> String {
+    unsafe String(cString: ces_errno_name(errno))
+  }
+
+  /// What was asked and what the system answered, in one sentence.
+  public var description: String {
+    let size = byteCount.map { " of \($0) bytes" } ?? ""
+    let answer = unsafe String(cString: ces_strerror(errno))
+    return "\(call.function)\(size) (to \(call.purpose)) answered \(errnoName): \(answer)"
+  }
+}
+
+/// Makes a call, checks and counts it.
+@inline(__always)
+@discardableResult
+package func perform(
+  _ call: SystemCall, byteCount: Int? = nil, _ body: () -> Int64
+) throws(SystemFailure) -> Int64 {
+  #if ENCLAVE_FAULTS
+    let result = FaultPlan.answer(to: call) ?? body()
+  #else
+    let result = body()
+  #endif
+  ces_count(call.rawValue, result < 0, result < 0 ? Int32(-result) : 0)
+  guard result >= 0 else {
+    throw SystemFailure(call, errno: Int32(-result), byteCount: byteCount)
+  }
+  return result
+}

@@ -1,0 +1,122 @@
+// A command that memwatch starts and watches.
+
+import EnclaveSystem
+
+package struct CommandFailure: Error {
+  package var code: Int32
+  package var message: String
+}
+
+/// A running command with its log. One thread at a time.
+package final class Command {
+  private let child: ChildProcess
+  package let logPath: String?
+  package var pid: Int32 { child.pid }
+  package var isLogged: Bool { logPath != nil }
+  package var status: Int32? { child.status }
+
+  private init(child: ChildProcess, logPath: String?) {
+    self.child = child
+    self.logPath = logPath
+  }
+
+  /// Starts a command with ENCLAVE_STATS=1. `logged`: its input is /dev/null, its output a file.
+  package static func start(
+    _ arguments: [String], logged: Bool, name: String
+  ) throws(CommandFailure) -> Command {
+    let environment = ["ENCLAVE_STATS": "1"]
+    do throws(FileFailure) {
+      if logged {
+        let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"
+        let path =
+          "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
+        let log: OpenFile? = try OpenFile(creating: path)
+        do throws(FileFailure) {
+          let child = try ChildProcess.start(arguments, environment: environment, log: log)
+          return Command(child: child, logPath: path)
+        } catch {
+          Files.remove(path)
+          throw error
+        }
+      }
+      let child = try ChildProcess.start(arguments, environment: environment, log: nil)
+      return Command(child: child, logPath: nil)
+    } catch {
+      // As env(1) does: 127 not found, 126 cannot be run, 125 memwatch's own failure.
+      let code: Int32 = error.isMissing ? 127 : error.isDenied ? 126 : 125
+      throw CommandFailure(code: code, message: "\(error)")
+    }
+  }
+
+  /// Waits until the command or a descendant of it publishes; nil: it ended first, or did not in
+  /// time.
+  package func waitForPublisher(milliseconds: UInt64) -> Inspector? {
+    let deadline = ProcessFacts.bootMilliseconds + milliseconds
+    while ProcessFacts.bootMilliseconds < deadline {
+      for publisher in Discovery.run().publishers where publisher.state == .live {
+        guard let pid = publisher.pid, isDescendant(pid),
+          let inspector = try? Inspector.attach(to: .file(publisher.path))
+        else { continue }
+        return inspector
+      }
+      if child.poll(), !hasDescendants { return nil }
+      ProcessFacts.pause(milliseconds: 20)
+    }
+    return nil
+  }
+
+  /// Whether a process is the command or comes from it: by its parents, or by the process group
+  /// where the command has one of its own.
+  private func isDescendant(_ pid: Int32) -> Bool {
+    var at = pid
+    for _ in 0..<64 {
+      if at == child.pid { return true }
+      guard let stat = ProcessFacts.readText("/proc/\(at)/stat", limit: 4096),
+        let (parent, group) = ProcText.parentAndGroup(stat)
+      else { return false }
+      if isLogged, group == child.pid { return true }
+      if parent <= 1 { return false }
+      at = parent
+    }
+    return false
+  }
+
+  /// A daemon that the command left behind in its process group.
+  private var hasDescendants: Bool { isLogged && ChildProcess.groupExists(child.pid) }
+
+  /// Its status once it has ended.
+  package func poll() -> Int32? { child.poll() ? child.status : nil }
+  package func waitForEnd() { child.waitForEnd() }
+
+  /// Ends it: SIGTERM, and SIGKILL when it has not ended within two seconds.
+  package func end() {
+    child.signal(15, group: isLogged)
+    let deadline = ProcessFacts.bootMilliseconds + 2000
+    while !child.poll(), ProcessFacts.bootMilliseconds < deadline {
+      ProcessFacts.pause(milliseconds: 10)
+    }
+    child.signal(9, group: isLogged)
+    child.waitForEnd()
+  }
+
+  /// The last lines of the log, made safe.
+  package func tail(_ count: Int) -> [String] {
+    guard let logPath, let file = try? OpenFile(reading: logPath, followingLinks: false),
+      let size = try? file.status().size
+    else { return [] }
+    let wanted = min(Int(clamping: size), 1 << 20)
+    var bytes = [UInt8](repeating: 0, count: wanted)
+    var got = 0
+    unsafe bytes.withUnsafeMutableBytes { raw in
+      got = unsafe (try? file.read(into: raw, at: Int(clamping: size) - wanted)) ?? 0
+    }
+    let lines = bytes[..<got].split(
+      separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false
+    ).suffix(count + 1)
+    var texts = lines.map { SafeText(Array($0), limit: 4096).string }
+    if texts.last == "" { texts.removeLast() }
+    return Array(texts.suffix(count))
+  }
+
+  package func removeLog() { if let logPath { Files.remove(logPath) } }
+}

@@ -1,0 +1,227 @@
+// A snapshot as a tree of names and values: JSON and text are two ways of writing the same tree.
+
+/// A value of a document.
+package indirect enum Value: Equatable, Sendable {
+  case null
+  case bool(Bool)
+  case number(UInt64)
+  case text(String)
+  case list([Value])
+  case object([(String, Value)])
+
+  package static func == (a: Value, b: Value) -> Bool {
+    switch (a, b) {
+    case (.null, .null): true
+    case (.bool(let x), .bool(let y)): x == y
+    case (.number(let x), .number(let y)): x == y
+    case (.text(let x), .text(let y)): x == y
+    case (.list(let x), .list(let y)): x == y
+    case (.object(let x), .object(let y)):
+      x.count == y.count && zip(x, y).allSatisfy { $0.0 == $1.0 && $0.1 == $1.1 }
+    default: false
+    }
+  }
+
+  init(_ number: (some BinaryInteger)?) { self = number.map { .number(UInt64($0)) } ?? .null }
+  init(_ text: String?) { self = text.map { .text($0) } ?? .null }
+  init(_ text: SafeText) { self = .text(text.string) }
+  init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
+
+  /// The leaves with their paths (`arenas[0].name`), in order.
+  package var leaves: [(path: String, value: Value)] {
+    var all: [(String, Value)] = []
+    func walk(_ value: Value, _ path: String) {
+      switch value {
+      case .object(let members):
+        for (name, member) in members { walk(member, path.isEmpty ? name : path + "." + name) }
+      case .list(let items):
+        if items.isEmpty { all.append((path, value)) }
+        for (index, item) in items.enumerated() { walk(item, "\(path)[\(index)]") }
+      default: all.append((path, value))
+      }
+    }
+    walk(self, "")
+    return all
+  }
+}
+
+extension Snapshot {
+  package static let schema = "memwatch/1"
+
+  /// The whole snapshot. Base units: bytes, milliseconds, counts; times are milliseconds since
+  /// 1970; null is "not known".
+  package var document: Value {
+    .object([
+      ("schema", .text(Self.schema)),
+      ("sampledAt", Value(sampledAt)),
+      ("ageMs", Value(ageMs)),
+      ("complete", .bool(complete)),
+      ("process", process.document),
+      ("restart", restart.map(\.document) ?? .null),
+      ("memlock", memlock.document),
+      ("maps", maps.document),
+      ("problems", .list(problems.map(\.document))),
+      ("arenas", .list(arenas.map { $0.document(stateWord(of: $0)) })),
+      ("arenasUnlisted", Value(arenasUnlisted)),
+      ("arenasDestroyed", Value(arenasDestroyed)),
+      ("labelsUnlisted", Value(labelsUnlisted)),
+      ("chunksUnlisted", Value(chunksUnlisted)),
+      ("secretsListed", Value(secrets.count)),
+      ("secretsUnlisted", Value(secretsUnlisted)),
+      ("vaults", .null),
+      ("streams", .null),
+      ("calls", .list(calls.map(\.document))),
+      ("events", .list(events.map(\.document))),
+      ("eventCount", Value(eventCount)),
+    ])
+  }
+
+  private var secretsUnlisted: UInt64? {
+    var sum: UInt64 = 0
+    for arena in arenas {
+      guard let count = arena.unlistedSecrets else { return nil }
+      sum = sum &+ count
+    }
+    return sum
+  }
+}
+
+extension ProcessSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("pid", Value(pid)), ("publisherPid", Value(publisherPid)),
+      ("publisherId", .text(publisherID)), ("name", Value(name)), ("user", Value(user)),
+      ("uid", Value(uid)), ("state", .text(state.rawValue)), ("stateDetail", Value(stateDetail)),
+      ("startedAt", Value(startedAt)), ("heartbeatAt", Value(heartbeatAt)),
+      ("dumpable", Value(isDumpable)), ("addresses", Value(addresses)),
+      ("debuggerPid", Value(debugger)), ("emergencyWipe", Value(emergencyWipe)),
+      ("page", Value(path)),
+    ])
+  }
+}
+
+extension Restart {
+  fileprivate var document: Value {
+    .object([("fromPid", Value(fromPid)), ("toPid", Value(toPid)), ("at", Value(at))])
+  }
+}
+
+extension Memlock {
+  fileprivate var document: Value {
+    .object([
+      ("softLimit", Value(soft)), ("hardLimit", Value(hard)),
+      ("unlimited", .bool(softIsUnlimited)), ("hardUnlimited", .bool(hardIsUnlimited)),
+      ("binds", .text(binds.rawValue)), ("locked", Value(locked)),
+      ("lockedByArenas", Value(lockedByArenas)), ("lockedByOthers", Value(lockedByOthers)),
+      ("headroom", Value(headroom)), ("nextChunk", Value(nextChunk)),
+      ("nextChunkFits", Value(nextChunkFits)),
+      ("peakLockedByArenas", Value(peakLockedByArenas)),
+    ])
+  }
+}
+
+extension Maps {
+  fileprivate var document: Value {
+    .object([
+      ("inUse", Value(inUse)), ("limit", Value(limit)), ("byArenas", Value(byArenas)),
+      ("headroom", Value(headroom)),
+    ])
+  }
+}
+
+extension Problem {
+  fileprivate var document: Value {
+    .object([
+      ("severity", .text(severity.rawValue)), ("kind", .text(kind.rawValue)),
+      ("arenaId", Value(arenaID)), ("text", .text(text)), ("fix", Value(fix)),
+      ("keep", Value(keep)),
+    ])
+  }
+}
+
+extension ArenaSnapshot {
+  fileprivate func document(_ state: String) -> Value {
+    .object([
+      ("id", Value(id)), ("name", Value(name)), ("state", .text(state)),
+      ("layout", Value(layout)), ("gate", Value(gate)), ("backing", Value(backing)),
+      ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),
+      (
+        "lock",
+        .object([
+          ("errno", Value(lock.errno)), ("errnoName", Value(lock.errnoName)),
+          ("failedCall", Value(lock.failedCall)), ("bytesMissing", Value(lock.bytesMissing)),
+          ("at", Value(lock.at)), ("bytesInUseThen", Value(lock.bytesInUseThen)),
+          ("limitThen", Value(lock.limitThen)),
+        ])
+      ),
+      ("protectionState", Value(protectionState)), ("openWindows", Value(openWindows)),
+      ("sealState", Value(sealState)), ("forkProtection", Value(forkProtection)),
+      ("dumpProtection", Value(dumpProtection)), ("secretCount", Value(secretCount)),
+      ("bytesInUse", Value(bytesInUse)), ("bytesLocked", Value(bytesLocked)),
+      ("bytesMapped", Value(bytesMapped)), ("chunkCount", Value(chunkCount)),
+      ("mapsUsed", Value(mapsUsed)), ("guardPages", Value(guardPages)),
+      ("allocations", Value(allocations)), ("frees", Value(frees)), ("opens", Value(opens)),
+      ("opensForWriting", Value(opensForWriting)),
+      ("failedAllocations", Value(failedAllocations)), ("failedLocks", Value(failedLocks)),
+      ("failedOpens", Value(failedOpens)), ("peakSecretCount", Value(peakSecretCount)),
+      ("peakBytesInUse", Value(peakBytesInUse)), ("peakBytesLocked", Value(peakBytesLocked)),
+      ("nextChunkBytes", Value(nextChunkBytes)), ("capacityBytes", Value(capacityBytes)),
+      ("createdAt", Value(createdAt)), ("stuckOpenPages", Value(stuckOpenPages)),
+      ("corruptions", Value(corruptions)), ("longestOpenMs", Value(longestOpenMs)),
+      ("encryptedCount", Value(encryptedCount)), ("unlistedSecrets", Value(unlistedSecrets)),
+      (
+        "sizes",
+        .list(
+          sizes.map {
+            .object([
+              ("payload", Value($0.payload)), ("live", Value($0.live)),
+              ("freeSlots", Value($0.freeSlots)),
+              ("freeSlotsAfterGrowth", Value($0.freeSlotsAfterGrowth)),
+            ])
+          })
+      ),
+      (
+        "chunks",
+        .list(
+          chunks.map {
+            .object([
+              ("address", Value($0.address)), ("dataBytes", Value($0.dataBytes)),
+              ("guardBytes", Value($0.guardBytes)), ("lockState", Value($0.lockState)),
+              ("errno", Value($0.errno)), ("kind", Value($0.kind)),
+            ])
+          })
+      ),
+      (
+        "labels",
+        .list(
+          labels.map {
+            .object([
+              ("label", Value($0.label)), ("origin", Value($0.origin)), ("live", Value($0.live)),
+              ("bytes", Value($0.bytes)), ("allocations", Value($0.allocations)),
+              ("frees", Value($0.frees)), ("opens", Value($0.opens)),
+              ("openNow", Value($0.openNow)), ("lastOpenedAt", Value($0.lastOpenedAt)),
+              ("minimumSize", Value($0.minimumSize)), ("maximumSize", Value($0.maximumSize)),
+            ])
+          })
+      ),
+    ])
+  }
+}
+
+extension CallSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("function", .text(function)), ("purpose", .text(purpose)), ("count", Value(count)),
+      ("failures", Value(failures)), ("lastErrno", Value(lastErrno)),
+    ])
+  }
+}
+
+extension EventSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("serial", Value(serial)), ("kind", .text(kind)), ("arenaId", Value(arenaID)),
+      ("at", Value(at)), ("call", Value(call)), ("errno", Value(errno)), ("bytes", Value(bytes)),
+    ])
+  }
+}

@@ -1,0 +1,275 @@
+// Attaches to one publisher and reads it again and again.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// Whom to look at.
+package enum Target: Equatable, Sendable {
+  case only
+  case pid(Int32)
+  case name(String)
+  case file(String)
+
+  package var text: String {
+    switch self {
+    case .only: "any publisher"
+    case .pid(let pid): "pid \(pid)"
+    case .name(let name): SafeText(name).string
+    case .file(let path): SafeText(path).string
+    }
+  }
+}
+
+/// Why there is nothing to look at.
+package enum AttachFailure: Error, Sendable {
+  case none(Target, [Place])
+  case notPermitted(Target, [Place])
+  case several([Publisher])
+  case unreadable(Publisher)
+}
+
+/// A connection to one publisher: passive, by reading its page and /proc alone.
+package final class Inspector {
+  package let target: Target
+  package private(set) var publisher: Publisher
+  private var reader: PageReader
+  private var image: PageImage?
+  private var pid: Int32?
+  private var restart: Restart?
+  private var lastSearchMs: UInt64 = 0
+  private var maps = MapsCache()
+
+  /// Counting maps reads all of /proc/PID/maps: seldom where there are many.
+  private struct MapsCache {
+    var count: Int?
+    var nextMs: UInt64 = 0
+  }
+
+  private init(target: Target, publisher: Publisher, reader: consuming PageReader) {
+    self.target = target
+    self.publisher = publisher
+    self.reader = reader
+    pid = publisher.pid
+  }
+
+  /// Finds the target and opens its page.
+  package static func attach(to target: Target) throws(AttachFailure) -> Inspector {
+    let publisher = try find(target)
+    return Inspector(target: target, publisher: publisher, reader: try open(publisher))
+  }
+
+  private static func open(_ publisher: Publisher) throws(AttachFailure) -> PageReader {
+    let file: OpenFile
+    do {
+      file = try OpenFile(reading: publisher.path, followingLinks: publisher.isByPath)
+    } catch { throw .unreadable(publisher.failing(with: .file(error))) }
+    do { return try PageReader(file) } catch {
+      throw .unreadable(publisher.failing(with: error))
+    }
+  }
+
+  // MARK: - Finding
+
+  package static func find(_ target: Target) throws(AttachFailure) -> Publisher {
+    if case .file(let path) = target { return try file(path, target) }
+    let discovery = Discovery.run()
+    let matching = discovery.publishers.filter { $0.matches(target) }
+    let live = matching.filter { $0.state == .live }
+    if live.count == 1 { return live[0] }
+    if live.count > 1 { throw .several(live) }
+    // Nobody lives: the page of the one that lived last tells how it ended.
+    if let last = matching.max(by: { $0.createdAt < $1.createdAt }) {
+      switch target {
+      case .only:
+        if matching.count == 1 { return last }
+      case .pid, .name, .file:
+        return last
+      }
+    }
+    if case .pid(let pid) = target, discovery.places.contains(where: \.isDenied),
+      let owner = try? Files.status("/proc/\(pid)").owner, owner != ProcessFacts.uid
+    {
+      throw .notPermitted(target, discovery.places)
+    }
+    throw .none(target, discovery.places)
+  }
+
+  private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {
+    let opened: OpenFile
+    do { opened = try OpenFile(reading: path, followingLinks: true) } catch {
+      let place = Place(path: path, outcome: "\(error)", isDenied: error.isDenied)
+      if error.isDenied { throw .notPermitted(target, [place]) }
+      throw .none(target, [place])
+    }
+    let name = path.split(separator: "/").last.map(String.init) ?? path
+    guard var publisher = Publisher(opened, fileName: name) else {
+      throw .none(target, [Place(path: path, outcome: "cannot be examined")])
+    }
+    publisher.isByPath = true
+    return publisher
+  }
+
+  // MARK: - Reading
+
+  /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms.
+  package func sample() -> Snapshot {
+    followSuccessor()
+    var reading = read()
+    // The page and /proc are read one after the other: what seems to differ is looked at again
+    // before it is said.
+    if reading.claimsMoreThanLocked {
+      ProcessFacts.pause(milliseconds: 2)
+      reading = read()
+    }
+    return reading.snapshot(publisher: publisher, restart: restart)
+  }
+
+  private func read() -> Reading {
+    var reading = Reading(sampledAt: ProcessFacts.realMilliseconds)
+    do throws(PageReadFailure) {
+      let image = try reader.read()
+      self.image = image
+      reading.isFresh = true
+      if image.isStuck { reading.state = .midUpdate }
+    } catch {
+      switch error {
+      case .corrupt(let reason):
+        reading.state = .corrupt
+        reading.stateDetail = reason
+      case .incompatible(let major, let minor):
+        reading.state = .incompatible
+        reading.stateDetail = "version \(major).\(minor)"
+      case .file(let failure):
+        reading.state = failure.isDenied ? .notPermitted : .corrupt
+        reading.stateDetail = "\(failure)"
+      }
+    }
+    reading.image = image
+    let holder = try? reader.file.lockHolder()
+    if case .process(let owner) = holder { pid = owner }
+    let now = ProcessFacts.bootMilliseconds
+    let isTime = now >= maps.nextMs
+    reading.pid = pid ?? Int32(exactly: publisher.publisherPid).flatMap { holder == nil ? $0 : nil }
+    if holder == .nobody, pid == nil { reading.pid = Int32(exactly: publisher.publisherPid) }
+    if let pid = reading.pid {
+      reading.probe = ProcessProbe(pid: pid, countingMaps: isTime)
+      if isTime {
+        maps.count = reading.probe.mapCount
+        // A thousand maps take about 0.3 ms; 20,000 are counted every 10 s.
+        maps.nextMs = now + UInt64(max(1000, min(60_000, (maps.count ?? 0) / 2)))
+      }
+    }
+    reading.mapCount = maps.count
+    decideState(&reading, holder: holder)
+    return reading
+  }
+
+  private func decideState(_ reading: inout Reading, holder: LockHolder?) {
+    let startTime = image?.header[.startTime]
+    let isSameProcess =
+      !reading.probe.isGone && (startTime == nil || reading.probe.startTime == startTime)
+    if holder == .nobody {
+      let closed = image?.process[.state] == PublisherStateCode.closed.rawValue
+      if isSameProcess, reading.pid != nil {
+        reading.state = .detached
+        reading.stateDetail =
+          closed
+          ? "the program stopped publishing"
+          : "the program closed the descriptor of its page, and still runs"
+      } else if reading.state != .corrupt {
+        reading.state = .exited
+        reading.stateDetail = closed ? "after publishing ended in good order" : "without a word"
+        reading.probe = ProcessProbe.none
+        reading.mapCount = nil
+      }
+      if let successor = replacement() {
+        reading.state = .replaced
+        reading.stateDetail = "by pid \(successor.pid.map { "\($0)" } ?? "?"), \(successor.path)"
+      }
+      return
+    }
+    guard reading.state == .live else { return }
+    if let status = try? reader.file.status(), status.links == 0 {
+      reading.state = .unlinked
+      reading.stateDetail = "somebody removed the page's file; the publisher still writes"
+      if replacement() != nil { reading.state = .replaced }
+    } else if case .file(let path) = target, let now = try? Files.status(path),
+      let status = try? reader.file.status(), now.inode != status.inode, now.isRegular
+    {
+      reading.state = .replaced
+      reading.stateDetail = "another file has its name"
+    } else if reading.probe.isStopped {
+      reading.state = .stopped
+      reading.stateDetail =
+        (reading.probe.tracer ?? 0) != 0
+        ? "by the debugger, pid \(reading.probe.tracer!)" : "by a signal"
+    }
+  }
+
+  /// Another live page of the same process or the same file name.
+  private func replacement() -> Publisher? {
+    let now = ProcessFacts.bootMilliseconds
+    guard now >= lastSearchMs + 500 || lastSearchMs == 0 else { return nil }
+    if case .name = target { return nil }
+    lastSearchMs = now
+    if case .file(let path) = target {
+      guard let found = try? Self.find(.file(path)), found.id != publisher.id else { return nil }
+      return found.state == .live ? found : nil
+    }
+    return Discovery.run().publishers.first {
+      $0.state == .live && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
+        && $0.uid == publisher.uid
+    }
+  }
+
+  /// A name goes on with the next process of that name; a pid does not.
+  private func followSuccessor() {
+    guard case .name(let name) = target else { return }
+    guard (try? reader.file.lockHolder()) == .nobody else { return }
+    let now = ProcessFacts.bootMilliseconds
+    guard now >= lastSearchMs + 250 else { return }
+    lastSearchMs = now
+    let successors = Discovery.run().publishers.filter {
+      $0.state == .live && $0.id != publisher.id && $0.matches(.name(name))
+    }
+    guard let next = successors.max(by: { $0.createdAt < $1.createdAt }),
+      let reader = try? Self.open(next)
+    else { return }
+    restart = Restart(
+      fromPid: pid ?? Int32(exactly: publisher.publisherPid), toPid: next.pid,
+      at: ProcessFacts.realMilliseconds)
+    publisher = next
+    self.reader = reader
+    image = nil
+    pid = next.pid
+    maps = MapsCache()
+  }
+}
+
+extension Publisher {
+  func matches(_ target: Target) -> Bool {
+    switch target {
+    case .only: return true
+    case .pid(let wanted): return pid == wanted || (pid == nil && publisherPid == UInt64(wanted))
+    case .name(let wanted): return name.string == SafeText(wanted).string
+    case .file: return true
+    }
+  }
+
+  func failing(with failure: PageReadFailure) -> Publisher {
+    var copy = self
+    switch failure {
+    case .corrupt(let reason):
+      copy.state = .corrupt
+      copy.stateDetail = reason
+    case .incompatible(let major, let minor):
+      copy.state = .incompatible
+      copy.stateDetail =
+        "the page is of version \(major).\(minor), memwatch reads \(PageFormat.major)"
+    case .file(let failure):
+      copy.state = failure.isDenied ? .notPermitted : failure.isMissing ? .exited : .corrupt
+      copy.stateDetail = "\(failure)"
+    }
+    return copy
+  }
+}

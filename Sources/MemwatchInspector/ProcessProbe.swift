@@ -1,0 +1,84 @@
+// What /proc says about a process. It opens `stat`, `status`, `limits`, `maps`, `cgroup` and two
+// namespace links; never `mem`, `environ`, `auxv` or `cmdline`.
+
+import EnclaveSystem
+
+/// A reading of /proc/PID. nil is what could not be read.
+package struct ProcessProbe: Equatable, Sendable {
+  package var exists = false
+  package var stateCharacter: Character?
+  package var startTime: UInt64?
+  package var tracer: Int32?
+  package var lockedBytes: UInt64?
+  package var softLimit: UInt64?
+  package var hardLimit: UInt64?
+  package var hasLockCapability: Bool?
+  package var isInInitialUserNamespace: Bool?
+  package var mapCount: Int?
+  package var unit: String?
+  package var isInContainer = false
+
+  /// What the kernel fixes as the inode of the first user namespace (PROC_USER_INIT_INO).
+  private static let initialUserNamespace = "user:[4026531837]"
+  /// CAP_IPC_LOCK (capabilities(7)).
+  private static let ipcLock: UInt64 = 1 << 14
+
+  package init(pid: Int32, countingMaps: Bool) {
+    let root = "/proc/\(pid)/"
+    guard let stat = ProcessFacts.readText(root + "stat", limit: 4096), !stat.isEmpty else {
+      return
+    }
+    exists = true
+    stateCharacter = ProcText.state(stat)
+    startTime = ProcText.startTime(stat)
+    if let status = ProcessFacts.readText(root + "status", limit: 16384) {
+      lockedBytes = ProcText.kilobytes("VmLck", in: status).map { $0 * 1024 }
+      tracer = ProcText.value("TracerPid", in: status).flatMap { Int32($0) }
+      hasLockCapability = ProcText.value("CapEff", in: status).flatMap { UInt64($0, radix: 16) }
+        .map { $0 & Self.ipcLock != 0 }
+    }
+    if let limits = ProcessFacts.readText(root + "limits", limit: 16384) {
+      for line in limits.split(separator: "\n") where line.hasPrefix("Max locked memory") {
+        let fields = line.dropFirst("Max locked memory".count).split(separator: " ")
+        if fields.count >= 2 {
+          softLimit = fields[0] == "unlimited" ? .max : UInt64(fields[0])
+          hardLimit = fields[1] == "unlimited" ? .max : UInt64(fields[1])
+        }
+      }
+    }
+    isInInitialUserNamespace = Files.link(root + "ns/user").map { $0 == Self.initialUserNamespace }
+    if countingMaps, let maps = ProcessFacts.readFile(root + "maps", limit: 64 << 20),
+      !maps.isEmpty
+    {
+      mapCount = maps.count { $0 == UInt8(ascii: "\n") }
+    }
+    if let cgroup = ProcessFacts.readText(root + "cgroup", limit: 65536) {
+      isInContainer = ["docker", "containerd", "kubepods", "libpod", "lxc"].contains {
+        cgroup.contains($0)
+      }
+      unit = cgroup.split(separator: "\n").lazy
+        .compactMap { $0.split(separator: "/").last { $0.hasSuffix(".service") } }
+        .first.map { SafeText(String($0)).string }
+    }
+  }
+
+  package var isGone: Bool { !exists || stateCharacter == "Z" || stateCharacter == "X" }
+  package var isStopped: Bool { stateCharacter == "T" || stateCharacter == "t" }
+
+  /// Whether RLIMIT_MEMLOCK binds: CAP_IPC_LOCK counts in the first user namespace only.
+  package var binds: Binds {
+    guard exists, let hasLockCapability else { return .unknown }
+    guard hasLockCapability else { return softLimit == .max ? .no : .yes }
+    switch isInInitialUserNamespace {
+    case true: return .no
+    case false: return softLimit == .max ? .no : .yes
+    case nil: return softLimit == .max ? .no : .unknown
+    }
+  }
+}
+
+package enum Users {
+  package static func name(_ uid: UInt32) -> SafeText {
+    ProcessFacts.userName(uid).map { SafeText($0) } ?? SafeText("\(uid)")
+  }
+}

@@ -1,0 +1,257 @@
+// One reading of a publisher, as plain values: what the screen, the text and the JSON are made
+// from. nil is "not known".
+
+/// What the publisher is doing.
+package enum PublisherState: String, Sendable, CaseIterable {
+  case live
+  /// By a signal (SIGSTOP) or a debugger.
+  case stopped
+  case midUpdate = "mid-update"
+  case detached
+  case unlinked
+  case exited
+  case replaced
+  case incompatible
+  case notPermitted = "not-permitted"
+  case corrupt
+}
+
+package enum Severity: String, Sendable, CaseIterable, Comparable {
+  case problem, differs, warning, note
+
+  package static func < (a: Severity, b: Severity) -> Bool { a.rank < b.rank }
+  private var rank: Int { Self.allCases.firstIndex(of: self)! }
+}
+
+package enum ProblemKind: String, Sendable, CaseIterable {
+  case notLocked = "not-locked"
+  case lockedLessThanClaimed = "locked-less-than-claimed"
+  case nextChunkWillFail = "next-chunk-will-fail"
+  case mapsLow = "maps-low"
+  case stuckOpen = "stuck-open"
+  case corruption
+  case debugger
+  case processState = "process-state"
+  case callFailed = "call-failed"
+  case incomplete
+}
+
+/// Something that a person should know.
+package struct Problem: Equatable, Sendable {
+  package var severity: Severity
+  package var kind: ProblemKind
+  package var arenaID: UInt64?
+  /// One sentence.
+  package var text: String
+  /// What to type, or nil where there is nothing to type.
+  package var fix: String?
+  /// How to make it last.
+  package var keep: String?
+}
+
+package enum Binds: String, Sendable, CaseIterable { case yes, no, unknown }
+
+/// RLIMIT_MEMLOCK of the process, in bytes.
+package struct Memlock: Equatable, Sendable {
+  package var soft: UInt64?
+  package var hard: UInt64?
+  package var softIsUnlimited = false
+  package var hardIsUnlimited = false
+  package var binds = Binds.unknown
+  /// VmLck.
+  package var locked: UInt64?
+  package var lockedByArenas: UInt64 = 0
+  package var lockedByOthers: UInt64?
+  /// What can still be locked; nil where the limit does not bind, or something is not known.
+  package var headroom: UInt64?
+  package var nextChunk: UInt64?
+  package var nextChunkFits: Bool?
+  package var peakLockedByArenas: UInt64 = 0
+}
+
+/// Mappings against vm.max_map_count.
+package struct Maps: Equatable, Sendable {
+  package var inUse: Int?
+  package var limit: Int?
+  package var byArenas: Int = 0
+  package var headroom: Int?
+}
+
+package struct SizeRoom: Equatable, Sendable {
+  /// The largest secret of this size class, in bytes.
+  package var payload: Int
+  package var live: Int
+  package var freeSlots: Int
+  /// Free slots once the headroom is used for this size alone; nil where it is not limited, or not
+  /// known.
+  package var freeSlotsAfterGrowth: Int?
+}
+
+package struct LockDetail: Equatable, Sendable {
+  package var errno: Int32?
+  package var errnoName: String?
+  package var failedCall: String?
+  package var bytesMissing: UInt64?
+  /// Milliseconds since 1970.
+  package var at: UInt64?
+  package var bytesInUseThen: UInt64?
+  package var limitThen: UInt64?
+}
+
+package struct ArenaSnapshot: Equatable, Sendable {
+  package var id: UInt64
+  package var name: SafeText
+  package var layout: String?
+  package var gate: String?
+  package var backing: String?
+  package var lockPolicy: String?
+  package var lockState: String?
+  package var lock = LockDetail()
+  package var protectionState: String?
+  package var openWindows: UInt64?
+  package var sealState: String?
+  package var forkProtection: String?
+  package var dumpProtection: String?
+  package var secretCount: UInt64?
+  package var bytesInUse: UInt64?
+  package var bytesLocked: UInt64?
+  package var bytesMapped: UInt64?
+  package var chunkCount: UInt64?
+  package var mapsUsed: UInt64?
+  package var guardPages: UInt64?
+  package var allocations: UInt64?
+  package var frees: UInt64?
+  package var opens: UInt64?
+  package var opensForWriting: UInt64?
+  package var failedAllocations: UInt64?
+  package var failedLocks: UInt64?
+  package var failedOpens: UInt64?
+  package var peakSecretCount: UInt64?
+  package var peakBytesInUse: UInt64?
+  package var peakBytesLocked: UInt64?
+  package var nextChunkBytes: UInt64?
+  package var capacityBytes: UInt64?
+  package var createdAt: UInt64?
+  package var stuckOpenPages: UInt64?
+  package var corruptions: UInt64?
+  package var longestOpenMs: UInt64?
+  package var encryptedCount: UInt64?
+  package var unlistedSecrets: UInt64?
+  package var sizes: [SizeRoom] = []
+  package var chunks: [ChunkSnapshot] = []
+  package var labels: [LabelSnapshot] = []
+}
+
+package struct ChunkSnapshot: Equatable, Sendable {
+  package var address: UInt64?
+  package var dataBytes: UInt64?
+  package var guardBytes: UInt64?
+  package var lockState: String?
+  package var errno: Int32?
+  package var kind: String?
+}
+
+package struct LabelSnapshot: Equatable, Sendable {
+  package var label: SafeText
+  package var origin: String?
+  package var live: UInt64?
+  package var bytes: UInt64?
+  package var allocations: UInt64?
+  package var frees: UInt64?
+  package var opens: UInt64?
+  package var openNow: UInt64?
+  package var lastOpenedAt: UInt64?
+  package var minimumSize: UInt64?
+  package var maximumSize: UInt64?
+}
+
+package struct SecretSnapshot: Equatable, Sendable {
+  package var arenaID: UInt64
+  package var serial: UInt64
+  package var labelIndex: UInt64
+  package var byteCount: UInt64
+  package var allocatedAt: UInt64?
+  package var opens: UInt64
+  package var lastOpenedAt: UInt64?
+  package var openNow: UInt64
+}
+
+package struct EventSnapshot: Equatable, Sendable {
+  package var serial: UInt64
+  package var kind: String
+  package var arenaID: UInt64?
+  package var at: UInt64?
+  package var call: String?
+  package var errno: Int32?
+  package var bytes: UInt64?
+}
+
+package struct CallSnapshot: Equatable, Sendable {
+  package var function: String
+  package var purpose: String
+  package var count: UInt64
+  package var failures: UInt64
+  package var lastErrno: Int32?
+}
+
+package struct ProcessSnapshot: Equatable, Sendable {
+  /// In the viewer's pid namespace; nil when the process cannot be seen there.
+  package var pid: Int32?
+  package var publisherPid: UInt64
+  package var publisherID: String
+  package var name: SafeText
+  package var uid: UInt32
+  package var user: SafeText
+  package var state: PublisherState
+  package var stateDetail: String?
+  package var startedAt: UInt64?
+  package var isDumpable: Bool?
+  package var addresses: String?
+  /// The pid of a debugger; nil when not known, 0 when there is none.
+  package var debugger: Int32?
+  package var emergencyWipe: Bool?
+  package var heartbeatAt: UInt64?
+  package var path: SafeText
+}
+
+package struct Restart: Equatable, Sendable {
+  package var fromPid: Int32?
+  package var toPid: Int32?
+  package var at: UInt64
+}
+
+package struct Snapshot: Equatable, Sendable {
+  package var process: ProcessSnapshot
+  /// Milliseconds since 1970.
+  package var sampledAt: UInt64
+  /// How old the reading is, at the time of rendering.
+  package var ageMs: UInt64 = 0
+  package var complete: Bool
+  package var memlock = Memlock()
+  package var maps = Maps()
+  package var arenas: [ArenaSnapshot] = []
+  package var arenasUnlisted: UInt64?
+  package var labelsUnlisted: UInt64?
+  package var chunksUnlisted: UInt64?
+  package var arenasDestroyed: UInt64?
+  package var secrets: [SecretSnapshot] = []
+  package var events: [EventSnapshot] = []
+  package var eventCount: UInt64?
+  package var calls: [CallSnapshot] = []
+  package var problems: [Problem] = []
+  package var restart: Restart?
+
+  package func problem(of arena: ArenaSnapshot) -> Problem? {
+    problems.filter { $0.arenaID == arena.id }.min { $0.severity < $1.severity }
+  }
+
+  /// The word of the STATE column.
+  package func stateWord(of arena: ArenaSnapshot) -> String {
+    switch problem(of: arena)?.severity {
+    case .problem: "PROBLEM"
+    case .differs: "DIFFERS"
+    case .warning: "warning"
+    case .note, nil: arena.lockState == nil || arena.protectionState == nil ? "n/a" : "ok"
+    }
+  }
+}

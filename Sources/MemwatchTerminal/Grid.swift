@@ -1,0 +1,114 @@
+// The screen as a value: cells in rows, each a character and a role. Pure.
+
+/// What a cell means. The terminal gives roles their looks; a role only repeats what a word says.
+package enum Role: UInt8, Sendable, CaseIterable {
+  case normal, strong, faint, good, warning, bad, selected, arenas, others
+}
+
+package struct Cell: Equatable, Sendable {
+  /// nil: covered by the wide character to the left.
+  package var character: Character?
+  package var role: Role
+  package static let blank = Cell(character: " ", role: .normal)
+}
+
+package struct Grid: Equatable, Sendable {
+  package let width: Int
+  package let height: Int
+  package private(set) var rows: [[Cell]]
+  /// Where the cursor rests: on the selection, for who follows it.
+  package var cursor: (row: Int, column: Int) = (0, 0)
+
+  package static func == (a: Grid, b: Grid) -> Bool {
+    a.width == b.width && a.height == b.height && a.rows == b.rows && a.cursor == b.cursor
+  }
+
+  package init(width: Int, height: Int) {
+    self.width = max(0, width)
+    self.height = max(0, height)
+    rows = Array(
+      repeating: Array(repeating: .blank, count: self.width), count: self.height)
+  }
+
+  /// Writes text, cut at `limit` columns and at the edge. Returns the column behind it.
+  @discardableResult
+  package mutating func put(
+    _ text: some StringProtocol, row: Int, column: Int, role: Role = .normal, limit: Int = .max
+  ) -> Int {
+    guard row >= 0, row < height, column >= 0 else { return column }
+    var at = column
+    let edge = min(width, limit == .max ? .max : column + max(0, limit))
+    for character in text {
+      let columns = character.columns
+      if columns == 0 { continue }
+      guard at + columns <= edge else { break }
+      rows[row][at] = Cell(character: character, role: role)
+      if columns == 2 { rows[row][at + 1] = Cell(character: nil, role: role) }
+      at += columns
+    }
+    return at
+  }
+
+  /// Writes text that ends before a column.
+  package mutating func put(
+    _ text: some StringProtocol, row: Int, endingAt end: Int, role: Role = .normal
+  ) {
+    put(text, row: row, column: max(0, end - text.columns), role: role)
+  }
+
+  /// Gives every cell of a row a role.
+  package mutating func paint(row: Int, role: Role) {
+    guard row >= 0, row < height else { return }
+    for column in 0..<width { rows[row][column].role = role }
+  }
+
+  /// The text of a row, without blanks at its end.
+  package func line(_ row: Int) -> String {
+    var line = String(rows[row].compactMap(\.character))
+    while line.last == " " { line.removeLast() }
+    return line
+  }
+
+  package var text: String { (0..<height).map(line).joined(separator: "\n") }
+}
+
+extension StringProtocol {
+  /// How many columns the text takes.
+  package var columns: Int { reduce(0) { $0 + $1.columns } }
+
+  /// The text cut to so many columns, with `~` where something was cut.
+  package func fitted(_ limit: Int) -> String {
+    guard columns > limit else { return String(self) }
+    guard limit > 0 else { return "" }
+    var result = ""
+    var used = 0
+    for character in self {
+      if used + character.columns > limit - 1 { break }
+      result.append(character)
+      used += character.columns
+    }
+    return result + "~"
+  }
+}
+
+extension Character {
+  /// 0, 1 or 2 columns: wide for East Asian wide and fullwidth characters and emoji
+  /// (Unicode Standard Annex 11), none for what only combines.
+  package var columns: Int {
+    guard let scalar = unicodeScalars.first else { return 0 }
+    if scalar.value < 0x300 { return scalar.value < 32 || scalar.value == 127 ? 0 : 1 }
+    switch scalar.properties.generalCategory {
+    case .nonspacingMark, .enclosingMark, .control, .format: return 0
+    default: break
+    }
+    switch scalar.value {
+    case 0x1100...0x115F, 0x231A...0x231B, 0x2329...0x232A, 0x23E9...0x23EC, 0x2E80...0x303E,
+      0x3041...0x33FF, 0x3400...0x4DBF, 0x4E00...0x9FFF, 0xA000...0xA4CF, 0xA960...0xA97C,
+      0xAC00...0xD7A3, 0xF900...0xFAFF, 0xFE30...0xFE6F, 0xFF00...0xFF60, 0xFFE0...0xFFE6,
+      0x1F300...0x1F64F, 0x1F680...0x1F6FF, 0x1F900...0x1F9FF, 0x20000...0x3FFFD:
+      return 2
+    default:
+      return scalar.properties.isEmojiPresentation ? 2 : 1
+    }
+  }
+}

@@ -1,0 +1,105 @@
+// Keys, and the one table that gives them their meaning, the help and the key line.
+
+/// A key as the terminal reports it.
+package enum Key: Equatable, Hashable, Sendable {
+  case character(Character)
+  case up, down, left, right, pageUp, pageDown, home, end
+  case enter, escape, backspace, tab, backTab, help
+  case interrupt, redraw, resize
+
+  /// How the key is written in the help.
+  var name: String {
+    switch self {
+    case .character(" "): "Space"
+    case .character(let character):
+      character.asciiValue.map { $0 < 32 } == true
+        ? "^" + String(Unicode.Scalar(character.asciiValue! + 64)) : String(character)
+    case .up: "Up"
+    case .down: "Down"
+    case .left: "Left"
+    case .right: "Right"
+    case .pageUp: "PgUp"
+    case .pageDown: "PgDn"
+    case .home: "Home"
+    case .end: "End"
+    case .enter: "Enter"
+    case .escape: "Esc"
+    case .backspace: "Backspace"
+    case .tab: "Tab"
+    case .backTab: "S-Tab"
+    case .help: "F1"
+    case .interrupt: "^C"
+    case .redraw: "^L"
+    case .resize: ""
+    }
+  }
+}
+
+/// What a key asks for.
+package enum Action: String, CaseIterable, Sendable {
+  case down, up, pageDown, pageUp, top, bottom
+  case back, enter, nextView, arenas, processes, output
+  case search, next, previous, filter, sort, invert
+  case mark, pause, refresh, slower, faster, write
+  case help, quit, quitNow, redraw
+}
+
+package struct Binding: Sendable {
+  package var keys: [Key]
+  package var action: Action
+  package var help: String
+  /// The word of the key line; nil: not in it.
+  package var short: String?
+
+  private init(_ keys: [Key], _ action: Action, _ help: String, _ short: String? = nil) {
+    self.keys = keys
+    self.action = action
+    self.help = help
+    self.short = short
+  }
+
+  private static func control(_ letter: Character) -> Key {
+    .character(Character(Unicode.Scalar(letter.asciiValue! & 31)))
+  }
+
+  package static let all: [Binding] = [
+    Binding([.character("j"), .down, control("N")], .down, "one line down", "move"),
+    Binding([.character("k"), .up, control("P")], .up, "one line up"),
+    Binding([.pageDown, .character(" "), control("F"), control("D")], .pageDown, "a page down"),
+    Binding([.pageUp, .character("b"), control("B"), control("U")], .pageUp, "a page up"),
+    Binding([.character("g"), .home], .top, "to the first line"),
+    Binding([.character("G"), .end], .bottom, "to the last line"),
+    Binding([.enter, .right, .character("l")], .enter, "attach to the selected process"),
+    Binding(
+      [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
+    Binding([.tab, .backTab], .nextView, "next view", "view"),
+    Binding([.character("1")], .arenas, "view of the arenas"),
+    Binding([.character("8")], .processes, "view of the processes that publish"),
+    Binding([.character("o")], .output, "view of the command's output (memwatch run)"),
+    Binding([.character("/")], .search, "search names as you type", "search"),
+    Binding([.character("n")], .next, "next match; without a search the next problem"),
+    Binding([.character("N")], .previous, "previous match or problem"),
+    Binding(
+      [.character("f"), .character("&")], .filter, "show only names that hold a text", "filter"),
+    Binding([.character("s")], .sort, "sort by the next column", "sort"),
+    Binding([.character("I")], .invert, "invert the order"),
+    Binding([.character("m")], .mark, "mark now: changes since are shown", "mark"),
+    Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
+    Binding([.character("r")], .refresh, "read now"),
+    Binding([.character("+")], .slower, "read half as often"),
+    Binding([.character("-")], .faster, "read twice as often"),
+    Binding([.character("w")], .write, "write a snapshot to a new file", "write"),
+    Binding([.character("?"), .help], .help, "this help", "help"),
+    Binding([.character("q")], .quit, "back, at the top quit", "quit"),
+    Binding([.character("Q"), .interrupt], .quitNow, "quit"),
+    Binding([.redraw], .redraw, "draw the screen anew"),
+  ]
+
+  private static let table: [Key: Action] = {
+    var table: [Key: Action] = [:]
+    for binding in all { for key in binding.keys { table[key] = binding.action } }
+    return table
+  }()
+
+  package static func action(for key: Key) -> Action? { table[key] }
+}

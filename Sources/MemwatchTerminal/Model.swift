@@ -1,0 +1,387 @@
+// What the screen shows and what keys do to it. Pure: no curses, no files, no clock of its own.
+
+package import MemwatchInspector
+
+package enum View: Sendable, Equatable { case arenas, processes, output, help }
+
+/// What the model asks its surroundings for.
+package enum Effect: Equatable, Sendable {
+  case sample
+  case write(String)
+  case attach(Publisher)
+  case redraw
+  case quit(leaveRunning: Bool)
+}
+
+package enum Column: String, CaseIterable, Sendable {
+  case arena = "ARENA"
+  case state = "STATE"
+  case lock = "LOCK"
+  case protection = "PROT"
+  case open = "OPEN"
+  case seal = "SEAL"
+  case gate = "GATE"
+  case layout = "LAYOUT"
+  case secrets = "SECRETS"
+  case inUse = "IN USE"
+  case locked = "LOCKED"
+}
+
+/// A line that is being typed.
+package struct Prompt: Equatable, Sendable {
+  package enum Kind: Sendable { case search, filter, write, leave }
+  package var kind: Kind
+  package var text: String
+  package var question: String
+}
+
+package struct Rates: Equatable, Sendable {
+  package var opens: Double
+  package var allocations: Double
+  package var frees: Double
+}
+
+package struct Model: Sendable {
+  package var view = View.arenas
+  package private(set) var snapshot: Snapshot?
+  package private(set) var mark: Snapshot?
+  package private(set) var rates: [UInt64: Rates] = [:]
+  package private(set) var publishers: [Publisher] = []
+  package private(set) var places: [Place] = []
+  package private(set) var prompt: Prompt?
+  package private(set) var message: String?
+  package private(set) var isPaused = false
+  package private(set) var pausedAt: UInt64 = 0
+  package private(set) var intervalMs: Int
+  package private(set) var sort = Column.arena
+  package private(set) var isSorted = false
+  package private(set) var isInverted = false
+  package private(set) var filter = ""
+  package private(set) var search = ""
+  package private(set) var problemIndex = 0
+  package private(set) var selectedArena: UInt64?
+  package private(set) var selectedProcess: UInt64?
+  /// The first line shown of a text view.
+  package private(set) var scroll = 0
+  package var output: [String]?
+  /// The command that `memwatch run` started and that would go on without the screen.
+  package var runningChild: Int32?
+  /// How many list rows the renderer had room for: what a page is.
+  package var pageRows = 10
+  private var rows: [UInt64] = []
+
+  package init(intervalMs: Int) { self.intervalMs = intervalMs }
+
+  // MARK: - What comes from outside
+
+  package mutating func update(_ new: Snapshot) {
+    if let old = snapshot, old.process.publisherID == new.process.publisherID,
+      new.sampledAt > old.sampledAt
+    {
+      let seconds = Double(new.sampledAt - old.sampledAt) / 1000
+      let before = Dictionary(
+        old.arenas.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+      rates = [:]
+      for arena in new.arenas {
+        guard let past = before[arena.id] else { continue }
+        func rate(_ now: UInt64?, _ then: UInt64?) -> Double {
+          guard let now, let then, now >= then else { return 0 }
+          return Double(now - then) / seconds
+        }
+        rates[arena.id] = Rates(
+          opens: rate(arena.opens, past.opens),
+          allocations: rate(arena.allocations, past.allocations),
+          frees: rate(arena.frees, past.frees))
+      }
+    } else {
+      rates = [:]
+      if mark?.process.publisherID != new.process.publisherID { mark = nil }
+    }
+    snapshot = new
+    arrange()
+    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
+    problemIndex = min(problemIndex, max(0, problems.count - 1))
+  }
+
+  package mutating func update(_ discovery: Discovery) {
+    publishers = discovery.publishers
+    places = discovery.places
+    if !publishers.contains(where: { $0.id == selectedProcess }) {
+      selectedProcess = publishers.first?.id
+    }
+  }
+
+  package mutating func say(_ text: String) { message = text }
+
+  // MARK: - What is shown
+
+  /// The problems that the verdict line goes through.
+  package var problems: [Problem] {
+    (snapshot?.problems ?? []).filter { $0.severity != .note }
+  }
+
+  package var arenas: [ArenaSnapshot] {
+    let all = Dictionary(
+      (snapshot?.arenas ?? []).map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+    return rows.compactMap { all[$0] }
+  }
+
+  package var selected: ArenaSnapshot? { arenas.first { $0.id == selectedArena } }
+  package var selectedRow: Int { rows.firstIndex { $0 == selectedArena } ?? 0 }
+
+  private mutating func arrange() {
+    guard let snapshot else { return }
+    var arenas = snapshot.arenas
+    if !filter.isEmpty { arenas = arenas.filter { matches($0, filter) } }
+    if isSorted {
+      arenas.sort { a, b in
+        switch sort {
+        case .arena: a.name.string < b.name.string
+        case .state: rank(a) < rank(b)
+        case .lock: (a.lockState ?? "") < (b.lockState ?? "")
+        case .protection: (a.protectionState ?? "") < (b.protectionState ?? "")
+        case .open: (a.openWindows ?? 0) > (b.openWindows ?? 0)
+        case .seal: (a.sealState ?? "") < (b.sealState ?? "")
+        case .gate: (a.gate ?? "") < (b.gate ?? "")
+        case .layout: (a.layout ?? "") < (b.layout ?? "")
+        case .secrets: (a.secretCount ?? 0) > (b.secretCount ?? 0)
+        case .inUse: (a.bytesInUse ?? 0) > (b.bytesInUse ?? 0)
+        case .locked: (a.bytesLocked ?? 0) > (b.bytesLocked ?? 0)
+        }
+      }
+    }
+    rows = arenas.map(\.id)
+    if isInverted { rows.reverse() }
+  }
+
+  private func rank(_ arena: ArenaSnapshot) -> Int {
+    snapshot?.problem(of: arena).map { Severity.allCases.firstIndex(of: $0.severity)! } ?? 9
+  }
+
+  private func matches(_ arena: ArenaSnapshot, _ text: String) -> Bool {
+    arena.name.string.lowercased().contains(text.lowercased())
+  }
+
+  package var helpLines: [String] {
+    let rows = Binding.all.map { binding in
+      [binding.keys.map(\.name).joined(separator: " "), binding.help]
+    }
+    return table(rows) + [
+      "^Z  suspend", "",
+      "STATE   ok, warning, PROBLEM, DIFFERS (from the kernel), n/a (not known)",
+      "LOCK    locked, partial, unlocked, off (not asked for)",
+      "PROT    closed, read, r-w: the most open state of any thread now",
+      "SEAL    open, frozen (read until destroyed), sealed (mapping fixed until exit)",
+      "GATE    key N, pages (mprotect), none",
+      "",
+      "memwatch changes nothing in the process that it watches, and shows no contents:",
+      "it reads a page of counts and states, and /proc; never another process' memory.",
+    ]
+  }
+
+  // MARK: - Keys
+
+  package mutating func handle(_ key: Key, now: UInt64) -> [Effect] {
+    message = nil
+    if prompt != nil { return type(key) }
+    guard let action = Binding.action(for: key) else { return [] }
+    return perform(action, now: now)
+  }
+
+  private mutating func perform(_ action: Action, now: UInt64) -> [Effect] {
+    switch action {
+    case .down: move(1)
+    case .up: move(-1)
+    case .pageDown: move(max(1, pageRows - 1))
+    case .pageUp: move(-max(1, pageRows - 1))
+    case .top: move(-1_000_000)
+    case .bottom: move(1_000_000)
+    case .back:
+      if view != .arenas, snapshot != nil { show(.arenas) } else { clearSearch() }
+    case .enter:
+      if view == .processes, let publisher = publishers.first(where: { $0.id == selectedProcess }) {
+        show(.arenas)
+        return [.attach(publisher)]
+      }
+    case .nextView:
+      let views: [View] = [.arenas, .processes] + (output == nil ? [] : [.output])
+      let at = views.firstIndex(of: view) ?? views.count - 1
+      show(views[(at + 1) % views.count])
+    case .arenas: if snapshot != nil { show(.arenas) }
+    case .processes: show(.processes)
+    case .output:
+      if output == nil {
+        say("no output: memwatch did not start the process (memwatch run)")
+      } else {
+        show(.output)
+      }
+    case .search: prompt = Prompt(kind: .search, text: "", question: "search: ")
+    case .filter: prompt = Prompt(kind: .filter, text: filter, question: "show only: ")
+    case .next: goOn(1)
+    case .previous: goOn(-1)
+    case .sort:
+      let columns = Column.allCases
+      sort = isSorted ? columns[(columns.firstIndex(of: sort)! + 1) % columns.count] : .arena
+      isSorted = true
+      arrange()
+      say("sorted by \(sort.rawValue)\(isInverted ? ", inverted" : "")")
+    case .invert:
+      isInverted.toggle()
+      arrange()
+    case .mark:
+      mark = snapshot
+      say("marked: changes since now are shown with each arena")
+    case .pause:
+      isPaused.toggle()
+      pausedAt = now
+      return isPaused ? [] : [.sample]
+    case .refresh: return [.sample]
+    case .slower:
+      intervalMs = min(intervalMs * 2, 3_600_000)
+      say("every \(seconds(intervalMs))")
+    case .faster:
+      intervalMs = max(intervalMs / 2, 50)
+      say("every \(seconds(intervalMs))")
+    case .write:
+      guard let snapshot else { return [] }
+      let pid = snapshot.process.pid.map { "-\($0)" } ?? ""
+      let time = clock(now).filter { $0 != ":" }
+      let name = String(snapshot.process.name.string.map { $0.isSafeInFileName ? $0 : "_" })
+      prompt = Prompt(
+        kind: .write, text: "memwatch-\(name)\(pid)-\(time).txt",
+        question: "write to (.json for JSON): ")
+    case .help: show(view == .help ? .arenas : .help)
+    case .quit:
+      if view != .arenas, snapshot != nil {
+        show(.arenas)
+      } else {
+        return quit()
+      }
+    case .quitNow: return quit()
+    case .redraw: return [.redraw]
+    }
+    return []
+  }
+
+  private mutating func quit() -> [Effect] {
+    guard let child = runningChild else { return [.quit(leaveRunning: false)] }
+    prompt = Prompt(
+      kind: .leave, text: "",
+      question: "leave process \(child) running? y: yes, n: end it, Esc: stay here ")
+    return []
+  }
+
+  private mutating func show(_ new: View) {
+    view = new
+    scroll = 0
+    if new == .output, let output { scroll = max(0, output.count - pageRows) }
+  }
+
+  private mutating func clearSearch() {
+    search = ""
+    filter = ""
+    arrange()
+    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
+  }
+
+  private mutating func move(_ distance: Int) {
+    switch view {
+    case .arenas:
+      guard !rows.isEmpty else { return }
+      selectedArena = rows[min(max(0, selectedRow + distance), rows.count - 1)]
+    case .processes:
+      guard !publishers.isEmpty else { return }
+      let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
+      selectedProcess = publishers[min(max(0, at + distance), publishers.count - 1)].id
+    case .help: scroll = min(max(0, scroll + distance), max(0, helpLines.count - pageRows))
+    case .output:
+      scroll = min(max(0, scroll + distance), max(0, (output?.count ?? 0) - pageRows))
+    }
+  }
+
+  /// To the next match of the search, or to the next problem.
+  private mutating func goOn(_ step: Int) {
+    if search.isEmpty {
+      guard !problems.isEmpty else { return say("no problem to go to") }
+      problemIndex = (problemIndex + step + problems.count) % problems.count
+      if let arena = problems[problemIndex].arenaID, rows.contains(arena) { selectedArena = arena }
+    } else {
+      find(from: selectedRow + step, step: step)
+    }
+  }
+
+  private mutating func find(from start: Int, step: Int) {
+    let shown = arenas
+    guard !shown.isEmpty else { return }
+    for offset in 0..<shown.count {
+      let index = ((start + offset * step) % shown.count + shown.count) % shown.count
+      if matches(shown[index], search) {
+        selectedArena = shown[index].id
+        return
+      }
+    }
+    say("no arena's name holds \(search)")
+  }
+
+  private mutating func type(_ key: Key) -> [Effect] {
+    guard var line = prompt else { return [] }
+    if line.kind == .leave {
+      switch key {
+      case .character("y"), .character("Y"): return [.quit(leaveRunning: true)]
+      case .character("n"), .character("N"): return [.quit(leaveRunning: false)]
+      case .interrupt: return [.quit(leaveRunning: false)]
+      case .escape, .backspace, .character("q"): prompt = nil
+      default: break
+      }
+      return []
+    }
+    switch key {
+    case .interrupt: return quit()
+    case .escape:
+      if line.kind == .search { search = "" }
+      prompt = nil
+      return []
+    case .backspace: if !line.text.isEmpty { line.text.removeLast() }
+    case .character(let character):
+      if character.asciiValue == 21 {  // ^U
+        line.text = ""
+      } else if character.columns > 0, line.text.count < 200 {
+        line.text.append(character)
+      }
+    case .enter:
+      prompt = nil
+      switch line.kind {
+      case .write: return line.text.isEmpty ? [] : [.write(line.text)]
+      case .filter: setFilter(line.text)
+      case .search, .leave: break
+      }
+      return []
+    default: break
+    }
+    prompt = line
+    switch line.kind {
+    case .search:
+      search = line.text
+      if !search.isEmpty { find(from: selectedRow, step: 1) }
+    case .filter: setFilter(line.text)
+    case .write, .leave: break
+    }
+    return []
+  }
+
+  private mutating func setFilter(_ text: String) {
+    filter = text
+    arrange()
+    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
+  }
+}
+
+extension Character {
+  fileprivate var isSafeInFileName: Bool { isLetter || isNumber || "-_.".contains(self) }
+}
+
+/// `1 s`, `0.5 s`, `250 ms`.
+func seconds(_ ms: Int) -> String {
+  if ms < 500 { return "\(ms) ms" }
+  return ms % 1000 == 0 ? "\(ms / 1000) s" : "\(ms / 1000).\(ms % 1000 / 100) s"
+}

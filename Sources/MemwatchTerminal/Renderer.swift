@@ -1,0 +1,565 @@
+// Model → grid. Pure: the same model, size, style and time give the same grid.
+
+import MemwatchInspector
+
+/// What the terminal can show.
+package struct Style: Equatable, Sendable {
+  /// Draw with more than ASCII.
+  package var unicode: Bool
+  package init(unicode: Bool) { self.unicode = unicode }
+
+  var rule: String { unicode ? "─" : "-" }
+  var arenas: String { unicode ? "█" : "#" }
+  var others: String { unicode ? "▒" : "=" }
+  var free: String { unicode ? "·" : "." }
+}
+
+package struct Renderer {
+  let model: Model
+  let style: Style
+  /// Milliseconds since 1970.
+  let now: UInt64
+  var grid: Grid
+  /// Rows of lists and texts that there is room for.
+  package private(set) var pageRows = 1
+
+  /// Draws the screen.
+  package static func render(
+    _ model: Model, width: Int, height: Int, style: Style, now: UInt64
+  ) -> (grid: Grid, pageRows: Int) {
+    var renderer = Renderer(
+      model: model, style: style, now: now, grid: Grid(width: width, height: height))
+    renderer.draw()
+    return (renderer.grid, renderer.pageRows)
+  }
+
+  private var width: Int { grid.width }
+  private var height: Int { grid.height }
+
+  /// Text for this terminal: without UTF-8, what is not ASCII becomes `?`.
+  private func shown(_ text: String) -> String {
+    style.unicode ? text : String(text.map { $0.isASCII ? $0 : "?" })
+  }
+
+  private mutating func draw() {
+    guard width > 0, height > 0 else { return }
+    if width < 40 || height < 8 {
+      grid.put(shown(oneLine).fitted(width), row: 0, column: 0, role: .strong)
+      if height > 1 { grid.put("memwatch: 40x8 needed".fitted(width), row: 1, column: 0) }
+      drawPrompt()
+      return
+    }
+    drawHeader()
+    switch model.view {
+    case .arenas:
+      if model.snapshot == nil {
+        drawText(["no publisher yet"], title: "arenas")
+      } else if height < 18 || width < 60 {
+        drawSmall()
+      } else {
+        drawArenas()
+      }
+    case .processes: drawProcesses()
+    case .output: drawText(model.output ?? [], title: "output of the command")
+    case .help: drawText(model.helpLines, title: "help")
+    }
+    drawKeyLine()
+    drawPrompt()
+  }
+
+  private var oneLine: String {
+    guard let snapshot = model.snapshot else { return "memwatch: no publisher" }
+    return snapshot.process.state.rawValue.uppercased() + " " + snapshot.verdict
+  }
+
+  // MARK: - Frame
+
+  private mutating func rule(_ row: Int, _ title: String = "", _ end: String = "") {
+    grid.put(String(repeating: style.rule, count: width), row: row, column: 0, role: .faint)
+    if !title.isEmpty {
+      let lead = String(repeating: style.rule, count: 3) + " "
+      grid.put(lead, row: row, column: 0, role: .faint)
+      let room = max(0, width - 8 - (end.isEmpty ? 0 : end.columns + 8))
+      let at = grid.put(shown(title).fitted(room), row: row, column: 4, role: .strong)
+      grid.put(" ", row: row, column: at)
+    }
+    if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
+  }
+
+  private var stateText: String {
+    guard let snapshot = model.snapshot else { return "" }
+    let age = Int(now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
+    let old = "\(age / 1000).\(age % 1000 / 100) s old"
+    if model.isPaused {
+      let paused = Int(now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
+      return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"
+    }
+    return "\(snapshot.process.state.rawValue.uppercased()), \(old), every "
+      + seconds(model.intervalMs)
+  }
+
+  private mutating func drawHeader() {
+    let time = clock(now)
+    let isWide = width >= 60
+    if isWide { grid.put(time, row: 0, endingAt: width) }
+    let edge = isWide ? width - time.columns - 2 : width
+    guard let snapshot = model.snapshot else {
+      grid.put("memwatch", row: 0, column: 0, role: .strong, limit: edge)
+      return
+    }
+    let process = snapshot.process
+    let pid = process.pid.map { "pid \($0)" } ?? "pid n/a (\(process.publisherPid) there)"
+    var role = Role.strong
+    if Exposed.isBad(process.state) { role = .bad }
+    var tail = "  \(pid)"
+    if width >= 80 { tail += "  user \(process.user)" }
+    tail += "  \(stateText)"
+    if width < 60 { tail = " \(process.pid.map { "\($0)" } ?? "n/a") \(stateText)" }
+    let lead = isWide ? "memwatch  " : ""
+    let room = max(8, edge - lead.columns - tail.columns)
+    var at = grid.put(lead, row: 0, column: 0, role: .strong)
+    at = grid.put(shown(process.name.string).fitted(room), row: 0, column: at, role: .strong)
+    grid.put(shown(tail), row: 0, column: at, role: role, limit: edge - at)
+  }
+
+  private enum Exposed {
+    static func isBad(_ state: PublisherState) -> Bool { state != .live && state != .stopped }
+  }
+
+  /// The verdict: the worst problem, or the one that `n` went to.
+  private mutating func drawVerdict(row: Int) {
+    guard let snapshot = model.snapshot else { return }
+    let problems = model.problems
+    guard !problems.isEmpty else {
+      grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0, role: .good)
+      return
+    }
+    let problem = problems[min(model.problemIndex, problems.count - 1)]
+    let word: String
+    let role: Role
+    switch problem.severity {
+    case .problem: (word, role) = ("PROBLEM", .bad)
+    case .differs: (word, role) = ("DIFFERS", .bad)
+    case .warning, .note: (word, role) = ("WARNING", .warning)
+    }
+    let next = problems.count > 1 && width >= 50 ? "  n next" : ""
+    let text = "\(word) \(model.problemIndex + 1)/\(problems.count)  \(problem.text)"
+    grid.put(
+      shown(text).fitted(width - next.columns), row: row, column: 0, role: role)
+    if !next.isEmpty { grid.put(next, row: row, endingAt: width) }
+  }
+
+  private mutating func drawKeyLine() {
+    let row = height - 1
+    if let message = model.message {
+      grid.put(shown(message).fitted(width), row: row, column: 0, role: .strong)
+      return
+    }
+    var at = 0
+    for binding in Binding.all {
+      guard let short = binding.short, let key = binding.keys.first else { continue }
+      let text = "\(key.name == "j" ? "j/k" : key.name) \(short)"
+      guard at + text.columns <= width else { break }
+      grid.put(key.name == "j" ? "j/k" : key.name, row: row, column: at, role: .strong)
+      grid.put(text, row: row, column: at)
+      at += text.columns + 2
+    }
+  }
+
+  private mutating func drawPrompt() {
+    guard let prompt = model.prompt else { return }
+    let row = height - 1
+    grid.put(String(repeating: " ", count: width), row: row, column: 0)
+    let question = prompt.question.fitted(max(0, width - 4))
+    let at = grid.put(question, row: row, column: 0, role: .strong)
+    // The end of what is typed stays in sight.
+    var text = shown(prompt.text)
+    while text.columns > max(0, width - at - 1) { text.removeFirst() }
+    let end = grid.put(text, row: row, column: at)
+    grid.cursor = (row, min(end, width - 1))
+  }
+
+  // MARK: - Gauges
+
+  private mutating func drawMemlock(row: Int) {
+    guard let snapshot = model.snapshot else { return }
+    let memlock = snapshot.memlock
+    let limit = memlock.softIsUnlimited ? "unlimited" : memlock.soft.map { bytes($0) } ?? "n/a"
+    let binds =
+      switch memlock.binds {
+      case .yes: "binds"
+      case .no: "does not bind"
+      case .unknown: "binds: n/a"
+      }
+    var tail = "limit \(limit) (\(binds))"
+    if memlock.binds == .yes {
+      tail += "   free \(memlock.headroom.map { bytes($0) } ?? "n/a")"
+    }
+    if width >= 100 { tail += "   peak \(bytes(memlock.peakLockedByArenas))" }
+    if width < 60 { tail = "\(memlock.locked.map { bytes($0) } ?? "n/a") of \(limit)" }
+    let barWidth = max(4, width - 10 - tail.columns - 2)
+    grid.put("Memlock ", row: row, column: 0)
+    let whole =
+      memlock.binds == .no ? memlock.locked.map { max($0, 1) } : memlock.soft ?? memlock.locked
+    drawBar(
+      row: row, column: 8, width: barWidth,
+      parts: [
+        (memlock.lockedByArenas, style.arenas, .arenas),
+        (memlock.lockedByOthers ?? 0, style.others, .others),
+      ], whole: whole)
+    grid.put(tail, row: row, column: 8 + barWidth + 2, limit: width - 10 - barWidth)
+  }
+
+  private mutating func drawLegend(row: Int) {
+    guard let snapshot = model.snapshot else { return }
+    let memlock = snapshot.memlock
+    let room = snapshot.arenas.flatMap(\.sizes)
+    var at = grid.put(style.arenas, row: row, column: 8, role: .arenas)
+    at = grid.put(" arenas \(bytes(memlock.lockedByArenas))", row: row, column: at)
+    at = grid.put("   ", row: row, column: at)
+    at = grid.put(style.others, row: row, column: at, role: .others)
+    at = grid.put(
+      " other code \(memlock.lockedByOthers.map { bytes($0) } ?? "n/a")", row: row, column: at)
+    let next = snapshot.nextChunkText
+    let role: Role = memlock.nextChunkFits == false ? .warning : .normal
+    at = grid.put("   ", row: row, column: at)
+    if at + next.columns <= width { at = grid.put(next, row: row, column: at, role: role) }
+    let free = room.reduce(0) { $0 + $1.freeSlots }
+    let slots = "   free slots \(free)"
+    if at + slots.columns <= width { grid.put(slots, row: row, column: at) }
+  }
+
+  private mutating func drawMaps(row: Int) {
+    guard let maps = model.snapshot?.maps else { return }
+    let tail =
+      "\(maps.inUse.map { grouped($0) } ?? "n/a") of \(maps.limit.map { grouped($0) } ?? "n/a")"
+      + (width >= 80 ? "   by arenas \(grouped(maps.byArenas))" : "")
+    let barWidth = max(4, width - 10 - tail.columns - 2)
+    grid.put("Maps    ", row: row, column: 0)
+    drawBar(
+      row: row, column: 8, width: barWidth,
+      parts: [
+        (UInt64(clamping: maps.inUse ?? 0), style.arenas, .arenas)
+      ], whole: maps.limit.map { UInt64(clamping: $0) })
+    grid.put(tail, row: row, column: 8 + barWidth + 2)
+  }
+
+  private mutating func drawBar(
+    row: Int, column: Int, width barWidth: Int, parts: [(UInt64, String, Role)], whole: UInt64?
+  ) {
+    let inside = max(0, barWidth - 2)
+    grid.put("[", row: row, column: column)
+    grid.put("]", row: row, column: column + barWidth - 1)
+    guard let whole, whole > 0 else {
+      grid.put("n/a".fitted(inside), row: row, column: column + 1, role: .faint)
+      return
+    }
+    var at = 0
+    for (amount, mark, role) in parts where amount > 0 {
+      let share = Double(amount) / Double(whole) * Double(inside)
+      let cells = min(inside - at, max(1, Int(share.rounded())))
+      guard cells > 0 else { break }
+      grid.put(
+        String(repeating: mark, count: cells), row: row, column: column + 1 + at, role: role)
+      at += cells
+    }
+    if at < inside {
+      grid.put(
+        String(repeating: style.free, count: inside - at), row: row, column: column + 1 + at,
+        role: .faint)
+    }
+  }
+
+  // MARK: - Arenas
+
+  private mutating func drawArenas() {
+    drawVerdict(row: 1)
+    rule(2)
+    drawMemlock(row: 3)
+    drawLegend(row: 4)
+    drawMaps(row: 5)
+    if let snapshot = model.snapshot {
+      grid.put("Kernel  " + snapshot.kernelLine.fitted(width - 8), row: 6, column: 0)
+    }
+    rule(7)
+    let details = model.selected.map { detail($0) } ?? []
+    var detailRows = details.isEmpty ? 0 : details.count + 1
+    // A short screen shows fewer details before it shows fewer arenas.
+    while detailRows > 0, height - 10 - detailRows < min(6, max(3, model.arenas.count)) {
+      detailRows -= 1
+    }
+    if detailRows == 1 { detailRows = 0 }
+    let listRows = height - 10 - detailRows
+    drawList(from: 8, rows: listRows)
+    guard detailRows > 1, let arena = model.selected else { return }
+    let top = height - 1 - detailRows
+    rule(
+      top, arena.name.string, "\(model.selectedRow + 1) of \(model.arenas.count)")
+    for (index, line) in details.prefix(detailRows - 1).enumerated() {
+      grid.put(line.title, row: top + 1 + index, column: 0)
+      grid.put(
+        shown(line.text).fitted(width - 8), row: top + 1 + index, column: 8, role: line.role)
+    }
+  }
+
+  /// At 40x10 and the like: the verdict, the limit, and the list.
+  private mutating func drawSmall() {
+    drawVerdict(row: 1)
+    drawMemlock(row: 2)
+    drawList(from: 3, rows: height - 5)
+  }
+
+  private func columns() -> [(Column, Int)] {
+    var widths: [(Column, Int)] = [
+      (.state, 8), (.lock, 8), (.protection, 6), (.open, 4), (.seal, 6), (.gate, 6),
+      (.layout, 8), (.secrets, 8), (.inUse, 8), (.locked, 8),
+    ]
+    if width < 60 { widths = [(.state, 7), (.lock, 8)] }
+    for dropped in [Column.layout, .gate, .inUse, .open, .seal, .protection] {
+      if widths.reduce(2 + 16, { $0 + $1.1 + 1 }) <= width { break }
+      widths.removeAll { $0.0 == dropped }
+    }
+    let name = width - 2 - widths.reduce(0) { $0 + $1.1 + 1 }
+    return [(.arena, min(name, 40))] + widths
+  }
+
+  private func isNumber(_ column: Column) -> Bool {
+    [.open, .secrets, .inUse, .locked].contains(column)
+  }
+
+  private mutating func drawList(from top: Int, rows: Int) {
+    let layout = columns()
+    var at = 2
+    for (column, columnWidth) in layout {
+      let title =
+        column == model.sort && model.isSorted
+        ? column.rawValue + (model.isInverted ? "^" : "v") : column.rawValue
+      if isNumber(column) {
+        grid.put(title, row: top, endingAt: at + columnWidth, role: .faint)
+      } else {
+        grid.put(title, row: top, column: at, role: .faint, limit: columnWidth)
+      }
+      at += columnWidth + 1
+    }
+    let arenas = model.arenas
+    pageRows = max(1, rows)
+    guard rows > 0 else { return }
+    if arenas.isEmpty {
+      let text =
+        model.filter.isEmpty ? "no arenas" : "no arena's name holds \"\(shown(model.filter))\""
+      grid.put(text.fitted(width - 2), row: top + 1, column: 2, role: .faint)
+      return
+    }
+    let first = min(max(0, model.selectedRow - rows / 2), max(0, arenas.count - rows))
+    for index in 0..<min(rows, arenas.count - first) {
+      drawRow(arenas[first + index], row: top + 1 + index, layout: layout)
+    }
+    if first + rows < arenas.count, rows > 2 {
+      grid.put(" +\(arenas.count - first - rows) more ", row: top, endingAt: width, role: .strong)
+    }
+  }
+
+  private mutating func drawRow(_ arena: ArenaSnapshot, row: Int, layout: [(Column, Int)]) {
+    let word = model.snapshot?.stateWord(of: arena) ?? "n/a"
+    let isSelected = arena.id == model.selectedArena
+    var role = Role.normal
+    if word == "PROBLEM" || word == "DIFFERS" { role = .bad }
+    if word == "warning" { role = .warning }
+    let mark = word == "PROBLEM" ? "!" : word == "DIFFERS" || word == "n/a" ? "?" : " "
+    grid.put(mark, row: row, column: 0, role: role)
+    var at = 2
+    for (column, columnWidth) in layout {
+      let text = shown(self.text(column, arena, word)).fitted(columnWidth)
+      var cellRole = Role.normal
+      if column == .state { cellRole = word == "ok" ? .good : role }
+      if column == .lock, arena.lockState == "partial" || arena.lockState == "unlocked" {
+        cellRole = .bad
+      }
+      if isNumber(column) {
+        grid.put(text, row: row, endingAt: at + columnWidth, role: cellRole)
+      } else {
+        grid.put(text, row: row, column: at, role: cellRole, limit: columnWidth)
+      }
+      at += columnWidth + 1
+    }
+    if isSelected {
+      grid.paint(row: row, role: .selected)
+      grid.cursor = (row, 0)
+    }
+  }
+
+  private func text(_ column: Column, _ arena: ArenaSnapshot, _ word: String) -> String {
+    func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
+    func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
+    return switch column {
+    case .arena: arena.name.string
+    case .state: word
+    case .lock: arena.lockState ?? "n/a"
+    case .protection: arena.protectionState ?? "n/a"
+    case .open: count(arena.openWindows)
+    case .seal: arena.sealState ?? "n/a"
+    case .gate: arena.gate ?? "n/a"
+    case .layout: arena.layout ?? "n/a"
+    case .secrets: count(arena.secretCount)
+    case .inUse: size(arena.bytesInUse)
+    case .locked: size(arena.bytesLocked)
+    }
+  }
+
+  // MARK: - Detail
+
+  private struct Line {
+    var title: String
+    var text: String
+    var role = Role.normal
+  }
+
+  private func detail(_ arena: ArenaSnapshot) -> [Line] {
+    guard let snapshot = model.snapshot else { return [] }
+    func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
+    func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
+    var lines: [Line] = []
+    let lock = arena.lock
+    if let name = lock.errnoName {
+      let at = lock.at.map { " at \(clock($0))" } ?? ""
+      lines.append(
+        Line(
+          title: "Lock",
+          text:
+            "\(arena.lockState ?? "n/a"): \(lock.failedCall ?? "a call") answered \(name)\(at); "
+            + "\(size(lock.bytesInUseThen)) of \(size(lock.limitThen)) was in use, "
+            + "\(size(lock.bytesMissing)) missing now",
+          role: .bad))
+    } else {
+      lines.append(
+        Line(
+          title: "Lock",
+          text: "\(arena.lockState ?? "n/a") (\(arena.lockPolicy ?? "n/a")): "
+            + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
+            + "\(count(arena.chunkCount)) chunks; peak \(size(arena.peakBytesLocked))"))
+    }
+    for problem in snapshot.problems where problem.arenaID == arena.id {
+      if problem.kind != .notLocked {
+        lines.append(
+          Line(
+            title: problem.severity == .warning ? "Warning" : "Problem", text: problem.text,
+            role: problem.severity == .warning ? .warning : .bad))
+      }
+      if let fix = problem.fix {
+        lines.append(Line(title: "Fix", text: "now: \(fix)", role: .strong))
+      }
+      if let keep = problem.keep {
+        lines.append(Line(title: "", text: "kept: \(keep)", role: .strong))
+      }
+    }
+    let dump = arena.dumpProtection == "excluded" ? "no" : arena.dumpProtection ?? "n/a"
+    let fork =
+      switch arena.forkProtection {
+      case "zeros": "zeros in child"
+      case "absent": "absent in child"
+      case let other: other ?? "n/a"
+      }
+    lines.append(
+      Line(
+        title: "Gate",
+        text: "\(arena.gate ?? "n/a")   Guards \(count(arena.guardPages))   Dump \(dump)   "
+          + "Fork \(fork)   Maps \(count(arena.mapsUsed))   Seal \(arena.sealState ?? "n/a")"))
+    let sizes = arena.sizes.map { size in
+      let later = size.freeSlotsAfterGrowth.map { ", \(grouped($0)) after growth" } ?? ""
+      return "\(size.payload) B: \(grouped(size.live)) live, \(grouped(size.freeSlots)) free"
+        + later
+    }
+    lines.append(
+      Line(
+        title: "Room",
+        text: sizes.isEmpty
+          ? "next chunk \(size(arena.nextChunkBytes)) for each new size"
+          : sizes.joined(separator: "; ")))
+    let rates = model.rates[arena.id]
+    func rate(_ value: Double?) -> String { value.map { "\(Int($0.rounded()))/s" } ?? "n/a" }
+    lines.append(
+      Line(
+        title: "Rates",
+        text: "opened \(rate(rates?.opens))   allocated \(rate(rates?.allocations))   "
+          + "freed \(rate(rates?.frees))   failed locks \(count(arena.failedLocks))   "
+          + "longest open n/a"))
+    if let mark = model.mark, let then = mark.arenas.first(where: { $0.id == arena.id }) {
+      lines.append(
+        Line(
+          title: "Since",
+          text: "mark \(clock(mark.sampledAt))   secrets "
+            + change(arena.secretCount, then.secretCount) { grouped($0) } + "   in use "
+            + change(arena.bytesInUse, then.bytesInUse) { bytes($0) } + "   locked "
+            + change(arena.bytesLocked, then.bytesLocked) { bytes($0) }))
+    } else if let restart = snapshot.restart {
+      let ago = now >= restart.at ? (now - restart.at) / 1000 : 0
+      lines.append(
+        Line(
+          title: "Since",
+          text: "restarted \(ago) s ago, \(restart.fromPid.map { "\($0)" } ?? "?") -> "
+            + "\(restart.toPid.map { "\($0)" } ?? "?"); rates start anew"))
+    }
+    return lines
+  }
+
+  private func change(_ now: UInt64?, _ then: UInt64?, _ show: (UInt64) -> String) -> String {
+    guard let now, let then else { return "n/a" }
+    return now >= then ? "+\(show(now - then))" : "-\(show(then - now))"
+  }
+
+  // MARK: - Other views
+
+  private mutating func drawProcesses() {
+    rule(1, "processes that publish", "\(model.publishers.count)")
+    let rows = height - 4
+    pageRows = max(1, rows)
+    if model.publishers.isEmpty {
+      var row = 2
+      grid.put("nobody publishes a stats page", row: row, column: 2, role: .strong)
+      for place in model.places where row < height - 3 {
+        row += 1
+        grid.put(
+          shown("looked in \(SafeText(place.path)): \(place.outcome)").fitted(width - 2), row: row,
+          column: 2)
+      }
+      return
+    }
+    grid.put("     PID  STATE          USER      NAME", row: 2, column: 2, role: .faint)
+    let selected = model.publishers.firstIndex { $0.id == model.selectedProcess } ?? 0
+    let first = min(max(0, selected - rows / 2), max(0, model.publishers.count - rows))
+    for index in 0..<min(rows, model.publishers.count - first) {
+      let publisher = model.publishers[first + index]
+      let row = 3 + index
+      grid.put(publisher.pid.map { "\($0)" } ?? "n/a", row: row, endingAt: 10)
+      grid.put(publisher.state.rawValue, row: row, column: 12, limit: 14)
+      grid.put(
+        shown(Users.name(publisher.uid).string).fitted(9), row: row, column: 27, limit: 9)
+      grid.put(shown(publisher.name.string).fitted(max(0, width - 38)), row: row, column: 37)
+      if first + index == selected {
+        grid.paint(row: row, role: .selected)
+        grid.cursor = (row, 0)
+      }
+    }
+  }
+
+  private mutating func drawText(_ lines: [String], title: String) {
+    let rows = height - 3
+    pageRows = max(1, rows)
+    let first = min(model.scroll, max(0, lines.count - rows))
+    rule(1, title, "\(min(lines.count, first + rows)) of \(lines.count) lines")
+    for index in 0..<max(0, min(rows, lines.count - first)) {
+      grid.put(shown(lines[first + index]).fitted(width), row: 2 + index, column: 0)
+    }
+  }
+}
+
+/// `65,530`.
+func grouped(_ number: some BinaryInteger) -> String {
+  var digits = Array(String(number))
+  var at = digits.count - 3
+  while at > 0 {
+    digits.insert(",", at: at)
+    at -= 3
+  }
+  return String(digits)
+}

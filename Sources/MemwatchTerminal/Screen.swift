@@ -1,0 +1,136 @@
+// The loop: sample, draw, wait for a key or for the next sample.
+
+import EnclaveSystem
+import Glibc
+package import MemwatchInspector
+
+package struct ScreenSettings: Sendable {
+  package var intervalMs: Int
+  package var forceASCII: Bool
+  package var useColor: Bool
+  package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
+    self.intervalMs = intervalMs
+    self.forceASCII = forceASCII
+    self.useColor = useColor
+  }
+}
+
+package enum Screen {
+  package enum Start {
+    case attached(Inspector)
+    case picking
+  }
+
+  package struct End: Sendable {
+    package var lastState: PublisherState?
+    /// The user chose to leave the command running (`memwatch run`).
+    package var leaveRunning = false
+  }
+
+  /// Writes a snapshot to a new file; what went wrong, or nil.
+  package typealias Writer = (Snapshot, String) -> String?
+
+  /// A command that runs under the screen.
+  package struct Child {
+    package var pid: Int32
+    /// The lines of its log now; nil: it has ended, and with which status.
+    package var output: () -> [String]
+    package var status: () -> Int32?
+    package init(
+      pid: Int32, output: @escaping () -> [String], status: @escaping () -> Int32?
+    ) {
+      self.pid = pid
+      self.output = output
+      self.status = status
+    }
+  }
+
+  /// Opens what is missing of standard input, output and error, so that no file gets their numbers.
+  package static func prepareStreams() { Terminal.prepareStreams() }
+
+  package static var isTerminal: Bool { isatty(1) == 1 }
+
+  package static func run(
+    _ start: Start, settings: ScreenSettings, child: Child? = nil, write: Writer
+  ) throws(ScreenFailure) -> End {
+    var terminal = try Terminal(useColor: settings.useColor)
+    let style = Style(unicode: terminal.isUTF8 && !settings.forceASCII)
+    var model = Model(intervalMs: settings.intervalMs)
+    var inspector: Inspector?
+    switch start {
+    case .attached(let attached): inspector = attached
+    case .picking: model.view = .processes
+    }
+    var end = End()
+    var nextSample: UInt64 = 0
+    var nextClock: UInt64 = 0
+    var mustDraw = true
+    while true {
+      let now = ProcessFacts.bootMilliseconds
+      if now >= nextSample {
+        if !model.isPaused {
+          if let inspector { model.update(inspector.sample()) }
+          mustDraw = true
+        }
+        if model.view == .processes { model.update(Discovery.run()) }
+        if let child {
+          model.output = child.output()
+          model.runningChild = child.status() == nil ? child.pid : nil
+        }
+        nextSample = now + UInt64(model.intervalMs)
+      }
+      if now >= nextClock { mustDraw = true }
+      if mustDraw {
+        let size = terminal.size
+        let (grid, pageRows) = Renderer.render(
+          model, width: size.width, height: size.height, style: style,
+          now: ProcessFacts.realMilliseconds)
+        model.pageRows = pageRows
+        terminal.draw(grid)
+        mustDraw = false
+        nextClock = now + 1000
+      }
+      let pause = min(nextSample, nextClock)
+      let waited = terminal.wait(
+        milliseconds: Int(clamping: pause > now ? pause - now : 0))
+      if waited == .gone || terminal.signal != 0 { break }
+      // A resize comes without input: curses reports it as a key.
+      reading: while true {
+        switch terminal.nextKey() {
+        case .nothing: break reading
+        case .ignored: continue
+        case .key(.resize):
+          terminal.redraw()
+          mustDraw = true
+        case .key(let key):
+          mustDraw = true
+          let wasProcesses = model.view == .processes
+          for effect in model.handle(key, now: ProcessFacts.realMilliseconds) {
+            switch effect {
+            case .sample: nextSample = 0
+            case .redraw: terminal.redraw()
+            case .write(let path):
+              guard let snapshot = model.snapshot else { break }
+              model.say(write(snapshot, path) ?? "wrote \(SafeText(path))")
+            case .attach(let publisher):
+              do throws(AttachFailure) {
+                inspector = try Inspector.attach(to: .file(publisher.path))
+                nextSample = 0
+              } catch {
+                model.say("that page cannot be read any more")
+                model.view = .processes
+              }
+            case .quit(let leave):
+              end.leaveRunning = leave
+              end.lastState = model.snapshot?.process.state
+              return end
+            }
+          }
+          if model.view == .processes, !wasProcesses { model.update(Discovery.run()) }
+        }
+      }
+    }
+    end.lastState = nil
+    return end
+  }
+}

@@ -1,0 +1,177 @@
+// The one file that calls curses. It draws grids and reports keys.
+
+import CMemwatchNcurses
+import Glibc
+
+/// The screen could not be used, and why.
+package struct ScreenFailure: Error, Sendable {
+  package var message: String
+}
+
+/// A terminal in full-screen mode; restored when this goes.
+@safe
+struct Terminal: ~Copyable {
+  private let screen: OpaquePointer
+  private let window: UnsafeMutablePointer<WINDOW>
+  private let input: UnsafeMutablePointer<FILE>
+  private let output: UnsafeMutablePointer<FILE>
+  let isUTF8: Bool
+  private var drawn: Grid?
+  private var looks: [UInt32]
+
+  init(useColor: Bool) throws(ScreenFailure) {
+    isUTF8 = mwn_use_locale()
+    mwn_catch_signals()
+    guard let output = unsafe mwn_output_stream(), let input = unsafe mwn_input_stream() else {
+      throw ScreenFailure(
+        message: "there is no terminal to read keys from; `memwatch -1` prints one snapshot")
+    }
+    let name = unsafe getenv("TERM").map { unsafe String(cString: $0) } ?? ""
+    guard let screen = unsafe newterm(nil, output, input) else {
+      throw ScreenFailure(
+        message: name.isEmpty
+          ? "TERM is not set; set it (TERM=xterm-256color), or use `memwatch -1`"
+          : "TERM is \"\(name.unicodeScalars.filter { $0.isASCII && $0.value > 31 })\" and no "
+            + "terminal of that kind is known; set TERM=xterm-256color, or use `memwatch -1`")
+    }
+    guard let window = unsafe newwin(0, 0, 0, 0) else {
+      endwin()
+      unsafe delscreen(screen)
+      throw ScreenFailure(message: "the terminal gives no window")
+    }
+    unsafe self.screen = unsafe screen
+    unsafe self.window = unsafe window
+    unsafe self.input = unsafe input
+    unsafe self.output = unsafe output
+    unsafe mwn_restore_on_fault(mwn_stream_descriptor(input), mwn_stream_descriptor(output))
+    cbreak()
+    noecho()
+    nonl()
+    unsafe keypad(window, true)
+    unsafe nodelay(window, true)
+    if unsafe getenv("ESCDELAY") == nil { set_escdelay(25) }
+    looks = Array(repeating: 0, count: Role.allCases.count)
+    let noColor = unsafe getenv("NO_COLOR").map { unsafe $0.pointee != 0 } ?? false
+    setLooks(color: useColor && !noColor)
+  }
+
+  static func prepareStreams() { mwn_fill_standard_streams() }
+
+  deinit {
+    unsafe delwin(window)
+    endwin()
+    unsafe delscreen(screen)
+    unsafe fclose(input)
+    unsafe fclose(output)
+  }
+
+  /// Roles to attributes. The terminal's own foreground and background are kept, so that light and
+  /// dark terminals both work; colour is never the only sign.
+  private mutating func setLooks(color: Bool) {
+    func look(_ role: Role, _ attributes: UInt32) { looks[Int(role.rawValue)] = attributes }
+    look(.strong, mwn_bold)
+    look(.bad, mwn_bold)
+    look(.selected, mwn_reverse)
+    guard color, has_colors(), start_color() == OK else { return }
+    use_default_colors()
+    let pairs: [(Role, Int32, UInt32)] = [
+      (.good, COLOR_GREEN, 0), (.warning, COLOR_YELLOW, 0), (.bad, COLOR_RED, mwn_bold),
+      (.arenas, COLOR_CYAN, 0), (.others, COLOR_MAGENTA, 0),
+    ]
+    for (index, (role, color, attributes)) in pairs.enumerated() {
+      guard init_pair(Int16(index + 1), Int16(color), -1) == OK else { continue }
+      look(role, UInt32(bitPattern: COLOR_PAIR(Int32(index + 1))) | attributes)
+    }
+  }
+
+  var size: (width: Int, height: Int) {
+    unsafe (max(0, Int(getmaxx(window))), max(0, Int(getmaxy(window))))
+  }
+
+  /// Brings the terminal to what the grid says; rows that did not change are left alone.
+  mutating func draw(_ grid: Grid) {
+    for row in 0..<grid.height {
+      if let drawn, drawn.width == grid.width, drawn.height == grid.height,
+        drawn.rows[row] == grid.rows[row]
+      {
+        continue
+      }
+      var column = 0
+      while column < grid.width {
+        let role = grid.rows[row][column].role
+        var text = ""
+        let start = column
+        while column < grid.width, grid.rows[row][column].role == role {
+          if let character = grid.rows[row][column].character { text.append(character) }
+          column += 1
+        }
+        unsafe wattrset(window, Int32(bitPattern: looks[Int(role.rawValue)]))
+        unsafe mvwaddstr(window, Int32(row), Int32(start), text)
+      }
+    }
+    unsafe wattrset(window, 0)
+    unsafe wmove(window, Int32(grid.cursor.row), Int32(grid.cursor.column))
+    unsafe wrefresh(window)
+    drawn = grid
+  }
+
+  /// Draws everything anew at the next `draw`.
+  mutating func redraw() {
+    drawn = nil
+    unsafe clearok(window, true)
+  }
+
+  enum Wait { case input, nothing, gone }
+
+  func wait(milliseconds: Int) -> Wait {
+    switch unsafe mwn_wait(mwn_stream_descriptor(input), Int32(clamping: milliseconds)) {
+    case 1: .input
+    case 0: .nothing
+    default: .gone
+    }
+  }
+
+  /// The signal that asked this process to end, or 0.
+  var signal: Int32 { mwn_caught_signal() }
+
+  enum Reading {
+    case key(Key)
+    case ignored, nothing
+  }
+
+  /// The next key that is waiting.
+  func nextKey() -> Reading {
+    var code = wint_t()
+    let kind = unsafe wget_wch(window, &code)
+    if kind == ERR { return .nothing }
+    if kind == KEY_CODE_YES {
+      switch Int32(bitPattern: code) {
+      case KEY_UP: return .key(.up)
+      case KEY_DOWN: return .key(.down)
+      case KEY_LEFT: return .key(.left)
+      case KEY_RIGHT: return .key(.right)
+      case KEY_PPAGE: return .key(.pageUp)
+      case KEY_NPAGE: return .key(.pageDown)
+      case KEY_HOME: return .key(.home)
+      case KEY_END: return .key(.end)
+      case KEY_ENTER: return .key(.enter)
+      case KEY_BACKSPACE: return .key(.backspace)
+      case KEY_BTAB: return .key(.backTab)
+      case KEY_F0 + 1: return .key(.help)
+      case KEY_RESIZE: return .key(.resize)
+      default: return .ignored
+      }
+    }
+    switch code {
+    case 9: return .key(.tab)
+    case 10, 13: return .key(.enter)
+    case 12: return .key(.redraw)
+    case 27: return .key(.escape)
+    case 3: return .key(.interrupt)
+    case 127, 8: return .key(.backspace)
+    default:
+      guard let scalar = Unicode.Scalar(code) else { return .ignored }
+      return .key(.character(Character(scalar)))
+    }
+  }
+}

@@ -1,0 +1,232 @@
+// A process worth watching: a made-up TLS gateway that keeps its secrets in arenas, by the public
+// interface of Enclave alone.
+//
+//   tls-keys        isolated  written once at start, then read for each handshake
+//   db-password     isolated  one secret, opened now and then
+//   session-tokens  slab      thousands that come and go; outgrows the memlock limit
+//   webhooks        slab      a few, one of which stays open for a while
+//   scratch         slab      no lock asked for, no gate
+//
+// It lowers its own memlock limit and drops CAP_IPC_LOCK, so that the lock that fails is refused by
+// the kernel, and not made up.
+
+import Enclave
+import Glibc
+
+/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the same seed, the same run.
+struct SeededGenerator: RandomNumberGenerator {
+  var state: UInt64
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+}
+
+struct Arguments {
+  var seed: UInt64 = 1
+  var seconds: Double?
+
+  init(_ arguments: [String]) {
+    var rest = arguments.dropFirst()[...]
+    while let option = rest.popFirst() {
+      switch option {
+      case "--seed":
+        guard let text = rest.popFirst(), let seed = UInt64(text) else {
+          Self.fail("--seed takes a number from 0 to 2^64 - 1")
+        }
+        self.seed = seed
+      case "--seconds":
+        guard let text = rest.popFirst(), let seconds = Double(text), seconds > 0 else {
+          Self.fail("--seconds takes a number above 0")
+        }
+        self.seconds = seconds
+      case "--help", "-h":
+        print(Self.usage)
+        exit(0)
+      default:
+        Self.fail("unknown option \(option)")
+      }
+    }
+  }
+
+  static let usage = """
+    usage: enclave-demo [--seed N] [--seconds S]
+
+    Keeps made-up secrets in Enclave arenas and publishes a stats page for memwatch.
+      --seed N      the same seed gives the same run (default 1)
+      --seconds S   ends after S seconds (default: runs until it is ended)
+    """
+
+  static func fail(_ message: String) -> Never {
+    _ = unsafe (message + "\n" + usage + "\n").withCString { unsafe write(2, $0, strlen($0)) }
+    exit(64)
+  }
+}
+
+@main
+struct EnclaveDemo {
+  static let memlockLimit: UInt64 = 1 << 20
+
+  static func main() {
+    let arguments = Arguments(CommandLine.arguments)
+    do {
+      var gateway = try Gateway(seed: arguments.seed)
+      try gateway.run(for: arguments.seconds)
+    } catch {
+      complain("enclave-demo: \(error)\n")
+      exit(1)
+    }
+  }
+
+  /// Lowers RLIMIT_MEMLOCK (soft and hard) and gives up the capability that goes past it.
+  static func restrictLocking() {
+    var limit = rlimit()
+    let resource = __rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue)
+    guard unsafe getrlimit(resource, &limit) == 0 else { return }
+    limit.rlim_max = min(limit.rlim_max, rlim_t(memlockLimit * 4))
+    limit.rlim_cur = min(limit.rlim_max, rlim_t(memlockLimit))
+    _ = unsafe setrlimit(resource, &limit)
+    // capset(2) has no header that Swift can import.
+    typealias CapabilityCall =
+      @convention(c) (UnsafeMutableRawPointer, UnsafeMutableRawPointer) ->
+      Int32
+    guard let get = unsafe dlsym(nil, "capget"), let set = unsafe dlsym(nil, "capset") else {
+      return
+    }
+    var header: (version: UInt32, pid: Int32) = (0x2008_0522, 0)
+    // Effective, permitted and inheritable sets, low words first.
+    var sets: (UInt32, UInt32, UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0, 0, 0)
+    guard unsafe unsafeBitCast(get, to: CapabilityCall.self)(&header, &sets) == 0 else { return }
+    let others = ~(UInt32(1) << 14)
+    sets.0 &= others
+    sets.1 &= others
+    sets.2 &= others
+    _ = unsafe unsafeBitCast(set, to: CapabilityCall.self)(&header, &sets)
+  }
+}
+
+/// Writes to standard error.
+func complain(_ message: String) {
+  let bytes = Array(message.utf8)
+  _ = unsafe bytes.withUnsafeBytes { unsafe write(2, $0.baseAddress, $0.count) }
+}
+
+struct Gateway {
+  var random: SeededGenerator
+  let tlsKeys: Arena
+  let database: Arena
+  let sessions: Arena
+  let webhooks: Arena
+  let scratch: Arena
+  let keys: [SharedSecret]
+  let password: SharedSecret
+  var tokens: [SharedSecret] = []
+  let signing: [SharedSecret]
+  var buffers: [SharedSecret] = []
+
+  init(seed: UInt64) throws {
+    EnclaveDemo.restrictLocking()
+    random = SeededGenerator(state: seed)
+    tlsKeys = try Arena("tls-keys", .init(layout: .isolated, lock: .preferred))
+    database = try Arena("db-password", .init(layout: .isolated, lock: .preferred))
+    webhooks = try Arena("webhooks", .init(lock: .preferred))
+    scratch = try Arena("scratch", .init(lock: .off, gate: .none))
+    sessions = try Arena("session-tokens", .init(lock: .preferred))
+    var generator = random
+    func filled(_ arena: Arena, _ byteCount: Int, _ label: Label) throws -> SharedSecret {
+      var secret = try arena.allocate(byteCount: byteCount, label: label)
+      try fill(&secret, &generator)
+      return SharedSecret(secret)
+    }
+    keys = try [
+      filled(tlsKeys, 1192, "certificate key"), filled(tlsKeys, 121, "certificate key"),
+      filled(tlsKeys, 48, "session ticket key"), filled(tlsKeys, 48, "session ticket key"),
+    ]
+    password = try filled(database, 24, "database password")
+    signing = try [
+      filled(webhooks, 32, "webhook signing"), filled(webhooks, 32, "webhook signing"),
+      filled(webhooks, 64, "webhook signing"),
+    ]
+    random = generator
+  }
+
+  mutating func run(for seconds: Double?) throws {
+    var options = StatsPublisher.Options()
+    options.name = "enclave-demo"
+    // Under ENCLAVE_STATS=1 the library publishes already.
+    if let publisher = try? StatsPublisher.start(options) { publisher.keepUntilExit() }
+    print("enclave-demo: pid \(getpid()); memlock limit lowered; press ^C to end")
+    fflush(nil)
+    let clock = ContinuousClock()
+    let start = clock.now
+    // A gateway that has been up for a while.
+    for _ in 0..<18_000 { try addSession() }
+    var round = 0
+    while seconds.map({ clock.now - start < .seconds($0) }) ?? true {
+      try work(round)
+      round += 1
+    }
+  }
+
+  /// A twentieth of a second in the gateway's life.
+  private mutating func work(_ round: Int) throws {
+    // Sessions come faster than they go, until there are 20,000.
+    for _ in 0..<120 {
+      try open(keys[Int(random.next() % 4)])
+      try addSession()
+    }
+    let leaving = tokens.count > 20_000 ? 140 : 90
+    for _ in 0..<min(leaving, tokens.count) {
+      tokens.swapAt(Int(random.next() % UInt64(tokens.count)), tokens.count - 1)
+      tokens.removeLast()
+    }
+    if round % 10 == 0 { try open(password) }
+    buffers = try (0..<8).map { _ in
+      SharedSecret(try scratch.allocate(byteCount: 512, label: "handshake buffer"))
+    }
+    // Every other second a signature takes its time, with the secret open.
+    if round % 40 >= 20 {
+      do {
+        try signing[0].withBytes { _ in _ = usleep(50_000) }
+      } catch { throw error.failure }
+    } else {
+      _ = usleep(50_000)
+    }
+  }
+
+  private mutating func addSession() throws {
+    let isRefresh = random.next() % 8 == 0
+    var token = try sessions.allocate(
+      byteCount: isRefresh ? 64 : 32, label: isRefresh ? "oauth refresh" : "http session")
+    try fill(&token, &random)
+    tokens.append(SharedSecret(token))
+  }
+
+  private func open(_ secret: SharedSecret) throws {
+    do {
+      try secret.withBytes { bytes in _ = bytes.byteCount }
+    } catch { throw error.failure }
+  }
+}
+
+func fill(_ secret: inout Secret, _ random: inout SeededGenerator) throws {
+  do {
+    try secret.withMutableBytes { bytes in
+      for offset in 0..<bytes.byteCount {
+        bytes.storeBytes(
+          of: UInt8(truncatingIfNeeded: random.next()), toByteOffset: offset, as: UInt8.self)
+      }
+    }
+  } catch { throw error.failure }
+}
+
+extension AccessError where Body == Never {
+  var failure: EnclaveError {
+    switch self {
+    case .access(let error): error
+    }
+  }
+}

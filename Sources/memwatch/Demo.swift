@@ -1,0 +1,113 @@
+// `memwatch demo` and `memwatch run`: start a process, attach, show, end.
+
+import ArgumentParser
+import MemwatchInspector
+import MemwatchTerminal
+
+struct Demo: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Starts a sample process, shows it, and ends it again.")
+
+  @OptionGroup var screen: ScreenFlags
+  @Option(name: .long, help: "The same seed gives the same run of the sample process.")
+  var seed: UInt64 = 1
+  @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
+  var once = false
+
+  func run() throws {
+    let directory = Console.programDirectory
+    // Built as a tool of memwatch's, it has another name than when it is built for itself.
+    let names = ["enclave-demo", "enclave-demo-tool"].map { directory + "/" + $0 }
+    guard let program = names.first(where: Console.isExecutable) else {
+      throw Failure(Exit.failure, "enclave-demo is not beside memwatch in \(SafeText(directory))")
+    }
+    let session = try Session(
+      [program, "--seed", "\(seed)"], underScreen: Screen.isTerminal && !once, name: "demo")
+    try session.show(screen.settings, endsWithScreen: true)
+  }
+}
+
+struct Run: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Starts a command publishing, and shows it.",
+    discussion: """
+      The command gets ENCLAVE_STATS=1. Under the screen its input is /dev/null, and its output \
+      goes to a log that is shown as a view and named at the end.
+      """)
+
+  @OptionGroup var screen: ScreenFlags
+  @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
+  var command: [String] = []
+
+  func validate() throws {
+    if command.isEmpty { throw ValidationError("Give a command after --.") }
+  }
+
+  func run() throws {
+    let session = try Session(command, underScreen: Screen.isTerminal, name: "run")
+    try session.show(screen.settings, endsWithScreen: false)
+  }
+}
+
+/// A command that was started here, and the publisher that it or a descendant of it is.
+struct Session {
+  let command: Command
+
+  init(_ arguments: [String], underScreen: Bool, name: String) throws(Failure) {
+    do throws(CommandFailure) {
+      command = try Command.start(arguments, logged: underScreen, name: name)
+    } catch { throw Failure(error.code, error.message) }
+  }
+
+  func show(_ settings: ScreenSettings, endsWithScreen: Bool) throws {
+    guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
+      let tail = command.tail(10).map { "  " + $0 }
+      let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
+      let what =
+        command.status == nil
+        ? "no publisher within 10 s" : "the command ended without publishing"
+      if command.status == nil { command.end() }
+      throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
+    }
+    guard command.isLogged else {
+      let snapshot = inspector.sample()
+      let failure = Console.write(snapshot.text, to: 1)
+      if endsWithScreen {
+        command.end()
+        if let failure { throw Failure(Exit.failure, failure) }
+        throw ExitCode(Exit.code(for: snapshot.process.state))
+      }
+      command.waitForEnd()
+      if let failure { throw Failure(Exit.failure, failure) }
+      throw ExitCode(command.status ?? 0)
+    }
+    let child = Screen.Child(
+      pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
+    let end: Screen.End
+    do throws(ScreenFailure) {
+      end = try Screen.run(
+        .attached(inspector), settings: settings, child: endsWithScreen ? nil : child,
+        write: writeSnapshot)
+    } catch {
+      command.end()
+      command.removeLog()
+      throw Failure(Exit.failure, error.message)
+    }
+    if endsWithScreen {
+      command.end()
+      command.removeLog()
+      return
+    }
+    if let log = command.logPath {
+      Output.error("memwatch: the command's output: \(SafeText(log))")
+    }
+    if command.poll() == nil {
+      if end.leaveRunning {
+        Output.error("memwatch: process \(command.pid) goes on")
+        return
+      }
+      command.end()
+    }
+    throw ExitCode(command.status ?? 0)
+  }
+}

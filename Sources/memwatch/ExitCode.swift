@@ -1,0 +1,84 @@
+// The exit codes, as the manual lists them.
+
+import ArgumentParser
+import MemwatchInspector
+
+enum Exit {
+  static let failure: Int32 = 1
+  static let noPublisher: Int32 = 2
+  static let notPermitted: Int32 = 3
+  static let corrupt: Int32 = 4
+  static let exited: Int32 = 5
+  static let incompatible: Int32 = 7
+  static let inconsistent: Int32 = 8
+  static let several: Int32 = 9
+  static let replaced: Int32 = 10
+  static let usage: Int32 = 64
+
+  static func code(for state: PublisherState) -> Int32 {
+    switch state {
+    case .live, .stopped: 0
+    case .midUpdate, .detached, .unlinked: inconsistent
+    case .exited: exited
+    case .replaced: replaced
+    case .incompatible: incompatible
+    case .notPermitted: notPermitted
+    case .corrupt: corrupt
+    }
+  }
+}
+
+/// A message for standard error and a code to exit with.
+struct Failure: Error {
+  var code: Int32
+  var message: String
+
+  init(_ code: Int32, _ message: String) {
+    self.code = code
+    self.message = message
+  }
+
+  init(_ failure: AttachFailure) {
+    switch failure {
+    case .none(let target, let places):
+      var lines: [String]
+      switch target {
+      case .pid(let pid):
+        lines = [
+          ProcessProbe(pid: pid, countingMaps: false).exists
+            ? "process \(pid) publishes no stats page" : "there is no process \(pid)"
+        ]
+      case .file(let path): lines = ["no page at \(SafeText(path))"]
+      case .name, .only: lines = ["nobody publishes a stats page as \(target.text)"]
+      }
+      lines += places.map { "  looked in \(SafeText($0.path)): \($0.outcome)" }
+      lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")
+      self.init(Exit.noPublisher, lines.joined(separator: "\n"))
+    case .notPermitted(let target, let places):
+      let denied = places.filter(\.isDenied).map { "  \(SafeText($0.path)): \($0.outcome)" }
+      self.init(
+        Exit.notPermitted,
+        (["not permitted to look at \(target.text)"] + denied
+          + ["Run memwatch as that user, or as root."]).joined(separator: "\n"))
+    case .several(let publishers):
+      let rows = publishers.map {
+        ["  " + ($0.pid.map { "\($0)" } ?? "?"), $0.name.string, SafeText($0.path).string]
+      }
+      self.init(
+        Exit.several,
+        (["several publishers match; name one by its pid:"] + table(rows)).joined(separator: "\n"))
+    case .unreadable(let publisher):
+      self.init(
+        Exit.code(for: publisher.state),
+        "the page \(SafeText(publisher.path)) is \(publisher.state.rawValue): "
+          + (publisher.stateDetail ?? "it cannot be read"))
+    }
+  }
+}
+
+extension Failure {
+  /// Writes the message to standard error.
+  func report() {
+    Output.error("memwatch: " + message)
+  }
+}

@@ -1,0 +1,244 @@
+// The command.
+
+import ArgumentParser
+import MemwatchInspector
+import MemwatchTerminal
+
+@main
+struct Memwatch: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "memwatch",
+    abstract: "Shows the locked memory of a running process: arenas, locks, gates, headroom.",
+    discussion: """
+      TARGET is a process id or the name that a program publishes. Without it: the only publisher \
+      there is, or a list to pick from.
+
+      Exit codes: 0 fine; 1 memwatch's own failure; 2 no publisher; 3 not permitted; 4 corrupt \
+      page; 5 exited; 7 incompatible; 8 no consistent reading; 9 several match; 10 replaced; \
+      64 usage.
+
+      It never shows contents of secrets, and never opens another process' memory.
+      """,
+    version: "0.1.0",
+    subcommands: [Watch.self, List.self, SnapshotCommand.self, Demo.self, Run.self],
+    defaultSubcommand: Watch.self)
+
+  static func main() {
+    Screen.prepareStreams()
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch let failure as Failure {
+      failure.report()
+      Exiting.now(failure.code)
+    } catch let code as ExitCode {
+      Exiting.now(code.rawValue)
+    } catch {
+      exit(withError: error)
+    }
+  }
+}
+
+struct TargetOptions: ParsableArguments {
+  @Argument(help: "A process id, or the name that a program publishes.")
+  var target: String?
+
+  @Option(name: .long, help: ArgumentHelp("Attach to this page.", valueName: "path"))
+  var file: String?
+
+  @Option(
+    name: [.long, .customShort("W")],
+    help: ArgumentHelp("Wait so long for the publisher: 10s, 500ms, 2m.", valueName: "time"))
+  var wait: Time?
+
+  var resolved: Target {
+    if let file { return .file(file) }
+    guard let target else { return .only }
+    if let pid = Int32(target), pid > 0 { return .pid(pid) }
+    return .name(target)
+  }
+
+  func validate() throws {
+    if target != nil, file != nil {
+      throw ValidationError("Give a TARGET or --file, not both.")
+    }
+  }
+
+  /// Attaches; waits as long as was asked.
+  func attach() throws(Failure) -> Inspector {
+    let deadline = Console.milliseconds + UInt64(wait?.milliseconds ?? 0)
+    while true {
+      do { return try Inspector.attach(to: resolved) } catch {
+        if case .none = error, Console.milliseconds < deadline {
+          Exiting.pause(milliseconds: 50)
+          continue
+        }
+        throw Failure(error)
+      }
+    }
+  }
+}
+
+/// A time on the command line: `1s`, `500ms`, `2m`; a number without a unit is refused.
+struct Time: ExpressibleByArgument {
+  var milliseconds: Int
+
+  init(milliseconds: Int) { self.milliseconds = milliseconds }
+
+  init?(argument: String) {
+    let units: [(String, Double)] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]
+    for (unit, factor) in units where argument.hasSuffix(unit) {
+      guard let number = Double(argument.dropLast(unit.count)), number >= 0, number < 1e6 else {
+        continue
+      }
+      milliseconds = Int(number * factor)
+      return
+    }
+    return nil
+  }
+}
+
+struct ScreenFlags: ParsableArguments {
+  @Option(
+    name: [.long, .customShort("i")],
+    help: ArgumentHelp("Read so often: 1s, 500ms.", valueName: "time"))
+  var interval = Time(milliseconds: 1000)
+
+  @Flag(name: .long, help: "Draw with ASCII alone.")
+  var ascii = false
+
+  @Flag(name: .customLong("no-color"), help: "No colours (as with NO_COLOR in the environment).")
+  var noColor = false
+
+  func validate() throws {
+    guard (50...3_600_000).contains(interval.milliseconds) else {
+      throw ValidationError("--interval takes 50ms to 1h.")
+    }
+  }
+
+  var settings: ScreenSettings {
+    ScreenSettings(
+      intervalMs: interval.milliseconds, forceASCII: ascii, useColor: !noColor)
+  }
+}
+
+struct Watch: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "watch",
+    abstract: "The screen (the default). One text snapshot where output is no terminal.")
+
+  @OptionGroup var target: TargetOptions
+  @OptionGroup var screen: ScreenFlags
+  @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
+  var once = false
+
+  func run() throws {
+    guard !once, Screen.isTerminal else {
+      let snapshot = try target.attach().sample()
+      try Output.standard(snapshot.text)
+      throw ExitCode(Exit.code(for: snapshot.process.state))
+    }
+    do throws(Failure) {
+      let inspector = try target.attach()
+      try show(.attached(inspector), screen.settings)
+    } catch {
+      // Several: on a screen one can be picked.
+      guard error.code == Exit.several, target.target == nil, target.file == nil else {
+        throw error
+      }
+      try show(.picking, screen.settings)
+    }
+  }
+}
+
+/// What the screen's `w` does; what went wrong, or nil.
+func writeSnapshot(_ snapshot: Snapshot, to path: String) -> String? {
+  do throws(Failure) {
+    let format: Format = path.hasSuffix(".json") ? .json : .text
+    try Output.file(path, try format.render(snapshot))
+    return nil
+  } catch { return error.message }
+}
+
+/// Runs the screen and turns its end into an exit code.
+func show(_ start: Screen.Start, _ settings: ScreenSettings) throws(Failure) {
+  do throws(ScreenFailure) {
+    let end = try Screen.run(start, settings: settings, write: writeSnapshot)
+    if let state = end.lastState, Exit.code(for: state) != 0 {
+      Output.error("memwatch: the publisher was \(state.rawValue) at the end")
+      Exiting.now(Exit.code(for: state))
+    }
+  } catch { throw Failure(Exit.failure, error.message) }
+}
+
+struct List: ParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "Lists publishers.")
+
+  @Flag(name: .long, help: "As JSON.")
+  var json = false
+
+  func run() throws {
+    let discovery = Discovery.run()
+    if json {
+      let publishers = discovery.publishers.map { publisher in
+        Value.object([
+          ("pid", publisher.pid.map { .number(UInt64($0)) } ?? .null),
+          ("publisherPid", .number(publisher.publisherPid)),
+          ("publisherId", .text(publisher.identifier)),
+          ("name", .text(publisher.name.string)), ("uid", .number(UInt64(publisher.uid))),
+          ("state", .text(publisher.state.rawValue)),
+          ("stateDetail", publisher.stateDetail.map { .text($0) } ?? .null),
+          ("page", .text(SafeText(publisher.path).string)),
+        ])
+      }
+      let places = discovery.places.map {
+        Value.object([
+          ("path", .text(SafeText($0.path).string)), ("outcome", .text($0.outcome)),
+        ])
+      }
+      try Output.standard(
+        try Format.json(
+          .object([
+            ("schema", .text(Snapshot.schema)), ("publishers", .list(publishers)),
+            ("places", .list(places)),
+          ])))
+      if discovery.publishers.isEmpty { throw ExitCode(Exit.noPublisher) }
+      return
+    }
+    guard !discovery.publishers.isEmpty else {
+      throw Failure(.none(.only, discovery.places))
+    }
+    let rows = discovery.publishers.map {
+      [
+        $0.pid.map { "\($0)" } ?? "n/a", $0.name.string, Users.name($0.uid).string,
+        $0.state.rawValue, SafeText($0.path).string,
+      ]
+    }
+    let lines = table([["PID", "NAME", "USER", "STATE", "PAGE"]] + rows)
+    try Output.standard(lines.joined(separator: "\n") + "\n")
+  }
+}
+
+extension Format: ExpressibleByArgument {}
+
+struct SnapshotCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "snapshot", abstract: "Writes one snapshot as text or JSON.")
+
+  @OptionGroup var target: TargetOptions
+  @Option(name: .long, help: "text or json.")
+  var format: Format = .text
+  @Option(
+    name: .shortAndLong,
+    help: ArgumentHelp(
+      "Write to a new file (mode 0600, never over another) instead of standard output.",
+      valueName: "file"))
+  var output: String?
+
+  func run() throws {
+    let snapshot = try target.attach().sample()
+    let text = try format.render(snapshot)
+    if let output { try Output.file(output, text) } else { try Output.standard(text) }
+    throw ExitCode(Exit.code(for: snapshot.process.state))
+  }
+}
