@@ -3,6 +3,11 @@
 import EnclaveStats
 import EnclaveSystem
 
+@safe
+struct ArenaReference {
+  let core: UnsafeMutablePointer<ArenaCore>
+}
+
 /// The process' registry. Everything in it is reached under one spin word; the order of locks is
 /// registry, then arena.
 enum Registry {
@@ -78,7 +83,7 @@ enum Registry {
           id: state.nextArena, forkGeneration: state.generation, name: name, options: options,
           canarySeed: seed))
       state.nextArena += 1
-      unsafe state.cores.append(core)
+      state.cores.append(ArenaReference(core: core))
       if let publication = state.publication {
         unsafe core.pointee.attach(
           publication.file.writer,
@@ -97,7 +102,7 @@ enum Registry {
   /// Takes a destroyed arena off the list and the page.
   static func remove(_ core: UnsafeMutablePointer<ArenaCore>) {
     with { state in
-      guard let index = unsafe state.cores.firstIndex(of: core) else { return }
+      guard let index = state.cores.firstIndex(where: { $0.core == core }) else { return }
       unsafe state.cores.remove(at: index)
       state.destroyed += 1
       unsafe lock(core.pointee.lockWord)
@@ -187,7 +192,8 @@ enum Registry {
         stop(&state)
         throw .system(error)
       }
-      for unsafecore in unsafe state.cores {
+      for reference in state.cores {
+        let core = unsafe reference.core
         unsafe lock(core.pointee.lockWord)
         unsafe core.pointee.attach(file.writer, publishesAddresses: addresses == .published)
         unsafe unlock(core.pointee.lockWord)
@@ -223,7 +229,8 @@ enum Registry {
 
   private static func stop(_ state: inout State) {
     guard let publication = state.publication else { return }
-    for unsafecore in unsafe state.cores {
+    for unsafereference in unsafe state.cores {
+      let core = reference.core
       unsafe lock(core.pointee.lockWord)
       unsafe core.pointee.detach()
       unsafe unlock(core.pointee.lockWord)
@@ -260,7 +267,8 @@ enum Registry {
       {
         state.publication!.addressesLost = true
         state.publication!.file.writer.event(.addressesLost)
-        for unsafecore in unsafe state.cores {
+        for reference in state.cores {
+          let core = unsafe reference.core
           unsafe lock(core.pointee.lockWord)
           unsafe core.pointee.withholdAddresses()
           unsafe unlock(core.pointee.lockWord)
