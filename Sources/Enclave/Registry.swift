@@ -14,7 +14,7 @@ enum Registry {
   @safe
   struct State {
     var generation: UInt64 = 0
-    var cores: [UnsafeMutablePointer<ArenaCore>] = unsafe []
+    var cores: [ArenaReference] = []
     var nextArena: UInt64 = 1
     var destroyed: UInt64 = 0
     var publication: Publication?
@@ -53,7 +53,7 @@ enum Registry {
     _ body: (inout State) throws(E) -> R
   ) throws(E) -> R {
     if unsafe state.pointee.generation != 0, ForkWatch.current == 0 {
-      unsafe state.pointee.cores = unsafe []
+      unsafe state.pointee.cores = []
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
       unsafe unlock(word)
@@ -83,7 +83,7 @@ enum Registry {
           id: state.nextArena, forkGeneration: state.generation, name: name, options: options,
           canarySeed: seed))
       state.nextArena += 1
-      state.cores.append(ArenaReference(core: core))
+      unsafe state.cores.append(ArenaReference(core: core))
       if let publication = state.publication {
         unsafe core.pointee.attach(
           publication.file.writer,
@@ -102,8 +102,8 @@ enum Registry {
   /// Takes a destroyed arena off the list and the page.
   static func remove(_ core: UnsafeMutablePointer<ArenaCore>) {
     with { state in
-      guard let index = state.cores.firstIndex(where: { $0.core == core }) else { return }
-      unsafe state.cores.remove(at: index)
+      guard let index = state.cores.firstIndex(where: { unsafe $0.core == core }) else { return }
+      state.cores.remove(at: index)
       state.destroyed += 1
       unsafe lock(core.pointee.lockWord)
       unsafe core.pointee.detach()
@@ -141,7 +141,7 @@ enum Registry {
       capacities.secrets = max(0, options.listedSecrets)
       capacities.arenas = max(1, options.listedArenas)
       let isDumpable = try? ProcessFacts.isDumpable()
-      let arenas = unsafe state.cores.count
+      let arenas = state.cores.count
       let destroyed = state.destroyed
       let addresses: AddressCode =
         switch options.addresses {
@@ -229,8 +229,8 @@ enum Registry {
 
   private static func stop(_ state: inout State) {
     guard let publication = state.publication else { return }
-    for unsafereference in unsafe state.cores {
-      let core = reference.core
+    for reference in state.cores {
+      let core = unsafe reference.core
       unsafe lock(core.pointee.lockWord)
       unsafe core.pointee.detach()
       unsafe unlock(core.pointee.lockWord)
@@ -289,7 +289,7 @@ enum Registry {
     let addresses: AddressCode =
       publication.addresses == .never
       ? .withheld : publication.addressesLost ? .lost : .published
-    unsafe publication.file.writer.write(
+    publication.file.writer.write(
       PageWriter.Heartbeat(
         state: ending ? .closed : .live, memlock: try? ProcessFacts.memlockLimit(),
         lockedBytes: state.publication!.lockedBytes, arenas: state.cores.count,

@@ -23,12 +23,11 @@ extension Snapshot {
     let locked = arenas.filter { $0.lockState == "locked" }.count
     let off = arenas.count { $0.lockState == "off" }
     let kernel =
-      memlock.locked == nil
-      ? "VmLck n/a" : "kernel agrees on the total"
-    let without = off == 0 ? "" : ", \(off) ask for no lock"
+      memlock.locked == nil ? "VmLck n/a" : "VmLck agrees"
+    let without = off == 0 ? "" : ", \(off) asked for none"
     return
       "no problem seen: \(locked) of \(counted(arenas.count, "arena")) locked\(without); "
-      + "\(kernel), arenas not audited"
+      + "\(kernel); not audited"
   }
 
   /// The kernel's side in one line.

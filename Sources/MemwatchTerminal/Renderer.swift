@@ -94,8 +94,8 @@ package struct Renderer {
       let paused = Int(now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
       return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"
     }
-    return "\(snapshot.process.state.rawValue.uppercased()), \(old), every "
-      + seconds(model.intervalMs)
+    let state = "\(snapshot.process.state.rawValue.uppercased()), \(old)"
+    return width < 60 ? state : state + ", every " + seconds(model.intervalMs)
   }
 
   private mutating func drawHeader() {
