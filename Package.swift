@@ -16,6 +16,13 @@ let settings: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+// Tests speak of unsafe things all the time; there the word would say nothing.
+let testSettings: [SwiftSetting] = [
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .treatAllWarnings(as: .error),
+]
+
 let package = Package(
   name: "memwatch",
   products: [
@@ -64,7 +71,30 @@ let package = Package(
     .executableTarget(
       name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
 
-    .testTarget(name: "EnclaveTests", dependencies: ["Enclave", "EnclaveSystem"]),
+    // Tests, and the programs that they watch.
+    .executableTarget(
+      name: "test-publisher", dependencies: ["Enclave"],
+      path: "Tests/Support/TestPublisher", swiftSettings: settings),
+    .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
+    .testTarget(
+      name: "EnclaveTests", dependencies: ["Enclave", "EnclaveSystem", "TestSupport"],
+      swiftSettings: testSettings),
+    .testTarget(
+      name: "EnclaveStatsTests",
+      dependencies: ["EnclaveStats", "EnclaveSystem", "TestSupport", "test-publisher"],
+      swiftSettings: testSettings),
+    .testTarget(
+      name: "MemwatchInspectorTests",
+      dependencies: ["MemwatchInspector", "EnclaveStats", "TestSupport"],
+      swiftSettings: testSettings),
+    .testTarget(
+      name: "MemwatchTerminalTests",
+      dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
+      swiftSettings: testSettings),
+    .testTarget(
+      name: "EndToEndTests",
+      dependencies: ["TestSupport", "test-publisher", "memwatch", "enclave-demo"],
+      swiftSettings: testSettings),
   ],
   swiftLanguageModes: [.v6]
 )

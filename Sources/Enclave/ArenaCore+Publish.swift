@@ -354,6 +354,13 @@ extension ArenaCore {
     publishTotals()
   }
 
+  /// A chunk's state changed, its place did not.
+  func republishChunk(_ chunk: Chunk) {
+    guard page != nil else { return }
+    writeChunk(chunk)
+    publishTotals()
+  }
+
   private func writeChunk(_ chunk: Chunk) {
     guard let page, chunk.record != Listing.none else { return }
     let record = page.chunks[Int(chunk.record)]

@@ -751,6 +751,42 @@ struct ArenaCore {
     }
   }
 
+  // MARK: - Locking later
+
+  /// Locks chunks that could not be locked before, as far as `headroom` bytes of RLIMIT_MEMLOCK
+  /// allow; returns what is left of them. Only while no window is open: the pages must be readable
+  /// for mlock(2), and are closed again.
+  mutating func lockLater(headroom: UInt64) -> UInt64 {
+    var headroom = headroom
+    guard options.lock == .preferred, totals.bytesLocked < totals.bytesMapped, !isDestroyed,
+      totals.openWindows == 0, wiping == 0
+    else { return headroom }
+    for index in 0..<chunks.count where chunks[index].isMapped && !chunks[index].isLocked {
+      let chunk = unsafe chunks.place(index)
+      let byteCount = unsafe chunk.pointee.mapping.byteCount
+      guard UInt64(byteCount) <= headroom else { continue }
+      do throws(EnclaveError) { unsafe try openPages(chunk.pointee.mapping.data, byteCount) } catch
+      {
+        return headroom
+      }
+      let isLocked = unsafe (try? chunk.pointee.mapping.lock()) != nil
+      if unsafe !closePages(chunk.pointee.mapping.data, byteCount) {
+        for run in 0..<runs.count where runs[run].chunk == UInt32(index) {
+          unsafe markStuck(runs.place(run))
+        }
+      }
+      guard isLocked else { return headroom }
+      headroom -= UInt64(byteCount)
+      unsafe chunk.pointee.isLocked = true
+      unsafe chunk.pointee.lockErrno = 0
+      totals.bytesLocked += byteCount
+      totals.peakBytesLocked = max(totals.peakBytesLocked, totals.bytesLocked)
+      page?.writer.event(.lockRestored, arena: id, bytes: UInt64(byteCount))
+      unsafe republishChunk(chunk.pointee)
+    }
+    return headroom
+  }
+
   // MARK: - Destroy
 
   /// Unmaps a chunk whose contents are wiped.

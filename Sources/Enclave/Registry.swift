@@ -275,7 +275,23 @@ enum Registry {
         }
       }
       heartbeat(&state)
+      lockLater(&state)
       return true
+    }
+  }
+
+  /// Once a second: what could not be locked is locked when the limit was raised since.
+  private static func lockLater(_ state: inout State) {
+    guard let publication = state.publication,
+      publication.ticks % UInt64(max(1, 1000 / publication.tickMs)) == 0,
+      let soft = (try? ProcessFacts.memlockLimit())?.soft, let locked = publication.lockedBytes
+    else { return }
+    var headroom = soft == .max ? .max : soft > locked ? soft - locked : 0
+    for reference in state.cores {
+      let core = unsafe reference.core
+      unsafe lock(core.pointee.lockWord)
+      headroom = unsafe core.pointee.lockLater(headroom: headroom)
+      unsafe unlock(core.pointee.lockWord)
     }
   }
 

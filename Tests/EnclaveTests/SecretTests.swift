@@ -3,21 +3,184 @@
 import Enclave
 import Testing
 
+/// Fills a secret with a byte that goes up.
+func fill(_ secret: inout Secret, from first: UInt8 = 0) throws {
+  try secret.withMutableBytes { bytes in
+    for offset in 0..<bytes.byteCount {
+      bytes.storeBytes(
+        of: first &+ UInt8(truncatingIfNeeded: offset), toByteOffset: offset, as: UInt8.self)
+    }
+  }
+}
+
+func contents(_ secret: borrowing Secret) throws -> [UInt8] {
+  try secret.withBytes { bytes in
+    (0..<bytes.byteCount).map { bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) }
+  }
+}
+
 @Suite struct SecretTests {
-  @Test func keepsWhatWasWritten() throws {
+  @Test(arguments: [Arena.Layout.slab, .isolated], [Arena.Gate.pages, .none])
+  func keepsWhatWasWritten(layout: Arena.Layout, gate: Arena.Gate) throws {
+    let arena = try Arena("test", .init(layout: layout, lock: .preferred, gate: gate))
+    for size in [0, 1, 15, 16, 17, 32, 33, 1000, 4095, 4096, 4097, 70_000] {
+      var secret = try arena.allocate(byteCount: size)
+      #expect(try contents(secret) == Array(repeating: 0, count: size), "zeros at first")
+      try fill(&secret, from: 3)
+      #expect(try contents(secret) == (0..<size).map { UInt8(truncatingIfNeeded: $0 + 3) })
+      try secret.destroy()
+    }
+    #expect(arena.statistics.secretCount == 0)
+    #expect(arena.statistics.bytesInUse == 0)
+  }
+
+  @Test(arguments: [Arena.Layout.slab, .isolated])
+  func alignsTheFirstByte(layout: Arena.Layout) throws {
+    let arena = try Arena("test", .init(layout: layout, lock: .preferred))
+    for shift in 0...12 {
+      let secret = try arena.allocate(byteCount: 40, alignment: 1 << shift)
+      let address = try secret.withBytes { bytes in
+        bytes.withUnsafeBytes { UInt(bitPattern: $0.baseAddress) }
+      }
+      #expect(address % (1 << shift) == 0)
+    }
+  }
+
+  @Test func refusesImpossibleSizes() throws {
     let arena = try Arena("test", .init(lock: .preferred))
-    var secret = try arena.allocate(byteCount: 33)
-    try secret.withMutableBytes { bytes in
-      for offset in 0..<33 {
-        bytes.storeBytes(of: UInt8(offset), toByteOffset: offset, as: UInt8.self)
+    for (size, alignment) in [(-1, 16), (1 << 40, 16), (8, 3), (8, 0), (8, 8192)] {
+      #expect(throws: EnclaveError.invalidSize(byteCount: size, alignment: alignment)) {
+        _ = try arena.allocate(byteCount: size, alignment: alignment)
       }
     }
-    let sum = try secret.withBytes { bytes in
-      (0..<33).reduce(0) { $0 + Int(bytes.unsafeLoad(fromByteOffset: $1, as: UInt8.self)) }
+  }
+
+  @Test func freedMemoryIsZeroWhenItIsUsedAgain() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    for _ in 0..<300 {
+      var secret = try arena.allocate(byteCount: 48)
+      #expect(try contents(secret).allSatisfy { $0 == 0 })
+      try fill(&secret, from: 77)
+      try secret.destroy()
     }
-    #expect(sum == 528)
+  }
+
+  @Test func comparesAndCopies() throws {
+    let a = try Arena("a", .init(lock: .preferred))
+    let b = try Arena("b", .init(layout: .isolated, lock: .preferred))
+    var first = try a.allocate(byteCount: 100)
+    try fill(&first)
+    var second = try first.copy(into: b)
+    #expect(try first.isEqual(to: second))
+    try second.withMutableBytes { $0.storeBytes(of: 1, toByteOffset: 99, as: UInt8.self) }
+    #expect(try !first.isEqual(to: second))
+    let other = try a.allocate(byteCount: 99)
+    #expect(try !first.isEqual(to: other))
+  }
+
+  @Test func bodyErrorsComeThroughAndCloseTheWindow() throws {
+    struct Boom: Error, Equatable {}
+    let arena = try Arena("test", .init(lock: .preferred))
+    let secret = try arena.allocate(byteCount: 8)
+    #expect(throws: AccessError<Boom>.body(Boom())) {
+      try secret.withBytes { (_: RawSpan) throws(Boom) -> Void in throw Boom() }
+    }
+    #expect(arena.statistics.openWindows == 0)
+  }
+
+  @Test func windowsNest() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let a = try arena.allocate(byteCount: 16)
+    var b = try arena.allocate(byteCount: 16)
+    try a.withBytes { outer in
+      try! b.withMutableBytes { inner in
+        inner.storeBytes(of: 9, toByteOffset: 0, as: UInt8.self)
+        #expect(arena.statistics.openWindows == 2)
+      }
+      #expect(outer.unsafeLoad(fromByteOffset: 0, as: UInt8.self) == 0)
+      return
+    }
+    #expect(arena.statistics.openWindows == 0)
+  }
+
+  @Test func anArenaLivesWhileASecretDoes() throws {
+    var arena: Arena? = try Arena("test", .init(lock: .preferred))
+    var secret = try arena!.allocate(byteCount: 16)
+    arena = nil
+    try fill(&secret)
+    #expect(try contents(secret)[15] == 15)
+  }
+
+  @Test func destroyingAnArenaEndsItsSecrets() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let secret = try arena.allocate(byteCount: 16)
+    let shared = SharedSecret(try arena.allocate(byteCount: 16))
+    try shared.withBytes { _ in
+      _ = #expect(throws: EnclaveError.windowsOpen(1)) { try arena.destroy() }
+    }
+    try arena.destroy()
+    #expect(arena.statistics.bytesMapped == 0)
+    #expect(throws: AccessError<Never>.access(.destroyed)) { try secret.withBytes { _ in } }
+    #expect(throws: AccessError<Never>.access(.destroyed)) { try shared.withBytes { _ in } }
+    #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
+  }
+
+  @Test func capacityIsALimit() throws {
+    let arena = try Arena("test", .init(lock: .preferred, capacity: 32768))
+    var kept: [SharedSecret] = []
+    var refused: EnclaveError?
+    for _ in 0..<2000 where refused == nil {
+      do { kept.append(SharedSecret(try arena.allocate(byteCount: 32))) } catch {
+        refused = error
+      }
+    }
+    #expect(refused == .capacity(inUse: 32768, limit: 32768))
+    #expect(kept.count == 8 * 85)
+    kept.removeLast()
+    _ = try arena.allocate(byteCount: 32)
+  }
+
+  /// 170,000 secrets of 32 bytes in 8 MiB is what the layout promises; here a tenth of it.
+  @Test func slabsAreDense() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    var kept: [SharedSecret] = []
+    for _ in 0..<17_000 { kept.append(SharedSecret(try arena.allocate(byteCount: 32))) }
+    #expect(arena.statistics.bytesMapped <= 1 << 20)
+  }
+
+  @Test func descriptionsHoldNoContents() throws {
+    let arena = try Arena("shop", .init(lock: .preferred))
+    var secret = try arena.allocate(byteCount: 16)
+    try secret.withMutableBytes { bytes in
+      for offset in 0..<16 { bytes.storeBytes(of: 0x41, toByteOffset: offset, as: UInt8.self) }
+    }
+    let shared = SharedSecret(secret)
+    let texts = ["\(arena)", "\(shared)", String(reflecting: shared), "\(EnclaveError.frozen)"]
+    for text in texts { #expect(!text.contains("AAAA")) }
+  }
+
+  @Test func manyThreadsUseOneArena() async throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let shared = SharedSecret(try arena.allocate(byteCount: 64))
+    await withTaskGroup(of: Int.self) { group in
+      for worker in 0..<4 {
+        group.addTask {
+          var wrong = 0
+          for round in 0..<400 {
+            let size = 16 + (round * 37 + worker) % 300
+            guard var secret = try? arena.allocate(byteCount: size) else { return 1000 }
+            let mark = UInt8(truncatingIfNeeded: worker * 50 + round)
+            try? fill(&secret, from: mark)
+            let expected = (0..<size).map { mark &+ UInt8(truncatingIfNeeded: $0) }
+            if (try? contents(secret)) != expected { wrong += 1 }
+            if (try? shared.withBytes { $0.byteCount }) != 64 { wrong += 1 }
+          }
+          return wrong
+        }
+      }
+      for await wrong in group { #expect(wrong == 0) }
+    }
     #expect(arena.statistics.secretCount == 1)
-    try secret.destroy()
-    #expect(arena.statistics.secretCount == 0)
+    #expect(arena.statistics.openWindows == 0)
   }
 }

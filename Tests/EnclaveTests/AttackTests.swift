@@ -1,0 +1,204 @@
+// What an attacker or a bug would do, and how it ends. Each protection has a twin without it, in
+// which the same attack succeeds: so the test can fail.
+
+import Enclave
+import EnclaveSystem
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// The address of a secret's first byte.
+func address(of secret: borrowing Secret) throws -> UInt {
+  try secret.withBytes { bytes in
+    bytes.withUnsafeBytes { UInt(bitPattern: $0.baseAddress!) }
+  }
+}
+
+/// The flags and permissions of the mapping that holds an address.
+func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substring>) {
+  let text = ProcessFacts.readText("/proc/self/smaps", limit: 64 << 20) ?? ""
+  var permissions: String?
+  for line in text.split(separator: "\n") {
+    let words = line.split(separator: " ")
+    let range = words[0].split(separator: "-")
+    if range.count == 2, let low = UInt(range[0], radix: 16), let high = UInt(range[1], radix: 16) {
+      permissions = address >= low && address < high ? String(words[1]) : nil
+    } else if let permissions, line.hasPrefix("VmFlags:") {
+      return (permissions, Set(words.dropFirst()))
+    }
+  }
+  throw Failed("no mapping at \(address)")
+}
+
+@Suite struct AttackTests {
+  @Test func readingAnIdleSecretIsAFault() async {
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      setenv("SWIFT_BACKTRACE", "enable=no", 1)
+      let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+      let secret = try arena.allocate(byteCount: 32)
+      let address = try address(of: secret)
+      exit(UnsafePointer<UInt8>(bitPattern: address)!.pointee == 0 ? 0 : 1)
+    }
+  }
+
+  @Test func withoutAGateItIsNot() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try Arena("test", .init(lock: .preferred, gate: .none))
+      let secret = try arena.allocate(byteCount: 32)
+      let address = try address(of: secret)
+      exit(UnsafePointer<UInt8>(bitPattern: address)!.pointee == 0 ? 0 : 1)
+    }
+  }
+
+  @Test func writingInAReadWindowIsAFault() async {
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+      let secret = try arena.allocate(byteCount: 32)
+      try secret.withBytes { bytes in
+        bytes.withUnsafeBytes {
+          UnsafeMutableRawPointer(mutating: $0.baseAddress!).storeBytes(of: 1, as: UInt8.self)
+        }
+      }
+    }
+  }
+
+  /// One byte behind an isolated secret is the guard page.
+  @Test(arguments: [0, 4095]) func overflowOfAnIsolatedSecretIsAFault(offset: Int) async {
+    await #expect(processExitsWith: .signal(SIGSEGV)) { [offset] in
+      let arena = try Arena("test", .init(layout: .isolated, lock: .preferred, gate: .none))
+      var secret = try arena.allocate(byteCount: 32)
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes {
+          $0.baseAddress!.storeBytes(of: 1, toByteOffset: 32 + offset, as: UInt8.self)
+        }
+      }
+    }
+  }
+
+  @Test func overflowOfASlabSecretIsFoundWhenItIsFreed() async throws {
+    let result = await #expect(
+      processExitsWith: .failure, observing: [\.standardErrorContent]
+    ) {
+      let arena = try Arena("shop", .init(lock: .preferred))
+      var secret = try arena.allocate(byteCount: 30, label: "till")
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes {
+          $0.baseAddress!.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
+        }
+      }
+      try secret.destroy()
+    }
+    let text = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    #expect(text.contains("arena shop, label till"))
+  }
+
+  @Test func aWriteWithinBoundsIsNot() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try Arena("shop", .init(lock: .preferred))
+      var secret = try arena.allocate(byteCount: 30, label: "till")
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes {
+          $0.baseAddress!.storeBytes(of: 1, toByteOffset: 29, as: UInt8.self)
+        }
+      }
+      try secret.destroy()
+    }
+  }
+
+  @Test func overflowByAPageMeetsTheGuard() async {
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      let arena = try Arena("test", .init(lock: .preferred, gate: .none))
+      var secret = try arena.allocate(byteCount: 4000)
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes { raw in
+          for offset in stride(from: 0, to: 1 << 20, by: 4096) {
+            raw.baseAddress!.storeBytes(of: 1, toByteOffset: offset, as: UInt8.self)
+          }
+        }
+      }
+    }
+  }
+
+  @Test(arguments: [Arena.Layout.slab, .isolated])
+  func theKernelConfirmsTheProtections(layout: Arena.Layout) throws {
+    let arena = try Arena("test", .init(layout: layout, lock: .required, gate: .pages))
+    var secret = try arena.allocate(byteCount: 32)
+    let at = try address(of: secret)
+    #expect(try mapping(of: at).permissions.hasPrefix("---"), "idle")
+    try secret.withBytes { _ in
+      let found = try! mapping(of: at)
+      #expect(found.permissions.hasPrefix("r--"))
+      #expect(found.flags.isSuperset(of: ["lo", "dd", "wf"]))
+    }
+    try secret.withMutableBytes { _ in
+      #expect(try! mapping(of: at).permissions.hasPrefix("rw-"))
+    }
+    #expect(try mapping(of: at).permissions.hasPrefix("---"), "idle again")
+    let open = try Arena("open", .init(lock: .off, gate: .none))
+    let other = try open.allocate(byteCount: 32)
+    let found = try mapping(of: try address(of: other))
+    #expect(!found.flags.contains("lo"), "not asked for")
+  }
+
+  @Test func aForkedChildHasZerosAndTypedErrors() async {
+    await #expect(processExitsWith: .success) {
+      guard let fork = dlsym(nil, "fork") else { exit(90) }
+      let arena = try Arena("test", .init(lock: .preferred, gate: .none))
+      var secret = try arena.allocate(byteCount: 32)
+      try fill(&secret, from: 5)
+      let at = try address(of: secret)
+      let shared = SharedSecret(try arena.allocate(byteCount: 8))
+      // A plain page beside it: a child inherits that one, so the test could fail.
+      let plain = UnsafeMutablePointer<UInt8>.allocate(capacity: 32)
+      plain.initialize(repeating: 5, count: 32)
+      let pid = unsafeBitCast(fork, to: (@convention(c) () -> Int32).self)()
+      if pid == 0 {
+        for offset in 0..<32 where UnsafePointer<UInt8>(bitPattern: at)![offset] != 0 { _exit(1) }
+        if plain[31] != 5 { _exit(2) }
+        do throws(EnclaveError) {
+          _ = try arena.allocate(byteCount: 1)
+          _exit(3)
+        } catch { if error != .inheritedByFork { _exit(4) } }
+        do throws(AccessError<Never>) {
+          try shared.withBytes { _ in }
+          _exit(5)
+        } catch { if error != .access(.inheritedByFork) { _exit(6) } }
+        // The child may make something of its own.
+        guard let own = try? Arena("own", .init(lock: .preferred)),
+          var mine = try? own.allocate(byteCount: 16), (try? fill(&mine, from: 1)) != nil,
+          (try? contents(mine))?[15] == 16
+        else { _exit(7) }
+        _exit(0)
+      }
+      var status: Int32 = 0
+      waitpid(pid, &status, 0)
+      if status != 0 { exit(status >> 8 & 0xff | 64) }
+      if try contents(secret)[31] != 36 { exit(80) }
+    }
+  }
+
+  @Test func aCoreDumpLeavesSecretsOut() async throws {
+    // gcore honours MADV_DONTDUMP as the kernel's own dump does.
+    for (publish, expected) in [(true, false), (false, true)] {
+      let scratch = try Scratch()
+      let script = scratch.file("gdb")
+      _ = script
+      let peer = try Peer(stats: nil, seed: 4242)
+      try peer.send("arena a alpha slab preferred none")
+      try peer.send("alloc a 50 64 fill")
+      let result = try Launch(
+        [
+          "gcore", publish ? "-o" : "-a", publish ? scratch.file("core") : "-o",
+          publish ? "\(peer.pid)" : scratch.file("core"), publish ? "" : "\(peer.pid)",
+        ].filter { !$0.isEmpty }
+      ).run(within: 120)
+      let file = scratch.file("core.\(peer.pid)")
+      guard let core = FileManager.default.contents(atPath: file) else {
+        throw Failed("gcore: \(result.error)")
+      }
+      // Ten secrets' worth at the least: one copy may stand in the program's own pattern.
+      #expect((occurrences(of: Pattern.bytes(4242), in: core) > 10) == expected)
+    }
+  }
+}

@@ -1,0 +1,227 @@
+// Every failable call of the library is made to fail, the first time and a later time.
+
+#if DEBUG
+  import Enclave
+  import EnclaveSystem
+  import Foundation
+  import Glibc
+  import TestSupport
+  import Testing
+
+  /// Every call that the library makes, in one round. What fails is told; nothing may be harmed.
+  /// Publishing and not, growing, windows, freeing, destroying.
+  struct Round {
+    var errors: [EnclaveError] = []
+
+    mutating func attempt(_ body: () throws(EnclaveError) -> Void) {
+      do { try body() } catch { errors.append(error) }
+    }
+
+    mutating func run() {
+      var errors: [EnclaveError] = []
+      func note(_ error: any Error) {
+        switch error {
+        case let error as EnclaveError: errors.append(error)
+        case let error as AccessError<Never>:
+          if case .access(let error) = error { errors.append(error) }
+        default: break
+        }
+      }
+      do {
+        let publisher = try StatsPublisher.start()
+        _ = publisher.path
+        publisher.stop()
+      } catch { note(error) }
+      for layout in [Arena.Layout.slab, .isolated] {
+        for lock in [Arena.Lock.required, .preferred] {
+          do {
+            let arena = try Arena("victim", .init(layout: layout, lock: lock, gate: .pages))
+            for size in [32, 200, 5000] {
+              do {
+                var secret = try arena.allocate(byteCount: size)
+                try secret.withMutableBytes {
+                  $0.storeBytes(of: 1, toByteOffset: 0, as: UInt8.self)
+                }
+                try secret.withBytes { _ in }
+                try secret.destroy()
+              } catch { note(error) }
+            }
+            do { try arena.destroy() } catch {
+              note(error)
+              // Once the fault has passed, the rest goes.
+              do { try arena.destroy() } catch { note(error) }
+            }
+          } catch { note(error) }
+        }
+      }
+      self.errors += errors
+    }
+  }
+
+  /// Calls whose failure is dealt with on the spot, and how: everything else must throw.
+  let absorbed: [SystemCall: String] = [
+    .wipeOnFork: "falls back to MADV_DONTFORK",
+    .wipeForkPage: "falls back to pthread_atfork",
+    .closeWindow: "is tried twice",
+    .readDumpable: "counts as not dumpable",
+    .readMemlockLimit: "is shown as n/a",
+    .makeStatsDirectory: "is told by the opening of the directory",
+    .removeStalePage: "is left to the next publisher",
+    .unlockChunk: "is only made after a failed lock",
+    .openStatsDirectory: "goes on to the next place", .checkStatsDirectory: "the same",
+    .checkStatsFilesystem: "the same", .createPage: "the same", .allocatePage: "the same",
+    .mapPage: "the same", .keepPageFromFork: "the same", .guardPage: "the same",
+    .lockPage: "the same", .restrictPage: "the same", .linkPage: "the same",
+  ]
+
+  @Suite struct FaultTests {
+    /// The list comes from the seam itself: a call that is added there is tested here.
+    @Test(arguments: SystemCall.allCases, [0, 2])
+    func everyCallMayFail(call: SystemCall, after: Int) async throws {
+      let scratch = try Scratch(onTmpfs: true)
+      // A dead publisher's page, for the sweep.
+      let dead = try Peer(stats: scratch)
+      try dead.send("start")
+      dead.kill()
+      let path = scratch.path
+      let number = call.rawValue
+      await #expect(processExitsWith: .success) {
+        [path = path as String, number = number as UInt32, after = after as Int] in
+        setenv("ENCLAVE_STATS_DIR", path, 1)
+        let call = SystemCall(rawValue: number)!
+        // Calls that are only made once others failed.
+        if call == .leaveOutOfFork { FaultPlan.fail(.wipeOnFork, errno: EINVAL, times: 1000) }
+        if call == .watchFork { FaultPlan.fail(.wipeForkPage, errno: EINVAL, times: 1000) }
+        if call == .unlockChunk { FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000) }
+        // The others: secrets of an arena that was there before must come through.
+        let once = [
+          SystemCall.mapForkPage, .openForkPage, .wipeForkPage, .watchFork, .watchExit,
+          .readDumpable, .readMemlockLimit, .removeStalePage,
+        ]
+        let isOnce = once.contains(call) || call.rawValue >= SystemCall.makeStatsDirectory.rawValue
+        if isOnce {
+          let skip = [.readDumpable, .readMemlockLimit].contains(call) ? after : 0
+          FaultPlan.fail(call, errno: EIO, after: skip, times: 1)
+        }
+        var bystander: Arena?
+        do throws(EnclaveError) {
+          bystander = try Arena("bystander", .init(lock: .preferred))
+        } catch {
+          guard case .system(let failure) = error, failure.call == call else { exit(20) }
+          bystander = try Arena("bystander", .init(lock: .preferred))
+        }
+        var other = try bystander!.allocate(byteCount: 100)
+        try fill(&other, from: 9)
+        let before = bystander!.statistics
+        let failuresBefore = call.failureCount
+
+        if !isOnce { FaultPlan.fail(call, errno: EIO, after: after, times: 1) }
+        var round = Round()
+        round.run()
+        guard FaultPlan.failed.contains(call) else { exit(21) }  // every entry was reached
+        if !isOnce, call.failureCount != failuresBefore + 1 { exit(22) }  // and counted
+        if call.failureCount == 0 { exit(23) }
+
+        // A typed error that names the call, or a way around it that is written down above.
+        let named = round.errors.contains {
+          if case .system(let failure) = $0 { return failure.call == call && failure.errno == EIO }
+          return false
+        }
+        let isKnown = absorbed[call] != nil
+        if !named, !isKnown, !once.contains(call), call != .lockChunk, call != .fillRandom {
+          exit(24)
+        }
+        // Without the fault everything works again, and nothing of the round is left.
+        FaultPlan.clear()
+        var clean = Round()
+        clean.run()
+        if !clean.errors.isEmpty { exit(25) }
+        // The other secrets are unharmed.
+        if try contents(other) != (0..<100).map({ UInt8($0 + 9) }) { exit(26) }
+        if bystander!.statistics != before { exit(27) }
+      }
+    }
+
+    /// What must roll back does: a failing allocation leaves the counts as they were.
+    @Test(arguments: [
+      SystemCall.reserveChunk, .openNewChunk, .excludeFromDumps, .closeNewChunk, .lockChunk,
+      .openWindow,
+    ])
+    func aFailedAllocationChangesNothing(call: SystemCall) async {
+      let number = call.rawValue
+      await #expect(processExitsWith: .success) { [number = number as UInt32] in
+        let call = SystemCall(rawValue: number)!
+        let arena = try Arena("test", .init(lock: .required, gate: .pages))
+        let maps = ProcessFacts.mapCount()
+        // A lock that fails is tried again with smaller chunks: all of them must fail.
+        FaultPlan.fail(call, errno: ENOMEM, times: call == .lockChunk ? 10 : 1)
+        do throws(EnclaveError) {
+          _ = try arena.allocate(byteCount: 32)
+          exit(10)
+        } catch {
+          guard case .system(let failure) = error, failure.call == call else { exit(11) }
+          let text = "\(error)"
+          guard text.contains(call.function), text.contains("ENOMEM") else { exit(12) }
+        }
+        let now = arena.statistics
+        guard now.secretCount == 0, now.bytesInUse == 0, now.failedAllocations == 1 else {
+          exit(13)
+        }
+        if call != .openWindow, now.bytesMapped != 0 || ProcessFacts.mapCount() != maps {
+          exit(14)
+        }
+        FaultPlan.clear()
+        _ = try arena.allocate(byteCount: 32)
+      }
+    }
+
+    /// `preferred` goes on without the lock, and says so; `required` does not go on.
+    @Test func aFailedLockIsNeverSilent() async {
+      await #expect(processExitsWith: .success) {
+        FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
+        let arena = try Arena("test", .init(lock: .preferred))
+        _ = try arena.allocate(byteCount: 32)
+        guard arena.statistics.bytesLocked == 0, arena.statistics.bytesMapped > 0,
+          arena.statistics.failedLocks == 1
+        else { exit(10) }
+      }
+    }
+
+    /// A page that cannot be closed is tried twice, then counted as open.
+    @Test func aFailedCloseIsShownOpen() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        let secret = try arena.allocate(byteCount: 32)
+        FaultPlan.fail(.closeWindow, errno: ENOMEM, times: 2)
+        try secret.withBytes { _ in }
+        guard arena.statistics.stuckOpenPages == 1 else { exit(10) }
+        try secret.withBytes { _ in }
+        guard arena.statistics.stuckOpenPages == 0 else { exit(11) }
+      }
+    }
+
+    /// Contents that cannot be wiped are not given to anybody else.
+    @Test func aSlotThatCannotBeWipedIsNotUsedAgain() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let at = try address(of: secret)
+        FaultPlan.fail(.openWindow, errno: ENOMEM)
+        do throws(EnclaveError) {
+          try secret.destroy()
+          exit(10)
+        } catch { guard case .system = error else { exit(11) } }
+        for _ in 0..<200 where try address(of: try arena.allocate(byteCount: 32)) == at { exit(12) }
+        guard arena.statistics.secretCount == 1 else { exit(13) }
+        try arena.destroy()
+      }
+    }
+
+    @Test func noEnvironmentVariableSteersTheSeam() throws {
+      let file = Programs.package.appending(path: "Sources/EnclaveSystem/FaultPlan.swift")
+      let text = try String(contentsOf: file, encoding: .utf8)
+      #expect(!text.contains("environment(") && !text.contains("getenv"))
+    }
+  }
+#endif

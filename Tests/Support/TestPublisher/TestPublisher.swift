@@ -1,0 +1,246 @@
+// A process for tests to watch. It reads commands from standard input, one a line, and answers
+// each with `ok …` or `error …` on standard output.
+//
+//   start [always|never] [N]        publish, with addresses, N secrets listed
+//   arena SLOT NAME slab|isolated required|preferred|off pages|none [CAPACITY]
+//   alloc SLOT COUNT SIZE [fill]    allocate; `fill` writes the pattern of --pattern
+//   free SLOT COUNT                 free the last COUNT
+//   hold SLOT [read|write]          open the last secret, and keep it open
+//   release                         close it again
+//   touch SLOT COUNT                open and close the last secret so often
+//   destroy SLOT
+//   munlock SLOT                    behind the library's back
+//   nodump                          PR_SET_DUMPABLE 0
+//   limit SOFT HARD                 setrlimit
+//   fork                            tries the arenas in a child; the child's findings
+//   stop                            end publishing
+//   churn SLOT THREADS              threads that allocate and free until the end
+//   exit
+//
+// Names come from a pool: labels are literals.
+
+import Enclave
+import EnclaveSystem
+import Glibc
+
+enum Pool {
+  static let arenas: [Label] = [
+    "alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett",
+    "session-tokens", "tls-keys", "größe", "鍵",
+  ]
+  static let labels: [Label] = ["first", "second", "third", "fourth", "fifth"]
+}
+
+struct Failure: Error { var text: String }
+
+/// 32 bytes that are sought for afterwards; each eight of them are unlike any others.
+nonisolated(unsafe) var pattern: [UInt8] = []
+
+final class Holder: @unchecked Sendable {
+  let started = Gate()
+  let ended = Gate()
+  let finished = Gate()
+}
+
+/// A condition that one thread sets and another waits for.
+final class Gate: @unchecked Sendable {
+  private let descriptors: [Int32]
+  init() {
+    var pair: [Int32] = [0, 0]
+    _ = unsafe pipe(&pair)
+    descriptors = pair
+  }
+  func set() {
+    var byte: UInt8 = 1
+    _ = unsafe write(descriptors[1], &byte, 1)
+  }
+  func wait() {
+    var byte: UInt8 = 0
+    _ = unsafe read(descriptors[0], &byte, 1)
+  }
+}
+
+struct Host: ~Copyable {
+  var publisher: StatsPublisher?
+  var arenas: [String: Arena] = [:]
+  var secrets: [String: [SharedSecret]] = [:]
+  var holder: Holder?
+}
+
+func spawnThread(_ body: @escaping @Sendable () -> Void) {
+  final class Box {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+  }
+  var thread = pthread_t()
+  let box = unsafe Unmanaged.passRetained(Box(body))
+  _ = unsafe pthread_create(
+    &thread, nil,
+    { context in
+      unsafe Unmanaged<Box>.fromOpaque(context!).takeRetainedValue().body()
+      return nil
+    }, box.toOpaque())
+}
+
+func fill(_ secret: inout Secret) throws {
+  do {
+    try secret.withMutableBytes { bytes in
+      for offset in 0..<bytes.byteCount {
+        unsafe bytes.storeBytes(
+          of: pattern[offset % pattern.count], toByteOffset: offset, as: UInt8.self)
+      }
+    }
+  } catch { throw Failure(text: "\(error)") }
+}
+
+extension Host {
+  mutating func run(_ words: [String]) throws -> String {
+    func word(_ index: Int) throws -> String {
+      guard index < words.count else { throw Failure(text: "too few words") }
+      return words[index]
+    }
+    func number(_ index: Int) throws -> Int {
+      guard let number = Int(try word(index)) else { throw Failure(text: "no number") }
+      return number
+    }
+    func arena() throws -> Arena {
+      guard let arena = arenas[try word(1)] else { throw Failure(text: "no such arena") }
+      return arena
+    }
+    switch words.first ?? "" {
+    case "start":
+      var options = StatsPublisher.Options()
+      options.name = "test-publisher"
+      options.tickMilliseconds = 20
+      if words.contains("always") { options.addresses = .always }
+      if words.contains("never") { options.addresses = .never }
+      if let count = words.last.flatMap({ Int($0) }) { options.listedSecrets = count }
+      let started = try StatsPublisher.start(options)
+      let path = started.path ?? ""
+      publisher = consume started
+      return path
+    case "stop":
+      publisher = nil
+      return ""
+    case "arena":
+      guard let name = Pool.arenas.first(where: { "\($0)" == words[2] }) else {
+        throw Failure(text: "no such name")
+      }
+      arenas[words[1]] = try Arena(
+        name,
+        .init(
+          layout: try word(3) == "slab" ? .slab : .isolated,
+          lock: try word(4) == "required" ? .required : word(4) == "off" ? .off : .preferred,
+          gate: try word(5) == "none" ? .none : .pages,
+          capacity: words.count > 6 ? Int(words[6]) : nil))
+      secrets[words[1]] = []
+      return ""
+    case "alloc":
+      let arena = try arena()
+      for index in 0..<(try number(2)) {
+        var secret = try arena.allocate(
+          byteCount: try number(3), label: Pool.labels[index % Pool.labels.count])
+        if words.contains("fill") { try fill(&secret) }
+        secrets[words[1]]!.append(SharedSecret(secret))
+      }
+      return ""
+    case "free":
+      _ = try arena()
+      secrets[words[1]]!.removeLast(min(try number(2), secrets[words[1]]!.count))
+      return ""
+    case "hold":
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      let holder = Holder()
+      self.holder = holder
+      spawnThread {
+        try? secret.withBytes { _ in
+          holder.started.set()
+          holder.ended.wait()
+        }
+        holder.finished.set()
+      }
+      holder.started.wait()
+      return ""
+    case "release":
+      holder?.ended.set()
+      holder?.finished.wait()
+      holder = nil
+      return ""
+    case "touch":
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      for _ in 0..<(try number(2)) { try secret.withBytes { _ in } }
+      return ""
+    case "destroy":
+      let arena = try arena()
+      try arena.destroy()
+      secrets[words[1]] = nil
+      arenas[words[1]] = nil
+      return ""
+    case "munlock":
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      let page = try secret.withBytes { bytes in
+        unsafe bytes.withUnsafeBytes { UInt(bitPattern: $0.baseAddress!) & ~4095 }
+      }
+      guard unsafe Glibc.munlock(UnsafeRawPointer(bitPattern: page)!, 4096) == 0 else {
+        throw Failure(text: "munlock")
+      }
+      return ""
+    case "nodump":
+      guard let set = unsafe dlsym(nil, "prctl") else { throw Failure(text: "prctl") }
+      typealias Call = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32
+      guard unsafe unsafeBitCast(set, to: Call.self)(4, 0, 0, 0, 0) == 0 else {
+        throw Failure(text: "prctl")
+      }
+      return ""
+    case "limit":
+      var limit = rlimit(rlim_cur: rlim_t(try number(1)), rlim_max: rlim_t(try number(2)))
+      guard unsafe setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0 else {
+        throw Failure(text: "setrlimit")
+      }
+      return ""
+    case "churn":
+      let arena = try arena()
+      for _ in 0..<(try number(2)) {
+        spawnThread {
+          while true {
+            guard var secret = try? arena.allocate(byteCount: 48) else { continue }
+            try? secret.withMutableBytes { $0.storeBytes(of: 7, toByteOffset: 0, as: UInt8.self) }
+          }
+        }
+      }
+      return ""
+    case "stats":
+      let statistics = try arena().statistics
+      return "\(statistics.secretCount) \(statistics.bytesInUse) \(statistics.bytesLocked)"
+    case "exit":
+      exit(0)
+    default:
+      throw Failure(text: "unknown command")
+    }
+  }
+}
+
+@main
+struct TestPublisher {
+  static func main() {
+    unsafe setvbuf(fdopen(1, "w"), nil, _IOLBF, 0)
+    if CommandLine.arguments.count > 1 {
+      // The pattern comes as a seed, so that it is nowhere else than in the secrets.
+      var state = UInt64(CommandLine.arguments[1]) ?? 1
+      for _ in 0..<32 {
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        unsafe pattern.append(UInt8(truncatingIfNeeded: state >> 33))
+      }
+    }
+    var host = Host()
+    while let line = readLine() {
+      let words = line.split(separator: " ").map(String.init)
+      let answer: String
+      do { answer = "ok " + (try host.run(words)) } catch let failure as Failure {
+        answer = "error \(failure.text)"
+      } catch { answer = "error \(error)" }
+      print(answer)
+      fflush(nil)
+    }
+  }
+}

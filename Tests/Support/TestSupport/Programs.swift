@@ -1,0 +1,152 @@
+// The programs of this package, and running them.
+
+public import Foundation
+import Glibc
+
+public struct Failed: Error, CustomStringConvertible {
+  public var description: String
+  public init(_ description: String) { self.description = description }
+}
+
+public enum Programs {
+  /// Where SwiftPM put what it built: beside the test runner.
+  public static let directory: URL = {
+    let runner = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    return URL(fileURLWithPath: runner ?? CommandLine.arguments[0]).deletingLastPathComponent()
+  }()
+
+  public static func path(_ name: String) -> String { directory.appending(path: name).path }
+  public static var memwatch: String { path("memwatch") }
+  public static var publisher: String { path("test-publisher") }
+  public static var demo: String { path("enclave-demo") }
+
+  /// The package's top folder.
+  public static let package: URL = URL(fileURLWithPath: #filePath)
+    .deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().deletingLastPathComponent()
+
+  public static var isRoot: Bool { geteuid() == 0 }
+}
+
+/// A directory that goes when this goes; on tmpfs where pages are to lie in it.
+public final class Scratch: Sendable {
+  public let path: String
+  public init(onTmpfs: Bool = false, mode: Int = 0o700) throws {
+    let base = onTmpfs ? "/dev/shm" : NSTemporaryDirectory()
+    path = (base as NSString).appendingPathComponent(
+      "memwatch-test-\(UInt64.random(in: 0 ... .max))")
+    try FileManager.default.createDirectory(
+      atPath: path, withIntermediateDirectories: false,
+      attributes: [.posixPermissions: mode])
+  }
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+  public func file(_ name: String) -> String { path + "/" + name }
+}
+
+/// Polls until a condition holds; throws when it does not in time.
+public func eventually(
+  _ what: String, within seconds: Double = 10, _ condition: () throws -> Bool
+) throws {
+  let deadline = Date().addingTimeInterval(seconds)
+  while true {
+    if try condition() { return }
+    guard Date() < deadline else { throw Failed("not within \(seconds) s: \(what)") }
+    _ = poll(nil, 0, 10)
+  }
+}
+
+public struct Ended: Sendable {
+  public var status: Int32
+  public var output: String
+  public var error: String
+  public var bytes: Data
+}
+
+/// What a program is started with.
+public struct Launch: Sendable {
+  public var arguments: [String]
+  public var environment: [String: String]
+  public var directory: String?
+
+  public init(_ arguments: [String], stats: Scratch? = nil, environment: [String: String] = [:]) {
+    self.arguments = arguments
+    self.environment = ProcessInfo.processInfo.environment
+    for name in ["ENCLAVE_STATS", "ENCLAVE_STATS_DIR", "XDG_RUNTIME_DIR", "NO_COLOR"] {
+      self.environment[name] = nil
+    }
+    if let stats { self.environment["ENCLAVE_STATS_DIR"] = stats.path }
+    self.environment["SWIFT_BACKTRACE"] = "enable=no"
+    for (name, value) in environment { self.environment[name] = value }
+  }
+
+  public func process() -> Process {
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    process.arguments = arguments
+    process.environment = environment
+    if let directory { process.currentDirectoryURL = URL(fileURLWithPath: directory) }
+    return process
+  }
+
+  /// Runs it to its end; it is killed after `seconds`.
+  public func run(within seconds: Double = 60, input: String? = nil) throws -> Ended {
+    let process = process()
+    let out = Pipe()
+    let err = Pipe()
+    process.standardOutput = out
+    process.standardError = err
+    if let input {
+      let pipe = Pipe()
+      process.standardInput = pipe
+      try process.run()
+      try pipe.fileHandleForWriting.write(contentsOf: Data(input.utf8))
+      try pipe.fileHandleForWriting.close()
+    } else {
+      process.standardInput = FileHandle.nullDevice
+      try process.run()
+    }
+    let pid = process.processIdentifier
+    let timer = DispatchWorkItem { kill(pid, SIGKILL) }
+    DispatchQueue.global().asyncAfter(deadline: .now() + seconds, execute: timer)
+    nonisolated(unsafe) var errors = Data()
+    let group = DispatchGroup()
+    DispatchQueue.global().async(group: group) {
+      errors = err.fileHandleForReading.readDataToEndOfFile()
+    }
+    let data = out.fileHandleForReading.readDataToEndOfFile()
+    process.waitUntilExit()
+    group.wait()
+    timer.cancel()
+    let status =
+      process.terminationReason == .uncaughtSignal
+      ? 128 + process.terminationStatus : process.terminationStatus
+    return Ended(
+      status: status, output: String(decoding: data, as: UTF8.self),
+      error: String(decoding: errors, as: UTF8.self), bytes: data)
+  }
+}
+
+/// Runs memwatch to its end.
+public func memwatch(
+  _ arguments: String..., stats: Scratch? = nil, environment: [String: String] = [:]
+) throws -> Ended {
+  try Launch([Programs.memwatch] + arguments, stats: stats, environment: environment).run()
+}
+
+/// Arguments in front of a command that make it run without privileges and with so much memlock.
+/// Works as root and as a plain user.
+public func unprivileged(memlock: Int = 65536) -> [String] {
+  let limit = ["prlimit", "--memlock=\(memlock):\(memlock)"]
+  guard Programs.isRoot else { return limit }
+  return limit + [
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
+    "--inh-caps=-all",
+  ]
+}
+
+/// Arguments that take CAP_IPC_LOCK away, so that the limit binds for root too.
+public func withoutLockCapability(soft: Int, hard: Int) -> [String] {
+  let limit = ["prlimit", "--memlock=\(soft):\(hard)"]
+  guard Programs.isRoot else { return limit }
+  return limit + ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"]
+}

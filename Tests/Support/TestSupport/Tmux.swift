@@ -1,0 +1,82 @@
+// A real terminal: tmux, with its own server.
+
+import Foundation
+import Glibc
+
+public final class Tmux {
+  private let socket = "memwatch-test-\(UInt64.random(in: 0 ... .max))"
+
+  /// Starts a command in a new terminal. When it has ended, the screen says `[STATUS n]`.
+  public init(
+    _ arguments: [String], stats: Scratch?, width: Int = 100, height: Int = 30,
+    environment: [String: String] = [:], directory: String? = nil
+  ) throws {
+    let quoted = arguments.map { "'" + $0.replacingOccurrences(of: "'", with: "'\\''") + "'" }
+      .joined(separator: " ")
+    var launch = Launch([], stats: stats, environment: environment)
+    launch.environment["TMUX"] = nil
+    if launch.environment["LC_ALL"] == nil { launch.environment["LC_ALL"] = "C.UTF-8" }
+    var variables = ""
+    for name in ["ENCLAVE_STATS_DIR", "LC_ALL", "NO_COLOR", "XDG_RUNTIME_DIR"] {
+      if let value = launch.environment[name] { variables += "export \(name)='\(value)';" }
+    }
+    // tmux sets TERM itself.
+    if let term = environment["TERM"] { variables += "export TERM='\(term)';" }
+    let place = directory.map { "cd '\($0)';" } ?? ""
+    let script =
+      "\(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
+    let result = try run([
+      "-u", "-f", "/dev/null", "new-session", "-d", "-x", "\(width)", "-y", "\(height)", "sh", "-c",
+      script,
+    ])
+    guard result.status == 0 else { throw Failed("tmux: \(result.error)") }
+  }
+
+  deinit { _ = try? run(["kill-server"]) }
+
+  @discardableResult
+  public func run(_ arguments: [String]) throws -> Ended {
+    try Launch(["tmux", "-L", socket] + arguments, environment: ["LC_ALL": "C.UTF-8"]).run()
+  }
+
+  public func keys(_ keys: String...) throws { try run(["send-keys"] + keys) }
+  public func type(_ text: String) throws { try run(["send-keys", "-l", text]) }
+  public func resize(_ width: Int, _ height: Int) throws {
+    try run(["resize-window", "-x", "\(width)", "-y", "\(height)"])
+  }
+
+  /// The lines of the screen.
+  public func screen() throws -> [String] {
+    try run(["capture-pane", "-p"]).output.split(
+      separator: "\n", omittingEmptySubsequences: false
+    ).map(String.init)
+  }
+
+  public func text() throws -> String { try screen().joined(separator: "\n") }
+
+  /// Waits until the screen holds a text; returns the screen.
+  @discardableResult
+  public func wait(for text: String, within seconds: Double = 15) throws -> [String] {
+    var last: [String] = []
+    do {
+      try eventually("screen shows \(text)", within: seconds) {
+        last = try screen()
+        return last.contains { $0.contains(text) }
+      }
+    } catch { throw Failed("\(error)\n" + last.joined(separator: "\n")) }
+    return last
+  }
+
+  /// The pid of the program in the terminal (the shell's last child).
+  public func child(named name: String) throws -> Int32 {
+    let shell = try run(["display-message", "-p", "#{pane_pid}"]).output
+      .trimmingCharacters(in: .whitespacesAndNewlines)
+    var found: Int32?
+    try eventually("\(name) runs in the terminal") {
+      let children = try Launch(["pgrep", "-P", shell, "-f", name]).run().output
+      found = children.split(separator: "\n").first.flatMap { Int32($0) }
+      return found != nil
+    }
+    return found!
+  }
+}
