@@ -432,6 +432,8 @@ struct ArenaCore {
     } catch {
       // Nothing was written yet; addresses that stay mapped are counted by the failed unmap.
       _ = try? chunk.mapping.unmap()
+      // A failed lock is the caller's to explain: what it does next depends on the policy.
+      if error.call == .lockChunk { throw .system(error) }
       throw explained(.system(error), needed: byteCount)
     }
     totals.chunks += 1

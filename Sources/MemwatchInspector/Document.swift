@@ -22,7 +22,7 @@ package indirect enum Value: Equatable, Sendable {
     }
   }
 
-  init(_ number: (some BinaryInteger)?) { self = number.map { .number(UInt64($0)) } ?? .null }
+  init(_ number: (some BinaryInteger)?) { self = number.map { .number(UInt64(clamping: $0)) } ?? .null }
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
@@ -77,12 +77,8 @@ extension Snapshot {
   }
 
   private var secretsUnlisted: UInt64? {
-    var sum: UInt64 = 0
-    for arena in arenas {
-      guard let count = arena.unlistedSecrets else { return nil }
-      sum = sum &+ count
-    }
-    return sum
+    let counts = arenas.compactMap(\.unlistedSecrets)
+    return counts.count == arenas.count ? saturatingSum(counts) : nil
   }
 }
 

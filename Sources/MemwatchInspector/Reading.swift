@@ -20,10 +20,7 @@ struct Reading {
   init(sampledAt: UInt64) { self.sampledAt = sampledAt }
 
   var claimedLocked: UInt64 {
-    (image?.arenas ?? []).reduce(0) { sum, arena in
-      let (total, overflow) = sum.addingReportingOverflow(number(arena[.bytesLocked]) ?? 0)
-      return overflow ? .max : total
-    }
+    saturatingSum((image?.arenas ?? []).map { number($0[.bytesLocked]) ?? 0 })
   }
 
   var claimsMoreThanLocked: Bool {
@@ -304,7 +301,7 @@ struct Reading {
     if memlock.binds == .yes, let soft = memlock.soft, let locked = memlock.locked {
       memlock.headroom = soft > locked ? soft - locked : 0
     }
-    memlock.peakLockedByArenas = arenas.reduce(0) { $0 &+ ($1.peakBytesLocked ?? 0) }
+    memlock.peakLockedByArenas = saturatingSum(arenas.map { $0.peakBytesLocked ?? 0 })
     memlock.nextChunk = arenas.filter { $0.lockPolicy != "off" }.compactMap(\.nextChunkBytes).max()
     if let next = memlock.nextChunk {
       memlock.nextChunkFits =
@@ -317,7 +314,7 @@ struct Reading {
     var maps = Maps()
     maps.inUse = mapCount
     maps.limit = ProcessFacts.mapLimit()
-    maps.byArenas = arenas.reduce(0) { $0 &+ Int(clamping: $1.mapsUsed ?? 0) }
+    maps.byArenas = Int(clamping: saturatingSum(arenas.map { $0.mapsUsed ?? 0 }))
     if let inUse = maps.inUse, let limit = maps.limit { maps.headroom = max(0, limit - inUse) }
     return maps
   }
@@ -335,7 +332,10 @@ struct Reading {
       for size in snapshot.arenas[arena].sizes.indices {
         let payload = snapshot.arenas[arena].sizes[size].payload
         guard let shape = runShape(payload), shape.runBytes > 0 else { continue }
-        let more = Int(clamping: room) / shape.runBytes * shape.slots
+        // Two odd words from a page may be any numbers.
+        let (more, overflow) = (Int(clamping: room) / shape.runBytes)
+          .multipliedReportingOverflow(by: shape.slots)
+        guard !overflow, more < 1 << 60 else { continue }
         snapshot.arenas[arena].sizes[size].freeSlotsAfterGrowth =
           snapshot.arenas[arena].sizes[size].freeSlots + more
       }
@@ -476,6 +476,14 @@ struct Reading {
       keep = "memlock in /etc/security/limits.d (in KiB: \(limit >> 10)), then log in again"
     }
     return (fix, keep)
+  }
+}
+
+/// A sum that stops at the largest number: what is added comes from another process.
+func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
+  numbers.reduce(0) { sum, number in
+    let (total, overflow) = sum.addingReportingOverflow(number)
+    return overflow ? .max : total
   }
 }
 

@@ -1,0 +1,200 @@
+// Every state that a publisher can be in, made real.
+
+import EnclaveStats
+import EnclaveSystem
+import Foundation
+import Glibc
+import MemwatchInspector
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct StateTests {
+  func publishing(_ scratch: Scratch) throws -> (Peer, Inspector) {
+    let peer = try Peer(stats: scratch)
+    let path = try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 5 40")
+    return (peer, try Inspector.attach(to: .file(path)))
+  }
+
+  @Test func live() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    let snapshot = inspector.sample()
+    #expect(snapshot.process.state == .live)
+    #expect(snapshot.process.pid == peer.pid)
+    #expect(snapshot.complete)
+    #expect(snapshot.process.debugger == 0)
+    #expect(snapshot.arenas.first?.secretCount == 5)
+  }
+
+  @Test func stoppedAndContinued() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    peer.signal(SIGSTOP)
+    try eventually("stopped") { inspector.sample().process.state == .stopped }
+    peer.signal(SIGCONT)
+    try eventually("live again") { inspector.sample().process.state == .live }
+  }
+
+  @Test func debugged() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    let tracer = Launch([
+      "python3", "-c",
+      """
+      import ctypes, sys
+      libc = ctypes.CDLL(None, use_errno=True)
+      assert libc.ptrace(0x4206, \(peer.pid), None, None) == 0  # PTRACE_SEIZE
+      sys.stdin.read()
+      """,
+    ]).process()
+    let input = Pipe()
+    tracer.standardInput = input
+    try tracer.run()
+    try eventually("the debugger is seen") {
+      inspector.sample().process.debugger == tracer.processIdentifier
+    }
+    #expect(inspector.sample().problems.contains { $0.kind == .debugger })
+    try input.fileHandleForWriting.close()
+    tracer.waitUntilExit()
+    try eventually("and its end") { inspector.sample().process.debugger == 0 }
+  }
+
+  @Test func exitedAtTheNextReading() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    _ = inspector.sample()
+    peer.kill()
+    let snapshot = inspector.sample()
+    #expect(snapshot.process.state == .exited)
+    #expect(snapshot.arenas.first?.secretCount == 5, "the last page is still told")
+  }
+
+  @Test func unlinked() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    try FileManager.default.removeItem(atPath: inspector.publisher.path)
+    #expect(inspector.sample().process.state == .unlinked)
+    try peer.send("alloc a 1 40")
+    #expect(inspector.sample().arenas.first?.secretCount == 6, "it can still be read")
+  }
+
+  @Test func detachedWhenPublishingEnds() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    try peer.send("stop")
+    #expect(inspector.sample().process.state == .detached)
+  }
+
+  @Test func replacedByAnotherPageOfTheSameProcess() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let path = try peer.send("start")
+    setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
+    defer { unsetenv("ENCLAVE_STATS_DIR") }
+    let byPid = try Inspector.attach(to: .pid(peer.pid))
+    #expect(byPid.sample().process.state == .live)
+    #expect(byPid.publisher.path == path)
+    try peer.send("stop")
+    try peer.send("start")
+    try eventually("replaced") { byPid.sample().process.state == .replaced }
+  }
+
+  @Test func replacedByAnotherFileOfThatName() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    let path = inspector.publisher.path
+    try FileManager.default.moveItem(atPath: path, toPath: scratch.file("aside"))
+    try FileManager.default.copyItem(atPath: scratch.file("aside"), toPath: path)
+    #expect(inspector.sample().process.state == .replaced)
+    #expect(peer.process.isRunning)
+  }
+
+  /// A record whose sequence stays odd while somebody holds the lock.
+  @Test func stoppedInMidUpdate() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: inspector.publisher.path))
+    let layout = PageLayout(capacities: [256, 1024, 2048, 4096, 256, 16, 16])!
+    bytes[layout.offset(.arenas, 0)] |= 1
+    let path = scratch.file("odd.page")
+    try bytes.write(to: URL(fileURLWithPath: path))
+    let holder = Launch([
+      "python3", "-c",
+      "import fcntl,sys; f=open('\(path)','r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()",
+    ]).process()
+    let (input, output) = (Pipe(), Pipe())
+    holder.standardInput = input
+    holder.standardOutput = output
+    try holder.run()
+    _ = output.fileHandleForReading.availableData
+    let start = Date()
+    let odd = try Inspector.attach(to: .file(path)).sample()
+    #expect(odd.process.state == .midUpdate)
+    #expect(!odd.complete)
+    #expect(Date().timeIntervalSince(start) < 2, "bounded")
+    let command = try memwatch("snapshot", "--file", path, stats: scratch)
+    #expect(command.status == 8)
+    try input.fileHandleForWriting.close()
+    holder.waitUntilExit()
+    _ = peer
+  }
+
+  /// A name goes on with the next process; a pid does not.
+  @Test func aNameFollowsItsSuccessor() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
+    defer { unsetenv("ENCLAVE_STATS_DIR") }
+    let first = try Peer(stats: scratch)
+    try first.send("start")
+    let byName = try Inspector.attach(to: .name("test-publisher"))
+    let byPid = try Inspector.attach(to: .pid(first.pid))
+    #expect(byName.sample().process.pid == first.pid)
+    _ = byPid.sample()
+    first.kill()
+    #expect(byName.sample().process.state == .exited)
+    let second = try Peer(stats: scratch)
+    try second.send("start")
+    try eventually("followed") { byName.sample().process.pid == second.pid }
+    let restart = byName.sample().restart
+    #expect(restart?.fromPid == first.pid && restart?.toPid == second.pid)
+    #expect(byPid.sample().process.state == .exited)
+  }
+
+  @Test func severalOfOneNameAreToldApart() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
+    defer { unsetenv("ENCLAVE_STATS_DIR") }
+    let peers = [try Peer(stats: scratch), try Peer(stats: scratch)]
+    for peer in peers { try peer.send("start") }
+    do throws(AttachFailure) {
+      _ = try Inspector.attach(to: .name("test-publisher"))
+      Issue.record("one was picked")
+    } catch {
+      guard case .several(let publishers) = error else { throw Failed("\(error)") }
+      #expect(Set(publishers.compactMap(\.pid)) == Set(peers.map(\.pid)))
+    }
+  }
+
+  @Test func theLimitOfAProcessWithoutTheCapabilityBinds() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(
+      stats: scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072))
+    let path = try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 3000 40")
+    let inspector = try Inspector.attach(to: .file(path))
+    let snapshot = inspector.sample()
+    #expect(snapshot.memlock.binds == .yes)
+    #expect(snapshot.memlock.soft == 65536 && snapshot.memlock.hard == 131072)
+    #expect(snapshot.memlock.locked == 65536)
+    #expect(snapshot.memlock.headroom == 0)
+    let arena = try #require(snapshot.arenas.first)
+    #expect(arena.lockState == "partial")
+    #expect(arena.lock.errnoName == "ENOMEM" && arena.lock.failedCall == "mlock")
+    #expect(arena.lock.limitThen == 65536)
+    let problem = try #require(snapshot.problems.first)
+    #expect(problem.kind == .notLocked && problem.fix != nil)
+  }
+}
