@@ -90,7 +90,7 @@ let package = Package(
     .testTarget(
       name: "MemwatchTerminalTests",
       dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
-      swiftSettings: testSettings),
+      exclude: ["Golden"], swiftSettings: testSettings),
     .testTarget(
       name: "EndToEndTests",
       dependencies: ["TestSupport", "test-publisher", "memwatch", "enclave-demo"],

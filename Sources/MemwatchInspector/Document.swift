@@ -22,7 +22,9 @@ package indirect enum Value: Equatable, Sendable {
     }
   }
 
-  init(_ number: (some BinaryInteger)?) { self = number.map { .number(UInt64(clamping: $0)) } ?? .null }
+  init(_ number: (some BinaryInteger)?) {
+    self = number.map { .number(UInt64(clamping: $0)) } ?? .null
+  }
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }

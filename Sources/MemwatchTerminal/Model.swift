@@ -68,7 +68,8 @@ package struct Model: Sendable {
   package var runningChild: Int32?
   /// How many list rows the renderer had room for: what a page is.
   package var pageRows = 10
-  private var rows: [UInt64] = []
+  /// The arenas that are shown, in the order of the screen.
+  package private(set) var arenas: [ArenaSnapshot] = []
 
   package init(intervalMs: Int) { self.intervalMs = intervalMs }
 
@@ -99,7 +100,6 @@ package struct Model: Sendable {
     }
     snapshot = new
     arrange()
-    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
     problemIndex = min(problemIndex, max(0, problems.count - 1))
   }
 
@@ -120,14 +120,8 @@ package struct Model: Sendable {
     (snapshot?.problems ?? []).filter { $0.severity != .note }
   }
 
-  package var arenas: [ArenaSnapshot] {
-    let all = Dictionary(
-      (snapshot?.arenas ?? []).map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
-    return rows.compactMap { all[$0] }
-  }
-
   package var selected: ArenaSnapshot? { arenas.first { $0.id == selectedArena } }
-  package var selectedRow: Int { rows.firstIndex { $0 == selectedArena } ?? 0 }
+  package var selectedRow: Int { arenas.firstIndex { $0.id == selectedArena } ?? 0 }
 
   private mutating func arrange() {
     guard let snapshot else { return }
@@ -150,8 +144,14 @@ package struct Model: Sendable {
         }
       }
     }
-    rows = arenas.map(\.id)
-    if isInverted { rows.reverse() }
+    if isInverted { arenas.reverse() }
+    self.arenas = arenas
+    keepSelection()
+  }
+
+  /// The selection stays on its arena; when that is gone, it goes to the first.
+  private mutating func keepSelection() {
+    if !arenas.contains(where: { $0.id == selectedArena }) { selectedArena = arenas.first?.id }
   }
 
   private func rank(_ arena: ArenaSnapshot) -> Int {
@@ -281,14 +281,13 @@ package struct Model: Sendable {
     search = ""
     filter = ""
     arrange()
-    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
   }
 
   private mutating func move(_ distance: Int) {
     switch view {
     case .arenas:
-      guard !rows.isEmpty else { return }
-      selectedArena = rows[min(max(0, selectedRow + distance), rows.count - 1)]
+      guard !arenas.isEmpty else { return }
+      selectedArena = arenas[min(max(0, selectedRow + distance), arenas.count - 1)].id
     case .processes:
       guard !publishers.isEmpty else { return }
       let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
@@ -304,7 +303,9 @@ package struct Model: Sendable {
     if search.isEmpty {
       guard !problems.isEmpty else { return say("no problem to go to") }
       problemIndex = (problemIndex + step + problems.count) % problems.count
-      if let arena = problems[problemIndex].arenaID, rows.contains(arena) { selectedArena = arena }
+      if let arena = problems[problemIndex].arenaID, arenas.contains(where: { $0.id == arena }) {
+        selectedArena = arena
+      }
     } else {
       find(from: selectedRow + step, step: step)
     }
@@ -372,7 +373,6 @@ package struct Model: Sendable {
   private mutating func setFilter(_ text: String) {
     filter = text
     arrange()
-    if selectedArena.map({ !rows.contains($0) }) ?? true { selectedArena = rows.first }
   }
 }
 

@@ -476,7 +476,9 @@ package struct Renderer {
           ? "next chunk \(size(arena.nextChunkBytes)) for each new size"
           : sizes.joined(separator: "; ")))
     let rates = model.rates[arena.id]
-    func rate(_ value: Double?) -> String { value.map { "\(Int(min($0.rounded(), 1e15)))/s" } ?? "n/a" }
+    func rate(_ value: Double?) -> String {
+      value.map { "\(Int(min($0.rounded(), 1e15)))/s" } ?? "n/a"
+    }
     lines.append(
       Line(
         title: "Rates",

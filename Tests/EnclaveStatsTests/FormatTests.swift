@@ -15,7 +15,9 @@ let formatDocument = Programs.package
       for word in words.allCases {
         #expect(text.contains("| \(kind) | \(word.rawValue * 8) | \(word) |"))
       }
-      let rows = text.split(separator: "\n").count { $0.hasPrefix("| \(kind) |") && $0.split(separator: "|").count == 4 }
+      let rows = text.split(separator: "\n").count {
+        $0.hasPrefix("| \(kind) |") && $0.split(separator: "|").count == 4
+      }
       #expect(rows >= words.allCases.count - 1)
     }
     check("header", HeaderWord.self)
@@ -43,14 +45,22 @@ let formatDocument = Programs.package
     #expect(PageLayout(capacities: [1 << 40, 1, 1, 1, 1, 1, 1]) == nil)
     #expect(PageLayout(capacities: [1 << 22, 1 << 22, 1, 1, 1, 1, 1]) == nil)
     #expect(PageLayout(capacities: [1, 1]) == nil)
-    #expect(PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 - 8 }) == nil)
-    #expect(PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 8 }) != nil)
-    #expect(PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 4 }) == nil)
+    #expect(
+      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 - 8 })
+        == nil)
+    #expect(
+      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 8 })
+        != nil)
+    #expect(
+      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 4 })
+        == nil)
   }
 
   @Test func fileNames() {
     #expect(PageName("12-0123456789abcdef.page")?.pid == 12)
-    for name in ["12-0123456789abcdef.pagf", "-1-0123456789abcdef.page", "12-012.page", ".page", "x"] {
+    for name in [
+      "12-0123456789abcdef.pagf", "-1-0123456789abcdef.page", "12-012.page", ".page", "x",
+    ] {
       #expect(PageName(name) == nil)
     }
   }
@@ -183,8 +193,9 @@ let formatDocument = Programs.package
     let peer = try Peer(stats: scratch, environment: ["ENCLAVE_STATS": "1"])
     try peer.send("arena a alpha slab preferred pages")
     #expect(try pages(scratch).count == 1)
-    let mode = try FileManager.default.attributesOfItem(
-      atPath: scratch.file(try pages(scratch)[0]))[.posixPermissions] as? Int
+    let mode =
+      try FileManager.default.attributesOfItem(
+        atPath: scratch.file(try pages(scratch)[0]))[.posixPermissions] as? Int
     #expect(mode == 0o400)
     try peer.exit()
     #expect(try pages(scratch).isEmpty, "a good end takes the page away")

@@ -60,7 +60,9 @@ import Testing
     let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 16])!
     #expect(layout.byteCount == page.count)
     for table in PageTable.allCases {
-      for index in stride(from: 0, to: layout.capacity(table), by: max(1, layout.capacity(table) / 9)) {
+      for index in stride(
+        from: 0, to: layout.capacity(table), by: max(1, layout.capacity(table) / 9))
+      {
         cuts.append(layout.offset(table, index))
         cuts.append(layout.offset(table, index) + 13)
       }
@@ -74,7 +76,9 @@ import Testing
   }
 
   @Test func aHeaderThatContradictsItselfIsCorrupt() throws {
-    for word in [HeaderWord.magic, .byteCount, .arenaCapacity, .secretCapacity, .arenaBytes, .callBytes] {
+    for word in [
+      HeaderWord.magic, .byteCount, .arenaCapacity, .secretCapacity, .arenaBytes, .callBytes,
+    ] {
       for value in [0, 1, UInt64.max, 1 << 63, page.count.magnitude.asUInt64 + 1] {
         #expect(try state(changed(word.rawValue, to: value)) == .corrupt, "\(word) = \(value)")
       }
@@ -122,7 +126,8 @@ import Testing
     else { throw Failed("unreadable") }
     #expect(snapshot.arenas.contains { $0.lockState == "?77" })
     guard
-      case .success(let other) = try sample(changed(record + ArenaWord.secretCount.rawValue, to: .max))
+      case .success(let other) = try sample(
+        changed(record + ArenaWord.secretCount.rawValue, to: .max))
     else { throw Failed("unreadable") }
     #expect(other.arenas.contains { $0.secretCount == nil }, "unknown, not 0")
     #expect(other.text.contains("secretCount: n/a"))

@@ -1,0 +1,255 @@
+// The command as a user runs it: exit codes, messages, files.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+func json(_ text: String) throws -> [String: Any] {
+  guard let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+  else { throw Failed("no JSON object: \(text.prefix(200))") }
+  return object
+}
+
+func publishing(
+  _ scratch: Scratch, prefix: [String] = [], _ commands: String...
+) throws -> (Peer, path: String) {
+  let peer = try Peer(stats: scratch, prefix: prefix)
+  let path = try peer.send("start")
+  for command in commands { try peer.send(command) }
+  return (peer, path)
+}
+
+@Suite(.serialized) struct CommandTests {
+  @Test func noPublisherIs2AndSaysWhereItLooked() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    // Not as root: root would look at every user's pages.
+    let copy = try Unprivileged()
+    let result = try copy.memwatch("snapshot", stats: nil)
+    #expect(result.status == 2)
+    #expect(result.error.contains("looked in /dev/shm/enclave-"))
+    #expect(result.error.contains("ENCLAVE_STATS=1"))
+    let gone = try memwatch("snapshot", "999999", stats: scratch)
+    #expect(gone.status == 2 && gone.error.contains("there is no process 999999"))
+    let silent = try memwatch("snapshot", "\(getpid())", stats: scratch)
+    #expect(silent.status == 2 && silent.error.contains("publishes no stats page"))
+    #expect(try memwatch("snapshot", "no-such-name", stats: scratch).status == 2)
+    #expect(try memwatch("snapshot", "--file", "/nonexistent", stats: scratch).status == 2)
+  }
+
+  @Test func notPermittedIs3() throws {
+    guard Programs.isRoot else {
+      // A plain user has no other user's process to look at but those that run anyway.
+      let result = try memwatch("snapshot", "--file", "/proc/1/maps")
+      #expect(result.status == 3)
+      return
+    }
+    let peer = try Peer(stats: nil)
+    try peer.send("start")
+    let copy = try Unprivileged()
+    let result = try copy.memwatch("snapshot", "\(peer.pid)", stats: nil)
+    #expect(result.status == 3, "\(result.error)")
+    #expect(result.error.contains("not permitted"))
+  }
+
+  @Test func corruptIs4AndIncompatibleIs7() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(scratch)
+    for (what, bytes, status) in [
+      ("empty", Data(), Int32(4)), ("noise", Data(repeating: 7, count: 9000), 4),
+    ] {
+      let file = scratch.file(what)
+      try bytes.write(to: URL(fileURLWithPath: file))
+      let result = try memwatch("snapshot", "--file", file, stats: scratch)
+      #expect(result.status == status && result.error.contains("corrupt"))
+    }
+    var future = try Data(contentsOf: URL(fileURLWithPath: path))
+    future[12] = 9
+    try future.write(to: URL(fileURLWithPath: scratch.file("future")))
+    let result = try memwatch("snapshot", "--file", scratch.file("future"), stats: scratch)
+    #expect(result.status == 7 && result.error.contains("version"))
+    for odd in ["/dev/null", "/dev/shm", "/dev/zero"] {
+      #expect(try memwatch("snapshot", "--file", odd, stats: scratch).status == 4)
+    }
+    let fifo = scratch.file("fifo")
+    mkfifo(fifo, 0o600)
+    #expect(try memwatch("snapshot", "--file", fifo, stats: scratch).status == 4)
+    _ = peer
+  }
+
+  @Test func exitedIs5AndPrintsTheLastPage() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages", "alloc a 3 40")
+    peer.kill()
+    let result = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
+    #expect(result.status == 5)
+    #expect(result.output.contains("EXITED") && result.output.contains("alpha"))
+  }
+
+  @Test func detachedAndUnlinkedAre8() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(scratch)
+    let aside = scratch.file("aside.page")
+    link(path, aside)
+    try peer.send("stop")
+    let result = try memwatch("snapshot", "--file", aside, stats: scratch)
+    #expect(result.status == 8 && result.output.contains("DETACHED"))
+  }
+
+  @Test func severalIs9AndNamesThem() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (a, _) = try publishing(scratch)
+    let (b, _) = try publishing(scratch)
+    let result = try memwatch("snapshot", "test-publisher", stats: scratch)
+    #expect(result.status == 9)
+    #expect(result.error.contains("\(a.pid)") && result.error.contains("\(b.pid)"))
+  }
+
+  @Test func usageIs64() throws {
+    for arguments in [["--no-such-option"], ["--interval", "1"], ["snapshot", "--format", "xml"]] {
+      let result = try Launch([Programs.memwatch] + arguments).run()
+      #expect(result.status == 64, "\(arguments)")
+    }
+    #expect(try memwatch("run").status == 64)
+    #expect(try memwatch("--help").status == 0)
+  }
+
+  @Test func filesAreWholeAndNeverOverwritten() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let path = files.file("snapshot.json")
+    let arguments = ["snapshot", "\(peer.pid)", "--format", "json", "-o", path]
+    let first = try Launch([Programs.memwatch] + arguments, stats: scratch).run()
+    #expect(first.status == 0)
+    let attributes = try FileManager.default.attributesOfItem(atPath: path)
+    #expect(attributes[.posixPermissions] as? Int == 0o600)
+    let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+    _ = try json(String(decoding: bytes, as: UTF8.self))
+    let second = try Launch([Programs.memwatch] + arguments, stats: scratch).run()
+    #expect(second.status == 1 && second.error.contains("never overwrites"))
+    #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == bytes)
+    let missing = try memwatch(
+      "snapshot", "\(peer.pid)", "-o", "/nonexistent/x", stats: scratch)
+    #expect(missing.status == 1)
+    #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).count == 1)
+  }
+
+  /// A full disk: a tmpfs of two pages in a mount namespace of its own.
+  @Test func aFullDiskLeavesNoFile() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let disk = try Scratch()
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "arena b bravo slab preferred pages",
+      "arena c charlie slab preferred pages", "alloc a 9 40", "alloc b 9 40", "alloc c 9 40")
+    let script =
+      "mount -t tmpfs -o size=8k none \(disk.path) && \(Programs.memwatch) snapshot \(peer.pid) -o \(disk.path)/x; echo STATUS $?; ls -A \(disk.path)"
+    let result = try Launch(["unshare", "-rm", "sh", "-c", script], stats: scratch).run()
+    #expect(result.output == "STATUS 1\n", "\(result.output) \(result.error)")
+    #expect(result.error.contains("No space left"))
+    let out = try Launch(
+      ["sh", "-c", "\(Programs.memwatch) snapshot \(peer.pid) > /dev/full"], stats: scratch
+    ).run()
+    #expect(out.status == 1 && out.error.contains("ENOSPC"))
+  }
+
+  @Test func waitWaits() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let start = Date()
+    #expect(try memwatch("snapshot", "late", "--wait", "300ms", stats: scratch).status == 2)
+    #expect(Date().timeIntervalSince(start) >= 0.3)
+    let waiting = Launch(
+      [Programs.memwatch, "snapshot", "test-publisher", "--wait", "20s"], stats: scratch
+    ).process()
+    let output = Pipe()
+    waiting.standardOutput = output
+    try waiting.run()
+    let (peer, _) = try publishing(scratch)
+    let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    waiting.waitUntilExit()
+    #expect(waiting.terminationStatus == 0 && text.contains("pid \(peer.pid)"))
+  }
+
+  @Test func listTellsAllInTextAndJSON() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (a, _) = try publishing(scratch)
+    let (b, _) = try publishing(scratch)
+    b.kill()
+    let text = try memwatch("list", stats: scratch).output
+    #expect(text.contains("\(a.pid)") && text.contains("live") && text.contains("exited"))
+    let list = try json(try memwatch("list", "--json", stats: scratch).output)
+    let publishers = list["publishers"] as! [[String: Any]]
+    let mine = publishers.filter { ($0["page"] as! String).hasPrefix(scratch.path) }
+    #expect(Set(mine.map { $0["state"] as! String }) == ["live", "exited"])
+  }
+
+  @Test func withoutATerminalItPrintsOneSnapshot() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let result = try memwatch("\(peer.pid)", stats: scratch)
+    #expect(result.status == 0)
+    #expect(result.output.contains("alpha") && !result.output.contains("\u{1b}"))
+  }
+
+  @Test func closedStandardStreamsDoNoHarm() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch)
+    let result = try Launch(
+      ["sh", "-c", "\(Programs.memwatch) snapshot \(peer.pid) <&- >&- 2>&-; echo $?"],
+      stats: scratch
+    ).run()
+    #expect(result.output == "0\n" || result.output == "1\n")
+    #expect(peer.process.isRunning)
+  }
+
+  @Test func demoRunsAndEndsItsProcess() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let result = try memwatch("demo", stats: scratch)
+    #expect(result.status == 0, "\(result.error)")
+    #expect(result.output.contains("session-tokens"))
+    let pid = Int32(
+      result.output.split(separator: "\n").first { $0.hasPrefix("process.pid: ") }!.dropFirst(13))!
+    #expect(kill(pid, 0) != 0)
+  }
+
+  @Test func runAttachesToADescendant() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let result = try memwatch(
+      "run", "--", "sh", "-c", "sleep 0; \(Programs.demo) --seconds 1; exit 7", stats: scratch)
+    #expect(result.output.contains("enclave-demo"))
+    #expect(result.status == 7, "the command's status")
+  }
+
+  @Test func runWithoutAPublisherIs2() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    #expect(try memwatch("run", "--", "true", stats: scratch).status == 2)
+    #expect(try memwatch("run", "--", "/nonexistent", stats: scratch).status == 127)
+    #expect(try memwatch("run", "--", "/etc/passwd", stats: scratch).status == 126)
+  }
+
+  @Test func memwatchLinksNeitherEnclaveNorSodium() throws {
+    let symbols = try Launch(["nm", Programs.memwatch]).run().output
+    // `$s7Enclave…` is a Swift symbol of module Enclave; MemwatchInspector's are there to compare.
+    #expect(symbols.contains("$s17MemwatchInspector"))
+    #expect(!symbols.contains("$s7Enclave"))
+    let needed = try Launch(["readelf", "-d", Programs.memwatch]).run().output
+    #expect(needed.contains("NEEDED") && !needed.contains("sodium"))
+  }
+}
+
+/// memwatch and test-publisher in a place that every user may reach, run as nobody where the test
+/// runs as root.
+final class Unprivileged {
+  let place: Scratch
+  init() throws {
+    place = try Scratch(mode: 0o755)
+    try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: place.path)
+    for name in ["memwatch", "test-publisher", "enclave-demo"] {
+      try FileManager.default.copyItem(atPath: Programs.path(name), toPath: place.file(name))
+    }
+  }
+
+  func memwatch(_ arguments: String..., stats: Scratch?) throws -> Ended {
+    try Launch(unprivileged() + [place.file("memwatch")] + arguments, stats: stats).run()
+  }
+}

@@ -1,0 +1,233 @@
+// The screen in a real terminal, driven by keys.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct TerminalTests {
+  func watching(
+    _ scratch: Scratch, width: Int = 100, height: Int = 30, environment: [String: String] = [:],
+    options: [String] = [], directory: String? = nil
+  ) throws -> (Peer, Tmux) {
+    let (peer, _) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072),
+      "arena a tls-keys isolated preferred pages", "alloc a 2 40",
+      "arena b session-tokens slab preferred pages", "alloc b 100 40",
+      "arena c alpha slab off none", "alloc c 10 500")
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"] + options, stats: scratch,
+      width: width, height: height, environment: environment, directory: directory)
+    return (peer, tmux)
+  }
+
+  @Test func showsWhatThereIsAndRestoresTheTerminal() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    let screen = try tmux.wait(for: "session-tokens")
+    #expect(screen[0].contains("test-publisher") && screen[0].contains("pid \(peer.pid)"))
+    #expect(screen[0].contains("LIVE"))
+    #expect(
+      screen.contains {
+        $0.contains("tls-keys") && $0.contains("isolated") && $0.contains("closed")
+      })
+    try tmux.keys("?")
+    try tmux.wait(for: "write a snapshot to a new file")
+    try tmux.keys("q", "q")
+    let end = try tmux.wait(for: "[STATUS 0]")
+    #expect(end.contains { $0.contains("[ECHO ON]") })
+    #expect(!end.contains { $0.contains("session-tokens") })
+    #expect(peer.process.isRunning)
+  }
+
+  @Test(arguments: ["C", "C.UTF-8"]) func linesFollowTheLocale(locale: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch, environment: ["LC_ALL": locale])
+    try tmux.wait(for: "session-tokens")
+    let text = try tmux.text()
+    #expect(text.contains("───") == (locale == "C.UTF-8"))
+    #expect(text.contains("-----") == (locale == "C"))
+  }
+
+  @Test func colourOnlyRepeats() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    var plain = ""
+    for environment in [[:], ["NO_COLOR": "1"]] {
+      let (peer, tmux) = try watching(scratch, environment: environment)
+      try tmux.wait(for: "session-tokens")
+      let escapes = try tmux.run(["capture-pane", "-p", "-e"]).output
+      let hasColour = escapes.contains("\u{1b}[36m") || escapes.contains("\u{1b}[32m")
+      #expect(hasColour == environment.isEmpty)
+      let row = try tmux.screen().first { $0.contains("tls-keys") }!
+      if plain.isEmpty { plain = row } else { #expect(row == plain) }
+      peer.kill()
+    }
+  }
+
+  @Test func sizesAndStorms() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    for (width, height) in [(40, 10), (300, 100), (2, 2), (1, 1), (80, 24), (160, 50), (20, 5)] {
+      try tmux.resize(width, height)
+    }
+    for step in 0..<30 { try tmux.resize(20 + step * 7 % 150, 3 + step * 5 % 50) }
+    try tmux.resize(100, 30)
+    try tmux.wait(for: "Memlock")
+    let screen = try tmux.wait(for: "session-tokens")
+    #expect(screen.count { $0.contains("ARENA") } == 1, "no leftovers")
+    try tmux.resize(40, 10)
+    try tmux.wait(for: "ARENA")
+    #expect(try tmux.text().contains("Memlock"))
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0")
+  }
+
+  @Test func keysDoTheirWork() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let (peer, tmux) = try watching(scratch, directory: files.path)
+    try tmux.wait(for: "session-tokens")
+    try tmux.keys("j")
+    try tmux.wait(for: "session-tokens ──")
+    try tmux.type("/alp")
+    try tmux.wait(for: "alpha ──")
+    try tmux.keys("Enter")
+    try tmux.keys("Escape")
+    try tmux.keys("m")
+    try tmux.wait(for: "marked")
+    try peer.send("alloc c 5 500")
+    try tmux.wait(for: "secrets +5")
+    try tmux.keys("p")
+    try tmux.wait(for: "PAUSED")
+    try peer.send("alloc c 5 500")
+    try tmux.keys("p")
+    try tmux.wait(for: "secrets +10")
+    try tmux.keys("w")
+    try tmux.wait(for: "write to")
+    try tmux.keys("C-u")
+    try tmux.type("out.json")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "wrote out.json")
+    let file = try String(contentsOfFile: files.file("out.json"), encoding: .utf8)
+    #expect(try json(file)["schema"] as? String == "memwatch/1")
+    try tmux.keys("w", "C-u")
+    try tmux.type("out.json")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "never overwrites")
+    try tmux.keys("8")
+    try tmux.wait(for: "processes that publish")
+    try tmux.keys("C-c")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  @Test func suspendsAndComesBack() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a tls-keys slab preferred pages")
+    let tmux = try Tmux(
+      ["bash", "--norc", "-i"], stats: scratch, environment: ["PS1": "ready> "])
+    try tmux.wait(for: "$")
+    try tmux.type("\(Programs.memwatch) \(peer.pid)")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "tls-keys")
+    try tmux.keys("C-z")
+    try tmux.wait(for: "Stopped")
+    try tmux.type("fg")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "Memlock")
+    try tmux.keys("q")
+    try eventually("it is gone") { try !tmux.text().contains("Memlock") }
+  }
+
+  @Test func showsThePublishersEndAndExitsWith5() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    peer.kill()
+    try tmux.wait(for: "EXITED")
+    #expect(try tmux.text().contains("session-tokens"), "the last page stays")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 5]")
+  }
+
+  @Test func followsANameToItsSuccessor() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (first, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let tmux = try Tmux(
+      [Programs.memwatch, "test-publisher", "-i", "100ms"], stats: scratch)
+    try tmux.wait(for: "alpha")
+    first.kill()
+    try tmux.wait(for: "EXITED")
+    let (second, _) = try publishing(scratch, "arena a bravo slab preferred pages")
+    try tmux.wait(for: "bravo")
+    let screen = try tmux.wait(for: "restarted")
+    #expect(screen.contains { $0.contains("\(first.pid) -> \(second.pid)") })
+  }
+
+  @Test(arguments: ["", "no-such-terminal"]) func unknownTerminals(term: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch)
+    let command = term.isEmpty ? ["env", "-u", "TERM"] : ["env", "TERM=\(term)"]
+    let tmux = try Tmux(command + [Programs.memwatch, "\(peer.pid)"], stats: scratch)
+    try tmux.wait(for: "[STATUS 1]")
+    #expect(try tmux.text().contains("TERM"))
+  }
+
+  @Test func closedInputIsTakenFromTheTerminal() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let tmux = try Tmux(
+      ["sh", "-c", "\(Programs.memwatch) \(peer.pid) <&-"], stats: scratch)
+    try tmux.wait(for: "alpha")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  @Test func aTerminalThatGoesEndsIt() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    let pid = try tmux.child(named: "memwatch")
+    try tmux.run(["kill-server"])
+    try eventually("memwatch ends", within: 5) { kill(pid, 0) != 0 }
+    #expect(peer.process.isRunning)
+  }
+
+  @Test(arguments: [SIGTERM, SIGHUP, SIGSEGV, SIGABRT])
+  func signalsRestoreTheTerminal(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    kill(try tmux.child(named: "memwatch"), signal)
+    let end = try tmux.wait(for: "[STATUS")
+    #expect(end.contains { $0.contains("[ECHO ON]") })
+    #expect(!end.contains { $0.contains("session-tokens") })
+  }
+
+  @Test func severalAreAListToPickFrom() throws {
+    // As a user of one's own, so that the list is that of the test.
+    let scratch = try Scratch(onTmpfs: true)
+    let (a, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let (b, _) = try publishing(scratch, "arena a bravo slab preferred pages")
+    let tmux = try Tmux([Programs.memwatch, "-i", "100ms"], stats: scratch)
+    try tmux.wait(for: "processes that publish")
+    try tmux.wait(for: "\(a.pid)")
+    try tmux.wait(for: "\(b.pid)")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "Memlock")
+  }
+
+  @Test func runShowsOutputAndAsksBeforeItQuits() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [Programs.memwatch, "run", "-i", "100ms", "--", Programs.demo], stats: scratch)
+    try tmux.wait(for: "session-tokens")
+    try tmux.keys("o")
+    try tmux.wait(for: "memlock limit lowered")
+    try tmux.keys("Q")
+    try tmux.wait(for: "leave process")
+    try tmux.keys("n")
+    try tmux.wait(for: "the command's output:")
+    try tmux.wait(for: "[STATUS 143]")
+  }
+}

@@ -1,0 +1,267 @@
+// The model and the grid, without a terminal: every key, every size, and the main screens whole.
+
+import Foundation
+import MemwatchTerminal
+import TestSupport
+import Testing
+
+@testable import MemwatchInspector
+
+func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snapshot {
+  var snapshot = Snapshot(
+    process: ProcessSnapshot(
+      pid: 4127, publisherPid: 4127, publisherID: "00000000000000aa", name: SafeText("tls-gateway"),
+      uid: 1000, user: SafeText("keysvc"), state: .live, path: SafeText("/dev/shm/x.page")),
+    sampledAt: time, complete: true)
+  snapshot.process.debugger = 0
+  snapshot.process.isDumpable = true
+  snapshot.memlock = Memlock(
+    soft: 8 << 20, hard: 8 << 20, binds: .yes, locked: 6 << 20, lockedByArenas: 4 << 20,
+    lockedByOthers: 2 << 20, headroom: 2 << 20, nextChunk: 256 << 10, nextChunkFits: true,
+    peakLockedByArenas: 5 << 20)
+  snapshot.maps = Maps(inUse: 412, limit: 65530, byArenas: 30, headroom: 65118)
+  let names = ["tls-keys", "session-tokens", "scratch"]
+  snapshot.arenas = (0..<count).map { index in
+    var arena = ArenaSnapshot(
+      id: UInt64(index + 1),
+      name: SafeText(index < 3 ? names[index] : "arena-\(index)"))
+    arena.layout = "slab"
+    arena.gate = "pages"
+    arena.lockPolicy = "preferred"
+    arena.lockState = index == 1 ? "partial" : "locked"
+    arena.protectionState = "closed"
+    arena.sealState = "open"
+    arena.openWindows = 0
+    arena.secretCount = UInt64(index * 1000 + 6)
+    arena.bytesInUse = 1536
+    arena.bytesLocked = 48 << 10
+    arena.bytesMapped = index == 1 ? 64 << 10 : 48 << 10
+    arena.chunkCount = 3
+    arena.guardPages = 6
+    arena.mapsUsed = 9
+    arena.forkProtection = "zeros"
+    arena.dumpProtection = "excluded"
+    arena.opens = 5
+    arena.allocations = 10
+    arena.frees = 4
+    arena.failedLocks = index == 1 ? 1 : 0
+    arena.sizes = [SizeRoom(payload: 32, live: 6, freeSlots: 79, freeSlotsAfterGrowth: 43_599)]
+    if index == 1 {
+      arena.lock = LockDetail(
+        errno: 12, errnoName: "ENOMEM", failedCall: "mlock", bytesMissing: 16 << 10,
+        at: 1_795_236_400_000, bytesInUseThen: 8 << 20, limitThen: 8 << 20)
+    }
+    return arena
+  }
+  if count > 1 {
+    snapshot.problems = [
+      Problem(
+        severity: .problem, kind: .notLocked, arenaID: 2,
+        text: "session-tokens: 16 KiB of 64 KiB not locked; these pages can reach swap",
+        fix: "prlimit --pid 4127 --memlock=16777216:16777216",
+        keep: "LimitMEMLOCK=16M in tls-gateway.service")
+    ]
+  }
+  return snapshot
+}
+
+func model(_ snapshot: Snapshot?) -> Model {
+  var model = Model(intervalMs: 1000)
+  if let snapshot { model.update(snapshot) }
+  model.output = ["line one", "line two"]
+  return model
+}
+
+let now: UInt64 = 1_795_236_404_300
+
+func draw(_ model: Model, _ width: Int, _ height: Int, unicode: Bool = false) -> Grid {
+  Renderer.render(model, width: width, height: height, style: Style(unicode: unicode), now: now)
+    .grid
+}
+
+let allKeys: [Key] =
+  [
+    .up, .down, .left, .right, .pageUp, .pageDown, .home, .end, .enter, .escape, .backspace, .tab,
+    .backTab, .help, .redraw, .resize,
+  ] + (1..<127).map { .character(Character(Unicode.Scalar(UInt8($0)))) } + [
+    .character("é"), .character("鍵"),
+  ]
+
+@Suite struct ScreenTests {
+  @Test(arguments: [nil, 0, 1, 3, 10_000] as [Int?])
+  func everySizeOfEveryView(arenas: Int?) {
+    var sizes: [(Int, Int)] = []
+    let heights = [1, 2, 7, 8, 9, 10, 17, 18, 24, 30, 60]
+    let widths = [1, 2, 20, 39, 40, 41, 59, 60, 79, 80, 100, 160, 200]
+    for width in 1...200 { sizes += [9, 24].map { (width, $0) } }
+    for width in widths { sizes += heights.map { (width, $0) } }
+    for height in 1...60 { sizes += [40, 80].map { ($0, height) } }
+    let base = model(arenas.map { sample(arenas: $0) })
+    for view in [View.arenas, .help, .processes, .output] {
+      var model = base
+      model.view = view
+      for (width, height) in sizes {
+        let grid = draw(model, width, height, unicode: width % 2 == 0)
+        #expect(grid.rows.count == height && grid.rows.allSatisfy { $0.count == width })
+        #expect((0..<height).contains(grid.cursor.row) && (0..<width).contains(grid.cursor.column))
+      }
+    }
+  }
+
+  @Test func everyKeyInEveryView() {
+    for arenas in [nil, 0, 3, 200] as [Int?] {
+      for view in [View.arenas, .help, .processes, .output] {
+        for first in allKeys {
+          var model = model(arenas.map { sample(arenas: $0) })
+          model.view = view
+          _ = model.handle(first, now: now)
+          for second in [Key.down, .character("x"), .enter, .escape, .character("G")] {
+            _ = model.handle(second, now: now)
+            if let selected = model.selectedArena {
+              #expect(model.arenas.contains { $0.id == selected })
+            }
+          }
+          _ = draw(model, 80, 24)
+        }
+      }
+    }
+  }
+
+  @Test func aLongRunOfRandomKeys() {
+    var generator = SystemRandomNumberGenerator()
+    var model = model(sample(arenas: 40))
+    for step in 0..<3000 {
+      let key = allKeys[Int.random(in: 0..<allKeys.count, using: &generator)]
+      _ = model.handle(key, now: now)
+      if step % 7 == 0 { model.update(sample(arenas: step % 50, at: now + UInt64(step))) }
+      if step % 5 == 0 {
+        _ = draw(
+          model, Int.random(in: 1...220, using: &generator),
+          Int.random(in: 1...70, using: &generator))
+      }
+    }
+  }
+
+  @Test func keysDoWhatTheHelpSays() {
+    var model = model(sample(arenas: 3))
+    func press(_ keys: Key...) -> [Effect] { keys.flatMap { model.handle($0, now: now) } }
+    #expect(model.selectedArena == 1)
+    _ = press(.character("j"))
+    #expect(model.selectedArena == 2)
+    _ = press(.character("G"))
+    #expect(model.selectedArena == 3)
+    _ = press(.character("g"))
+    #expect(model.selectedArena == 1)
+    _ = press(.character("n"))
+    #expect(model.selectedArena == 2, "the next problem")
+    _ = press(.character("/"), .character("s"), .character("c"), .character("r"))
+    #expect(model.selectedArena == 3, "the search goes along")
+    _ = press(.escape, .character("f"), .character("t"), .character("l"), .character("s"), .enter)
+    #expect(model.arenas.map(\.id) == [1])
+    _ = press(.escape)
+    #expect(model.arenas.count == 3)
+    _ = press(.character("s"), .character("I"))
+    #expect(model.arenas.map(\.name.string) == ["tls-keys", "session-tokens", "scratch"])
+    _ = press(.character("p"))
+    #expect(model.isPaused)
+    #expect(press(.character("p")) == [.sample])
+    #expect(press(.character("r")) == [.sample])
+    _ = press(.character("+"))
+    #expect(model.intervalMs == 2000)
+    _ = press(.character("-"))
+    #expect(model.intervalMs == 1000)
+    #expect(press(.character("?")) == [] && model.view == .help)
+    #expect(press(.character("q")) == [] && model.view == .arenas)
+    #expect(press(.character("q")) == [.quit(leaveRunning: false)])
+    _ = press(.character("w"))
+    #expect(model.prompt?.text.hasPrefix("memwatch-tls-gateway-4127-") == true)
+    _ = press(.character("\u{15}"), .character("a"))
+    #expect(press(.enter) == [.write("a")])
+  }
+
+  @Test func quittingARunAsks() {
+    var model = model(sample())
+    model.runningChild = 99
+    #expect(model.handle(.character("q"), now: now).isEmpty)
+    #expect(draw(model, 100, 30).text.contains("leave process 99 running?"))
+    #expect(model.handle(.character("y"), now: now) == [.quit(leaveRunning: true)])
+    _ = model.handle(.escape, now: now)
+    #expect(model.handle(.interrupt, now: now).isEmpty)
+    #expect(model.handle(.character("n"), now: now) == [.quit(leaveRunning: false)])
+  }
+
+  @Test func changesSinceAMark() {
+    var model = model(sample(arenas: 3))
+    _ = model.handle(.character("m"), now: now)
+    var later = sample(arenas: 3, at: 1_795_236_406_000)
+    later.arenas[0].secretCount = 1210
+    later.arenas[0].opens = 25
+    model.update(later)
+    let text = draw(model, 100, 30).text
+    #expect(text.contains("secrets +1,204"))
+    #expect(text.contains("opened 10/s"))
+  }
+
+  @Test func statesStandInTheHeader() {
+    for state in PublisherState.allCases {
+      var snapshot = sample(arenas: 1)
+      snapshot.process.state = state
+      let text = draw(model(snapshot), 100, 30).line(0)
+      #expect(text.contains(state.rawValue.uppercased()))
+    }
+  }
+
+  @Test func withoutUTF8EverythingIsASCII() {
+    var snapshot = sample(arenas: 3)
+    snapshot.arenas[0].name = SafeText("größe-鍵")
+    for view in [View.arenas, .help, .processes, .output] {
+      var model = model(snapshot)
+      model.view = view
+      #expect(draw(model, 120, 40).text.utf8.allSatisfy { $0 < 128 })
+    }
+  }
+
+  @Test func wideCharactersKeepColumnsStraight() {
+    var snapshot = sample(arenas: 3)
+    snapshot.arenas[0].name = SafeText("鍵鍵鍵")
+    snapshot.arenas[1].name = SafeText("e\u{301}e\u{301}")
+    let grid = draw(model(snapshot), 100, 30, unicode: true)
+    for row in 9...11 {
+      #expect(grid.rows[row][grid.rows[8].firstIndex { $0.character == "T" }! - 1].character != nil)
+    }
+    let state = String(grid.rows[8].compactMap(\.character)).range(of: "STATE")!
+    let column = String(grid.rows[8].compactMap(\.character)).distance(
+      from: String(grid.rows[8].compactMap(\.character)).startIndex, to: state.lowerBound)
+    for (row, word) in [(9, "ok"), (10, "PROBLEM"), (11, "ok")] {
+      let cells = grid.rows[row][column..<(column + word.count)].compactMap(\.character)
+      #expect(String(cells) == word)
+    }
+  }
+
+  /// Main screens, cell by cell. `MEMWATCH_RECORD=1 swift test` writes them anew.
+  @Test(arguments: [(100, 30), (80, 24), (40, 10), (30, 5)])
+  func goldenScreens(width: Int, height: Int) throws {
+    setenv("TZ", "UTC", 1)
+    tzset()
+    var model = model(sample(arenas: 3))
+    _ = model.handle(.down, now: now)
+    let text = draw(model, width, height).text + "\n"
+    let file = Programs.package.appending(
+      path: "Tests/MemwatchTerminalTests/Golden/main-\(width)x\(height).txt")
+    if ProcessInfo.processInfo.environment["MEMWATCH_RECORD"] == "1" {
+      try text.write(to: file, atomically: true, encoding: .utf8)
+    }
+    let golden = try String(contentsOf: file, encoding: .utf8)
+    #expect(text == golden)
+  }
+
+  @Test func theHelpHasEveryBinding() {
+    let lines = model(nil).helpLines
+    for binding in Binding.all { #expect(lines.contains { $0.contains(binding.help) }) }
+    for action in Action.allCases {
+      #expect(Binding.all.contains { $0.action == action }, "\(action) has no key")
+    }
+    let keys = Binding.all.flatMap(\.keys)
+    #expect(Set(keys).count == keys.count, "a key with two meanings")
+  }
+}
