@@ -54,7 +54,7 @@ let package = Package(
       linkerSettings: [.linkedLibrary("ncursesw"), .linkedLibrary("tinfo")]),
     .target(
       name: "MemwatchTerminal",
-      dependencies: ["MemwatchInspector", "EnclaveSystem", "CMemwatchNcurses"],
+      dependencies: ["MemwatchInspector", "CMemwatchNcurses"],
       swiftSettings: settings),
     // Builds enclave-demo beside memwatch (`memwatch demo` starts it) without linking it in.
     .plugin(

@@ -49,6 +49,15 @@ void mwn_catch_signals(void) {
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
   sigaction(SIGHUP, &action, NULL);
+  // Whoever started this program may have blocked them (a thread pool's worker does).
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
+  sigaddset(&set, SIGTSTP);
+  sigaddset(&set, SIGWINCH);
+  sigprocmask(SIG_UNBLOCK, &set, NULL);
   // A reader of our output that goes away is an error of write(2), not a reason to die.
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, NULL);

@@ -22,7 +22,10 @@ package enum Console {
   }
 
   package static func pause(milliseconds: UInt32) { ProcessFacts.pause(milliseconds: milliseconds) }
+  /// CLOCK_BOOTTIME.
   package static var milliseconds: UInt64 { ProcessFacts.bootMilliseconds }
+  /// CLOCK_REALTIME.
+  package static var realMilliseconds: UInt64 { ProcessFacts.realMilliseconds }
 
   /// Whether a file is there that may be run.
   package static func isExecutable(_ path: String) -> Bool {

@@ -42,8 +42,14 @@ struct Reading {
   /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
   private func time(_ bootMs: UInt64) -> UInt64? {
     guard bootMs != PageFormat.unknown, bootMs != 0, let image else { return nil }
-    let boot = image.process[.heartbeatBootMs]
-    let real = image.process[.heartbeatRealMs]
+    var boot = image.header[.createdBootMs]
+    var real = image.header[.createdRealMs]
+    // Two readings of the clocks differ by a millisecond now and then: the first pair keeps times
+    // still. Only when somebody has set the clock since does the latest pair count.
+    let (beatBoot, beatReal) = (image.process[.heartbeatBootMs], image.process[.heartbeatRealMs])
+    if max(beatReal &- real, beatBoot &- boot) &- min(beatReal &- real, beatBoot &- boot) > 2000 {
+      (boot, real) = (beatBoot, beatReal)
+    }
     guard boot != 0, real != PageFormat.unknown, boot != PageFormat.unknown else { return nil }
     let (difference, overflow) = Int64(truncatingIfNeeded: boot)
       .subtractingReportingOverflow(Int64(truncatingIfNeeded: bootMs))

@@ -1,6 +1,5 @@
 // The loop: sample, draw, wait for a key or for the next sample.
 
-import EnclaveSystem
 import Glibc
 package import MemwatchInspector
 
@@ -66,7 +65,7 @@ package enum Screen {
     var nextClock: UInt64 = 0
     var mustDraw = true
     while true {
-      let now = ProcessFacts.bootMilliseconds
+      let now = Console.milliseconds
       if now >= nextSample {
         if !model.isPaused {
           if let inspector { model.update(inspector.sample()) }
@@ -84,7 +83,7 @@ package enum Screen {
         let size = terminal.size
         let (grid, pageRows) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
-          now: ProcessFacts.realMilliseconds)
+          now: Console.realMilliseconds)
         model.pageRows = pageRows
         terminal.draw(grid)
         mustDraw = false
@@ -105,7 +104,7 @@ package enum Screen {
         case .key(let key):
           mustDraw = true
           let wasProcesses = model.view == .processes
-          for effect in model.handle(key, now: ProcessFacts.realMilliseconds) {
+          for effect in model.handle(key, now: Console.realMilliseconds) {
             switch effect {
             case .sample: nextSample = 0
             case .redraw: terminal.redraw()

@@ -18,6 +18,7 @@ import Testing
     let tmux = try Tmux(
       [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"] + options, stats: scratch,
       width: width, height: height, environment: environment, directory: directory)
+    tmux.companions = [peer]
     return (peer, tmux)
   }
 
@@ -34,8 +35,8 @@ import Testing
     try tmux.keys("?")
     try tmux.wait(for: "write a snapshot to a new file")
     try tmux.keys("q", "q")
-    let end = try tmux.wait(for: "[STATUS 0]")
-    #expect(end.contains { $0.contains("[ECHO ON]") })
+    try tmux.wait(for: "[STATUS 0]")
+    let end = try tmux.wait(for: "[ECHO ON]")
     #expect(!end.contains { $0.contains("session-tokens") })
     #expect(peer.process.isRunning)
   }
@@ -125,8 +126,8 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a tls-keys slab preferred pages")
     let tmux = try Tmux(
-      ["bash", "--norc", "-i"], stats: scratch, environment: ["PS1": "ready> "])
-    try tmux.wait(for: "$")
+      ["env", "PS1=ready# ", "bash", "--norc", "-i"], stats: scratch)
+    try tmux.wait(for: "#")
     try tmux.type("\(Programs.memwatch) \(peer.pid)")
     try tmux.keys("Enter")
     try tmux.wait(for: "tls-keys")
@@ -200,7 +201,7 @@ import Testing
     try tmux.wait(for: "session-tokens")
     kill(try tmux.child(named: "memwatch"), signal)
     let end = try tmux.wait(for: "[STATUS")
-    #expect(end.contains { $0.contains("[ECHO ON]") })
+    try tmux.wait(for: "[ECHO ON]")
     #expect(!end.contains { $0.contains("session-tokens") })
   }
 

@@ -4,6 +4,8 @@ import Foundation
 import Glibc
 
 public final class Tmux {
+  /// Kept alive as long as the terminal is.
+  public var companions: [Peer] = []
   private let socket = "memwatch-test-\(UInt64.random(in: 0 ... .max))"
 
   /// Starts a command in a new terminal. When it has ended, the screen says `[STATUS n]`.
@@ -24,12 +26,21 @@ public final class Tmux {
     if let term = environment["TERM"] { variables += "export TERM='\(term)';" }
     let place = directory.map { "cd '\($0)';" } ?? ""
     let script =
-      "\(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
-    let result = try run([
-      "-u", "-f", "/dev/null", "new-session", "-d", "-x", "\(width)", "-y", "\(height)", "sh", "-c",
-      script,
-    ])
-    guard result.status == 0 else { throw Failed("tmux: \(result.error)") }
+      "trap : INT; \(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
+    // The server outlives its client: it must not hold a descriptor of this process, by which
+    // Process learns that its child has ended, nor this thread's mask of blocked signals.
+    let start = Launch([
+      "python3", "-c",
+      "import os,signal,sys; signal.pthread_sigmask(signal.SIG_SETMASK, []); os.closerange(3, 4096); os.execvp(sys.argv[1], sys.argv[1:])",
+      "tmux", "-L", socket, "-u", "-f", "/dev/null", "new-session", "-d", "-x", "\(width)", "-y",
+      "\(height)", "sh", "-c", script,
+    ]).process()
+    start.standardInput = FileHandle.nullDevice
+    start.standardOutput = FileHandle.nullDevice
+    start.standardError = FileHandle.nullDevice
+    try start.run()
+    start.waitUntilExit()
+    guard start.terminationStatus == 0 else { throw Failed("tmux did not start") }
   }
 
   deinit { _ = try? run(["kill-server"]) }

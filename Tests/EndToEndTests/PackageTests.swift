@@ -1,0 +1,103 @@
+// The house: targets, what they import, what a client builds, what a release holds.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct PackageTests {
+  /// The design's table: what each target may import of this package.
+  static let table: [String: Set<String>] = [
+    "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
+    "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
+    "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
+    "EnclaveC": ["Enclave"],
+    "MemwatchInspector": ["EnclaveStats", "EnclaveSystem"],
+    "MemwatchSandbox": ["EnclaveSystem", "CMemwatchSeccomp"], "CMemwatchSeccomp": [],
+    "CMemwatchNcurses": [],
+    "MemwatchTerminal": ["MemwatchInspector", "CMemwatchNcurses"],
+    "memwatch": ["MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal", "DemoBuilder"],
+    "DemoBuilder": ["enclave-demo"],
+    "enclave-demo": ["Enclave", "EnclaveVault"], "enclave-bench": ["Enclave", "EnclaveVault"],
+  ]
+
+  @Test func targetsImportWhatTheTableSays() throws {
+    let scratch = try Scratch()
+    let result = try Launch([
+      "swift", "package", "--package-path", Programs.package.path, "--scratch-path",
+      scratch.file("build"), "dump-package",
+    ]).run(within: 120)
+    let manifest = try json(result.output)
+    var seen = 0
+    for target in manifest["targets"] as! [[String: Any]] {
+      let name = target["name"] as! String
+      if target["type"] as! String == "test" || ["TestSupport", "test-publisher"].contains(name) {
+        continue
+      }
+      let allowed = try #require(Self.table[name], "a target that is not in the table: \(name)")
+      for dependency in target["dependencies"] as! [[String: Any]] {
+        guard let other = (dependency["byName"] as? [Any])?.first as? String else { continue }
+        #expect(allowed.contains(other), "\(name) imports \(other)")
+      }
+      seen += 1
+    }
+    #expect(seen >= 9)
+  }
+
+  /// Imports are checked in the sources too: a module may come in through another's dependency.
+  @Test func sourcesImportWhatTheTableSays() throws {
+    let sources = Programs.package.appending(path: "Sources")
+    for (target, allowed) in Self.table {
+      let folder = sources.appending(path: target)
+      guard let files = FileManager.default.enumerator(at: folder, includingPropertiesForKeys: nil)
+      else { continue }
+      for case let file as URL in files where file.pathExtension == "swift" {
+        let text = try String(contentsOf: file, encoding: .utf8)
+        for line in text.split(separator: "\n") {
+          let words = line.split(separator: " ").filter {
+            !["public", "package", "internal", "private", "fileprivate"].contains($0)
+          }
+          guard words.first == "import", words.count > 1, line.first != " " else { continue }
+          let module = String(words[1])
+          if Self.table[module] != nil {
+            #expect(allowed.contains(module), "\(target) imports \(module)")
+          }
+          #expect(module != "Foundation", "\(target) imports Foundation")
+          if module == "CMemwatchNcurses" { #expect(file.lastPathComponent == "Terminal.swift") }
+        }
+      }
+    }
+  }
+
+  @Test func aClientBuildsAndRuns() throws {
+    let scratch = try Scratch()
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      [
+        "swift", "run", "--package-path",
+        Programs.package.appending(path: "Tests/Consumer").path, "--scratch-path",
+        scratch.file("build"), "consumer",
+      ], stats: stats
+    ).run(within: 600)
+    #expect(result.status == 0, "\(result.error)")
+    #expect(result.output.hasSuffix("66\n"))
+  }
+
+  /// The seam for failures is in debug builds alone.
+  @Test func releasesHaveNoFaultSeam() throws {
+    let scratch = try Scratch()
+    let build = scratch.file("build")
+    let result = try Launch([
+      "swift", "build", "-c", "release", "--package-path", Programs.package.path,
+      "--scratch-path", build, "--target", "Enclave",
+    ]).run(within: 600)
+    #expect(result.status == 0, "\(result.error)")
+    func symbols(_ pattern: String) throws -> String {
+      try Launch(["sh", "-c", "nm \(pattern) 2>/dev/null"]).run().output
+    }
+    let release = try symbols("\(build)/release/EnclaveSystem.build/*.o")
+    #expect(release.contains("SystemFailure"))
+    #expect(!release.contains("9FaultPlan"))
+    let debug = try symbols("\(Programs.directory.path)/EnclaveSystem.build/*.o")
+    #expect(debug.contains("9FaultPlan"))
+  }
+}

@@ -1,0 +1,332 @@
+// What is shown against what is: a publisher with a hidden seed, compared cell by cell on the
+// screen, in the text, in the JSON and with /proc; then one thing changed at a time.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// What the publisher was told to do.
+struct Expected {
+  var slot: String
+  var name: String
+  var layout: String
+  var lock: String
+  var gate: String
+  var secrets = 0
+  var bytes = 0
+  var size: Int
+}
+
+@Suite(.serialized) struct TruthTests {
+  struct World {
+    var peer: Peer
+    var arenas: [Expected]
+    var limit: Int
+  }
+
+  /// Random names, sizes, counts, policies and limits.
+  func world(_ scratch: Scratch) throws -> World {
+    var generator = SystemRandomNumberGenerator()
+    let names = ["bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "größe", "鍵"]
+      .shuffled(using: &generator)
+    let limit = Int.random(in: 24...60, using: &generator) * 16384
+    let peer = try Peer(stats: scratch, prefix: withoutLockCapability(soft: limit, hard: limit))
+    try peer.send("start")
+    var arenas: [Expected] = []
+    for index in 0..<Int.random(in: 3...6, using: &generator) {
+      var arena = Expected(
+        slot: "s\(index)", name: names[index],
+        layout: Bool.random(using: &generator) ? "slab" : "isolated",
+        lock: Bool.random(using: &generator) ? "preferred" : "off",
+        gate: Bool.random(using: &generator) ? "pages" : "none",
+        size: Int.random(in: 1...900, using: &generator))
+      try peer.send("arena \(arena.slot) \(arena.name) \(arena.layout) \(arena.lock) \(arena.gate)")
+      let count = Int.random(in: 1...(arena.layout == "slab" ? 900 : 9), using: &generator)
+      try peer.send("alloc \(arena.slot) \(count) \(arena.size)")
+      let freed = Int.random(in: 0..<count, using: &generator)
+      try peer.send("free \(arena.slot) \(freed)")
+      arena.secrets = count - freed
+      arena.bytes = arena.secrets * arena.size
+      arenas.append(arena)
+    }
+    return World(peer: peer, arenas: arenas, limit: limit)
+  }
+
+  func snapshot(_ world: World, _ scratch: Scratch) throws -> [String: Any] {
+    let result = try memwatch("snapshot", "\(world.peer.pid)", "--format", "json", stats: scratch)
+    guard result.status == 0 else { throw Failed(result.error) }
+    return try json(result.output)
+  }
+
+  func arenas(_ snapshot: [String: Any]) -> [[String: Any]] {
+    snapshot["arenas"] as! [[String: Any]]
+  }
+
+  /// The cells of the row that shows an arena.
+  func cells(_ screen: [String], _ name: String) throws -> [String] {
+    guard let row = screen.first(where: { $0.dropFirst(2).hasPrefix(name + " ") }) else {
+      throw Failed("no row for \(name)\n" + screen.joined(separator: "\n"))
+    }
+    return row.dropFirst(2).split(separator: " ").map(String.init)
+  }
+
+  /// Bytes as the screen writes them.
+  func human(_ count: Int) -> [String] {
+    if count < 1024 { return ["\(count)", "B"] }
+    let kib = Double(count) / 1024
+    if kib < 1024 {
+      let tenths = kib >= 100 ? kib.rounded() : (kib * 10).rounded() / 10
+      return [tenths == tenths.rounded() ? "\(Int(tenths))" : "\(tenths)", "KiB"]
+    }
+    let mib = ((kib / 1024) * 10).rounded() / 10
+    return [mib == mib.rounded() ? "\(Int(mib))" : "\(mib)", "MiB"]
+  }
+
+  func status(_ pid: Int32, _ key: String) throws -> Int {
+    let text = try Launch(["cat", "/proc/\(pid)/status"]).run().output
+    let line = text.split(separator: "\n").first { $0.hasPrefix(key + ":") }!
+    return Int(line.split(whereSeparator: { $0 == " " || $0 == "\t" })[1])!
+  }
+
+  @Test(arguments: 0..<4) func everyCellIsTrue(round: Int) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let world = try world(scratch)
+    let found = try snapshot(world, scratch)
+    let text = try memwatch("snapshot", "\(world.peer.pid)", stats: scratch).output
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(world.peer.pid)", "-i", "100ms"], stats: scratch, width: 120,
+      height: 40)
+    let screen = try tmux.wait(for: world.arenas.last!.name)
+    let lockedKiB = try status(world.peer.pid, "VmLck")
+    let memlock = found["memlock"] as! [String: Any]
+    #expect(memlock["locked"] as? Int == lockedKiB * 1024)
+    #expect(memlock["softLimit"] as? Int == world.limit)
+    #expect(memlock["binds"] as? String == "yes")
+    #expect(memlock["headroom"] as? Int == world.limit - lockedKiB * 1024)
+    #expect(
+      screen.contains {
+        $0.contains("free \(human(world.limit - lockedKiB * 1024).joined(separator: " "))")
+      })
+    var claimed = 0
+    for (expected, arena) in zip(world.arenas, arenas(found)) {
+      let mapped = arena["bytesMapped"] as! Int
+      let locked = arena["bytesLocked"] as! Int
+      claimed += locked
+      #expect(arena["name"] as? String == expected.name)
+      #expect(arena["layout"] as? String == expected.layout)
+      #expect(arena["gate"] as? String == expected.gate)
+      #expect(arena["lockPolicy"] as? String == expected.lock)
+      #expect(arena["secretCount"] as? Int == expected.secrets)
+      #expect(arena["bytesInUse"] as? Int == expected.bytes)
+      let state =
+        expected.lock == "off"
+        ? "off" : locked == mapped ? "locked" : locked == 0 ? "unlocked" : "partial"
+      #expect(arena["lockState"] as? String == state)
+      let protection = expected.gate == "none" ? "r-w" : "closed"
+      #expect(arena["protectionState"] as? String == protection)
+      let labels = arena["labels"] as! [[String: Any]]
+      #expect(labels.reduce(0) { $0 + ($1["live"] as! Int) } == expected.secrets)
+      // The screen, cell by cell.
+      let row = try cells(screen, expected.name)
+      let count =
+        expected.secrets >= 1000 ? "1," + "\(expected.secrets)".dropFirst() : "\(expected.secrets)"
+      #expect(row[0] == expected.name)
+      #expect(row[1] == (state == "partial" || state == "unlocked" ? "PROBLEM" : row[1]))
+      #expect(row[2] == state && row[3] == protection && row[4] == "0" && row[5] == "open")
+      #expect(row[6] == expected.gate && row[7] == expected.layout)
+      #expect(Array(row[8...]) == [count] + human(expected.bytes) + human(locked))
+      // Sizes in the kernel's own list of mappings.
+      if let chunk = (arena["chunks"] as! [[String: Any]]).first {
+        let address = String(chunk["address"] as! Int, radix: 16)
+        let maps = try Launch(["cat", "/proc/\(world.peer.pid)/maps"]).run().output
+        #expect(maps.contains(address))
+      }
+    }
+    #expect(memlock["lockedByArenas"] as? Int == claimed)
+    // The text says what the JSON says, field for field.
+    #expect(
+      try leaves(found).allSatisfy { path, value in
+        if path.hasSuffix("ageMs") || path.contains("At") || path.hasPrefix("calls")
+          || path.hasPrefix("events") || path.hasPrefix("maps")
+        {
+          return true
+        }
+        let shown = text.contains("\n\(path): \(value)\n")
+        if !shown { Issue.record("\(path): \(value) is not in the text") }
+        return shown
+      })
+  }
+
+  func same(_ a: Any, _ b: Any) -> Bool {
+    func bytes(_ value: Any) -> Data? {
+      try? JSONSerialization.data(withJSONObject: [value], options: .sortedKeys)
+    }
+    return bytes(a) == bytes(b)
+  }
+
+  func leaves(_ object: Any, _ path: String = "") throws -> [(String, String)] {
+    switch object {
+    case let object as [String: Any]:
+      return try object.flatMap {
+        try leaves($0.value, path.isEmpty ? $0.key : path + "." + $0.key)
+      }
+    case let list as [Any]:
+      if list.isEmpty { return [(path, "none")] }
+      return try list.enumerated().flatMap { try leaves($0.element, "\(path)[\($0.offset)]") }
+    case is NSNull: return [(path, "n/a")]
+    case let text as String: return [(path, text)]
+    case let number as NSNumber:
+      let type = String(cString: number.objCType)
+      if type == "c" || type == "B" { return [(path, number.boolValue ? "yes" : "no")] }
+      return [(path, "\(number)")]
+    default: return [(path, "?")]
+    }
+  }
+
+  /// One change in the publisher changes just the cells that it should.
+  @Test func oneChangeChangesItsCellsAlone() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 1 << 20, hard: 2 << 20),
+      "arena a alpha slab preferred pages", "alloc a 30 40",
+      "arena b bravo isolated preferred pages", "alloc b 2 100",
+      "arena c charlie slab off none", "alloc c 5 32")
+    let world = World(peer: peer, arenas: [], limit: 1 << 20)
+    let steps: [(String, Set<String>)] = [
+      (
+        "alloc a 1 40",
+        [
+          "secretCount", "bytesInUse", "allocations", "peakSecretCount", "peakBytesInUse", "sizes",
+          "labels",
+        ]
+      ),
+      ("free b 1", ["secretCount", "bytesInUse", "frees", "labels"]),
+      ("touch a 3", ["opens", "labels"]),
+      ("hold b", ["opens", "openWindows", "protectionState", "labels"]),
+      ("release", ["openWindows", "protectionState", "labels"]),
+    ]
+    var before = try snapshot(world, scratch)
+    for (command, allowed) in steps {
+      try peer.send(command)
+      let after = try snapshot(world, scratch)
+      let slot = command == "release" ? 1 : command.contains(" a") ? 0 : 1
+      for (index, (old, new)) in zip(arenas(before), arenas(after)).enumerated() {
+        let changed = Set(
+          new.keys.filter { !same(old[$0]!, new[$0]!) })
+        #expect(changed == (index == slot ? allowed : []), "\(command): arena \(index)")
+      }
+      for key in ["memlock", "problems"] {
+        #expect(same(before[key]!, after[key]!), "\(command): \(key)")
+      }
+      before = after
+    }
+    // Growth, a limit, an arena's end: what the process as a whole shows.
+    try peer.send("limit 524288 2097152")
+    var after = try snapshot(world, scratch)
+    #expect((after["memlock"] as! [String: Any])["softLimit"] as? Int == 524288)
+    try peer.send("destroy c")
+    after = try snapshot(world, scratch)
+    #expect(arenas(after).map { $0["name"] as? String } == ["alpha", "bravo"])
+    #expect(after["arenasDestroyed"] as? Int == 1)
+  }
+
+  @Test func aMunlockBehindTheLibrarysBackDiffers() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "alloc a 30 40")
+    let world = World(peer: peer, arenas: [], limit: 0)
+    #expect((try snapshot(world, scratch)["problems"] as! [[String: Any]]).isEmpty)
+    try peer.send("munlock a")
+    let found = try snapshot(world, scratch)
+    let memlock = found["memlock"] as! [String: Any]
+    #expect(memlock["locked"] as! Int == memlock["lockedByArenas"] as! Int - 4096)
+    let kinds = (found["problems"] as! [[String: Any]]).map { $0["kind"] as! String }
+    #expect(kinds == ["locked-less-than-claimed"])
+    let tmux = try Tmux([Programs.memwatch, "\(peer.pid)"], stats: scratch)
+    try tmux.wait(for: "DIFFERS")
+  }
+
+  /// The fix is pasted, and the arena is locked.
+  @Test func theFixWorksWhenPasted() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 8 << 20),
+      "arena a alpha slab preferred pages", "alloc a 3000 40")
+    let world = World(peer: peer, arenas: [], limit: 65536)
+    let problem = (try snapshot(world, scratch)["problems"] as! [[String: Any]])[0]
+    #expect(problem["kind"] as? String == "not-locked")
+    let fix = try #require(problem["fix"] as? String)
+    #expect(fix.hasPrefix("prlimit --pid \(peer.pid) --memlock="))
+    let pasted = try Launch(["sh", "-c", fix]).run()
+    #expect(pasted.status == 0, "\(pasted.error)")
+    try eventually("the arena is locked") {
+      arenas(try snapshot(world, scratch))[0]["lockState"] as? String == "locked"
+    }
+    let after = try snapshot(world, scratch)
+    #expect((after["problems"] as! [[String: Any]]).isEmpty)
+    let memlock = after["memlock"] as! [String: Any]
+    #expect(memlock["locked"] as! Int == memlock["lockedByArenas"] as! Int)
+  }
+
+  /// As an unprivileged user with 64 KiB.
+  @Test func withoutPrivilegesAnd64KiB() throws {
+    let scratch = try Scratch(onTmpfs: true, mode: 0o755)
+    if Programs.isRoot { chown(scratch.path, 65534, 65534) }
+    let copy = try Unprivileged()
+    let peer = try Peer(
+      stats: scratch, prefix: unprivileged(), program: copy.place.file("test-publisher"))
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 2000 40")
+    try peer.send("arena r bravo slab required pages")
+    #expect(throws: Failed.self) { try peer.send("alloc r 1 40") }
+    let result = try copy.memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    #expect(result.status == 0, "\(result.error)")
+    let found = try json(result.output)
+    let alpha = arenas(found)[0]
+    #expect(alpha["lockState"] as? String == "partial")
+    #expect((alpha["lock"] as! [String: Any])["errnoName"] as? String == "ENOMEM")
+    #expect((found["memlock"] as! [String: Any])["softLimit"] as? Int == 65536)
+    let problems = found["problems"] as! [[String: Any]]
+    #expect(
+      problems.contains { ($0["fix"] as? String)?.contains("prlimit --pid \(peer.pid)") == true })
+    let demo = try copy.memwatch("demo", stats: scratch)
+    #expect(demo.status == 0 && demo.output.contains("session-tokens"), "\(demo.error)")
+  }
+
+  @Test func everyStatesJSONFitsTheSchema() throws {
+    let schema = try Schema.snapshot()
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 8 << 20),
+      "arena a alpha slab preferred pages", "alloc a 3000 40", "arena b bravo isolated off none",
+      "alloc b 2 100")
+    func check(_ what: String) throws {
+      let result = try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch)
+      let found = try json(result.output)
+      let violations = Schema.violations(found, schema)
+      #expect(violations.isEmpty, "\(what): \(violations.prefix(5))")
+      #expect((found["process"] as! [String: Any])["state"] as? String == what)
+    }
+    try check("live")
+    peer.signal(SIGSTOP)
+    try eventually("stopped") {
+      try memwatch("snapshot", "--file", path, stats: scratch).output.contains("STOPPED")
+    }
+    try check("stopped")
+    peer.signal(SIGCONT)
+    peer.kill()
+    try check("exited")
+    // A schema that took everything would prove nothing.
+    var wrong = try json(
+      try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)
+    wrong["surprise"] = 1
+    var process = wrong["process"] as! [String: Any]
+    process["state"] = "happy"
+    process["pid"] = "12"
+    wrong["process"] = process
+    wrong["memlock"] = nil
+    #expect(Schema.violations(wrong, schema).count == 4)
+  }
+}
