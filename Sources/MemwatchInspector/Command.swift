@@ -20,11 +20,12 @@ package final class Command {
     self.logPath = logPath
   }
 
-  /// Starts a command with ENCLAVE_STATS=1. `logged`: its input is /dev/null, its output a file.
+  /// Starts a command. `publishing`: with ENCLAVE_STATS=1. `logged`: its input is /dev/null, its
+  /// output a file.
   package static func start(
-    _ arguments: [String], logged: Bool, name: String
+    _ arguments: [String], publishing: Bool, logged: Bool, name: String
   ) throws(CommandFailure) -> Command {
-    let environment = ["ENCLAVE_STATS": "1"]
+    let environment = publishing ? ["ENCLAVE_STATS": "1"] : [:]
     do throws(FileFailure) {
       if logged {
         let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"

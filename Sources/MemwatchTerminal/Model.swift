@@ -98,8 +98,13 @@ package struct Model: Sendable {
       rates = [:]
       if mark?.process.publisherID != new.process.publisherID { mark = nil }
     }
+    let isFirst = snapshot == nil
     snapshot = new
     arrange()
+    // What is wrong is what a person came to see.
+    if isFirst, let arena = problems.first?.arenaID, arenas.contains(where: { $0.id == arena }) {
+      selectedArena = arena
+    }
     problemIndex = min(problemIndex, max(0, problems.count - 1))
   }
 
@@ -302,7 +307,9 @@ package struct Model: Sendable {
   private mutating func goOn(_ step: Int) {
     if search.isEmpty {
       guard !problems.isEmpty else { return say("no problem to go to") }
-      problemIndex = (problemIndex + step + problems.count) % problems.count
+      // First to the problem that the verdict names; from there to the next.
+      let isThere = problems[problemIndex].arenaID.map { $0 == selectedArena } ?? true
+      if isThere { problemIndex = (problemIndex + step + problems.count) % problems.count }
       if let arena = problems[problemIndex].arenaID, arenas.contains(where: { $0.id == arena }) {
         selectedArena = arena
       }

@@ -22,7 +22,8 @@ struct Demo: ParsableCommand {
       throw Failure(Exit.failure, "enclave-demo is not beside memwatch in \(SafeText(directory))")
     }
     let session = try Session(
-      [program, "--seed", "\(seed)"], underScreen: Screen.isTerminal && !once, name: "demo")
+      [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isTerminal && !once,
+      name: "demo")
     try session.show(screen.settings, endsWithScreen: true)
   }
 }
@@ -44,7 +45,8 @@ struct Run: ParsableCommand {
   }
 
   func run() throws {
-    let session = try Session(command, underScreen: Screen.isTerminal, name: "run")
+    let session = try Session(
+      command, publishing: true, underScreen: Screen.isTerminal, name: "run")
     try session.show(screen.settings, endsWithScreen: false)
   }
 }
@@ -53,9 +55,12 @@ struct Run: ParsableCommand {
 struct Session {
   let command: Command
 
-  init(_ arguments: [String], underScreen: Bool, name: String) throws(Failure) {
+  init(
+    _ arguments: [String], publishing: Bool, underScreen: Bool, name: String
+  ) throws(Failure) {
     do throws(CommandFailure) {
-      command = try Command.start(arguments, logged: underScreen, name: name)
+      command = try Command.start(
+        arguments, publishing: publishing, logged: underScreen, name: name)
     } catch { throw Failure(error.code, error.message) }
   }
 

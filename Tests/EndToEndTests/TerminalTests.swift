@@ -89,7 +89,7 @@ import Testing
     let files = try Scratch()
     let (peer, tmux) = try watching(scratch, directory: files.path)
     try tmux.wait(for: "session-tokens")
-    try tmux.keys("j")
+    try tmux.keys("g", "j")
     try tmux.wait(for: "session-tokens ──")
     try tmux.type("/alp")
     try tmux.wait(for: "alpha ──")
