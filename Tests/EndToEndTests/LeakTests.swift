@@ -1,0 +1,104 @@
+// The pattern that fills every secret is nowhere but in the secrets: not on a screen, not in an
+// export, not in the page, not in memwatch's memory. Each channel has a positive control.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct LeakTests {
+  /// The readable memory of a process, by gdb's gcore (which leaves out what is not dumped, but of
+  /// memwatch nothing is).
+  func memory(of pid: Int32, _ scratch: Scratch) throws -> Data {
+    let result = try Launch(["gcore", "-a", "-o", scratch.file("core"), "\(pid)"]).run(within: 120)
+    guard let data = FileManager.default.contents(atPath: scratch.file("core.\(pid)")) else {
+      throw Failed("gcore: \(result.error)")
+    }
+    return data
+  }
+
+  @Test func thePatternIsInNoChannel() throws {
+    let seed = UInt64.random(in: 1 ... .max)
+    let stats = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let peer = try Peer(stats: stats, seed: seed)
+    let page = try peer.send("start always")
+    for (slot, arguments) in [
+      ("a", "alpha slab preferred pages"), ("b", "bravo isolated preferred pages"),
+      ("c", "charlie slab off none"),
+    ] {
+      try peer.send("arena \(slot) \(arguments)")
+      for size in [8, 32, 33, 500, 5000] { try peer.send("alloc \(slot) 4 \(size) fill") }
+    }
+    try peer.send("hold c")
+    // Controls: the search finds the pattern where it is, and in each form.
+    #expect(Pattern.found(seed, in: try memory(of: peer.pid, files)) > 30)
+    let bytes = Pattern.bytes(seed)
+    let hex = bytes.map { String(format: "%02x", $0) }.joined()
+    for control in [
+      Data(bytes), Data(bytes.reversed()), Data(hex.utf8), Data(Data(bytes).base64EncodedString().utf8),
+      Data(bytes[5..<13]),
+    ] { #expect(Pattern.found(seed, in: Data(repeating: 7, count: 100) + control) > 0) }
+
+    #expect(Pattern.found(seed, in: try Data(contentsOf: URL(fileURLWithPath: page))) == 0)
+    for arguments in [
+      ["snapshot", "\(peer.pid)"], ["snapshot", "\(peer.pid)", "--format", "json"], ["list"],
+      ["list", "--json"],
+    ] {
+      let result = try Launch([Programs.memwatch] + arguments, stats: stats).run()
+      #expect(result.status == 0)
+      #expect(Pattern.found(seed, in: result.bytes + Data(result.error.utf8)) == 0)
+    }
+
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(peer.pid)", "-i", "100ms"], stats: stats, width: 200, height: 60,
+      directory: files.path)
+    try tmux.wait(for: "charlie")
+    for keys in [["j"], ["j"], ["?"], ["Escape"], ["8"], ["1"], ["m"], ["s"], ["w", "Enter"], ["p"]] {
+      for key in keys { try tmux.keys(key) }
+      let screen = try tmux.run(["capture-pane", "-p", "-e"]).bytes
+      #expect(!screen.isEmpty && Pattern.found(seed, in: screen) == 0)
+    }
+    try eventually("the export is there") {
+      try FileManager.default.contentsOfDirectory(atPath: files.path).contains { $0.hasSuffix(".txt") }
+    }
+    let viewer = try tmux.child(named: "memwatch \(peer.pid)")
+    let memory = try memory(of: viewer, files)
+    #expect(Pattern.found(seed, in: memory) == 0)
+    // The control: what memwatch does hold is found by the same search of the same memory.
+    #expect(memory.range(of: Data("charlie".utf8)) != nil)
+    for name in try FileManager.default.contentsOfDirectory(atPath: files.path)
+    where name.hasSuffix(".txt") {
+      let export = try Data(contentsOf: URL(fileURLWithPath: files.file(name)))
+      #expect(export.count > 1000 && Pattern.found(seed, in: export) == 0)
+    }
+    try tmux.keys("Q")
+  }
+
+  /// memwatch opens `stat`, `status`, `limits`, `maps`, `cgroup` and its page; no memory, no
+  /// environment, no command line.
+  @Test func memwatchOpensNothingElseOfTheProcess() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let peer = try Peer(stats: stats)
+    try peer.send("start")
+    let result = try Launch(
+      [
+        "strace", "-f", "-e", "trace=openat,open,process_vm_readv,ptrace", "-o",
+        files.file("trace"), Programs.memwatch, "snapshot", "\(peer.pid)",
+      ], stats: stats
+    ).run()
+    #expect(result.status == 0, "\(result.error)")
+    let trace = try String(contentsOfFile: files.file("trace"), encoding: .utf8)
+    let opened = trace.split(separator: "\n").filter { $0.contains("/proc/\(peer.pid)/") }
+    #expect(opened.contains { $0.contains("/status\"") })
+    for line in opened {
+      let isAllowed = ["stat", "status", "limits", "maps", "cgroup", "root"].contains {
+        line.contains("/proc/\(peer.pid)/\($0)\"")
+      }
+      #expect(isAllowed, "\(line)")
+    }
+    #expect(!trace.contains("process_vm_readv") && !trace.contains("ptrace("))
+    #expect(!trace.contains("/mem\"") && !trace.contains("environ\"") && !trace.contains("auxv\""))
+  }
+}
