@@ -121,7 +121,9 @@ import Testing
     let peer = try Peer(stats: nil, prefix: other, program: copy.place.file("test-publisher"))
     let path = try peer.send("start")
     #expect(path.hasPrefix("/dev/shm/enclave-65533."), "\(path)")
-    defer { try? FileManager.default.removeItem(atPath: (path as NSString).deletingLastPathComponent) }
+    defer {
+      try? FileManager.default.removeItem(atPath: (path as NSString).deletingLastPathComponent)
+    }
     let own = try Launch(other + [copy.place.file("memwatch"), "snapshot", "\(peer.pid)"]).run()
     #expect(own.status == 0, "\(own.error)")
     try peer.exit()

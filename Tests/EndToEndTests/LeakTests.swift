@@ -36,7 +36,8 @@ import Testing
     let bytes = Pattern.bytes(seed)
     let hex = bytes.map { String(format: "%02x", $0) }.joined()
     for control in [
-      Data(bytes), Data(bytes.reversed()), Data(hex.utf8), Data(Data(bytes).base64EncodedString().utf8),
+      Data(bytes), Data(bytes.reversed()), Data(hex.utf8),
+      Data(Data(bytes).base64EncodedString().utf8),
       Data(bytes[5..<13]),
     ] { #expect(Pattern.found(seed, in: Data(repeating: 7, count: 100) + control) > 0) }
 
@@ -54,13 +55,17 @@ import Testing
       [Programs.memwatch, "\(peer.pid)", "-i", "100ms"], stats: stats, width: 200, height: 60,
       directory: files.path)
     try tmux.wait(for: "charlie")
-    for keys in [["j"], ["j"], ["?"], ["Escape"], ["8"], ["1"], ["m"], ["s"], ["w", "Enter"], ["p"]] {
+    for keys in [
+      ["j"], ["j"], ["?"], ["Escape"], ["8"], ["1"], ["m"], ["s"], ["w", "Enter"], ["p"],
+    ] {
       for key in keys { try tmux.keys(key) }
       let screen = try tmux.run(["capture-pane", "-p", "-e"]).bytes
       #expect(!screen.isEmpty && Pattern.found(seed, in: screen) == 0)
     }
     try eventually("the export is there") {
-      try FileManager.default.contentsOfDirectory(atPath: files.path).contains { $0.hasSuffix(".txt") }
+      try FileManager.default.contentsOfDirectory(atPath: files.path).contains {
+        $0.hasSuffix(".txt")
+      }
     }
     let viewer = try tmux.child(named: "memwatch \(peer.pid)")
     let memory = try memory(of: viewer, files)

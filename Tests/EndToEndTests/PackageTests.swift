@@ -95,7 +95,7 @@ import Testing
       try Launch(["sh", "-c", "nm \(pattern) 2>/dev/null"]).run().output
     }
     let release = try symbols("\(build)/release/EnclaveSystem.build/*.o")
-    #expect(release.contains("SystemFailure"))
+    #expect(release.contains("14GuardedMapping"))
     #expect(!release.contains("9FaultPlan"))
     let debug = try symbols("\(Programs.directory.path)/EnclaveSystem.build/*.o")
     #expect(debug.contains("9FaultPlan"))

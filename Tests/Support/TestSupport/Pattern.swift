@@ -35,12 +35,20 @@ public enum Pattern {
   /// Which traces a file or a screen holds.
   public static func found(_ seed: UInt64, in data: Data) -> Int {
     data.withUnsafeBytes { hay in
-      traces(seed).count { trace in
-        trace.withUnsafeBytes { needle in
-          memmem(hay.baseAddress!, hay.count, needle.baseAddress!, needle.count) != nil
-        }
-      }
+      traces(seed).count { trace in trace.withUnsafeBytes { contains(hay, $0) } }
     }
+  }
+
+  private static func contains(
+    _ hay: UnsafeRawBufferPointer, _ needle: UnsafeRawBufferPointer
+  ) -> Bool {
+    var at = hay.baseAddress!
+    let end = at + hay.count - needle.count
+    while at <= end, let next = memchr(at, Int32(needle[0]), end - at + 1) {
+      if memcmp(next, needle.baseAddress!, needle.count) == 0 { return true }
+      at = UnsafeRawPointer(next) + 1
+    }
+    return false
   }
 }
 
