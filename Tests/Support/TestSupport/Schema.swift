@@ -59,15 +59,15 @@ public enum Schema {
     case "string": value is String
     case "array": value is [Any]
     case "object": value is [String: Any]
-    case "boolean": (value as? NSNumber).map { CFBooleanLike($0) } ?? false
+    case "boolean": (value as? NSNumber).map { isBoolean($0) } ?? false
     case "integer":
-      (value as? NSNumber).map { !CFBooleanLike($0) && $0.doubleValue.rounded() == $0.doubleValue }
+      (value as? NSNumber).map { !isBoolean($0) && $0.doubleValue.rounded() == $0.doubleValue }
         ?? false
     default: false
     }
   }
 
-  private static func CFBooleanLike(_ number: NSNumber) -> Bool {
+  private static func isBoolean(_ number: NSNumber) -> Bool {
     String(cString: number.objCType) == "c" || String(cString: number.objCType) == "B"
   }
 

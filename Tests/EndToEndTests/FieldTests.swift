@@ -1,0 +1,258 @@
+// Every word that a publisher writes, against what it was told to do: a line of the publishing code
+// that is taken away turns this red.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct FieldTests {
+  func snapshot(_ path: String, _ scratch: Scratch) throws -> [String: Any] {
+    try json(try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)
+  }
+
+  /// The words of the page itself, by the reader that shares no code with it.
+  func page(_ path: String) throws -> [String: Any] {
+    let reader = Programs.package.appending(path: "Tests/Support/Readers/read_page.py").path
+    let format = Programs.package
+      .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/PageFormat.md").path
+    let result = try Launch(["python3", reader, format, path]).run()
+    guard result.status == 0 else { throw Failed(result.error) }
+    return try json(result.output)
+  }
+
+  func expect(
+    _ found: [String: Any], _ expected: [String: Any], _ what: String,
+    sourceLocation: SourceLocation = #_sourceLocation
+  ) {
+    for (key, value) in expected {
+      let is_ = found[key].map { "\($0)" } ?? "missing"
+      #expect(is_ == "\(value)", "\(what).\(key)", sourceLocation: sourceLocation)
+    }
+  }
+
+  let null = NSNull()
+
+  @Test func everyFieldOfAnArena() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let begun = UInt64(Date().timeIntervalSince1970 * 1000)
+    let (peer, path) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072),
+      "arena a alpha slab preferred pages 262144", "arena b bravo isolated required pages")
+    try peer.send("alloc b 2 100")
+    try peer.send("free b 1")
+    try peer.send("alloc a 900 40")
+    try peer.send("free a 100")
+    try peer.send("touch a 5")
+    for _ in 0..<30 where (try? peer.send("alloc b 1 100")) == nil { break }
+    let now = UInt64(Date().timeIntervalSince1970 * 1000)
+    let found = try snapshot(path, scratch)
+    let arenas = found["arenas"] as! [[String: Any]]
+    // 900 secrets of 40 bytes: 64 a page, 15 pages; 16, 16, 32 KiB of chunks, of which the lock
+    // limit, with 4 KiB for the other arena, leaves room for 15 pages.
+    let a = arenas[0]
+    expect(
+      a,
+      [
+        "id": 1, "name": "alpha", "state": "PROBLEM", "layout": "slab", "gate": "pages",
+        "backing": "anonymous", "lockPolicy": "preferred", "protectionState": "closed",
+        "openWindows": 0, "sealState": "open", "forkProtection": "zeros",
+        "dumpProtection": "excluded", "secretCount": 800, "bytesInUse": 32000,
+        "allocations": 900, "frees": 100, "opens": 5, "opensForWriting": 0,
+        "failedAllocations": 0, "failedOpens": 0, "peakSecretCount": 900,
+        "peakBytesInUse": 36000, "capacityBytes": 262144, "stuckOpenPages": 0, "corruptions": 0,
+        "longestOpenMs": null, "encryptedCount": null, "unlistedSecrets": 0,
+      ], "alpha")
+    let mapped = a["bytesMapped"] as! Int
+    let locked = a["bytesLocked"] as! Int
+    let chunks = a["chunks"] as! [[String: Any]]
+    #expect(a["lockState"] as? String == "locked" || a["lockState"] as? String == "partial")
+    #expect(a["peakBytesLocked"] as? Int == locked)
+    #expect(a["chunkCount"] as? Int == chunks.count)
+    #expect(
+      a["mapsUsed"] as? Int == chunks.count * 3 && a["guardPages"] as? Int == chunks.count * 2)
+    #expect(chunks.reduce(0) { $0 + ($1["dataBytes"] as! Int) } == mapped)
+    #expect(
+      chunks.filter { $0["lockState"] as! String == "locked" }
+        .reduce(0) { $0 + ($1["dataBytes"] as! Int) } == locked)
+    #expect(
+      chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["kind"] as? String == "slab" })
+    #expect(a["nextChunkBytes"] as? Int == min(max(mapped, 16384), 262144))
+    let created = (a["createdAt"] as! NSNumber).uint64Value
+    #expect(created >= begun - 1000 && created <= now + 1000)
+    let sizes = a["sizes"] as! [[String: Any]]
+    #expect(sizes.count == 1)
+    expect(sizes[0], ["payload": 48, "live": 800], "size")
+    let labels = a["labels"] as! [[String: Any]]
+    #expect(
+      labels.map { $0["label"] as! String } == ["first", "second", "third", "fourth", "fifth"])
+    expect(
+      labels[4],
+      [
+        "live": 160, "bytes": 6400, "allocations": 180, "frees": 20, "opens": 5, "openNow": 0,
+        "origin": "label", "minimumSize": 40, "maximumSize": 40,
+      ], "label")
+    let opened = (labels[4]["lastOpenedAt"] as! NSNumber).uint64Value
+    #expect(opened >= begun - 1000 && opened <= now + 1000)
+    expect(labels[0], ["opens": 0, "lastOpenedAt": null], "label never opened")
+
+    let b = arenas[1]
+    expect(
+      b,
+      [
+        "id": 2, "name": "bravo", "layout": "isolated", "lockPolicy": "required",
+        "lockState": "locked", "capacityBytes": null, "nextChunkBytes": 4096,
+        "failedAllocations": 1,
+      ], "bravo")
+    #expect((b["failedLocks"] as! Int) == 1)
+    #expect((b["chunks"] as! [[String: Any]]).allSatisfy { $0["kind"] as? String == "isolated" })
+    if a["lockState"] as? String == "partial" {
+      let lock = a["lock"] as! [String: Any]
+      expect(
+        lock,
+        [
+          "errno": 12, "errnoName": "ENOMEM", "failedCall": "mlock",
+          "bytesMissing": mapped - locked, "limitThen": 65536,
+        ], "lock")
+      #expect((lock["bytesInUseThen"] as! Int) > 0 && (lock["bytesInUseThen"] as! Int) <= 65536)
+      let at = (lock["at"] as! NSNumber).uint64Value
+      #expect(at >= begun - 1000 && at <= now + 1000)
+      #expect(a["failedLocks"] as? Int == 1)
+      #expect(
+        chunks.contains { $0["lockState"] as? String == "unlocked" && $0["errno"] as? Int == 12 })
+    } else {
+      Issue.record("the scenario is meant to run into the limit")
+    }
+
+    // A window for reading, seen while it is open.
+    try peer.send("hold a")
+    let open = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+    expect(open, ["openWindows": 1, "protectionState": "read", "opens": 6], "open")
+    #expect((open["labels"] as! [[String: Any]])[4]["openNow"] as? Int == 1)
+    try peer.send("release")
+  }
+
+  @Test func everyFieldOfTheProcess() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let begun = UInt64(Date().timeIntervalSince1970 * 1000)
+    let (peer, path) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072),
+      "arena a alpha slab preferred none", "alloc a 3 40", "arena b bravo slab off none",
+      "destroy b")
+    let found = try snapshot(path, scratch)
+    expect(
+      found,
+      [
+        "schema": "memwatch/1", "complete": 1, "arenasUnlisted": 0, "arenasDestroyed": 1,
+        "labelsUnlisted": 0, "chunksUnlisted": 0, "secretsListed": 3, "secretsUnlisted": 0,
+      ], "snapshot")
+    let process = found["process"] as! [String: Any]
+    expect(
+      process,
+      [
+        "pid": peer.pid, "publisherPid": peer.pid, "name": "test-publisher", "uid": geteuid(),
+        "state": "live", "dumpable": 1, "addresses": "published", "debuggerPid": 0,
+        "emergencyWipe": null, "page": path,
+      ], "process")
+    let started = (process["startedAt"] as! NSNumber).uint64Value
+    #expect(started >= begun - 1000 && started < begun + 20_000)
+    let beat = (process["heartbeatAt"] as! NSNumber).uint64Value
+    try eventually("the heart beats") {
+      let next = try snapshot(path, scratch)["process"] as! [String: Any]
+      return (next["heartbeatAt"] as! NSNumber).uint64Value > beat
+    }
+    // The page's own words, which the viewer has from /proc where it can.
+    let words = try page(path)
+    let header = words["header"] as! [String: Any]
+    expect(
+      header,
+      [
+        "pid": peer.pid, "uid": geteuid(), "tickMs": 20, "pageBytes": 4096, "nameLength": 14,
+        "name": "test-publisher", "arenaCapacity": 256, "labelCapacity": 1024,
+        "chunkCapacity": 2048, "secretCapacity": 4096, "eventCapacity": 256, "vaultCapacity": 16,
+        "streamCapacity": 16, "callBytes": 32, "sizeClasses": 16,
+      ], "header")
+    let stat = try Launch(["cat", "/proc/\(peer.pid)/stat"]).run().output
+    let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")
+    #expect("\(header["startTime"]!)" == String(fields[20]))
+    #expect((header["bootID"] as! NSNumber).uint64Value != UInt64.max)
+    #expect((header["bootID"] as! NSNumber).uint64Value != 0)
+    #expect(path.contains(String((header["publisherID"] as! NSNumber).uint64Value, radix: 16)))
+    try eventually("the publisher's own reading of VmLck") {
+      (try page(path)["process"] as! [String: Any])["lockedBytes"] as? Int == 16384
+    }
+    expect(
+      words["process"] as! [String: Any],
+      [
+        "state": 1, "memlockSoft": 65536, "memlockHard": 131072, "arenas": 1, "addresses": 1,
+        "dumpable": 1, "emergencyWipe": 0,
+      ], "process words")
+    let secrets = (words["tables"] as! [String: Any])["secret"] as! [[String: Any]]
+    #expect(secrets.count == 3)
+    let third = secrets.first { $0["serial"] as? Int == 3 }!
+    expect(
+      third,
+      ["owner": 1 + 2 << 32, "size": 40, "opens": 0, "lastOpenedAtMs": UInt64.max, "openNow": 0],
+      "secret")
+    #expect((third["allocatedAtMs"] as! Int) > 0)
+    try peer.send("touch a 4")
+    try peer.send("hold a")
+    let tables = try page(path)["tables"] as! [String: Any]
+    let held = (tables["secret"] as! [[String: Any]]).first { $0["serial"] as? Int == 3 }!
+    expect(held, ["opens": 5, "openNow": 1], "held secret")
+    #expect((held["lastOpenedAtMs"] as! NSNumber).uint64Value != UInt64.max)
+    let label = (tables["label"] as! [[String: Any]]).first { $0["index"] as? Int == 2 }!
+    expect(label, ["line": UInt64.max, "textLength": 5, "text": "third", "origin": 1], "label")
+    #expect((label["createdAtMs"] as! Int) > 0)
+    try peer.send("release")
+
+    let events = found["events"] as! [[String: Any]]
+    #expect(
+      events.map { $0["kind"] as! String } == [
+        "publishing-started", "arena-created", "chunk-mapped", "arena-created",
+        "arena-destroyed",
+      ])
+    #expect(
+      events.map { $0["serial"] as! Int } == [1, 2, 3, 4, 5] && found["eventCount"] as? Int == 5)
+    expect(events[2], ["arenaId": 1, "bytes": 16384, "call": null, "errno": null], "event")
+    let at = (events[2]["at"] as! NSNumber).uint64Value
+    #expect(at >= begun - 1000 && at < begun + 20_000)
+    let calls = found["calls"] as! [[String: Any]]
+    let lock = calls.first { $0["function"] as! String == "mlock" }!
+    expect(lock, ["count": 1, "failures": 0, "lastErrno": null], "mlock")
+    _ = try? peer.send("alloc a 3000 40")
+    try eventually("the failed lock is counted and told") {
+      let later = try snapshot(path, scratch)
+      let lock = (later["calls"] as! [[String: Any]]).first {
+        $0["function"] as! String == "mlock"
+      }!
+      let told = (later["events"] as! [[String: Any]]).first {
+        $0["kind"] as! String == "lock-failed"
+      }
+      return (lock["failures"] as! Int) > 0 && lock["lastErrno"] as? Int == 12
+        && told?["call"] as? String == "mlock" && told?["errno"] as? Int == 12
+    }
+    try peer.send("nodump")
+    try eventually("not dumpable any more") {
+      let process = try page(path)["process"] as! [String: Any]
+      return process["dumpable"] as? Int == 2 && process["addresses"] as? Int == 3
+    }
+  }
+
+  /// What goes away is taken off the page.
+  @Test func recordsAreGivenBack() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "alloc a 50 40",
+      "arena b bravo isolated preferred pages", "alloc b 1 100000")
+    func counts() throws -> [Int] {
+      let tables = try page(path)["tables"] as! [String: Any]
+      return ["arena", "label", "chunk", "secret"].map { (tables[$0] as! [Any]).count }
+    }
+    #expect(try counts() == [2, 6, 2, 51])
+    try peer.send("free b 1")
+    #expect(try counts() == [2, 6, 1, 50], "large pages go at once")
+    try peer.send("destroy a")
+    #expect(try counts() == [1, 1, 0, 0])
+  }
+}
