@@ -124,7 +124,6 @@ static uint64_t clock_ms(clockid_t clock) {
 }
 uint64_t ces_boottime_ms(void) { return clock_ms(CLOCK_BOOTTIME); }
 uint64_t ces_realtime_ms(void) { return clock_ms(CLOCK_REALTIME); }
-int64_t ces_clock_ticks(void) { RESULT(sysconf(_SC_CLK_TCK)); }
 const char *ces_strerror(int error) { return strerrordesc_np(error) ?: "unknown error"; }
 const char *ces_errno_name(int error) { return strerrorname_np(error) ?: "E?"; }
 

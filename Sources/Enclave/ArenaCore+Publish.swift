@@ -29,8 +29,6 @@ struct ArenaPage {
     record = writer.take(.arenas)
     self.publishesAddresses = publishesAddresses
   }
-
-  func deallocate() {}
 }
 
 extension ArenaCore {

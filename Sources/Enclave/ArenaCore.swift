@@ -197,7 +197,6 @@ struct ArenaCore {
     unsafe heads.deallocate()
     unsafe liveByClass.deallocate()
     unsafe freeByClass.deallocate()
-    page?.deallocate()
     unsafe lockWord.deallocate()
   }
 

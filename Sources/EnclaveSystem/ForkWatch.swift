@@ -13,7 +13,6 @@ package enum ForkWatch {
   package static var current: UInt64 { ces_fork_generation() }
 
   nonisolated(unsafe) private static var lastGeneration: UInt64 = 0
-  nonisolated(unsafe) private static var usesAtFork = false
   nonisolated(unsafe) private static var word: UnsafeMutablePointer<UInt64>? = nil
 
   /// Makes sure that forks are noticed, and returns the current generation.
@@ -36,7 +35,6 @@ package enum ForkWatch {
         } catch {
           // The kernel is too old for it: the C library's hook is the next best.
           try perform(.watchFork) { ces_at_fork_child { ces_reset_fork_word() } }
-          unsafe usesAtFork = true
         }
       } catch {
         _ = unsafe ces_unmap(page, size)

@@ -11,16 +11,12 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package var isMissing: Bool { errno == Self.enoent || errno == Self.enotdir }
   package var isDenied: Bool { errno == Self.eacces || errno == Self.eperm }
   package var exists: Bool { errno == Self.eexist }
-  package var isGone: Bool { errno == Self.esrch }
 
   package static let enoent: Int32 = 2
   package static let eperm: Int32 = 1
-  package static let esrch: Int32 = 3
   package static let eacces: Int32 = 13
   package static let eexist: Int32 = 17
   package static let enotdir: Int32 = 20
-  package static let enospc: Int32 = 28
-  package static let eloop: Int32 = 40
 
   package var description: String {
     let answer = unsafe String(cString: ces_strerror(errno))
@@ -115,10 +111,6 @@ package struct OpenFile: ~Copyable, Sendable {
     var raw = ces_stat_t()
     _ = try Self.check("stat", path, unsafe ces_fstat(descriptor, &raw))
     return FileStatus(raw)
-  }
-
-  package func isOnTmpfs() throws(FileFailure) -> Bool {
-    try Self.check("statfs", path, ces_is_tmpfs(descriptor)) != 0
   }
 
   /// Reads at an offset into private memory; fewer bytes than asked at the end of the file.

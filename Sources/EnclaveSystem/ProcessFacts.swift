@@ -46,7 +46,6 @@ package enum ProcessFacts {
   package static var bootMilliseconds: UInt64 { ces_boottime_ms() }
   /// CLOCK_REALTIME in milliseconds.
   package static var realMilliseconds: UInt64 { ces_realtime_ms() }
-  package static var clockTicksPerSecond: UInt64 { UInt64(max(1, ces_clock_ticks())) }
   package static var pid: Int32 { Int32(ces_pid()) }
   package static var uid: UInt32 { UInt32(ces_uid()) }
 

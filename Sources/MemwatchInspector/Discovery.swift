@@ -38,7 +38,7 @@ package struct Discovery: Sendable {
   package static func run() -> Discovery {
     var discovery = Discovery()
     var seen: Set<String> = []
-    func look(_ path: String, following: Bool = false) {
+    func look(_ path: String) {
       guard seen.insert(path).inserted else { return }
       discovery.look(in: path)
     }

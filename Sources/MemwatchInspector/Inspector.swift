@@ -37,6 +37,7 @@ package final class Inspector {
   private var pid: Int32?
   private var restart: Restart?
   private var lastSearchMs: UInt64 = 0
+  private var successor: Publisher?
   private var maps = MapsCache()
 
   /// Counting maps reads all of /proc/PID/maps: seldom where there are many.
@@ -206,20 +207,23 @@ package final class Inspector {
     }
   }
 
-  /// Another live page of the same process or the same file name.
+  /// Another live page of the same process or the same file name; looked for twice a second, and
+  /// kept once it was seen.
   private func replacement() -> Publisher? {
-    let now = ProcessFacts.bootMilliseconds
-    guard now >= lastSearchMs + 500 || lastSearchMs == 0 else { return nil }
     if case .name = target { return nil }
+    let now = ProcessFacts.bootMilliseconds
+    guard successor == nil, now >= lastSearchMs + 500 || lastSearchMs == 0 else { return successor }
     lastSearchMs = now
     if case .file(let path) = target {
-      guard let found = try? Self.find(.file(path)), found.id != publisher.id else { return nil }
-      return found.state == .live ? found : nil
+      let found = try? Self.find(.file(path))
+      successor = found.flatMap { $0.id != publisher.id && $0.state == .live ? $0 : nil }
+    } else {
+      successor = Discovery.run().publishers.first {
+        $0.state == .live && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
+          && $0.uid == publisher.uid
+      }
     }
-    return Discovery.run().publishers.first {
-      $0.state == .live && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
-        && $0.uid == publisher.uid
-    }
+    return successor
   }
 
   /// A name goes on with the next process of that name; a pid does not.

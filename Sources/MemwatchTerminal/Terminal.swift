@@ -70,6 +70,7 @@ struct Terminal: ~Copyable {
   private mutating func setLooks(color: Bool) {
     func look(_ role: Role, _ attributes: UInt32) { looks[Int(role.rawValue)] = attributes }
     look(.strong, mwn_bold)
+    look(.faint, mwn_dim)
     look(.bad, mwn_bold)
     look(.selected, mwn_reverse)
     guard color, has_colors(), start_color() == OK else { return }

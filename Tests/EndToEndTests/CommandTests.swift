@@ -94,6 +94,19 @@ func publishing(
     try peer.send("stop")
     let result = try memwatch("snapshot", "--file", aside, stats: scratch)
     #expect(result.status == 8 && result.output.contains("DETACHED"))
+
+    // A page without a name is only reached through whoever has it open.
+    let (other, gone) = try publishing(scratch)
+    try FileManager.default.removeItem(atPath: gone)
+    let descriptors = "/proc/\(other.pid)/fd"
+    let open = try FileManager.default.contentsOfDirectory(atPath: descriptors).first {
+      let target = try? FileManager.default.destinationOfSymbolicLink(
+        atPath: descriptors + "/" + $0)
+      return target?.hasPrefix(scratch.path) == true && target?.hasSuffix("(deleted)") == true
+    }
+    let unlinked = try memwatch(
+      "snapshot", "--file", descriptors + "/" + (try #require(open)), stats: scratch)
+    #expect(unlinked.status == 8 && unlinked.output.contains("UNLINKED"), "\(unlinked.error)")
   }
 
   @Test func severalIs9AndNamesThem() throws {

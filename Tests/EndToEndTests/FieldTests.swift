@@ -187,6 +187,8 @@ import Testing
         "state": 1, "memlockSoft": 65536, "memlockHard": 131072, "arenas": 1, "addresses": 1,
         "dumpable": 1, "emergencyWipe": 0,
       ], "process words")
+    let arena = ((words["tables"] as! [String: Any])["arena"] as! [[String: Any]])[0]
+    expect(arena, ["state": 1, "keyNumber": UInt64.max, "nameLength": 5], "arena words")
     let secrets = (words["tables"] as! [String: Any])["secret"] as! [[String: Any]]
     #expect(secrets.count == 3)
     let third = secrets.first { $0["serial"] as? Int == 3 }!

@@ -151,6 +151,18 @@ import Testing
     try tmux.wait(for: "[STATUS 5]")
   }
 
+  @Test func replacedIsShownAndExitsWith10() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    try peer.send("stop")
+    try tmux.wait(for: "DETACHED")
+    try peer.send("start")
+    try tmux.wait(for: "REPLACED")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 10]")
+  }
+
   @Test func followsANameToItsSuccessor() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (first, _) = try publishing(scratch, "arena a alpha slab preferred pages")

@@ -57,7 +57,6 @@ int64_t ces_dumpable(void);
 const char *ces_secure_getenv(const char *name);
 uint64_t ces_boottime_ms(void);
 uint64_t ces_realtime_ms(void);
-int64_t ces_clock_ticks(void);
 const char *ces_strerror(int error);
 const char *ces_errno_name(int error);
 int64_t ces_sleep_ms(uint32_t ms);
@@ -127,9 +126,6 @@ static inline void ces_store_relaxed(void *p, uint64_t value) {
 }
 static inline void ces_store_release(void *p, uint64_t value) {
   __atomic_store_n((uint64_t *)p, value, __ATOMIC_RELEASE);
-}
-static inline uint64_t ces_load_acquire(const void *p) {
-  return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
 }
 static inline uint64_t ces_load_relaxed(const void *p) {
   return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
