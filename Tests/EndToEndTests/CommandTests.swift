@@ -240,6 +240,32 @@ func publishing(
     #expect(try memwatch("run", "--", "/etc/passwd", stats: scratch).status == 126)
   }
 
+  /// As an unprivileged user with 64 KiB.
+  @Test func withoutPrivilegesAnd64KiB() throws {
+    let scratch = try Scratch(onTmpfs: true, mode: 0o755)
+    if Programs.isRoot { chown(scratch.path, 65534, 65534) }
+    let copy = try Unprivileged()
+    let peer = try Peer(
+      stats: scratch, prefix: unprivileged(), program: copy.place.file("test-publisher"))
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 2000 40")
+    try peer.send("arena r bravo slab required pages")
+    #expect(throws: Failed.self) { try peer.send("alloc r 1 40") }
+    let result = try copy.memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    #expect(result.status == 0, "\(result.error)")
+    let found = try json(result.output)
+    let alpha = (found["arenas"] as! [[String: Any]])[0]
+    #expect(alpha["lockState"] as? String == "partial")
+    #expect((alpha["lock"] as! [String: Any])["errnoName"] as? String == "ENOMEM")
+    #expect((found["memlock"] as! [String: Any])["softLimit"] as? Int == 65536)
+    let problems = found["problems"] as! [[String: Any]]
+    #expect(
+      problems.contains { ($0["fix"] as? String)?.contains("prlimit --pid \(peer.pid)") == true })
+    let demo = try copy.memwatch("demo", stats: scratch)
+    #expect(demo.status == 0 && demo.output.contains("session-tokens"), "\(demo.error)")
+  }
+
   @Test func memwatchLinksNeitherEnclaveNorSodium() throws {
     let symbols = try Launch(["nm", Programs.memwatch]).run().output
     // `$s7Enclave…` is a Swift symbol of module Enclave; MemwatchInspector's are there to compare.

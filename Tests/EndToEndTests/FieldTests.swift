@@ -6,7 +6,9 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct FieldTests {
+@Suite(
+  .serialized, .enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
+struct FieldTests {
   func snapshot(_ path: String, _ scratch: Scratch) throws -> [String: Any] {
     try json(try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)
   }
@@ -239,6 +241,58 @@ import Testing
       let process = try page(path)["process"] as! [String: Any]
       return process["dumpable"] as? Int == 2 && process["addresses"] as? Int == 3
     }
+  }
+
+  /// Publishing that starts while there are secrets, windows and failures shows them all.
+  @Test func aLateStartShowsEverything() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 10 40")
+    try peer.send("touch a 3")
+    try peer.send("fault openWindow 1")
+    #expect(throws: Failed.self) { try peer.send("touch a 1") }
+    try peer.send("fault closeWindow 2")
+    try peer.send("touch a 1")
+    try peer.send("hold a")
+    let path = try peer.send("start")
+    let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+    expect(
+      arena,
+      [
+        "openWindows": 1, "opens": 5, "opensForWriting": 0, "failedOpens": 1,
+        "protectionState": "r-w", "stuckOpenPages": 1, "secretCount": 10, "bytesInUse": 400,
+        "state": "PROBLEM",
+      ], "alpha")
+    try peer.send("release")
+    let after = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+    expect(after, ["openWindows": 0, "protectionState": "closed", "stuckOpenPages": 0], "closed")
+  }
+
+  @Test func failuresAreShownWithTheirEvents() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "alloc a 10 40", "fault openWindow 1")
+    #expect(throws: Failed.self) { try peer.send("touch a 1") }
+    try peer.send("fault closeWindow 2")
+    try peer.send("touch a 1")
+    var found = try snapshot(path, scratch)
+    var arena = (found["arenas"] as! [[String: Any]])[0]
+    expect(arena, ["failedOpens": 1, "stuckOpenPages": 1, "protectionState": "r-w"], "alpha")
+    var kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
+    #expect(kinds.suffix(2) == ["open-failed", "close-failed"])
+    // Something wrote beside a secret: the process ends, its last page says why.
+    try peer.send("arena c charlie slab off none")
+    try peer.send("alloc c 1 40")
+    _ = try? peer.send("overflow c")
+    peer.process.waitUntilExit()
+    #expect(peer.process.terminationStatus != 0)
+    found = try snapshot(path, scratch)
+    arena = (found["arenas"] as! [[String: Any]])[1]
+    expect(arena, ["corruptions": 1, "secretCount": 0, "state": "PROBLEM"], "charlie")
+    kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
+    #expect(kinds.last == "corruption")
+    #expect((found["process"] as! [String: Any])["state"] as? String == "exited")
   }
 
   /// What goes away is taken off the page.

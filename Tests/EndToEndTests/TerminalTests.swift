@@ -11,7 +11,7 @@ import Testing
     options: [String] = [], directory: String? = nil
   ) throws -> (Peer, Tmux) {
     let (peer, _) = try publishing(
-      scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072),
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 65536),
       "arena a tls-keys isolated preferred pages", "alloc a 2 40",
       "arena b session-tokens slab preferred pages", "alloc b 100 40",
       "arena c alpha slab off none", "alloc c 10 500")

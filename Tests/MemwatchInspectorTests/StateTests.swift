@@ -177,7 +177,8 @@ import Testing
     }
   }
 
-  @Test func theLimitOfAProcessWithoutTheCapabilityBinds() throws {
+  @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
+  func theLimitOfAProcessWithoutTheCapabilityBinds() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(
       stats: scratch, prefix: withoutLockCapability(soft: 65536, hard: 131072))

@@ -15,6 +15,8 @@
 //   fork                            tries the arenas in a child; the child's findings
 //   stop                            end publishing
 //   churn SLOT THREADS              threads that allocate and free until the end
+//   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
+//   overflow SLOT                   one byte behind the last secret (gate none), and frees it
 //   exit
 //
 // Names come from a pool: labels are literals.
@@ -209,6 +211,25 @@ extension Host {
         }
       }
       return ""
+    #if DEBUG
+      case "fault":
+        guard let call = SystemCall.allCases.first(where: { "\($0)" == words[1] }) else {
+          throw Failure(text: "no such call")
+        }
+        FaultPlan.fail(call, errno: 12, times: try number(2))
+        return ""
+      case "overflow":
+        // One byte behind the last secret, which is then freed: ends the process, after the
+        // event and the count are on the page.
+        guard let secret = secrets[try word(1)]?.popLast() else { throw Failure(text: "no secret") }
+        try secret.withBytes { bytes in
+          unsafe bytes.withUnsafeBytes {
+            unsafe UnsafeMutableRawPointer(mutating: $0.baseAddress! + bytes.byteCount)
+              .storeBytes(of: 1, as: UInt8.self)
+          }
+        }
+        return ""
+    #endif
     case "stats":
       let statistics = try arena().statistics
       return "\(statistics.secretCount) \(statistics.bytesInUse) \(statistics.bytesLocked)"

@@ -15,6 +15,8 @@ public final class Peer {
     stats: Scratch?, prefix: [String] = [], seed: UInt64? = nil, program: String? = nil,
     environment: [String: String] = [:]
   ) throws {
+    // A publisher that has ended is an error of write(2), not a reason to die.
+    _ = Glibc.signal(SIGPIPE, SIG_IGN)
     let arguments =
       prefix + [program ?? Programs.publisher] + (seed.map { ["\($0)"] } ?? [])
     process = Launch(arguments, stats: stats, environment: environment).process()

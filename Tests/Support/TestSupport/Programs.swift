@@ -26,6 +26,13 @@ public enum Programs {
     .deletingLastPathComponent().deletingLastPathComponent()
 
   public static var isRoot: Bool { geteuid() == 0 }
+
+  /// Whether a process may be given a memlock limit of a MiB.
+  public static let mayLimitToOneMiB: Bool = {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+    return limit.rlim_max >= 1 << 20
+  }()
 }
 
 /// A directory that goes when this goes; on tmpfs where pages are to lie in it.
