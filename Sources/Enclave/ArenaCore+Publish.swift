@@ -15,6 +15,8 @@ struct ArenaPage {
   let record: UInt32?
   var publishesAddresses: Bool
   var unlistedSecrets: UInt64 = 0
+  /// Numbers the secrets in the order in which they were listed.
+  var lastSerial: UInt64 = 0
   var unlistedChunks: UInt64 = 0
 
   /// Writers live as long as the process.
@@ -244,12 +246,11 @@ extension ArenaCore {
     let record = page!.secrets[Int(index)]
     record.begin()
     record.set(.owner, (id & 0xffff_ffff) | UInt64(slot.label) << 32)
-    record.set(.serial, totals.allocations)
+    page!.lastSerial += 1
+    record.set(.serial, page!.lastSerial)
     record.set(.size, UInt64(slot.byteCount))
     record.set(.allocatedAtMs, page!.writer.now)
-    record.set(.opens, 0)
     record.set(.lastOpenedAtMs, PageFormat.unknown)
-    record.set(.openNow, 0)
     record.end()
   }
 

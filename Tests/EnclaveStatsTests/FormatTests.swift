@@ -159,6 +159,7 @@ let formatDocument = Programs.package
     try peer.send("free a 3")
     let first = try read(try peer.send("start"))
     #expect(first.table("secret").count == 17)
+    #expect(Set(first.table("secret").map { $0["serial"] as! Int }).count == 17)
     #expect(first.table("arena")[0]["secretCount"] as? Int == 17)
     try peer.send("stop")
     #expect(try FileManager.default.contentsOfDirectory(atPath: scratch.path).isEmpty)

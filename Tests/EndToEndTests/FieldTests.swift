@@ -28,8 +28,8 @@ struct FieldTests {
     sourceLocation: SourceLocation = #_sourceLocation
   ) {
     for (key, value) in expected {
-      let is_ = found[key].map { "\($0)" } ?? "missing"
-      #expect(is_ == "\(value)", "\(what).\(key)", sourceLocation: sourceLocation)
+      let shown = found[key].map { "\($0)" } ?? "missing"
+      #expect(shown == "\(value)", "\(what).\(key)", sourceLocation: sourceLocation)
     }
   }
 
