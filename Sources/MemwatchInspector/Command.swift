@@ -26,23 +26,22 @@ package final class Command {
     _ arguments: [String], publishing: Bool, logged: Bool, name: String
   ) throws(CommandFailure) -> Command {
     let environment = publishing ? ["ENCLAVE_STATS": "1"] : [:]
-    do throws(FileFailure) {
-      if logged {
-        let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"
-        let path =
-          "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
-        let log: OpenFile? = try OpenFile(creating: path)
-        do throws(FileFailure) {
-          let child = try ChildProcess.start(arguments, environment: environment, log: log)
-          return Command(child: child, logPath: path)
-        } catch {
-          Files.remove(path)
-          throw error
-        }
+    var log: OpenFile?
+    var path: String?
+    if logged {
+      let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"
+      let name =
+        "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
+      do { log = try OpenFile(creating: name) } catch {
+        throw CommandFailure(code: 125, message: "the log of the command: \(error)")
       }
-      let child = try ChildProcess.start(arguments, environment: environment, log: nil)
-      return Command(child: child, logPath: nil)
+      path = name
+    }
+    do {
+      let child = try ChildProcess.start(arguments, environment: environment, log: log)
+      return Command(child: child, logPath: path)
     } catch {
+      if let path { Files.remove(path) }
       // As env(1) does: 127 not found, 126 cannot be run, 125 memwatch's own failure.
       let code: Int32 = error.isMissing ? 127 : error.isDenied ? 126 : 125
       throw CommandFailure(code: code, message: "\(error)")

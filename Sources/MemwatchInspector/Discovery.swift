@@ -25,9 +25,15 @@ package struct Publisher: Equatable, Sendable {
 
 /// A place that was looked at.
 package struct Place: Equatable, Sendable {
-  package var path: String
-  package var outcome: String
-  package var isDenied = false
+  package var path: SafeText
+  package var outcome: SafeText
+  package var isDenied: Bool
+
+  init(path: String, outcome: String, isDenied: Bool = false) {
+    self.path = SafeText(path)
+    self.outcome = SafeText(outcome)
+    self.isDenied = isDenied
+  }
 }
 
 package struct Discovery: Sendable {
@@ -219,7 +225,7 @@ extension Publisher {
       case .corrupt(let reason): stateDetail = reason
       case .file(let failure):
         if failure.isDenied { state = .notPermitted }
-        stateDetail = "\(failure)"
+        stateDetail = SafeText("\(failure)").string
       }
     }
   }

@@ -142,7 +142,7 @@ package final class Inspector {
         reading.stateDetail = "version \(major).\(minor)"
       case .file(let failure):
         reading.state = failure.isDenied ? .notPermitted : .corrupt
-        reading.stateDetail = "\(failure)"
+        reading.stateDetail = SafeText("\(failure)").string
       }
     }
     reading.image = image
@@ -185,7 +185,8 @@ package final class Inspector {
       }
       if let successor = replacement() {
         reading.state = .replaced
-        reading.stateDetail = "by pid \(successor.pid.map { "\($0)" } ?? "?"), \(successor.path)"
+        reading.stateDetail =
+          "by pid \(successor.pid.map { "\($0)" } ?? "?"), \(SafeText(successor.path))"
       }
       return
     }
@@ -272,7 +273,7 @@ extension Publisher {
         "the page is of version \(major).\(minor), memwatch reads \(PageFormat.major)"
     case .file(let failure):
       copy.state = failure.isDenied ? .notPermitted : failure.isMissing ? .exited : .corrupt
-      copy.stateDetail = "\(failure)"
+      copy.stateDetail = SafeText("\(failure)").string
     }
     return copy
   }

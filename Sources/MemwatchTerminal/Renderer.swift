@@ -521,7 +521,7 @@ package struct Renderer {
       for place in model.places where row < height - 3 {
         row += 1
         grid.put(
-          shown("looked in \(SafeText(place.path)): \(place.outcome)").fitted(width - 2), row: row,
+          shown("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
           column: 2)
       }
       return

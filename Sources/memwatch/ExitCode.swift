@@ -51,11 +51,11 @@ struct Failure: Error {
       case .file(let path): lines = ["no page at \(SafeText(path))"]
       case .name, .only: lines = ["nobody publishes a stats page as \(target.text)"]
       }
-      lines += places.map { "  looked in \(SafeText($0.path)): \($0.outcome)" }
+      lines += places.map { "  looked in \($0.path): \($0.outcome)" }
       lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")
       self.init(Exit.noPublisher, lines.joined(separator: "\n"))
     case .notPermitted(let target, let places):
-      let denied = places.filter(\.isDenied).map { "  \(SafeText($0.path)): \($0.outcome)" }
+      let denied = places.filter(\.isDenied).map { "  \($0.path): \($0.outcome)" }
       self.init(
         Exit.notPermitted,
         (["not permitted to look at \(target.text)"] + denied

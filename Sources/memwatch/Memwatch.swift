@@ -193,7 +193,7 @@ struct List: ParsableCommand {
       }
       let places = discovery.places.map {
         Value.object([
-          ("path", .text(SafeText($0.path).string)), ("outcome", .text($0.outcome)),
+          ("path", .text($0.path.string)), ("outcome", .text($0.outcome.string)),
         ])
       }
       try Output.standard(

@@ -128,4 +128,15 @@ import Testing
     #expect(own.status == 0, "\(own.error)")
     try peer.exit()
   }
+
+  /// Names in a directory that all may write are strangers' text.
+  @Test func namesOfDirectoriesCannotCarryEscapes() throws {
+    let path = "/dev/shm/enclave-\u{1b}[31m\u{202e}-\(getpid())"
+    mkdir(path, 0o700)
+    defer { rmdir(path) }
+    let scratch = try Scratch(onTmpfs: true)
+    let result = try memwatch("snapshot", "no-such-name", stats: scratch)
+    #expect(result.error.contains("\\u{1b}[31m\\u{202e}"))
+    #expect(!result.error.contains("\u{1b}") && !result.error.contains("\u{202e}"))
+  }
 }

@@ -243,4 +243,24 @@ import Testing
     try tmux.wait(for: "the command's output:")
     try tmux.wait(for: "[STATUS 143]")
   }
+
+  @Test func runWithoutAPublisherShowsTheLogsTail() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [
+        Programs.memwatch, "run", "--", "sh", "-c",
+        "echo so it says; exec cat /dev/zero > /dev/null",
+      ],
+      stats: scratch)
+    let screen = try tmux.wait(for: "[STATUS 2]")
+    #expect(screen.contains { $0.contains("no publisher within 10 s") })
+    #expect(screen.contains { $0.contains("so it says") })
+  }
+
+  @Test func runWithoutAPlaceForItsLogIs125() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      ["env", "TMPDIR=/nonexistent", Programs.memwatch, "run", "--", "true"], stats: scratch)
+    try tmux.wait(for: "[STATUS 125]")
+  }
 }
