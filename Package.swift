@@ -85,7 +85,7 @@ let package = Package(
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchInspectorTests",
-      dependencies: ["MemwatchInspector", "EnclaveStats", "TestSupport"],
+      dependencies: ["MemwatchInspector", "MemwatchTerminal", "EnclaveStats", "TestSupport"],
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchTerminalTests",

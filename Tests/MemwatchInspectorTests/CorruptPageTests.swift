@@ -5,6 +5,7 @@ import EnclaveStats
 import EnclaveSystem
 import Foundation
 import MemwatchInspector
+import MemwatchTerminal
 import TestSupport
 import Testing
 
@@ -31,6 +32,26 @@ import Testing
     do throws(AttachFailure) {
       return .success(try Inspector.attach(to: .file(path)).sample())
     } catch { return .failure(error) }
+  }
+
+  /// The text and the screen, with what changed since an honest reading.
+  func render(_ snapshot: Snapshot) throws {
+    guard case .success(let honest) = try sample(page) else { throw Failed("unreadable") }
+    for pair in [[honest, snapshot], [snapshot, honest]] {
+      var model = Model(intervalMs: 1000)
+      for (index, var snapshot) in pair.enumerated() {
+        snapshot.sampledAt = 1_795_236_404_000 + UInt64(index) * 100
+        model.update(snapshot)
+        _ = model.handle(.character("m"), now: 0)
+      }
+      for (width, height) in [(100, 30), (40, 10)] {
+        let grid = Renderer.render(
+          model, width: width, height: height, style: Style(unicode: true), now: 0
+        ).grid
+        #expect(!grid.text.contains("\u{1b}"))
+      }
+    }
+    #expect(!snapshot.text.isEmpty)
   }
 
   func state(_ bytes: Data) throws -> PublisherState {
@@ -96,7 +117,7 @@ import Testing
     for word in words {
       for value in [UInt64.max - 1, 1 << 63, 0x7fff_ffff_ffff_ffff, 2] {
         if case .success(let snapshot) = try sample(changed(word, to: value)) {
-          #expect(!snapshot.text.isEmpty)
+          try render(snapshot)
         }
       }
     }
@@ -110,7 +131,7 @@ import Testing
         let at = Int.random(in: 8..<bytes.count, using: &generator)
         bytes[at] = UInt8.random(in: 0...255, using: &generator)
       }
-      if case .success(let snapshot) = try sample(bytes) { #expect(!snapshot.text.isEmpty) }
+      if case .success(let snapshot) = try sample(bytes) { try render(snapshot) }
       let noise = Data((0..<5000).map { _ in UInt8.random(in: 0...255, using: &generator) })
       #expect(try state(noise) == .corrupt)
     }
