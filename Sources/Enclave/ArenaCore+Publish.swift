@@ -14,6 +14,8 @@ struct ArenaPage {
   /// nil: the table of arenas is full.
   let record: UInt32?
   var publishesAddresses: Bool
+  /// Addresses go when the process is not dumpable any more.
+  let followsDumpable: Bool
   var unlistedSecrets: UInt64 = 0
   /// Numbers the secrets in the order in which they were listed.
   var lastSerial: UInt64 = 0
@@ -22,7 +24,7 @@ struct ArenaPage {
   /// Writers live as long as the process.
   var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
 
-  init(_ writer: PageWriter, publishesAddresses: Bool) {
+  init(_ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
     unsafe pageWriter = unsafe .passUnretained(writer)
     arenas = writer.table(ArenaWord.self)
     labels = writer.table(LabelWord.self)
@@ -30,6 +32,7 @@ struct ArenaPage {
     secrets = writer.table(SecretWord.self)
     record = writer.take(.arenas)
     self.publishesAddresses = publishesAddresses
+    self.followsDumpable = followsDumpable
   }
 }
 
@@ -37,8 +40,11 @@ extension ArenaCore {
   // MARK: - Start and stop
 
   /// Writes everything about this arena into a page, and keeps it there from now on.
-  mutating func attach(_ writer: PageWriter, publishesAddresses: Bool) {
-    page = ArenaPage(writer, publishesAddresses: publishesAddresses)
+  mutating func attach(
+    _ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool
+  ) {
+    page = ArenaPage(
+      writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
     publishArena()
     for index in 0..<labels.entries.count { publishLabel(UInt16(index), isNew: true) }
     for index in 0..<chunks.count where chunks[index].isMapped {
@@ -342,7 +348,12 @@ extension ArenaCore {
       publishTotals()
       return
     }
-    if page!.publishesAddresses { Registry.checkAddresses(&page!.publishesAddresses) }
+    // Asked at each change of the chunks; the ticker takes the other arenas' addresses away.
+    if page!.publishesAddresses, page!.followsDumpable,
+      (try? ProcessFacts.isDumpable()) != true
+    {
+      page!.publishesAddresses = false
+    }
     guard let record = page!.writer.take(.chunks) else {
       page!.unlistedChunks += 1
       publishTotals()

@@ -87,7 +87,8 @@ enum Registry {
       if let publication = state.publication {
         unsafe core.pointee.attach(
           publication.file.writer,
-          publishesAddresses: publication.addresses != .never && !publication.addressesLost)
+          publishesAddresses: publication.addresses != .never && !publication.addressesLost,
+          followsDumpable: publication.addresses == .whileDumpable)
         unsafe publication.file.writer.event(.arenaCreated, arena: core.pointee.id)
         heartbeat(&state)
       }
@@ -195,7 +196,9 @@ enum Registry {
       for reference in state.cores {
         let core = unsafe reference.core
         unsafe lock(core.pointee.lockWord)
-        unsafe core.pointee.attach(file.writer, publishesAddresses: addresses == .published)
+        unsafe core.pointee.attach(
+          file.writer, publishesAddresses: addresses == .published,
+          followsDumpable: options.addresses == .whileDumpable)
         unsafe unlock(core.pointee.lockWord)
       }
       file.writer.event(.publishingStarted)
@@ -311,16 +314,5 @@ enum Registry {
         lockedBytes: state.publication!.lockedBytes, arenas: state.cores.count,
         arenasDestroyed: state.destroyed, addresses: addresses,
         isDumpable: try? ProcessFacts.isDumpable()))
-  }
-
-  /// Whether an arena may go on publishing addresses; asked at each change of its chunks.
-  static func checkAddresses(_ publishes: inout Bool) {
-    // The caller holds an arena's lock, so the registry's cannot be taken here. The ticker takes
-    // the other arenas' addresses away.
-    if unsafe state.pointee.publication?.addresses == .whileDumpable,
-      (try? ProcessFacts.isDumpable()) != true
-    {
-      publishes = false
-    }
   }
 }
