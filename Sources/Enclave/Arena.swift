@@ -152,7 +152,7 @@ public final class Arena: Sendable {
 
 extension Arena: CustomStringConvertible {
   /// The arena's name, nothing else.
-  public var description: String { unsafe "Arena(\(core.pointee.name))" }
+  public var description: String { unsafe "Arena(\(core.header.name))" }
 }
 
 extension ArenaCore {
@@ -162,9 +162,9 @@ extension ArenaCore {
     _ body: (UnsafeMutablePointer<ArenaCore>) throws(EnclaveError) -> R
   ) throws(EnclaveError) -> R {
     // Before the lock: another thread of the parent may have held it when the child was made.
-    guard unsafe ForkWatch.current == core.pointee.forkGeneration else { throw .inheritedByFork }
-    unsafe lock(core.pointee.lockWord)
-    defer { unsafe unlock(core.pointee.lockWord) }
+    guard unsafe ForkWatch.current == core.header.forkGeneration else { throw .inheritedByFork }
+    unsafe lock(core.header.lockWord)
+    defer { unsafe unlock(core.header.lockWord) }
     return unsafe try body(core)
   }
 
@@ -190,20 +190,22 @@ extension ArenaCore {
   /// Gives up one reference; the last one destroys what is left.
   static func release(_ core: UnsafeMutablePointer<ArenaCore>) {
     // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
-    guard unsafe ForkWatch.current == core.pointee.forkGeneration else { return }
-    unsafe lock(core.pointee.lockWord)
+    guard unsafe ForkWatch.current == core.header.forkGeneration else { return }
+    unsafe lock(core.header.lockWord)
     unsafe core.pointee.references -= 1
     let isLast = unsafe core.pointee.references == 0
-    unsafe unlock(core.pointee.lockWord)
+    unsafe unlock(core.header.lockWord)
     guard isLast else { return }
+    // Nobody else has a handle: what follows needs no lock, and takes it for the publisher's sake.
+    unsafe lock(core.header.lockWord)
     if unsafe !core.pointee.isDestroyed {
       _ = unsafe core.pointee.destroy()
     }
+    unsafe unlock(core.header.lockWord)
     unsafe Registry.remove(core)
     // Chunks that could not be wiped or unmapped keep their place in memory, closed; the metadata
     // is not needed for that.
     unsafe core.pointee.deallocate()
-    unsafe core.deinitialize(count: 1)
-    unsafe core.deallocate()
+    unsafe core.free()
   }
 }

@@ -124,15 +124,50 @@ struct LockFailure: BitwiseCopyable {
   var soft: UInt64?
 }
 
+/// What of an arena is read without its lock, in front of the core in the same block of memory:
+/// the lock, and what never changes.
+@safe
+struct ArenaHeader {
+  static let bytes = 128
+
+  let lockWord: UnsafeMutablePointer<UInt32>
+  let forkGeneration: UInt64
+  let name: StaticString
+  let canaries: Canaries
+}
+
+extension UnsafeMutablePointer<ArenaCore> {
+  var header: ArenaHeader {
+    let start = unsafe UnsafeRawPointer(self) - ArenaHeader.bytes
+    return unsafe start.assumingMemoryBound(to: ArenaHeader.self).pointee
+  }
+
+  /// Makes the block: header and core.
+  static func make(_ header: ArenaHeader, _ core: ArenaCore) -> UnsafeMutablePointer<ArenaCore> {
+    precondition(MemoryLayout<ArenaHeader>.size <= ArenaHeader.bytes)
+    let block = UnsafeMutableRawPointer.allocate(
+      byteCount: ArenaHeader.bytes + MemoryLayout<ArenaCore>.size, alignment: 64)
+    unsafe block.bindMemory(to: ArenaHeader.self, capacity: 1).initialize(to: header)
+    let place = unsafe (block + ArenaHeader.bytes).bindMemory(to: ArenaCore.self, capacity: 1)
+    unsafe place.initialize(to: core)
+    return unsafe place
+  }
+
+  /// Frees the block; the metadata is freed already.
+  func free() {
+    unsafe header.lockWord.deallocate()
+    unsafe deinitialize(count: 1)
+    unsafe (UnsafeMutableRawPointer(self) - ArenaHeader.bytes).deallocate()
+  }
+}
+
 @safe
 struct ArenaCore {
-  let lockWord: UnsafeMutablePointer<UInt32>
   let id: UInt64
-  let forkGeneration: UInt64
   let name: StaticString
   let options: Arena.Options
   let createdAtMs: UInt64
-  let canarySeed: (UInt64, UInt64)
+  let canaries: Canaries
 
   var isDestroyed = false
   /// Handles of live secrets, and 1 for the Arena object. The core is freed when it falls to 0.
@@ -164,17 +199,14 @@ struct ArenaCore {
   static let largestChunkPages = 64
 
   init(
-    id: UInt64, forkGeneration: UInt64, name: StaticString, options: Arena.Options,
-    canarySeed: (UInt64, UInt64)
+    id: UInt64, name: StaticString, options: Arena.Options,
+    canaries: Canaries
   ) {
     self.id = id
-    self.forkGeneration = forkGeneration
     self.name = name
     self.options = options
-    self.canarySeed = canarySeed
+    self.canaries = canaries
     createdAtMs = ProcessFacts.bootMilliseconds
-    unsafe lockWord = .allocate(capacity: 16)  // a cache line of its own
-    unsafe lockWord.initialize(repeating: 0, count: 16)
     unsafe heads = .allocate(capacity: Self.listCount)
     unsafe heads.initialize(repeating: Run.none, count: Self.listCount)
     unsafe liveByClass = .allocate(capacity: SizeClass.all.count)
@@ -197,7 +229,6 @@ struct ArenaCore {
     unsafe heads.deallocate()
     unsafe liveByClass.deallocate()
     unsafe freeByClass.deallocate()
-    unsafe lockWord.deallocate()
   }
 
   // MARK: - Lists of runs
@@ -327,7 +358,7 @@ struct ArenaCore {
     // Canaries are written once, while the run is new; a wipe stops short of them.
     unsafe try openPages(base, runBytes)
     for slot in 0..<slotCount {
-      unsafe writeCanary(behind: base + slot * shape.slotBytes + shape.payload)
+      unsafe canaries.write(behind: base + slot * shape.slotBytes + shape.payload)
     }
     unsafe chunk.pointee.carvedBytes += runBytes
     let stuck = unsafe !closePages(base, runBytes)
@@ -505,7 +536,7 @@ struct ArenaCore {
       pushRun(runIndex)
       throw error
     }
-    unsafe writeIsolatedCanaries(run.pointee, address: address, byteCount: byteCount)
+    unsafe canaries.writeIsolated(run.pointee, address: address, byteCount: byteCount)
     if unsafe !closePages(run.pointee.base, pageBytes) { unsafe markStuck(run) }
     let slot = unsafe popSlot(run)
     return unsafe Place(
@@ -526,53 +557,6 @@ struct ArenaCore {
     return unsafe addRun(
       base: chunks[Int(chunk)].mapping.data, byteCount: pageBytes, chunk: chunk,
       slotBytes: pageBytes, slotCount: 1, sizeClass: Run.isolatedClass)
-  }
-
-  // MARK: - Canaries
-
-  private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
-    // Bound to the place, so that one that leaks is not good for another slot.
-    let place = UInt64(UInt(bitPattern: address))
-    return (canarySeed.0 ^ place, canarySeed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
-  }
-
-  private func writeCanary(behind address: UnsafeMutableRawPointer) {
-    let (a, b) = unsafe canary(at: address)
-    unsafe address.storeBytes(of: a, as: UInt64.self)
-    unsafe (address + 8).storeBytes(of: b, as: UInt64.self)
-  }
-
-  private func isCanaryIntact(at address: UnsafeMutableRawPointer) -> Bool {
-    let (a, b) = unsafe canary(at: address)
-    return unsafe (address.loadUnaligned(as: UInt64.self) ^ a)
-      | ((address + 8).loadUnaligned(as: UInt64.self) ^ b) == 0
-  }
-
-  /// Before the data 16 bytes where there is room; behind it what alignment left over.
-  private func writeIsolatedCanaries(
-    _ run: Run, address: UnsafeMutableRawPointer, byteCount: Int
-  ) {
-    if unsafe address - run.base >= 16 { unsafe writeCanary(behind: address - 16) }
-    var (pattern, _) = unsafe canary(at: address)
-    let slack = unsafe run.base + run.byteCount - (address + byteCount)
-    unsafe withUnsafeBytes(of: &pattern) { bytes in
-      for offset in 0..<slack {
-        unsafe (address + byteCount + offset).storeBytes(of: bytes[offset % 8], as: UInt8.self)
-      }
-    }
-  }
-
-  private func isIsolatedIntact(
-    _ run: Run, address: UnsafeMutableRawPointer, byteCount: Int
-  ) -> Bool {
-    if unsafe address - run.base >= 16, unsafe !isCanaryIntact(at: address - 16) { return false }
-    var (pattern, _) = unsafe canary(at: address)
-    let slack = unsafe run.base + run.byteCount - (address + byteCount)
-    return unsafe withUnsafeBytes(of: &pattern) { bytes in
-      (0..<slack).allSatisfy { offset in
-        unsafe (address + byteCount + offset).load(as: UInt8.self) == bytes[offset % 8]
-      }
-    }
   }
 
   // MARK: - Gate
@@ -699,26 +683,6 @@ struct ArenaCore {
     }
     wiping += 1
     return true
-  }
-
-  /// Wipes a secret, outside of the lock. False when something was written beside it.
-  func wipeContents(of place: Place, run: Run) -> Bool {
-    if run.isIsolated {
-      let intact = unsafe isIsolatedIntact(run, address: place.address, byteCount: place.byteCount)
-      unsafe wipe(run.base, byteCount: run.byteCount)
-      return intact
-    }
-    let start = unsafe run.base + Int(place.slot) * run.slotBytes
-    let payload = run.slotBytes - SizeClass.canaryBytes
-    let before = unsafe place.address - start
-    let behind = payload - before - place.byteCount
-    let canary = unsafe start + payload
-    let intact =
-      unsafe isCanaryIntact(at: canary) && isZero(start, byteCount: before)
-      && isZero(place.address + place.byteCount, byteCount: behind)
-    unsafe wipe(start, byteCount: payload)
-    if !intact { unsafe writeCanary(behind: canary) }
-    return intact
   }
 
   mutating func finishFree(_ place: Place, intact: Bool) {

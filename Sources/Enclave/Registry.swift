@@ -77,11 +77,13 @@ enum Registry {
     } catch { throw .system(error) }
     return unsafe try with { state throws(EnclaveError) in
       try prepare(&state)
-      let core = UnsafeMutablePointer<ArenaCore>.allocate(capacity: 1)
-      unsafe core.initialize(
-        to: ArenaCore(
-          id: state.nextArena, forkGeneration: state.generation, name: name, options: options,
-          canarySeed: seed))
+      let lockWord = UnsafeMutablePointer<UInt32>.allocate(capacity: 16)  // a line of its own
+      unsafe lockWord.initialize(repeating: 0, count: 16)
+      let canaries = Canaries(seed: seed)
+      let core = unsafe UnsafeMutablePointer<ArenaCore>.make(
+        ArenaHeader(
+          lockWord: lockWord, forkGeneration: state.generation, name: name, canaries: canaries),
+        ArenaCore(id: state.nextArena, name: name, options: options, canaries: canaries))
       state.nextArena += 1
       unsafe state.cores.append(ArenaReference(core: core))
       if let publication = state.publication {
@@ -106,9 +108,9 @@ enum Registry {
       guard let index = state.cores.firstIndex(where: { unsafe $0.core == core }) else { return }
       state.cores.remove(at: index)
       state.destroyed += 1
-      unsafe lock(core.pointee.lockWord)
+      unsafe lock(core.header.lockWord)
       unsafe core.pointee.detach()
-      unsafe unlock(core.pointee.lockWord)
+      unsafe unlock(core.header.lockWord)
       unsafe state.publication?.file.writer.event(.arenaDestroyed, arena: core.pointee.id)
       heartbeat(&state)
     }
@@ -195,11 +197,11 @@ enum Registry {
       }
       for reference in state.cores {
         let core = unsafe reference.core
-        unsafe lock(core.pointee.lockWord)
+        unsafe lock(core.header.lockWord)
         unsafe core.pointee.attach(
           file.writer, publishesAddresses: addresses == .published,
           followsDumpable: options.addresses == .whileDumpable)
-        unsafe unlock(core.pointee.lockWord)
+        unsafe unlock(core.header.lockWord)
       }
       file.writer.event(.publishingStarted)
       heartbeat(&state)
@@ -234,9 +236,9 @@ enum Registry {
     guard let publication = state.publication else { return }
     for reference in state.cores {
       let core = unsafe reference.core
-      unsafe lock(core.pointee.lockWord)
+      unsafe lock(core.header.lockWord)
       unsafe core.pointee.detach()
-      unsafe unlock(core.pointee.lockWord)
+      unsafe unlock(core.header.lockWord)
     }
     heartbeat(&state, ending: true)
     publication.file.unlink()
@@ -272,9 +274,9 @@ enum Registry {
         state.publication!.file.writer.event(.addressesLost)
         for reference in state.cores {
           let core = unsafe reference.core
-          unsafe lock(core.pointee.lockWord)
+          unsafe lock(core.header.lockWord)
           unsafe core.pointee.withholdAddresses()
-          unsafe unlock(core.pointee.lockWord)
+          unsafe unlock(core.header.lockWord)
         }
       }
       heartbeat(&state)
@@ -292,9 +294,9 @@ enum Registry {
     var headroom = soft == .max ? .max : soft > locked ? soft - locked : 0
     for reference in state.cores {
       let core = unsafe reference.core
-      unsafe lock(core.pointee.lockWord)
+      unsafe lock(core.header.lockWord)
       headroom = unsafe core.pointee.lockLater(headroom: headroom)
-      unsafe unlock(core.pointee.lockWord)
+      unsafe unlock(core.header.lockWord)
     }
   }
 

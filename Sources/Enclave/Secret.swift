@@ -133,20 +133,18 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       throw error
     }
     if let run {
-      let isIntact = unsafe core.pointee.wipeContents(of: place, run: run)
+      let isIntact = unsafe core.header.canaries.wipeContents(of: place, run: run)
       let label = unsafe try ArenaCore.locked(core) { core in
         let label = unsafe run.slots[Int(place.slot)].label
         unsafe core.pointee.finishFree(place, intact: isIntact)
-        return label
+        return unsafe isIntact ? [] : core.pointee.labels.entries[Int(label)].text
       }
       if !isIntact {
-        let entry = unsafe core.pointee.labels.entries[Int(label)]
-        let text = String(decoding: entry.text, as: UTF8.self)
-        let name = unsafe core.pointee.name
         // Whoever wrote there may have written elsewhere too: going on would be a guess.
         fatalError(
           "Enclave: something wrote outside of a secret of \(place.byteCount) bytes "
-            + "(arena \(name), label \(text)); found when it was freed")
+            + "(arena \(unsafe core.header.name), label \(String(decoding: label, as: UTF8.self))); "
+            + "found when it was freed")
       }
     }
     unsafe ArenaCore.release(core)
