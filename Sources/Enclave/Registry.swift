@@ -40,6 +40,12 @@ enum Registry {
     unsafe word.initialize(repeating: 0, count: 16)
     return unsafe word
   }()
+  /// The generation that the state belongs to, for the one look at it without the lock.
+  nonisolated(unsafe) private static let known: UnsafeMutableRawPointer = {
+    let known = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
+    unsafe known.initialize(to: 0)
+    return UnsafeMutableRawPointer(known)
+  }()
   nonisolated(unsafe) private static let state: UnsafeMutablePointer<State> = {
     let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
     unsafe state.initialize(to: State())
@@ -52,7 +58,8 @@ enum Registry {
   static func with<R: ~Copyable, E: Error>(
     _ body: (inout State) throws(E) -> R
   ) throws(E) -> R {
-    if unsafe state.pointee.generation != 0, ForkWatch.current == 0 {
+    if unsafe loadRelaxed(known) != 0, ForkWatch.current == 0 {
+      unsafe storeRelaxed(0, at: known)
       unsafe state.pointee.cores = []
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
@@ -100,6 +107,7 @@ enum Registry {
 
   private static func prepare(_ state: inout State) throws(EnclaveError) {
     do { state.generation = try ForkWatch.prepare() } catch { throw .system(error) }
+    unsafe storeRelaxed(state.generation, at: known)
   }
 
   /// Takes a destroyed arena off the list and the page.
