@@ -148,6 +148,11 @@ struct FieldTests {
         "schema": "memwatch/1", "complete": 1, "arenasUnlisted": 0, "arenasDestroyed": 1,
         "labelsUnlisted": 0, "chunksUnlisted": 0, "secretsListed": 3, "secretsUnlisted": 0,
       ], "snapshot")
+    // 48 KiB can still be locked: twelve pages of 64 slots each.
+    let sizes = (found["arenas"] as! [[String: Any]])[0]["sizes"] as! [[String: Any]]
+    expect(
+      sizes[0], ["payload": 48, "live": 3, "freeSlots": 61, "freeSlotsAfterGrowth": 61 + 768],
+      "room")
     let process = found["process"] as! [String: Any]
     expect(
       process,
@@ -293,6 +298,31 @@ struct FieldTests {
     kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
     #expect(kinds.last == "corruption")
     #expect((found["process"] as! [String: Any])["state"] as? String == "exited")
+  }
+
+  /// 210 arenas with five labels each, and 2,100 chunks: more than the page lists.
+  @Test func whatIsNotListedIsCounted() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let path = try peer.send("start one-arena")
+    for index in 0..<210 {
+      try peer.send("arena s\(index) alpha slab off none")
+      try peer.send("alloc s\(index) 5 8")
+    }
+    try peer.send("arena c bravo isolated off none")
+    try peer.send("alloc c 2100 8")
+    try eventually("all is counted") {
+      let found = try snapshot(path, scratch)
+      return found["arenasUnlisted"] as? Int == 210 && found["labelsUnlisted"] as? Int == 31
+        && found["chunksUnlisted"] as? Int == 210 + 2100 - 2048
+    }
+    for index in 0..<210 { try peer.send("destroy s\(index)") }
+    try peer.send("destroy c")
+    try eventually("and forgotten") {
+      let found = try snapshot(path, scratch)
+      return found["arenasUnlisted"] as? Int == 0 && found["labelsUnlisted"] as? Int == 0
+        && found["chunksUnlisted"] as? Int == 0 && (found["arenas"] as! [Any]).isEmpty
+    }
   }
 
   /// What goes away is taken off the page.

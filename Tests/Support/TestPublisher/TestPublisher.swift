@@ -1,7 +1,8 @@
 // A process for tests to watch. It reads commands from standard input, one a line, and answers
 // each with `ok …` or `error …` on standard output.
 //
-//   start [always|never] [N]        publish, with addresses, N secrets listed
+//   start [always|never] [one-arena] [N]
+//                                   publish, with addresses, one arena, N secrets listed
 //   arena SLOT NAME slab|isolated required|preferred|off pages|none [CAPACITY]
 //   alloc SLOT COUNT SIZE [fill]    allocate; `fill` writes the pattern of --pattern
 //   free SLOT COUNT                 free the last COUNT
@@ -116,6 +117,7 @@ extension Host {
       options.tickMilliseconds = 20
       if words.contains("always") { options.addresses = .always }
       if words.contains("never") { options.addresses = .never }
+      if words.contains("one-arena") { options.listedArenas = 1 }
       if let count = words.last.flatMap({ Int($0) }) { options.listedSecrets = count }
       let started = try StatsPublisher.start(options)
       let path = started.path ?? ""
