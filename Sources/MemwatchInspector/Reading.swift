@@ -99,7 +99,10 @@ struct Reading {
     snapshot.labelsUnlisted = number(image.process[.labelsUnlisted])
     snapshot.chunksUnlisted = number(image.process[.chunksUnlisted])
     snapshot.arenasDestroyed = number(image.process[.arenasDestroyed])
-    snapshot.eventCount = number(image.process[.events])
+    // The process record is written by the ticker; an event may be ahead of it.
+    snapshot.eventCount = number(image.process[.events]).map {
+      max($0, image.events.last?[.serial] ?? 0)
+    }
     snapshot.secrets = image.secrets.map(secret)
       .sorted { ($0.arenaID, $0.serial) < ($1.arenaID, $1.serial) }
     snapshot.events = image.events.map(event)
@@ -501,8 +504,8 @@ package func bytes(_ count: UInt64) -> String {
     value /= 1024
     if value < 1023.95 || unit == "PiB" {
       let tenths = Int((value * 10).rounded())
-      return tenths % 10 == 0 || tenths >= 1000
-        ? "\((tenths + 5) / 10) \(unit)" : "\(tenths / 10).\(tenths % 10) \(unit)"
+      if tenths >= 1000 { return "\(Int(value.rounded())) \(unit)" }
+      return tenths % 10 == 0 ? "\(tenths / 10) \(unit)" : "\(tenths / 10).\(tenths % 10) \(unit)"
     }
   }
   return "\(count) B"
