@@ -184,7 +184,13 @@ struct FieldTests {
     #expect("\(header["startTime"]!)" == String(fields[20]))
     #expect((header["bootID"] as! NSNumber).uint64Value != UInt64.max)
     #expect((header["bootID"] as! NSNumber).uint64Value != 0)
-    #expect(path.contains(String((header["publisherID"] as! NSNumber).uint64Value, radix: 16)))
+    let id = (header["publisherID"] as! NSNumber).uint64Value
+    let digits = String(id, radix: 16)
+    #expect(
+      path.hasSuffix("-" + String(repeating: "0", count: 16 - digits.count) + digits + ".page"))
+    let made = (header["createdBootMs"] as! NSNumber).uint64Value
+    let beaten = ((words["process"] as! [String: Any])["heartbeatBootMs"] as! NSNumber).uint64Value
+    #expect(made > 0 && made <= beaten && beaten - made < 60_000)
     try eventually("the publisher's own reading of VmLck") {
       (try page(path)["process"] as! [String: Any])["lockedBytes"] as? Int == 16384
     }
@@ -323,6 +329,17 @@ struct FieldTests {
       return found["arenasUnlisted"] as? Int == 0 && found["labelsUnlisted"] as? Int == 0
         && found["chunksUnlisted"] as? Int == 0 && (found["arenas"] as! [Any]).isEmpty
     }
+  }
+
+  /// The user in the header: not root's 0, which an empty word would be too.
+  @Test func theHeaderNamesItsUser() throws {
+    let scratch = try Scratch(onTmpfs: true, mode: 0o755)
+    if Programs.isRoot { chown(scratch.path, 65534, 65534) }
+    let copy = try Unprivileged()
+    let peer = try Peer(
+      stats: scratch, prefix: unprivileged(), program: copy.place.file("test-publisher"))
+    let header = try page(try peer.send("start"))["header"] as! [String: Any]
+    #expect(header["uid"] as? Int == (Programs.isRoot ? 65534 : Int(geteuid())))
   }
 
   /// What goes away is taken off the page.
