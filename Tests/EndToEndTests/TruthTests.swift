@@ -208,9 +208,33 @@ struct TruthTests {
       ("hold b", ["opens", "openWindows", "protectionState", "labels"]),
       ("release", ["openWindows", "protectionState", "labels"]),
     ]
+    // On the screen: the arena, and which of its cells change (3 PROT, 4 OPEN, 8 SECRETS, 9 IN USE;
+    // 1,200 and 1,240 bytes are both 1.2 KiB there).
+    let seen: [(String, Set<Int>)] = [
+      ("alpha", [8]), ("bravo", [8, 9]), ("alpha", []), ("bravo", [3, 4]), ("bravo", [3, 4]),
+    ]
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(peer.pid)", "-i", "100ms"], stats: scratch, width: 120, height: 40)
+    try tmux.wait(for: "charlie")
+    func rows() throws -> [String: [String]] {
+      let screen = try tmux.screen()
+      return try ["alpha", "bravo", "charlie"].reduce(into: [:]) {
+        $0[$1] = try cells(screen, $1)
+      }
+    }
     var before = try snapshot(world, scratch)
-    for (command, allowed) in steps {
+    for ((command, allowed), (name, columns)) in zip(steps, seen) {
+      let shown = try rows()
       try peer.send(command)
+      if !columns.isEmpty {
+        try eventually("\(command): the screen changes", within: 3) {
+          try rows()[name] != shown[name]
+        }
+      }
+      for (arena, row) in try rows() {
+        let changed = Set(row.indices.filter { row[$0] != shown[arena]![$0] })
+        #expect(changed == (arena == name ? columns : []), "\(command): the row of \(arena)")
+      }
       let after = try snapshot(world, scratch)
       let slot = command == "release" ? 1 : command.contains(" a") ? 0 : 1
       for (index, (old, new)) in zip(arenas(before), arenas(after)).enumerated() {
