@@ -182,8 +182,6 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     // gcore honours MADV_DONTDUMP as the kernel's own dump does.
     for (publish, expected) in [(true, false), (false, true)] {
       let scratch = try Scratch()
-      let script = scratch.file("gdb")
-      _ = script
       let peer = try Peer(stats: nil, seed: 4242)
       try peer.send("arena a alpha slab preferred none")
       try peer.send("alloc a 50 64 fill")
