@@ -87,10 +87,13 @@ package final class Inspector {
         return last
       }
     }
-    if case .pid(let pid) = target, discovery.places.contains(where: \.isDenied),
-      let owner = try? Files.status("/proc/\(pid)").owner, owner != ProcessFacts.uid
+    if case .pid(let pid) = target, (try? Files.status("/proc/\(pid)")) != nil,
+      Files.link("/proc/\(pid)/ns/mnt") == nil
     {
-      throw .notPermitted(target, discovery.places)
+      // It may live in a container: only who may trace it may look into its root.
+      let root = Place(
+        path: "/proc/\(pid)/root", outcome: "may not be opened (permission denied)", isDenied: true)
+      throw .notPermitted(target, discovery.places + [root])
     }
     throw .none(target, discovery.places)
   }

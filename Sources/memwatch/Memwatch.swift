@@ -69,11 +69,12 @@ struct TargetOptions: ParsableArguments {
     let deadline = Console.milliseconds + UInt64(wait?.milliseconds ?? 0)
     while true {
       do { return try Inspector.attach(to: resolved) } catch {
-        if case .none = error, Console.milliseconds < deadline {
+        switch error {
+        case .none, .notPermitted:
+          guard Console.milliseconds < deadline else { throw Failure(error) }
           Exiting.pause(milliseconds: 50)
-          continue
+        case .several, .unreadable: throw Failure(error)
         }
-        throw Failure(error)
       }
     }
   }

@@ -5,30 +5,114 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct DiscoveryTests {
-  static let runtime: [Bool] = [true, false]
+/// One corner of the matrix.
+struct Corner: CustomStringConvertible, Sendable {
+  enum Relation: CaseIterable { case sameUser, rootViews, otherUser }
+  /// XDG_RUNTIME_DIR is set for the publisher, for the viewer.
+  var publisherRuntime: Bool
+  var viewerRuntime: Bool
+  var relation: Relation
+  /// A pid and mount namespace of the publisher's own.
+  var isElsewhere: Bool
+  var isDumpable: Bool
 
-  /// The same user, XDG_RUNTIME_DIR set or not on either side.
-  @Test(arguments: runtime, runtime) func sameUser(publisher: Bool, viewer: Bool) throws {
-    let directory = try Scratch(onTmpfs: true)
-    let environment = ["XDG_RUNTIME_DIR": directory.path]
-    let peer = try Peer(stats: nil, environment: publisher ? environment : [:])
-    let path = try peer.send("start")
-    #expect(path.hasPrefix(publisher ? directory.path + "/enclave/" : "/dev/shm/enclave-"))
-    let result = try memwatch("snapshot", "\(peer.pid)", environment: viewer ? environment : [:])
-    if publisher && !viewer {
-      // A directory that only the publisher was told of cannot be guessed; it can be named.
-      #expect(result.status == 2)
-      #expect(try memwatch("snapshot", "--file", path).status == 0)
-    } else {
-      #expect(result.status == 0, "\(result.error)")
+  static let all: [Corner] = [false, true].flatMap { publisher in
+    [false, true].flatMap { viewer in
+      Relation.allCases.flatMap { relation in
+        [false, true].flatMap { elsewhere in
+          [false, true].map {
+            Corner(
+              publisherRuntime: publisher, viewerRuntime: viewer, relation: relation,
+              isElsewhere: elsewhere, isDumpable: $0)
+          }
+        }
+      }
     }
-    try peer.exit()
+  }
+
+  /// What memwatch must answer: found, no publisher, or not permitted.
+  var expected: Int32 {
+    if relation == .otherUser { return 3 }
+    let mayLookInside = relation == .rootViews || isDumpable
+    // /proc/PID/root opens for the same user of a dumpable process, and for root.
+    if isElsewhere { return mayLookInside ? 0 : 3 }
+    // A directory that only the publisher was told of cannot be guessed; it can be named. Whether
+    // a process that may not be looked into lives in a container cannot be known.
+    if publisherRuntime && !viewerRuntime { return mayLookInside ? 2 : 3 }
+    return 0
+  }
+
+  var description: String {
+    "XDG_RUNTIME_DIR \(publisherRuntime)/\(viewerRuntime), \(relation), "
+      + "\(isElsewhere ? "other" : "same") namespaces, dumpable \(isDumpable)"
+  }
+}
+
+@Suite(.serialized) struct DiscoveryTests {
+  static let nobody = [
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
+    "--inh-caps=-all",
+  ]
+
+  @Test(.enabled(if: Programs.isRoot, "needs root, to act as several users and in namespaces"))
+  func theWholeMatrix() throws {
+    let copy = try Unprivileged()
+    for corner in Corner.all {
+      // The publisher is somebody else than root where that makes the difference.
+      let isNobodys = corner.relation != .otherUser
+      let runtime = try Scratch(onTmpfs: true)
+      if isNobodys { chown(runtime.path, 65534, 65534) }
+      let uid = isNobodys ? 65534 : 0
+      let directory = corner.isElsewhere ? "/run/user/\(uid)" : runtime.path
+      var prefix = isNobodys ? Self.nobody : []
+      if corner.isElsewhere {
+        prefix =
+          [
+            "unshare", "--pid", "--fork", "--kill-child", "--mount", "sh", "-c",
+            "mount -t tmpfs -o mode=1777 none /dev/shm && mount -t tmpfs -o mode=755 none /run && "
+              + "mkdir -p \(directory) && chown \(uid):\(uid) \(directory) && exec \"$@\"", "sh",
+          ] + prefix
+      }
+      let peer = try Peer(
+        stats: nil, prefix: prefix, program: copy.place.file("test-publisher"),
+        environment: corner.publisherRuntime ? ["XDG_RUNTIME_DIR": directory] : [:])
+      let path = try peer.send("start elsewhere")
+      #expect(
+        path.hasPrefix(
+          corner.publisherRuntime ? directory + "/enclave/" : "/dev/shm/enclave-\(uid)/"),
+        "\(corner): \(path)")
+      if !corner.isDumpable { try peer.send("nodump") }
+      var pid = peer.pid
+      if corner.isElsewhere {
+        let children = try String(
+          contentsOfFile: "/proc/\(pid)/task/\(pid)/children", encoding: .utf8)
+        pid = try #require(Int32(children.split(separator: " ").first ?? ""), "\(corner)")
+      }
+      let viewer =
+        (corner.relation == .rootViews ? [] : Self.nobody) + [copy.place.file("memwatch")]
+      let environment = corner.viewerRuntime ? ["XDG_RUNTIME_DIR": directory] : [:]
+      let result = try Launch(
+        viewer + ["snapshot", "\(pid)", "--format", "json"], environment: environment
+      ).run()
+      #expect(result.status == corner.expected, "\(corner): \(result.error)")
+      if result.status == 0 {
+        let process = try json(result.output)["process"] as! [String: Any]
+        #expect(process["pid"] as? Int == Int(pid), "\(corner)")
+        #expect(process["state"] as? String == "live", "\(corner)")
+      }
+      if !corner.isElsewhere {
+        let named = try Launch(viewer + ["snapshot", "--file", path]).run()
+        #expect(named.status == (corner.relation == .otherUser ? 3 : 0), "\(corner)")
+      }
+      // Not a child of the test's where unshare stands between.
+      kill(pid, SIGKILL)
+      peer.kill()
+    }
   }
 
   @Test(arguments: [true, false]) func dumpableOrNot(dumpable: Bool) throws {
     let peer = try Peer(stats: nil)
-    try peer.send("start")
+    try peer.send("start elsewhere")
     try peer.send("arena a alpha slab preferred pages")
     try peer.send("alloc a 3 40")
     if !dumpable { try peer.send("nodump") }
@@ -48,13 +132,13 @@ import Testing
     let copy = try Unprivileged()
     let peer = try Peer(
       stats: nil, prefix: unprivileged(), program: copy.place.file("test-publisher"))
-    let path = try peer.send("start")
+    let path = try peer.send("start elsewhere")
     #expect(path.hasPrefix("/dev/shm/enclave-65534/"))
     #expect(try memwatch("snapshot", "\(peer.pid)").status == 0)
     let own = try copy.memwatch("snapshot", "\(peer.pid)", stats: nil)
     #expect(own.status == 0, "\(own.error)")
     let roots = try Peer(stats: nil)
-    try roots.send("start")
+    try roots.send("start elsewhere")
     let refused = try copy.memwatch("snapshot", "\(roots.pid)", stats: nil)
     #expect(refused.status == 3)
     try roots.exit()
@@ -70,7 +154,7 @@ import Testing
         "unshare", "--pid", "--fork", "--kill-child", "--mount", "sh", "-c",
         "mount -t tmpfs none /dev/shm && exec \"$@\"", "sh",
       ])
-    let path = try peer.send("start")
+    let path = try peer.send("start elsewhere")
     #expect(path.hasPrefix("/dev/shm/enclave-0/1-"), "pid 1 in there: \(path)")
     #expect(!FileManager.default.fileExists(atPath: path), "another mount namespace")
     let list = try json(try memwatch("list", "--json").output)
@@ -91,7 +175,7 @@ import Testing
   @Test func aViewerElsewhere() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
-    let path = try peer.send("start")
+    let path = try peer.send("start elsewhere")
     let result = try Launch(
       [
         "unshare", "-r", "--pid", "--fork", "--mount-proc", Programs.memwatch, "snapshot",
@@ -119,7 +203,7 @@ import Testing
       "--inh-caps=-all",
     ]
     let peer = try Peer(stats: nil, prefix: other, program: copy.place.file("test-publisher"))
-    let path = try peer.send("start")
+    let path = try peer.send("start elsewhere")
     #expect(path.hasPrefix("/dev/shm/enclave-65533."), "\(path)")
     defer {
       try? FileManager.default.removeItem(atPath: (path as NSString).deletingLastPathComponent)

@@ -113,7 +113,8 @@ extension Host {
     switch words.first ?? "" {
     case "start":
       var options = StatsPublisher.Options()
-      options.name = "test-publisher"
+      // A second name for tests whose pages all viewers of the machine find.
+      options.name = words.contains("elsewhere") ? "test-elsewhere" : "test-publisher"
       options.tickMilliseconds = 20
       if words.contains("always") { options.addresses = .always }
       if words.contains("never") { options.addresses = .never }
