@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -386,4 +387,28 @@ int64_t ces_user_name(uint32_t uid, char *bytes, size_t length) {
   if (!found) return -ENOENT;
   snprintf(bytes, length, "%s", entry.pw_name);
   return (int64_t)strnlen(bytes, length);
+}
+
+int64_t ces_read(int fd, void *bytes, size_t length) {
+  ssize_t n;
+  do n = read(fd, bytes, length); while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+int64_t ces_echo(int fd, bool on) {
+  // One terminal at a time: a process has one person in front of it.
+  static struct termios before;
+  static bool is_off;
+  if (on) {
+    if (!is_off) return 0;
+    is_off = false;
+    RESULT(tcsetattr(fd, TCSAFLUSH, &before));
+  }
+  if (tcgetattr(fd, &before) < 0) return -errno;
+  struct termios now = before;
+  now.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG);
+  now.c_cc[VMIN] = 1;
+  now.c_cc[VTIME] = 0;
+  is_off = true;
+  RESULT(tcsetattr(fd, TCSAFLUSH, &now));
 }

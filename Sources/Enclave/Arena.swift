@@ -7,7 +7,7 @@ import EnclaveSystem
 ///
 /// An arena maps its memory itself, in chunks between guard pages; locks it into RAM (mlock(2));
 /// keeps it out of core dumps (MADV_DONTDUMP) and forked children (MADV_WIPEONFORK); closes it
-/// while nobody uses it (mprotect(2)); and wipes each secret when it is freed.
+/// while nobody uses it (pkeys(7), mprotect(2)); and wipes each secret when it is freed.
 ///
 /// It lives while the object or a secret of it does. In a forked child every use of it throws
 /// `EnclaveError.inheritedByFork`.
@@ -24,14 +24,6 @@ public final class Arena: Sendable {
     case preferred
     /// No lock is asked for.
     case off
-
-    var code: LockPolicyCode {
-      switch self {
-      case .required: .required
-      case .preferred: .preferred
-      case .off: .off
-      }
-    }
   }
 
   /// How secrets lie in the pages.
@@ -46,16 +38,36 @@ public final class Arena: Sendable {
 
   /// What closes the arena while nobody uses it.
   public enum Gate: Sendable {
-    /// The best that this machine has.
+    /// The best that this machine has: a protection key, else pages.
     case automatic
+    /// A protection key (pkeys(7)): a window opens the arena for its own thread alone, in some
+    /// nanoseconds and without a system call. Throws `unsupported` where there is none to be had.
+    case key
     /// mprotect(2): no thread can touch a page unless some thread has a window to it. Opening and
-    /// closing are one system call each.
+    /// closing are one system call each, and any thread can read along while a window is open.
     case pages
     /// Nothing: the memory can always be read and written.
     case none
+  }
 
-    var closesPages: Bool { self != .none }
-    var code: GateCode { self == .none ? .none : .pages }
+  /// Whether other arenas may be under the same protection key. A machine has 15; arenas share
+  /// when they run out, only writable with writable and frozen with frozen ones.
+  public enum KeySharing: Sendable {
+    case allowed
+    /// A key of its own: making the arena throws `unsupported` when there is none left.
+    case never
+  }
+
+  /// What the pages are.
+  public enum Backing: Sendable {
+    /// Ordinary private memory.
+    case anonymous
+    /// memfd_secret(2): the kernel takes the pages out of its own map, so that neither
+    /// /proc/PID/mem, ptrace(2), a core dump nor most kernel bugs reach them. The price: about ten
+    /// times the cost to map a page (some 10 µs, measured), always locked and charged to
+    /// RLIMIT_MEMLOCK, no hibernation while it lives, and the memory is absent from forked
+    /// children.
+    case secret
   }
 
   /// The properties of an arena; they do not change.
@@ -65,29 +77,38 @@ public final class Arena: Sendable {
     public var gate: Gate
     /// The most data bytes that the arena maps; nil for no limit of its own.
     public var capacity: Int?
+    public var keySharing = KeySharing.allowed
+    public var backing = Backing.anonymous
+    /// Ask for memory whose addresses carry tags (arm64 MTE). Making the arena throws
+    /// `unsupported` where there is no such thing.
+    public var isTagged = false
 
     public init(
       layout: Layout = .slab, lock: Lock = .required, gate: Gate = .automatic,
-      capacity: Int? = nil
+      capacity: Int? = nil, keySharing: KeySharing = .allowed, backing: Backing = .anonymous,
+      isTagged: Bool = false
     ) {
       self.layout = layout
       self.lock = lock
       self.gate = gate
       self.capacity = capacity
+      self.keySharing = keySharing
+      self.backing = backing
+      self.isTagged = isTagged
     }
   }
 
-  nonisolated(unsafe) let core: UnsafeMutablePointer<ArenaCore>
+  let reference: ArenaReference
 
   /// Makes an arena. It maps nothing until the first secret is allocated.
   ///
-  /// - Throws: `EnclaveError.system` when random bytes or the page that notices forks cannot be
-  ///   had.
+  /// - Throws: `EnclaveError.unsupported` for a gate, backing or tagging that was asked for and is
+  ///   not there; `system` when random bytes or the page that notices forks cannot be had.
   public init(_ name: Label, _ options: Options = .init()) throws(EnclaveError) {
-    unsafe core = unsafe try Registry.add(name: name.text, options: options)
+    reference = try Registry.add(name: name.text, options: options)
   }
 
-  deinit { unsafe ArenaCore.release(core) }
+  deinit { reference.orphan() }
 
   /// Allocates a secret of zeros.
   ///
@@ -96,32 +117,82 @@ public final class Arena: Sendable {
   ///   - alignment: of the first byte: a power of two, at most the page size. Slots are aligned to
   ///     16; more may take a larger slot.
   ///   - label: what the secret is counted under; the call site when there is none.
-  /// - Throws: `lockLimit`, `mapLimit`, `capacity`, `invalidSize`, `destroyed`,
+  ///   - deadline: how long to wait for headroom under RLIMIT_MEMLOCK when there is none; the
+  ///     thread sleeps meanwhile, and looks every 10 ms.
+  /// - Throws: `lockLimit`, `mapLimit`, `capacity`, `invalidSize`, `frozen`, `destroyed`,
   ///   `inheritedByFork`, or `system` for any other call that failed. Nothing has changed then, and
   ///   other secrets are unharmed.
   /// - Complexity: O(1), but for a chunk that has to be added.
   public func allocate(
+    byteCount: Int, alignment: Int = 16, label: Label? = nil, waitingForHeadroom deadline: Duration,
+    file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let end = ProcessFacts.bootMilliseconds + deadline.milliseconds
+    while true {
+      do {
+        return try allocate(
+          byteCount: byteCount, alignment: alignment, label: label, file: file, line: line)
+      } catch {
+        guard error.isLockFailure, ProcessFacts.bootMilliseconds < end else { throw error }
+        ProcessFacts.pause(milliseconds: 10)
+      }
+    }
+  }
+
+  /// Allocates a secret of zeros; does not wait.
+  public func allocate(
     byteCount: Int, alignment: Int = 16, label: Label? = nil, file: StaticString = #fileID,
     line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
-    let key = LabelKey(label, file: file, line: line)
-    let place = unsafe try ArenaCore.locked(core) { core throws(EnclaveError) in
-      if unsafe core.pointee.isDestroyed { throw .destroyed }
-      let (index, isNew) = unsafe core.pointee.labels.find(key)
-      if isNew { unsafe core.pointee.publishLabel(index, isNew: true) }
-      return unsafe try core.pointee.allocate(
-        byteCount: byteCount, alignment: alignment, label: index)
-    }
-    return unsafe Secret(core: core, place: place)
+    let request = try Lane.Request(byteCount: byteCount, alignment: alignment)
+    return Secret(
+      place: try reference.allocate(request, key: LabelKey(label, file: file, line: line)))
   }
+
+  /// Makes the arena write-once: from now on its contents can only be read, until it is destroyed.
+  ///
+  /// Writing through the API throws `frozen`; writing around it is a fault. A secret that is freed
+  /// is wiped all the same, and its slot stays empty. Freezing twice does nothing.
+  ///
+  /// - Throws: `windowsOpen` while a window for writing is open anywhere (or, where the arena
+  ///   shares its protection key and so has to change it, any window); `destroyed`,
+  ///   `inheritedByFork`; `system` when a call failed, and nothing has changed then.
+  public func freeze() throws(EnclaveError) { try reference.freeze() }
+
+  /// Freezes the arena and seals its mappings (mseal(2)): nobody in this process can unmap, move,
+  /// replace or re-protect them any more, nor discard their contents, until the process ends.
+  ///
+  /// Destroying the arena wipes it and gives its memory and its lock back; the addresses stay
+  /// taken until the process ends, and are counted on the stats page.
+  ///
+  /// - Throws: `sealNeedsKeyGate`; `unsupported` where the kernel has no mseal; else as `freeze`.
+  public func seal() throws(EnclaveError) { try reference.seal() }
 
   /// Wipes and unmaps the arena at once. Its secrets are gone: using one throws `destroyed`.
   ///
-  /// - Throws: `windowsOpen` when a window is open, and nothing has changed then; `system` when
-  ///   pages could not be opened to be wiped, or not unmapped: they stay closed, and calling again
-  ///   tries them again.
-  public func destroy() throws(EnclaveError) {
-    unsafe try ArenaCore.destroy(core)
+  /// - Parameter patience: how long to wait for windows that are open.
+  /// - Throws: `windowsOpen` when windows are still open, and nothing has changed then; `system`
+  ///   when pages could not be opened to be wiped, or not unmapped: they stay closed, and calling
+  ///   again tries them again.
+  public func destroy(waitingUpTo patience: Duration = .zero) throws(EnclaveError) {
+    try reference.destroy(until: ProcessFacts.bootMilliseconds + patience.milliseconds)
+  }
+
+  /// Looks at every canary and every free slot, and returns what is wrong. Holds the arena's locks
+  /// meanwhile. O(memory).
+  ///
+  /// - Throws: `destroyed`, `inheritedByFork`; `system` when pages could not be opened.
+  public func check() throws(EnclaveError) -> [Violation] { try reference.check() }
+
+  /// Whether a range of addresses lies within one live secret of this arena. O(chunks).
+  public func contains(_ range: UnsafeRawBufferPointer) -> Bool { unsafe reference.contains(range) }
+
+  /// Frees a secret that was taken out of its handle by `Secret.leak()`.
+  ///
+  /// An address that is free already, or no secret's of this arena, is a `Violation`.
+  @unsafe
+  public func free(_ address: UnsafeMutableRawPointer) throws(EnclaveError) {
+    unsafe try reference.free(address: address)
   }
 
   /// What the arena holds now.
@@ -136,76 +207,64 @@ public final class Arena: Sendable {
     public var failedLocks: UInt64
     public var failedOpens: UInt64
     public var failedAllocations: UInt64
+    public var corruptions: UInt64
+    /// Slots of a frozen arena whose secret was freed.
+    public var retiredSlots: Int
+    public var isFrozen: Bool
+    public var isSealed: Bool
+    /// The number of the protection key; nil without a key gate.
+    public var protectionKey: Int?
   }
 
-  /// The counts of now. Takes the arena's lock; O(1). All 0 in a forked child.
+  /// The counts of now. Takes the arena's locks one by one; O(threads). All 0 in a forked child.
   public var statistics: Statistics {
-    let totals = unsafe (try? ArenaCore.locked(core) { unsafe $0.pointee.totals }) ?? Totals()
-    return Statistics(
-      secretCount: totals.secrets, bytesInUse: totals.bytesInUse,
-      bytesMapped: totals.bytesMapped, bytesLocked: totals.bytesLocked,
-      openWindows: totals.openWindows, stuckOpenPages: totals.stuckPages,
-      failedLocks: totals.failedLocks, failedOpens: totals.failedOpens,
-      failedAllocations: totals.failedAllocations)
+    var statistics = Statistics(
+      secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, openWindows: 0,
+      stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0, corruptions: 0,
+      retiredSlots: 0, isFrozen: false, isSealed: false, protectionKey: nil)
+    guard reference.gate.isOwn else { return statistics }
+    let totals = reference.totals
+    statistics.secretCount = totals.secrets
+    statistics.bytesInUse = totals.bytesInUse
+    statistics.stuckOpenPages = totals.stuckPages
+    statistics.failedOpens = totals.failedOpens
+    statistics.failedAllocations = totals.failedAllocations
+    statistics.corruptions = totals.corruptions
+    statistics.retiredSlots = totals.retiredSlots
+    reference.withCore { core in
+      statistics.bytesMapped = core.bytesMapped
+      statistics.bytesLocked = core.bytesLocked
+      statistics.failedLocks = core.failedLocks
+      statistics.isSealed = core.isSealed
+      statistics.openWindows = reference.gate.windows.open
+    }
+    statistics.isFrozen = reference.gate.isFrozen
+    statistics.protectionKey = reference.gate.key
+    return statistics
   }
 }
 
-extension Arena: CustomStringConvertible {
+extension Arena: CustomStringConvertible, CustomReflectable {
   /// The arena's name, nothing else.
-  public var description: String { unsafe "Arena(\(core.header.name))" }
+  public var description: String { "Arena(\(reference.name))" }
+  public var customMirror: Mirror { Mirror(self, children: []) }
 }
 
-extension ArenaCore {
-  /// Runs under the arena's lock, unless this process is a child of the arena's.
-  static func locked<R: ~Copyable>(
-    _ core: UnsafeMutablePointer<ArenaCore>,
-    _ body: (UnsafeMutablePointer<ArenaCore>) throws(EnclaveError) -> R
-  ) throws(EnclaveError) -> R {
-    // Before the lock: another thread of the parent may have held it when the child was made.
-    guard unsafe ForkWatch.current == core.header.forkGeneration else { throw .inheritedByFork }
-    unsafe lock(core.header.lockWord)
-    defer { unsafe unlock(core.header.lockWord) }
-    return unsafe try body(core)
-  }
-
-  static func destroy(_ core: UnsafeMutablePointer<ArenaCore>) throws(EnclaveError) {
-    while true {
-      let isBusy = unsafe try locked(core) { core throws(EnclaveError) in
-        if unsafe core.pointee.wiping > 0 { return true }
-        if unsafe core.pointee.totals.openWindows > 0 {
-          throw unsafe .windowsOpen(core.pointee.totals.openWindows)
-        }
-        if let failure = unsafe core.pointee.destroy() {
-          unsafe core.pointee.publishTotals()
-          throw .system(failure)
-        }
-        return false
-      }
-      if !isBusy { break }
-      // Another thread is wiping a secret outside of the lock: microseconds.
+extension Arena.Lock {
+  var code: LockPolicyCode {
+    switch self {
+    case .required: .required
+    case .preferred: .preferred
+    case .off: .off
     }
-    unsafe Registry.remove(core)
   }
+}
 
-  /// Gives up one reference; the last one destroys what is left.
-  static func release(_ core: UnsafeMutablePointer<ArenaCore>) {
-    // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
-    guard unsafe ForkWatch.current == core.header.forkGeneration else { return }
-    unsafe lock(core.header.lockWord)
-    unsafe core.pointee.references -= 1
-    let isLast = unsafe core.pointee.references == 0
-    unsafe unlock(core.header.lockWord)
-    guard isLast else { return }
-    // Nobody else has a handle: what follows needs no lock, and takes it for the publisher's sake.
-    unsafe lock(core.header.lockWord)
-    if unsafe !core.pointee.isDestroyed {
-      _ = unsafe core.pointee.destroy()
-    }
-    unsafe unlock(core.header.lockWord)
-    unsafe Registry.remove(core)
-    // Chunks that could not be wiped or unmapped keep their place in memory, closed; the metadata
-    // is not needed for that.
-    unsafe core.pointee.deallocate()
-    unsafe core.free()
+extension Duration {
+  /// Whole milliseconds, at least 0.
+  var milliseconds: UInt64 {
+    let (seconds, attoseconds) = components
+    guard seconds >= 0, attoseconds >= 0 else { return 0 }
+    return UInt64(min(seconds, 1 << 40)) * 1000 + UInt64(attoseconds / 1_000_000_000_000_000)
   }
 }

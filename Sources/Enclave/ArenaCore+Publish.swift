@@ -1,4 +1,9 @@
 // What an arena writes into the stats page. Nothing here is reached unless the process publishes.
+//
+// Secrets are listed and taken off the list as they come and go, under their lane's lock; chunks,
+// events and new labels when they happen. Counts, windows and states are kept in ordinary memory
+// anyway, and written by the publisher's thread at each tick: so that an operation pays nothing for
+// them, and lanes stay apart.
 
 import EnclaveStats
 import EnclaveSystem
@@ -10,16 +15,21 @@ struct ArenaPage {
   let arenas: TableWriter<ArenaWord>
   let labels: TableWriter<LabelWord>
   let chunks: TableWriter<ChunkWord>
-  let secrets: TableWriter<SecretWord>
   /// nil: the table of arenas is full.
   let record: UInt32?
   var publishesAddresses: Bool
   /// Addresses go when the process is not dumpable any more.
   let followsDumpable: Bool
-  var unlistedSecrets: UInt64 = 0
-  /// Numbers the secrets in the order in which they were listed.
-  var lastSerial: UInt64 = 0
   var unlistedChunks: UInt64 = 0
+  /// The sum of all changes when the record was written last.
+  var written: UInt64?
+  var hasChanged = true
+  var peakSecrets = 0
+  var peakBytesInUse = 0
+  /// A window that is open at every tick: its thread's number of opens then, and since when.
+  var openSince: UInt64?
+  var opensWhenOpen: UInt64 = 0
+  var longestOpenMs: UInt64 = 0
 
   /// Writers live as long as the process.
   var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
@@ -29,61 +39,157 @@ struct ArenaPage {
     arenas = writer.table(ArenaWord.self)
     labels = writer.table(LabelWord.self)
     chunks = writer.table(ChunkWord.self)
-    secrets = writer.table(SecretWord.self)
     record = writer.take(.arenas)
     self.publishesAddresses = publishesAddresses
     self.followsDumpable = followsDumpable
   }
 }
 
-extension ArenaCore {
+/// The sum over an arena's lanes, gates and core.
+struct Totals {
+  var secrets = 0
+  var bytesInUse = 0
+  var allocations: UInt64 = 0
+  var frees: UInt64 = 0
+  var failedAllocations: UInt64 = 0
+  var failedOpens: UInt64 = 0
+  var corruptions: UInt64 = 0
+  var stuckPages = 0
+  var retiredSlots = 0
+  var peakSecrets = 0
+  var peakBytesInUse = 0
+  var changes: UInt64 = 0
+  var unlistedSecrets: UInt64 = 0
+
+  mutating func add(_ lane: Lane) {
+    secrets += lane.totals.secrets
+    bytesInUse += lane.totals.bytesInUse
+    allocations &+= lane.totals.allocations
+    frees &+= lane.totals.frees
+    failedAllocations &+= lane.totals.failedAllocations
+    failedOpens &+= lane.totals.failedOpens
+    corruptions &+= lane.totals.corruptions
+    stuckPages += lane.totals.stuckPages
+    retiredSlots += lane.totals.retiredSlots
+    peakSecrets = max(peakSecrets, lane.totals.peakSecrets)
+    peakBytesInUse = max(peakBytesInUse, lane.totals.peakBytesInUse)
+    changes &+= lane.changes
+    unlistedSecrets += lane.page?.unlistedSecrets ?? 0
+  }
+}
+
+extension ArenaReference {
   // MARK: - Start and stop
 
   /// Writes everything about this arena into a page, and keeps it there from now on.
-  mutating func attach(
-    _ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool
-  ) {
-    page = ArenaPage(
-      writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
-    publishArena()
-    for index in 0..<labels.entries.count { publishLabel(UInt16(index), isNew: true) }
-    for index in 0..<chunks.count where chunks[index].isMapped {
-      publishChunk(UInt32(index), event: nil)
-    }
-    for index in 0..<runs.count {
-      let run = unsafe runs.place(index)
-      unsafe run.pointee.listings?.deallocate()
-      unsafe run.pointee.listings = unsafe makeListings(Int(run.pointee.slotCount))
-      guard unsafe run.pointee.live > 0 else { continue }
-      var isFree = unsafe [Bool](repeating: false, count: Int(run.pointee.slotCount))
-      var slot = unsafe run.pointee.freeHead
-      while slot != Run.endOfList {
-        isFree[Int(slot)] = true
-        slot = unsafe run.pointee.slots[Int(slot)].nextFree
+  func attach(_ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
+    unsafe withEverything { lanes, core in
+      core.page = ArenaPage(
+        writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
+      core.publishArena()
+      for index in 0..<core.labels.entries.count { core.publishNewLabel(UInt16(index)) }
+      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+        core.publishChunk(index, event: nil)
       }
-      for slot in unsafe 0..<run.pointee.slotCount where !isFree[Int(slot)] {
-        unsafe list(run, slotIndex: slot)
+      for index in 0..<laneCount {
+        unsafe lanes[index].page = unsafe LanePage(
+          pageWriter: .passUnretained(writer), secrets: writer.table(SecretWord.self),
+          serial: UInt64(index) << 48)
+      }
+      for index in 0..<core.runs.count {
+        let run = unsafe core.runs[index].run
+        if unsafe run.pointee.listings == nil {
+          unsafe run.pointee.listings = unsafe ArenaCore.makeListings(Int(run.pointee.slotCount))
+        }
+        for slot in unsafe 0..<run.pointee.slotCount
+        where unsafe run.pointee.slots[Int(slot)].isLive {
+          unsafe lanes[Int(run.pointee.lane)].list(run, slot)
+        }
       }
     }
-    publishTotals()
+    refresh()
   }
 
   /// Takes this arena's records off the page.
+  func detach() {
+    unsafe withEverything { lanes, core in
+      guard core.page != nil else { return }
+      for index in 0..<laneCount {
+        guard let page = unsafe lanes[index].page else { continue }
+        unsafe lanes[index].page = nil
+        for entry in 0..<page.listed.count {
+          let (run, slot) = unsafe (page.listed[entry].run, Int(page.listed[entry].slot))
+          let record = unsafe run.pointee.listings![slot].record
+          page.secrets[Int(record)].clear(words: SecretWord.allCases.count)
+          page.writer.giveBack(.secrets, record)
+          unsafe run.pointee.listings![slot].record = Listing.none
+        }
+        page.listed.deallocate()
+      }
+      core.detach()
+    }
+  }
+
+  // MARK: - Each tick
+
+  /// Writes what has changed.
+  func refresh() {
+    var totals = Totals()
+    let opens = withCore { _ in gate.windows.opens }
+    for index in 0..<laneCount {
+      withLane(index) { lane in
+        lane.refreshListed(opens: opens)
+        totals.add(lane)
+      }
+    }
+    withCore { core in
+      guard core.page != nil else { return }
+      core.publishTotals(totals, gate.windows)
+    }
+    // Labels: the lanes' counts, one lane at a time, then the sums.
+    guard withCore({ $0.page?.hasChanged ?? false }) else { return }
+    let count = withCore { $0.labels.entries.count }
+    var sums = [LabelCounts](repeating: LabelCounts(), count: count)
+    var classes = [UInt64](repeating: 0, count: SizeClass.all.count)
+    for index in 0..<laneCount {
+      withLane(index) { lane in
+        for label in 0..<min(count, lane.labels.counts.count) {
+          sums[label] = sums[label] + lane.labels.counts[label]
+        }
+        for sizeClass in 0..<classes.count {
+          unsafe classes[sizeClass] &+=
+            UInt64(lane.liveByClass[sizeClass]) | UInt64(lane.freeByClass[sizeClass]) << 32
+        }
+      }
+    }
+    withCore { core in
+      core.publishLabels(sums)
+      core.publishSizeClasses(classes)
+    }
+  }
+
+  func withholdAddresses() {
+    withCore { core in
+      guard core.page != nil else { return }
+      core.page!.publishesAddresses = false
+      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+        core.republishChunk(index)
+      }
+    }
+  }
+
+  /// The counts of now.
+  var totals: Totals {
+    var totals = Totals()
+    for index in 0..<laneCount { withLane(index) { totals.add($0) } }
+    return totals
+  }
+}
+
+extension ArenaCore {
   mutating func detach() {
     guard let page else { return }
     self.page = nil
-    for index in 0..<runs.count {
-      let run = unsafe runs.place(index)
-      if let listings = unsafe run.pointee.listings {
-        for slot in unsafe 0..<Int(run.pointee.slotCount)
-        where unsafe listings[slot].record != Listing.none {
-          unsafe page.secrets[Int(listings[slot].record)].clear(words: SecretWord.allCases.count)
-          unsafe page.writer.giveBack(.secrets, listings[slot].record)
-        }
-        unsafe listings.deallocate()
-        unsafe run.pointee.listings = nil
-      }
-    }
     for index in 0..<labels.entries.count {
       let entry = unsafe labels.entries.place(index)
       if unsafe entry.pointee.record != Listing.none {
@@ -110,231 +216,182 @@ extension ArenaCore {
 
   // MARK: - The arena's record
 
-  private func publishArena() {
+  func publishArena() {
     guard let page, let index = page.record else { return }
     let record = page.arenas[Int(index)]
     record.begin()
-    record.set(.id, id)
+    record.set(.id, arena.id)
     record.set(.state, 1)
     record.set(.layout, (options.layout == .slab ? LayoutCode.slab : .isolated).rawValue)
-    record.set(.gate, options.gate.code.rawValue)
-    record.set(.keyNumber, PageFormat.unknown)
-    record.set(.backing, BackingCode.anonymous.rawValue)
+    record.set(.gate, mechanism.code.rawValue)
+    record.set(.backing, (options.backing == .secret ? BackingCode.secret : .anonymous).rawValue)
     record.set(.lockPolicy, options.lock.code.rawValue)
-    record.set(.sealState, SealCode.open.rawValue)
     record.set(.dumpProtection, DumpCode.excluded.rawValue)
     record.set(.capacityBytes, options.capacity.map(UInt64.init) ?? PageFormat.unlimited)
-    record.set(.createdAtMs, createdAtMs)
-    record.set(.longestOpenMs, PageFormat.unknown)
+    unsafe record.set(.createdAtMs, arena.header.pointee.createdAtMs)
     record.set(.encryptedCount, PageFormat.unknown)
-    let text = unsafe name.bytes
+    let text = unsafe arena.name.bytes
     record.set(.nameLength, UInt64(text.count))
     unsafe record.setText(ArenaWord.name.rawValue, text)
     record.end()
   }
 
   var lockState: LockStateCode {
-    if options.lock == .off { return .off }
-    if totals.bytesLocked == totals.bytesMapped { return .locked }
-    return totals.bytesLocked == 0 ? .unlocked : .partial
+    if options.lock == .off && options.backing != .secret { return .off }
+    if bytesLocked == bytesMapped { return .locked }
+    return bytesLocked == 0 ? .unlocked : .partial
   }
 
-  var protectionState: ProtectionCode {
-    if !options.gate.closesPages { return .readWrite }
-    if totals.openWrites > 0 || totals.stuckPages > 0 { return .readWrite }
-    return totals.openReads > 0 ? .read : .closed
+  private func protectionState(_ totals: Totals, _ windows: Gate.Windows) -> ProtectionCode {
+    if mechanism == .none { return arena.gate.isFrozen ? .read : .readWrite }
+    if windows.writes > 0 || totals.stuckPages > 0 { return .readWrite }
+    return windows.reads > 0 ? .read : .closed
   }
 
-  /// What every operation may change: the record's moving words.
-  func publishTotals(sizeClass: UInt8 = Run.isolatedClass) {
-    guard let page, let index = page.record else { return }
+  mutating func publishTotals(_ totals: Totals, _ windows: Gate.Windows) {
+    page!.peakSecrets = max(page!.peakSecrets, totals.secrets, totals.peakSecrets)
+    page!.peakBytesInUse = max(page!.peakBytesInUse, totals.bytesInUse, totals.peakBytesInUse)
+    noteHeld(windows)
+    let written =
+      (totals.changes &+ changes) &* 4096 &+ windows.opens &* 64 &+ UInt64(windows.reads) &* 8
+      &+ UInt64(windows.writes)
+    page!.hasChanged = written != page!.written
+    page!.written = written
+    guard let page, let index = page.record, page.hasChanged || page.openSince != nil else {
+      return
+    }
     let record = page.arenas[Int(index)]
     record.begin()
+    record.set(.keyNumber, arena.gate.key.map(UInt64.init) ?? PageFormat.unknown)
+    record.set(
+      .sealState, (isSealed ? SealCode.sealed : arena.gate.isFrozen ? .frozen : .open).rawValue)
     record.set(.secretCount, UInt64(totals.secrets))
     record.set(.bytesInUse, UInt64(totals.bytesInUse))
     record.set(.allocations, totals.allocations)
     record.set(.frees, totals.frees)
-    record.set(.peakSecretCount, UInt64(totals.peakSecrets))
-    record.set(.peakBytesInUse, UInt64(totals.peakBytesInUse))
-    record.set(.unlistedSecrets, page.unlistedSecrets)
-    if sizeClass != Run.isolatedClass {
-      publishSizeClass(record, Int(sizeClass))
-      record.end()
-      return
-    }
-    for sizeClass in 0..<SizeClass.all.count { publishSizeClass(record, sizeClass) }
+    record.set(.peakSecretCount, UInt64(page.peakSecrets))
+    record.set(.peakBytesInUse, UInt64(page.peakBytesInUse))
+    record.set(.unlistedSecrets, totals.unlistedSecrets)
     record.set(.failedAllocations, totals.failedAllocations)
-    record.set(.failedLocks, totals.failedLocks)
+    record.set(.failedLocks, failedLocks)
     record.set(.failedOpens, totals.failedOpens)
     record.set(.stuckOpenPages, UInt64(totals.stuckPages))
     record.set(.corruptions, totals.corruptions)
-    record.set(.protectionState, protectionState.rawValue)
-    record.set(.openWindows, UInt64(totals.openWindows))
-    record.set(.opens, totals.opens)
-    record.set(.opensForWriting, totals.opensForWriting)
+    record.set(.protectionState, protectionState(totals, windows).rawValue)
+    record.set(.openWindows, UInt64(windows.open))
+    record.set(.opens, windows.opens)
+    record.set(.opensForWriting, windows.opensForWriting)
+    record.set(.longestOpenMs, page.longestOpenMs)
     record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
     record.set(.lockState, lockState.rawValue)
-    let failure = totals.bytesLocked < totals.bytesMapped ? lockFailure : nil
+    let failure = bytesLocked < bytesMapped ? lockFailure : nil
     let unknown = PageFormat.unknown
     record.set(.lockErrno, failure.map { UInt64($0.errno) } ?? unknown)
     record.set(
       .lockFailedCall, failure == nil ? unknown : UInt64(SystemCall.lockChunk.rawValue))
     record.set(
-      .lockBytesMissing,
-      options.lock == .off ? unknown : UInt64(totals.bytesMapped - totals.bytesLocked))
+      .lockBytesMissing, lockState == .off ? unknown : UInt64(bytesMapped - bytesLocked))
     record.set(.lockFailedAtMs, failure?.atMs ?? unknown)
     record.set(.lockBytesInUse, failure?.bytesInUse ?? unknown)
     record.set(.lockLimitSoft, failure?.soft ?? unknown)
-    record.set(.bytesLocked, UInt64(totals.bytesLocked))
-    record.set(.bytesMapped, UInt64(totals.bytesMapped))
-    record.set(.peakBytesLocked, UInt64(totals.peakBytesLocked))
-    record.set(.chunkCount, UInt64(totals.chunks))
-    record.set(.mapsUsed, UInt64(totals.chunks * 3))
-    record.set(.guardPages, UInt64(totals.chunks * 2))
+    record.set(.bytesLocked, UInt64(bytesLocked))
+    record.set(.bytesMapped, UInt64(bytesMapped))
+    record.set(.peakBytesLocked, UInt64(peakBytesLocked))
+    record.set(.chunkCount, UInt64(chunkCount))
+    record.set(.mapsUsed, UInt64(chunkCount * 3))
+    record.set(.guardPages, UInt64(chunkCount * 2))
     record.set(.nextChunkBytes, UInt64(options.layout == .slab ? nextChunkBytes : Page.size))
     record.end()
   }
 
-  @inline(__always)
-  private func publishSizeClass(_ record: RecordWriter<ArenaWord>, _ index: Int) {
-    unsafe record.set(
-      ArenaWord.sizeClasses.rawValue + index,
-      UInt64(liveByClass[index]) | UInt64(freeByClass[index]) << 32)
+  /// A window that is seen open at two ticks with none opened between is the same one: so the ticker
+  /// tells how long windows are held, and no window asks a clock.
+  private mutating func noteHeld(_ windows: Gate.Windows) {
+    let now = page!.writer.now
+    if windows.open == 0 || page!.openSince == nil || windows.opens != page!.opensWhenOpen {
+      page!.openSince = windows.open == 0 ? nil : now
+      page!.opensWhenOpen = windows.opens
+    }
+    if let since = page!.openSince {
+      page!.longestOpenMs = max(page!.longestOpenMs, now &- since)
+    }
+  }
+
+  func publishSizeClasses(_ classes: [UInt64]) {
+    guard let page, let index = page.record else { return }
+    let record = page.arenas[Int(index)]
+    record.begin()
+    for sizeClass in 0..<classes.count {
+      record.set(ArenaWord.sizeClasses.rawValue + sizeClass, classes[sizeClass])
+    }
+    record.end()
   }
 
   // MARK: - Labels
 
-  mutating func publishLabel(_ label: UInt16, isNew: Bool) {
-    guard let page else { return }
+  func publishNewLabel(_ label: UInt16) {
+    guard let page, let index = page.writer.take(.labels) else { return }
     let entry = unsafe labels.entries.place(Int(label))
-    if isNew {
-      guard let index = page.writer.take(.labels) else { return }
-      unsafe entry.pointee.record = index
-      let record = page.labels[Int(index)]
+    unsafe entry.pointee.record = index
+    let record = page.labels[Int(index)]
+    record.begin()
+    record.set(.arenaID, arena.id)
+    record.set(.index, UInt64(label))
+    let key = unsafe entry.pointee.key
+    record.set(.line, key.line == 0 ? PageFormat.unknown : UInt64(key.line))
+    record.set(.origin, (key.line == 0 ? OriginCode.label : .callSite).rawValue)
+    unsafe record.set(.createdAtMs, entry.pointee.createdAtMs)
+    let text = unsafe entry.pointee.text
+    record.set(.textLength, UInt64(text.count))
+    unsafe text.withUnsafeBufferPointer { unsafe record.setText(LabelWord.text.rawValue, $0) }
+    unsafe writeCounts(record, entry.pointee)
+    record.end()
+  }
+
+  private func writeCounts(_ record: RecordWriter<LabelWord>, _ entry: LabelEntry) {
+    let counts = entry.counts
+    record.set(.live, counts.live)
+    record.set(.bytes, counts.bytes)
+    record.set(.allocations, counts.allocations)
+    record.set(.frees, counts.frees)
+    record.set(.opens, entry.opens)
+    record.set(.openNow, entry.openNow)
+    record.set(.lastOpenedAtMs, entry.lastOpenedAtMs)
+    let isEmpty = counts.minimumSize == .max
+    record.set(.minimumSize, isEmpty ? PageFormat.unknown : counts.minimumSize)
+    record.set(.maximumSize, isEmpty ? PageFormat.unknown : counts.maximumSize)
+  }
+
+  func publishLabels(_ sums: [LabelCounts]) {
+    guard let page else { return }
+    for label in 0..<sums.count {
+      let entry = unsafe labels.entries.place(label)
+      let (opens, openNow) = arena.gate.label(UInt16(label))
+      let newOpens = unsafe opens &- UInt32(truncatingIfNeeded: entry.pointee.opens)
+      guard
+        unsafe sums[label] != entry.pointee.counts || newOpens != 0
+          || UInt64(openNow) != entry.pointee.openNow
+      else { continue }
+      unsafe entry.pointee.counts = sums[label]
+      unsafe entry.pointee.opens += UInt64(newOpens)
+      unsafe entry.pointee.openNow = UInt64(openNow)
+      if newOpens != 0 { unsafe entry.pointee.lastOpenedAtMs = page.writer.now }
+      guard unsafe entry.pointee.record != Listing.none else { continue }
+      let record = unsafe page.labels[Int(entry.pointee.record)]
       record.begin()
-      record.set(.arenaID, id)
-      record.set(.index, UInt64(label))
-      let key = unsafe entry.pointee.key
-      record.set(.line, key.line == 0 ? PageFormat.unknown : UInt64(key.line))
-      record.set(.origin, (key.line == 0 ? OriginCode.label : .callSite).rawValue)
-      unsafe record.set(.createdAtMs, entry.pointee.createdAtMs)
-      let text = unsafe entry.pointee.text
-      record.set(.textLength, UInt64(text.count))
-      unsafe text.withUnsafeBufferPointer { unsafe record.setText(LabelWord.text.rawValue, $0) }
+      unsafe writeCounts(record, entry.pointee)
       record.end()
     }
-    guard unsafe entry.pointee.record != Listing.none else { return }
-    let record = unsafe page.labels[Int(entry.pointee.record)]
-    record.begin()
-    unsafe record.set(.live, entry.pointee.live)
-    unsafe record.set(.bytes, entry.pointee.bytes)
-    unsafe record.set(.allocations, entry.pointee.allocations)
-    unsafe record.set(.frees, entry.pointee.frees)
-    unsafe record.set(.opens, entry.pointee.opens)
-    unsafe record.set(.openNow, entry.pointee.openNow)
-    unsafe record.set(.lastOpenedAtMs, entry.pointee.lastOpenedAtMs)
-    let isEmpty = unsafe entry.pointee.minimumSize == .max
-    unsafe record.set(.minimumSize, isEmpty ? PageFormat.unknown : entry.pointee.minimumSize)
-    unsafe record.set(.maximumSize, isEmpty ? PageFormat.unknown : entry.pointee.maximumSize)
-    record.end()
-  }
-
-  // MARK: - Secrets
-
-  private mutating func list(_ run: UnsafeMutablePointer<Run>, slotIndex: UInt16) {
-    guard page != nil, let listings = unsafe run.pointee.listings else { return }
-    let slot = unsafe run.pointee.slots[Int(slotIndex)]
-    guard let index = page!.writer.take(.secrets) else {
-      page!.unlistedSecrets += 1
-      return
-    }
-    unsafe listings[Int(slotIndex)] = Listing(record: index)
-    let record = page!.secrets[Int(index)]
-    record.begin()
-    record.set(.owner, (id & 0xffff_ffff) | UInt64(slot.label) << 32)
-    page!.lastSerial += 1
-    record.set(.serial, page!.lastSerial)
-    record.set(.size, UInt64(slot.byteCount))
-    record.set(.allocatedAtMs, page!.writer.now)
-    record.set(.lastOpenedAtMs, PageFormat.unknown)
-    record.end()
-  }
-
-  mutating func publishAllocation(
-    run: UnsafeMutablePointer<Run>, slotIndex: UInt16, label: UInt16
-  ) {
-    unsafe list(run, slotIndex: slotIndex)
-    publishLabel(label, isNew: false)
-    unsafe publishTotals(sizeClass: run.pointee.sizeClass)
-  }
-
-  mutating func publishFree(
-    _ run: UnsafeMutablePointer<Run>, slotIndex: UInt16, label: UInt16
-  ) {
-    if let listings = unsafe run.pointee.listings, let page {
-      let index = unsafe listings[Int(slotIndex)].record
-      if index != Listing.none {
-        page.secrets[Int(index)].clear(words: SecretWord.allCases.count)
-        page.writer.giveBack(.secrets, index)
-        unsafe listings[Int(slotIndex)].record = Listing.none
-      } else {
-        self.page!.unlistedSecrets -= 1
-        page.writer.forgetUnlisted(.secrets)
-      }
-    }
-    publishLabel(label, isNew: false)
-    publishTotals()
-  }
-
-  mutating func publishWindow(
-    _ run: UnsafeMutablePointer<Run>, _ place: Place, opened: Bool
-  ) {
-    guard let page, let index = page.record else { return }
-    let now = page.writer.now
-    let label = unsafe run.pointee.slots[Int(place.slot)].label
-    let entry = unsafe labels.entries.place(Int(label))
-    if opened {
-      unsafe entry.pointee.opens &+= 1
-      unsafe entry.pointee.openNow += 1
-    } else if unsafe entry.pointee.openNow > 0 {
-      unsafe entry.pointee.openNow -= 1
-    }
-    unsafe entry.pointee.lastOpenedAtMs = now
-    publishLabel(label, isNew: false)
-    if let listings = unsafe run.pointee.listings {
-      let listing = unsafe listings + Int(place.slot)
-      if opened {
-        unsafe listing.pointee.opens &+= 1
-        unsafe listing.pointee.openNow += 1
-      } else if unsafe listing.pointee.openNow > 0 {
-        unsafe listing.pointee.openNow -= 1
-      }
-      if unsafe listing.pointee.record != Listing.none {
-        let record = unsafe page.secrets[Int(listing.pointee.record)]
-        record.begin()
-        unsafe record.set(.opens, listing.pointee.opens)
-        record.set(.lastOpenedAtMs, now)
-        unsafe record.set(.openNow, UInt64(listing.pointee.openNow))
-        record.end()
-      }
-    }
-    let record = page.arenas[Int(index)]
-    record.begin()
-    record.set(.protectionState, protectionState.rawValue)
-    record.set(.openWindows, UInt64(totals.openWindows))
-    record.set(.opens, totals.opens)
-    record.set(.opensForWriting, totals.opensForWriting)
-    record.set(.stuckOpenPages, UInt64(totals.stuckPages))
-    record.end()
   }
 
   // MARK: - Chunks
 
-  mutating func publishChunk(_ index: UInt32, event: EventCode?) {
+  mutating func publishChunk(_ index: Int, event: EventCode?) {
     guard page != nil else { return }
-    let chunk = unsafe chunks.place(Int(index))
+    let chunk = unsafe chunks.place(index)
     if let event {
-      unsafe page!.writer.event(event, arena: id, bytes: UInt64(chunk.pointee.mapping.byteCount))
+      unsafe page!.writer.event(
+        event, arena: arena.id, bytes: UInt64(chunk.pointee.mapping.byteCount))
     }
     if unsafe !chunk.pointee.isMapped {
       if unsafe chunk.pointee.record != Listing.none {
@@ -345,7 +402,6 @@ extension ArenaCore {
         page!.unlistedChunks -= 1
         page!.writer.forgetUnlisted(.chunks)
       }
-      publishTotals()
       return
     }
     // Asked at each change of the chunks; the ticker takes the other arenas' addresses away.
@@ -356,26 +412,19 @@ extension ArenaCore {
     }
     guard let record = page!.writer.take(.chunks) else {
       page!.unlistedChunks += 1
-      publishTotals()
       return
     }
     unsafe chunk.pointee.record = record
-    unsafe writeChunk(chunk.pointee)
-    publishTotals()
+    republishChunk(index)
   }
 
   /// A chunk's state changed, its place did not.
-  func republishChunk(_ chunk: Chunk) {
-    guard page != nil else { return }
-    writeChunk(chunk)
-    publishTotals()
-  }
-
-  private func writeChunk(_ chunk: Chunk) {
+  func republishChunk(_ index: Int) {
+    let chunk = chunks[index]
     guard let page, chunk.record != Listing.none else { return }
     let record = page.chunks[Int(chunk.record)]
     record.begin()
-    record.set(.arenaID, id)
+    record.set(.arenaID, arena.id)
     unsafe record.set(
       .address,
       page.publishesAddresses
@@ -383,20 +432,21 @@ extension ArenaCore {
     record.set(.dataBytes, UInt64(chunk.mapping.byteCount))
     record.set(.guardBytes, UInt64(Page.size))
     let state: LockStateCode =
-      chunk.isLocked ? .locked : options.lock == .off ? .off : .unlocked
+      chunk.isLocked ? .locked : lockState == .off ? .off : .unlocked
     record.set(.lockState, state.rawValue)
     record.set(
-      .lockErrno,
-      chunk.isLocked || options.lock == .off
-        ? PageFormat.unknown : UInt64(chunk.lockErrno))
+      .lockErrno, state != .unlocked ? PageFormat.unknown : UInt64(chunk.lockErrno))
     record.set(.kind, chunk.isIsolated ? 2 : 1)
     record.end()
   }
+}
 
-  /// Takes the addresses off the page: the process is not dumpable any more.
-  mutating func withholdAddresses() {
-    guard page != nil else { return }
-    page!.publishesAddresses = false
-    for index in 0..<chunks.count where chunks[index].isMapped { writeChunk(chunks[index]) }
+extension Mechanism {
+  var code: GateCode {
+    switch self {
+    case .key: .key
+    case .pages: .pages
+    case .none: .none
+    }
   }
 }

@@ -22,54 +22,128 @@ struct Canaries: BitwiseCopyable {
 
   private func isIntact(at address: UnsafeMutableRawPointer) -> Bool {
     let (a, b) = unsafe canary(at: address)
-    return unsafe (address.loadUnaligned(as: UInt64.self) ^ a)
-      | ((address + 8).loadUnaligned(as: UInt64.self) ^ b) == 0
+    return unsafe (address.load(as: UInt64.self) ^ a) | ((address + 8).load(as: UInt64.self) ^ b)
+      == 0
   }
+
+  /// The first byte of a canary that is wrong.
+  private func firstDamage(at address: UnsafeMutableRawPointer) -> Int? {
+    let (a, b) = unsafe canary(at: address)
+    for offset in 0..<16 {
+      let word = offset < 8 ? a : b
+      let expected = UInt8(truncatingIfNeeded: word >> UInt64(8 * (offset % 8)))
+      if unsafe (address + offset).load(as: UInt8.self) != expected { return offset }
+    }
+    return nil
+  }
+
+  // MARK: - Isolated secrets
 
   /// Before the data 16 bytes where there is room; behind it what alignment left over.
   func writeIsolated(
-    _ run: Run, address: UnsafeMutableRawPointer, byteCount: Int
+    _ run: UnsafeMutablePointer<Run>, address: UnsafeMutableRawPointer, byteCount: Int
   ) {
-    if unsafe address - run.base >= 16 { unsafe write(behind: address - 16) }
-    var (pattern, _) = unsafe canary(at: address)
-    let slack = unsafe run.base + run.byteCount - (address + byteCount)
-    unsafe withUnsafeBytes(of: &pattern) { bytes in
-      for offset in 0..<slack {
-        unsafe (address + byteCount + offset).storeBytes(of: bytes[offset % 8], as: UInt8.self)
-      }
+    if unsafe address - run.pointee.base >= 16 { unsafe writeBytes(address - 16, address, 16) }
+    let end = unsafe run.pointee.base + run.pointee.byteCount
+    unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
+  }
+
+  private func expected(_ address: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 {
+    unsafe UInt8(truncatingIfNeeded: canary(at: address).0 >> UInt64(8 * (offset & 7)))
+  }
+
+  private func writeBytes(
+    _ place: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
+  ) {
+    for offset in 0..<count {
+      unsafe (place + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
     }
   }
 
-  private func isIsolatedIntact(
-    _ run: Run, address: UnsafeMutableRawPointer, byteCount: Int
-  ) -> Bool {
-    if unsafe address - run.base >= 16, unsafe !isIntact(at: address - 16) { return false }
-    var (pattern, _) = unsafe canary(at: address)
-    let slack = unsafe run.base + run.byteCount - (address + byteCount)
-    return unsafe withUnsafeBytes(of: &pattern) { bytes in
-      (0..<slack).allSatisfy { offset in
-        unsafe (address + byteCount + offset).load(as: UInt8.self) == bytes[offset % 8]
+  private func isolatedDamage(
+    _ run: UnsafeMutablePointer<Run>, address: UnsafeMutableRawPointer, byteCount: Int
+  ) -> Int? {
+    if unsafe address - run.pointee.base >= 16 {
+      for offset in 0..<16
+      where unsafe (address - 16 + offset).load(as: UInt8.self) != expected(address, offset) {
+        return offset - 16
       }
     }
+    let end = unsafe run.pointee.base + run.pointee.byteCount
+    for offset in unsafe 0..<(end - (address + byteCount))
+    where unsafe (address + byteCount + offset).load(as: UInt8.self) != expected(address, offset) {
+      return byteCount + offset
+    }
+    return nil
   }
 
-  /// Wipes a secret, outside of the lock. False when something was written beside it.
-  func wipeContents(of place: Place, run: Run) -> Bool {
-    if run.isIsolated {
-      let intact = unsafe isIsolatedIntact(run, address: place.address, byteCount: place.byteCount)
-      unsafe wipe(run.base, byteCount: run.byteCount)
-      return intact
+  // MARK: - Wiping
+
+  /// Wipes a secret, outside of the lock. What was written beside it: the offset of the first such
+  /// byte from the secret's first.
+  func wipeContents(of place: Place) -> Int? {
+    let run = unsafe place.run
+    let byteCount = Int(place.byteCount)
+    if unsafe run.pointee.isIsolated {
+      let damage = unsafe isolatedDamage(run, address: place.address, byteCount: byteCount)
+      unsafe wipe(run.pointee.base, byteCount: run.pointee.byteCount)
+      return damage
     }
-    let start = unsafe run.base + Int(place.slot) * run.slotBytes
-    let payload = run.slotBytes - SizeClass.canaryBytes
-    let before = unsafe place.address - start
-    let behind = payload - before - place.byteCount
+    let start = unsafe run.pointee.base + Int(place.slot) * run.pointee.slotBytes
+    let payload = unsafe run.pointee.slotBytes - SizeClass.canaryBytes
     let canary = unsafe start + payload
-    let intact =
+    let before = unsafe place.address - start
+    let damage =
       unsafe isIntact(at: canary) && isZero(start, byteCount: before)
-      && isZero(place.address + place.byteCount, byteCount: behind)
+      && isZero(place.address + byteCount, byteCount: payload - before - byteCount)
+      ? nil : slabDamage(start, payload: payload, before: before, byteCount: byteCount)
     unsafe wipe(start, byteCount: payload)
-    if !intact { unsafe write(behind: canary) }
-    return intact
+    if damage != nil { unsafe write(behind: canary) }
+    return damage
+  }
+
+  /// Where a slab slot was written to outside of its secret.
+  private func slabDamage(
+    _ start: UnsafeMutableRawPointer, payload: Int, before: Int, byteCount: Int
+  ) -> Int? {
+    for offset in 0..<before where unsafe (start + offset).load(as: UInt8.self) != 0 {
+      return offset - before
+    }
+    for offset in (before + byteCount)..<max(payload, before + byteCount)
+    where unsafe (start + offset).load(as: UInt8.self) != 0 {
+      return offset - before
+    }
+    return unsafe firstDamage(at: start + payload).map { payload - before + $0 }
+  }
+
+  // MARK: - Looking
+
+  /// Looks at a run that is open for reading.
+  func check(
+    _ run: UnsafeMutablePointer<Run>, _ found: (Int, Violation.Kind, Int?) -> Void
+  ) {
+    let isIsolated = unsafe run.pointee.isIsolated
+    for slot in unsafe 0..<Int(run.pointee.slotCount) {
+      let entry = unsafe run.pointee.slots[slot]
+      let start = unsafe run.pointee.base + slot * run.pointee.slotBytes
+      let payload =
+        unsafe isIsolated
+        ? run.pointee.byteCount : run.pointee.slotBytes - SizeClass.canaryBytes
+      guard entry.isLive else {
+        if unsafe !isZero(start, byteCount: payload)
+          || !isIsolated && firstDamage(at: start + payload) != nil
+        {
+          found(slot, .writeAfterFree, nil)
+        }
+        continue
+      }
+      let data = unsafe run.pointee.dataStart(slot)
+      let byteCount = Int(entry.byteCount)
+      let damage =
+        unsafe isIsolated
+        ? isolatedDamage(run, address: data, byteCount: byteCount)
+        : slabDamage(start, payload: payload, before: data - start, byteCount: byteCount)
+      if let damage { found(slot, damage < 0 ? .underflow : .overflow, damage) }
+    }
   }
 }

@@ -18,25 +18,26 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case capacity(inUse: Int, limit: Int)
   /// A size below 0 or above 2 GiB, or an alignment that is no power of two up to a page.
   case invalidSize(byteCount: Int, alignment: Int)
+  /// The secret's first byte is not aligned as its elements need it, in bytes.
+  case misaligned(neededAlignment: Int)
   /// The arena is frozen: its contents can only be read.
   case frozen
   /// The arena was destroyed.
   case destroyed
   /// The arena or publisher belongs to the parent of this process.
   case inheritedByFork
-  /// The arena has open windows, so many.
-  case windowsOpen(Int)
+  /// The arena has open windows: so many, and the label of one of them.
+  case windowsOpen(Int, label: String?)
+  /// Sealing was asked for without a key gate: read-only memory that is sealed could not be wiped.
+  case sealNeedsKeyGate
+  /// The bytes that were asked for did not come: `received` did.
+  case endOfInput(received: Int)
   /// What was to be decrypted is not what was encrypted.
   case notAuthentic
   /// The process publishes already.
   case alreadyPublishing
   /// The directory for the stats page is not fit for it, and why.
   case unsuitableDirectory(path: String, reason: String)
-}
-
-/// What a machine may or may not offer.
-public enum Capability: String, Sendable, CaseIterable {
-  case protectionKeys, seals, secretMemory, guardMarkers, wipeOnFork, memoryTagging
 }
 
 extension EnclaveError: CustomStringConvertible {
@@ -60,14 +61,22 @@ extension EnclaveError: CustomStringConvertible {
     case .invalidSize(let byteCount, let alignment):
       "\(byteCount) bytes aligned to \(alignment): sizes are 0 to 2 GiB, alignments powers of "
         + "two up to the page size"
+    case .misaligned(let alignment):
+      "the secret is not aligned to \(alignment) bytes: allocate it with alignment: \(alignment)"
     case .frozen:
       "the arena is frozen: its contents can be read until it is destroyed, and not written"
     case .destroyed:
       "the arena was destroyed, and its secrets with it"
     case .inheritedByFork:
       "this process is a forked child, and the arena is its parent's: make one of its own"
-    case .windowsOpen(let count):
-      "\(count) windows of the arena are open: close them first"
+    case .windowsOpen(let count, let label):
+      "\(count) windows of the arena are open\(label.map { ", one of them to \($0)" } ?? ""): "
+        + "close them first"
+    case .sealNeedsKeyGate:
+      "only an arena with a key gate can be sealed, since sealed read-only memory could never be "
+        + "wiped: freeze it, or run it where protection keys are"
+    case .endOfInput(let received):
+      "the input ended after \(received) bytes"
     case .notAuthentic:
       "the ciphertext is not what this vault encrypted"
     case .alreadyPublishing:

@@ -25,20 +25,17 @@ struct LabelKey: BitwiseCopyable, Equatable {
   }
 }
 
+/// A label of an arena, and what of it stands on the page.
 @safe
 struct LabelEntry: BitwiseCopyable {
   var key: LabelKey
   var createdAtMs: UInt64
-  var live: UInt64 = 0
-  var bytes: UInt64 = 0
-  var allocations: UInt64 = 0
-  var frees: UInt64 = 0
+  var record: UInt32 = Listing.none
+  /// As they were written last.
+  var counts = LabelCounts()
   var opens: UInt64 = 0
   var openNow: UInt64 = 0
   var lastOpenedAtMs = PageFormat.unknown
-  var minimumSize: UInt64 = .max
-  var maximumSize: UInt64 = 0
-  var record: UInt32 = Listing.none
 
   /// What the page shows: the label, or `File.swift:118`.
   var text: [UInt8] {
@@ -50,67 +47,138 @@ struct LabelEntry: BitwiseCopyable {
   }
 }
 
+/// What a lane counts under a label.
+struct LabelCounts: BitwiseCopyable, Equatable {
+  var live: UInt64 = 0
+  var bytes: UInt64 = 0
+  var allocations: UInt64 = 0
+  var frees: UInt64 = 0
+  var minimumSize: UInt64 = .max
+  var maximumSize: UInt64 = 0
+
+  static func + (a: LabelCounts, b: LabelCounts) -> LabelCounts {
+    LabelCounts(
+      live: a.live &+ b.live, bytes: a.bytes &+ b.bytes,
+      allocations: a.allocations &+ b.allocations,
+      frees: a.frees &+ b.frees, minimumSize: min(a.minimumSize, b.minimumSize),
+      maximumSize: max(a.maximumSize, b.maximumSize))
+  }
+}
+
+/// Finds a label by its key: a hash table with open addressing.
+@safe
+struct LabelIndex {
+  private var keys: UnsafeMutablePointer<LabelKey>
+  private var values: UnsafeMutablePointer<UInt16>
+  private var bucketCount: Int
+  private var count = 0
+
+  init() {
+    bucketCount = 32
+    unsafe keys = .allocate(capacity: bucketCount)
+    unsafe values = .allocate(capacity: bucketCount)
+    unsafe values.initialize(repeating: .max, count: bucketCount)
+  }
+
+  func deallocate() {
+    unsafe keys.deallocate()
+    unsafe values.deallocate()
+  }
+
+  /// O(1).
+  func find(_ key: LabelKey) -> UInt16? {
+    var bucket = Int(key.hash) & (bucketCount - 1)
+    while unsafe values[bucket] != .max {
+      if unsafe keys[bucket] == key { return unsafe values[bucket] }
+      bucket = (bucket + 1) & (bucketCount - 1)
+    }
+    return nil
+  }
+
+  mutating func insert(_ key: LabelKey, _ value: UInt16) {
+    if (count + 1) * 2 > bucketCount { grow() }
+    place(key, value)
+    count += 1
+  }
+
+  private func place(_ key: LabelKey, _ value: UInt16) {
+    var bucket = Int(key.hash) & (bucketCount - 1)
+    while unsafe values[bucket] != .max { bucket = (bucket + 1) & (bucketCount - 1) }
+    unsafe (keys + bucket).initialize(to: key)
+    unsafe values[bucket] = value
+  }
+
+  private mutating func grow() {
+    let (oldKeys, oldValues, oldCount) = unsafe (keys, values, bucketCount)
+    bucketCount *= 2
+    unsafe keys = .allocate(capacity: bucketCount)
+    unsafe values = .allocate(capacity: bucketCount)
+    unsafe values.initialize(repeating: .max, count: bucketCount)
+    for bucket in 0..<oldCount where unsafe oldValues[bucket] != .max {
+      unsafe place(oldKeys[bucket], oldValues[bucket])
+    }
+    unsafe oldKeys.deallocate()
+    unsafe oldValues.deallocate()
+  }
+}
+
+/// An arena's labels, in the order in which they were first used.
 @safe
 struct LabelTable {
   /// Beyond this many, further labels are counted under the last.
   static let limit = 65_000
 
   private(set) var entries = RawList<LabelEntry>()
-  private var buckets: UnsafeMutablePointer<UInt16>
-  private var bucketCount = 32
-
-  init() {
-    unsafe buckets = .allocate(capacity: bucketCount)
-    unsafe buckets.initialize(repeating: .max, count: bucketCount)
-  }
+  private var index = LabelIndex()
 
   func deallocate() {
     entries.deallocate()
-    unsafe buckets.deallocate()
+    index.deallocate()
   }
 
-  /// The label's index, and whether it is new. O(1).
-  mutating func find(_ key: LabelKey) -> (index: UInt16, isNew: Bool) {
-    var bucket = Int(key.hash) & (bucketCount - 1)
-    while unsafe buckets[bucket] != .max {
-      let index = unsafe buckets[bucket]
-      if entries[Int(index)].key == key { return (index, false) }
-      bucket = (bucket + 1) & (bucketCount - 1)
-    }
+  /// The label's number, and whether it is new.
+  mutating func find(_ key: LabelKey) -> (label: UInt16, isNew: Bool) {
+    if let label = index.find(key) { return (label, false) }
     if entries.count >= Self.limit { return (UInt16(entries.count - 1), false) }
+    let label = UInt16(entries.count)
     entries.append(LabelEntry(key: key, createdAtMs: ProcessFacts.bootMilliseconds))
-    let index = UInt16(entries.count - 1)
-    unsafe buckets[bucket] = index
-    if entries.count * 2 > bucketCount { grow() }
-    return (index, true)
+    index.insert(key, label)
+    return (label, true)
+  }
+}
+
+/// What a lane knows of the arena's labels: their numbers, and its own counts.
+@safe
+struct LaneLabels {
+  private var index = LabelIndex()
+  private(set) var counts = RawList<LabelCounts>()
+
+  func deallocate() {
+    index.deallocate()
+    counts.deallocate()
   }
 
-  private mutating func grow() {
-    unsafe buckets.deallocate()
-    bucketCount *= 2
-    unsafe buckets = .allocate(capacity: bucketCount)
-    unsafe buckets.initialize(repeating: .max, count: bucketCount)
-    for index in 0..<entries.count {
-      var bucket = Int(entries[index].key.hash) & (bucketCount - 1)
-      while unsafe buckets[bucket] != .max { bucket = (bucket + 1) & (bucketCount - 1) }
-      unsafe buckets[bucket] = UInt16(index)
-    }
+  func find(_ key: LabelKey) -> UInt16? { index.find(key) }
+
+  mutating func add(_ key: LabelKey, _ label: UInt16) {
+    index.insert(key, label)
+    while counts.count <= Int(label) { counts.append(LabelCounts()) }
   }
 
   func allocated(_ label: UInt16, byteCount: Int) {
-    let entry = unsafe entries.place(Int(label))
+    let counts = unsafe counts.place(Int(label))
     let size = UInt64(byteCount)
-    unsafe entry.pointee.live += 1
-    unsafe entry.pointee.bytes += size
-    unsafe entry.pointee.allocations &+= 1
-    unsafe entry.pointee.minimumSize = unsafe min(entry.pointee.minimumSize, size)
-    unsafe entry.pointee.maximumSize = unsafe max(entry.pointee.maximumSize, size)
+    unsafe counts.pointee.live &+= 1
+    unsafe counts.pointee.bytes &+= size
+    unsafe counts.pointee.allocations &+= 1
+    if unsafe size < counts.pointee.minimumSize { unsafe counts.pointee.minimumSize = size }
+    if unsafe size > counts.pointee.maximumSize { unsafe counts.pointee.maximumSize = size }
   }
 
   func freed(_ label: UInt16, byteCount: Int) {
-    let entry = unsafe entries.place(Int(label))
-    unsafe entry.pointee.live -= 1
-    unsafe entry.pointee.bytes -= UInt64(byteCount)
-    unsafe entry.pointee.frees &+= 1
+    let counts = unsafe counts.place(Int(label))
+    unsafe counts.pointee.live &-= 1
+    unsafe counts.pointee.bytes &-= UInt64(byteCount)
+    unsafe counts.pointee.frees &+= 1
   }
 }

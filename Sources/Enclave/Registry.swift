@@ -3,18 +3,14 @@
 import EnclaveStats
 import EnclaveSystem
 
-@safe
-struct ArenaReference {
-  let core: UnsafeMutablePointer<ArenaCore>
-}
-
 /// The process' registry. Everything in it is reached under one spin word; the order of locks is
 /// registry, then arena.
 enum Registry {
   @safe
   struct State {
     var generation: UInt64 = 0
-    var cores: [ArenaReference] = []
+    var arenas: [ArenaReference] = []
+
     var nextArena: UInt64 = 1
     var destroyed: UInt64 = 0
     var publication: Publication?
@@ -60,7 +56,8 @@ enum Registry {
   ) throws(E) -> R {
     if unsafe loadRelaxed(known) != 0, ForkWatch.current == 0 {
       unsafe storeRelaxed(0, at: known)
-      unsafe state.pointee.cores = []
+      unsafe state.pointee.arenas = []
+      KeyPool.forget()
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
       unsafe unlock(word)
@@ -74,34 +71,58 @@ enum Registry {
 
   static func add(
     name: StaticString, options: Arena.Options
-  ) throws(EnclaveError) -> UnsafeMutablePointer<ArenaCore> {
+  ) throws(EnclaveError) -> ArenaReference {
     try startFromEnvironment()
+    if options.isTagged {
+      do throws(SystemFailure) { try Probe.memoryTagging() } catch {
+        throw .unsupported(.memoryTagging, error)
+      }
+    }
+    if options.backing == .secret {
+      do throws(SystemFailure) { try Probe.secretMemory() } catch {
+        throw .unsupported(.secretMemory, error)
+      }
+    }
     var seed: (UInt64, UInt64) = (0, 0)
     do {
       unsafe try withUnsafeMutableBytes(of: &seed) { raw throws(SystemFailure) in
         unsafe try fillRandom(raw.baseAddress!, byteCount: 16)
       }
     } catch { throw .system(error) }
-    return unsafe try with { state throws(EnclaveError) in
+    return try with { state throws(EnclaveError) in
       try prepare(&state)
-      let lockWord = UnsafeMutablePointer<UInt32>.allocate(capacity: 16)  // a line of its own
-      unsafe lockWord.initialize(repeating: 0, count: 16)
-      let canaries = Canaries(seed: seed)
-      let core = unsafe UnsafeMutablePointer<ArenaCore>.make(
-        ArenaHeader(
-          lockWord: lockWord, forkGeneration: state.generation, name: name, canaries: canaries),
-        ArenaCore(id: state.nextArena, name: name, options: options, canaries: canaries))
+      let (mechanism, key) = try mechanism(options)
+      let arena = ArenaReference.make(
+        id: state.nextArena, name: name, options: options, mechanism: mechanism, key: key,
+        canaries: Canaries(seed: seed), generation: state.generation)
       state.nextArena += 1
-      unsafe state.cores.append(ArenaReference(core: core))
+      state.arenas.append(arena)
       if let publication = state.publication {
-        unsafe core.pointee.attach(
+        arena.attach(
           publication.file.writer,
           publishesAddresses: publication.addresses != .never && !publication.addressesLost,
           followsDumpable: publication.addresses == .whileDumpable)
-        unsafe publication.file.writer.event(.arenaCreated, arena: core.pointee.id)
+        publication.file.writer.event(.arenaCreated, arena: arena.id)
         heartbeat(&state)
       }
-      return unsafe core
+      return arena
+    }
+  }
+
+  /// What closes an arena on this machine.
+  private static func mechanism(
+    _ options: Arena.Options
+  ) throws(EnclaveError) -> (Mechanism, Int?) {
+    switch options.gate {
+    case .none: return (.none, nil)
+    case .pages: return (.pages, nil)
+    case .key, .automatic:
+      do {
+        return (.key, try KeyPool.take(.writable, isExclusive: options.keySharing == .never))
+      } catch {
+        if options.gate == .automatic, options.keySharing == .allowed { return (.pages, nil) }
+        throw .unsupported(.protectionKeys, error)
+      }
     }
   }
 
@@ -111,15 +132,44 @@ enum Registry {
   }
 
   /// Takes a destroyed arena off the list and the page.
-  static func remove(_ core: UnsafeMutablePointer<ArenaCore>) {
+  static func remove(_ arena: ArenaReference) {
     with { state in
-      guard let index = state.cores.firstIndex(where: { unsafe $0.core == core }) else { return }
-      state.cores.remove(at: index)
+      guard let index = state.arenas.firstIndex(where: { unsafe $0.header == arena.header }) else {
+        return
+      }
+      state.arenas.remove(at: index)
       state.destroyed += 1
-      unsafe lock(core.header.lockWord)
-      unsafe core.pointee.detach()
-      unsafe unlock(core.header.lockWord)
-      unsafe state.publication?.file.writer.event(.arenaDestroyed, arena: core.pointee.id)
+      arena.detach()
+      state.publication?.file.writer.event(.arenaDestroyed, arena: arena.id)
+      heartbeat(&state)
+    }
+  }
+
+  /// Counts a sealed mapping whose arena is gone. The caller holds an arena's locks, so the counts
+  /// have no lock of their own: they are added to atomically.
+  static func retire(byteCount: Int) {
+    unsafe addRelaxed(1, to: retired)
+    unsafe addRelaxed(UInt64(byteCount), to: retired + 1)
+  }
+
+  nonisolated(unsafe) private static let retired: UnsafeMutablePointer<UInt64> = {
+    let counts = UnsafeMutablePointer<UInt64>.allocate(capacity: 2)
+    unsafe counts.initialize(repeating: 0, count: 2)
+    return unsafe counts
+  }()
+
+  /// Zeros over every arena, without waiting for anybody: the process is ending.
+  static func wipeEverything() {
+    with { state in
+      for arena in state.arenas { arena.wipeNow() }
+    }
+  }
+
+  /// Writes the page's counts as they are now.
+  static func refresh() {
+    with { state in
+      guard state.publication != nil else { return }
+      for arena in state.arenas { arena.refresh() }
       heartbeat(&state)
     }
   }
@@ -152,7 +202,7 @@ enum Registry {
       capacities.secrets = max(0, options.listedSecrets)
       capacities.arenas = max(1, options.listedArenas)
       let isDumpable = try? ProcessFacts.isDumpable()
-      let arenas = state.cores.count
+      let arenas = state.arenas.count
       let destroyed = state.destroyed
       let addresses: AddressCode =
         switch options.addresses {
@@ -203,13 +253,10 @@ enum Registry {
         stop(&state)
         throw .system(error)
       }
-      for reference in state.cores {
-        let core = unsafe reference.core
-        unsafe lock(core.header.lockWord)
-        unsafe core.pointee.attach(
+      for arena in state.arenas {
+        arena.attach(
           file.writer, publishesAddresses: addresses == .published,
           followsDumpable: options.addresses == .whileDumpable)
-        unsafe unlock(core.header.lockWord)
       }
       file.writer.event(.publishingStarted)
       heartbeat(&state)
@@ -242,11 +289,8 @@ enum Registry {
 
   private static func stop(_ state: inout State) {
     guard let publication = state.publication else { return }
-    for reference in state.cores {
-      let core = unsafe reference.core
-      unsafe lock(core.header.lockWord)
-      unsafe core.pointee.detach()
-      unsafe unlock(core.header.lockWord)
+    for arena in state.arenas {
+      arena.detach()
     }
     heartbeat(&state, ending: true)
     publication.file.unlink()
@@ -263,6 +307,7 @@ enum Registry {
     guard ForkWatch.current != 0 else { return }
     with { state in
       guard let publication = state.publication else { return }
+      for arena in state.arenas { arena.refresh() }
       heartbeat(&state, ending: true)
       publication.file.unlink()
     }
@@ -280,13 +325,11 @@ enum Registry {
       {
         state.publication!.addressesLost = true
         state.publication!.file.writer.event(.addressesLost)
-        for reference in state.cores {
-          let core = unsafe reference.core
-          unsafe lock(core.header.lockWord)
-          unsafe core.pointee.withholdAddresses()
-          unsafe unlock(core.header.lockWord)
+        for arena in state.arenas {
+          arena.withholdAddresses()
         }
       }
+      for arena in state.arenas { arena.refresh() }
       heartbeat(&state)
       lockLater(&state)
       return true
@@ -300,11 +343,8 @@ enum Registry {
       let soft = (try? ProcessFacts.memlockLimit())?.soft, let locked = publication.lockedBytes
     else { return }
     var headroom = soft == .max ? .max : soft > locked ? soft - locked : 0
-    for reference in state.cores {
-      let core = unsafe reference.core
-      unsafe lock(core.header.lockWord)
-      headroom = unsafe core.pointee.lockLater(headroom: headroom)
-      unsafe unlock(core.header.lockWord)
+    for arena in state.arenas {
+      headroom = arena.lockLater(headroom: headroom)
     }
   }
 
@@ -318,11 +358,12 @@ enum Registry {
     let addresses: AddressCode =
       publication.addresses == .never
       ? .withheld : publication.addressesLost ? .lost : .published
-    publication.file.writer.write(
+    unsafe publication.file.writer.write(
       PageWriter.Heartbeat(
         state: ending ? .closed : .live, memlock: try? ProcessFacts.memlockLimit(),
-        lockedBytes: state.publication!.lockedBytes, arenas: state.cores.count,
+        lockedBytes: state.publication!.lockedBytes, arenas: state.arenas.count,
         arenasDestroyed: state.destroyed, addresses: addresses,
-        isDumpable: try? ProcessFacts.isDumpable()))
+        isDumpable: try? ProcessFacts.isDumpable(),
+        retiredMappings: loadRelaxed(retired), retiredBytes: loadRelaxed(retired + 1)))
   }
 }

@@ -15,38 +15,77 @@ import EnclaveSystem
 /// for many.
 @safe
 public struct Secret: ~Copyable, @unchecked Sendable {
-  let core: UnsafeMutablePointer<ArenaCore>
   let place: Place
 
-  init(core: UnsafeMutablePointer<ArenaCore>, place: Place) {
-    unsafe self.core = unsafe core
-    self.place = place
-  }
+  init(place: Place) { self.place = place }
 
   deinit {
     // Failing here is counted and shown on the page; `destroy` is there for who wants to know.
-    _ = unsafe try? Secret.free(core, place)
+    _ = try? arena.free(place)
   }
 
+  private var arena: ArenaReference { unsafe place.run.pointee.arena }
+
   /// The size in bytes that was asked for.
-  public var byteCount: Int { place.byteCount }
+  public var byteCount: Int { Int(place.byteCount) }
 
   @usableFromInline var start: UnsafeMutableRawPointer { unsafe place.address }
 
+  /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
   @usableFromInline
-  func openWindow(writing: Bool) throws(EnclaveError) {
-    let place = self.place
-    unsafe try ArenaCore.locked(core) { core throws(EnclaveError) in
-      unsafe try core.pointee.open(place, writing: writing)
+  func openWindow(writing: Bool) throws(EnclaveError) -> UInt32 {
+    let arena = self.arena
+    let gate = arena.gate
+    while true {
+      let entry = gate.enter(writing: writing, label: place.label)
+      if entry == .open { break }
+      do { try arena.wait(for: entry) } catch {
+        arena.openFailed(place, error)
+        throw error
+      }
+    }
+    let run = unsafe place.run
+    guard unsafe run.pointee.slots[Int(place.slot)].generation == place.generation else {
+      gate.undo(writing: writing, label: place.label)
+      throw .destroyed
+    }
+    if arena.mechanism == .pages { try openPages(arena, writing: writing) }
+    if let listings = unsafe run.pointee.listings {
+      unsafe addRelaxed(Listing.opened, to: &listings[Int(place.slot)].count)
+    }
+    return gate.openKey(writing: writing)
+  }
+
+  @inline(never)
+  private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
+    let run = unsafe place.run
+    do {
+      unsafe try arena.withLane(Int(run.pointee.lane)) { lane throws(EnclaveError) in
+        unsafe try arena.openPages(run, writing: writing, lane: &lane)
+      }
+    } catch {
+      arena.gate.undo(writing: writing, label: place.label)
+      arena.openFailed(place, error)
+      throw error
     }
   }
 
   @usableFromInline
-  func closeWindow(writing: Bool) {
-    let place = self.place
-    _ = unsafe try? ArenaCore.locked(core) { core in
-      unsafe core.pointee.close(place, writing: writing)
+  func closeWindow(writing: Bool, _ found: UInt32) {
+    let arena = self.arena
+    // In a forked child that was made inside of the body there is nothing to close but the key.
+    arena.gate.closeKey(found)
+    guard arena.gate.isOwn else { return }
+    let run = unsafe place.run
+    if let listings = unsafe run.pointee.listings {
+      unsafe addRelaxed(.max, to: &listings[Int(place.slot)].count)
     }
+    if arena.mechanism == .pages {
+      unsafe arena.withLane(Int(run.pointee.lane)) { lane in
+        unsafe arena.closePages(run, writing: writing, lane: &lane)
+      }
+    }
+    arena.gate.leave(writing: writing, label: place.label)
   }
 
   /// Opens a window for reading, and closes it when the body returns or throws.
@@ -61,8 +100,9 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public borrowing func withBytes<R: ~Copyable, E: Error>(
     _ body: (RawSpan) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    do { try openWindow(writing: false) } catch { throw .access(error) }
-    defer { closeWindow(writing: false) }
+    let found: UInt32
+    do { found = try openWindow(writing: false) } catch { throw .access(error) }
+    defer { closeWindow(writing: false, found) }
     do {
       return unsafe try body(RawSpan(_unsafeStart: start, byteCount: byteCount))
     } catch { throw .body(error) }
@@ -75,8 +115,9 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public mutating func withMutableBytes<R: ~Copyable, E: Error>(
     _ body: (inout MutableRawSpan) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    do { try openWindow(writing: true) } catch { throw .access(error) }
-    defer { closeWindow(writing: true) }
+    let found: UInt32
+    do { found = try openWindow(writing: true) } catch { throw .access(error) }
+    defer { closeWindow(writing: true, found) }
     var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)
     do { return try body(&span) } catch { throw .body(error) }
   }
@@ -86,10 +127,10 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   /// - Throws: when either cannot be opened.
   public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
     guard byteCount == other.byteCount else { return false }
-    try openWindow(writing: false)
-    defer { closeWindow(writing: false) }
-    try other.openWindow(writing: false)
-    defer { other.closeWindow(writing: false) }
+    let found = try openWindow(writing: false)
+    defer { closeWindow(writing: false, found) }
+    let otherFound = try other.openWindow(writing: false)
+    defer { other.closeWindow(writing: false, otherFound) }
     return unsafe EnclaveSystem.isEqual(start, other.start, byteCount: byteCount)
   }
 
@@ -100,11 +141,23 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     let copy = try arena.allocate(byteCount: byteCount, label: label, file: file, line: line)
-    try openWindow(writing: false)
-    defer { closeWindow(writing: false) }
-    try copy.openWindow(writing: true)
+    let found = try openWindow(writing: false)
+    defer { closeWindow(writing: false, found) }
+    let copyFound = try copy.openWindow(writing: true)
     unsafe copy.start.copyMemory(from: start, byteCount: byteCount)
-    copy.closeWindow(writing: true)
+    copy.closeWindow(writing: true, copyFound)
+    return copy
+  }
+
+  /// Moves the bytes into another arena: copies them there, and wipes and frees this secret.
+  ///
+  /// - Throws: as `copy(into:)`, and this secret is as it was then; as `destroy`, and the copy is
+  ///   gone then.
+  public consuming func move(
+    into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let copy = try copy(into: arena, label: label, file: file, line: line)
+    try destroy()
     return copy
   }
 
@@ -115,39 +168,19 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   ///   and is wiped when the arena is destroyed. `inheritedByFork` in a child, where there is
   ///   nothing to wipe.
   public consuming func destroy() throws(EnclaveError) {
-    let (core, place) = unsafe (self.core, self.place)
+    let place = self.place
+    let arena = self.arena
     discard self
-    unsafe try Secret.free(core, place)
+    try arena.free(place)
   }
 
-  private static func free(
-    _ core: UnsafeMutablePointer<ArenaCore>, _ place: Place
-  ) throws(EnclaveError) {
-    let run: Run?
-    do {
-      run = unsafe try ArenaCore.locked(core) { core throws(EnclaveError) in
-        unsafe try core.pointee.beginFree(place) ? core.pointee.runs[Int(place.run)] : nil
-      }
-    } catch {
-      unsafe ArenaCore.release(core)
-      throw error
-    }
-    if let run {
-      let isIntact = unsafe core.header.canaries.wipeContents(of: place, run: run)
-      let label = unsafe try ArenaCore.locked(core) { core in
-        let label = unsafe run.slots[Int(place.slot)].label
-        unsafe core.pointee.finishFree(place, intact: isIntact)
-        return unsafe isIntact ? [] : core.pointee.labels.entries[Int(label)].text
-      }
-      if !isIntact {
-        // Whoever wrote there may have written elsewhere too: going on would be a guess.
-        fatalError(
-          "Enclave: something wrote outside of a secret of \(place.byteCount) bytes "
-            + "(arena \(unsafe core.header.name), label \(String(decoding: label, as: UTF8.self))); "
-            + "found when it was freed")
-      }
-    }
-    unsafe ArenaCore.release(core)
+  /// Takes the address out of the handle, for code that works with pointers. From now on
+  /// `Arena.free(_:)` frees the secret, and the arena's gate decides who can touch it.
+  @unsafe
+  public consuming func leak() -> UnsafeMutableRawPointer {
+    let address = unsafe place.address
+    discard self
+    return unsafe address
   }
 }
 

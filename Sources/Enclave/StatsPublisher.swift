@@ -60,6 +60,9 @@ public struct StatsPublisher: ~Copyable, Sendable {
     Registry.keep(number)
   }
 
+  /// Writes the counts as they are now. They are written every `tickMilliseconds` anyway.
+  public func refresh() { Registry.refresh() }
+
   /// Takes the page away. Letting the value go does the same.
   public consuming func stop() {}
 

@@ -95,6 +95,8 @@ package enum ProcessWord: Int, CaseIterable, RecordWord {
   case dumpable = 13  // 1 yes, 2 no
   case emergencyWipe = 14  // 1 installed, 2 not
   case arenasDestroyed = 15
+  case retiredMappings = 16  // address ranges of sealed arenas that are gone
+  case retiredBytes = 17
 }
 
 package enum CallWord: Int, CaseIterable, RecordWord {
@@ -298,6 +300,8 @@ package enum EventCode: UInt64, CaseIterable {
   case addressesLost = 11
   case unmapFailed = 12
   case lockRestored = 13
+  case arenaFrozen = 14
+  case arenaSealed = 15
 }
 
 /// The tables of records.

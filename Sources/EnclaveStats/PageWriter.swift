@@ -105,6 +105,7 @@ package final class PageWriter: @unchecked Sendable {
   private let free: UnsafeMutablePointer<[[UInt32]]>
   private let nextEvent: UnsafeMutablePointer<UInt64>
   private let unlisted: UnsafeMutablePointer<[UInt64]>
+  private let secretsLeft: UnsafeMutablePointer<UInt64>
   /// Milliseconds since boot, advanced by the ticker: what records are stamped with, so that no
   /// operation calls a clock.
   @usableFromInline package let clock: UnsafeMutablePointer<UInt64>
@@ -132,6 +133,8 @@ package final class PageWriter: @unchecked Sendable {
     unsafe nextEvent.initialize(to: 0)
     unsafe clock = .allocate(capacity: 1)
     unsafe clock.initialize(to: ProcessFacts.bootMilliseconds)
+    unsafe secretsLeft = .allocate(capacity: 8)  // a line of its own
+    unsafe secretsLeft.initialize(repeating: UInt64(layout.capacity(.secrets)), count: 8)
     unsafe unlisted = .allocate(capacity: 1)
     unsafe unlisted.initialize(to: Array(repeating: 0, count: PageTable.allCases.count))
     unsafe free = .allocate(capacity: 1)
@@ -167,9 +170,31 @@ package final class PageWriter: @unchecked Sendable {
     return nil
   }
 
+  /// A free record for a secret, or nil. Asked for on each allocation: where all are taken, that is
+  /// one load.
+  @inline(__always)
+  package func takeSecret() -> UInt32? {
+    unsafe loadRelaxed(secretsLeft) == 0 ? nil : takeOneSecret()
+  }
+
+  private func takeOneSecret() -> UInt32? {
+    unsafe lock(spin)
+    defer { unsafe unlock(spin) }
+    let index = unsafe free.pointee[PageTable.secrets.rawValue].popLast()
+    countSecrets()
+    return index
+  }
+
+  private func countSecrets() {
+    unsafe storeRelaxed(
+      UInt64(free.pointee[PageTable.secrets.rawValue].count),
+      at: UnsafeMutableRawPointer(secretsLeft))
+  }
+
   package func giveBack(_ table: PageTable, _ index: UInt32) {
     unsafe lock(spin)
     unsafe free.pointee[table.rawValue].append(index)
+    if table == .secrets { countSecrets() }
     unsafe unlock(spin)
   }
 
@@ -221,10 +246,14 @@ package final class PageWriter: @unchecked Sendable {
     package var arenasDestroyed: UInt64
     package var addresses: AddressCode
     package var isDumpable: Bool?
+    /// What sealed arenas that are gone leave behind: address ranges.
+    package var retiredMappings: UInt64
+    package var retiredBytes: UInt64
 
     package init(
       state: PublisherStateCode, memlock: ProcessFacts.Limit?, lockedBytes: UInt64?, arenas: Int,
-      arenasDestroyed: UInt64, addresses: AddressCode, isDumpable: Bool?
+      arenasDestroyed: UInt64, addresses: AddressCode, isDumpable: Bool?,
+      retiredMappings: UInt64 = 0, retiredBytes: UInt64 = 0
     ) {
       self.state = state
       self.memlock = memlock
@@ -233,6 +262,8 @@ package final class PageWriter: @unchecked Sendable {
       self.arenasDestroyed = arenasDestroyed
       self.addresses = addresses
       self.isDumpable = isDumpable
+      self.retiredMappings = retiredMappings
+      self.retiredBytes = retiredBytes
     }
   }
 
@@ -264,6 +295,8 @@ package final class PageWriter: @unchecked Sendable {
     record.set(.dumpable, heartbeat.isDumpable.map { $0 ? 1 : 2 } ?? 0)
     record.set(.emergencyWipe, 0)
     record.set(.arenasDestroyed, heartbeat.arenasDestroyed)
+    record.set(.retiredMappings, heartbeat.retiredMappings)
+    record.set(.retiredBytes, heartbeat.retiredBytes)
     record.end()
 
     for call in SystemCall.allCases {

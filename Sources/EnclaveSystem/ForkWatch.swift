@@ -42,6 +42,7 @@ package enum ForkWatch {
       }
       unsafe word = page.bindMemory(to: UInt64.self, capacity: 1)
     }
+    Barrier.prepare()
     unsafe lastGeneration += 1
     unsafe word!.pointee = lastGeneration
     unsafe ces_set_fork_word(word)

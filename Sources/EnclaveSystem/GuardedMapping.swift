@@ -44,17 +44,32 @@ package struct GuardedMapping: BitwiseCopyable {
   private var base: UnsafeMutableRawPointer { unsafe data - Page.size }
   private var reservedBytes: Int { byteCount + 2 * Page.size }
 
+  /// What the pages of a mapping are.
+  package enum Backing: Sendable {
+    case anonymous
+    /// memfd_secret(2): out of the kernel's direct map, so that not even /proc/PID/mem, ptrace and
+    /// the kernel's own copies reach it. Shared memory, so it is left out of forked children.
+    case secret
+  }
+
   /// Maps `byteCount` bytes (whole pages), readable and writable, between two guard pages.
-  package init(byteCount: Int) throws(SystemFailure) {
+  package init(byteCount: Int, backing: Backing = .anonymous) throws(SystemFailure) {
     precondition(byteCount > 0 && byteCount % Page.size == 0)
     let reserved = byteCount + 2 * Page.size
     let address = try perform(.reserveChunk, byteCount: reserved) { ces_map_reserve(reserved) }
-    unsafe self.data = UnsafeMutableRawPointer(bitPattern: Int(address))! + Page.size
+    unsafe self.data = unsafe UnsafeMutableRawPointer(bitPattern: Int(address))! + Page.size
     self.byteCount = byteCount
     let data = unsafe self.data
     do {
-      try perform(.openNewChunk, byteCount: byteCount) {
-        unsafe ces_protect(data, byteCount, Protection.readWrite.rawValue)
+      switch backing {
+      case .anonymous:
+        try perform(.openNewChunk, byteCount: byteCount) {
+          unsafe ces_protect(data, byteCount, Protection.readWrite.rawValue)
+        }
+      case .secret:
+        try perform(.mapSecretMemory, byteCount: byteCount) {
+          unsafe ces_map_secret(data, byteCount)
+        }
       }
     } catch {
       // Nothing was written yet; a failure here is counted and leaves addresses, not secrets.
@@ -79,11 +94,43 @@ package struct GuardedMapping: BitwiseCopyable {
       }
       return .zeros
     } catch {
-      try perform(.leaveOutOfFork, byteCount: byteCount) {
-        unsafe ces_advise(data, byteCount, Int32(CES_ADVICE_DONT_FORK))
-      }
-      return .absent
+      return try leaveOutOfFork()
     }
+  }
+
+  /// madvise(2), MADV_DONTFORK: the child has no such mapping.
+  package func leaveOutOfFork() throws(SystemFailure) -> ForkProtection {
+    try perform(.leaveOutOfFork, byteCount: byteCount) {
+      unsafe ces_advise(data, byteCount, Int32(CES_ADVICE_DONT_FORK))
+    }
+    return .absent
+  }
+
+  /// pkey_mprotect(2): readable and writable, for threads that have the key open.
+  package func tag(key: Int) throws(SystemFailure) {
+    try perform(.tagChunk, byteCount: byteCount) {
+      unsafe ces_key_protect(data, byteCount, Int32(key))
+    }
+  }
+
+  /// mprotect(2) to read-only.
+  package func freeze() throws(SystemFailure) {
+    try perform(.freezeChunk, byteCount: byteCount) {
+      unsafe ces_protect(data, byteCount, Protection.read.rawValue)
+    }
+  }
+
+  /// mseal(2), the guards included: from now on mprotect, munmap, mremap and mappings over it fail,
+  /// and so do discards by threads that do not have its key open.
+  package func seal() throws(SystemFailure) {
+    try perform(.sealChunk, byteCount: reservedBytes) { unsafe ces_seal(base, reservedBytes) }
+  }
+
+  /// Gives the pages of a wiped mapping back; the addresses stay. Unlocks it first: mlock keeps
+  /// pages from being discarded.
+  package func discard() throws(SystemFailure) {
+    try unlock()
+    try perform(.discardChunk, byteCount: byteCount) { unsafe ces_discard(data, byteCount) }
   }
 
   /// mlock(2). The memory must be readable: mlock of PROT_NONE answers ENOMEM and is charged all
@@ -142,4 +189,33 @@ package func fillRandom(
   _ address: UnsafeMutableRawPointer, byteCount: Int
 ) throws(SystemFailure) {
   try perform(.fillRandom, byteCount: byteCount) { unsafe ces_random(address, byteCount) }
+}
+
+/// Whether the kernel knows a mechanism: it is asked for on memory that nobody uses.
+package enum Probe {
+  package static func seals() throws(SystemFailure) {
+    try perform(.sealChunk) { ces_seal(nil, 0) }
+  }
+
+  package static func secretMemory() throws(SystemFailure) {
+    try perform(.mapSecretMemory) { ces_map_secret(nil, 0) }
+  }
+
+  package static func guardMarkers() throws(SystemFailure) {
+    let mapping = try GuardedMapping(byteCount: Page.size)
+    defer { _ = try? mapping.unmap() }
+    try perform(.probeMechanism) { unsafe ces_guard_probe(mapping.data, Page.size) }
+  }
+
+  package static func wipeOnFork() throws(SystemFailure) {
+    let mapping = try GuardedMapping(byteCount: Page.size)
+    defer { _ = try? mapping.unmap() }
+    try perform(.wipeOnFork, byteCount: Page.size) {
+      unsafe ces_advise(mapping.data, Page.size, Int32(CES_ADVICE_WIPE_ON_FORK))
+    }
+  }
+
+  package static func memoryTagging() throws(SystemFailure) {
+    try perform(.probeMechanism) { ces_memory_tagging_probe() }
+  }
 }

@@ -63,6 +63,10 @@ package enum ProcessFacts {
     return String(decoding: bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
+  /// Lets another thread run (sched_yield(2)).
+  package static func yield() { ces_yield() }
+  /// The processors that are online; 1 when that cannot be known.
+  package static let processors = Int(max(1, ces_processors()))
   package static func pause(milliseconds: UInt32) { _ = ces_sleep_ms(milliseconds) }
 
   /// An environment variable; nil when unset, and always nil in a set-user-ID program

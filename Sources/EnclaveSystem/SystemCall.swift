@@ -43,6 +43,18 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case readMemlockLimit = 31
   case readDumpable = 32
   case removeStalePage = 33
+  // Gates, seals, backing.
+  case registerBarrier = 34
+  case barrier = 35
+  case allocateKey = 36
+  case tagChunk = 37
+  case freezeChunk = 38
+  case sealChunk = 39
+  case discardChunk = 40
+  case mapSecretMemory = 41
+  case probeMechanism = 42
+  case readInput = 43
+  case setEcho = 44
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
@@ -72,6 +84,16 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .readMemlockLimit: "getrlimit(RLIMIT_MEMLOCK)"
     case .readDumpable: "prctl(PR_GET_DUMPABLE)"
     case .removeStalePage: "unlinkat"
+    case .registerBarrier, .barrier: "membarrier(PRIVATE_EXPEDITED)"
+    case .allocateKey: "pkey_alloc"
+    case .tagChunk: "pkey_mprotect"
+    case .freezeChunk: "mprotect"
+    case .sealChunk: "mseal"
+    case .discardChunk: "madvise(MADV_DONTNEED)"
+    case .mapSecretMemory: "memfd_secret"
+    case .probeMechanism: "a probe"
+    case .readInput: "read"
+    case .setEcho: "tcsetattr"
     }
   }
 
@@ -109,6 +131,17 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .readMemlockLimit: "read the memlock limit"
     case .readDumpable: "ask whether the process is dumpable"
     case .removeStalePage: "remove the page of a process that is gone"
+    case .registerBarrier: "prepare the barrier between windows and freezing"
+    case .barrier: "see every thread's windows"
+    case .allocateKey: "take a protection key"
+    case .tagChunk: "put a chunk under its protection key"
+    case .freezeChunk: "make a chunk read-only"
+    case .sealChunk: "seal a chunk"
+    case .discardChunk: "give back the memory of a wiped chunk that is sealed"
+    case .mapSecretMemory: "map memory that the kernel itself cannot reach"
+    case .probeMechanism: "see what this machine offers"
+    case .readInput: "read into a secret"
+    case .setEcho: "turn a terminal's echo off or on"
     }
   }
 

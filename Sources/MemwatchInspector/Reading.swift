@@ -286,6 +286,8 @@ struct Reading {
     case .publishingStarted: "publishing-started"
     case .addressesLost: "addresses-lost"
     case .unmapFailed: "unmap-failed"
+    case .arenaFrozen: "arena-frozen"
+    case .arenaSealed: "arena-sealed"
     }
   }
 

@@ -116,7 +116,9 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     let secret = try arena.allocate(byteCount: 16)
     let shared = SharedSecret(try arena.allocate(byteCount: 16))
     try shared.withBytes { _ in
-      _ = #expect(throws: EnclaveError.windowsOpen(1)) { try arena.destroy() }
+      _ = #expect(throws: EnclaveError.windowsOpen(1, label: "SecretTests.swift:117")) {
+        try arena.destroy()
+      }
     }
     try arena.destroy()
     #expect(arena.statistics.bytesMapped == 0)

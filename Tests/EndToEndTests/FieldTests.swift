@@ -63,7 +63,7 @@ struct FieldTests {
         "allocations": 900, "frees": 100, "opens": 5, "opensForWriting": 0,
         "failedAllocations": 0, "failedOpens": 0, "peakSecretCount": 900,
         "peakBytesInUse": 36000, "capacityBytes": 262144, "stuckOpenPages": 0, "corruptions": 0,
-        "longestOpenMs": null, "encryptedCount": null, "unlistedSecrets": 0,
+        "longestOpenMs": 0, "encryptedCount": null, "unlistedSecrets": 0,
       ], "alpha")
     let mapped = a["bytesMapped"] as! Int
     let locked = a["bytesLocked"] as! Int
@@ -275,6 +275,10 @@ struct FieldTests {
         "protectionState": "r-w", "stuckOpenPages": 1, "secretCount": 10, "bytesInUse": 400,
         "state": "PROBLEM",
       ], "alpha")
+    try eventually("the publisher sees how long it is held") {
+      let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+      return arena["longestOpenMs"] as! Int >= 40
+    }
     try peer.send("release")
     let after = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
     expect(after, ["openWindows": 0, "protectionState": "closed", "stuckOpenPages": 0], "closed")

@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "CEnclaveGate.h"
+
 // --- Memory ------------------------------------------------------------------------------------
 
 /// mmap(2), private and anonymous, PROT_NONE. The address, or -errno.
@@ -60,6 +62,8 @@ uint64_t ces_realtime_ms(void);
 const char *ces_strerror(int error);
 const char *ces_errno_name(int error);
 int64_t ces_sleep_ms(uint32_t ms);
+void ces_yield(void);
+int64_t ces_processors(void);
 
 /// Calls `child` in each forked child of this process (pthread_atfork(3)).
 int64_t ces_at_fork_child(void (*child)(void));
@@ -163,6 +167,10 @@ char **ces_environment(void);
 int64_t ces_pid(void);
 int64_t ces_uid(void);
 int64_t ces_is_terminal(int fd);
+/// read(2), again after EINTR.
+int64_t ces_read(int fd, void *bytes, size_t length);
+/// tcsetattr(3): off is a terminal without echo, line editing and signals; on is as it was.
+int64_t ces_echo(int fd, bool on);
 int64_t ces_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
 int64_t ces_user_name(uint32_t uid, char *bytes, size_t length);
 

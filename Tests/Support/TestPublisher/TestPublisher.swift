@@ -263,6 +263,8 @@ struct TestPublisher {
       do { answer = "ok " + (try host.run(words)) } catch let failure as Failure {
         answer = "error \(failure.text)"
       } catch { answer = "error \(error)" }
+      // The page is as it is now when the answer comes.
+      host.publisher?.refresh()
       print(answer)
       fflush(nil)
     }

@@ -1,0 +1,245 @@
+// The gate of an arena: what a window touches on its way in and out, without a lock and without a
+// system call.
+//
+// Each thread counts its windows in a shard of its own, by plain stores. Whoever wants to close an
+// arena (freeze, destroy) sets `access`, has every thread pass a barrier (membarrier(2), private
+// expedited), and reads the shards: a window that was counted before is seen, one that comes after
+// sees `access`. The price of the ordering lies with the closer.
+//
+// A window opens the arena's protection key for its own thread: it saves the key's two PKRU bits,
+// opens them as far as asked, and puts back what it found, so nesting and signal handlers (which
+// start with every key closed) unwind rightly. pkeys(7), Intel SDM volume 3A, 4.6.2.
+
+#ifndef C_ENCLAVE_GATE_H
+#define C_ENCLAVE_GATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/// Threads with a shard of their own; further ones share the last, by atomic additions.
+enum { CES_THREADS = 64 };
+
+/// One thread's windows to one arena.
+typedef struct {
+  uint32_t reads, writes;  // open now
+  uint32_t wiping;         // frees under way
+  uint32_t label;          // of the window that this thread opened last
+  uint64_t opens, opens_for_writing;
+  uint64_t reserved[2];
+  uint32_t *label_opens;  // by label: opens (wrapping) and open now, in pairs
+  uint64_t label_count;
+} ces_shard;  // one cache line, at a multiple of its size
+
+enum : uint32_t {
+  CES_ACCESS_OPEN = 0,
+  CES_ACCESS_FROZEN = 1,     // reading only
+  CES_ACCESS_DESTROYED = 2,  // nothing any more
+  CES_ACCESS_CHANGING = 3,   // wait
+};
+
+typedef struct {
+  uint32_t access;
+  uint32_t key_bits;  // 3 << 2 * key; 0 without a key
+  uint32_t frozen;    // 1 from freezing on, also while access is being changed
+  uint64_t generation;
+  ces_shard *shards[CES_THREADS];
+} ces_gate;
+
+enum {
+  CES_WINDOW_OPEN = 0,
+  CES_WINDOW_NO_SHARD = 1,  // this thread's first window here
+  CES_WINDOW_FORKED = 2,
+  CES_WINDOW_FROZEN = 3,
+  CES_WINDOW_DESTROYED = 4,
+  CES_WINDOW_CHANGING = 5,
+};
+
+/// This thread's number, -1 before its first window. Initial-exec: one load from the thread's base.
+extern __thread int32_t ces_thread __attribute__((tls_model("initial-exec")));
+/// Gives this thread a number (given back when it ends).
+int32_t ces_thread_register(void);
+static inline int32_t ces_thread_number(void) {
+  int32_t number = ces_thread;
+  return number >= 0 ? number : ces_thread_register();
+}
+
+/// Set where membarrier(2) cannot be had: then every window pays for a fence.
+extern uint32_t ces_windows_fence;
+void ces_windows_need_fence(void);
+int64_t ces_barrier_register(void);
+/// Every thread of the process passes a full barrier.
+int64_t ces_barrier(void);
+
+static inline uint32_t ces_rdpkru(void) {
+#if defined(__x86_64__)
+  uint32_t value, unused;
+  __asm__ volatile("rdpkru" : "=a"(value), "=d"(unused) : "c"(0));
+  return value;
+#else
+  return 0;
+#endif
+}
+
+static inline void ces_wrpkru(uint32_t value) {
+#if defined(__x86_64__)
+  __asm__ volatile("wrpkru" ::"a"(value), "c"(0), "d"(0) : "memory");
+#else
+  (void)value;
+#endif
+}
+
+/// Opens the key whose bits these are; returns the bits that it found. Only ever opens further:
+/// a read window inside a write window leaves it writable.
+static inline uint32_t ces_key_open(uint32_t bits, bool writing) {
+  if (bits == 0) return 0;
+  uint32_t old = ces_rdpkru(), disable_access = bits & 0x55555555u;
+  uint32_t now = writing ? old & ~bits
+                 : (old & disable_access) ? (old & ~bits) | (bits & ~disable_access) : old;
+  if (now != old) ces_wrpkru(now);
+  return old & bits;
+}
+
+/// Puts the bits back that ces_key_open found. What the body did to other keys stays.
+static inline void ces_key_close(uint32_t bits, uint32_t found) {
+  if (bits == 0) return;
+  uint32_t old = ces_rdpkru(), now = (old & ~bits) | found;
+  if (now != old) ces_wrpkru(now);
+}
+
+// One instruction, so that a signal handler's windows cannot come between the load and the store.
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#define CES_ADD(p, d, shared)                                                      \
+  do {                                                                             \
+    if (shared) {                                                                  \
+      __atomic_fetch_add((p), (d), __ATOMIC_RELAXED);                              \
+    } else if (sizeof(*(p)) == 8) {                                                \
+      __asm__ volatile("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(d)) : "cc");    \
+    } else {                                                                       \
+      __asm__ volatile("addl %1, %0" : "+m"(*(p)) : "er"((int32_t)(d)) : "cc");    \
+    }                                                                              \
+  } while (0)
+#else
+#define CES_ADD(p, d, shared) ((void)(shared), __atomic_fetch_add((p), (d), __ATOMIC_RELAXED))
+#endif
+
+extern uint64_t *ces_fork_word;
+
+static inline bool ces_is_own(const ces_gate *gate) {
+  uint64_t *word = __atomic_load_n(&ces_fork_word, __ATOMIC_RELAXED);
+  return word && __atomic_load_n(word, __ATOMIC_RELAXED) == gate->generation;
+}
+
+static inline void ces_windows_order(void) {
+  if (__builtin_expect(__atomic_load_n(&ces_windows_fence, __ATOMIC_RELAXED), 0)) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  } else {
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  }
+}
+
+/// Counts a window in; opens no key. CES_WINDOW_….
+static inline int ces_window_enter(ces_gate *gate, bool writing, uint32_t label) {
+  if (!ces_is_own(gate)) return CES_WINDOW_FORKED;
+  int32_t number = ces_thread_number();
+  bool shared = number == CES_THREADS - 1;
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
+  if (__builtin_expect(!shard || label >= shard->label_count, 0)) return CES_WINDOW_NO_SHARD;
+  uint32_t *open = writing ? &shard->writes : &shard->reads;
+  CES_ADD(open, 1, shared);
+  ces_windows_order();
+  uint32_t access = __atomic_load_n(&gate->access, __ATOMIC_RELAXED);
+  if (__builtin_expect(access != CES_ACCESS_OPEN, 0) &&
+      !(access == CES_ACCESS_FROZEN && !writing)) {
+    CES_ADD(open, -1, shared);
+    return access == CES_ACCESS_FROZEN      ? CES_WINDOW_FROZEN
+           : access == CES_ACCESS_DESTROYED ? CES_WINDOW_DESTROYED
+                                            : CES_WINDOW_CHANGING;
+  }
+  CES_ADD(&shard->opens, 1, shared);
+  if (writing) CES_ADD(&shard->opens_for_writing, 1, shared);
+  __atomic_store_n(&shard->label, label, __ATOMIC_RELAXED);
+  CES_ADD(&shard->label_opens[2 * label], 1, shared);
+  CES_ADD(&shard->label_opens[2 * label + 1], 1, shared);
+  return CES_WINDOW_OPEN;
+}
+
+/// Counts a window out.
+static inline void ces_window_leave(ces_gate *gate, bool writing, uint32_t label) {
+  int32_t number = ces_thread_number();
+  bool shared = number == CES_THREADS - 1;
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  CES_ADD(&shard->label_opens[2 * label + 1], -1, shared);
+  CES_ADD(writing ? &shard->writes : &shard->reads, -1, shared);
+}
+
+/// Takes back what ces_window_enter counted: the window could not be opened after all.
+static inline void ces_window_undo(ces_gate *gate, bool writing, uint32_t label) {
+  int32_t number = ces_thread_number();
+  bool shared = number == CES_THREADS - 1;
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  CES_ADD(&shard->opens, -1, shared);
+  if (writing) CES_ADD(&shard->opens_for_writing, -1, shared);
+  CES_ADD(&shard->label_opens[2 * label], -1, shared);
+  ces_window_leave(gate, writing, label);
+}
+
+/// Counts the wiping of a secret in: allowed while the arena is frozen too.
+static inline int ces_wipe_enter(ces_gate *gate) {
+  if (!ces_is_own(gate)) return CES_WINDOW_FORKED;
+  int32_t number = ces_thread_number();
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
+  if (!shard) return CES_WINDOW_NO_SHARD;
+  CES_ADD(&shard->wiping, 1, number == CES_THREADS - 1);
+  ces_windows_order();
+  uint32_t access = __atomic_load_n(&gate->access, __ATOMIC_RELAXED);
+  if (__builtin_expect(access >= CES_ACCESS_DESTROYED, 0)) {
+    CES_ADD(&shard->wiping, -1, number == CES_THREADS - 1);
+    return access == CES_ACCESS_DESTROYED ? CES_WINDOW_DESTROYED : CES_WINDOW_CHANGING;
+  }
+  return CES_WINDOW_OPEN;
+}
+
+static inline void ces_wipe_leave(ces_gate *gate) {
+  int32_t number = ces_thread_number();
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  CES_ADD(&shard->wiping, -1, number == CES_THREADS - 1);
+}
+
+/// Makes this thread's shard; the caller holds the arena's lock. -ENOMEM when there is no memory.
+int64_t ces_shard_make(ces_gate *gate, uint64_t label_count);
+static inline ces_shard *ces_gate_shard(const ces_gate *gate, int32_t number) {
+  return __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
+}
+void ces_shards_free(ces_gate *gate);
+
+/// pkey_alloc(2), closed for the calling thread too.
+int64_t ces_key_allocate(void);
+/// pkey_mprotect(2): readable and writable, under the key.
+int64_t ces_key_protect(void *address, size_t length, int key);
+/// The keys of the process' pool, as PKRU bits: what a thread must not be born with open.
+extern uint32_t ces_pool_bits;
+void ces_pool_add(uint32_t bits);
+/// mseal(2), Linux 6.10.
+int64_t ces_seal(void *address, size_t length);
+/// memfd_secret(2) of so many bytes mapped over [address, address + length), shared.
+int64_t ces_map_secret(void *address, size_t length);
+/// madvise(2), MADV_DONTNEED.
+int64_t ces_discard(void *address, size_t length);
+int64_t ces_guard_probe(void *address, size_t length);
+int64_t ces_memory_tagging_probe(void);
+
+static inline uint32_t ces_load_relaxed32(const uint32_t *p) {
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+static inline void ces_store_release32(uint32_t *p, uint32_t value) {
+  __atomic_store_n(p, value, __ATOMIC_RELEASE);
+}
+static inline uint64_t ces_add_relaxed(uint64_t *p, uint64_t value) {
+  return __atomic_add_fetch(p, value, __ATOMIC_RELAXED);
+}
+static inline void ces_prefetch(const void *p) { __builtin_prefetch(p, 1, 3); }
+
+#endif

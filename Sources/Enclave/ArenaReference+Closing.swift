@@ -1,0 +1,338 @@
+// Freezing, sealing, destroying: what stops all windows first.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaReference {
+  /// Holds new windows back, and waits for the frees that are under way, while `body` runs with all
+  /// locks. `mayGoOn` looks at the windows that are open; nil lets it go on.
+  ///
+  /// `body` returns the access from now on; when anything throws, it is what it was before.
+  private func change(
+    unless refuses: (Gate.Windows) -> EnclaveError?,
+    _ body: (UnsafeMutablePointer<Lane>, inout ArenaCore) throws(EnclaveError) -> Gate.Access
+  ) throws(EnclaveError) {
+    guard gate.isOwn else { throw .inheritedByFork }
+    unsafe lock(stateWord)
+    defer { unsafe unlock(stateWord) }
+    let before = gate.access
+    gate.access = .changing
+    var after = before
+    defer { gate.access = after }
+    do { try gate.order() } catch { throw .system(error) }
+    if let refusal = refuses(withCore { _ in gate.windows }) { throw refusal }
+    while withCore({ _ in gate.windows.wiping }) > 0 { ProcessFacts.yield() }
+    after = unsafe try withEverything { lanes, core throws(EnclaveError) in
+      core.changes &+= 1
+      do throws(EnclaveError) { return unsafe try body(lanes, &core) } catch {
+        // What failed half way may have left the arena unusable.
+        if core.isBroken { after = .destroyed }
+        throw error
+      }
+    }
+  }
+
+  private func windowsError(_ windows: Gate.Windows) -> EnclaveError {
+    .windowsOpen(windows.open, label: windows.label.map { labelText($0) })
+  }
+
+  func labelText(_ label: UInt16) -> String {
+    let text = withCore { core in
+      Int(label) < core.labels.entries.count ? core.labels.entries[Int(label)].text : []
+    }
+    return String(decoding: text, as: UTF8.self)
+  }
+
+  // MARK: - Freeze and seal
+
+  func freeze() throws(EnclaveError) {
+    unsafe try change { windows in
+      // An arena that shares its key needs another, which windows that are open would not have.
+      let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
+      return windows.writes > 0 || needsKey && windows.reads > 0 ? windowsError(windows) : nil
+    } _: { lanes, core throws(EnclaveError) in
+      try freeze(&core)
+      return .frozen
+    }
+  }
+
+  private func freeze(_ core: inout ArenaCore) throws(EnclaveError) {
+    if core.isDestroyed { throw .destroyed }
+    if gate.isFrozen { return }
+    do throws(SystemFailure) {
+      switch mechanism {
+      case .key:
+        let key = gate.key ?? 0
+        gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
+          other throws(SystemFailure) in try core.retag(from: key, to: other)
+        }
+      case .none: try core.protectAll(.read, orElse: .readWrite)
+      case .pages: break
+      }
+    } catch { throw .system(error) }
+    gate.isFrozen = true
+    core.page?.writer.event(.arenaFrozen, arena: id)
+  }
+
+  func seal() throws(EnclaveError) {
+    guard gate.isOwn else { throw .inheritedByFork }
+    guard mechanism == .key else { throw .sealNeedsKeyGate }
+    do throws(SystemFailure) { try Probe.seals() } catch { throw .unsupported(.seals, error) }
+    try freeze()
+    unsafe try change { _ in
+      nil
+    } _: { lanes, core throws(EnclaveError) in
+      if core.isDestroyed { throw .destroyed }
+      if core.isSealed { return .frozen }
+      // From the first sealed chunk on, the key is bound to its pages.
+      if let key = gate.key { KeyPool.bind(key) }
+      for index in 0..<core.chunks.count
+      where core.chunks[index].isMapped && !core.chunks[index].isSealed {
+        do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
+          throw EnclaveError.system(error)
+        }
+        unsafe core.chunks.place(index).pointee.isSealed = true
+      }
+      core.isSealed = true
+      core.page?.writer.event(.arenaSealed, arena: id)
+      return .frozen
+    }
+  }
+
+  // MARK: - Destroy
+
+  /// Wipes and unmaps everything, once no window is open; waits for that until `deadline`
+  /// (milliseconds since boot).
+  func destroy(until deadline: UInt64) throws(EnclaveError) {
+    while true {
+      do throws(EnclaveError) {
+        unsafe try change { windows in
+          windows.open > 0 ? windowsError(windows) : nil
+        } _: { lanes, core throws(EnclaveError) in
+          unsafe try wipeAndUnmap(lanes, &core)
+          return .destroyed
+        }
+        break
+      } catch {
+        guard case .windowsOpen = error, ProcessFacts.bootMilliseconds < deadline else {
+          throw error
+        }
+        ProcessFacts.pause(milliseconds: 1)
+      }
+    }
+    leave()
+  }
+
+  /// Off the list and the page; the key is free for others.
+  private func leave() {
+    let key = withCore { core -> Int? in
+      guard !core.hasLeft else { return nil }
+      core.hasLeft = true
+      return gate.key
+    }
+    if let key { KeyPool.giveBack(key) }
+    Registry.remove(self)
+  }
+
+  private func wipeAndUnmap(
+    _ lanes: UnsafeMutablePointer<Lane>, _ core: inout ArenaCore
+  ) throws(EnclaveError) {
+    var failure: SystemFailure?
+    core.isDestroyed = true
+    core.isBroken = true  // whatever fails now: it cannot be used any more
+    for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+      do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
+        failure = failure ?? error
+        continue
+      }
+      failure = core.removeChunk(index) ?? failure
+    }
+    for index in 0..<laneCount {
+      unsafe lanes[index].totals.secrets = 0
+      unsafe lanes[index].totals.bytesInUse = 0
+      unsafe lanes[index].totals.stuckPages = 0
+    }
+    if let failure { throw .system(failure) }
+  }
+
+  // MARK: - The last reference
+
+  /// The Arena object is gone: the handles that are left keep the memory.
+  func orphan() {
+    // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
+    guard gate.isOwn else { return }
+    let left = unsafe withEverything { lanes, _ -> UInt64 in
+      var handles = 0
+      for index in 0..<laneCount {
+        unsafe lanes[index].isOrphan = true
+        unsafe handles += lanes[index].handles
+      }
+      unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.orphans)
+      return UInt64(handles)
+    }
+    _ = left
+    releaseOrphan()
+  }
+
+  /// One of them goes; the last one takes the arena with it.
+  func releaseOrphan() {
+    guard unsafe addRelaxed(.max, to: header.pointee.orphans) == 0 else { return }
+    // Nobody else has a handle. Chunks that could not be wiped or unmapped keep their place in
+    // memory, closed; the metadata is not needed for that.
+    if gate.access != .destroyed { try? destroy(until: 0) }
+    leave()
+    free()
+  }
+
+  // MARK: - Locking later
+
+  /// See `ArenaCore.lockLater`. Under a page gate only while no window is open.
+  func lockLater(headroom: UInt64) -> UInt64 {
+    guard options.lock == .preferred,
+      withCore({ !$0.isDestroyed && $0.bytesLocked < $0.bytesMapped })
+    else { return headroom }
+    return unsafe withEverything { _, core in
+      let windows = gate.windows
+      if mechanism == .pages, windows.open + windows.wiping > 0 { return headroom }
+      return core.lockLater(headroom: headroom)
+    }
+  }
+
+  // MARK: - Checks
+
+  /// Looks at every canary and every free slot. Returns what is wrong.
+  func check() throws(EnclaveError) -> [Violation] {
+    guard gate.isOwn else { throw .inheritedByFork }
+    return unsafe try withEverything { lanes, core throws(EnclaveError) in
+      if core.isDestroyed { throw .destroyed }
+      var found: [Violation] = []
+      for index in 0..<core.runs.count {
+        let run = unsafe core.runs[index].run
+        guard unsafe core.chunks[Int(run.pointee.chunk)].isMapped else { continue }
+        let lane = unsafe Int(run.pointee.lane)
+        if mechanism == .pages { unsafe try openPages(run, writing: false, lane: &lanes[lane]) }
+        let key = gate.openKey(writing: false)
+        unsafe canaries.check(run) { slot, kind, offset in
+          let entry = unsafe run.pointee.slots[slot]
+          let text = core.labels.entries[Int(entry.label)].text
+          found.append(
+            Violation(
+              kind: kind, arena: "\(name)",
+              label: kind == .writeAfterFree ? nil : String(decoding: text, as: UTF8.self),
+              byteCount: kind == .writeAfterFree ? nil : Int(entry.byteCount), offset: offset))
+        }
+        gate.closeKey(key)
+        if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
+      }
+      return found
+    }
+  }
+
+  /// The run and slot of an address in a chunk; nil when it lies in none. The caller holds the
+  /// core's lock.
+  static func find(
+    _ address: UnsafeRawPointer, in core: ArenaCore
+  ) -> (run: UnsafeMutablePointer<Run>, slot: Int)? {
+    for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+      let chunk = core.chunks[index]
+      let offset = unsafe address - UnsafeRawPointer(chunk.mapping.data)
+      guard offset >= 0, offset < chunk.mapping.byteCount else { continue }
+      guard let run = unsafe chunk.runs[offset / Page.size] else { return nil }
+      let slot = unsafe (address - UnsafeRawPointer(run.pointee.base)) / run.pointee.slotBytes
+      return unsafe slot < Int(run.pointee.slotCount) ? (run, slot) : nil
+    }
+    return nil
+  }
+
+  /// Whether a range lies within one live secret.
+  func contains(_ range: UnsafeRawBufferPointer) -> Bool {
+    guard gate.isOwn, let start = range.baseAddress else { return false }
+    return unsafe withEverything { _, core in
+      guard !core.isDestroyed, let (run, slot) = unsafe Self.find(start, in: core),
+        unsafe run.pointee.slots[slot].isLive
+      else { return false }
+      let offset = unsafe start - UnsafeRawPointer(run.pointee.dataStart(slot))
+      return unsafe offset >= 0 && offset <= Int(run.pointee.slots[slot].byteCount) - range.count
+    }
+  }
+
+  /// The secret whose first byte is at an address.
+  func place(of address: UnsafeMutableRawPointer) -> Place? {
+    unsafe withEverything { _, core in
+      guard let (run, slot) = unsafe Self.find(address, in: core),
+        unsafe run.pointee.slots[slot].isLive, unsafe run.pointee.dataStart(slot) == address
+      else { return nil }
+      let entry = unsafe run.pointee.slots[slot]
+      return unsafe Place(
+        run: run, address: address, generation: entry.generation, byteCount: entry.byteCount,
+        slot: UInt16(slot), label: entry.label)
+    }
+  }
+
+  /// Frees a secret by its address: what C does.
+  func free(address: UnsafeMutableRawPointer) throws(EnclaveError) {
+    guard gate.isOwn else { throw .inheritedByFork }
+    if let place = unsafe place(of: address) { return try free(place) }
+    let isSlot = unsafe withEverything { _, core -> Bool in
+      guard let (run, slot) = unsafe Self.find(address, in: core) else { return false }
+      return unsafe !run.pointee.slots[slot].isLive
+    }
+    withCore { $0.page?.writer.event(.corruption, arena: id) }
+    ViolationHandler.report(
+      Violation(
+        kind: isSlot ? .doubleFree : .foreignPointer, arena: "\(name)", label: nil, byteCount: nil,
+        offset: nil))
+  }
+
+  /// Wipes every chunk without a lock, as well as it can be done: the process is ending.
+  func wipeNow() {
+    guard gate.isOwn else { return }
+    let core = unsafe header.pointee.core
+    for index in unsafe 0..<core.pointee.chunks.count
+    where unsafe core.pointee.chunks[index].isMapped {
+      unsafe try? core.pointee.wipe(chunk: index)
+    }
+  }
+}
+
+extension ArenaCore {
+  /// Zeros over everything that was ever used of a chunk.
+  func wipe(chunk index: Int) throws(SystemFailure) {
+    let chunk = chunks[index]
+    guard chunk.carvedBytes > 0 else { return }
+    if mechanism == .pages || mechanism == .none && arena.gate.isFrozen {
+      unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)
+    }
+    let found = arena.gate.openKey(writing: true)
+    unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
+    arena.gate.closeKey(found)
+  }
+
+  /// Moves all pages to another key; back again where that fails.
+  func retag(from old: Int, to new: Int) throws(SystemFailure) {
+    for index in 0..<chunks.count where chunks[index].isMapped {
+      do throws(SystemFailure) { try chunks[index].mapping.tag(key: new) } catch {
+        for done in 0..<index where chunks[done].isMapped {
+          do throws(SystemFailure) { try chunks[done].mapping.tag(key: old) } catch {
+            fatalError("Enclave: pages cannot go back to their key: \(error)")
+          }
+        }
+        throw error
+      }
+    }
+  }
+
+  func protectAll(
+    _ protection: Protection, orElse before: Protection
+  ) throws(SystemFailure) {
+    for index in 0..<chunks.count where chunks[index].isMapped {
+      do throws(SystemFailure) { try chunks[index].mapping.freeze() } catch {
+        for done in 0..<index where chunks[done].isMapped {
+          _ = unsafe closeAgain(
+            chunks[done].mapping.data, chunks[done].mapping.byteCount, to: before)
+        }
+        throw error
+      }
+    }
+  }
+}

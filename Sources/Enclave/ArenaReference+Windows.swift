@@ -1,0 +1,285 @@
+// Windows, allocation and free: what takes which lock when.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaReference {
+  // MARK: - Allocate
+
+  func allocate(
+    _ request: Lane.Request, key: LabelKey
+  ) throws(EnclaveError) -> Place {
+    // Before any lock: another thread of the parent may have held it when the child was made.
+    guard gate.isOwn else { throw .inheritedByFork }
+    let mine = Gate.thread & (laneCount - 1)
+    do {
+      return try withLane(mine) { lane throws(EnclaveError) in
+        try checkAllocatable()
+        return try allocate(request, key, &lane)
+      }
+    } catch {
+      if error.isExhaustion {
+        // What this lane lacks may lie free in another.
+        for index in 0..<laneCount where index != mine {
+          let place = try withLane(index) { lane throws(EnclaveError) -> Place? in
+            guard gate.access == .open, lane.hasRoom(for: request) else { return nil }
+            return try allocate(request, key, &lane)
+          }
+          if let place { return place }
+        }
+      }
+      withLane(mine) { $0.failed(error) }
+      throw error
+    }
+  }
+
+  private func allocate(
+    _ request: Lane.Request, _ key: LabelKey, _ lane: inout Lane
+  ) throws(EnclaveError) -> Place {
+    var label = lane.labels.find(key)
+    if label == nil {
+      let found = withCore { core in
+        let (label, isNew) = core.labels.find(key)
+        if isNew { core.publishNewLabel(label) }
+        return label
+      }
+      lane.labels.add(key, found)
+      label = found
+    }
+    return unsafe try lane.allocate(request, label: label.unsafelyUnwrapped)
+  }
+
+  /// Whether the arena can be allocated from. (While it is being changed it still can: the change
+  /// waits for the lanes.)
+  private func checkAllocatable() throws(EnclaveError) {
+    switch gate.access {
+    case .open, .changing: return
+    case .frozen: throw .frozen
+    case .destroyed: throw .destroyed
+    }
+  }
+
+  func addSlabRun(
+    _ sizeClass: Int, lane: inout Lane
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+    let index = lane.index
+    let run = unsafe try withCore { core throws(EnclaveError) in
+      unsafe try core.carveRun(sizeClass, lane: index)
+    }
+    let payload = SizeClass.all[sizeClass].payload
+    do {
+      // Canaries are written once, while the run is new; a wipe stops short of them.
+      unsafe try withLibraryWindow(run, lane: &lane) {
+        for slot in unsafe 0..<Int(run.pointee.slotCount) {
+          unsafe canaries.write(behind: run.pointee.base + slot * run.pointee.slotBytes + payload)
+        }
+      }
+    } catch {
+      // Another lane may have carved behind it: then its pages stay with the arena, unused.
+      withCore { core in
+        if core.runs.count > 0, unsafe core.runs[core.runs.count - 1].run == run {
+          unsafe core.uncarve(run)
+        }
+      }
+      throw error
+    }
+    return unsafe run
+  }
+
+  func addIsolatedRun(
+    _ byteCount: Int, lane: inout Lane
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+    let index = lane.index
+    return unsafe try withCore { core throws(EnclaveError) in
+      unsafe try core.makeIsolatedRun(byteCount, lane: index)
+    }
+  }
+
+  // MARK: - The library's own window
+
+  /// How far pages are open while nobody has a window.
+  var closed: Protection {
+    switch mechanism {
+    case .pages: .closed
+    case .key: .readWrite
+    case .none: gate.isFrozen ? .read : .readWrite
+    }
+  }
+
+  /// Opens a run for the library itself. The caller holds the lane's lock.
+  func withLibraryWindow(
+    _ run: UnsafeMutablePointer<Run>, lane: inout Lane, _ body: () -> Void
+  ) throws(EnclaveError) {
+    if mechanism == .pages { unsafe try openPages(run, writing: true, lane: &lane) }
+    let found = gate.openKey(writing: true)
+    body()
+    gate.closeKey(found)
+    if mechanism == .pages { unsafe closePages(run, writing: true, lane: &lane) }
+  }
+
+  // MARK: - Windows under a page gate
+
+  /// Opens a run's pages as far as one more window needs it. The caller holds the lane's lock.
+  func openPages(
+    _ run: UnsafeMutablePointer<Run>, writing: Bool, lane: inout Lane
+  ) throws(EnclaveError) {
+    let wanted: Protection = writing ? .readWrite : .read
+    if unsafe run.pointee.needed(closed).rawValue < wanted.rawValue {
+      do {
+        unsafe try setProtection(wanted, at: run.pointee.base, byteCount: run.pointee.byteCount)
+      } catch {
+        throw withCore { $0.explained(.system(error), needed: 0) }
+      }
+    }
+    if writing { unsafe run.pointee.writers += 1 } else { unsafe run.pointee.readers += 1 }
+  }
+
+  /// Closes a run's pages as far as the windows that are left allow.
+  func closePages(_ run: UnsafeMutablePointer<Run>, writing: Bool, lane: inout Lane) {
+    let before = unsafe run.pointee.needed(closed)
+    if writing { unsafe run.pointee.writers -= 1 } else { unsafe run.pointee.readers -= 1 }
+    let after = unsafe run.pointee.needed(closed)
+    guard before != after else { return }
+    if unsafe closeAgain(run.pointee.base, run.pointee.byteCount, to: after) {
+      if unsafe run.pointee.stuck != .closed {
+        unsafe lane.totals.stuckPages -= run.pointee.byteCount / Page.size
+        unsafe run.pointee.stuck = .closed
+        lane.changes &+= 1
+      }
+    } else {
+      unsafe markStuck(run, lane: &lane)
+    }
+  }
+
+  func markStuck(_ run: UnsafeMutablePointer<Run>, lane: inout Lane) {
+    if unsafe run.pointee.stuck == .closed {
+      unsafe lane.totals.stuckPages += run.pointee.byteCount / Page.size
+    }
+    unsafe run.pointee.stuck = .readWrite
+    lane.changes &+= 1
+    unsafe lane.page?.writer.event(.closeFailed, arena: id, bytes: UInt64(run.pointee.byteCount))
+  }
+
+  // MARK: - Entering
+
+  /// What is rare when a window is opened. Returns when it is to be tried again.
+  @inline(never)
+  func wait(for entry: Gate.Entry) throws(EnclaveError) {
+    switch entry {
+    case .open: return
+    case .noShard:
+      withCore { core in gate.makeShard(labels: core.labels.entries.count) }
+    case .changing: ProcessFacts.yield()
+    case .forked: throw .inheritedByFork
+    case .frozen: throw .frozen
+    case .destroyed: throw .destroyed
+    }
+  }
+
+  /// A window that could not be opened, for the counts.
+  @inline(never)
+  func openFailed(_ place: Place, _ error: EnclaveError) {
+    guard gate.isOwn else { return }
+    unsafe withLane(Int(place.run.pointee.lane)) { lane in
+      lane.totals.failedOpens &+= 1
+      lane.changes &+= 1
+      lane.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
+    }
+  }
+
+  // MARK: - Free
+
+  /// Wipes a secret and takes its slot back.
+  func free(_ place: Place) throws(EnclaveError) {
+    let run = unsafe place.run
+    let slot = unsafe run.pointee.slots + Int(place.slot)
+    unsafe prefetch(slot)
+    unsafe prefetch(place.address)
+    while true {
+      let entry = gate.enterWipe()
+      if entry == .open { break }
+      switch entry {
+      case .forked: throw .inheritedByFork
+      case .destroyed:
+        // It is wiped already; the handle goes.
+        forget(place)
+        return
+      default: try wait(for: entry)
+      }
+    }
+    guard unsafe slot.pointee.generation == place.generation else {
+      gate.leaveWipe()
+      violated(.doubleFree, place, offset: nil)
+      return
+    }
+    let laneIndex = unsafe Int(run.pointee.lane)
+    let isFrozen = gate.isFrozen
+    let opensPages = closed != .readWrite
+    if opensPages {
+      do throws(EnclaveError) {
+        try withLane(laneIndex) { lane throws(EnclaveError) in
+          do throws(EnclaveError) {
+            unsafe try openPages(run, writing: true, lane: &lane)
+          } catch {
+            // The contents are still there, so the slot is not used again: destroying the arena
+            // wipes it, or says that it cannot.
+            lane.handles -= 1
+            lane.totals.failedOpens &+= 1
+            lane.changes &+= 1
+            lane.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
+            throw error
+          }
+        }
+      } catch {
+        gate.leaveWipe()
+        dropOrphan(laneIndex)
+        throw error
+      }
+    }
+    let found = gate.openKey(writing: true)
+    let damage = canaries.wipeContents(of: place)
+    gate.closeKey(found)
+    let (isLarge, isOrphan) = withLane(laneIndex) { lane in
+      if opensPages { unsafe closePages(run, writing: true, lane: &lane) }
+      let isLarge = lane.finishFree(place, isFrozen: isFrozen, isDamaged: damage != nil)
+      return (isLarge, lane.isOrphan)
+    }
+    if isLarge { withCore { unsafe $0.dropIsolatedRun(run) } }
+    gate.leaveWipe()
+    if let damage { violated(damage < 0 ? .underflow : .overflow, place, offset: damage) }
+    if isOrphan { releaseOrphan() }
+  }
+
+  /// The handle of a secret of a destroyed arena goes.
+  private func forget(_ place: Place) {
+    let laneIndex = unsafe Int(place.run.pointee.lane)
+    withLane(laneIndex) { $0.handles -= 1 }
+    dropOrphan(laneIndex)
+  }
+
+  private func dropOrphan(_ lane: Int) {
+    if withLane(lane, { $0.isOrphan }) { releaseOrphan() }
+  }
+
+  func violated(_ kind: Violation.Kind, _ place: Place, offset: Int?) {
+    let label = withCore { core in
+      core.page?.writer.event(.corruption, arena: id, bytes: UInt64(place.byteCount))
+      return core.labels.entries[Int(place.label)].text
+    }
+    ViolationHandler.report(
+      Violation(
+        kind: kind, arena: "\(name)", label: String(decoding: label, as: UTF8.self),
+        byteCount: Int(place.byteCount), offset: offset))
+  }
+}
+
+extension EnclaveError {
+  /// Whether another lane's free slots would help.
+  var isExhaustion: Bool {
+    switch self {
+    case .lockLimit, .mapLimit, .capacity: true
+    case .system(let failure): failure.call == .lockChunk || failure.call == .reserveChunk
+    default: false
+    }
+  }
+}

@@ -1,0 +1,341 @@
+// A part of an arena that has its own runs, free slots and counts under its own lock, so that
+// threads that use different lanes do not meet. A thread allocates in the lane of its number; a
+// secret is freed in the lane that its run belongs to.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// What a lane counts. An arena's totals are the sum over its lanes.
+struct LaneTotals: BitwiseCopyable {
+  var secrets = 0
+  var bytesInUse = 0
+  var allocations: UInt64 = 0
+  var frees: UInt64 = 0
+  var failedAllocations: UInt64 = 0
+  var failedOpens: UInt64 = 0
+  var corruptions: UInt64 = 0
+  var peakSecrets = 0
+  var peakBytesInUse = 0
+  var stuckPages = 0
+  var retiredSlots = 0
+}
+
+/// What the page needs of a lane.
+@safe
+struct LanePage {
+  let pageWriter: Unmanaged<PageWriter>
+  let secrets: TableWriter<SecretWord>
+  /// What is listed one by one: the run, and the slot.
+  var listed = RawList<ListedSecret>()
+  var unlistedSecrets: UInt64 = 0
+  /// Windows that were opened when the listed secrets were last looked at.
+  var seenOpens: UInt64 = 0
+  var serial: UInt64
+
+  /// Writers live as long as the process.
+  var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
+}
+
+@safe
+struct ListedSecret: BitwiseCopyable {
+  var run: UnsafeMutablePointer<Run>
+  var slot: UInt16
+  var count: UInt64
+}
+
+@safe
+struct Lane {
+  let arena: ArenaReference
+  let index: UInt8
+  /// Runs with a free slot: one list for each size class, then one for each number of pages of
+  /// isolated runs (1 to 16).
+  let heads: UnsafeMutablePointer<UnsafeMutablePointer<Run>?>
+  let liveByClass: UnsafeMutablePointer<UInt32>
+  let freeByClass: UnsafeMutablePointer<UInt32>
+  var labels = LaneLabels()
+  var totals = LaneTotals()
+  /// Raised by everything that the page tells.
+  var changes: UInt64 = 0
+  /// Handles that are out: what keeps the arena's memory alive once the Arena object is gone.
+  var handles = 0
+  /// The Arena object is gone.
+  var isOrphan = false
+  var page: LanePage?
+
+  static let isolatedLists = 16
+  static let listCount = SizeClass.all.count + isolatedLists
+
+  init(arena: ArenaReference, index: UInt8) {
+    self.arena = arena
+    self.index = index
+    unsafe heads = .allocate(capacity: Self.listCount)
+    unsafe heads.initialize(repeating: nil, count: Self.listCount)
+    unsafe liveByClass = .allocate(capacity: SizeClass.all.count)
+    unsafe liveByClass.initialize(repeating: 0, count: SizeClass.all.count)
+    unsafe freeByClass = .allocate(capacity: SizeClass.all.count)
+    unsafe freeByClass.initialize(repeating: 0, count: SizeClass.all.count)
+  }
+
+  func deallocate() {
+    unsafe heads.deallocate()
+    unsafe liveByClass.deallocate()
+    unsafe freeByClass.deallocate()
+    labels.deallocate()
+  }
+
+  // MARK: - Lists of runs
+
+  private func head(
+    of run: UnsafeMutablePointer<Run>
+  ) -> UnsafeMutablePointer<UnsafeMutablePointer<Run>?>? {
+    if unsafe run.pointee.sizeClass != Run.isolatedClass {
+      return unsafe heads + Int(run.pointee.sizeClass)
+    }
+    let pages = unsafe run.pointee.byteCount / Page.size
+    return unsafe pages <= Self.isolatedLists ? heads + SizeClass.all.count + pages - 1 : nil
+  }
+
+  func push(_ run: UnsafeMutablePointer<Run>) {
+    guard let head = unsafe head(of: run) else { return }
+    unsafe run.pointee.previous = nil
+    unsafe run.pointee.next = unsafe head.pointee
+    unsafe head.pointee?.pointee.previous = unsafe run
+    unsafe head.pointee = unsafe run
+  }
+
+  private func remove(_ run: UnsafeMutablePointer<Run>) {
+    guard let head = unsafe head(of: run) else { return }
+    let (previous, next) = unsafe (run.pointee.previous, run.pointee.next)
+    if unsafe previous != nil {
+      unsafe previous.unsafelyUnwrapped.pointee.next = unsafe next
+    } else if unsafe head.pointee == run {
+      unsafe head.pointee = unsafe next
+    }
+    unsafe next?.pointee.previous = unsafe previous
+    unsafe run.pointee.next = nil
+    unsafe run.pointee.previous = nil
+  }
+
+  // MARK: - Allocate
+
+  /// What an allocation asks for.
+  struct Request {
+    let byteCount: Int
+    let alignment: Int
+
+    init(byteCount: Int, alignment: Int) throws(EnclaveError) {
+      guard byteCount >= 0, byteCount <= 1 << 31, alignment > 0, alignment <= Page.size,
+        alignment & (alignment - 1) == 0
+      else { throw .invalidSize(byteCount: byteCount, alignment: alignment) }
+      self.byteCount = byteCount
+      self.alignment = alignment
+    }
+
+    /// Slots are aligned to 16; more takes slack before the data.
+    var slotBytes: Int { byteCount + (alignment > 16 ? alignment - 16 : 0) }
+    var dataBytes: Int { (byteCount + alignment - 1) & ~(alignment - 1) }
+    var pageBytes: Int { max((dataBytes + Page.size - 1) & ~(Page.size - 1), Page.size) }
+
+    func isSlab(_ layout: Arena.Layout) -> Bool {
+      layout == .slab && slotBytes <= SizeClass.largest
+    }
+  }
+
+  /// Whether a request can be met without growing.
+  func hasRoom(for request: Request) -> Bool {
+    if request.isSlab(arena.options.layout) {
+      return unsafe heads[SizeClass.index(for: request.slotBytes)] != nil
+    }
+    let pages = request.pageBytes / Page.size
+    return unsafe pages <= Self.isolatedLists && heads[SizeClass.all.count + pages - 1] != nil
+  }
+
+  mutating func allocate(_ request: Request, label: UInt16) throws(EnclaveError) -> Place {
+    let run: UnsafeMutablePointer<Run>
+    let address: UnsafeMutableRawPointer
+    let slot: UInt16
+    if request.isSlab(arena.options.layout) {
+      let sizeClass = SizeClass.index(for: request.slotBytes)
+      if unsafe heads[sizeClass] == nil {
+        unsafe push(try arena.addSlabRun(sizeClass, lane: &self))
+        unsafe freeByClass[sizeClass] += UInt32(
+          heads[sizeClass].unsafelyUnwrapped.pointee.slotCount)
+      }
+      unsafe run = unsafe heads[sizeClass].unsafelyUnwrapped
+      slot = unsafe pop(run)
+      if unsafe run.pointee.isFull { unsafe remove(run) }
+      let start = unsafe run.pointee.base + Int(slot) * run.pointee.slotBytes
+      unsafe address =
+        unsafe request.alignment <= 16 ? start : start.alignedUp(toMultipleOf: request.alignment)
+      unsafe liveByClass[sizeClass] += 1
+      unsafe freeByClass[sizeClass] -= 1
+    } else {
+      unsafe run = unsafe try takeIsolatedRun(request)
+      unsafe address = unsafe run.pointee.base + run.pointee.byteCount - request.dataBytes
+      slot = unsafe pop(run)
+    }
+    let entry = unsafe run.pointee.slots + Int(slot)
+    unsafe entry.pointee.generation &+= 1
+    unsafe entry.pointee.byteCount = UInt32(request.byteCount)
+    unsafe entry.pointee.label = label
+    unsafe entry.pointee.nextFree = unsafe UInt16(
+      truncatingIfNeeded: run.pointee.sizeClass == Run.isolatedClass
+        ? request.dataBytes - request.byteCount
+        : address - (run.pointee.base + Int(slot) * run.pointee.slotBytes))
+    handles += 1
+    totals.secrets += 1
+    totals.bytesInUse += request.byteCount
+    totals.allocations &+= 1
+    if totals.secrets > totals.peakSecrets { totals.peakSecrets = totals.secrets }
+    if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
+    changes &+= 1
+    labels.allocated(label, byteCount: request.byteCount)
+    if page != nil { unsafe list(run, slot) }
+    return unsafe Place(
+      run: run, address: address, generation: entry.pointee.generation,
+      byteCount: UInt32(request.byteCount), slot: slot, label: label)
+  }
+
+  private func pop(_ run: UnsafeMutablePointer<Run>) -> UInt16 {
+    let slot = unsafe run.pointee.freeHead
+    unsafe run.pointee.freeHead = unsafe run.pointee.slots[Int(slot)].nextFree
+    unsafe run.pointee.live += 1
+    return slot
+  }
+
+  private mutating func takeIsolatedRun(
+    _ request: Request
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+    let arena = self.arena
+    let pages = request.pageBytes / Page.size
+    let run: UnsafeMutablePointer<Run>
+    if pages <= Self.isolatedLists, let free = unsafe heads[SizeClass.all.count + pages - 1] {
+      unsafe run = unsafe free
+      unsafe remove(run)
+    } else {
+      unsafe run = unsafe try arena.addIsolatedRun(request.pageBytes, lane: &self)
+    }
+    // Data against the trailing guard: one byte more than alignment allows for is a fault.
+    let address = unsafe run.pointee.base + request.pageBytes - request.dataBytes
+    do {
+      unsafe try arena.withLibraryWindow(run, lane: &self) {
+        unsafe arena.canaries.writeIsolated(run, address: address, byteCount: request.byteCount)
+      }
+    } catch {
+      unsafe push(run)
+      throw error
+    }
+    return unsafe run
+  }
+
+  mutating func failed(_ error: EnclaveError) {
+    totals.failedAllocations &+= 1
+    changes &+= 1
+    page?.writer.event(.allocationFailed, arena: arena.id, failure: error.systemFailure)
+  }
+
+  // MARK: - Free
+
+  /// Takes a wiped slot back. True: an isolated run that is too large to be kept.
+  mutating func finishFree(
+    _ place: Place, isFrozen: Bool, isDamaged: Bool
+  ) -> Bool {
+    let run = unsafe place.run
+    let slot = unsafe run.pointee.slots + Int(place.slot)
+    if page != nil { unsafe unlist(run, place.slot) }
+    let wasFull = unsafe run.pointee.isFull
+    unsafe slot.pointee.generation &+= 1
+    unsafe run.pointee.live -= 1
+    handles -= 1
+    totals.secrets -= 1
+    totals.bytesInUse -= Int(place.byteCount)
+    totals.frees &+= 1
+    if isDamaged { totals.corruptions &+= 1 }
+    changes &+= 1
+    labels.freed(place.label, byteCount: Int(place.byteCount))
+    let sizeClass = unsafe run.pointee.sizeClass
+    if sizeClass != Run.isolatedClass { unsafe liveByClass[Int(sizeClass)] -= 1 }
+    if isFrozen {
+      // What a frozen arena holds does not change: the slot is wiped and stays empty.
+      unsafe run.pointee.retired += 1
+      totals.retiredSlots += 1
+      return false
+    }
+    unsafe slot.pointee.nextFree = unsafe run.pointee.freeHead
+    unsafe run.pointee.freeHead = place.slot
+    if sizeClass != Run.isolatedClass { unsafe freeByClass[Int(sizeClass)] += 1 }
+    guard wasFull else { return false }
+    if sizeClass == Run.isolatedClass, unsafe run.pointee.byteCount / Page.size > Self.isolatedLists
+    {
+      // Large pages are given back rather than kept for another secret of just that size.
+      return true
+    }
+    unsafe push(run)
+    return false
+  }
+
+  // MARK: - Listing
+
+  mutating func list(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
+    guard let listings = unsafe run.pointee.listings else { return }
+    let listing = unsafe listings + Int(slotIndex)
+    unsafe listing.pointee.count = 0
+    guard let index = unsafe page.unsafelyUnwrapped.writer.takeSecret() else {
+      page!.unlistedSecrets += 1
+      return
+    }
+    let slot = unsafe run.pointee.slots + Int(slotIndex)
+    unsafe listing.pointee.record = index
+    unsafe listing.pointee.position = UInt32(page!.listed.count)
+    unsafe page!.listed.append(ListedSecret(run: run, slot: slotIndex, count: 0))
+    let record = page!.secrets[Int(index)]
+    let now = page!.writer.now
+    page!.serial &+= 1
+    record.begin()
+    unsafe record.set(.owner, (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32)
+    record.set(.serial, page!.serial)
+    unsafe record.set(.size, UInt64(slot.pointee.byteCount))
+    record.set(.allocatedAtMs, now)
+    record.set(.lastOpenedAtMs, PageFormat.unknown)
+    record.end()
+  }
+
+  private mutating func unlist(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
+    guard let listings = unsafe run.pointee.listings else { return }
+    let listing = unsafe listings + Int(slotIndex)
+    let index = unsafe listing.pointee.record
+    guard index != Listing.none else {
+      page!.unlistedSecrets -= 1
+      return
+    }
+    page!.secrets[Int(index)].clear(words: SecretWord.allCases.count)
+    page!.writer.giveBack(.secrets, index)
+    unsafe listing.pointee.record = Listing.none
+    // The last one takes its place.
+    let position = unsafe Int(listing.pointee.position)
+    guard let last = page!.listed.popLast(), position < page!.listed.count else { return }
+    page!.listed[position] = last
+    unsafe last.run.pointee.listings![Int(last.slot)].position = UInt32(position)
+  }
+
+  /// Writes what windows changed since the last time.
+  mutating func refreshListed(opens: UInt64) {
+    guard page != nil, page!.seenOpens != opens else { return }
+    page!.seenOpens = opens
+    let now = page!.writer.now
+    for index in 0..<page!.listed.count {
+      let entry = unsafe page!.listed.place(index)
+      let listing = unsafe entry.pointee.run.pointee.listings! + Int(entry.pointee.slot)
+      let count = unsafe loadRelaxed(&listing.pointee.count)
+      guard unsafe count != entry.pointee.count else { continue }
+      let isNew = unsafe count >> 24 != entry.pointee.count >> 24
+      unsafe entry.pointee.count = count
+      let record = unsafe page!.secrets[Int(listing.pointee.record)]
+      record.begin()
+      record.set(.opens, count >> 24)
+      record.set(.openNow, count & 0xff_ffff)
+      if isNew { record.set(.lastOpenedAtMs, now) }
+      record.end()
+    }
+  }
+}

@@ -1,0 +1,115 @@
+// What is known about memory: chunks, runs and slots. All of it lies outside of the secret pages.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// What is known about one slot.
+struct Slot: BitwiseCopyable {
+  /// Raised by each allocation and each free, so odd while a secret lives here: a handle with
+  /// another generation is stale.
+  var generation: UInt32 = 0
+  var byteCount: UInt32 = 0
+  var label: UInt16 = 0
+  /// The next free slot of the run; of a live secret, the bytes that alignment left over: before
+  /// it in a slab, behind it in pages of its own.
+  var nextFree: UInt16 = 0
+
+  var isLive: Bool { generation & 1 == 1 }
+}
+
+/// What the page's record of a secret needs to know, where the process publishes.
+struct Listing: BitwiseCopyable {
+  static let none = UInt32.max
+  /// A window that is opened adds this, one that is closed takes 1 away.
+  static let opened: UInt64 = 1 << 24 | 1
+
+  var record: UInt32 = Listing.none
+  /// In the lane's list of what is listed.
+  var position: UInt32 = 0
+  /// Opens << 24 | open now. Changed by any thread, by atomic additions.
+  var count: UInt64 = 0
+
+  var opens: UInt64 { count >> 24 }
+  var openNow: UInt64 { count & 0xff_ffff }
+}
+
+@safe
+struct Chunk: BitwiseCopyable {
+  var mapping: GuardedMapping
+  var isMapped = true
+  var isLocked = false
+  var isSealed = false
+  var isIsolated: Bool
+  var lockErrno: Int32 = 0
+  var carvedBytes = 0
+  var record: UInt32 = Listing.none
+  /// The run of each page, so that an address is found in its chunk in O(1).
+  var runs: UnsafeMutablePointer<UnsafeMutablePointer<Run>?>
+
+  var pageCount: Int { mapping.byteCount / Page.size }
+}
+
+/// Pages that are opened and closed together, cut into slots of one size. A run keeps its place in
+/// memory as long as the arena's metadata lives: handles point to it.
+@safe
+struct Run: BitwiseCopyable {
+  static let isolatedClass: UInt8 = 0xff
+  static let endOfList = UInt16.max
+
+  let arena: ArenaReference
+  let lane: UInt8
+  let sizeClass: UInt8
+  let slotCount: UInt16
+  let slots: UnsafeMutablePointer<Slot>
+  var base: UnsafeMutableRawPointer
+  var byteCount: Int
+  var slotBytes: Int
+  var chunk: UInt32
+  /// nil until the process publishes for the first time; then it stays.
+  var listings: UnsafeMutablePointer<Listing>?
+
+  // What the lane's lock covers.
+  /// Pages that could not be closed again: how far they are open.
+  var stuck: Protection = .closed
+  var freeHead: UInt16 = 0
+  var live: UInt16 = 0
+  /// Slots of a frozen arena that are wiped and not used again.
+  var retired: UInt16 = 0
+  var next: UnsafeMutablePointer<Run>?
+  var previous: UnsafeMutablePointer<Run>?
+  var readers: UInt32 = 0
+  var writers: UInt32 = 0
+
+  var isFull: Bool { live + retired == slotCount }
+  var isIsolated: Bool { sizeClass == Run.isolatedClass }
+
+  /// The first byte of a live secret.
+  func dataStart(_ slot: Int) -> UnsafeMutableRawPointer {
+    let entry = unsafe slots[slot]
+    return unsafe isIsolated
+      ? base + (byteCount - Int(entry.nextFree) - Int(entry.byteCount))
+      : base + (slot * slotBytes + Int(entry.nextFree))
+  }
+
+  /// How far the pages must be open for the windows there are.
+  func needed(_ closed: Protection) -> Protection {
+    if writers > 0 { return .readWrite }
+    return readers > 0 && closed == .closed ? .read : closed
+  }
+}
+
+@safe
+struct RunReference: BitwiseCopyable {
+  let run: UnsafeMutablePointer<Run>
+}
+
+/// Where a secret is: what its handle holds.
+@safe
+struct Place: BitwiseCopyable {
+  let run: UnsafeMutablePointer<Run>
+  let address: UnsafeMutableRawPointer
+  let generation: UInt32
+  let byteCount: UInt32
+  let slot: UInt16
+  let label: UInt16
+}

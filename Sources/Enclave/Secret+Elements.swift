@@ -1,0 +1,71 @@
+// Secrets as integers.
+
+extension Secret {
+  /// Opens a window for reading, as integers. Bytes that do not make a whole integer are left out.
+  ///
+  /// - Throws: as `withBytes(_:)`; `AccessError.access(.misaligned)` when the secret was allocated
+  ///   with a smaller alignment than the integer's.
+  @inlinable
+  public borrowing func withElements<
+    Element: FixedWidthInteger & BitwiseCopyable, R: ~Copyable, E: Error
+  >(
+    of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
+      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
+    }
+    let found: UInt32
+    do { found = try openWindow(writing: false) } catch { throw .access(error) }
+    defer { closeWindow(writing: false, found) }
+    let span = unsafe Span<Element>(
+      _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
+      count: byteCount / MemoryLayout<Element>.stride)
+    do { return try body(span) } catch { throw .body(error) }
+  }
+
+  /// Opens a window for reading and writing, as integers.
+  ///
+  /// - Throws: as `withElements(of:_:)`.
+  @inlinable
+  public mutating func withMutableElements<
+    Element: FixedWidthInteger & BitwiseCopyable, R: ~Copyable, E: Error
+  >(
+    of type: Element.Type, _ body: (inout MutableSpan<Element>) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
+      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
+    }
+    let found: UInt32
+    do { found = try openWindow(writing: true) } catch { throw .access(error) }
+    defer { closeWindow(writing: true, found) }
+    var span = unsafe MutableSpan<Element>(
+      _unsafeStart: start.assumingMemoryBound(to: Element.self),
+      count: byteCount / MemoryLayout<Element>.stride)
+    do { return try body(&span) } catch { throw .body(error) }
+  }
+
+  /// As `withElements(of:_:)`, for any trivial type: whether its bit patterns are valid is the
+  /// caller's to know.
+  @unsafe @inlinable
+  public borrowing func withUnsafeElements<Element: BitwiseCopyable, R: ~Copyable, E: Error>(
+    of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
+      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
+    }
+    let found: UInt32
+    do { found = try openWindow(writing: false) } catch { throw .access(error) }
+    defer { closeWindow(writing: false, found) }
+    let span = unsafe Span<Element>(
+      _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
+      count: byteCount / MemoryLayout<Element>.stride)
+    do { return try body(span) } catch { throw .body(error) }
+  }
+
+  /// "Secret(32 bytes)": no contents.
+  public var description: String { "Secret(\(byteCount) bytes)" }
+}
+
+extension SharedSecret: CustomReflectable {
+  public var customMirror: Mirror { Mirror(self, children: []) }
+}
