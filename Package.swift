@@ -75,9 +75,11 @@ let package = Package(
     .executableTarget(
       name: "test-publisher", dependencies: ["Enclave"],
       path: "Tests/Support/TestPublisher", swiftSettings: settings),
+    .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
     .testTarget(
-      name: "EnclaveTests", dependencies: ["Enclave", "EnclaveSystem", "TestSupport"],
+      name: "EnclaveTests",
+      dependencies: ["Enclave", "EnclaveSystem", "TestSupport", "CTestSupport"],
       swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveStatsTests",

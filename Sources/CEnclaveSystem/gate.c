@@ -125,6 +125,7 @@ int64_t ces_barrier(void) {
 
 uint32_t ces_pool_bits = 0;
 void ces_pool_add(uint32_t bits) { __atomic_fetch_or(&ces_pool_bits, bits, __ATOMIC_SEQ_CST); }
+void ces_pool_forget(void) { __atomic_store_n(&ces_pool_bits, 0, __ATOMIC_SEQ_CST); }
 
 int64_t ces_key_allocate(void) {
 #if defined(__x86_64__)

@@ -412,13 +412,17 @@ struct ArenaCore {
       return .lockLimit(soft: limit.soft, inUse: inUse, needed: UInt64(needed))
     default: break
     }
-    // ENOMEM is 12, EAGAIN is 11: what map calls answer at vm.max_map_count.
+    return Self.mapLimit(or: failure)
+  }
+
+  /// ENOMEM is 12, EAGAIN is 11: what map calls answer at vm.max_map_count.
+  static func mapLimit(or failure: SystemFailure) -> EnclaveError {
     if failure.errno == 12 || failure.errno == 11, let inUse = ProcessFacts.mapCount(),
       let limit = ProcessFacts.mapLimit(), inUse + 3 >= limit
     {
       return .mapLimit(inUse: inUse, limit: limit)
     }
-    return error
+    return .system(failure)
   }
 
   mutating func makeIsolatedRun(
@@ -457,9 +461,9 @@ struct ArenaCore {
 
   /// Gives a wiped isolated run's pages back.
   mutating func dropIsolatedRun(_ run: UnsafeMutablePointer<Run>) {
-    if unsafe removeChunk(Int(run.pointee.chunk)) == nil {
-      unsafe deadRuns.append(RunReference(run: run))
-    }
+    guard unsafe removeChunk(Int(run.pointee.chunk)) == nil else { return }
+    unsafe run.pointee.byteCount = 0
+    unsafe deadRuns.append(RunReference(run: run))
   }
 
   /// Unmaps a chunk whose contents are wiped.
@@ -467,7 +471,10 @@ struct ArenaCore {
     let chunk = chunks[index]
     do throws(SystemFailure) {
       if chunk.isSealed {
-        // Its addresses stay until the process ends; its memory and its lock do not.
+        // Its addresses stay until the process ends; its memory and its lock do not. Who has not
+        // the key open may not discard sealed pages.
+        let found = arena.gate.openKey(writing: true)
+        defer { arena.gate.closeKey(found) }
         try chunk.mapping.discard()
         Registry.retire(byteCount: chunk.mapping.byteCount)
       } else {

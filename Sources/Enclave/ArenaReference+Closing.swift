@@ -201,31 +201,42 @@ extension ArenaReference {
   // MARK: - Checks
 
   /// Looks at every canary and every free slot. Returns what is wrong.
+  ///
+  /// No secret is being wiped meanwhile (its canaries would be half gone); windows may be open.
   func check() throws(EnclaveError) -> [Violation] {
-    guard gate.isOwn else { throw .inheritedByFork }
-    return unsafe try withEverything { lanes, core throws(EnclaveError) in
+    var found: [Violation] = []
+    unsafe try change { _ in
+      nil
+    } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
-      var found: [Violation] = []
       for index in 0..<core.runs.count {
-        let run = unsafe core.runs[index].run
-        guard unsafe core.chunks[Int(run.pointee.chunk)].isMapped else { continue }
-        let lane = unsafe Int(run.pointee.lane)
-        if mechanism == .pages { unsafe try openPages(run, writing: false, lane: &lanes[lane]) }
-        let key = gate.openKey(writing: false)
-        unsafe canaries.check(run) { slot, kind, offset in
-          let entry = unsafe run.pointee.slots[slot]
-          let text = core.labels.entries[Int(entry.label)].text
-          found.append(
-            Violation(
-              kind: kind, arena: "\(name)",
-              label: kind == .writeAfterFree ? nil : String(decoding: text, as: UTF8.self),
-              byteCount: kind == .writeAfterFree ? nil : Int(entry.byteCount), offset: offset))
-        }
-        gate.closeKey(key)
-        if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
+        unsafe try check(core.runs[index].run, lanes, core, &found)
       }
-      return found
+      return gate.isFrozen ? .frozen : .open
     }
+    return found
+  }
+
+  private func check(
+    _ run: UnsafeMutablePointer<Run>, _ lanes: UnsafeMutablePointer<Lane>, _ core: ArenaCore,
+    _ found: inout [Violation]
+  ) throws(EnclaveError) {
+    guard unsafe run.pointee.byteCount > 0 else { return }
+    let lane = unsafe Int(run.pointee.lane)
+    if mechanism == .pages { unsafe try openPages(run, writing: false, lane: &lanes[lane]) }
+    let key = gate.openKey(writing: false)
+    unsafe canaries.check(run) { slot, kind, offset in
+      let entry = unsafe run.pointee.slots[slot]
+      let isLive = kind != .writeAfterFree
+      let text = isLive ? core.labels.entries[Int(entry.label)].text : []
+      found.append(
+        Violation(
+          kind: kind, arena: "\(name)",
+          label: isLive ? String(decoding: text, as: UTF8.self) : nil,
+          byteCount: isLive ? Int(entry.byteCount) : nil, offset: offset))
+    }
+    gate.closeKey(key)
+    if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
   }
 
   /// The run and slot of an address in a chunk; nil when it lies in none. The caller holds the

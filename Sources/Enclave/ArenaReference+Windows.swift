@@ -128,7 +128,7 @@ extension ArenaReference {
       do {
         unsafe try setProtection(wanted, at: run.pointee.base, byteCount: run.pointee.byteCount)
       } catch {
-        throw withCore { $0.explained(.system(error), needed: 0) }
+        throw ArenaCore.mapLimit(or: error)
       }
     }
     if writing { unsafe run.pointee.writers += 1 } else { unsafe run.pointee.readers += 1 }

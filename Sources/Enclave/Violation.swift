@@ -27,6 +27,14 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
   /// The first byte that is wrong, counted from the secret's first; nil where it has no meaning.
   public let offset: Int?
 
+  public init(kind: Kind, arena: String, label: String?, byteCount: Int?, offset: Int?) {
+    self.kind = kind
+    self.arena = arena
+    self.label = label
+    self.byteCount = byteCount
+    self.offset = offset
+  }
+
   /// What happened, in one line. No contents.
   public var description: String {
     let what =

@@ -222,6 +222,8 @@ int64_t ces_key_protect(void *address, size_t length, int key);
 /// The keys of the process' pool, as PKRU bits: what a thread must not be born with open.
 extern uint32_t ces_pool_bits;
 void ces_pool_add(uint32_t bits);
+/// For a test that shows what happens without.
+void ces_pool_forget(void);
 /// mseal(2), Linux 6.10.
 int64_t ces_seal(void *address, size_t length);
 /// memfd_secret(2) of so many bytes mapped over [address, address + length), shared.

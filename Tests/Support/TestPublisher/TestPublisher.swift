@@ -136,9 +136,15 @@ extension Host {
         .init(
           layout: try word(3) == "slab" ? .slab : .isolated,
           lock: try word(4) == "required" ? .required : word(4) == "off" ? .off : .preferred,
-          gate: try word(5) == "none" ? .none : .pages,
+          gate: try word(5) == "none" ? .none : try word(5) == "key" ? .key : .pages,
           capacity: words.count > 6 ? Int(words[6]) : nil))
       secrets[words[1]] = []
+      return ""
+    case "freeze":
+      try arena().freeze()
+      return ""
+    case "seal":
+      try arena().seal()
       return ""
     case "alloc":
       let arena = try arena()

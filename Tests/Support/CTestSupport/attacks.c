@@ -1,0 +1,141 @@
+#define _GNU_SOURCE
+#include "CTestSupport.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static __thread sigjmp_buf out;
+static __thread volatile sig_atomic_t is_trying;
+static __thread volatile int code;
+
+static void on_fault(int signal, siginfo_t *info, void *context) {
+  (void)context;
+  if (!is_trying) {
+    struct sigaction normal = {.sa_handler = SIG_DFL};
+    sigaction(signal, &normal, NULL);
+    return;
+  }
+  code = info->si_code ? info->si_code : -1;
+  siglongjmp(out, 1);
+}
+
+static int has_keys(void) {
+#if defined(__x86_64__)
+  unsigned a = 7, b, c = 0, d;
+  __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  return (c >> 4) & 1;  // OSPKE
+#else
+  return 0;
+#endif
+}
+
+static uint32_t pkru(void) {
+#if defined(__x86_64__)
+  uint32_t a, d;
+  __asm__ volatile("rdpkru" : "=a"(a), "=d"(d) : "c"(0));
+  return a;
+#else
+  return 0;
+#endif
+}
+
+static void set_pkru(uint32_t value) {
+#if defined(__x86_64__)
+  __asm__ volatile("wrpkru" ::"a"(value), "c"(0), "d"(0) : "memory");
+#else
+  (void)value;
+#endif
+}
+
+static int try(uintptr_t address, int writing) {
+  struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
+  sigaction(SIGSEGV, &action, NULL);
+  sigaction(SIGBUS, &action, NULL);
+  int keys = has_keys();
+  uint32_t before = keys ? pkru() : 0;
+  volatile char *place = (volatile char *)address;
+  code = 0;
+  if (sigsetjmp(out, 1) == 0) {
+    is_trying = 1;
+    char byte = *place;
+    if (writing) *place = byte;
+  }
+  is_trying = 0;
+  // A handler starts with the keys closed, and a jump out of it leaves them so.
+  if (keys) set_pkru(before);
+  return code;
+}
+
+int ct_try_read(uintptr_t address) { return try(address, 0); }
+int ct_try_write(uintptr_t address) { return try(address, 1); }
+
+// Worker threads of a pool have signals blocked.
+static void unblock(int signal) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, signal);
+  pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static sigjmp_buf jump;
+static void jump_handler(int signal) {
+  (void)signal;
+  siglongjmp(jump, 1);
+}
+
+int ct_jump_out(void (*body)(void *), void *context) {
+  struct sigaction action = {.sa_handler = jump_handler};
+  sigaction(SIGUSR1, &action, NULL);
+  unblock(SIGUSR1);
+  if (sigsetjmp(jump, 1) != 0) return 1;
+  body(context);
+  return 0;
+}
+
+void ct_on_signal(void (*handler)(int)) {
+  struct sigaction action = {.sa_handler = handler};
+  sigaction(SIGUSR2, &action, NULL);
+  unblock(SIGUSR2);
+}
+
+int ct_raw_fork(void) { return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); }
+long ct_mseal(uintptr_t address, size_t length) {
+  return syscall(462, address, length, 0) < 0 ? -errno : 0;
+}
+
+int ct_mprotect(uintptr_t a, size_t n) {
+  return mprotect((void *)a, n, PROT_READ | PROT_WRITE) < 0 ? -errno : 0;
+}
+int ct_munmap(uintptr_t a, size_t n) { return munmap((void *)a, n) < 0 ? -errno : 0; }
+int ct_mremap(uintptr_t a, size_t n) {
+  return mremap((void *)a, n, n * 2, MREMAP_MAYMOVE) == MAP_FAILED ? -errno : 0;
+}
+int ct_map_over(uintptr_t a, size_t n) {
+  return mmap((void *)a, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+              0) == MAP_FAILED
+             ? -errno
+             : 0;
+}
+int ct_discard(uintptr_t a, size_t n) { return madvise((void *)a, n, MADV_DONTNEED) < 0 ? -errno : 0; }
+int ct_discard_locked(uintptr_t a, size_t n) {
+  return madvise((void *)a, n, 24 /* MADV_DONTNEED_LOCKED */) < 0 ? -errno : 0;
+}
+
+void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go) {
+#if defined(__x86_64__)
+  __asm__ volatile(
+      "movq %0, %%r12\n\tmovl $1, (%1)\n1:\tpause\n\tmovl (%2), %%eax\n\ttestl %%eax, %%eax\n\tjz 1b\n\t"
+      "xorl %%r12d, %%r12d"
+      :
+      : "D"(value), "S"(ready), "d"(go)
+      : "r12", "eax", "memory");
+#else
+  *ready = 1;
+  while (!*go) __asm__ volatile("" ::"r"(value) : "memory");
+#endif
+}

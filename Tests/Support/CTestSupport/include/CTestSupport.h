@@ -1,0 +1,33 @@
+// What attacks need and Swift cannot do: faults that are survived, jumps out of handlers, raw calls.
+
+#ifndef C_TEST_SUPPORT_H
+#define C_TEST_SUPPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/// 0 when a byte can be read (written with itself) there; else the si_code of the fault. The
+/// thread's PKRU is as it was afterwards.
+int ct_try_read(uintptr_t address);
+int ct_try_write(uintptr_t address);
+
+/// Runs `body`, which raises SIGUSR1; the handler jumps out of it. 1 when it did.
+int ct_jump_out(void (*body)(void *), void *context);
+/// Runs `handler` as the handler of SIGUSR2.
+void ct_on_signal(void (*handler)(int));
+
+/// clone(2) with no flags but SIGCHLD: a fork that the C library does not know of.
+int ct_raw_fork(void);
+long ct_mseal(uintptr_t address, size_t length);
+/// -errno of the calls that change or discard a mapping.
+int ct_mprotect(uintptr_t address, size_t length);
+int ct_munmap(uintptr_t address, size_t length);
+int ct_mremap(uintptr_t address, size_t length);
+int ct_map_over(uintptr_t address, size_t length);
+int ct_discard(uintptr_t address, size_t length);
+int ct_discard_locked(uintptr_t address, size_t length);
+
+/// Leaves eight bytes in a callee-saved register and waits until *go is not 0.
+void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go);
+
+#endif
