@@ -71,6 +71,9 @@ let package = Package(
     .executableTarget(
       name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
 
+    .executableTarget(
+      name: "enclave-bench", dependencies: ["Enclave"], swiftSettings: settings),
+
     // Tests, and the programs that they watch.
     .executableTarget(
       name: "test-publisher", dependencies: ["Enclave"],

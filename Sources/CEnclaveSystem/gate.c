@@ -74,16 +74,16 @@ int64_t ces_shard_make(ces_gate *gate, uint64_t label_count) {
     // Only its own thread writes a shard's counts, and it is here; the shared one is made once,
     // with all the labels that there will ever be room for.
     uint64_t room = number == CES_THREADS - 1 ? 65536 : label_count + label_count / 2 + 6;
-    uint32_t *counts = calloc(room * 2, sizeof *counts);
+    uint64_t *counts = calloc(room, sizeof *counts);
     if (!counts) {
       if (!old) free(shard);
       return -ENOMEM;
     }
     if (shard->label_count) {
-      memcpy(counts, shard->label_opens, shard->label_count * 2 * sizeof *counts);
+      memcpy(counts, shard->labels, shard->label_count * sizeof *counts);
     }
-    uint32_t *before = shard->label_opens;
-    shard->label_opens = counts;
+    uint64_t *before = shard->labels;
+    shard->labels = counts;
     __atomic_store_n(&shard->label_count, room, __ATOMIC_RELEASE);
     free(before);  // readers of other threads' counts hold the arena's lock, as the caller does
   }
@@ -93,7 +93,7 @@ int64_t ces_shard_make(ces_gate *gate, uint64_t label_count) {
 
 void ces_shards_free(ces_gate *gate) {
   for (int i = 0; i < CES_THREADS; i++) {
-    if (gate->shards[i]) free(gate->shards[i]->label_opens);
+    if (gate->shards[i]) free(gate->shards[i]->labels);
     free(gate->shards[i]);
     gate->shards[i] = NULL;
   }

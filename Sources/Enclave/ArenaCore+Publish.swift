@@ -73,7 +73,7 @@ struct Totals {
     retiredSlots += lane.totals.retiredSlots
     peakSecrets = max(peakSecrets, lane.totals.peakSecrets)
     peakBytesInUse = max(peakBytesInUse, lane.totals.peakBytesInUse)
-    changes &+= lane.changes
+    changes &+= lane.changes &+ lane.totals.allocations &+ lane.totals.frees
     unlistedSecrets += lane.page?.unlistedSecrets ?? 0
   }
 }
@@ -83,7 +83,7 @@ extension ArenaReference {
 
   /// Writes everything about this arena into a page, and keeps it there from now on.
   func attach(_ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
-    unsafe withEverything { lanes, core in
+    withEverything { lanes, core in
       core.page = ArenaPage(
         writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
       core.publishArena()
@@ -92,9 +92,7 @@ extension ArenaReference {
         core.publishChunk(index, event: nil)
       }
       for index in 0..<laneCount {
-        unsafe lanes[index].page = unsafe LanePage(
-          pageWriter: .passUnretained(writer), secrets: writer.table(SecretWord.self),
-          serial: UInt64(index) << 48)
+        lanes[index].page = LanePage(writer, lane: index)
       }
       for index in 0..<core.runs.count {
         let run = unsafe core.runs[index].run
@@ -112,18 +110,20 @@ extension ArenaReference {
 
   /// Takes this arena's records off the page.
   func detach() {
-    unsafe withEverything { lanes, core in
+    withEverything { lanes, core in
       guard core.page != nil else { return }
       for index in 0..<laneCount {
-        guard let page = unsafe lanes[index].page else { continue }
-        unsafe lanes[index].page = nil
+        guard var page = lanes[index].page else { continue }
+        lanes[index].page = nil
         for entry in 0..<page.listed.count {
           let (run, slot) = unsafe (page.listed[entry].run, Int(page.listed[entry].slot))
           let record = unsafe run.pointee.listings![slot].record
-          page.secrets[Int(record)].clear(words: SecretWord.allCases.count)
-          page.writer.giveBack(.secrets, record)
+          page.secrets[Int(record)].unlist()
+          page.writer.giveBackSecret(record)
           unsafe run.pointee.listings![slot].record = Listing.none
         }
+        page.giveBack(leaving: 0)
+        page.spare.deallocate()
         page.listed.deallocate()
       }
       core.detach()
@@ -157,8 +157,8 @@ extension ArenaReference {
           sums[label] = sums[label] + lane.labels.counts[label]
         }
         for sizeClass in 0..<classes.count {
-          unsafe classes[sizeClass] &+=
-            UInt64(lane.liveByClass[sizeClass]) | UInt64(lane.freeByClass[sizeClass]) << 32
+          classes[sizeClass] &+=
+            lane.sizeClass(sizeClass)
         }
       }
     }
@@ -350,7 +350,7 @@ extension ArenaCore {
 
   private func writeCounts(_ record: RecordWriter<LabelWord>, _ entry: LabelEntry) {
     let counts = entry.counts
-    record.set(.live, counts.live)
+    record.set(.live, counts.allocations &- counts.frees)
     record.set(.bytes, counts.bytes)
     record.set(.allocations, counts.allocations)
     record.set(.frees, counts.frees)
@@ -367,15 +367,16 @@ extension ArenaCore {
     for label in 0..<sums.count {
       let entry = unsafe labels.entries.place(label)
       let (opens, openNow) = arena.gate.label(UInt16(label))
-      let newOpens = unsafe opens &- UInt32(truncatingIfNeeded: entry.pointee.opens)
       guard
-        unsafe sums[label] != entry.pointee.counts || newOpens != 0
-          || UInt64(openNow) != entry.pointee.openNow
+        unsafe sums[label] != entry.pointee.counts || opens != entry.pointee.opens
+          || openNow != entry.pointee.openNow
       else { continue }
       unsafe entry.pointee.counts = sums[label]
-      unsafe entry.pointee.opens += UInt64(newOpens)
-      unsafe entry.pointee.openNow = UInt64(openNow)
-      if newOpens != 0 { unsafe entry.pointee.lastOpenedAtMs = page.writer.now }
+      if unsafe opens != entry.pointee.opens {
+        unsafe entry.pointee.lastOpenedAtMs = page.writer.now
+      }
+      unsafe entry.pointee.opens = opens
+      unsafe entry.pointee.openNow = openNow
       guard unsafe entry.pointee.record != Listing.none else { continue }
       let record = unsafe page.labels[Int(entry.pointee.record)]
       record.begin()

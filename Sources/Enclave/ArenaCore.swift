@@ -51,7 +51,7 @@ struct ArenaHeader {
   let createdAtMs: UInt64
   /// Spin words, a cache line each: state, core, then the lanes'.
   let words: UnsafeMutablePointer<UInt32>
-  let lanes: UnsafeMutablePointer<Lane>
+  let lanes: Lanes
   let laneCount: Int
   let core: UnsafeMutablePointer<ArenaCore>
   /// Handles that are left once the Arena object is gone.
@@ -71,7 +71,7 @@ struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     canaries: Canaries, generation: UInt64
   ) -> ArenaReference {
     let arena = unsafe ArenaReference(header: .allocate(capacity: 1))
-    let laneCount = lanes
+    let laneCount = Self.processors
     let wordCount = (2 + laneCount) * wordsPerLine
     let words = unsafe UnsafeMutableRawPointer.allocate(byteCount: wordCount * 4, alignment: 64)
       .bindMemory(to: UInt32.self, capacity: wordCount)
@@ -80,26 +80,22 @@ struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     gate.key = key
     let orphans = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
     unsafe orphans.initialize(to: 0)
-    let stride = MemoryLayout<Lane>.stride
-    let laneMemory = unsafe UnsafeMutableRawPointer.allocate(
-      byteCount: laneCount * stride, alignment: 64
-    )
-    .bindMemory(to: Lane.self, capacity: laneCount)
+    let lanes = Lanes(count: laneCount)
     let core = UnsafeMutablePointer<ArenaCore>.allocate(capacity: 1)
     unsafe arena.header.initialize(
       to: ArenaHeader(
         id: id, name: name, options: options, mechanism: mechanism, canaries: canaries, gate: gate,
-        createdAtMs: ProcessFacts.bootMilliseconds, words: words, lanes: laneMemory,
+        createdAtMs: ProcessFacts.bootMilliseconds, words: words, lanes: lanes,
         laneCount: laneCount, core: core, orphans: orphans))
     unsafe core.initialize(to: ArenaCore(arena: arena))
     for index in 0..<laneCount {
-      unsafe (laneMemory + index).initialize(to: Lane(arena: arena, index: UInt8(index)))
+      unsafe lanes.place(index).initialize(to: Lane(arena: arena, index: UInt8(index)))
     }
     return arena
   }
 
   /// As many as there are processors, rounded up to a power of two.
-  private static let lanes: Int = {
+  private static let processors: Int = {
     var count = 1
     while count < ProcessFacts.processors, count < maximumLanes { count *= 2 }
     return count
@@ -151,7 +147,7 @@ struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
 
   /// All lanes and the core: nothing moves but windows of a key gate.
   func withEverything<R, E: Error>(
-    _ body: (UnsafeMutablePointer<Lane>, inout ArenaCore) throws(E) -> R
+    _ body: (Lanes, inout ArenaCore) throws(E) -> R
   ) throws(E) -> R {
     for index in 0..<laneCount { unsafe lock(laneWord(index)) }
     defer { for index in 0..<laneCount { unsafe unlock(laneWord(index)) } }

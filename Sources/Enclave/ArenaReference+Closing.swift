@@ -10,7 +10,7 @@ extension ArenaReference {
   /// `body` returns the access from now on; when anything throws, it is what it was before.
   private func change(
     unless refuses: (Gate.Windows) -> EnclaveError?,
-    _ body: (UnsafeMutablePointer<Lane>, inout ArenaCore) throws(EnclaveError) -> Gate.Access
+    _ body: (Lanes, inout ArenaCore) throws(EnclaveError) -> Gate.Access
   ) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
     unsafe lock(stateWord)
@@ -22,9 +22,9 @@ extension ArenaReference {
     do { try gate.order() } catch { throw .system(error) }
     if let refusal = refuses(withCore { _ in gate.windows }) { throw refusal }
     while withCore({ _ in gate.windows.wiping }) > 0 { ProcessFacts.yield() }
-    after = unsafe try withEverything { lanes, core throws(EnclaveError) in
+    after = try withEverything { lanes, core throws(EnclaveError) in
       core.changes &+= 1
-      do throws(EnclaveError) { return unsafe try body(lanes, &core) } catch {
+      do throws(EnclaveError) { return try body(lanes, &core) } catch {
         // What failed half way may have left the arena unusable.
         if core.isBroken { after = .destroyed }
         throw error
@@ -46,7 +46,7 @@ extension ArenaReference {
   // MARK: - Freeze and seal
 
   func freeze() throws(EnclaveError) {
-    unsafe try change { windows in
+    try change { windows in
       // An arena that shares its key needs another, which windows that are open would not have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
       return windows.writes > 0 || needsKey && windows.reads > 0 ? windowsError(windows) : nil
@@ -70,7 +70,7 @@ extension ArenaReference {
       case .pages: break
       }
     } catch { throw .system(error) }
-    gate.isFrozen = true
+    gate.setFrozen()
     core.page?.writer.event(.arenaFrozen, arena: id)
   }
 
@@ -79,7 +79,7 @@ extension ArenaReference {
     guard mechanism == .key else { throw .sealNeedsKeyGate }
     do throws(SystemFailure) { try Probe.seals() } catch { throw .unsupported(.seals, error) }
     try freeze()
-    unsafe try change { _ in
+    try change { _ in
       nil
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
@@ -106,10 +106,10 @@ extension ArenaReference {
   func destroy(until deadline: UInt64) throws(EnclaveError) {
     while true {
       do throws(EnclaveError) {
-        unsafe try change { windows in
+        try change { windows in
           windows.open > 0 ? windowsError(windows) : nil
         } _: { lanes, core throws(EnclaveError) in
-          unsafe try wipeAndUnmap(lanes, &core)
+          try wipeAndUnmap(lanes, &core)
           return .destroyed
         }
         break
@@ -135,7 +135,7 @@ extension ArenaReference {
   }
 
   private func wipeAndUnmap(
-    _ lanes: UnsafeMutablePointer<Lane>, _ core: inout ArenaCore
+    _ lanes: Lanes, _ core: inout ArenaCore
   ) throws(EnclaveError) {
     var failure: SystemFailure?
     core.isDestroyed = true
@@ -148,9 +148,9 @@ extension ArenaReference {
       failure = core.removeChunk(index) ?? failure
     }
     for index in 0..<laneCount {
-      unsafe lanes[index].totals.secrets = 0
-      unsafe lanes[index].totals.bytesInUse = 0
-      unsafe lanes[index].totals.stuckPages = 0
+      lanes[index].totals.wipedWithArena &+= UInt64(lanes[index].totals.secrets)
+      lanes[index].totals.bytesInUse = 0
+      lanes[index].totals.stuckPages = 0
     }
     if let failure { throw .system(failure) }
   }
@@ -161,11 +161,11 @@ extension ArenaReference {
   func orphan() {
     // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
     guard gate.isOwn else { return }
-    let left = unsafe withEverything { lanes, _ -> UInt64 in
+    let left = withEverything { lanes, _ -> UInt64 in
       var handles = 0
       for index in 0..<laneCount {
-        unsafe lanes[index].isOrphan = true
-        unsafe handles += lanes[index].handles
+        lanes[index].isOrphan = true
+        handles += lanes[index].handles
       }
       unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.orphans)
       return UInt64(handles)
@@ -191,7 +191,7 @@ extension ArenaReference {
     guard options.lock == .preferred,
       withCore({ !$0.isDestroyed && $0.bytesLocked < $0.bytesMapped })
     else { return headroom }
-    return unsafe withEverything { _, core in
+    return withEverything { _, core in
       let windows = gate.windows
       if mechanism == .pages, windows.open + windows.wiping > 0 { return headroom }
       return core.lockLater(headroom: headroom)
@@ -205,7 +205,7 @@ extension ArenaReference {
   /// No secret is being wiped meanwhile (its canaries would be half gone); windows may be open.
   func check() throws(EnclaveError) -> [Violation] {
     var found: [Violation] = []
-    unsafe try change { _ in
+    try change { _ in
       nil
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
@@ -218,7 +218,7 @@ extension ArenaReference {
   }
 
   private func check(
-    _ run: UnsafeMutablePointer<Run>, _ lanes: UnsafeMutablePointer<Lane>, _ core: ArenaCore,
+    _ run: UnsafeMutablePointer<Run>, _ lanes: Lanes, _ core: ArenaCore,
     _ found: inout [Violation]
   ) throws(EnclaveError) {
     guard unsafe run.pointee.byteCount > 0 else { return }
@@ -258,7 +258,7 @@ extension ArenaReference {
   /// Whether a range lies within one live secret.
   func contains(_ range: UnsafeRawBufferPointer) -> Bool {
     guard gate.isOwn, let start = range.baseAddress else { return false }
-    return unsafe withEverything { _, core in
+    return withEverything { _, core in
       guard !core.isDestroyed, let (run, slot) = unsafe Self.find(start, in: core),
         unsafe run.pointee.slots[slot].isLive
       else { return false }
@@ -269,7 +269,7 @@ extension ArenaReference {
 
   /// The secret whose first byte is at an address.
   func place(of address: UnsafeMutableRawPointer) -> Place? {
-    unsafe withEverything { _, core in
+    withEverything { _, core in
       guard let (run, slot) = unsafe Self.find(address, in: core),
         unsafe run.pointee.slots[slot].isLive, unsafe run.pointee.dataStart(slot) == address
       else { return nil }
@@ -284,7 +284,7 @@ extension ArenaReference {
   func free(address: UnsafeMutableRawPointer) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
     if let place = unsafe place(of: address) { return try free(place) }
-    let isSlot = unsafe withEverything { _, core -> Bool in
+    let isSlot = withEverything { _, core -> Bool in
       guard let (run, slot) = unsafe Self.find(address, in: core) else { return false }
       return unsafe !run.pointee.slots[slot].isLive
     }

@@ -52,6 +52,7 @@ extension ArenaReference {
   /// Whether the arena can be allocated from. (While it is being changed it still can: the change
   /// waits for the lanes.)
   private func checkAllocatable() throws(EnclaveError) {
+    if gate.accessCode == 0 { return }
     switch gate.access {
     case .open, .changing: return
     case .frozen: throw .frozen
@@ -106,15 +107,34 @@ extension ArenaReference {
     }
   }
 
+  /// Whether windows open and close pages. (A switch: `==` on an enumeration was not inlined.)
+  @inline(__always)
+  var hasPageGate: Bool {
+    switch mechanism {
+    case .pages: true
+    case .key, .none: false
+    }
+  }
+
+  /// Whether writing needs pages to be opened.
+  @inline(__always)
+  var isClosedByPages: Bool {
+    switch mechanism {
+    case .pages: true
+    case .key: false
+    case .none: gate.isFrozen
+    }
+  }
+
   /// Opens a run for the library itself. The caller holds the lane's lock.
   func withLibraryWindow(
     _ run: UnsafeMutablePointer<Run>, lane: inout Lane, _ body: () -> Void
   ) throws(EnclaveError) {
-    if mechanism == .pages { unsafe try openPages(run, writing: true, lane: &lane) }
+    if hasPageGate { unsafe try openPages(run, writing: true, lane: &lane) }
     let found = gate.openKey(writing: true)
     body()
     gate.closeKey(found)
-    if mechanism == .pages { unsafe closePages(run, writing: true, lane: &lane) }
+    if hasPageGate { unsafe closePages(run, writing: true, lane: &lane) }
   }
 
   // MARK: - Windows under a page gate
@@ -164,9 +184,9 @@ extension ArenaReference {
 
   /// What is rare when a window is opened. Returns when it is to be tried again.
   @inline(never)
-  func wait(for entry: Gate.Entry) throws(EnclaveError) {
-    switch entry {
-    case .open: return
+  func wait(for entry: Int32) throws(EnclaveError) {
+    switch Gate.Entry(rawValue: entry) {
+    case .open, nil: return
     case .noShard:
       withCore { core in gate.makeShard(labels: core.labels.entries.count) }
     case .changing: ProcessFacts.yield()
@@ -197,15 +217,13 @@ extension ArenaReference {
     unsafe prefetch(place.address)
     while true {
       let entry = gate.enterWipe()
-      if entry == .open { break }
-      switch entry {
-      case .forked: throw .inheritedByFork
-      case .destroyed:
+      if entry == 0 { break }
+      if entry == Gate.Entry.destroyed.rawValue {
         // It is wiped already; the handle goes.
         forget(place)
         return
-      default: try wait(for: entry)
       }
+      try wait(for: entry)
     }
     guard unsafe slot.pointee.generation == place.generation else {
       gate.leaveWipe()
@@ -214,7 +232,7 @@ extension ArenaReference {
     }
     let laneIndex = unsafe Int(run.pointee.lane)
     let isFrozen = gate.isFrozen
-    let opensPages = closed != .readWrite
+    let opensPages = isClosedByPages
     if opensPages {
       do throws(EnclaveError) {
         try withLane(laneIndex) { lane throws(EnclaveError) in

@@ -93,11 +93,14 @@ struct Canaries: BitwiseCopyable {
     let payload = unsafe run.pointee.slotBytes - SizeClass.canaryBytes
     let canary = unsafe start + payload
     let before = unsafe place.address - start
+    let behind = payload - before - byteCount
+    let isWhole =
+      unsafe isIntact(at: canary) && (before == 0 || isZero(start, byteCount: before))
+      && (behind == 0 || isZero(place.address + byteCount, byteCount: behind))
     let damage =
-      unsafe isIntact(at: canary) && isZero(start, byteCount: before)
-      && isZero(place.address + byteCount, byteCount: payload - before - byteCount)
-      ? nil : slabDamage(start, payload: payload, before: before, byteCount: byteCount)
-    unsafe wipe(start, byteCount: payload)
+      isWhole
+      ? nil : unsafe slabDamage(start, payload: payload, before: before, byteCount: byteCount)
+    unsafe wipeSlot(start, byteCount: payload)
     if damage != nil { unsafe write(behind: canary) }
     return damage
   }

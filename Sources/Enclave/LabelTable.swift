@@ -49,7 +49,6 @@ struct LabelEntry: BitwiseCopyable {
 
 /// What a lane counts under a label.
 struct LabelCounts: BitwiseCopyable, Equatable {
-  var live: UInt64 = 0
   var bytes: UInt64 = 0
   var allocations: UInt64 = 0
   var frees: UInt64 = 0
@@ -58,7 +57,7 @@ struct LabelCounts: BitwiseCopyable, Equatable {
 
   static func + (a: LabelCounts, b: LabelCounts) -> LabelCounts {
     LabelCounts(
-      live: a.live &+ b.live, bytes: a.bytes &+ b.bytes,
+      bytes: a.bytes &+ b.bytes,
       allocations: a.allocations &+ b.allocations,
       frees: a.frees &+ b.frees, minimumSize: min(a.minimumSize, b.minimumSize),
       maximumSize: max(a.maximumSize, b.maximumSize))
@@ -152,13 +151,20 @@ struct LabelTable {
 struct LaneLabels {
   private var index = LabelIndex()
   private(set) var counts = RawList<LabelCounts>()
+  /// What was found last: allocations come in groups.
+  private var last: (key: LabelKey, label: UInt16)?
 
   func deallocate() {
     index.deallocate()
     counts.deallocate()
   }
 
-  func find(_ key: LabelKey) -> UInt16? { index.find(key) }
+  mutating func find(_ key: LabelKey) -> UInt16? {
+    if let last, last.key == key { return last.label }
+    guard let label = index.find(key) else { return nil }
+    last = (key, label)
+    return label
+  }
 
   mutating func add(_ key: LabelKey, _ label: UInt16) {
     index.insert(key, label)
@@ -168,7 +174,6 @@ struct LaneLabels {
   func allocated(_ label: UInt16, byteCount: Int) {
     let counts = unsafe counts.place(Int(label))
     let size = UInt64(byteCount)
-    unsafe counts.pointee.live &+= 1
     unsafe counts.pointee.bytes &+= size
     unsafe counts.pointee.allocations &+= 1
     if unsafe size < counts.pointee.minimumSize { unsafe counts.pointee.minimumSize = size }
@@ -177,7 +182,6 @@ struct LaneLabels {
 
   func freed(_ label: UInt16, byteCount: Int) {
     let counts = unsafe counts.place(Int(label))
-    unsafe counts.pointee.live &-= 1
     unsafe counts.pointee.bytes &-= UInt64(byteCount)
     unsafe counts.pointee.frees &+= 1
   }

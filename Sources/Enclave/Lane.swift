@@ -7,7 +7,6 @@ import EnclaveSystem
 
 /// What a lane counts. An arena's totals are the sum over its lanes.
 struct LaneTotals: BitwiseCopyable {
-  var secrets = 0
   var bytesInUse = 0
   var allocations: UInt64 = 0
   var frees: UInt64 = 0
@@ -18,6 +17,10 @@ struct LaneTotals: BitwiseCopyable {
   var peakBytesInUse = 0
   var stuckPages = 0
   var retiredSlots = 0
+  /// Secrets that went with their arena.
+  var wipedWithArena: UInt64 = 0
+
+  var secrets: Int { Int(allocations &- frees &- wipedWithArena) }
 }
 
 /// What the page needs of a lane.
@@ -25,15 +28,49 @@ struct LaneTotals: BitwiseCopyable {
 struct LanePage {
   let pageWriter: Unmanaged<PageWriter>
   let secrets: TableWriter<SecretWord>
+  /// Records that are free, kept here: taken from the page and given back in batches.
+  var spare = RawList<UInt32>(capacity: 2 * LanePage.batch)
+  static let batch = 64
   /// What is listed one by one: the run, and the slot.
   var listed = RawList<ListedSecret>()
   var unlistedSecrets: UInt64 = 0
   /// Windows that were opened when the listed secrets were last looked at.
   var seenOpens: UInt64 = 0
   var serial: UInt64
+  let lane: Int
+  let clock: UnsafeRawPointer
+
+  init(_ writer: PageWriter, lane: Int) {
+    unsafe pageWriter = unsafe .passUnretained(writer)
+    secrets = writer.table(SecretWord.self)
+    serial = UInt64(lane) << 48
+    self.lane = lane
+    unsafe clock = unsafe writer.clockWord
+  }
+
+  /// Milliseconds since boot, as of the last tick.
+  var now: UInt64 { unsafe loadRelaxed(clock) }
 
   /// Writers live as long as the process.
   var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
+
+  mutating func takeRecord() -> UInt32? {
+    if spare.isEmpty {
+      var taken = spare
+      writer.takeSecrets(Self.batch, lane: lane) { taken.append($0) }
+      spare = taken
+    }
+    return spare.popLast()
+  }
+
+  mutating func giveBack(_ record: UInt32) {
+    spare.append(record)
+    if spare.count >= 2 * Self.batch { giveBack(leaving: Self.batch) }
+  }
+
+  mutating func giveBack(leaving count: Int) {
+    while spare.count > count, let record = spare.popLast() { writer.giveBackSecret(record) }
+  }
 }
 
 @safe
@@ -43,18 +80,41 @@ struct ListedSecret: BitwiseCopyable {
   var count: UInt64
 }
 
+/// An arena's lanes, each in cache lines of its own (two: processors fetch them in pairs).
+@safe
+struct Lanes: BitwiseCopyable {
+  private static let stride = (MemoryLayout<Lane>.stride + 127) & ~127
+  private let base: UnsafeMutableRawPointer
+
+  init(count: Int) {
+    unsafe base = .allocate(byteCount: count * Self.stride, alignment: 128)
+  }
+
+  func deallocate() { unsafe base.deallocate() }
+
+  func place(_ index: Int) -> UnsafeMutablePointer<Lane> {
+    unsafe (base + index * Self.stride).assumingMemoryBound(to: Lane.self)
+  }
+
+  subscript(index: Int) -> Lane {
+    unsafeAddress { unsafe UnsafePointer(place(index)) }
+    nonmutating unsafeMutableAddress { unsafe place(index) }
+  }
+}
+
 @safe
 struct Lane {
   let arena: ArenaReference
+  let layout: Arena.Layout
   let index: UInt8
   /// Runs with a free slot: one list for each size class, then one for each number of pages of
   /// isolated runs (1 to 16).
   let heads: UnsafeMutablePointer<UnsafeMutablePointer<Run>?>
   let liveByClass: UnsafeMutablePointer<UInt32>
-  let freeByClass: UnsafeMutablePointer<UInt32>
+  let slotsByClass: UnsafeMutablePointer<UInt32>
   var labels = LaneLabels()
   var totals = LaneTotals()
-  /// Raised by everything that the page tells.
+  /// Raised by what the page tells and no other count shows.
   var changes: UInt64 = 0
   /// Handles that are out: what keeps the arena's memory alive once the Arena object is gone.
   var handles = 0
@@ -67,20 +127,26 @@ struct Lane {
 
   init(arena: ArenaReference, index: UInt8) {
     self.arena = arena
+    layout = arena.options.layout
     self.index = index
     unsafe heads = .allocate(capacity: Self.listCount)
     unsafe heads.initialize(repeating: nil, count: Self.listCount)
     unsafe liveByClass = .allocate(capacity: SizeClass.all.count)
     unsafe liveByClass.initialize(repeating: 0, count: SizeClass.all.count)
-    unsafe freeByClass = .allocate(capacity: SizeClass.all.count)
-    unsafe freeByClass.initialize(repeating: 0, count: SizeClass.all.count)
+    unsafe slotsByClass = .allocate(capacity: SizeClass.all.count)
+    unsafe slotsByClass.initialize(repeating: 0, count: SizeClass.all.count)
   }
 
   func deallocate() {
     unsafe heads.deallocate()
     unsafe liveByClass.deallocate()
-    unsafe freeByClass.deallocate()
+    unsafe slotsByClass.deallocate()
     labels.deallocate()
+  }
+
+  /// As the page tells it: live | free << 32.
+  func sizeClass(_ index: Int) -> UInt64 {
+    unsafe UInt64(liveByClass[index]) | UInt64(slotsByClass[index] - liveByClass[index]) << 32
   }
 
   // MARK: - Lists of runs
@@ -137,13 +203,16 @@ struct Lane {
     var pageBytes: Int { max((dataBytes + Page.size - 1) & ~(Page.size - 1), Page.size) }
 
     func isSlab(_ layout: Arena.Layout) -> Bool {
-      layout == .slab && slotBytes <= SizeClass.largest
+      switch layout {
+      case .slab: slotBytes <= SizeClass.largest
+      case .isolated: false
+      }
     }
   }
 
   /// Whether a request can be met without growing.
   func hasRoom(for request: Request) -> Bool {
-    if request.isSlab(arena.options.layout) {
+    if request.isSlab(layout) {
       return unsafe heads[SizeClass.index(for: request.slotBytes)] != nil
     }
     let pages = request.pageBytes / Page.size
@@ -154,11 +223,12 @@ struct Lane {
     let run: UnsafeMutablePointer<Run>
     let address: UnsafeMutableRawPointer
     let slot: UInt16
-    if request.isSlab(arena.options.layout) {
+    let slack: Int
+    if request.isSlab(layout) {
       let sizeClass = SizeClass.index(for: request.slotBytes)
       if unsafe heads[sizeClass] == nil {
         unsafe push(try arena.addSlabRun(sizeClass, lane: &self))
-        unsafe freeByClass[sizeClass] += UInt32(
+        unsafe slotsByClass[sizeClass] += UInt32(
           heads[sizeClass].unsafelyUnwrapped.pointee.slotCount)
       }
       unsafe run = unsafe heads[sizeClass].unsafelyUnwrapped
@@ -167,28 +237,25 @@ struct Lane {
       let start = unsafe run.pointee.base + Int(slot) * run.pointee.slotBytes
       unsafe address =
         unsafe request.alignment <= 16 ? start : start.alignedUp(toMultipleOf: request.alignment)
+      slack = unsafe address - start
       unsafe liveByClass[sizeClass] += 1
-      unsafe freeByClass[sizeClass] -= 1
     } else {
       unsafe run = unsafe try takeIsolatedRun(request)
       unsafe address = unsafe run.pointee.base + run.pointee.byteCount - request.dataBytes
+      slack = request.dataBytes - request.byteCount
       slot = unsafe pop(run)
     }
     let entry = unsafe run.pointee.slots + Int(slot)
     unsafe entry.pointee.generation &+= 1
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
-    unsafe entry.pointee.nextFree = unsafe UInt16(
-      truncatingIfNeeded: run.pointee.sizeClass == Run.isolatedClass
-        ? request.dataBytes - request.byteCount
-        : address - (run.pointee.base + Int(slot) * run.pointee.slotBytes))
+    unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
     handles += 1
-    totals.secrets += 1
     totals.bytesInUse += request.byteCount
     totals.allocations &+= 1
-    if totals.secrets > totals.peakSecrets { totals.peakSecrets = totals.secrets }
+    let secrets = totals.secrets
+    if secrets > totals.peakSecrets { totals.peakSecrets = secrets }
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
-    changes &+= 1
     labels.allocated(label, byteCount: request.byteCount)
     if page != nil { unsafe list(run, slot) }
     return unsafe Place(
@@ -247,11 +314,9 @@ struct Lane {
     unsafe slot.pointee.generation &+= 1
     unsafe run.pointee.live -= 1
     handles -= 1
-    totals.secrets -= 1
     totals.bytesInUse -= Int(place.byteCount)
     totals.frees &+= 1
     if isDamaged { totals.corruptions &+= 1 }
-    changes &+= 1
     labels.freed(place.label, byteCount: Int(place.byteCount))
     let sizeClass = unsafe run.pointee.sizeClass
     if sizeClass != Run.isolatedClass { unsafe liveByClass[Int(sizeClass)] -= 1 }
@@ -259,11 +324,11 @@ struct Lane {
       // What a frozen arena holds does not change: the slot is wiped and stays empty.
       unsafe run.pointee.retired += 1
       totals.retiredSlots += 1
+      if sizeClass != Run.isolatedClass { unsafe slotsByClass[Int(sizeClass)] -= 1 }
       return false
     }
     unsafe slot.pointee.nextFree = unsafe run.pointee.freeHead
     unsafe run.pointee.freeHead = place.slot
-    if sizeClass != Run.isolatedClass { unsafe freeByClass[Int(sizeClass)] += 1 }
     guard wasFull else { return false }
     if sizeClass == Run.isolatedClass, unsafe run.pointee.byteCount / Page.size > Self.isolatedLists
     {
@@ -280,7 +345,7 @@ struct Lane {
     guard let listings = unsafe run.pointee.listings else { return }
     let listing = unsafe listings + Int(slotIndex)
     unsafe listing.pointee.count = 0
-    guard let index = unsafe page.unsafelyUnwrapped.writer.takeSecret() else {
+    guard let index = page!.takeRecord() else {
       page!.unlistedSecrets += 1
       return
     }
@@ -288,16 +353,10 @@ struct Lane {
     unsafe listing.pointee.record = index
     unsafe listing.pointee.position = UInt32(page!.listed.count)
     unsafe page!.listed.append(ListedSecret(run: run, slot: slotIndex, count: 0))
-    let record = page!.secrets[Int(index)]
-    let now = page!.writer.now
     page!.serial &+= 1
-    record.begin()
-    unsafe record.set(.owner, (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32)
-    record.set(.serial, page!.serial)
-    unsafe record.set(.size, UInt64(slot.pointee.byteCount))
-    record.set(.allocatedAtMs, now)
-    record.set(.lastOpenedAtMs, PageFormat.unknown)
-    record.end()
+    unsafe page!.secrets[Int(index)].list(
+      owner: (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32, serial: page!.serial,
+      size: UInt64(slot.pointee.byteCount), now: page!.now)
   }
 
   private mutating func unlist(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
@@ -308,8 +367,8 @@ struct Lane {
       page!.unlistedSecrets -= 1
       return
     }
-    page!.secrets[Int(index)].clear(words: SecretWord.allCases.count)
-    page!.writer.giveBack(.secrets, index)
+    page!.secrets[Int(index)].unlist()
+    page!.giveBack(index)
     unsafe listing.pointee.record = Listing.none
     // The last one takes its place.
     let position = unsafe Int(listing.pointee.position)
@@ -322,7 +381,7 @@ struct Lane {
   mutating func refreshListed(opens: UInt64) {
     guard page != nil, page!.seenOpens != opens else { return }
     page!.seenOpens = opens
-    let now = page!.writer.now
+    let now = page!.now
     for index in 0..<page!.listed.count {
       let entry = unsafe page!.listed.place(index)
       let listing = unsafe entry.pointee.run.pointee.listings! + Int(entry.pointee.slot)

@@ -38,7 +38,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     let gate = arena.gate
     while true {
       let entry = gate.enter(writing: writing, label: place.label)
-      if entry == .open { break }
+      if entry == 0 { break }
       do { try arena.wait(for: entry) } catch {
         arena.openFailed(place, error)
         throw error
@@ -49,7 +49,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       gate.undo(writing: writing, label: place.label)
       throw .destroyed
     }
-    if arena.mechanism == .pages { try openPages(arena, writing: writing) }
+    if arena.hasPageGate { try openPages(arena, writing: writing) }
     if let listings = unsafe run.pointee.listings {
       unsafe addRelaxed(Listing.opened, to: &listings[Int(place.slot)].count)
     }
@@ -80,7 +80,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     if let listings = unsafe run.pointee.listings {
       unsafe addRelaxed(.max, to: &listings[Int(place.slot)].count)
     }
-    if arena.mechanism == .pages {
+    if arena.hasPageGate {
       unsafe arena.withLane(Int(run.pointee.lane)) { lane in
         unsafe arena.closePages(run, writing: writing, lane: &lane)
       }

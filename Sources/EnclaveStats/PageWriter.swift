@@ -75,6 +75,29 @@ extension RecordWriter {
   package func set(_ word: Word, _ value: UInt64) { set(word.rawValue, value) }
 }
 
+extension RecordWriter where Word == SecretWord {
+  // Whole records in one call: the words' numbers are known in this module alone.
+
+  package func list(owner: UInt64, serial: UInt64, size: UInt64, now: UInt64) {
+    begin()
+    set(.owner, owner)
+    set(.serial, serial)
+    set(.size, size)
+    set(.allocatedAtMs, now)
+    set(.opens, 0)
+    set(.lastOpenedAtMs, PageFormat.unknown)
+    set(.openNow, 0)
+    end()
+  }
+
+  /// Not in use any more. The owner tells; the other words are written with the next.
+  package func unlist() {
+    begin()
+    set(.owner, 0)
+    end()
+  }
+}
+
 /// The records of one table, reached without the page's object: what a hot path keeps.
 @safe
 package struct TableWriter<Word: TableWord> {
@@ -106,6 +129,7 @@ package final class PageWriter: @unchecked Sendable {
   private let nextEvent: UnsafeMutablePointer<UInt64>
   private let unlisted: UnsafeMutablePointer<[UInt64]>
   private let secretsLeft: UnsafeMutablePointer<UInt64>
+  private let freeSecrets: UnsafeMutablePointer<[[UInt32]]>
   /// Milliseconds since boot, advanced by the ticker: what records are stamped with, so that no
   /// operation calls a clock.
   @usableFromInline package let clock: UnsafeMutablePointer<UInt64>
@@ -140,9 +164,17 @@ package final class PageWriter: @unchecked Sendable {
     unsafe free = .allocate(capacity: 1)
     unsafe free.initialize(
       to: PageTable.allCases.map { table in
-        table == .events ? [] : (0..<UInt32(layout.capacity(table))).reversed()
+        table == .events || table == .secrets ? [] : (0..<UInt32(layout.capacity(table))).reversed()
       })
+    unsafe freeSecrets = .allocate(capacity: 1)
+    unsafe freeSecrets.initialize(to: Array(repeating: [], count: Self.regions))
+    for index in (0..<UInt32(layout.capacity(.secrets))).reversed() {
+      unsafe freeSecrets.pointee[region(index)].append(index)
+    }
   }
+
+  /// The page's time: what `now` reads, for who must not touch this object on its way.
+  package var clockWord: UnsafeRawPointer { unsafe UnsafeRawPointer(clock) }
 
   // A writer lives as long as its process: records of it may be in use by any thread.
 
@@ -170,31 +202,44 @@ package final class PageWriter: @unchecked Sendable {
     return nil
   }
 
-  /// A free record for a secret, or nil. Asked for on each allocation: where all are taken, that is
-  /// one load.
-  @inline(__always)
-  package func takeSecret() -> UInt32? {
-    unsafe loadRelaxed(secretsLeft) == 0 ? nil : takeOneSecret()
-  }
-
-  private func takeOneSecret() -> UInt32? {
+  /// Up to `count` free records for secrets, given one by one: lanes keep some, so that threads do
+  /// not meet here. Each lane has a region that it takes from first, so that the stamps of two
+  /// lanes' records are not in one cache line. Where all are taken, that is one load.
+  package func takeSecrets(_ count: Int, lane: Int, _ each: (UInt32) -> Void) {
+    guard unsafe loadRelaxed(secretsLeft) > 0 else { return }
     unsafe lock(spin)
-    defer { unsafe unlock(spin) }
-    let index = unsafe free.pointee[PageTable.secrets.rawValue].popLast()
-    countSecrets()
-    return index
+    var left = count
+    for offset in 0..<Self.regions {
+      let region = (lane + offset) % Self.regions
+      while left > 0, let index = unsafe freeSecrets.pointee[region].popLast() {
+        each(index)
+        left -= 1
+      }
+    }
+    countSecrets(-(count - left))
+    unsafe unlock(spin)
   }
 
-  private func countSecrets() {
-    unsafe storeRelaxed(
-      UInt64(free.pointee[PageTable.secrets.rawValue].count),
-      at: UnsafeMutableRawPointer(secretsLeft))
+  package func giveBackSecret(_ index: UInt32) {
+    unsafe lock(spin)
+    unsafe freeSecrets.pointee[region(index)].append(index)
+    countSecrets(1)
+    unsafe unlock(spin)
+  }
+
+  private static let regions = 8
+  private func region(_ index: UInt32) -> Int {
+    Int(index) * Self.regions / max(1, layout.capacity(.secrets))
+  }
+
+  private func countSecrets(_ change: Int) {
+    let left = unsafe UInt64(Int(loadRelaxed(secretsLeft)) + change)
+    unsafe storeRelaxed(left, at: UnsafeMutableRawPointer(secretsLeft))
   }
 
   package func giveBack(_ table: PageTable, _ index: UInt32) {
     unsafe lock(spin)
     unsafe free.pointee[table.rawValue].append(index)
-    if table == .secrets { countSecrets() }
     unsafe unlock(spin)
   }
 

@@ -37,82 +37,47 @@ package struct Gate: BitwiseCopyable {
     package init() {}
   }
 
-  @usableFromInline let raw: UnsafeMutablePointer<ces_gate>
+  @usableFromInline package let raw: UnsafeMutableRawPointer
+  private var gate: UnsafeMutablePointer<ces_gate> {
+    unsafe raw.assumingMemoryBound(to: ces_gate.self)
+  }
 
   package init(generation: UInt64) {
-    unsafe raw = .allocate(capacity: 1)
-    unsafe raw.initialize(to: ces_gate())
-    unsafe raw.pointee.generation = generation
+    let gate = UnsafeMutablePointer<ces_gate>.allocate(capacity: 1)
+    unsafe gate.initialize(to: ces_gate())
+    unsafe gate.pointee.generation = generation
+    unsafe raw = UnsafeMutableRawPointer(gate)
   }
 
   package func free() {
-    unsafe ces_shards_free(raw)
-    unsafe raw.deallocate()
+    unsafe ces_shards_free(gate)
+    unsafe gate.deallocate()
   }
 
   // MARK: - Windows
 
-  @inlinable @inline(__always)
-  package func enter(writing: Bool, label: UInt16) -> Entry {
-    unsafe Entry(rawValue: ces_window_enter(raw, writing, UInt32(label))).unsafelyUnwrapped
-  }
-
-  @inlinable @inline(__always)
-  package func leave(writing: Bool, label: UInt16) {
-    unsafe ces_window_leave(raw, writing, UInt32(label))
-  }
-
   /// The window could not be opened after all.
   package func undo(writing: Bool, label: UInt16) {
-    unsafe ces_window_undo(raw, writing, UInt32(label))
+    unsafe ces_window_leave(raw, writing, UInt32(label), true)
   }
-
-  @inlinable @inline(__always)
-  package func enterWipe() -> Entry {
-    unsafe Entry(rawValue: ces_wipe_enter(raw)).unsafelyUnwrapped
-  }
-
-  @inlinable @inline(__always)
-  package func leaveWipe() { unsafe ces_wipe_leave(raw) }
-
-  /// Opens the key for this thread; returns what `closeKey` puts back.
-  @inlinable @inline(__always)
-  package func openKey(writing: Bool) -> UInt32 {
-    unsafe ces_key_open(raw.pointee.key_bits, writing)
-  }
-
-  @inlinable @inline(__always)
-  package func closeKey(_ found: UInt32) { unsafe ces_key_close(raw.pointee.key_bits, found) }
-
-  /// Whether this process made the arena. Two loads.
-  @inlinable @inline(__always)
-  package var isOwn: Bool { unsafe ces_is_own(raw) }
-
-  /// This thread's number, 0 to 63.
-  @inlinable @inline(__always)
-  package static var thread: Int { Int(ces_thread_number()) }
 
   // MARK: - Changing
 
-  @inlinable @inline(__always)
   package var access: Access {
-    get { unsafe Access(rawValue: ces_load_relaxed32(&raw.pointee.access)).unsafelyUnwrapped }
-    nonmutating set { unsafe ces_store_release32(&raw.pointee.access, newValue.rawValue) }
+    get { unsafe Access(rawValue: ces_gate_access(raw)).unsafelyUnwrapped }
+    nonmutating set { unsafe ces_store_release32(&gate.pointee.access, newValue.rawValue) }
   }
 
   /// Frozen, also while the access is being changed.
-  package var isFrozen: Bool {
-    get { unsafe ces_load_relaxed32(&raw.pointee.frozen) != 0 }
-    nonmutating set { unsafe ces_store_release32(&raw.pointee.frozen, newValue ? 1 : 0) }
-  }
+  package func setFrozen() { unsafe ces_store_release32(&gate.pointee.frozen, 1) }
 
   /// The key; nil without one. It changes while no window is open.
   package var key: Int? {
     get {
-      let bits = unsafe raw.pointee.key_bits
+      let bits = unsafe gate.pointee.key_bits
       return bits == 0 ? nil : bits.trailingZeroBitCount / 2
     }
-    nonmutating set { unsafe raw.pointee.key_bits = newValue.map { 3 << UInt32(2 * $0) } ?? 0 }
+    nonmutating set { unsafe gate.pointee.key_bits = newValue.map { 3 << UInt32(2 * $0) } ?? 0 }
   }
 
   /// Has every thread see the access that was set, and this one see every window that was counted
@@ -123,40 +88,44 @@ package struct Gate: BitwiseCopyable {
 
   /// Room for this thread's counts. The caller holds the arena's lock.
   package func makeShard(labels: Int) {
-    unsafe precondition(ces_shard_make(raw, UInt64(labels)) == 0, "out of memory")
+    unsafe precondition(ces_shard_make(gate, UInt64(labels)) == 0, "out of memory")
   }
 
   /// The sum over all threads; exact after `order`. The caller holds the arena's lock.
   package var windows: Windows {
     var sum = Windows()
     for index in 0..<Int(CES_THREADS) {
-      guard let shard = unsafe ces_gate_shard(raw, Int32(index)) else { continue }
-      let reads = unsafe Int(ces_load_relaxed32(&shard.pointee.reads))
-      let writes = unsafe Int(ces_load_relaxed32(&shard.pointee.writes))
-      sum.reads += reads
-      sum.writes += writes
+      guard let shard = unsafe ces_gate_shard(gate, Int32(index)) else { continue }
+      let reads = unsafe ces_load_relaxed(&shard.pointee.reads)
+      let writes = unsafe ces_load_relaxed(&shard.pointee.writes)
+      let (readsNow, writesNow) = (reads & Self.openMask, writes & Self.openMask)
+      sum.reads += Int(readsNow)
+      sum.writes += Int(writesNow)
       unsafe sum.wiping += Int(ces_load_relaxed32(&shard.pointee.wiping))
-      unsafe sum.opens &+= ces_load_relaxed(&shard.pointee.opens)
-      unsafe sum.opensForWriting &+= ces_load_relaxed(&shard.pointee.opens_for_writing)
-      if reads + writes > 0 { sum.label = unsafe UInt16(ces_load_relaxed32(&shard.pointee.label)) }
+      sum.opens &+= (reads >> Self.opensShift) &+ (writes >> Self.opensShift)
+      sum.opensForWriting &+= writes >> Self.opensShift
+      if readsNow + writesNow > 0 {
+        sum.label = unsafe UInt16(ces_load_relaxed32(&shard.pointee.label))
+      }
     }
     return sum
   }
 
-  /// A label's opens (wrapping at 2³²) and open windows, over all threads. The caller holds the
-  /// arena's lock.
-  package func label(_ label: UInt16) -> (opens: UInt32, openNow: UInt32) {
-    var opens: UInt32 = 0
-    var openNow: UInt32 = 0
+  private static let openMask = UInt64(CES_OPEN_MASK)
+  private static let opensShift = UInt64(CES_OPENS_SHIFT)
+
+  /// A label's opens and open windows, over all threads. The caller holds the arena's lock.
+  package func label(_ label: UInt16) -> (opens: UInt64, openNow: UInt64) {
+    var sum: (opens: UInt64, openNow: UInt64) = (0, 0)
     for index in 0..<Int(CES_THREADS) {
-      guard let shard = unsafe ces_gate_shard(raw, Int32(index)),
-        unsafe UInt64(label) < shard.pointee.label_count,
-        let counts = unsafe shard.pointee.label_opens
+      guard let shard = unsafe ces_gate_shard(gate, Int32(index)),
+        unsafe UInt64(label) < shard.pointee.label_count, let words = unsafe shard.pointee.labels
       else { continue }
-      unsafe opens &+= ces_load_relaxed32(counts + 2 * Int(label))
-      unsafe openNow &+= ces_load_relaxed32(counts + 2 * Int(label) + 1)
+      let word = unsafe ces_load_relaxed(words + Int(label))
+      sum.opens &+= word >> Self.opensShift
+      sum.openNow &+= word & Self.openMask
     }
-    return (opens, openNow)
+    return sum
   }
 }
 
@@ -190,3 +159,53 @@ package func addRelaxed(_ value: UInt64, to word: UnsafeMutablePointer<UInt64>) 
 /// Brings a line of memory into the cache; never faults, and works through a closed key.
 @inlinable @inline(__always)
 package func prefetch(_ address: UnsafeRawPointer) { unsafe ces_prefetch(address) }
+
+// What windows and frees do to a gate. Functions and not methods: those of a structure of another
+// module were not inlined (Swift 6.3), at some 2 ns each. `Enclave` has the methods.
+
+/// Counts a window in: an `Entry` as a number, 0 is open.
+@inlinable @inline(__always)
+package func gateEnter(_ gate: UnsafeMutableRawPointer, writing: Bool, label: UInt16) -> Int32 {
+  unsafe ces_window_enter(gate, writing, UInt32(label))
+}
+
+@inlinable @inline(__always)
+package func gateLeave(_ gate: UnsafeMutableRawPointer, writing: Bool, label: UInt16) {
+  unsafe ces_window_leave(gate, writing, UInt32(label), false)
+}
+
+/// Counts a free in: an `Entry` as a number.
+@inlinable @inline(__always)
+package func gateEnterWipe(_ gate: UnsafeMutableRawPointer) -> Int32 { unsafe ces_wipe_enter(gate) }
+
+@inlinable @inline(__always)
+package func gateLeaveWipe(_ gate: UnsafeMutableRawPointer) { unsafe ces_wipe_leave(gate) }
+
+/// Opens the key for this thread; returns what `gateCloseKey` puts back.
+@inlinable @inline(__always)
+package func gateOpenKey(_ gate: UnsafeMutableRawPointer, writing: Bool) -> UInt32 {
+  unsafe ces_gate_key_open(gate, writing)
+}
+
+@inlinable @inline(__always)
+package func gateCloseKey(_ gate: UnsafeMutableRawPointer, _ found: UInt32) {
+  unsafe ces_gate_key_close(gate, found)
+}
+
+/// Whether this process made the arena. Two loads.
+@inlinable @inline(__always)
+package func gateIsOwn(_ gate: UnsafeMutableRawPointer) -> Bool { unsafe ces_is_own(gate) }
+
+/// The access as a number, 0 is open.
+@inlinable @inline(__always)
+package func gateAccess(_ gate: UnsafeMutableRawPointer) -> UInt32 { unsafe ces_gate_access(gate) }
+
+/// Frozen, also while the access is being changed.
+@inlinable @inline(__always)
+package func gateIsFrozen(_ gate: UnsafeMutableRawPointer) -> Bool {
+  unsafe ces_gate_is_frozen(gate) != 0
+}
+
+/// This thread's number, 0 to 63.
+@inlinable @inline(__always)
+package func threadNumber() -> Int { Int(ces_thread_number()) }

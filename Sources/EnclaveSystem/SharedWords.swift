@@ -21,3 +21,9 @@ package func fenceRelease() { ces_fence_release() }
 package func loadRelaxed(_ address: UnsafeRawPointer) -> UInt64 {
   unsafe ces_load_relaxed(address)
 }
+
+/// Wipes a slot: a multiple of 16 bytes. Never optimised away.
+@inlinable @inline(__always)
+package func wipeSlot(_ address: UnsafeMutableRawPointer, byteCount: Int) {
+  unsafe ces_wipe_slot(address, byteCount)
+}

@@ -1,11 +1,11 @@
 // The arena's lock: a word in raw memory.
 
-internal import CEnclaveSystem
+public import CEnclaveSystem
 
 /// Takes a spin word. Held for tens of nanoseconds, or for one system call under a page gate; a
 /// waiter pauses, then yields.
-@inline(__always)
+@inlinable @inline(__always)
 package func lock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_lock(word) }
 
-@inline(__always)
+@inlinable @inline(__always)
 package func unlock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_unlock(word) }

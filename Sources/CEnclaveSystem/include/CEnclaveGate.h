@@ -20,16 +20,19 @@
 /// Threads with a shard of their own; further ones share the last, by atomic additions.
 enum { CES_THREADS = 64 };
 
-/// One thread's windows to one arena.
+/// One thread's windows to one arena. A word of windows is: opened so far << 20 | open now; a window
+/// that is opened adds CES_OPENED, one that is closed takes 1 away.
 typedef struct {
-  uint32_t reads, writes;  // open now
-  uint32_t wiping;         // frees under way
-  uint32_t label;          // of the window that this thread opened last
-  uint64_t opens, opens_for_writing;
-  uint64_t reserved[2];
-  uint32_t *label_opens;  // by label: opens (wrapping) and open now, in pairs
+  uint64_t reads, writes;
+  uint32_t wiping;  // frees under way
+  uint32_t label;   // of the window that this thread opened last
+  uint64_t reserved[3];
+  uint64_t *labels;  // the same words by label
   uint64_t label_count;
 } ces_shard;  // one cache line, at a multiple of its size
+
+#define CES_OPENED (1u << 20 | 1u)
+enum { CES_OPEN_MASK = (1 << 20) - 1, CES_OPENS_SHIFT = 20 };
 
 enum : uint32_t {
   CES_ACCESS_OPEN = 0,
@@ -114,7 +117,7 @@ static inline void ces_key_close(uint32_t bits, uint32_t found) {
     if (shared) {                                                                  \
       __atomic_fetch_add((p), (d), __ATOMIC_RELAXED);                              \
     } else if (sizeof(*(p)) == 8) {                                                \
-      __asm__ volatile("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(d)) : "cc");    \
+      __asm__ volatile("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(int32_t)(d)) : "cc");    \
     } else {                                                                       \
       __asm__ volatile("addl %1, %0" : "+m"(*(p)) : "er"((int32_t)(d)) : "cc");    \
     }                                                                              \
@@ -125,7 +128,8 @@ static inline void ces_key_close(uint32_t bits, uint32_t found) {
 
 extern uint64_t *ces_fork_word;
 
-static inline bool ces_is_own(const ces_gate *gate) {
+static inline bool ces_is_own(const void *raw) {
+  const ces_gate *gate = raw;
   uint64_t *word = __atomic_load_n(&ces_fork_word, __ATOMIC_RELAXED);
   return word && __atomic_load_n(word, __ATOMIC_RELAXED) == gate->generation;
 }
@@ -139,54 +143,44 @@ static inline void ces_windows_order(void) {
 }
 
 /// Counts a window in; opens no key. CES_WINDOW_….
-static inline int ces_window_enter(ces_gate *gate, bool writing, uint32_t label) {
-  if (!ces_is_own(gate)) return CES_WINDOW_FORKED;
+static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
+  ces_gate *gate = raw;
+  if (__builtin_expect(!ces_is_own(gate), 0)) return CES_WINDOW_FORKED;
   int32_t number = ces_thread_number();
   bool shared = number == CES_THREADS - 1;
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
   if (__builtin_expect(!shard || label >= shard->label_count, 0)) return CES_WINDOW_NO_SHARD;
-  uint32_t *open = writing ? &shard->writes : &shard->reads;
-  CES_ADD(open, 1, shared);
+  uint64_t *word = writing ? &shard->writes : &shard->reads;
+  CES_ADD(word, CES_OPENED, shared);
   ces_windows_order();
   uint32_t access = __atomic_load_n(&gate->access, __ATOMIC_RELAXED);
   if (__builtin_expect(access != CES_ACCESS_OPEN, 0) &&
       !(access == CES_ACCESS_FROZEN && !writing)) {
-    CES_ADD(open, -1, shared);
+    CES_ADD(word, -(int32_t)CES_OPENED, shared);
     return access == CES_ACCESS_FROZEN      ? CES_WINDOW_FROZEN
            : access == CES_ACCESS_DESTROYED ? CES_WINDOW_DESTROYED
                                             : CES_WINDOW_CHANGING;
   }
-  CES_ADD(&shard->opens, 1, shared);
-  if (writing) CES_ADD(&shard->opens_for_writing, 1, shared);
   __atomic_store_n(&shard->label, label, __ATOMIC_RELAXED);
-  CES_ADD(&shard->label_opens[2 * label], 1, shared);
-  CES_ADD(&shard->label_opens[2 * label + 1], 1, shared);
+  CES_ADD(&shard->labels[label], CES_OPENED, shared);
   return CES_WINDOW_OPEN;
 }
 
-/// Counts a window out.
-static inline void ces_window_leave(ces_gate *gate, bool writing, uint32_t label) {
+/// Counts a window out; `undone`: it could not be opened after all.
+static inline void ces_window_leave(void *raw, bool writing, uint32_t label, bool undone) {
+  ces_gate *gate = raw;
   int32_t number = ces_thread_number();
   bool shared = number == CES_THREADS - 1;
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  int32_t change = undone ? -(int32_t)CES_OPENED : -1;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  CES_ADD(&shard->label_opens[2 * label + 1], -1, shared);
-  CES_ADD(writing ? &shard->writes : &shard->reads, -1, shared);
-}
-
-/// Takes back what ces_window_enter counted: the window could not be opened after all.
-static inline void ces_window_undo(ces_gate *gate, bool writing, uint32_t label) {
-  int32_t number = ces_thread_number();
-  bool shared = number == CES_THREADS - 1;
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
-  CES_ADD(&shard->opens, -1, shared);
-  if (writing) CES_ADD(&shard->opens_for_writing, -1, shared);
-  CES_ADD(&shard->label_opens[2 * label], -1, shared);
-  ces_window_leave(gate, writing, label);
+  CES_ADD(&shard->labels[label], change, shared);
+  CES_ADD(writing ? &shard->writes : &shard->reads, change, shared);
 }
 
 /// Counts the wiping of a secret in: allowed while the arena is frozen too.
-static inline int ces_wipe_enter(ces_gate *gate) {
+static inline int ces_wipe_enter(void *raw) {
+  ces_gate *gate = raw;
   if (!ces_is_own(gate)) return CES_WINDOW_FORKED;
   int32_t number = ces_thread_number();
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
@@ -201,7 +195,8 @@ static inline int ces_wipe_enter(ces_gate *gate) {
   return CES_WINDOW_OPEN;
 }
 
-static inline void ces_wipe_leave(ces_gate *gate) {
+static inline void ces_wipe_leave(void *raw) {
+  ces_gate *gate = raw;
   int32_t number = ces_thread_number();
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -243,5 +238,34 @@ static inline uint64_t ces_add_relaxed(uint64_t *p, uint64_t value) {
   return __atomic_add_fetch(p, value, __ATOMIC_RELAXED);
 }
 static inline void ces_prefetch(const void *p) { __builtin_prefetch(p, 1, 3); }
+
+/// Zeros over a multiple of 16 bytes, up to 64, in a few stores that stay; more goes through
+/// explicit_bzero(3).
+void ces_wipe(void *address, size_t length);
+static inline void ces_wipe_slot(void *address, size_t length) {
+  if (__builtin_expect(length > 64, 0)) {
+    ces_wipe(address, length);
+    return;
+  }
+  for (size_t offset = 0; offset < length; offset += 16) {
+    __builtin_memset((char *)address + offset, 0, 16);
+  }
+  __asm__ volatile("" ::"r"(address) : "memory");
+}
+
+// The same for Swift, in terms of plain pointers: what names a C structure is not inlined across
+// modules.
+static inline uint32_t ces_gate_key_open(void *raw, bool writing) {
+  return ces_key_open(((ces_gate *)raw)->key_bits, writing);
+}
+static inline void ces_gate_key_close(void *raw, uint32_t found) {
+  ces_key_close(((ces_gate *)raw)->key_bits, found);
+}
+static inline uint32_t ces_gate_access(void *raw) {
+  return ces_load_relaxed32(&((ces_gate *)raw)->access);
+}
+static inline uint32_t ces_gate_is_frozen(void *raw) {
+  return ces_load_relaxed32(&((ces_gate *)raw)->frozen);
+}
 
 #endif

@@ -1,0 +1,183 @@
+// enclave-bench: the measurements, in lines that the peers' harness reads and prints.
+//
+//   enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N]
+//   enclave-bench memory          ordinary memory and locked memory for each secret
+//
+// peer<TAB>op<TAB>size<TAB>threads<TAB>ns[<TAB>p99]: nanoseconds an operation of each thread.
+
+import Enclave
+import Glibc
+
+struct Options {
+  var op = ""
+  var peer = ""
+  var batchMs = 12
+  var repetitions = 1
+}
+
+struct Measurement {
+  var op: String
+  var size: Int
+  var threads: Int
+  var live = 0
+  /// Threads share one arena, each with secrets of its own.
+  var sharesArena = true
+  /// Only when it is asked for by name.
+  var isLong = false
+
+  static let all: [Measurement] = [
+    Measurement(op: "alloc", size: 32, threads: 1),
+    Measurement(op: "alloc", size: 32, threads: 2),
+    Measurement(op: "alloc_two_arenas", size: 32, threads: 2, sharesArena: false),
+    Measurement(op: "alloc", size: 4096, threads: 1),
+    Measurement(op: "alloc", size: 4096, threads: 2),
+    Measurement(op: "alloc", size: 1 << 20, threads: 1),
+    Measurement(op: "churn10k", size: 32, threads: 1, live: 10_000),
+    Measurement(op: "churn10k", size: 32, threads: 2, live: 10_000),
+    Measurement(op: "churn100k", size: 32, threads: 1, live: 100_000, isLong: true),
+    Measurement(op: "churn1m", size: 32, threads: 1, live: 1_000_000, isLong: true),
+    Measurement(op: "flip", size: 4096, threads: 1),
+    Measurement(op: "flip", size: 4096, threads: 2),
+    Measurement(op: "flip", size: 32, threads: 1),
+  ]
+}
+
+@main
+enum EnclaveBench {
+  static func main() {
+    var options = Options()
+    var arguments = Array(CommandLine.arguments.dropFirst())
+    if arguments.first == "memory" { return memory() }
+    while !arguments.isEmpty {
+      let name = arguments.removeFirst()
+      guard let value = arguments.first else { usage() }
+      arguments.removeFirst()
+      switch name {
+      case "--op": options.op = value
+      case "--peer": options.peer = value
+      case "--batch": options.batchMs = Int(value) ?? 12
+      case "--reps": options.repetitions = Int(value) ?? 1
+      default: usage()
+      }
+    }
+    for _ in 0..<options.repetitions { run(options) }
+  }
+
+  static func usage() -> Never {
+    complain(
+      "usage: enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N] | memory\n")
+    exit(64)
+  }
+
+  static func run(_ options: Options) {
+    for variant in Variant.all
+    where options.peer.isEmpty || variant.name.contains(options.peer) {
+      if variant.gate == .key, !Capability.protectionKeys.isAvailable { continue }
+      var publisher: StatsPublisher?
+      if variant.publishes {
+        do { publisher = try StatsPublisher.start() } catch { fail("\(error)") }
+      }
+      for measurement in Measurement.all
+      where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
+        if measurement.isLong, measurement.op != options.op { continue }
+        // Isolated secrets take two mappings each and more: many do not fit.
+        if variant.layout == .isolated, measurement.live > 10_000 { continue }
+        run(variant, measurement, options)
+      }
+      _ = consume publisher
+    }
+  }
+
+  static func run(_ variant: Variant, _ measurement: Measurement, _ options: Options) {
+    let arenas = (0..<measurement.threads).map { _ in variant.arena() }
+    nonisolated(unsafe) var fill = 0.0
+    let timing = measure(threads: measurement.threads, batchMs: options.batchMs) { index in
+      let arena = arenas[measurement.sharesArena ? 0 : index]
+      switch measurement.op {
+      case "flip": return FlipWork(arena, measurement.size)
+      case let op where op.hasPrefix("churn"):
+        let work = ChurnWork(
+          arena, measurement.size, count: measurement.live / measurement.threads, seed: index)
+        unsafe fill = work.fillNs
+        return work
+      default: return AllocWork(arena, measurement.size)
+      }
+    }
+    let p99 = timing.p99.map { "\t\(number($0))" } ?? ""
+    let tail = "\(measurement.size)\t\(measurement.threads)\t"
+    print("\(variant.name)\t\(measurement.op)\t\(tail)\(number(timing.ns))\(p99)")
+    if measurement.live > 0 {
+      let op = "fill" + measurement.op.dropFirst(5)
+      print("\(variant.name)\t\(op)\t\(tail)\(number(unsafe fill))")
+    }
+  }
+
+  static func number(_ value: Double) -> String {
+    let tenths = Int((value * 10).rounded())
+    return "\(tenths / 10).\(tenths % 10)"
+  }
+
+  // MARK: - Memory
+
+  static func status(_ key: String) -> Int {
+    guard let file = unsafe fopen("/proc/self/status", "r") else { return 0 }
+    defer { unsafe fclose(file) }
+    var line = [CChar](repeating: 0, count: 256)
+    while unsafe fgets(&line, 256, file) != nil {
+      let bytes = line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
+      let text = String(decoding: bytes, as: UTF8.self)
+      if text.hasPrefix(key + ":") {
+        return (Int(text.filter(\.isNumber)) ?? 0) * 1024
+      }
+    }
+    return 0
+  }
+
+  static func maps() -> Int {
+    guard let file = unsafe fopen("/proc/self/maps", "r") else { return 0 }
+    defer { unsafe fclose(file) }
+    var count = 0
+    var byte = unsafe getc(file)
+    while byte != EOF {
+      if byte == 10 { count += 1 }
+      byte = unsafe getc(file)
+    }
+    return count
+  }
+
+  /// What a million secrets of 32 bytes cost beside the locked pages, and how many fit in 8 MiB.
+  static func memory() {
+    let count = 1_000_000
+    let handles = UnsafeMutablePointer<Secret>.allocate(capacity: count)
+    // The caller's handles are touched before, so that they are not counted.
+    let raw = UnsafeMutableRawPointer(handles)
+    _ = unsafe memset(raw, 1, count * MemoryLayout<Secret>.stride)
+    do {
+      let arena = try Arena("million", .init(lock: .preferred, gate: .automatic))
+      _ = try arena.allocate(byteCount: 32)
+      let (resident, mapsBefore) = (status("VmRSS"), maps())
+      let mapped = arena.statistics.bytesMapped
+      for index in 0..<count {
+        unsafe (handles + index).initialize(
+          to: try arena.allocate(byteCount: 32, label: "million"))
+      }
+      let secretPages = arena.statistics.bytesMapped - mapped
+      // Pages that could not be locked are resident all the same once they were written to.
+      let ordinary = status("VmRSS") - resident - secretPages
+      print("secrets\t\(count)")
+      print("locked bytes a secret\t\(number(Double(secretPages) / Double(count)))")
+      print("ordinary bytes a secret\t\(number(Double(ordinary) / Double(count)))")
+      print("maps used\t\(maps() - mapsBefore)")
+      unsafe handles.deinitialize(count: count)
+      let small = try Arena(
+        "8 MiB", .init(lock: .preferred, gate: .automatic, capacity: 8 << 20))
+      var fitting = 0
+      while fitting < count, let secret = try? small.allocate(byteCount: 32, label: "small") {
+        unsafe (handles + fitting).initialize(to: secret)
+        fitting += 1
+      }
+      print("secrets of 32 bytes in 8 MiB\t\(fitting)")
+      unsafe handles.deinitialize(count: fitting)
+    } catch { fail("\(error)") }
+  }
+}
