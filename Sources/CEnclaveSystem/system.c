@@ -395,20 +395,27 @@ int64_t ces_read(int fd, void *bytes, size_t length) {
   return n < 0 ? -errno : n;
 }
 
-int64_t ces_echo(int fd, bool on) {
-  // One terminal at a time: a process has one person in front of it.
-  static struct termios before;
-  static bool is_off;
-  if (on) {
-    if (!is_off) return 0;
-    is_off = false;
-    RESULT(tcsetattr(fd, TCSAFLUSH, &before));
+int64_t ces_echo_off(int fd, void **saved) {
+  struct termios *before = malloc(sizeof *before);
+  if (!before) return -ENOMEM;
+  struct termios now;
+  if (tcgetattr(fd, before) == 0) {
+    now = *before;
+    now.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG);
+    now.c_cc[VMIN] = 1;
+    now.c_cc[VTIME] = 0;
+    if (tcsetattr(fd, TCSAFLUSH, &now) == 0) {
+      *saved = before;
+      return 0;
+    }
   }
-  if (tcgetattr(fd, &before) < 0) return -errno;
-  struct termios now = before;
-  now.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG);
-  now.c_cc[VMIN] = 1;
-  now.c_cc[VTIME] = 0;
-  is_off = true;
-  RESULT(tcsetattr(fd, TCSAFLUSH, &now));
+  int error = errno;
+  free(before);
+  return -error;
+}
+
+int64_t ces_echo_on(int fd, void *saved) {
+  int64_t result = tcsetattr(fd, TCSAFLUSH, saved) < 0 ? -errno : 0;
+  free(saved);
+  return result;
 }

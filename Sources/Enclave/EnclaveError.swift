@@ -1,6 +1,7 @@
 // Everything that can go wrong, and what to do about it.
 
-public import EnclaveSystem
+// Its public types, the failed call and why, are part of this library's errors.
+@_exported public import EnclaveSystem
 
 /// A failure of the library: what was asked, what the system answered, and what to do.
 ///

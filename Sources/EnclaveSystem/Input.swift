@@ -19,18 +19,18 @@ package enum Input {
     _ descriptor: Int32, prompt: StaticString, into address: UnsafeMutableRawPointer, limit: Int
   ) throws(SystemFailure) -> Int {
     let isTerminal = ces_is_terminal(descriptor) == 1
+    var saved: UnsafeMutableRawPointer?
     if isTerminal {
       prompt.withUTF8Buffer { _ = unsafe ces_write(descriptor, $0.baseAddress, $0.count) }
-      try perform(.setEcho) { ces_echo(descriptor, false) }
+      try perform(.setEcho) { unsafe ces_echo_off(descriptor, &saved) }
     }
-    defer { if isTerminal { _ = try? perform(.setEcho) { ces_echo(descriptor, true) } } }
     var count = 0
     var isInterrupted = false
     defer {
-      if isInterrupted {
-        _ = try? perform(.setEcho) { ces_echo(descriptor, true) }
-        _ = ces_kill(Int32(ces_pid()), 2)
+      if unsafe saved != nil {
+        _ = try? perform(.setEcho) { unsafe ces_echo_on(descriptor, saved) }
       }
+      if isInterrupted { _ = ces_kill(Int32(ces_pid()), 2) }
     }
     while count <= limit {
       // The byte goes to its place at once; behind the last there is none.

@@ -169,8 +169,9 @@ int64_t ces_uid(void);
 int64_t ces_is_terminal(int fd);
 /// read(2), again after EINTR.
 int64_t ces_read(int fd, void *bytes, size_t length);
-/// tcsetattr(3): off is a terminal without echo, line editing and signals; on is as it was.
-int64_t ces_echo(int fd, bool on);
+/// tcsetattr(3): no echo, no line editing, no signals; *saved is what ces_echo_on puts back.
+int64_t ces_echo_off(int fd, void **saved);
+int64_t ces_echo_on(int fd, void *saved);
 int64_t ces_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
 int64_t ces_user_name(uint32_t uid, char *bytes, size_t length);
 

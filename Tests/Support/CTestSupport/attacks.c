@@ -2,6 +2,7 @@
 #include "CTestSupport.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
@@ -138,4 +139,13 @@ void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go) 
   *ready = 1;
   while (!*go) __asm__ volatile("" ::"r"(value) : "memory");
 #endif
+}
+
+int ct_drop_lock_capability(void) {
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2];
+  if (syscall(SYS_capget, &header, data) < 0) return -errno;
+  data[0].effective &= ~(1u << CAP_IPC_LOCK);
+  data[0].permitted &= ~(1u << CAP_IPC_LOCK);
+  return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
