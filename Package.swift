@@ -76,7 +76,7 @@ let package = Package(
 
     // Tests, and the programs that they watch.
     .executableTarget(
-      name: "test-publisher", dependencies: ["Enclave"],
+      name: "test-publisher", dependencies: ["Enclave", "CTestSupport"],
       path: "Tests/Support/TestPublisher", swiftSettings: settings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
@@ -98,7 +98,9 @@ let package = Package(
       exclude: ["Golden"], swiftSettings: testSettings),
     .testTarget(
       name: "EndToEndTests",
-      dependencies: ["TestSupport", "test-publisher", "memwatch", "enclave-demo"],
+      dependencies: [
+        "TestSupport", "CTestSupport", "test-publisher", "memwatch", "enclave-demo",
+      ],
       swiftSettings: testSettings),
   ],
   swiftLanguageModes: [.v6]

@@ -57,6 +57,16 @@ int64_t ces_advise(void *address, size_t length, int advice) {
 
 void ces_wipe(void *address, size_t length) { explicit_bzero(address, length); }
 
+void ces_copy(void *to, const void *from, size_t length) {
+#if defined(__x86_64__)
+  __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length)::"memory");
+#else
+  volatile unsigned char *out = to;
+  const volatile unsigned char *in = from;
+  for (size_t i = 0; i < length; i++) out[i] = in[i];
+#endif
+}
+
 int ces_is_zero(const void *address, size_t length) {
   const volatile unsigned char *bytes = address;
   unsigned char all = 0;

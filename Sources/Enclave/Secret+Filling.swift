@@ -73,7 +73,7 @@ extension Arena {
     let from = try longest.openWindow(writing: false)
     defer { longest.closeWindow(writing: false, from) }
     let to = try secret.openWindow(writing: true)
-    unsafe secret.start.copyMemory(from: longest.start, byteCount: count)
+    unsafe copySecret(from: longest.start, to: secret.start, byteCount: count)
     secret.closeWindow(writing: true, to)
     return secret
   }

@@ -144,7 +144,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     let found = try openWindow(writing: false)
     defer { closeWindow(writing: false, found) }
     let copyFound = try copy.openWindow(writing: true)
-    unsafe copy.start.copyMemory(from: start, byteCount: byteCount)
+    unsafe copySecret(from: start, to: copy.start, byteCount: byteCount)
     copy.closeWindow(writing: true, copyFound)
     return copy
   }
@@ -201,6 +201,13 @@ public final class SharedSecret: Sendable {
     _ body: (RawSpan) throws(E) -> R
   ) throws(AccessError<E>) -> R {
     try secret.withBytes(body)
+  }
+
+  /// Allocates a secret of the same size in an arena and copies the bytes there.
+  public func copy(
+    into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    try secret.copy(into: arena, label: label, file: file, line: line)
   }
 
   /// Whether two secrets have the same bytes, in a time that depends on their length alone.

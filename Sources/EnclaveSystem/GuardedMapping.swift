@@ -174,6 +174,13 @@ package func wipe(_ address: UnsafeMutableRawPointer, byteCount: Int) {
   unsafe ces_wipe(address, byteCount)
 }
 
+/// Copies without leaving the bytes in registers (memcpy goes through the vector ones).
+package func copySecret(
+  from source: UnsafeRawPointer, to target: UnsafeMutableRawPointer, byteCount: Int
+) {
+  unsafe ces_copy(target, source, byteCount)
+}
+
 /// Whether all bytes are zero, in a time that depends on the length alone.
 package func isZero(_ address: UnsafeRawPointer, byteCount: Int) -> Bool {
   unsafe ces_is_zero(address, byteCount) != 0

@@ -34,6 +34,8 @@ int64_t ces_advise(void *address, size_t length, int advice);
 
 /// explicit_bzero(3).
 void ces_wipe(void *address, size_t length);
+/// Copies without a register that could hold the bytes afterwards.
+void ces_copy(void *to, const void *from, size_t length);
 /// 1 when all bytes are zero. Takes the same time whatever the bytes.
 int ces_is_zero(const void *address, size_t length);
 /// 1 when equal. Takes the same time whatever the bytes.

@@ -6,8 +6,12 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
+#include <elf.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static __thread sigjmp_buf out;
@@ -148,4 +152,21 @@ int ct_drop_lock_capability(void) {
   data[0].effective &= ~(1u << CAP_IPC_LOCK);
   data[0].permitted &= ~(1u << CAP_IPC_LOCK);
   return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
+long ct_registers(int tid, void *bytes, size_t length) {
+  if (ptrace(PTRACE_SEIZE, tid, 0, 0) < 0) return -errno;
+  long result = -EIO;
+  int status;
+  if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0 && waitpid(tid, &status, __WALL) == tid) {
+    size_t used = 0;
+    static const int sets[] = {NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE};
+    for (unsigned i = 0; i < 3; i++) {
+      struct iovec part = {(char *)bytes + used, length - used};
+      if (ptrace(PTRACE_GETREGSET, tid, sets[i], &part) == 0) used += part.iov_len;
+    }
+    result = (long)used;
+  }
+  ptrace(PTRACE_DETACH, tid, 0, 0);
+  return result;
 }

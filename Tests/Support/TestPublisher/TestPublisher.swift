@@ -22,6 +22,7 @@
 //
 // Names come from a pool: labels are literals.
 
+import CTestSupport
 import Enclave
 import EnclaveSystem
 import Glibc
@@ -139,6 +140,65 @@ extension Host {
           gate: try word(5) == "none" ? .none : try word(5) == "key" ? .key : .pages,
           capacity: words.count > 6 ? Int(words[6]) : nil))
       secrets[words[1]] = []
+      return ""
+    case "receive":
+      // Bytes that this program sees in the secret alone: they come through a FIFO.
+      let arena = try arena()
+      var secret = try arena.allocate(byteCount: try number(2))
+      let file = unsafe open(try word(3), O_RDONLY)
+      defer { close(file) }
+      try secret.fill(fromDescriptor: file)
+      secrets[words[1]]!.append(SharedSecret(secret))
+      return ""
+    case "copy":
+      // The last secret of one arena into another.
+      guard let to = arenas[try word(2)], let from = secrets[try word(1)]?.last else {
+        throw Failure(text: "no such arena")
+      }
+      secrets[words[2]]!.append(SharedSecret(try from.copy(into: to)))
+      return ""
+    case "compare":
+      guard let a = secrets[try word(1)]?.last, let b = secrets[try word(2)]?.last else {
+        throw Failure(text: "no such secret")
+      }
+      return "\(try a.isEqual(to: b))"
+    case "check":
+      return "\(try arena().check().count)"
+    case "plant":
+      // Leaks that a search must find.
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      let place = try word(2)
+      let count = secret.byteCount
+      let ready = Gate()
+      if place == "heap" {
+        let copy = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 16)
+        try secret.withBytes { bytes in
+          unsafe bytes.withUnsafeBytes {
+            unsafe copy.copyMemory(from: $0.baseAddress!, byteCount: count)
+          }
+        }
+        return ""
+      }
+      spawnThread {
+        if place == "register" {
+          let value = (try? secret.withBytes { unsafe $0.unsafeLoad(as: UInt64.self) }) ?? 0
+          let words = UnsafeMutablePointer<Int32>.allocate(capacity: 2)
+          unsafe words.initialize(repeating: 0, count: 2)
+          ready.set()
+          unsafe ct_hold_in_register(value, words, words + 1)
+        } else {
+          unsafe withUnsafeTemporaryAllocation(byteCount: count, alignment: 16) { raw in
+            try? secret.withBytes { bytes in
+              unsafe bytes.withUnsafeBytes {
+                unsafe raw.baseAddress!.copyMemory(from: $0.baseAddress!, byteCount: count)
+              }
+            }
+            ready.set()
+            _ = pause()
+          }
+        }
+      }
+      ready.wait()
       return ""
     case "freeze":
       try arena().freeze()

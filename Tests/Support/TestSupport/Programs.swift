@@ -157,3 +157,10 @@ public func withoutLockCapability(soft: Int, hard: Int) -> [String] {
   guard Programs.isRoot else { return limit }
   return limit + ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"]
 }
+
+/// A file of /proc to its end. (`String(contentsOfFile:)` reads one page of a file without a size.)
+public func procText(_ path: String) throws -> String {
+  guard let file = FileHandle(forReadingAtPath: path) else { throw Failed("open \(path)") }
+  defer { try? file.close() }
+  return String(decoding: try file.readToEnd() ?? Data(), as: UTF8.self)
+}

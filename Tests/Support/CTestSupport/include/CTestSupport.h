@@ -30,6 +30,10 @@ int ct_discard_locked(uintptr_t address, size_t length);
 /// Gives up CAP_IPC_LOCK, so that the limit binds; 0 when it is gone.
 int ct_drop_lock_capability(void);
 
+/// Stops a thread of another process and reads its registers (general, vector); the bytes read, or
+/// -errno.
+long ct_registers(int tid, void *bytes, size_t length);
+
 /// Leaves eight bytes in a callee-saved register and waits until *go is not 0.
 void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go);
 
