@@ -2,6 +2,7 @@
 //
 //   enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N]
 //   enclave-bench memory          ordinary memory and locked memory for each secret
+//   enclave-bench attacks         the same attacks on this library and on installed peers
 //
 // peer<TAB>op<TAB>size<TAB>threads<TAB>ns[<TAB>p99]: nanoseconds an operation of each thread.
 
@@ -48,6 +49,13 @@ enum EnclaveBench {
     var options = Options()
     var arguments = Array(CommandLine.arguments.dropFirst())
     if arguments.first == "memory" { return memory() }
+    if arguments.first == "attacks" { return Attacks.printTable(CommandLine.arguments[0]) }
+    if arguments.count == 3, arguments[0] == "attack", let attack = Int(arguments[1]),
+      let target = Int(arguments[2]), Attacks.names.indices.contains(attack),
+      Attacks.targets.indices.contains(target)
+    {
+      Attacks.perform(attack, target)
+    }
     while !arguments.isEmpty {
       let name = arguments.removeFirst()
       guard let value = arguments.first else { usage() }
@@ -65,7 +73,8 @@ enum EnclaveBench {
 
   static func usage() -> Never {
     complain(
-      "usage: enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N] | memory\n")
+      "usage: enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N] | memory | attacks\n"
+    )
     exit(64)
   }
 

@@ -1,0 +1,379 @@
+// enclave-bench attacks: one list of attacks, run on Enclave and on whatever peers are installed.
+//
+// Each attack is a process of its own. How it ends tells: a signal or an error that names it is
+// `stopped` (nothing was read or changed) or `detected` (it happened, and was noticed); everything
+// else is `silent`. Peers are used as their documentation advises: libsodium's memory is closed
+// while nobody uses it.
+
+import Enclave
+import Glibc
+
+/// What the attacks need of a library.
+@safe
+struct Target {
+  var name: String
+  /// Allocates a secret of so many bytes of 0xa5, and leaves it closed if that can be done.
+  var allocate: (Int) throws -> UnsafeMutableRawPointer
+  var free: (UnsafeMutableRawPointer) -> Void
+  /// Runs the body while the secret is open for writing.
+  var open: (UnsafeMutableRawPointer, () -> Void) -> Void
+  /// Makes the secret write-once, as well as the library can.
+  var freeze: (UnsafeMutableRawPointer) -> Void
+}
+
+struct Refused: Error {}
+
+enum Attacks {
+  static let names = [
+    "overflow by 1 byte", "overflow by a page", "read while idle", "use after free",
+    "read by another thread in a window", "read by a thread born in a window",
+    "read in a forked child", "left in a core dump", "lock that fails", "maps used up",
+    "discard of write-once pages",
+  ]
+  static let targets = [
+    "enclave", "enclave isolated", "libsodium", "openssl", "libgcrypt", "malloc",
+  ]
+
+  private static let silent: Int32 = 10
+  private static let detected: Int32 = 11
+  private static let stopped: Int32 = 12
+  private static let notInstalled: Int32 = 13
+  private static let crashes: Int32 = 14
+  private static let pattern: UInt8 = 0xa5
+
+  // MARK: - The table
+
+  static func printTable(_ program: String) {
+    print("| attack | " + targets.joined(separator: " | ") + " |")
+    print("|---|" + targets.map { _ in "---" }.joined(separator: "|") + "|")
+    for attack in names.indices {
+      var cells: [String] = []
+      for target in targets.indices { cells.append(run(program, attack, target)) }
+      print("| \(names[attack]) | " + cells.joined(separator: " | ") + " |")
+    }
+  }
+
+  private static func run(_ program: String, _ attack: Int, _ target: Int) -> String {
+    var arguments = [program, "attack", "\(attack)", "\(target)"]
+    if names[attack] == "lock that fails", geteuid() == 0 {
+      // Root's locks never fail: the capability goes.
+      arguments = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"] + arguments
+    }
+    var pointers = unsafe arguments.map { unsafe strdup($0) }
+    unsafe pointers.append(nil)
+    var actions = unsafe posix_spawn_file_actions_t()
+    unsafe posix_spawn_file_actions_init(&actions)
+    unsafe posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+    unsafe posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
+    var pid: pid_t = 0
+    guard unsafe posix_spawnp(&pid, arguments[0], &actions, nil, &pointers, environ) == 0 else {
+      return "n/a"
+    }
+    for index in unsafe pointers.indices { unsafe Glibc.free(pointers[index]) }
+    var status: Int32 = 0
+    unsafe waitpid(pid, &status, 0)
+    let signal = status & 0x7f
+    if signal != 0 {
+      // abort(3) and traps are the library's word, faults are the processor's.
+      return [SIGSEGV, SIGBUS].contains(signal) ? "stopped" : "detected"
+    }
+    switch (status >> 8) & 0xff {
+    case silent: return "**silent**"
+    case detected: return "detected"
+    case stopped: return "stopped"
+    case crashes: return "**crashes later**"
+    default: return "n/a"
+    }
+  }
+
+  // MARK: - Targets
+
+  nonisolated(unsafe) private static var held:
+    [UnsafeMutableRawPointer: UnsafeMutablePointer<Secret>] =
+      unsafe [:]
+
+  private static func symbol<T>(_ library: UnsafeMutableRawPointer, _ name: String, as: T.Type) -> T
+  {
+    guard let address = unsafe dlsym(library, name) else { exit(notInstalled) }
+    return unsafe unsafeBitCast(address, to: T.self)
+  }
+
+  private static func library(_ names: String...) -> UnsafeMutableRawPointer {
+    for name in names {
+      if let library = unsafe dlopen(name, RTLD_NOW) { return unsafe library }
+    }
+    exit(notInstalled)
+  }
+
+  private typealias Allocate = @convention(c) (Int) -> UnsafeMutableRawPointer?
+  private typealias Release = @convention(c) (UnsafeMutableRawPointer) -> Void
+  private typealias Protect = @convention(c) (UnsafeMutableRawPointer) -> Int32
+
+  private static func filled(_ address: UnsafeMutableRawPointer?, _ count: Int) throws
+    -> UnsafeMutableRawPointer
+  {
+    guard let address = unsafe address else { throw Refused() }
+    unsafe memset(address, Int32(pattern), count)
+    return unsafe address
+  }
+
+  static func target(_ number: Int) -> Target {
+    switch targets[number] {
+    case "enclave", "enclave isolated":
+      let arena: Arena
+      do {
+        arena = try Arena(
+          "attacked", .init(layout: targets[number] == "enclave" ? .slab : .isolated))
+      } catch { exit(detected) }
+      return unsafe Target(
+        name: targets[number],
+        allocate: { count in
+          let place = UnsafeMutablePointer<Secret>.allocate(capacity: 1)
+          unsafe place.initialize(to: try arena.allocate(byteCount: count))
+          let address = unsafe try place.pointee.withMutableBytes { bytes in
+            unsafe bytes.withUnsafeMutableBytes {
+              unsafe memset($0.baseAddress!, Int32(pattern), $0.count)
+              return $0.baseAddress!
+            }
+          }
+          unsafe held[address] = unsafe place
+          return unsafe address
+        },
+        free: { address in
+          let secret = unsafe held.removeValue(forKey: address)!.move()
+          try? secret.destroy()
+        },
+        open: { address, body in unsafe try? held[address]!.pointee.withMutableBytes { _ in body() }
+        },
+        freeze: { _ in
+          // As far as this machine goes: sealing needs protection keys.
+          do { try arena.seal() } catch { try? arena.freeze() }
+        })
+    case "libsodium":
+      let sodium = unsafe library("libsodium.so.23", "libsodium.so.26", "libsodium.so")
+      _ = unsafe symbol(sodium, "sodium_init", as: (@convention(c) () -> Int32).self)()
+      let allocate = unsafe symbol(sodium, "sodium_malloc", as: Allocate.self)
+      let free = unsafe symbol(sodium, "sodium_free", as: Release.self)
+      let close = unsafe symbol(sodium, "sodium_mprotect_noaccess", as: Protect.self)
+      let open = unsafe symbol(sodium, "sodium_mprotect_readwrite", as: Protect.self)
+      let readOnly = unsafe symbol(sodium, "sodium_mprotect_readonly", as: Protect.self)
+      return unsafe Target(
+        name: "libsodium",
+        allocate: { count in
+          let address = unsafe try filled(allocate(count), count)
+          _ = unsafe close(address)
+          return unsafe address
+        }, free: unsafe free,
+        open: { address, body in
+          _ = unsafe open(address)
+          body()
+          _ = unsafe close(address)
+        }, freeze: { _ = unsafe readOnly($0) })
+    case "openssl":
+      let crypto = unsafe library("libcrypto.so.3", "libcrypto.so.1.1")
+      let start = unsafe symbol(
+        crypto, "CRYPTO_secure_malloc_init", as: (@convention(c) (Int, Int) -> Int32).self)
+      // 1 is as asked for; 2 tells that something could not be protected.
+      if start(1 << 20, 32) != 1 { exit(detected) }
+      typealias Traced =
+        @convention(c) (Int, UnsafePointer<CChar>?, Int32)
+        -> UnsafeMutableRawPointer?
+      typealias Cleared =
+        @convention(c) (
+          UnsafeMutableRawPointer, Int, UnsafePointer<CChar>?, Int32
+        ) -> Void
+      let allocate = unsafe symbol(crypto, "CRYPTO_secure_malloc", as: Traced.self)
+      let free = unsafe symbol(crypto, "CRYPTO_secure_clear_free", as: Cleared.self)
+      return unsafe Target(
+        name: "openssl", allocate: { unsafe try filled(allocate($0, nil, 0), $0) },
+        free: { unsafe free($0, 32, nil, 0) }, open: { _, body in body() }, freeze: { _ in })
+    case "libgcrypt":
+      let gcrypt = unsafe library("libgcrypt.so.20")
+      _ = unsafe symbol(
+        gcrypt, "gcry_check_version",
+        as: (@convention(c) (UnsafePointer<CChar>?) -> UnsafePointer<CChar>?).self)(nil)
+      // gcry_control takes a variable list; these commands take integers, which are passed alike.
+      let control = unsafe symbol(
+        gcrypt, "gcry_control", as: (@convention(c) (Int32, Int, Int) -> UInt32).self)
+      if control(24, 1 << 20, 0) != 0 { exit(detected) }  // GCRYCTL_INIT_SECMEM
+      _ = control(38, 0, 0)  // GCRYCTL_INITIALIZATION_FINISHED
+      let allocate = unsafe symbol(gcrypt, "gcry_malloc_secure", as: Allocate.self)
+      return unsafe Target(
+        name: "libgcrypt", allocate: { unsafe try filled(allocate($0), $0) },
+        free: unsafe symbol(gcrypt, "gcry_free", as: Release.self), open: { _, body in body() },
+        freeze: { _ in })
+    default:
+      return unsafe Target(
+        name: "malloc", allocate: { unsafe try filled(malloc($0), $0) },
+        free: { unsafe Glibc.free($0) },
+        open: { _, body in body() }, freeze: { _ in })
+    }
+  }
+
+  // MARK: - Attacks
+
+  /// Does what is attacked, in this process.
+  static func perform(_ attack: Int, _ number: Int) -> Never {
+    unsafe setenv("SWIFT_BACKTRACE", "enable=no", 1)
+    if names[attack] == "lock that fails" {
+      var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
+      unsafe setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+    }
+    let target = target(number)
+    do { try perform(names[attack], target) } catch { exit(detected) }
+    exit(silent)
+  }
+
+  private static func spy(_ address: UnsafeMutableRawPointer) -> Bool {
+    unsafe UnsafeRawPointer(address + 20).load(as: UInt8.self) == pattern
+  }
+
+  private static func onAnotherThread(_ body: @escaping @Sendable () -> Void) {
+    final class Box {
+      let body: @Sendable () -> Void
+      init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+    var thread = pthread_t()
+    unsafe pthread_create(
+      &thread, nil,
+      { raw in
+        unsafe Unmanaged<Box>.fromOpaque(raw!).takeRetainedValue().body()
+        return nil
+      }, unsafe Unmanaged.passRetained(Box(body)).toOpaque())
+    pthread_join(thread, nil)
+  }
+
+  private static func perform(_ attack: String, _ target: Target) throws {
+    // One among several: the first or last of a heap may have a guard to itself by chance.
+    var several: [UnsafeMutableRawPointer] = unsafe []
+    for _ in 0..<8 { unsafe several.append(try target.allocate(32)) }
+    nonisolated(unsafe) let secret = unsafe several[4]
+    switch attack {
+    case "overflow by 1 byte":
+      // A fault that comes later is the damage, not a protection.
+      unsafe target.open(secret) { unsafe (secret + 32).storeBytes(of: 1, as: UInt8.self) }
+      signal(SIGSEGV) { _ in _exit(Attacks.crashes) }
+      unsafe target.free(secret)
+    case "overflow by a page":
+      // A run of bytes, as a copy with a wrong length makes it.
+      unsafe target.open(secret) { unsafe memset(secret, 1, 2 << 20) }
+      unsafe target.free(secret)
+    case "read while idle":
+      if unsafe !spy(secret) { exit(stopped) }
+    case "use after free":
+      unsafe target.free(secret)
+      if unsafe !spy(secret) { exit(stopped) }
+    case "read by another thread in a window":
+      // A thread that was there before.
+      let ends = UnsafeMutablePointer<Int32>.allocate(capacity: 4)
+      unsafe pipe(ends)
+      unsafe pipe(ends + 2)
+      nonisolated(unsafe) let descriptors = unsafe ends
+      var thread = pthread_t()
+      @safe
+      final class Spy: @unchecked Sendable {
+        let secret: UnsafeMutableRawPointer
+        let ends: UnsafeMutablePointer<Int32>
+        init(_ secret: UnsafeMutableRawPointer, _ ends: UnsafeMutablePointer<Int32>) {
+          unsafe self.secret = unsafe secret
+          unsafe self.ends = unsafe ends
+        }
+      }
+      unsafe pthread_create(
+        &thread, nil,
+        { raw in
+          let spy = unsafe Unmanaged<Spy>.fromOpaque(raw!).takeRetainedValue()
+          var byte: UInt8 = 0
+          unsafe read(spy.ends[0], &byte, 1)
+          unsafe exit(Attacks.spy(spy.secret) ? Attacks.silent : Attacks.stopped)
+        }, unsafe Unmanaged.passRetained(Spy(secret, ends)).toOpaque())
+      unsafe target.open(secret) {
+        var byte: UInt8 = 1
+        unsafe write(descriptors[1], &byte, 1)
+        pthread_join(thread, nil)
+      }
+    case "read by a thread born in a window":
+      unsafe target.open(secret) {
+        onAnotherThread { unsafe exit(spy(secret) ? silent : stopped) }
+      }
+    case "read in a forked child":
+      // What a child finds of a secret that is open.
+      unsafe target.open(secret) {
+        let fork = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
+        let pid = fork()
+        if pid == 0 { unsafe _exit(spy(secret) ? silent : stopped) }
+        var status: Int32 = 0
+        unsafe waitpid(pid, &status, 0)
+        exit(status & 0x7f != 0 ? stopped : (status >> 8) & 0xff)
+      }
+    case "left in a core dump":
+      // The kernel leaves out what is marked: core(5), VmFlags in proc(5).
+      unsafe exit(flags(of: secret).contains("dd") ? stopped : silent)
+    case "lock that fails":
+      // Half a MiB of secrets under a limit of 64 KiB.
+      for _ in 0..<512 { _ = unsafe try target.allocate(1024) }
+      exit(status("VmLck") >= 512 * 1024 ? stopped : silent)
+    case "maps used up":
+      useUpMaps()
+      for _ in 0..<2000 {
+        let address = unsafe try target.allocate(32)
+        // Without its guard or lock: nobody said so.
+        if target.name == "libsodium", unsafe !flags(of: address).contains("lo") { exit(silent) }
+      }
+      exit(stopped)
+    case "discard of write-once pages":
+      unsafe target.freeze(secret)
+      let page = unsafe UnsafeMutableRawPointer(bitPattern: UInt(bitPattern: secret) & ~4095)!
+      // MADV_DONTNEED, and MADV_DONTNEED_LOCKED for locked pages.
+      if unsafe madvise(page, 4096, 4) != 0, unsafe madvise(page, 4096, 24) != 0 { exit(stopped) }
+      unsafe target.open(secret) { unsafe exit(spy(secret) ? stopped : silent) }
+      exit(silent)
+    default: exit(notInstalled)
+    }
+  }
+
+  private static func useUpMaps() {
+    let length = 70_000 * 4096
+    let base = unsafe mmap(
+      nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
+    var offset = 4096
+    while offset < length, unsafe mprotect(base + offset, 4096, PROT_NONE) == 0 { offset += 8192 }
+    // A few are left, so that the next calls fail at various places.
+    for index in 0..<6 { unsafe mprotect(base + 4096 + index * 8192, 4096, PROT_READ) }
+  }
+
+  private static func flags(of address: UnsafeMutableRawPointer) -> [Substring] {
+    var isInside = false
+    for line in text("/proc/self/smaps").split(separator: "\n") {
+      let words = line.split(separator: " ")
+      let range = words[0].split(separator: "-")
+      if range.count == 2, let low = UInt(range[0], radix: 16), let high = UInt(range[1], radix: 16)
+      {
+        isInside = (low..<high).contains(UInt(bitPattern: address))
+      } else if isInside, line.hasPrefix("VmFlags:") {
+        return words
+      }
+    }
+    return []
+  }
+
+  private static func status(_ key: String) -> Int {
+    for line in text("/proc/self/status").split(separator: "\n") where line.hasPrefix(key + ":") {
+      return (Int(line.filter(\.isNumber)) ?? 0) * 1024
+    }
+    return 0
+  }
+
+  private static func text(_ path: String) -> String {
+    let file = unsafe Glibc.open(path, O_RDONLY)
+    defer { close(file) }
+    var bytes: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+      let count = unsafe read(file, &buffer, buffer.count)
+      if count <= 0 { break }
+      bytes += buffer[..<count]
+    }
+    return String(decoding: bytes, as: UTF8.self)
+  }
+}
