@@ -132,6 +132,9 @@ extension ArenaReference {
 
   // MARK: - Each tick
 
+  /// Whether the arena has a record of its own.
+  var isListed: Bool { withCore { $0.page?.record != nil } }
+
   /// Writes what has changed.
   func refresh() {
     var totals = Totals()
@@ -300,7 +303,11 @@ extension ArenaCore {
     record.set(.chunkCount, UInt64(chunkCount))
     record.set(.mapsUsed, UInt64(chunkCount * 3))
     record.set(.guardPages, UInt64(chunkCount * 2))
-    record.set(.nextChunkBytes, UInt64(options.layout == .slab ? nextChunkBytes : Page.size))
+    // A frozen arena does not grow any more.
+    record.set(
+      .nextChunkBytes,
+      arena.gate.isFrozen
+        ? unknown : UInt64(options.layout == .slab ? nextChunkBytes : Page.size))
     record.end()
   }
 

@@ -199,7 +199,6 @@ struct ArenaCore {
 
   mutating func deallocate() {
     for index in 0..<runs.count {
-      unsafe runs[index].run.pointee.slots.deallocate()
       unsafe runs[index].run.pointee.listings?.deallocate()
       unsafe runs[index].run.deallocate()
     }
@@ -245,7 +244,6 @@ struct ArenaCore {
       unsafe chunk.pointee.runs[page] = nil
     }
     _ = runs.popLast()
-    unsafe run.pointee.slots.deallocate()
     unsafe run.pointee.listings?.deallocate()
     unsafe run.deallocate()
   }
@@ -259,12 +257,12 @@ struct ArenaCore {
     base: UnsafeMutableRawPointer, byteCount: Int, chunk: Int, slotBytes: Int, slotCount: Int,
     sizeClass: UInt8, lane: UInt8
   ) -> UnsafeMutablePointer<Run> {
-    let slots = UnsafeMutablePointer<Slot>.allocate(capacity: slotCount)
+    let run = unsafe Run.allocate(slotCount: slotCount)
+    let slots = unsafe Run.slots(of: run)
     unsafe slots.initialize(repeating: Slot(), count: slotCount)
     for slot in 0..<slotCount {
       unsafe slots[slot].nextFree = slot + 1 < slotCount ? UInt16(slot + 1) : Run.endOfList
     }
-    let run = UnsafeMutablePointer<Run>.allocate(capacity: 1)
     unsafe run.initialize(
       to: Run(
         arena: arena, lane: lane, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,

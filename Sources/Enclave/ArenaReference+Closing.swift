@@ -179,7 +179,10 @@ extension ArenaReference {
     guard unsafe addRelaxed(.max, to: header.pointee.orphans) == 0 else { return }
     // Nobody else has a handle. Chunks that could not be wiped or unmapped keep their place in
     // memory, closed; the metadata is not needed for that.
-    if gate.access != .destroyed { try? destroy(until: 0) }
+    if gate.access != .destroyed {
+      // A window that was jumped out of is still counted: then at least the contents go.
+      do throws(EnclaveError) { try destroy(until: 0) } catch { wipeNow() }
+    }
     leave()
     free()
   }

@@ -212,9 +212,12 @@ extension ArenaReference {
   /// Wipes a secret and takes its slot back.
   func free(_ place: Place) throws(EnclaveError) {
     let run = unsafe place.run
-    let slot = unsafe run.pointee.slots + Int(place.slot)
+    let slot = unsafe Run.slots(of: run) + Int(place.slot)
     unsafe prefetch(slot)
+    unsafe prefetch(run)
+    unsafe prefetch(UnsafeRawPointer(run) + 64)
     unsafe prefetch(place.address)
+    unsafe prefetch(place.address + Int(place.byteCount))
     while true {
       let entry = gate.enterWipe()
       if entry == 0 { break }

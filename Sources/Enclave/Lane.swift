@@ -245,7 +245,7 @@ struct Lane {
       slack = request.dataBytes - request.byteCount
       slot = unsafe pop(run)
     }
-    let entry = unsafe run.pointee.slots + Int(slot)
+    let entry = unsafe Run.slots(of: run) + Int(slot)
     unsafe entry.pointee.generation &+= 1
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
@@ -308,7 +308,7 @@ struct Lane {
     _ place: Place, isFrozen: Bool, isDamaged: Bool
   ) -> Bool {
     let run = unsafe place.run
-    let slot = unsafe run.pointee.slots + Int(place.slot)
+    let slot = unsafe Run.slots(of: run) + Int(place.slot)
     if page != nil { unsafe unlist(run, place.slot) }
     let wasFull = unsafe run.pointee.isFull
     unsafe slot.pointee.generation &+= 1
@@ -349,7 +349,7 @@ struct Lane {
       page!.unlistedSecrets += 1
       return
     }
-    let slot = unsafe run.pointee.slots + Int(slotIndex)
+    let slot = unsafe Run.slots(of: run) + Int(slotIndex)
     unsafe listing.pointee.record = index
     unsafe listing.pointee.position = UInt32(page!.listed.count)
     unsafe page!.listed.append(ListedSecret(run: run, slot: slotIndex, count: 0))

@@ -83,6 +83,23 @@ struct Run: BitwiseCopyable {
   var isFull: Bool { live + retired == slotCount }
   var isIsolated: Bool { sizeClass == Run.isolatedClass }
 
+  /// A run and its slots in one block: where a slot is follows from the run's address alone, so
+  /// that a free can bring all that it needs into the cache at once.
+  static func allocate(slotCount: Int) -> UnsafeMutablePointer<Run> {
+    let byteCount = slotsOffset + slotCount * MemoryLayout<Slot>.stride
+    return unsafe UnsafeMutableRawPointer.allocate(byteCount: byteCount, alignment: 16)
+      .assumingMemoryBound(to: Run.self)
+  }
+
+  @inline(__always)
+  private static var slotsOffset: Int { (MemoryLayout<Run>.size + 15) & ~15 }
+
+  @inline(__always)
+  static func slots(of run: UnsafeMutablePointer<Run>) -> UnsafeMutablePointer<Slot> {
+    unsafe (UnsafeMutableRawPointer(run) + slotsOffset)
+      .assumingMemoryBound(to: Slot.self)
+  }
+
   /// The first byte of a live secret.
   func dataStart(_ slot: Int) -> UnsafeMutableRawPointer {
     let entry = unsafe slots[slot]

@@ -45,7 +45,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       }
     }
     let run = unsafe place.run
-    guard unsafe run.pointee.slots[Int(place.slot)].generation == place.generation else {
+    guard unsafe Run.slots(of: run)[Int(place.slot)].generation == place.generation else {
       gate.undo(writing: writing, label: place.label)
       throw .destroyed
     }

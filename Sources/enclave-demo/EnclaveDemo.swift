@@ -145,6 +145,8 @@ struct Gateway {
       filled(tlsKeys, 1192, "certificate key"), filled(tlsKeys, 121, "certificate key"),
       filled(tlsKeys, 48, "session ticket key"), filled(tlsKeys, 48, "session ticket key"),
     ]
+    // Written once: sealed where this machine has what that takes, else frozen.
+    do throws(EnclaveError) { try tlsKeys.seal() } catch { try tlsKeys.freeze() }
     password = try filled(database, 24, "database password")
     signing = try [
       filled(webhooks, 32, "webhook signing"), filled(webhooks, 32, "webhook signing"),

@@ -249,8 +249,8 @@ static inline void ces_wipe_slot(void *address, size_t length) {
   }
   for (size_t offset = 0; offset < length; offset += 16) {
     __builtin_memset((char *)address + offset, 0, 16);
+    __asm__ volatile("" ::"r"(address) : "memory");  // a store each, and no loop that is a call
   }
-  __asm__ volatile("" ::"r"(address) : "memory");
 }
 
 // The same for Swift, in terms of plain pointers: what names a C structure is not inlined across
