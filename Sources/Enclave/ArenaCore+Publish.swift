@@ -97,7 +97,7 @@ extension ArenaReference {
       for index in 0..<core.runs.count {
         let run = unsafe core.runs[index].run
         if unsafe run.pointee.listings == nil {
-          unsafe run.pointee.listings = unsafe ArenaCore.makeListings(Int(run.pointee.slotCount))
+          unsafe Run.setListings(ArenaCore.makeListings(Int(run.pointee.slotCount)), of: run)
         }
         for slot in unsafe 0..<run.pointee.slotCount
         where unsafe run.pointee.slots[Int(slot)].isLive {

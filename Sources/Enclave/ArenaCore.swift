@@ -265,9 +265,10 @@ struct ArenaCore {
     }
     unsafe run.initialize(
       to: Run(
-        arena: arena, lane: lane, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
+        next: nil, listings: page == nil ? nil : Self.makeListings(slotCount), arena: arena,
+        lane: lane, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
         base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
-        listings: page == nil ? nil : Self.makeListings(slotCount), next: nil, previous: nil))
+        previous: nil))
     unsafe runs.append(RunReference(run: run))
     unsafe note(run)
     return unsafe run
@@ -443,7 +444,7 @@ struct ArenaCore {
       unsafe run.pointee.chunk = UInt32(index)
       unsafe run.pointee.stuck = .closed
       if page != nil, unsafe run.pointee.listings == nil {
-        unsafe run.pointee.listings = unsafe Self.makeListings(1)
+        unsafe Run.setListings(Self.makeListings(1), of: run)
       }
       unsafe note(run)
       return unsafe run

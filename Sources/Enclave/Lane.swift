@@ -257,7 +257,11 @@ struct Lane {
     if secrets > totals.peakSecrets { totals.peakSecrets = secrets }
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
     labels.allocated(label, byteCount: request.byteCount)
-    if page != nil { unsafe list(run, slot) }
+    if let listings = unsafe run.pointee.listings {
+      // Nobody has a window to it yet.
+      unsafe listings[Int(slot)].count = 0
+      if page != nil { unsafe list(run, slot) }
+    }
     return unsafe Place(
       run: run, address: address, generation: entry.pointee.generation,
       byteCount: UInt32(request.byteCount), slot: slot, label: label)
@@ -344,7 +348,6 @@ struct Lane {
   mutating func list(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
     guard let listings = unsafe run.pointee.listings else { return }
     let listing = unsafe listings + Int(slotIndex)
-    unsafe listing.pointee.count = 0
     guard let index = page!.takeRecord() else {
       page!.unlistedSecrets += 1
       return

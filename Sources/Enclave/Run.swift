@@ -56,6 +56,11 @@ struct Run: BitwiseCopyable {
   static let isolatedClass: UInt8 = 0xff
   static let endOfList = UInt16.max
 
+  /// First, because the thread sanitizer counts a change of any field as one of the first byte:
+  /// what is read without the lane's lock stands behind it.
+  var next: UnsafeMutablePointer<Run>?
+  /// nil until the process publishes for the first time; then it stays.
+  private(set) var listings: UnsafeMutablePointer<Listing>?
   let arena: ArenaReference
   let lane: UInt8
   let sizeClass: UInt8
@@ -65,9 +70,6 @@ struct Run: BitwiseCopyable {
   var byteCount: Int
   var slotBytes: Int
   var chunk: UInt32
-  /// nil until the process publishes for the first time; then it stays.
-  var listings: UnsafeMutablePointer<Listing>?
-
   // What the lane's lock covers.
   /// Pages that could not be closed again: how far they are open.
   var stuck: Protection = .closed
@@ -75,7 +77,6 @@ struct Run: BitwiseCopyable {
   var live: UInt16 = 0
   /// Slots of a frozen arena that are wiped and not used again.
   var retired: UInt16 = 0
-  var next: UnsafeMutablePointer<Run>?
   var previous: UnsafeMutablePointer<Run>?
   var readers: UInt32 = 0
   var writers: UInt32 = 0
@@ -93,6 +94,21 @@ struct Run: BitwiseCopyable {
 
   @inline(__always)
   private static var slotsOffset: Int { (MemoryLayout<Run>.size + 15) & ~15 }
+
+  private static let listingsOffset = unsafe MemoryLayout<Run>.offset(of: \.listings)!
+
+  /// The listings, for who has no lock.
+  @inline(__always)
+  static func listings(of run: UnsafeMutablePointer<Run>) -> UnsafeMutablePointer<Listing>? {
+    unsafe UnsafeMutablePointer(bitPattern: UInt(loadRelaxed(UnsafeRawPointer(run) + 8)))
+  }
+
+  static func setListings(
+    _ listings: UnsafeMutablePointer<Listing>, of run: UnsafeMutablePointer<Run>
+  ) {
+    precondition(listingsOffset == 8)
+    unsafe storeRelease(UInt64(UInt(bitPattern: listings)), at: UnsafeMutableRawPointer(run) + 8)
+  }
 
   @inline(__always)
   static func slots(of run: UnsafeMutablePointer<Run>) -> UnsafeMutablePointer<Slot> {

@@ -14,7 +14,7 @@ extension Secret {
     guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
       throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
     }
-    let found: UInt32
+    let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
     defer { closeWindow(writing: false, found) }
     let span = unsafe Span<Element>(
@@ -35,7 +35,7 @@ extension Secret {
     guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
       throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
     }
-    let found: UInt32
+    let found: UInt64
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
     defer { closeWindow(writing: true, found) }
     var span = unsafe MutableSpan<Element>(
@@ -53,7 +53,7 @@ extension Secret {
     guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
       throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
     }
-    let found: UInt32
+    let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
     defer { closeWindow(writing: false, found) }
     let span = unsafe Span<Element>(

@@ -33,7 +33,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
 
   /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
   @usableFromInline
-  func openWindow(writing: Bool) throws(EnclaveError) -> UInt32 {
+  func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
     let arena = self.arena
     let gate = arena.gate
     while true {
@@ -50,11 +50,17 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       throw .destroyed
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
-    if let listings = unsafe run.pointee.listings {
+    var counted: UInt64 = 0
+    if let listings = unsafe Run.listings(of: run) {
       unsafe addRelaxed(Listing.opened, to: &listings[Int(place.slot)].count)
+      counted = Self.isCounted
     }
-    return gate.openKey(writing: writing)
+    return counted | UInt64(gate.openKey(writing: writing))
   }
+
+  /// Beside the key's bits: the window was counted in the secret's listing. (Publishing may start
+  /// while it is open.)
+  private static var isCounted: UInt64 { 1 << 32 }
 
   @inline(never)
   private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
@@ -71,13 +77,13 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   }
 
   @usableFromInline
-  func closeWindow(writing: Bool, _ found: UInt32) {
+  func closeWindow(writing: Bool, _ found: UInt64) {
     let arena = self.arena
     // In a forked child that was made inside of the body there is nothing to close but the key.
-    arena.gate.closeKey(found)
+    arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return }
     let run = unsafe place.run
-    if let listings = unsafe run.pointee.listings {
+    if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
       unsafe addRelaxed(.max, to: &listings[Int(place.slot)].count)
     }
     if arena.hasPageGate {
@@ -100,7 +106,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public borrowing func withBytes<R: ~Copyable, E: Error>(
     _ body: (RawSpan) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    let found: UInt32
+    let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
     defer { closeWindow(writing: false, found) }
     do {
@@ -115,7 +121,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public mutating func withMutableBytes<R: ~Copyable, E: Error>(
     _ body: (inout MutableRawSpan) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    let found: UInt32
+    let found: UInt64
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
     defer { closeWindow(writing: true, found) }
     var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)

@@ -282,6 +282,11 @@ struct FieldTests {
     try peer.send("release")
     let after = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
     expect(after, ["openWindows": 0, "protectionState": "closed", "stuckOpenPages": 0], "closed")
+    // A window that was open before there was a page is not counted when it closes.
+    let tables = try page(path)["tables"] as! [String: Any]
+    let secrets = tables["secret"] as! [[String: Any]]
+    #expect(secrets.count == 10)
+    #expect(secrets.allSatisfy { $0["openNow"] as? Int == 0 && $0["opens"] as? Int == 0 })
   }
 
   @Test func failuresAreShownWithTheirEvents() throws {
