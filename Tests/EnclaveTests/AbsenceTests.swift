@@ -1,0 +1,145 @@
+// Machines that lack something: everything works, with an honest state; and what is used up.
+
+#if DEBUG
+  import CTestSupport
+  import Enclave
+  import EnclaveSystem
+  import Foundation
+  import Glibc
+  import TestSupport
+  import Testing
+
+  @Suite struct AbsenceTests {
+    /// What older kernels answer, and what must be there all the same.
+    static let absences: [(call: SystemCall, errno: Int32)] = [
+      (.wipeOnFork, EINVAL), (.wipeForkPage, EINVAL), (.sealChunk, ENOSYS),
+      (.mapSecretMemory, ENOSYS), (.probeMechanism, EINVAL), (.allocateKey, ENOSYS),
+      (.registerBarrier, EINVAL),
+    ]
+
+    @Test(arguments: absences.map(\.call), [true, false])
+    func withoutAMechanism(call: SystemCall, withLockCapability: Bool) async {
+      let number = call.rawValue
+      await #expect(processExitsWith: .success) {
+        [number = number as UInt32, withLockCapability = withLockCapability as Bool] in
+        let call = SystemCall(rawValue: number)!
+        if !withLockCapability {
+          guard ct_drop_lock_capability() == 0 else { exit(90) }
+          var limit = rlimit(rlim_cur: 1 << 20, rlim_max: 1 << 20)
+          setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+        }
+        FaultPlan.fail(
+          call, errno: AbsenceTests.absences.first { $0.call == call }!.errno, times: .max)
+        var round = Round()
+        round.run()
+        // Nothing fails but what was asked for by name and is not there.
+        for error in round.errors {
+          guard case .unsupported = error else { exit(1) }
+        }
+        // A child has nothing of it, whichever way it is kept from it.
+        let arena = try Arena("test", .init(lock: .preferred, gate: .none))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let at = try address(of: secret)
+        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
+        let pid = fork()
+        if pid == 0 {
+          if ct_try_read(at) == 0, UnsafePointer<UInt8>(bitPattern: at)!.pointee != 0 { _exit(1) }
+          do throws(EnclaveError) {
+            _ = try arena.allocate(byteCount: 1)
+            _exit(2)
+          } catch { _exit(error == .inheritedByFork ? 0 : 3) }
+        }
+        var status: Int32 = 0
+        waitpid(pid, &status, 0)
+        if status != 0 { exit(status >> 8 & 0xff | 64) }
+        // The parent's is as it was, and closes as it should.
+        if try contents(secret)[31] != 32 { exit(2) }
+        let idle = try Arena("idle", .init(lock: .preferred))
+        let closed = try idle.allocate(byteCount: 8)
+        if ct_try_read(try address(of: closed)) == 0 { exit(3) }
+      }
+    }
+
+    /// The twin: with the fork's protection switched off the child reads the secret.
+    @Test func withoutForkProtectionTheChildReadsIt() async {
+      await #expect(processExitsWith: .success) {
+        FaultPlan.switchOff(.wipeOnFork)
+        let arena = try Arena("test", .init(lock: .preferred, gate: .none))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let at = try address(of: secret)
+        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
+        let pid = fork()
+        if pid == 0 { _exit(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 1 ? 0 : 1) }
+        var status: Int32 = 0
+        waitpid(pid, &status, 0)
+        if status != 0 { exit(1) }
+      }
+    }
+
+    /// deinit and exit in the child are harmless: neither the parent's secrets nor its page change.
+    @Test func aChildMayEndAsItLikes() async throws {
+      let scratch = try Scratch(onTmpfs: true)
+      let path = scratch.path
+      await #expect(processExitsWith: .success) { [path = path as String] in
+        setenv("ENCLAVE_STATS_DIR", path, 1)
+        let publisher = try StatsPublisher.start()
+        var arena: Arena? = try Arena("test", .init(lock: .preferred))
+        var secret: Secret? = try arena!.allocate(byteCount: 32)
+        try fill(&secret!, from: 1)
+        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
+        let pid = fork()
+        if pid == 0 {
+          secret = nil
+          arena = nil
+          exit(0)
+        }
+        var status: Int32 = 0
+        waitpid(pid, &status, 0)
+        if status != 0 { exit(1) }
+        if try contents(secret!)[31] != 32 { exit(2) }
+        guard let page = publisher.path, access(page, F_OK) == 0, publisher.isPublishing else {
+          exit(3)
+        }
+        try secret!.withBytes { _ in }
+      }
+    }
+
+    /// vm.max_map_count is used up: a typed error with both numbers, no protection lost, and what was
+    /// there goes on.
+    @Test(arguments: [Arena.Layout.slab, .isolated])
+    func withAllMapsUsedUp(layout: Arena.Layout) async {
+      let isSlab = layout == .slab
+      await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
+        let arena = try Arena(
+          "test", .init(layout: isSlab ? .slab : .isolated, lock: .preferred))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        // Every other page of another protection, until no map is left.
+        let length = 70_000 * 4096
+        let base = mmap(nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
+        var offset = 4096
+        while offset < length, mprotect(base + offset, 4096, PROT_NONE) == 0 { offset += 8192 }
+        let other = try Arena("other", .init(layout: .isolated, lock: .preferred, gate: .none))
+        var wasTold = false
+        for _ in 0..<20 {
+          do throws(EnclaveError) {
+            let new = try other.allocate(byteCount: 32)
+            // Whatever is handed out has its guard.
+            let at: UInt
+            do { at = try address(of: new) } catch { exit(1) }
+            if ct_try_read((at & ~4095) + 4096) == 0 { exit(2) }
+          } catch {
+            guard case .mapLimit(let inUse, let limit) = error, inUse + 3 >= limit else { exit(3) }
+            wasTold = true
+          }
+        }
+        if !wasTold { exit(4) }
+        munmap(base, length)
+        if try contents(secret)[31] != 32 { exit(5) }
+        _ = try other.allocate(byteCount: 32)
+      }
+    }
+  }
+#endif
