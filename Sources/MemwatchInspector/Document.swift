@@ -66,6 +66,7 @@ extension Snapshot {
       ("arenas", .list(arenas.map { $0.document(stateWord(of: $0)) })),
       ("arenasUnlisted", Value(arenasUnlisted)),
       ("arenasDestroyed", Value(arenasDestroyed)),
+      ("retiredMappings", Value(retiredMappings)), ("retiredBytes", Value(retiredBytes)),
       ("labelsUnlisted", Value(labelsUnlisted)),
       ("chunksUnlisted", Value(chunksUnlisted)),
       ("secretsListed", Value(secrets.count)),

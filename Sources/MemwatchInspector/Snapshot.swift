@@ -234,6 +234,9 @@ package struct Snapshot: Equatable, Sendable {
   package var labelsUnlisted: UInt64?
   package var chunksUnlisted: UInt64?
   package var arenasDestroyed: UInt64?
+  /// Addresses that sealed arenas left behind; they are taken until the process ends.
+  package var retiredMappings: UInt64?
+  package var retiredBytes: UInt64?
   package var secrets: [SecretSnapshot] = []
   package var events: [EventSnapshot] = []
   package var eventCount: UInt64?

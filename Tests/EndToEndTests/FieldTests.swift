@@ -146,6 +146,8 @@ struct FieldTests {
       found,
       [
         "schema": "memwatch/1", "complete": 1, "arenasUnlisted": 0, "arenasDestroyed": 1,
+        "retiredMappings": 0,
+        "retiredBytes": 0,
         "labelsUnlisted": 0, "chunksUnlisted": 0, "secretsListed": 3, "secretsUnlisted": 0,
       ], "snapshot")
     // 48 KiB can still be locked: twelve pages of 64 slots each.
