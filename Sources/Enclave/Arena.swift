@@ -163,7 +163,8 @@ public final class Arena: Sendable {
   /// replace or re-protect them any more, nor discard their contents, until the process ends.
   ///
   /// Destroying the arena wipes it and gives its memory and its lock back; the addresses stay
-  /// taken until the process ends, and are counted on the stats page.
+  /// taken until the process ends, and are counted on the stats page. (Of secret memory the pages
+  /// stay too, wiped and locked: only unmapping would give them back.)
   ///
   /// - Throws: `sealNeedsKeyGate`; `unsupported` where the kernel has no mseal; else as `freeze`.
   public func seal() throws(EnclaveError) { try reference.seal() }

@@ -470,7 +470,8 @@ struct ArenaCore {
         // the key open may not discard sealed pages.
         let found = arena.gate.openKey(writing: true)
         defer { arena.gate.closeKey(found) }
-        try chunk.mapping.discard()
+        // Secret memory is a file that only unmapping gives back: it is wiped, and stays locked.
+        if options.backing != .secret { try chunk.mapping.discard() }
         Registry.retire(byteCount: chunk.mapping.byteCount)
       } else {
         try chunk.mapping.unmap()

@@ -286,10 +286,10 @@ extension ArenaReference {
   /// Frees a secret by its address: what C does.
   func free(address: UnsafeMutableRawPointer) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
-    if let place = unsafe place(of: address) { return try free(place) }
+    if let place = unsafe place(of: address) { return try free(place, isHandle: false) }
     let isSlot = withEverything { _, core -> Bool in
       guard let (run, slot) = unsafe Self.find(address, in: core) else { return false }
-      return unsafe !run.pointee.slots[slot].isLive
+      return unsafe !run.pointee.slots[slot].isLive || run.pointee.slots[slot].isClaimed
     }
     withCore { $0.page?.writer.event(.corruption, arena: id) }
     ViolationHandler.report(

@@ -210,7 +210,7 @@ extension ArenaReference {
   // MARK: - Free
 
   /// Wipes a secret and takes its slot back.
-  func free(_ place: Place) throws(EnclaveError) {
+  func free(_ place: Place, isHandle: Bool = true) throws(EnclaveError) {
     let run = unsafe place.run
     let slot = unsafe Run.slots(of: run) + Int(place.slot)
     unsafe prefetch(slot)
@@ -228,12 +228,18 @@ extension ArenaReference {
       }
       try wait(for: entry)
     }
-    guard unsafe slot.pointee.generation == place.generation else {
+    let laneIndex = unsafe Int(run.pointee.lane)
+    // A handle is nobody else's; an address may be freed by two threads at once, and one of them
+    // must win before either wipes.
+    let isMine =
+      unsafe isHandle
+      ? slot.pointee.generation == place.generation
+      : withLane(laneIndex) { _ in unsafe Slot.claim(slot, place.generation) }
+    guard isMine else {
       gate.leaveWipe()
       violated(.doubleFree, place, offset: nil)
       return
     }
-    let laneIndex = unsafe Int(run.pointee.lane)
     let isFrozen = gate.isFrozen
     let opensPages = isClosedByPages
     if opensPages {

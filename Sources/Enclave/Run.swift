@@ -15,6 +15,18 @@ struct Slot: BitwiseCopyable {
   var nextFree: UInt16 = 0
 
   var isLive: Bool { generation & 1 == 1 }
+
+  /// Somebody is freeing it by its address. The mark stands where no offset can be.
+  var isClaimed: Bool { isLive && nextFree == .max }
+
+  /// Takes the right to free it; false when somebody else has it. Under the lane's lock.
+  static func claim(_ slot: UnsafeMutablePointer<Slot>, _ generation: UInt32) -> Bool {
+    guard unsafe slot.pointee.generation == generation, unsafe !slot.pointee.isClaimed else {
+      return false
+    }
+    unsafe slot.pointee.nextFree = .max
+    return true
+  }
 }
 
 /// What the page's record of a secret needs to know, where the process publishes.

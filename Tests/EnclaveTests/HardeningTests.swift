@@ -98,6 +98,34 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
     }
   }
 
+  /// Two threads free one address: one of them does, the other is told.
+  @Test(arguments: allGates) func oneOfTwoThreadsFrees(gate: Arena.Gate) async {
+    let number = allGates.firstIndex(of: gate)!
+    await #expect(processExitsWith: .success) { [number = number as Int] in
+      let reports = Mutex<[Violation.Kind]>([])
+      ViolationHandler.set { violation in
+        reports.withLock { $0.append(violation.kind) }
+        return .goOn
+      }
+      let arena = try Arena("shop", .init(lock: .preferred, gate: allGates[number]))
+      let rounds = 200
+      for _ in 0..<rounds {
+        nonisolated(unsafe) let address = try arena.allocate(byteCount: 32).leak()
+        let done = DispatchSemaphore(value: 0)
+        Thread {
+          try? arena.free(address)
+          done.signal()
+        }.start()
+        try arena.free(address)
+        done.wait()
+      }
+      let kinds = reports.withLock { $0 }
+      guard kinds.count == rounds, kinds.allSatisfy({ $0 == .doubleFree }) else { exit(1) }
+      let left = arena.statistics
+      guard left.secretCount == 0, left.corruptions == 0, try arena.check().isEmpty else { exit(2) }
+    }
+  }
+
   @Test(arguments: allGates) func writesAfterFreeAreFound(gate: Arena.Gate) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) { [number = number as Int] in

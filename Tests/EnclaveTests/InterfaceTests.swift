@@ -186,6 +186,34 @@ import Testing
     }
   }
 
+  @Test(
+    .enabled(if: Capability.secretMemory.isAvailable, "this kernel has no memfd_secret"),
+    arguments: allGates, [Arena.Layout.slab, .isolated])
+  func secretMemoryUnderEveryGate(gate: Arena.Gate, layout: Arena.Layout) async {
+    let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
+    await #expect(processExitsWith: .success) {
+      [number = number as Int, isSlab = isSlab as Bool] in
+      for isSealed in [false, true] {
+        let gate = allGates[number]
+        if isSealed, gate != .key { continue }
+        let before = ProcessFacts.lockedBytes()!
+        let arena = try Arena(
+          "test", .init(layout: isSlab ? .slab : .isolated, gate: gate, backing: .secret))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let at = try address(of: secret)
+        if gate != .none, ct_try_read(at) == 0 { exit(1) }
+        if isSealed { try arena.seal() } else { try arena.freeze() }
+        if try contents(secret)[31] != 32 { exit(2) }
+        if ct_try_write(at) == 0 { exit(3) }
+        try arena.destroy()
+        // Sealed secret memory stays locked, wiped.
+        let after = ProcessFacts.lockedBytes()!
+        if isSealed ? after <= before : after != before { exit(4) }
+      }
+    }
+  }
+
   // MARK: - What the compiler refuses
 
   struct Refused: Sendable, CustomStringConvertible {
