@@ -142,7 +142,8 @@ extension ArenaSnapshot {
   fileprivate func document(_ state: String) -> Value {
     .object([
       ("id", Value(id)), ("name", Value(name)), ("state", .text(state)),
-      ("layout", Value(layout)), ("gate", Value(gate)), ("backing", Value(backing)),
+      ("layout", Value(layout)), ("gate", Value(gate)),
+      ("keySharedWith", Value(keySharedWith)), ("backing", Value(backing)),
       ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),
       (
         "lock",

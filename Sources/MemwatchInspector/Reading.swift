@@ -86,10 +86,16 @@ struct Reading {
       return snapshot
     }
     snapshot.arenas = image.arenas.map(arena).sorted { $0.id < $1.id }
+    var owners: [UInt64: UInt64] = [:]
+    for record in image.arenas { owners[record[.keyNumber], default: 0] += 1 }
+    let keys = Dictionary(image.arenas.map { ($0[.id], $0[.keyNumber]) }) { first, _ in first }
     let labels = Dictionary(grouping: image.labels) { $0[.arenaID] }
     let chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
     for index in snapshot.arenas.indices {
       let id = snapshot.arenas[index].id
+      if let key = keys[id], number(key) != nil {
+        snapshot.arenas[index].keySharedWith = owners[key].map { $0 - 1 }
+      }
       snapshot.arenas[index].labels = (labels[id] ?? []).sorted { $0[.index] < $1[.index] }
         .map(label)
       snapshot.arenas[index].chunks = (chunks[id] ?? []).map(chunk)

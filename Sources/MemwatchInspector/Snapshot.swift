@@ -103,6 +103,8 @@ package struct ArenaSnapshot: Equatable, Sendable {
   package var name: SafeText
   package var layout: String?
   package var gate: String?
+  /// How many other arenas that are listed are under the same protection key; nil without one.
+  package var keySharedWith: UInt64?
   package var backing: String?
   package var lockPolicy: String?
   package var lockState: String?

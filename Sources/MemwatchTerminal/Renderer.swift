@@ -453,6 +453,7 @@ package struct Renderer {
       }
     }
     let dump = arena.dumpProtection == "excluded" ? "no" : arena.dumpProtection ?? "n/a"
+    let shared = arena.keySharedWith.map { $0 == 0 ? "" : ", shared with \($0)" } ?? ""
     let fork =
       switch arena.forkProtection {
       case "zeros": "zeros in child"
@@ -462,7 +463,8 @@ package struct Renderer {
     lines.append(
       Line(
         title: "Gate",
-        text: "\(arena.gate ?? "n/a")   Guards \(count(arena.guardPages))   Dump \(dump)   "
+        text:
+          "\(arena.gate ?? "n/a")\(shared)   Guards \(count(arena.guardPages))   Dump \(dump)   "
           + "Fork \(fork)   Maps \(count(arena.mapsUsed))   Seal \(arena.sealState ?? "n/a")"))
     let sizes = arena.sizes.map { size in
       let later = size.freeSlotsAfterGrowth.map { ", \(grouped($0)) after growth" } ?? ""

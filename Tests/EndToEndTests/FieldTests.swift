@@ -57,6 +57,7 @@ struct FieldTests {
       a,
       [
         "id": 1, "name": "alpha", "state": "PROBLEM", "layout": "slab", "gate": "pages",
+        "keySharedWith": null,
         "backing": "anonymous", "lockPolicy": "preferred", "protectionState": "closed",
         "openWindows": 0, "sealState": "open", "forkProtection": "zeros",
         "dumpProtection": "excluded", "secretCount": 800, "bytesInUse": 32000,
