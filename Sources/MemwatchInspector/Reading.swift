@@ -19,8 +19,16 @@ struct Reading {
 
   init(sampledAt: UInt64) { self.sampledAt = sampledAt }
 
+  /// What of VmLck should be the arenas'. Secret memory (memfd_secret) is locked by its nature; some
+  /// kernels count it there (6.18 does), some do not (6.12): then it is left out.
   var claimedLocked: UInt64 {
-    saturatingSum((image?.arenas ?? []).map { number($0[.bytesLocked]) ?? 0 })
+    let arenas = image?.arenas ?? []
+    func sum(_ records: [PageRecord<ArenaWord>]) -> UInt64 {
+      saturatingSum(records.map { number($0[.bytesLocked]) ?? 0 })
+    }
+    let all = sum(arenas)
+    guard let locked = probe.lockedBytes, locked < all else { return all }
+    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue })
   }
 
   var claimsMoreThanLocked: Bool {

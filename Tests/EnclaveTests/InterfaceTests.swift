@@ -207,9 +207,9 @@ import Testing
         if try contents(secret)[31] != 32 { exit(2) }
         if ct_try_write(at) == 0 { exit(3) }
         try arena.destroy()
-        // Sealed secret memory stays locked, wiped.
+        // Sealed secret memory stays, wiped; VmLck counts such memory on some kernels (6.18) only.
         let after = ProcessFacts.lockedBytes()!
-        if isSealed ? after <= before : after != before { exit(4) }
+        if isSealed ? after < before : after != before { exit(4) }
       }
     }
   }
