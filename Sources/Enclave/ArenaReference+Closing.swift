@@ -66,7 +66,7 @@ extension ArenaReference {
         gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
           other throws(SystemFailure) in try core.retag(from: key, to: other)
         }
-      case .none: try core.protectAll(.read, orElse: .readWrite)
+      case .none: try core.protectAll()
       case .pages: break
       }
     } catch { throw .system(error) }
@@ -161,16 +161,14 @@ extension ArenaReference {
   func orphan() {
     // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
     guard gate.isOwn else { return }
-    let left = withEverything { lanes, _ -> UInt64 in
+    withEverything { lanes, _ in
       var handles = 0
       for index in 0..<laneCount {
         lanes[index].isOrphan = true
         handles += lanes[index].handles
       }
       unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.orphans)
-      return UInt64(handles)
     }
-    _ = left
     releaseOrphan()
   }
 
@@ -336,14 +334,13 @@ extension ArenaCore {
     }
   }
 
-  func protectAll(
-    _ protection: Protection, orElse before: Protection
-  ) throws(SystemFailure) {
+  /// Makes all pages read-only; writable again where that fails.
+  func protectAll() throws(SystemFailure) {
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try chunks[index].mapping.freeze() } catch {
         for done in 0..<index where chunks[done].isMapped {
           _ = unsafe closeAgain(
-            chunks[done].mapping.data, chunks[done].mapping.byteCount, to: before)
+            chunks[done].mapping.data, chunks[done].mapping.byteCount, to: .readWrite)
         }
         throw error
       }

@@ -11,16 +11,8 @@ extension Secret {
   >(
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
-      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
-    }
-    let found: UInt64
-    do { found = try openWindow(writing: false) } catch { throw .access(error) }
-    defer { closeWindow(writing: false, found) }
-    let span = unsafe Span<Element>(
-      _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
-      count: byteCount / MemoryLayout<Element>.stride)
-    do { return try body(span) } catch { throw .body(error) }
+    // Every bit pattern of an integer is one.
+    try unsafe withUnsafeElements(of: type, body)
   }
 
   /// Opens a window for reading and writing, as integers.
