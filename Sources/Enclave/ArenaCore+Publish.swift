@@ -324,6 +324,18 @@ extension ArenaCore {
     }
   }
 
+  /// What is locked is compared with VmLck: it does not wait for a tick.
+  private func publishLocked() {
+    guard let page, let index = page.record else { return }
+    let record = page.arenas[Int(index)]
+    record.begin()
+    record.set(.lockState, lockState.rawValue)
+    record.set(.bytesLocked, UInt64(bytesLocked))
+    record.set(.bytesMapped, UInt64(bytesMapped))
+    record.set(.chunkCount, UInt64(chunkCount))
+    record.end()
+  }
+
   func publishSizeClasses(_ classes: [UInt64]) {
     guard let page, let index = page.record else { return }
     let record = page.arenas[Int(index)]
@@ -396,6 +408,7 @@ extension ArenaCore {
 
   mutating func publishChunk(_ index: Int, event: EventCode?) {
     guard page != nil else { return }
+    defer { publishLocked() }
     let chunk = unsafe chunks.place(index)
     if let event {
       unsafe page!.writer.event(
