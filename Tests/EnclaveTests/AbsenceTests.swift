@@ -41,8 +41,7 @@
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let at = try address(of: secret)
-        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
-        let pid = fork()
+        let pid = ct_fork()
         if pid == 0 {
           if ct_try_read(at) == 0, UnsafePointer<UInt8>(bitPattern: at)!.pointee != 0 { _exit(1) }
           do throws(EnclaveError) {
@@ -69,8 +68,7 @@
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let at = try address(of: secret)
-        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
-        let pid = fork()
+        let pid = ct_fork()
         if pid == 0 { _exit(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 1 ? 0 : 1) }
         var status: Int32 = 0
         waitpid(pid, &status, 0)
@@ -88,8 +86,7 @@
         var arena: Arena? = try Arena("test", .init(lock: .preferred))
         var secret: Secret? = try arena!.allocate(byteCount: 32)
         try fill(&secret!, from: 1)
-        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
-        let pid = fork()
+        let pid = ct_fork()
         if pid == 0 {
           secret = nil
           arena = nil

@@ -169,8 +169,7 @@ import Testing
         if canRead != expected { exit(isSecret ? 1 : 2) }
         if isSecret, arena.statistics.bytesLocked != arena.statistics.bytesMapped { exit(3) }
         // A child has no such memory; its parent's is as it was.
-        let fork = unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
-        let pid = fork()
+        let pid = ct_fork()
         if pid == 0 {
           var entry = 0
           if isSecret {

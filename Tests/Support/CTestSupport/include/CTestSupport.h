@@ -16,6 +16,8 @@ int ct_jump_out(void (*body)(void *), void *context);
 /// Runs `handler` as the handler of SIGUSR2.
 void ct_on_signal(void (*handler)(int));
 
+/// fork(2), which Swift does not import.
+int ct_fork(void);
 /// clone(2) with no flags but SIGCHLD: a fork that the C library does not know of.
 int ct_raw_fork(void);
 long ct_mseal(uintptr_t address, size_t length);
