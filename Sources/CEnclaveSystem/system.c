@@ -315,6 +315,8 @@ int64_t ces_list_directory(int fd, int (*each)(void *, const char *), void *cont
 
 // --- Spin word ---------------------------------------------------------------------------------
 
+__thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
+
 void ces_spin_wait(uint32_t *word) {
   for (unsigned tries = 0;; tries++) {
     while (__atomic_load_n(word, __ATOMIC_RELAXED) != 0) {

@@ -105,7 +105,7 @@ public final class Arena: Sendable {
   /// - Throws: `EnclaveError.unsupported` for a gate, backing or tagging that was asked for and is
   ///   not there; `system` when random bytes or the page that notices forks cannot be had.
   public init(_ name: Label, _ options: Options = .init()) throws(EnclaveError) {
-    reference = try Registry.add(name: name.text, options: options)
+    reference = try Registry.add(name: name, options: options)
   }
 
   deinit { reference.orphan() }
@@ -185,8 +185,13 @@ public final class Arena: Sendable {
   /// - Throws: `destroyed`, `inheritedByFork`; `system` when pages could not be opened.
   public func check() throws(EnclaveError) -> [Violation] { try reference.check() }
 
-  /// Whether a range of addresses lies within one live secret of this arena. O(chunks).
-  public func contains(_ range: UnsafeRawBufferPointer) -> Bool { unsafe reference.contains(range) }
+  /// Whether a range of addresses lies within one live secret of this arena. O(1), no lock.
+  public func contains(_ range: UnsafeRawBufferPointer) -> Bool {
+    guard reference.gate.isOwn, let place = unsafe Place.live(at: range),
+      unsafe place.arena.header == reference.header
+    else { return false }
+    return true
+  }
 
   /// Frees a secret that was taken out of its handle by `Secret.leak()`.
   ///

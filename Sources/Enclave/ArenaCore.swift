@@ -43,7 +43,7 @@ struct LockFailure: BitwiseCopyable {
 @safe
 struct ArenaHeader {
   let id: UInt64
-  let name: StaticString
+  let name: Label
   let options: Arena.Options
   let mechanism: Mechanism
   let canaries: Canaries
@@ -67,7 +67,7 @@ struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   private static let wordsPerLine = 16
 
   static func make(
-    id: UInt64, name: StaticString, options: Arena.Options, mechanism: Mechanism, key: Int?,
+    id: UInt64, name: Label, options: Arena.Options, mechanism: Mechanism, key: Int?,
     canaries: Canaries, generation: UInt64
   ) -> ArenaReference {
     let arena = unsafe ArenaReference(header: .allocate(capacity: 1))
@@ -114,7 +114,7 @@ struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   }
 
   var id: UInt64 { unsafe header.pointee.id }
-  var name: StaticString { unsafe header.pointee.name }
+  var name: Label { unsafe header.pointee.name }
   var options: Arena.Options { unsafe header.pointee.options }
   var mechanism: Mechanism { unsafe header.pointee.mechanism }
   var canaries: Canaries { unsafe header.pointee.canaries }
@@ -202,7 +202,9 @@ struct ArenaCore {
       unsafe runs[index].run.pointee.listings?.deallocate()
       unsafe runs[index].run.deallocate()
     }
-    for index in 0..<chunks.count { unsafe chunks[index].runs.deallocate() }
+    for index in 0..<chunks.count where chunks[index].isMapped {
+      unsafe PageTable.set(nil, at: chunks[index].mapping.data, chunks[index].mapping.byteCount)
+    }
     chunks.deallocate()
     runs.deallocate()
     deadRuns.deallocate()
@@ -239,10 +241,7 @@ struct ArenaCore {
   mutating func uncarve(_ run: UnsafeMutablePointer<Run>) {
     let chunk = unsafe chunks.place(Int(run.pointee.chunk))
     unsafe chunk.pointee.carvedBytes -= run.pointee.byteCount
-    let first = unsafe (run.pointee.base - chunk.pointee.mapping.data) / Page.size
-    for page in unsafe first..<first + run.pointee.byteCount / Page.size {
-      unsafe chunk.pointee.runs[page] = nil
-    }
+    unsafe PageTable.set(nil, at: run.pointee.base, run.pointee.byteCount)
     _ = runs.popLast()
     unsafe run.pointee.listings?.deallocate()
     unsafe run.deallocate()
@@ -270,16 +269,8 @@ struct ArenaCore {
         base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
         previous: nil))
     unsafe runs.append(RunReference(run: run))
-    unsafe note(run)
+    unsafe PageTable.set(run, at: base, byteCount)
     return unsafe run
-  }
-
-  private func note(_ run: UnsafeMutablePointer<Run>) {
-    let chunk = unsafe chunks.place(Int(run.pointee.chunk))
-    let first = unsafe (run.pointee.base - chunk.pointee.mapping.data) / Page.size
-    for page in unsafe first..<first + run.pointee.byteCount / Page.size {
-      unsafe chunk.pointee.runs[page] = unsafe run
-    }
   }
 
   static func makeListings(_ count: Int) -> UnsafeMutablePointer<Listing> {
@@ -334,6 +325,7 @@ struct ArenaCore {
     } catch { throw explained(.system(error), needed: byteCount) }
     var isLocked = false
     do throws(SystemFailure) {
+      unsafe try PageTable.reserve(mapping.data, mapping.byteCount)
       try mapping.excludeFromDumps()
       let fork = isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
       // The weaker of what the chunks have: absent, where one could not be wiped.
@@ -356,10 +348,7 @@ struct ArenaCore {
       if error.call == .lockChunk { throw .system(error) }
       throw explained(.system(error), needed: byteCount)
     }
-    let pageRuns = UnsafeMutablePointer<UnsafeMutablePointer<Run>?>.allocate(
-      capacity: byteCount / Page.size)
-    unsafe pageRuns.initialize(repeating: nil, count: byteCount / Page.size)
-    var chunk = unsafe Chunk(mapping: mapping, isIsolated: isIsolated, runs: pageRuns)
+    var chunk = Chunk(mapping: mapping, isIsolated: isIsolated)
     chunk.isLocked = isLocked
     if mayGoUnlocked { chunk.lockErrno = lockFailure?.errno ?? 0 }
     chunkCount += 1
@@ -371,7 +360,6 @@ struct ArenaCore {
     }
     let index: UInt32
     if let dead = deadChunks.popLast() {
-      unsafe chunks[Int(dead)].runs.deallocate()
       chunks[Int(dead)] = chunk
       index = dead
     } else {
@@ -446,7 +434,7 @@ struct ArenaCore {
       if page != nil, unsafe run.pointee.listings == nil {
         unsafe Run.setListings(Self.makeListings(1), of: run)
       }
-      unsafe note(run)
+      unsafe PageTable.set(run, at: base, byteCount)
       return unsafe run
     }
     return unsafe makeRun(
@@ -464,6 +452,8 @@ struct ArenaCore {
   /// Unmaps a chunk whose contents are wiped.
   mutating func removeChunk(_ index: Int) -> SystemFailure? {
     let chunk = chunks[index]
+    // First: once it is unmapped, the addresses may be another arena's.
+    unsafe PageTable.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
     do throws(SystemFailure) {
       if chunk.isSealed {
         // Its addresses stay until the process ends; its memory and its lock do not. Who has not

@@ -240,62 +240,6 @@ extension ArenaReference {
     if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
   }
 
-  /// The run and slot of an address in a chunk; nil when it lies in none. The caller holds the
-  /// core's lock.
-  static func find(
-    _ address: UnsafeRawPointer, in core: ArenaCore
-  ) -> (run: UnsafeMutablePointer<Run>, slot: Int)? {
-    for index in 0..<core.chunks.count where core.chunks[index].isMapped {
-      let chunk = core.chunks[index]
-      let offset = unsafe address - UnsafeRawPointer(chunk.mapping.data)
-      guard offset >= 0, offset < chunk.mapping.byteCount else { continue }
-      guard let run = unsafe chunk.runs[offset / Page.size] else { return nil }
-      let slot = unsafe (address - UnsafeRawPointer(run.pointee.base)) / run.pointee.slotBytes
-      return unsafe slot < Int(run.pointee.slotCount) ? (run, slot) : nil
-    }
-    return nil
-  }
-
-  /// Whether a range lies within one live secret.
-  func contains(_ range: UnsafeRawBufferPointer) -> Bool {
-    guard gate.isOwn, let start = range.baseAddress else { return false }
-    return withEverything { _, core in
-      guard !core.isDestroyed, let (run, slot) = unsafe Self.find(start, in: core),
-        unsafe run.pointee.slots[slot].isLive
-      else { return false }
-      let offset = unsafe start - UnsafeRawPointer(run.pointee.dataStart(slot))
-      return unsafe offset >= 0 && offset <= Int(run.pointee.slots[slot].byteCount) - range.count
-    }
-  }
-
-  /// The secret whose first byte is at an address.
-  func place(of address: UnsafeMutableRawPointer) -> Place? {
-    withEverything { _, core in
-      guard let (run, slot) = unsafe Self.find(address, in: core),
-        unsafe run.pointee.slots[slot].isLive, unsafe run.pointee.dataStart(slot) == address
-      else { return nil }
-      let entry = unsafe run.pointee.slots[slot]
-      return unsafe Place(
-        run: run, address: address, generation: entry.generation, byteCount: entry.byteCount,
-        slot: UInt16(slot), label: entry.label)
-    }
-  }
-
-  /// Frees a secret by its address: what C does.
-  func free(address: UnsafeMutableRawPointer) throws(EnclaveError) {
-    guard gate.isOwn else { throw .inheritedByFork }
-    if let place = unsafe place(of: address) { return try free(place, isHandle: false) }
-    let isSlot = withEverything { _, core -> Bool in
-      guard let (run, slot) = unsafe Self.find(address, in: core) else { return false }
-      return unsafe !run.pointee.slots[slot].isLive || run.pointee.slots[slot].isClaimed
-    }
-    withCore { $0.page?.writer.event(.corruption, arena: id) }
-    ViolationHandler.report(
-      Violation(
-        kind: isSlot ? .doubleFree : .foreignPointer, arena: "\(name)", label: nil, byteCount: nil,
-        offset: nil))
-  }
-
   /// Wipes every chunk without a lock, as well as it can be done: the process is ending.
   func wipeNow() {
     guard gate.isOwn else { return }

@@ -209,8 +209,9 @@ extension ArenaReference {
 
   // MARK: - Free
 
-  /// Wipes a secret and takes its slot back.
-  func free(_ place: Place, isHandle: Bool = true) throws(EnclaveError) {
+  /// Wipes a secret and takes its slot back. A handle of Swift is nobody else's; what C holds may
+  /// be freed by two threads at once, and one of them must win before either wipes.
+  func free(_ place: Place, isUnique: Bool = true) throws(EnclaveError) {
     let run = unsafe place.run
     let slot = unsafe Run.slots(of: run) + Int(place.slot)
     unsafe prefetch(slot)
@@ -229,12 +230,9 @@ extension ArenaReference {
       try wait(for: entry)
     }
     let laneIndex = unsafe Int(run.pointee.lane)
-    // A handle is nobody else's; an address may be freed by two threads at once, and one of them
-    // must win before either wipes.
     let isMine =
-      unsafe isHandle
-      ? slot.pointee.generation == place.generation
-      : withLane(laneIndex) { _ in unsafe Slot.claim(slot, place.generation) }
+      unsafe isUnique
+      ? slot.pointee.generation == place.generation : Slot.claim(slot, place.generation)
     guard isMine else {
       gate.leaveWipe()
       violated(.doubleFree, place, offset: nil)

@@ -126,7 +126,7 @@ enum KeyPool {
 
   /// In a forked child the parent's arenas are nobody's: they read as zeros or are not there.
   static func forget() {
-    unsafe unlock(word)
+    unsafe forgetLock(word)
     for index in unsafe entries.indices {
       unsafe entries[index].owners = 0
       unsafe entries[index].isExclusive = false

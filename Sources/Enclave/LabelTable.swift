@@ -12,11 +12,14 @@ struct LabelKey: BitwiseCopyable, Equatable {
   var count: UInt32
   var line: UInt32  // 0: a label that the program gave
 
+  init(_ label: Label) {
+    address = unsafe UInt(bitPattern: label.start)
+    count = label.countKey
+    line = 0
+  }
+
   init(_ label: Label?, file: StaticString, line: UInt32) {
-    let text = label?.text ?? file
-    let bytes = unsafe text.bytes
-    address = UInt(bitPattern: bytes.baseAddress)
-    count = UInt32(bytes.count)
+    self.init(label ?? Label(stringLiteral: file))
     self.line = label == nil ? max(line, 1) : 0
   }
 
@@ -40,7 +43,7 @@ struct LabelEntry: BitwiseCopyable {
   /// What the page shows: the label, or `File.swift:118`.
   var text: [UInt8] {
     guard let base = unsafe UnsafePointer<UInt8>(bitPattern: key.address) else { return [] }
-    let bytes = unsafe UnsafeBufferPointer(start: base, count: Int(key.count))
+    let bytes = unsafe Label.bytes(at: base, countKey: key.count)
     guard key.line > 0 else { return unsafe Array(bytes) }
     let name = unsafe bytes.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
     return name + Array(":\(key.line)".utf8)

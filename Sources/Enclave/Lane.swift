@@ -246,7 +246,7 @@ struct Lane {
       slot = unsafe pop(run)
     }
     let entry = unsafe Run.slots(of: run) + Int(slot)
-    unsafe entry.pointee.generation &+= 1
+    unsafe entry.pointee.generation = unsafe Slot.next(entry.pointee.generation)
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
     unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
@@ -315,7 +315,7 @@ struct Lane {
     let slot = unsafe Run.slots(of: run) + Int(place.slot)
     if page != nil { unsafe unlist(run, place.slot) }
     let wasFull = unsafe run.pointee.isFull
-    unsafe slot.pointee.generation &+= 1
+    unsafe slot.pointee.generation = Slot.next(place.generation)
     unsafe run.pointee.live -= 1
     handles -= 1
     totals.bytesInUse -= Int(place.byteCount)

@@ -60,7 +60,7 @@ enum Registry {
       KeyPool.forget()
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
-      unsafe unlock(word)
+      unsafe forgetLock(word)
     }
     unsafe lock(word)
     defer { unsafe unlock(word) }
@@ -70,7 +70,7 @@ enum Registry {
   // MARK: - Arenas
 
   static func add(
-    name: StaticString, options: Arena.Options
+    name: Label, options: Arena.Options
   ) throws(EnclaveError) -> ArenaReference {
     try startFromEnvironment()
     if options.isTagged {
@@ -214,7 +214,7 @@ enum Registry {
       do throws(PageFailure) {
         file = try PageFile.create(
           in: DirectoryCandidate.forPublisher(), capacities: capacities,
-          processName: options.name.map { unsafe Array($0.text.bytes) }
+          processName: options.name.map { unsafe Array($0.bytes) }
             ?? ProcessFacts.commandName(),
           geometry: SizeClass.all.map {
             PageGeometry(

@@ -6,7 +6,7 @@ import EnclaveSystem
 /// What is known about one slot.
 struct Slot: BitwiseCopyable {
   /// Raised by each allocation and each free, so odd while a secret lives here: a handle with
-  /// another generation is stale.
+  /// another generation is stale. 31 bits; the highest says that somebody is freeing it.
   var generation: UInt32 = 0
   var byteCount: UInt32 = 0
   var label: UInt16 = 0
@@ -14,18 +14,19 @@ struct Slot: BitwiseCopyable {
   /// it in a slab, behind it in pages of its own.
   var nextFree: UInt16 = 0
 
-  var isLive: Bool { generation & 1 == 1 }
+  /// Nobody is freeing it, and it is not free.
+  var isLive: Bool { generation & (Self.claimed | 1) == 1 }
 
-  /// Somebody is freeing it by its address. The mark stands where no offset can be.
-  var isClaimed: Bool { isLive && nextFree == .max }
+  private static let claimed: UInt32 = 1 << 31
 
-  /// Takes the right to free it; false when somebody else has it. Under the lane's lock.
+  /// The generation after one.
+  @inline(__always)
+  static func next(_ generation: UInt32) -> UInt32 { (generation &+ 1) & ~claimed }
+
+  /// Takes the right to free it; false when somebody else has it, or it is free. No lock.
+  @inline(__always)
   static func claim(_ slot: UnsafeMutablePointer<Slot>, _ generation: UInt32) -> Bool {
-    guard unsafe slot.pointee.generation == generation, unsafe !slot.pointee.isClaimed else {
-      return false
-    }
-    unsafe slot.pointee.nextFree = .max
-    return true
+    unsafe exchange(&slot.pointee.generation, from: generation, to: generation | claimed)
   }
 }
 
@@ -55,8 +56,6 @@ struct Chunk: BitwiseCopyable {
   var lockErrno: Int32 = 0
   var carvedBytes = 0
   var record: UInt32 = Listing.none
-  /// The run of each page, so that an address is found in its chunk in O(1).
-  var runs: UnsafeMutablePointer<UnsafeMutablePointer<Run>?>
 
   var pageCount: Int { mapping.byteCount / Page.size }
 }
@@ -146,15 +145,4 @@ struct Run: BitwiseCopyable {
 @safe
 struct RunReference: BitwiseCopyable {
   let run: UnsafeMutablePointer<Run>
-}
-
-/// Where a secret is: what its handle holds.
-@safe
-struct Place: BitwiseCopyable {
-  let run: UnsafeMutablePointer<Run>
-  let address: UnsafeMutableRawPointer
-  let generation: UInt32
-  let byteCount: UInt32
-  let slot: UInt16
-  let label: UInt16
 }

@@ -24,75 +24,20 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     _ = try? arena.free(place)
   }
 
-  private var arena: ArenaReference { unsafe place.run.pointee.arena }
+  private var arena: ArenaReference { place.arena }
 
   /// The size in bytes that was asked for.
   public var byteCount: Int { Int(place.byteCount) }
 
   @usableFromInline var start: UnsafeMutableRawPointer { unsafe place.address }
 
-  /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
   @usableFromInline
   func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
-    let arena = self.arena
-    let gate = arena.gate
-    while true {
-      let entry = gate.enter(writing: writing, label: place.label)
-      if entry == 0 { break }
-      do { try arena.wait(for: entry) } catch {
-        arena.openFailed(place, error)
-        throw error
-      }
-    }
-    let run = unsafe place.run
-    guard unsafe Run.slots(of: run)[Int(place.slot)].generation == place.generation else {
-      gate.undo(writing: writing, label: place.label)
-      throw .destroyed
-    }
-    if arena.hasPageGate { try openPages(arena, writing: writing) }
-    var counted: UInt64 = 0
-    if let listings = unsafe Run.listings(of: run) {
-      unsafe addRelaxed(Listing.opened, to: &listings[Int(place.slot)].count)
-      counted = Self.isCounted
-    }
-    return counted | UInt64(gate.openKey(writing: writing))
-  }
-
-  /// Beside the key's bits: the window was counted in the secret's listing. (Publishing may start
-  /// while it is open.)
-  private static var isCounted: UInt64 { 1 << 32 }
-
-  @inline(never)
-  private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
-    let run = unsafe place.run
-    do {
-      unsafe try arena.withLane(Int(run.pointee.lane)) { lane throws(EnclaveError) in
-        unsafe try arena.openPages(run, writing: writing, lane: &lane)
-      }
-    } catch {
-      arena.gate.undo(writing: writing, label: place.label)
-      arena.openFailed(place, error)
-      throw error
-    }
+    try place.openWindow(writing: writing)
   }
 
   @usableFromInline
-  func closeWindow(writing: Bool, _ found: UInt64) {
-    let arena = self.arena
-    // In a forked child that was made inside of the body there is nothing to close but the key.
-    arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
-    guard arena.gate.isOwn else { return }
-    let run = unsafe place.run
-    if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
-      unsafe addRelaxed(.max, to: &listings[Int(place.slot)].count)
-    }
-    if arena.hasPageGate {
-      unsafe arena.withLane(Int(run.pointee.lane)) { lane in
-        unsafe arena.closePages(run, writing: writing, lane: &lane)
-      }
-    }
-    arena.gate.leave(writing: writing, label: place.label)
-  }
+  func closeWindow(writing: Bool, _ found: UInt64) { place.closeWindow(writing: writing, found) }
 
   /// Opens a window for reading, and closes it when the body returns or throws.
   ///

@@ -9,3 +9,6 @@ package func lock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_lock(w
 
 @inlinable @inline(__always)
 package func unlock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_unlock(word) }
+
+/// Frees a word that a thread of the parent may have held when this child was made.
+package func forgetLock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_reset(word) }

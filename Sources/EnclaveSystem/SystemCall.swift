@@ -55,11 +55,12 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case probeMechanism = 42
   case readInput = 43
   case setEcho = 44
+  case reservePageTable = 45
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
     switch self {
-    case .reserveChunk, .mapForkPage, .mapPage: "mmap"
+    case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable: "mmap"
     case .openNewChunk, .closeNewChunk, .openWindow, .closeWindow, .openForkPage: "mprotect"
     case .excludeFromDumps: "madvise(MADV_DONTDUMP)"
     case .wipeOnFork, .wipeForkPage: "madvise(MADV_WIPEONFORK)"
@@ -142,6 +143,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .probeMechanism: "see what this machine offers"
     case .readInput: "read into a secret"
     case .setEcho: "turn a terminal's echo off or on"
+    case .reservePageTable: "make place to find a chunk's addresses"
     }
   }
 

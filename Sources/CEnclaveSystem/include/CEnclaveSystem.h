@@ -16,6 +16,7 @@
 #include <sys/types.h>
 
 #include "CEnclaveGate.h"
+#include "CEnclavePages.h"
 
 // --- Memory ------------------------------------------------------------------------------------
 
@@ -141,12 +142,19 @@ static inline void ces_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELE
 /// A spin word: one exchange to take it, one plain store to give it back. Of six locks measured it
 /// is the cheapest uncontended (about 3 ns each way).
 void ces_spin_wait(uint32_t *word);
+/// How many spin words this thread holds. An allocator that would come back here meanwhile (the
+/// interposer's malloc) sees it and stays away.
+extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
 static inline void ces_spin_lock(uint32_t *word) {
+  ces_held_locks++;
   if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) ces_spin_wait(word);
 }
 static inline void ces_spin_unlock(uint32_t *word) {
   __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+  ces_held_locks--;
 }
+/// Frees a word that a thread of the parent may have held when this child was made.
+static inline void ces_spin_reset(uint32_t *word) { __atomic_store_n(word, 0, __ATOMIC_RELEASE); }
 
 /// The fork word, read on each use of an arena: one load.
 static inline uint64_t ces_fork_generation(void) {

@@ -1,0 +1,93 @@
+// Where a secret is: what every handle to it holds, in Swift and in C; and how a bare address
+// becomes one.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// The place of a secret, as of one generation of its slot. Trivial: copying it copies no right to
+/// the secret. 32 bytes.
+@safe
+package struct Place: BitwiseCopyable {
+  let run: UnsafeMutablePointer<Run>
+  package let address: UnsafeMutableRawPointer
+  let generation: UInt32
+  package let byteCount: UInt32
+  let slot: UInt16
+  let label: UInt16
+
+  var arena: ArenaReference { unsafe run.pointee.arena }
+}
+
+extension Place {
+  /// The run and the slot that an address lies in; nil outside of every arena's slots. No lock.
+  private static func slot(
+    at address: UnsafeRawPointer
+  ) -> (run: UnsafeMutablePointer<Run>, slot: Int)? {
+    guard let owner = unsafe PageTable.owner(address) else { return nil }
+    let run = unsafe owner.assumingMemoryBound(to: Run.self)
+    let offset = unsafe address - UnsafeRawPointer(run.pointee.base)
+    let slot = unsafe Int(UInt(bitPattern: offset) / UInt(bitPattern: run.pointee.slotBytes))
+    return unsafe slot < Int(run.pointee.slotCount) ? (run, slot) : nil
+  }
+
+  private init(_ run: UnsafeMutablePointer<Run>, slot: Int, address: UnsafeMutableRawPointer) {
+    let entry = unsafe Run.slots(of: run)[slot]
+    unsafe self.run = unsafe run
+    unsafe self.address = unsafe address
+    generation = entry.generation
+    byteCount = entry.byteCount
+    self.slot = UInt16(slot)
+    label = entry.label
+  }
+
+  /// The live secret whose first byte is at an address. O(1), no lock.
+  package static func live(startingAt address: UnsafeMutableRawPointer) -> Place? {
+    guard let (run, slot) = unsafe slot(at: address), unsafe Run.slots(of: run)[slot].isLive,
+      unsafe run.pointee.dataStart(slot) == address
+    else { return nil }
+    return unsafe Place(run, slot: slot, address: address)
+  }
+
+  /// The live secret that a range of addresses lies within. O(1), no lock.
+  package static func live(at range: UnsafeRawBufferPointer) -> Place? {
+    guard let start = range.baseAddress, let (run, slot) = unsafe slot(at: start),
+      unsafe Run.slots(of: run)[slot].isLive
+    else { return nil }
+    let first = unsafe run.pointee.dataStart(slot)
+    let place = unsafe Place(run, slot: slot, address: first)
+    let offset = unsafe start - UnsafeRawPointer(first)
+    return offset >= 0 && offset <= Int(place.byteCount) - range.count ? place : nil
+  }
+
+  /// The arena that an address lies in, and whether in a live secret; nil when it is no arena's.
+  static func whereabouts(
+    of address: UnsafeRawPointer
+  ) -> (arena: ArenaReference, isLive: Bool)? {
+    guard let (run, slot) = unsafe slot(at: address) else { return nil }
+    return unsafe (run.pointee.arena, Run.slots(of: run)[slot].isLive)
+  }
+
+  /// Whether the handle's run is still there to be looked at: C can hold a handle for longer than
+  /// its arena lives.
+  var isKnown: Bool { unsafe PageTable.owner(address) == UnsafeMutableRawPointer(run) }
+}
+
+extension ArenaReference {
+  /// Frees a secret of this arena by its address.
+  func free(address: UnsafeMutableRawPointer) throws(EnclaveError) {
+    guard gate.isOwn else { throw .inheritedByFork }
+    if let place = unsafe Place.live(startingAt: address), unsafe place.arena.header == header {
+      return try free(place, isUnique: false)
+    }
+    let found = unsafe Place.whereabouts(of: address)
+    let isFree = found.map { unsafe $0.arena.header == header && !$0.isLive } ?? false
+    misused(address: isFree ? .doubleFree : .foreignPointer)
+  }
+
+  /// Reports an address that was freed and is no live secret's.
+  func misused(address kind: Violation.Kind) {
+    withCore { $0.page?.writer.event(.corruption, arena: id) }
+    ViolationHandler.report(
+      Violation(kind: kind, arena: "\(name)", label: nil, byteCount: nil, offset: nil))
+  }
+}

@@ -1,0 +1,65 @@
+// Opening and closing: what a window does on its way in and out.
+
+import EnclaveSystem
+
+extension Place {
+  /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
+  @inline(__always)
+  package func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
+    let arena = self.arena
+    let gate = arena.gate
+    while true {
+      let entry = gate.enter(writing: writing, label: label)
+      if entry == 0 { break }
+      do { try arena.wait(for: entry) } catch {
+        arena.openFailed(self, error)
+        throw error
+      }
+    }
+    guard unsafe Run.slots(of: run)[Int(slot)].generation == generation else {
+      gate.undo(writing: writing, label: label)
+      throw .destroyed
+    }
+    if arena.hasPageGate { try openPages(arena, writing: writing) }
+    var counted: UInt64 = 0
+    if let listings = unsafe Run.listings(of: run) {
+      unsafe addRelaxed(Listing.opened, to: &listings[Int(slot)].count)
+      counted = Self.isCounted
+    }
+    return counted | UInt64(gate.openKey(writing: writing))
+  }
+
+  /// Beside the key's bits: the window was counted in the secret's listing. (Publishing may start
+  /// while it is open.)
+  private static var isCounted: UInt64 { 1 << 32 }
+
+  @inline(never)
+  private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
+    do {
+      unsafe try arena.withLane(Int(run.pointee.lane)) { lane throws(EnclaveError) in
+        unsafe try arena.openPages(run, writing: writing, lane: &lane)
+      }
+    } catch {
+      arena.gate.undo(writing: writing, label: label)
+      arena.openFailed(self, error)
+      throw error
+    }
+  }
+
+  @inline(__always)
+  package func closeWindow(writing: Bool, _ found: UInt64) {
+    let arena = self.arena
+    // In a forked child that was made inside of the body there is nothing to close but the key.
+    arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
+    guard arena.gate.isOwn else { return }
+    if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
+      unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
+    }
+    if arena.hasPageGate {
+      unsafe arena.withLane(Int(run.pointee.lane)) { lane in
+        unsafe arena.closePages(run, writing: writing, lane: &lane)
+      }
+    }
+    arena.gate.leave(writing: writing, label: label)
+  }
+}

@@ -1,0 +1,34 @@
+// The process' table of pages: see CEnclavePages.h.
+
+public import CEnclaveSystem
+
+/// What object each page of memory belongs to.
+package enum PageTable {
+  /// The owner of the page that an address lies in; nil when it is nobody's. Two loads, no lock.
+  @inlinable @inline(__always)
+  package static func owner(_ address: UnsafeRawPointer) -> UnsafeMutableRawPointer? {
+    unsafe ces_pages_owner(address)
+  }
+
+  /// Makes place for a range. Each GiB of addresses takes one mapping, once for the process.
+  package static func reserve(
+    _ address: UnsafeRawPointer, _ byteCount: Int
+  ) throws(SystemFailure) {
+    try perform(.reservePageTable) { unsafe ces_pages_reserve(address, byteCount) }
+  }
+
+  /// Sets the owner of every page of a range that was reserved.
+  package static func set(
+    _ owner: UnsafeMutableRawPointer?, at address: UnsafeRawPointer, _ byteCount: Int
+  ) {
+    unsafe ces_pages_set(address, byteCount, owner)
+  }
+}
+
+/// Replaces a word that has the value `old`; false when it has another.
+@inlinable @inline(__always)
+package func exchange(
+  _ word: UnsafeMutablePointer<UInt32>, from old: UInt32, to new: UInt32
+) -> Bool {
+  unsafe ces_exchange(word, old, new)
+}
