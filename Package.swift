@@ -27,6 +27,8 @@ let package = Package(
   name: "memwatch",
   products: [
     .library(name: "Enclave", targets: ["Enclave"]),
+    .library(name: "EnclaveC", type: .static, targets: ["EnclaveC"]),
+    .library(name: "EnclaveMalloc", type: .static, targets: ["CEnclaveMalloc"]),
     .executable(name: "memwatch", targets: ["memwatch"]),
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
   ],
@@ -44,6 +46,16 @@ let package = Package(
       name: "EnclaveStats", dependencies: ["EnclaveSystem"], swiftSettings: settings),
     .target(
       name: "Enclave", dependencies: ["EnclaveSystem", "EnclaveStats"], swiftSettings: settings),
+
+    // The C interface: enclave.h and what of it is C; the functions; and the interposer, which stands
+    // in for malloc. Assets/install-enclave makes libraries of them.
+    .target(
+      name: "CEnclave", dependencies: ["CEnclaveSystem"], cSettings: [.treatAllWarnings(as: .error)]
+    ),
+    .target(
+      name: "EnclaveC", dependencies: ["CEnclave", "Enclave"],
+      swiftSettings: settings),
+    .target(name: "CEnclaveMalloc", cSettings: [.treatAllWarnings(as: .error)]),
 
     .target(
       name: "MemwatchInspector", dependencies: ["EnclaveStats", "EnclaveSystem"],
@@ -72,7 +84,7 @@ let package = Package(
       name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
 
     .executableTarget(
-      name: "enclave-bench", dependencies: ["Enclave"], swiftSettings: settings),
+      name: "enclave-bench", dependencies: ["Enclave", "EnclaveC"], swiftSettings: settings),
 
     // Tests, and the programs that they watch.
     .executableTarget(
@@ -96,6 +108,9 @@ let package = Package(
       name: "MemwatchTerminalTests",
       dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
       exclude: ["Golden"], swiftSettings: testSettings),
+    .testTarget(
+      name: "EnclaveCTests", dependencies: ["TestSupport", "memwatch"],
+      swiftSettings: testSettings),
     .testTarget(
       name: "EndToEndTests",
       dependencies: [

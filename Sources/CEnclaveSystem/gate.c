@@ -166,9 +166,11 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   static pthread_create_function *next;
   pthread_create_function *make = __atomic_load_n(&next, __ATOMIC_RELAXED);
   if (!make) {
-    make = __interceptor_pthread_create ? __interceptor_pthread_create
-                                        : (pthread_create_function *)dlsym(RTLD_NEXT,
-                                                                           "pthread_create");
+    // A sanitizer's comes after this one where this one is the program's own; where this one lies
+    // in a shared library, the sanitizer's came first.
+    make = __interceptor_pthread_create && ces_births_are_closed()
+               ? __interceptor_pthread_create
+               : (pthread_create_function *)dlsym(RTLD_NEXT, "pthread_create");
     if (!make) return EAGAIN;
     __atomic_store_n(&next, make, __ATOMIC_RELAXED);
   }
@@ -184,6 +186,13 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   int result = make(thread, attributes, born_closed, birth);
   if (result != 0) free(birth);
   return result;
+}
+
+int ces_births_are_closed(void) {
+  Dl_info used, own;
+  void *create = dlsym(RTLD_DEFAULT, "pthread_create");
+  return create && dladdr(create, &used) && dladdr((void *)born_closed, &own) &&
+         used.dli_fbase == own.dli_fbase;
 }
 
 // --- Seals, secret memory, probes --------------------------------------------------------------

@@ -313,6 +313,13 @@ int64_t ces_list_directory(int fd, int (*each)(void *, const char *), void *cont
   return -error;
 }
 
+void ces_complain(const char *text, size_t length) {
+  ssize_t ignored = write(STDERR_FILENO, text, length);
+  (void)ignored;
+}
+
+void ces_abort(void) { abort(); }
+
 // --- Spin word ---------------------------------------------------------------------------------
 
 __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));

@@ -98,7 +98,7 @@ public final class Arena: Sendable {
     }
   }
 
-  let reference: ArenaReference
+  package let reference: ArenaReference
 
   /// Makes an arena. It maps nothing until the first secret is allocated.
   ///

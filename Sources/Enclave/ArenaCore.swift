@@ -60,7 +60,7 @@ struct ArenaHeader {
 
 /// An arena, reached by pointer.
 @safe
-struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
+package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   let header: UnsafeMutablePointer<ArenaHeader>
 
   static let maximumLanes = 8
@@ -267,6 +267,7 @@ struct ArenaCore {
         next: nil, listings: page == nil ? nil : Self.makeListings(slotCount), arena: arena,
         lane: lane, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
         base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
+        reciprocal: Run.reciprocal(slotBytes: slotBytes, slotCount: slotCount),
         previous: nil))
     unsafe runs.append(RunReference(run: run))
     unsafe PageTable.set(run, at: base, byteCount)

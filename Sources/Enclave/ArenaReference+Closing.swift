@@ -147,12 +147,32 @@ extension ArenaReference {
       }
       failure = core.removeChunk(index) ?? failure
     }
+    countAsWiped(lanes)
+    if let failure { throw .system(failure) }
+  }
+
+  private func countAsWiped(_ lanes: Lanes) {
     for index in 0..<laneCount {
       lanes[index].totals.wipedWithArena &+= UInt64(lanes[index].totals.secrets)
       lanes[index].totals.bytesInUse = 0
       lanes[index].totals.stuckPages = 0
     }
-    if let failure { throw .system(failure) }
+  }
+
+  /// Wipes everything and leaves it mapped, whoever has a window: what they read is zeros. Nothing
+  /// can be opened from now on.
+  func wipeAndKeep() {
+    _ = try? change { _ in
+      nil
+    } _: { lanes, core throws(EnclaveError) in
+      if core.isDestroyed { throw .destroyed }
+      core.isDestroyed = true
+      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+        _ = try? core.wipe(chunk: index)
+      }
+      countAsWiped(lanes)
+      return .destroyed
+    }
   }
 
   // MARK: - The last reference
@@ -178,8 +198,13 @@ extension ArenaReference {
     // Nobody else has a handle. Chunks that could not be wiped or unmapped keep their place in
     // memory, closed; the metadata is not needed for that.
     if gate.access != .destroyed {
-      // A window that was jumped out of is still counted: then at least the contents go.
-      do throws(EnclaveError) { try destroy(until: 0) } catch { wipeNow() }
+      do throws(EnclaveError) { try destroy(until: 0) } catch {
+        // A window that was jumped out of is still counted: then at least the contents go. The
+        // metadata stays, for a window that is closed late.
+        wipeNow()
+        leave()
+        return
+      }
     }
     leave()
     free()

@@ -140,7 +140,7 @@ struct Canaries: BitwiseCopyable {
         }
         continue
       }
-      let data = unsafe run.pointee.dataStart(slot)
+      let data = unsafe Run.dataStart(of: run, slot)
       let byteCount = Int(entry.byteCount)
       let damage =
         unsafe isIsolated

@@ -26,6 +26,9 @@ extension Gate {
   @inline(__always)
   func closeKey(_ found: UInt32) { unsafe gateCloseKey(raw, found) }
 
+  /// Whether this thread has the key open for writing.
+  var isKeyOpen: Bool { unsafe gateIsKeyOpen(raw) }
+
   /// Whether this process made the arena. Two loads.
   @inline(__always)
   var isOwn: Bool { unsafe gateIsOwn(raw) }

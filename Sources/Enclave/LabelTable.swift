@@ -183,6 +183,11 @@ struct LaneLabels {
     if unsafe size > counts.pointee.maximumSize { unsafe counts.pointee.maximumSize = size }
   }
 
+  func resized(_ label: UInt16, by growth: Int) {
+    let counts = unsafe counts.place(Int(label))
+    unsafe counts.pointee.bytes &+= UInt64(bitPattern: Int64(growth))
+  }
+
   func freed(_ label: UInt16, byteCount: Int) {
     let counts = unsafe counts.place(Int(label))
     unsafe counts.pointee.bytes &-= UInt64(byteCount)

@@ -199,7 +199,8 @@ struct Lane {
 
     /// Slots are aligned to 16; more takes slack before the data.
     var slotBytes: Int { byteCount + (alignment > 16 ? alignment - 16 : 0) }
-    var dataBytes: Int { (byteCount + alignment - 1) & ~(alignment - 1) }
+    /// At least one byte: an address belongs to the page that it lies in.
+    var dataBytes: Int { (max(byteCount, 1) + alignment - 1) & ~(alignment - 1) }
     var pageBytes: Int { max((dataBytes + Page.size - 1) & ~(Page.size - 1), Page.size) }
 
     func isSlab(_ layout: Arena.Layout) -> Bool {
@@ -341,6 +342,21 @@ struct Lane {
     }
     unsafe push(run)
     return false
+  }
+
+  /// A live secret has another size now, and its slot another generation.
+  mutating func resized(_ place: Place, from oldCount: Int) {
+    let run = unsafe place.run
+    let slot = unsafe Run.slots(of: run) + Int(place.slot)
+    if page != nil { unsafe unlist(run, place.slot) }
+    unsafe slot.pointee.byteCount = place.byteCount
+    unsafe slot.pointee.generation = place.generation
+    let growth = Int(place.byteCount) - oldCount
+    totals.bytesInUse += growth
+    if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
+    labels.resized(place.label, by: growth)
+    changes &+= 1
+    if page != nil { unsafe list(run, place.slot) }
   }
 
   // MARK: - Listing

@@ -23,10 +23,10 @@ extension Place {
   private static func slot(
     at address: UnsafeRawPointer
   ) -> (run: UnsafeMutablePointer<Run>, slot: Int)? {
-    guard let owner = unsafe PageTable.owner(address) else { return nil }
+    guard let owner = unsafe pageOwner(of: address) else { return nil }
     let run = unsafe owner.assumingMemoryBound(to: Run.self)
     let offset = unsafe address - UnsafeRawPointer(run.pointee.base)
-    let slot = unsafe Int(UInt(bitPattern: offset) / UInt(bitPattern: run.pointee.slotBytes))
+    let slot = unsafe run.pointee.slot(at: offset)
     return unsafe slot < Int(run.pointee.slotCount) ? (run, slot) : nil
   }
 
@@ -43,7 +43,7 @@ extension Place {
   /// The live secret whose first byte is at an address. O(1), no lock.
   package static func live(startingAt address: UnsafeMutableRawPointer) -> Place? {
     guard let (run, slot) = unsafe slot(at: address), unsafe Run.slots(of: run)[slot].isLive,
-      unsafe run.pointee.dataStart(slot) == address
+      unsafe Run.dataStart(of: run, slot) == address
     else { return nil }
     return unsafe Place(run, slot: slot, address: address)
   }
@@ -53,7 +53,7 @@ extension Place {
     guard let start = range.baseAddress, let (run, slot) = unsafe slot(at: start),
       unsafe Run.slots(of: run)[slot].isLive
     else { return nil }
-    let first = unsafe run.pointee.dataStart(slot)
+    let first = unsafe Run.dataStart(of: run, slot)
     let place = unsafe Place(run, slot: slot, address: first)
     let offset = unsafe start - UnsafeRawPointer(first)
     return offset >= 0 && offset <= Int(place.byteCount) - range.count ? place : nil
@@ -69,7 +69,7 @@ extension Place {
 
   /// Whether the handle's run is still there to be looked at: C can hold a handle for longer than
   /// its arena lives.
-  var isKnown: Bool { unsafe PageTable.owner(address) == UnsafeMutableRawPointer(run) }
+  var isKnown: Bool { unsafe pageOwner(of: address) == UnsafeMutableRawPointer(run) }
 }
 
 extension ArenaReference {

@@ -5,7 +5,7 @@ import EnclaveSystem
 
 /// The process' registry. Everything in it is reached under one spin word; the order of locks is
 /// registry, then arena.
-enum Registry {
+package enum Registry {
   @safe
   struct State {
     var generation: UInt64 = 0
@@ -159,14 +159,19 @@ enum Registry {
   }()
 
   /// Zeros over every arena, without waiting for anybody: the process is ending.
-  static func wipeEverything() {
+  static func wipeNow() {
     with { state in
       for arena in state.arenas { arena.wipeNow() }
     }
   }
 
+  /// Zeros over every arena, which stay mapped and can never be used again.
+  package static func wipeEverything() {
+    for arena in with({ state in state.arenas }) { arena.wipeAndKeep() }
+  }
+
   /// Writes the page's counts as they are now.
-  static func refresh() {
+  package static func refresh() {
     with { state in
       guard state.publication != nil else { return }
       for arena in state.arenas { arena.refresh() }
@@ -270,6 +275,9 @@ enum Registry {
       if state.publication?.number == number { state.publication?.isKept = true }
     }
   }
+
+  /// Stops publishing, whoever started it.
+  package static func stopPublishing() { with { state in stop(&state) } }
 
   static func stopPublishing(_ number: UInt64) {
     with { state in

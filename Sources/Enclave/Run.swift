@@ -81,6 +81,9 @@ struct Run: BitwiseCopyable {
   var byteCount: Int
   var slotBytes: Int
   var chunk: UInt32
+  /// 2^32 / slotBytes, rounded up: which slot an offset lies in, by a multiplication. 0 where there
+  /// is one slot.
+  let reciprocal: UInt32
   // What the lane's lock covers.
   /// Pages that could not be closed again: how far they are open.
   var stuck: Protection = .closed
@@ -91,6 +94,15 @@ struct Run: BitwiseCopyable {
   var previous: UnsafeMutablePointer<Run>?
   var readers: UInt32 = 0
   var writers: UInt32 = 0
+
+  /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slab runs are smaller.
+  func slot(at offset: Int) -> Int {
+    (Int(truncatingIfNeeded: UInt32(truncatingIfNeeded: offset)) &* Int(reciprocal)) >> 32
+  }
+
+  static func reciprocal(slotBytes: Int, slotCount: Int) -> UInt32 {
+    slotCount == 1 ? 0 : UInt32(((1 << 32) + slotBytes - 1) / slotBytes)
+  }
 
   var isFull: Bool { live + retired == slotCount }
   var isIsolated: Bool { sizeClass == Run.isolatedClass }
@@ -127,12 +139,17 @@ struct Run: BitwiseCopyable {
       .assumingMemoryBound(to: Slot.self)
   }
 
-  /// The first byte of a live secret.
-  func dataStart(_ slot: Int) -> UnsafeMutableRawPointer {
-    let entry = unsafe slots[slot]
-    return unsafe isIsolated
-      ? base + (byteCount - Int(entry.nextFree) - Int(entry.byteCount))
-      : base + (slot * slotBytes + Int(entry.nextFree))
+  /// The first byte of a live secret. (A function of the pointer: one of the value would copy it.)
+  @inline(__always)
+  static func dataStart(
+    of run: UnsafeMutablePointer<Run>, _ slot: Int
+  ) -> UnsafeMutableRawPointer {
+    let entry = unsafe slots(of: run) + slot
+    let offset =
+      unsafe run.pointee.isIsolated
+      ? run.pointee.byteCount - Int(entry.pointee.nextFree) - Int(entry.pointee.byteCount)
+      : slot * run.pointee.slotBytes + Int(entry.pointee.nextFree)
+    return unsafe run.pointee.base + offset
   }
 
   /// How far the pages must be open for the windows there are.

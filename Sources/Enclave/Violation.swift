@@ -18,7 +18,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
   }
 
   public let kind: Kind
-  /// The arena's name.
+  /// The arena's name; empty where no arena is meant.
   public let arena: String
   /// The secret's label or call site; nil where no secret is meant.
   public let label: String?
@@ -45,7 +45,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
       case .doubleFree: "a secret was freed twice"
       case .foreignPointer: "an address was freed that is no secret's"
       }
-    var details = ["arena \(arena)"]
+    var details = [arena.isEmpty ? "no arena" : "arena \(arena)"]
     if let label { details.append("label \(label)") }
     if let byteCount { details.append("\(byteCount) bytes") }
     if let offset { details.append("offset \(offset)") }
@@ -84,8 +84,10 @@ public enum ViolationHandler {
     let handler = unsafe self.handler
     unsafe unlock(word)
     if handler?(violation) == .goOn { return }
+    // In this order: the text may lie in memory that is wiped.
+    ProcessFacts.complain("Enclave: \(violation)\n")
     Registry.refresh()  // the last thing that the page tells
-    Registry.wipeEverything()
-    fatalError("Enclave: \(violation)")
+    Registry.wipeNow()
+    ProcessFacts.abort()
   }
 }

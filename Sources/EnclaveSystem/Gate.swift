@@ -158,6 +158,12 @@ package func addRelaxed(_ value: UInt64, to word: UnsafeMutablePointer<UInt64>) 
 
 /// Brings a line of memory into the cache; never faults, and works through a closed key.
 @inlinable @inline(__always)
+/// Whether this thread has the key open for writing.
+package func gateIsKeyOpen(_ raw: UnsafeMutableRawPointer) -> Bool {
+  let bits = unsafe raw.assumingMemoryBound(to: ces_gate.self).pointee.key_bits
+  return bits != 0 && ces_rdpkru() & bits == 0
+}
+
 package func prefetch(_ address: UnsafeRawPointer) { unsafe ces_prefetch(address) }
 
 // What windows and frees do to a gate. Functions and not methods: those of a structure of another

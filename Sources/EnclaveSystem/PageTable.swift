@@ -4,12 +4,6 @@ public import CEnclaveSystem
 
 /// What object each page of memory belongs to.
 package enum PageTable {
-  /// The owner of the page that an address lies in; nil when it is nobody's. Two loads, no lock.
-  @inlinable @inline(__always)
-  package static func owner(_ address: UnsafeRawPointer) -> UnsafeMutableRawPointer? {
-    unsafe ces_pages_owner(address)
-  }
-
   /// Makes place for a range. Each GiB of addresses takes one mapping, once for the process.
   package static func reserve(
     _ address: UnsafeRawPointer, _ byteCount: Int
@@ -23,6 +17,13 @@ package enum PageTable {
   ) {
     unsafe ces_pages_set(address, byteCount, owner)
   }
+}
+
+/// The owner of the page that an address lies in; nil when it is nobody's. Two loads, no lock. (A
+/// free function: methods of another module's types were not inlined.)
+@inlinable @inline(__always)
+package func pageOwner(of address: UnsafeRawPointer) -> UnsafeMutableRawPointer? {
+  unsafe ces_pages_owner(address)
 }
 
 /// Replaces a word that has the value `old`; false when it has another.

@@ -63,6 +63,18 @@ package enum ProcessFacts {
     return String(decoding: bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
+  /// Writes to standard error, as far as that takes it.
+  package static func complain(_ text: String) {
+    var text = text
+    text.withUTF8 { unsafe ces_complain($0.baseAddress, $0.count) }
+  }
+
+  /// Whether threads that are born in a window are closed: see gate.c.
+  package static var birthsAreClosed: Bool { ces_births_are_closed() != 0 }
+
+  /// abort(3).
+  package static func abort() -> Never { ces_abort() }
+
   /// Lets another thread run (sched_yield(2)).
   package static func yield() { ces_yield() }
   /// The processors that are online; 1 when that cannot be known.

@@ -6,7 +6,9 @@
 //
 // peer<TAB>op<TAB>size<TAB>threads<TAB>ns[<TAB>p99]: nanoseconds an operation of each thread.
 
+import CEnclave
 import Enclave
+import EnclaveC
 import Glibc
 
 struct Options {
@@ -98,18 +100,30 @@ enum EnclaveBench {
   }
 
   static func run(_ variant: Variant, _ measurement: Measurement, _ options: Options) {
-    let arenas = (0..<measurement.threads).map { _ in variant.arena() }
     nonisolated(unsafe) var fill = 0.0
-    let timing = measure(threads: measurement.threads, batchMs: options.batchMs) { index in
-      let arena = arenas[measurement.sharesArena ? 0 : index]
-      switch measurement.op {
-      case "flip": return FlipWork(arena, measurement.size)
-      case let op where op.hasPrefix("churn"):
-        let work = ChurnWork(
-          arena, measurement.size, count: measurement.live / measurement.threads, seed: index)
+    let arenas = (0..<measurement.threads).map { _ in variant.isC ? nil : variant.arena() }
+    let cArenas = (0..<measurement.threads).map { _ in
+      variant.isC
+        ? CArena(gate: variant.gate == .none ? ENCLAVE_GATE_NONE : ENCLAVE_GATE_AUTOMATIC) : nil
+    }
+    let timing = measure(threads: measurement.threads, batchMs: options.batchMs) {
+      index -> any Work in
+      let place = measurement.sharesArena ? 0 : index
+      let share = measurement.live / measurement.threads
+      switch (measurement.op, arenas[place], cArenas[place]) {
+      case ("flip", let arena?, _): return FlipWork(arena, measurement.size)
+      case ("flip", _, let arena?): return CFlipWork(arena, measurement.size)
+      case (let op, let arena?, _) where op.hasPrefix("churn"):
+        let work = ChurnWork(arena, measurement.size, count: share, seed: index)
         unsafe fill = work.fillNs
         return work
-      default: return AllocWork(arena, measurement.size)
+      case (let op, _, let arena?) where op.hasPrefix("churn"):
+        let work = CChurnWork(arena, measurement.size, count: share, seed: index)
+        unsafe fill = work.fillNs
+        return work
+      case (_, let arena?, _): return AllocWork(arena, measurement.size)
+      case (_, _, let arena?): return CAllocWork(arena, measurement.size)
+      default: fail("no arena")
       }
     }
     let p99 = timing.p99.map { "\t\(number($0))" } ?? ""

@@ -9,6 +9,8 @@ struct Variant {
   var layout = Arena.Layout.slab
   var gate = Arena.Gate.automatic
   var publishes = true
+  /// Through the C interface.
+  var isC = false
 
   static let all: [Variant] = [
     Variant(name: "enclave"),
@@ -17,6 +19,9 @@ struct Variant {
     Variant(name: "enclave_pages", gate: .pages),
     Variant(name: "enclave_nogate", gate: .none),
     Variant(name: "enclave_nogate_unpublished", gate: .none, publishes: false),
+    Variant(name: "enclave_c", isC: true),
+    Variant(name: "enclave_c_nogate", gate: .none, isC: true),
+    Variant(name: "enclave_c_nogate_unpublished", gate: .none, publishes: false, isC: true),
     Variant(name: "enclave_isolated", layout: .isolated),
     Variant(name: "enclave_isolated_pages", layout: .isolated, gate: .pages),
     Variant(name: "enclave_isolated_nogate", layout: .isolated, gate: .none),

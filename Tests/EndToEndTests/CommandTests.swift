@@ -5,12 +5,6 @@ import Glibc
 import TestSupport
 import Testing
 
-func json(_ text: String) throws -> [String: Any] {
-  guard let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
-  else { throw Failed("no JSON object: \(text.prefix(200))") }
-  return object
-}
-
 func publishing(
   _ scratch: Scratch, prefix: [String] = [], _ commands: String...
 ) throws -> (Peer, path: String) {

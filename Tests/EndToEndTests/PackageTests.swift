@@ -10,14 +10,15 @@ import Testing
     "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
     "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
-    "EnclaveC": ["Enclave"],
+    "CEnclave": ["CEnclaveSystem"], "EnclaveC": ["CEnclave", "Enclave"], "CEnclaveMalloc": [],
     "MemwatchInspector": ["EnclaveStats", "EnclaveSystem"],
     "MemwatchSandbox": ["EnclaveSystem", "CMemwatchSeccomp"], "CMemwatchSeccomp": [],
     "CMemwatchNcurses": [],
     "MemwatchTerminal": ["MemwatchInspector", "CMemwatchNcurses"],
     "memwatch": ["MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal", "DemoBuilder"],
     "DemoBuilder": ["enclave-demo"],
-    "enclave-demo": ["Enclave", "EnclaveVault"], "enclave-bench": ["Enclave", "EnclaveVault"],
+    "enclave-demo": ["Enclave", "EnclaveVault"],
+    "enclave-bench": ["Enclave", "EnclaveVault", "CEnclave", "EnclaveC"],
   ]
 
   @Test func targetsImportWhatTheTableSays() throws {

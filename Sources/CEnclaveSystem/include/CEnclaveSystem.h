@@ -164,6 +164,12 @@ static inline uint64_t ces_fork_generation(void) {
 void ces_set_fork_word(uint64_t *word);
 void ces_reset_fork_word(void);
 
+/// write(2) to standard error; what it does not take is lost.
+void ces_complain(const char *text, size_t length);
+_Noreturn void ces_abort(void);
+/// 1 when this library's pthread_create is the one that the process uses.
+int ces_births_are_closed(void);
+
 // --- Processes started by memwatch -------------------------------------------------------------
 
 /// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in

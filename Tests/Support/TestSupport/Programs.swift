@@ -133,6 +133,13 @@ public struct Launch: Sendable {
   }
 }
 
+/// Text that has to be a JSON object.
+public func json(_ text: String) throws -> [String: Any] {
+  guard let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+  else { throw Failed("no JSON object: \(text.prefix(200))") }
+  return object
+}
+
 /// Runs memwatch to its end.
 public func memwatch(
   _ arguments: String..., stats: Scratch? = nil, environment: [String: String] = [:]

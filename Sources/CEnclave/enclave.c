@@ -1,0 +1,50 @@
+// What of the C interface is C: each thread's last error, and the way to the interposer.
+
+#define _GNU_SOURCE
+#include "CEnclaveInternal.h"
+
+#include "CEnclaveSystem.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static __thread struct {
+  enclave_status status;
+  int error;
+  char text[512];
+} last;
+
+const char *enclave_last_error(void) { return last.text; }
+enclave_status enclave_last_status(void) { return last.status; }
+int enclave_last_errno(void) { return last.error; }
+
+void cenclave_set_error(enclave_status status, int error, const char *text, size_t length) {
+  if (length > sizeof last.text - 1) length = sizeof last.text - 1;
+  memcpy(last.text, text, length);
+  last.text[length] = 0;
+  last.status = status;
+  last.error = error;
+}
+
+const cenclave_interposer *cenclave_find_interposer(void) {
+  // Looked up each time: it may be loaded later. Binding to an arena is not the hot path; the
+  // allocations under it are.
+  const cenclave_interposer *found = dlsym(RTLD_DEFAULT, "enclave_interposer");
+  return found && found->struct_size >= sizeof *found ? found : NULL;
+}
+
+bool enclave_private_is_busy(void) { return ces_held_locks != 0; }
+
+void enclave_private_foreign_allocator(const char *what) {
+  char text[256];
+  int length = snprintf(text, sizeof text,
+                        "Enclave: %s is not the interposer's: what it allocates would lie in ordinary "
+                        "memory. Link libenclave-malloc.so before other allocators, or preload it.\n",
+                        what);
+  ssize_t ignored = write(STDERR_FILENO, text, length < (int)sizeof text ? (size_t)length : sizeof text);
+  (void)ignored;
+  abort();
+}

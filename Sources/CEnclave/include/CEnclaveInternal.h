@@ -1,0 +1,33 @@
+// Between the C and the Swift side of the C interface, and the interposer; not installed.
+
+#ifndef C_ENCLAVE_INTERNAL_H
+#define C_ENCLAVE_INTERNAL_H
+
+#include "enclave.h"
+
+/// Keeps what a function of this thread could not do.
+void cenclave_set_error(enclave_status status, int error, const char *text, size_t length);
+
+/// This thread is in the library: what it allocates now is the library's own (or the Swift runtime's,
+/// which sets itself up as it goes), and the interposer stays away. Counted together with the locks
+/// that the thread holds.
+extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
+static inline void cenclave_enter(void) { ces_held_locks++; }
+static inline void cenclave_leave(void) { ces_held_locks--; }
+bool enclave_private_is_busy(void);
+
+/// What libenclave-malloc.so offers to libenclave.so, by its symbol `enclave_interposer`.
+typedef struct {
+  size_t struct_size;
+  /// Sets this thread's active arena; returns the one before.
+  enclave_arena *(*set_active)(enclave_arena *arena);
+  /// The name of the first allocation function that is not the interposer's; NULL when all are.
+  const char *(*foreign)(void);
+} cenclave_interposer;
+
+/// NULL when it is not in the process.
+const cenclave_interposer *cenclave_find_interposer(void);
+/// Ends the process: an allocator is not ours. Does not return.
+_Noreturn void enclave_private_foreign_allocator(const char *what);
+
+#endif

@@ -1,0 +1,248 @@
+// The interposer: stands in for malloc(3) and sends what a thread allocates to its active arena.
+//
+// While no arena is active everything goes to the C library's own functions, by the names that it
+// exports for that purpose (__libc_malloc and so on). free and realloc ask the page table whose an
+// address is: two loads.
+//
+// With ENCLAVE_MALLOC=heap in the environment (ignored in set-user-ID programs) all of the process'
+// allocations go to one arena with gate none, named "heap": for programs that cannot be changed.
+// More words may follow, with commas between: lock=required, lock=preferred (the default) or lock=off
+// says what to do about mlock(2); check looks at the whole arena at exit, and says what it found.
+// A child that is made by fork(2) and goes on finds zeros there; exec and posix_spawn are fine.
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <link.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../CEnclave/include/CEnclaveInternal.h"
+
+void *__libc_malloc(size_t);
+void *__libc_calloc(size_t, size_t);
+void *__libc_realloc(void *, size_t);
+void *__libc_memalign(size_t, size_t);
+void __libc_free(void *);
+
+// Initial-exec: no call, and no allocation, to find it.
+static __thread enclave_arena *active __attribute__((tls_model("initial-exec")));
+static enclave_arena *heap;
+
+/// The arena that this thread allocates from now; NULL for the C library's heap.
+static inline enclave_arena *target(void) {
+  enclave_arena *arena = active ? active : heap;
+  return arena && !enclave_private_is_busy() ? arena : NULL;
+}
+
+static void *answered(void *result) {
+  if (!result) errno = ENOMEM;
+  return result;
+}
+
+/// A whole heap outlives fork(2) no better than other secrets do, but its program is not told: the
+/// child goes on with the C library's heap.
+static bool is_childs_heap(enclave_arena *arena) {
+  return arena == heap && enclave_last_status() == ENCLAVE_ERROR_INHERITED;
+}
+
+static void *take(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
+  void *result = enclave_allocate(arena, size, alignment, label);
+  if (!result && is_childs_heap(arena)) return __libc_memalign(alignment ? alignment : 16, size);
+  return answered(result);
+}
+
+void *malloc(size_t size) {
+  enclave_arena *arena = target();
+  return arena ? take(arena, size, 0, "malloc") : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+  enclave_arena *arena = target();
+  if (!arena) return __libc_calloc(count, size);
+  void *result = enclave_allocate_array(arena, count, size, "calloc");
+  if (!result && is_childs_heap(arena)) return __libc_calloc(count, size);
+  return answered(result);
+}
+
+void free(void *address) {
+  int error = errno;
+  if (!enclave_free_if_owned(address)) __libc_free(address);
+  errno = error;
+}
+
+void *realloc(void *address, size_t size) {
+  if (!address) return malloc(size);
+  if (!enclave_owns(address)) return __libc_realloc(address, size);
+  if (size == 0) {
+    free(address);
+    return NULL;
+  }
+  void *result = enclave_realloc(address, size);
+  // The parent's contents are gone for the child.
+  if (!result && enclave_last_status() == ENCLAVE_ERROR_INHERITED) return __libc_calloc(1, size);
+  return answered(result);
+}
+
+void *reallocarray(void *address, size_t count, size_t size) {
+  size_t bytes;
+  if (__builtin_mul_overflow(count, size, &bytes)) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  return realloc(address, bytes);
+}
+
+void *memalign(size_t alignment, size_t size) {
+  enclave_arena *arena = target();
+  return arena ? take(arena, size, alignment, "memalign") : __libc_memalign(alignment, size);
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+  enclave_arena *arena = target();
+  return arena ? take(arena, size, alignment, "aligned_alloc") : __libc_memalign(alignment, size);
+}
+
+int posix_memalign(void **place, size_t alignment, size_t size) {
+  if (alignment < sizeof(void *) || (alignment & (alignment - 1)) != 0) return EINVAL;
+  int error = errno;
+  enclave_arena *arena = target();
+  void *result = arena ? take(arena, size, alignment, "posix_memalign")
+                       : __libc_memalign(alignment, size);
+  errno = error;
+  if (!result) return ENOMEM;
+  *place = result;
+  return 0;
+}
+
+void *valloc(size_t size) { return memalign((size_t)sysconf(_SC_PAGESIZE), size); }
+
+void *pvalloc(size_t size) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  if (size > SIZE_MAX - page) return answered(NULL);
+  return memalign(page, (size + page - 1) & ~(page - 1));
+}
+
+size_t malloc_usable_size(void *address) {
+  if (enclave_owns(address)) return enclave_usable_size(address);
+  static size_t (*next)(void *);
+  if (!next) next = (size_t(*)(void *))dlsym(RTLD_NEXT, "malloc_usable_size");
+  return next ? next(address) : 0;
+}
+
+// --- What libenclave.so sees -------------------------------------------------------------------
+
+static enclave_arena *set_active(enclave_arena *arena) {
+  enclave_arena *before = active;
+  active = arena;
+  return before;
+}
+
+/// Whether a name's definition, as the process resolves it, is this library's.
+static bool is_ours(const char *name) {
+  Dl_info found, own;
+  ElfW(Sym) *symbol = NULL;
+  void *address = dlsym(RTLD_DEFAULT, name);
+  if (!address || !dladdr(set_active, &own) ||
+      !dladdr1(address, &found, (void **)&symbol, RTLD_DL_SYMENT)) {
+    return false;
+  }
+  if (found.dli_fbase == own.dli_fbase) return true;
+  // An executable that takes the function's address has a stub of that name, and no definition.
+  return symbol && symbol->st_shndx == SHN_UNDEF;
+}
+
+static const char *foreign(void) {
+  static const char *const names[] = {
+      "malloc", "free",          "calloc",         "realloc",            "reallocarray",
+      "memalign", "aligned_alloc", "posix_memalign", "malloc_usable_size",
+  };
+  for (size_t index = 0; index < sizeof names / sizeof *names; index++) {
+    if (!is_ours(names[index])) return names[index];
+  }
+  return NULL;
+}
+
+const cenclave_interposer enclave_interposer = {
+    .struct_size = sizeof(cenclave_interposer),
+    .set_active = set_active,
+    .foreign = foreign,
+};
+
+// --- A whole heap ------------------------------------------------------------------------------
+
+static void complain(const char *text, const char *detail) {
+  char line[640];
+  int length = snprintf(line, sizeof line, "Enclave: ENCLAVE_MALLOC: %s%s\n", text, detail);
+  ssize_t ignored = write(STDERR_FILENO, line, length < (int)sizeof line ? (size_t)length : sizeof line);
+  (void)ignored;
+}
+
+/// Reads the words of ENCLAVE_MALLOC; false for one that is not known.
+static bool read_words(const char *words, enclave_options *options, bool *checks) {
+  static const char *const names[] = {"heap", "lock=required", "lock=preferred", "lock=off", "check"};
+  if (strncmp(words, "heap", 4) != 0) return false;
+  while (true) {
+    size_t length = strcspn(words, ","), index = 0;
+    while (index < 5 && (strlen(names[index]) != length || memcmp(names[index], words, length) != 0)) {
+      index++;
+    }
+    switch (index) {
+      case 0: break;
+      case 1: options->lock = ENCLAVE_LOCK_REQUIRED; break;
+      case 2: options->lock = ENCLAVE_LOCK_PREFERRED; break;
+      case 3: options->lock = ENCLAVE_LOCK_OFF; break;
+      case 4: *checks = true; break;
+      default: return false;
+    }
+    if (!words[length]) return true;
+    words += length + 1;
+  }
+}
+
+static bool checks_at_exit;
+
+__attribute__((constructor)) static void start(void) {
+  const char *wanted = secure_getenv("ENCLAVE_MALLOC");
+  if (!wanted) return;
+  enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
+  options.gate = ENCLAVE_GATE_NONE;
+  options.lock = ENCLAVE_LOCK_PREFERRED;
+  if (!read_words(wanted, &options, &checks_at_exit)) {
+    // Going on in ordinary memory would be the silent loss of what was asked for.
+    complain("not known: ", wanted);
+    _exit(127);
+  }
+  const char *name = foreign();
+  if (name) enclave_private_foreign_allocator(name);
+  enclave_arena *arena;
+  if (enclave_arena_create("heap", &options, &arena) != ENCLAVE_OK) {
+    complain("", enclave_last_error());
+    _exit(127);
+  }
+  heap = arena;
+}
+
+static void report(const enclave_violation *violation, void *unused) {
+  (void)unused;
+  complain("", violation->description);
+}
+
+__attribute__((destructor)) static void finish(void) {
+  if (!heap || !checks_at_exit) return;
+  size_t wrong;
+  enclave_statistics now = {.struct_size = sizeof now};
+  if (enclave_arena_check(heap, report, NULL, &wrong) != ENCLAVE_OK ||
+      enclave_arena_statistics(heap, &now) != ENCLAVE_OK) {
+    complain("the check failed: ", enclave_last_error());
+    return;
+  }
+  char line[160];
+  snprintf(line, sizeof line, "checked: %zu wrong, %llu live, %llu failed allocations", wrong,
+           (unsigned long long)now.secret_count, (unsigned long long)now.failed_allocations);
+  complain(line, "");
+}

@@ -1,0 +1,239 @@
+// Secrets by address, for languages without ownership: allocating, resizing, freeing, and windows to
+// a whole arena. `EnclaveC` is made of these.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaReference {
+  package func allocate(
+    byteCount: Int, alignment: Int, label: Label
+  ) throws(EnclaveError) -> Place {
+    try allocate(Lane.Request(byteCount: byteCount, alignment: alignment), key: LabelKey(label))
+  }
+
+  // MARK: - Resizing
+
+  /// Changes a secret's size, where it lies if that is possible; its handles are stale then.
+  package func resize(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place {
+    let request = try Lane.Request(byteCount: byteCount, alignment: 16)
+    if fits(place, request), let resized = try resizeInPlace(place, to: byteCount) {
+      return resized
+    }
+    let key = withCore { core in core.labels.entries[Int(place.label)].key }
+    let copy: Place
+    do { copy = try allocate(request, key: key) } catch {
+      // Less needs no other place, though a smaller one would do.
+      if byteCount <= Int(place.byteCount), unsafe !place.run.pointee.isIsolated,
+        let resized = try? resizeInPlace(place, to: byteCount)
+      {
+        return resized
+      }
+      throw error
+    }
+    do throws(EnclaveError) {
+      let found = try place.openWindow(writing: false)
+      defer { place.closeWindow(writing: false, found) }
+      let copyFound = try copy.openWindow(writing: true)
+      unsafe copySecret(
+        from: place.address, to: copy.address, byteCount: min(byteCount, Int(place.byteCount)))
+      copy.closeWindow(writing: true, copyFound)
+    } catch {
+      _ = try? free(copy)
+      throw error
+    }
+    try free(place, isUnique: false)
+    return copy
+  }
+
+  /// Whether the slot is of the class that the new size would get.
+  private func fits(_ place: Place, _ request: Lane.Request) -> Bool {
+    let run = unsafe place.run
+    guard unsafe !run.pointee.isIsolated, request.isSlab(options.layout) else { return false }
+    let start = unsafe run.pointee.base + Int(place.slot) * run.pointee.slotBytes
+    let slack = unsafe place.address - start
+    return unsafe slack + request.byteCount <= SizeClass.largest
+      && SizeClass.index(for: slack + request.byteCount) == Int(run.pointee.sizeClass)
+  }
+
+  /// Nil when somebody else is freeing the secret.
+  private func resizeInPlace(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place? {
+    while true {
+      let entry = gate.enterWipe()
+      if entry == 0 { break }
+      try wait(for: entry)
+    }
+    defer { gate.leaveWipe() }
+    if gate.isFrozen { throw .frozen }
+    let run = unsafe place.run
+    let slot = unsafe Run.slots(of: run) + Int(place.slot)
+    guard unsafe Slot.claim(slot, place.generation) else { return nil }
+    let laneIndex = unsafe Int(run.pointee.lane)
+    let oldCount = Int(place.byteCount)
+    var isClean = true
+    do throws(EnclaveError) {
+      if hasPageGate {
+        try withLane(laneIndex) { lane throws(EnclaveError) in
+          unsafe try openPages(run, writing: true, lane: &lane)
+        }
+      }
+    } catch {
+      unsafe slot.pointee.generation = place.generation
+      throw error
+    }
+    let found = gate.openKey(writing: true)
+    if byteCount < oldCount {
+      unsafe wipe(place.address + byteCount, byteCount: oldCount - byteCount)
+    } else if byteCount > oldCount {
+      isClean = unsafe isZero(place.address + oldCount, byteCount: byteCount - oldCount)
+    }
+    gate.closeKey(found)
+    let resized = unsafe Place(
+      run: run, address: place.address, generation: Slot.next(Slot.next(place.generation)),
+      byteCount: UInt32(byteCount), slot: place.slot, label: place.label)
+    withLane(laneIndex) { lane in
+      if hasPageGate { unsafe closePages(run, writing: true, lane: &lane) }
+      lane.resized(resized, from: oldCount)
+    }
+    if !isClean { violated(.overflow, place, offset: oldCount) }
+    return resized
+  }
+
+  /// Whether this thread can write to the arena now without opening a secret.
+  package var isOpenHere: Bool {
+    switch mechanism {
+    case .none: !gate.isFrozen
+    case .pages: false
+    case .key: !gate.isFrozen && gate.isKeyOpen
+    }
+  }
+
+  package func isSame(as other: ArenaReference) -> Bool { unsafe header == other.header }
+  package var hasPages: Bool { hasPageGate }
+  package var isInherited: Bool { !gate.isOwn }
+}
+
+/// A window that a caller without closures holds: in memory of the caller's, 48 bytes.
+@safe
+package struct HeldWindow: BitwiseCopyable {
+  fileprivate static let open: UInt32 = 1
+  fileprivate static let writing: UInt32 = 2
+  fileprivate static let wholeArena: UInt32 = 4
+
+  /// A place, or an arena's header and a label.
+  fileprivate var words: (UInt64, UInt64, UInt64, UInt64)
+  fileprivate var found: UInt64
+  package var flags: UInt32
+
+  /// Opens a secret by its address. False when it is no live secret's.
+  package static func open(
+    _ address: UnsafeMutableRawPointer, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
+  ) throws(EnclaveError) -> Bool {
+    guard let place = unsafe Place.live(startingAt: address) else { return false }
+    unsafe try open(place, writing: writing, window)
+    return true
+  }
+
+  @inline(__always)
+  package static func open(
+    _ place: Place, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
+  ) throws(EnclaveError) {
+    let found = try place.openWindow(writing: writing)
+    unsafe UnsafeMutableRawPointer(window).storeBytes(of: place, as: Place.self)
+    unsafe window.pointee.found = found
+    unsafe window.pointee.flags = open | (writing ? Self.writing : 0)
+  }
+
+  package static func close(_ window: UnsafeMutablePointer<HeldWindow>) {
+    let flags = unsafe window.pointee.flags
+    guard flags & open != 0 else { return }
+    unsafe window.pointee.flags = 0
+    let found = unsafe window.pointee.found
+    if flags & wholeArena != 0 { return unsafe closeArena(window, flags & writing != 0) }
+    // While a window is open its arena's metadata stays.
+    let place = unsafe UnsafeRawPointer(window).load(as: Place.self)
+    place.closeWindow(writing: flags & writing != 0, found)
+  }
+
+  /// Opens all of an arena to this thread. Not under a page gate.
+  package static func open(
+    _ arena: ArenaReference, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
+  ) throws(EnclaveError) {
+    guard arena.gate.isOwn else { throw .inheritedByFork }
+    let key = LabelKey("the whole arena")
+    let label = arena.withCore { core in
+      let (label, isNew) = core.labels.find(key)
+      if isNew { core.publishNewLabel(label) }
+      return label
+    }
+    while true {
+      let entry = arena.gate.enter(writing: writing, label: label)
+      if entry == 0 { break }
+      try arena.wait(for: entry)
+    }
+    unsafe window.pointee.words.0 = UInt64(UInt(bitPattern: arena.header))
+    unsafe window.pointee.words.1 = UInt64(label)
+    unsafe window.pointee.found = UInt64(arena.gate.openKey(writing: writing))
+    unsafe window.pointee.flags = open | wholeArena | (writing ? Self.writing : 0)
+  }
+
+  private static func closeArena(_ window: UnsafeMutablePointer<HeldWindow>, _ writing: Bool) {
+    guard
+      let header = unsafe UnsafeMutablePointer<ArenaHeader>(
+        bitPattern: UInt(window.pointee.words.0))
+    else { return }
+    let gate = unsafe header.pointee.gate
+    unsafe gate.closeKey(UInt32(truncatingIfNeeded: window.pointee.found))
+    guard gate.isOwn else { return }
+    unsafe gate.leave(writing: writing, label: UInt16(window.pointee.words.1))
+  }
+}
+
+extension Place {
+  package init?(words: (UInt64, UInt64, UInt64, UInt64)) {
+    guard words.1 != 0 else { return nil }
+    self = unsafe withUnsafeBytes(of: words) { unsafe $0.load(as: Place.self) }
+    // What C holds may be older than the arena, and is looked at only when its run is still there.
+    guard isKnown else { return nil }
+  }
+
+  package var words: (UInt64, UInt64, UInt64, UInt64) {
+    var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    unsafe withUnsafeMutableBytes(of: &words) { unsafe $0.storeBytes(of: self, as: Place.self) }
+    return words
+  }
+
+  /// Wipes and frees the secret, unless somebody else does.
+  package func free() throws(EnclaveError) { try arena.free(self, isUnique: false) }
+
+  /// The same by its address. False when it is no live secret's.
+  package static func free(at address: UnsafeMutableRawPointer) throws(EnclaveError) -> Bool {
+    guard let place = unsafe live(startingAt: address) else { return false }
+    try place.free()
+    return true
+  }
+
+  package func resize(to byteCount: Int) throws(EnclaveError) -> Place {
+    try arena.resize(self, to: byteCount)
+  }
+
+  /// Whether the handle's secret is still there.
+  package var isLive: Bool {
+    unsafe Run.slots(of: run)[Int(slot)].generation == generation && arena.gate.accessCode != 2
+  }
+
+  /// The arena of an address; nil when there is none.
+  package static func arena(of address: UnsafeRawPointer) -> ArenaReference? {
+    unsafe whereabouts(of: address)?.arena
+  }
+
+  /// Reports that an address was freed, or resized, that is no live secret's.
+  package static func misused(_ address: UnsafeRawPointer) throws(EnclaveError) {
+    guard let (arena, isLive) = unsafe whereabouts(of: address) else {
+      ViolationHandler.report(
+        Violation(kind: .foreignPointer, arena: "", label: nil, byteCount: nil, offset: nil))
+      return
+    }
+    guard arena.gate.isOwn else { throw .inheritedByFork }
+    arena.misused(address: isLive ? .foreignPointer : .doubleFree)
+  }
+}

@@ -1,0 +1,206 @@
+// Arenas, as C sees them: an `enclave_arena *` is a reference-counted Arena.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
+public import CEnclave
+import Enclave
+
+/// The arena behind a pointer, without counting a reference: its holder keeps it.
+@inline(__always)
+func reference(_ arena: OpaquePointer) -> ArenaReference {
+  unsafe object(arena)._withUnsafeGuaranteedRef { $0.reference }
+}
+
+@inline(__always)
+private func object(_ arena: OpaquePointer) -> Unmanaged<Arena> {
+  unsafe Unmanaged.fromOpaque(UnsafeRawPointer(arena))
+}
+
+private func withArena(
+  _ arena: OpaquePointer?, _ body: (Arena) throws(EnclaveError) -> Void
+) -> enclave_status {
+  guard let arena = unsafe arena else { return failedArgument("the arena is NULL") }
+  let held = unsafe object(arena).takeUnretainedValue()
+  return attempt { () throws(EnclaveError) in try body(held) }
+}
+
+@c @implementation
+public func enclave_probe(_ capability: enclave_capability) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  let known: Capability
+  switch capability {
+  case ENCLAVE_CAPABILITY_PROTECTION_KEYS: known = .protectionKeys
+  case ENCLAVE_CAPABILITY_SEALS: known = .seals
+  case ENCLAVE_CAPABILITY_SECRET_MEMORY: known = .secretMemory
+  case ENCLAVE_CAPABILITY_GUARD_MARKERS: known = .guardMarkers
+  case ENCLAVE_CAPABILITY_WIPE_ON_FORK: known = .wipeOnFork
+  case ENCLAVE_CAPABILITY_MEMORY_TAGGING: known = .memoryTagging
+  case ENCLAVE_CAPABILITY_CLOSED_BIRTHS:
+    return ProcessFacts.birthsAreClosed
+      ? ENCLAVE_OK
+      : failed(
+        ENCLAVE_ERROR_UNSUPPORTED,
+        "the process' pthread_create is not this library's: link it, or preload it")
+  case ENCLAVE_CAPABILITY_INTERPOSER:
+    return unsafe cenclave_find_interposer() != nil ? ENCLAVE_OK : failedInterposer()
+  default: return failedArgument("there is no such capability")
+  }
+  switch known.availability {
+  case .available: return ENCLAVE_OK
+  case .unavailable(let failure): return failed(.unsupported(known, failure))
+  }
+}
+
+@c @implementation
+public func enclave_arena_create(
+  _ name: UnsafePointer<CChar>?, _ options: UnsafePointer<enclave_options>?,
+  _ arena: UnsafeMutablePointer<OpaquePointer?>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let name = unsafe name, let arena = unsafe arena else {
+    return failedArgument("an arena needs a name and a place for its pointer")
+  }
+  var swiftOptions = Arena.Options()
+  if let options = unsafe options {
+    guard unsafe options.pointee.struct_size >= MemoryLayout<enclave_options>.size else {
+      return failedArgument("options.struct_size is too small: set it to sizeof(enclave_options)")
+    }
+    let given = unsafe options.pointee
+    guard let layout = Arena.Layout(given.layout), let lock = Arena.Lock(given.lock),
+      let gate = Arena.Gate(given.gate),
+      given.flags & ~UInt32(ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED) == 0,
+      given.capacity >= 0
+    else { return failedArgument("an option has a value that is not known") }
+    swiftOptions = Arena.Options(
+      layout: layout, lock: lock, gate: gate,
+      capacity: given.capacity == 0 ? nil : given.capacity,
+      keySharing: given.flags & UInt32(ENCLAVE_OWN_KEY) != 0 ? .never : .allowed,
+      backing: given.flags & UInt32(ENCLAVE_SECRET_MEMORY) != 0 ? .secret : .anonymous,
+      isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
+  }
+  return attempt { () throws(EnclaveError) in
+    let made = try Arena(unsafe Label(literal: name), swiftOptions)
+    unsafe arena.pointee = unsafe OpaquePointer(Unmanaged.passRetained(made).toOpaque())
+  }
+}
+
+extension Arena.Layout {
+  init?(_ value: enclave_layout) {
+    switch value {
+    case ENCLAVE_LAYOUT_SLAB: self = .slab
+    case ENCLAVE_LAYOUT_ISOLATED: self = .isolated
+    default: return nil
+    }
+  }
+}
+
+extension Arena.Lock {
+  init?(_ value: enclave_lock) {
+    switch value {
+    case ENCLAVE_LOCK_REQUIRED: self = .required
+    case ENCLAVE_LOCK_PREFERRED: self = .preferred
+    case ENCLAVE_LOCK_OFF: self = .off
+    default: return nil
+    }
+  }
+}
+
+extension Arena.Gate {
+  init?(_ value: enclave_gate) {
+    switch value {
+    case ENCLAVE_GATE_AUTOMATIC: self = .automatic
+    case ENCLAVE_GATE_KEY: self = .key
+    case ENCLAVE_GATE_PAGES: self = .pages
+    case ENCLAVE_GATE_NONE: self = .none
+    default: return nil
+    }
+  }
+}
+
+@c @implementation
+public func enclave_arena_retain(_ arena: OpaquePointer?) -> OpaquePointer? {
+  if let arena = unsafe arena { _ = unsafe object(arena).retain() }
+  return unsafe arena
+}
+
+@c @implementation
+public func enclave_arena_release(_ arena: OpaquePointer?) {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  if let arena = unsafe arena { unsafe object(arena).release() }
+}
+
+@c @implementation
+public func enclave_arena_freeze(_ arena: OpaquePointer?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in try arena.freeze() }
+}
+
+@c @implementation
+public func enclave_arena_seal(_ arena: OpaquePointer?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in try arena.seal() }
+}
+
+@c @implementation
+public func enclave_arena_destroy(_ arena: OpaquePointer?, _ milliseconds: UInt32) -> enclave_status
+{
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in
+    try arena.destroy(waitingUpTo: .milliseconds(Int64(milliseconds)))
+  }
+}
+
+@c @implementation
+public func enclave_arena_statistics(
+  _ arena: OpaquePointer?, _ statistics: UnsafeMutablePointer<enclave_statistics>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let statistics = unsafe statistics,
+    unsafe statistics.pointee.struct_size >= MemoryLayout<enclave_statistics>.size
+  else { return failedArgument("statistics.struct_size is not sizeof(enclave_statistics)") }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in
+    if arena.reference.isInherited { throw .inheritedByFork }
+    let now = arena.statistics
+    unsafe statistics.pointee = enclave_statistics(
+      struct_size: MemoryLayout<enclave_statistics>.size,
+      secret_count: UInt64(now.secretCount), bytes_in_use: UInt64(now.bytesInUse),
+      bytes_mapped: UInt64(now.bytesMapped), bytes_locked: UInt64(now.bytesLocked),
+      open_windows: UInt64(now.openWindows), failed_locks: now.failedLocks,
+      failed_opens: now.failedOpens, failed_allocations: now.failedAllocations,
+      corruptions: now.corruptions, protection_key: Int32(now.protectionKey ?? -1),
+      is_frozen: now.isFrozen, is_sealed: now.isSealed)
+  }
+}
+
+@c @implementation
+public func enclave_arena_check(
+  _ arena: OpaquePointer?,
+  _ each: (@convention(c) (UnsafePointer<enclave_violation>?, UnsafeMutableRawPointer?) -> Void)?,
+  _ context: UnsafeMutableRawPointer?, _ count: UnsafeMutablePointer<Int>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in
+    let found = try arena.check()
+    unsafe count?.pointee = found.count
+    if let each = unsafe each {
+      for violation in found { unsafe violation.withC { unsafe each($0, context) } }
+    }
+  }
+}
+
+@c @implementation
+public func enclave_arena_owns(_ arena: OpaquePointer?, _ address: UnsafeRawPointer?) -> Bool {
+  guard let arena = unsafe arena, let address = unsafe address,
+    let found = unsafe Place.arena(of: address)
+  else {
+    return false
+  }
+  return unsafe found.isSame(as: reference(arena))
+}

@@ -1,0 +1,73 @@
+// Errors on their way to C: a code, an errno, and a text for the thread.
+
+import CEnclave
+import Enclave
+
+extension EnclaveError {
+  var status: enclave_status {
+    switch self {
+    case .system, .endOfInput, .notAuthentic: ENCLAVE_ERROR_SYSTEM
+    case .unsupported: ENCLAVE_ERROR_UNSUPPORTED
+    case .mapLimit: ENCLAVE_ERROR_MAP_LIMIT
+    case .lockLimit: ENCLAVE_ERROR_LOCK_LIMIT
+    case .capacity: ENCLAVE_ERROR_CAPACITY
+    case .invalidSize, .misaligned: ENCLAVE_ERROR_SIZE
+    case .frozen: ENCLAVE_ERROR_FROZEN
+    case .destroyed: ENCLAVE_ERROR_DESTROYED
+    case .inheritedByFork: ENCLAVE_ERROR_INHERITED
+    case .windowsOpen: ENCLAVE_ERROR_WINDOWS_OPEN
+    case .sealNeedsKeyGate: ENCLAVE_ERROR_NEEDS_KEY
+    case .alreadyPublishing: ENCLAVE_ERROR_PUBLISHING
+    case .unsuitableDirectory: ENCLAVE_ERROR_DIRECTORY
+    }
+  }
+
+  fileprivate var errno: Int32 {
+    switch self {
+    case .system(let failure), .unsupported(_, let failure): failure.errno
+    default: 0
+    }
+  }
+}
+
+/// Keeps the error for the thread, and returns its code.
+@inline(never)
+func failed(_ error: EnclaveError) -> enclave_status {
+  failed(error.status, "\(error)", errno: error.errno)
+}
+
+@inline(never)
+func failed(_ status: enclave_status, _ text: String, errno: Int32 = 0) -> enclave_status {
+  var text = text
+  text.withUTF8 { utf8 in
+    // Never nil: empty texts are not made.
+    guard let start = utf8.baseAddress else { return }
+    unsafe start.withMemoryRebound(to: CChar.self, capacity: utf8.count) { characters in
+      unsafe cenclave_set_error(status, errno, characters, utf8.count)
+    }
+  }
+  return status
+}
+
+func failedArgument(_ what: String) -> enclave_status {
+  failed(ENCLAVE_ERROR_ARGUMENT, "\(what)")
+}
+
+func failedStale() -> enclave_status {
+  failed(
+    ENCLAVE_ERROR_DESTROYED,
+    "the secret is gone: it was freed or resized, or its arena was destroyed")
+}
+
+func failedNotOurs() -> enclave_status {
+  failed(ENCLAVE_ERROR_NOT_OURS, "the address is no live secret's of this process")
+}
+
+/// Runs what may throw.
+@inline(__always)
+func attempt(_ body: () throws(EnclaveError) -> Void) -> enclave_status {
+  do {
+    try body()
+    return ENCLAVE_OK
+  } catch { return failed(error) }
+}

@@ -1,0 +1,168 @@
+// What is about the whole process: bytes, wiping, violations, publishing, the active arena.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
+public import CEnclave
+import Enclave
+
+@c @implementation
+public func enclave_equal(_ a: UnsafeRawPointer?, _ b: UnsafeRawPointer?, _ size: Int) -> Bool {
+  guard let a = unsafe a, let b = unsafe b else { return size == 0 }
+  return unsafe isEqual(a, b, byteCount: size)
+}
+
+@c @implementation
+public func enclave_wipe(_ start: UnsafeMutableRawPointer?, _ size: Int) {
+  if let start = unsafe start { unsafe Enclave.wipe(start, byteCount: size) }
+}
+
+@c @implementation
+public func enclave_fill_random(_ start: UnsafeMutableRawPointer?, _ size: Int) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let start = unsafe start, size >= 0 else { return failedArgument("the start is NULL") }
+  do throws(SystemFailure) {
+    unsafe try Enclave.fillRandom(start, byteCount: size)
+    return ENCLAVE_OK
+  } catch { return failed(.system(error)) }
+}
+
+@c @implementation
+public func enclave_wipe_everything() {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  Registry.wipeEverything()
+}
+
+// MARK: - Violations
+
+extension Violation {
+  func withC(_ body: (UnsafePointer<enclave_violation>) -> Void) {
+    let code =
+      switch kind {
+      case .overflow: ENCLAVE_VIOLATION_OVERFLOW
+      case .underflow: ENCLAVE_VIOLATION_UNDERFLOW
+      case .writeAfterFree: ENCLAVE_VIOLATION_WRITE_AFTER_FREE
+      case .doubleFree: ENCLAVE_VIOLATION_DOUBLE_FREE
+      case .foreignPointer: ENCLAVE_VIOLATION_FOREIGN_POINTER
+      }
+    unsafe arena.withCString { arena in
+      unsafe (label ?? "").withCString { label in
+        unsafe description.withCString { description in
+          var violation = unsafe enclave_violation(
+            kind: code, arena: arena, label: self.label == nil ? nil : label,
+            description: description, size: byteCount ?? 0, offset: offset ?? 0)
+          unsafe withUnsafePointer(to: &violation) { unsafe body($0) }
+        }
+      }
+    }
+  }
+}
+
+/// A handler of C and what it is given: both the caller's to share between threads.
+@safe
+private struct CHandler: @unchecked Sendable {
+  let function:
+    @convention(c) (UnsafePointer<enclave_violation>?, UnsafeMutableRawPointer?) -> enclave_response
+  let context: UnsafeMutableRawPointer?
+}
+
+@c @implementation
+public func enclave_set_violation_handler(
+  _ handler: (
+    @convention(c) (UnsafePointer<enclave_violation>?, UnsafeMutableRawPointer?) -> enclave_response
+  )?, _ context: UnsafeMutableRawPointer?
+) {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let handler = unsafe handler else { return ViolationHandler.set(nil) }
+  let called = unsafe CHandler(function: handler, context: context)
+  ViolationHandler.set { violation in
+    var answer = ENCLAVE_END_PROCESS
+    unsafe violation.withC { answer = unsafe called.function($0, called.context) }
+    return answer == ENCLAVE_GO_ON ? .goOn : .endProcess
+  }
+}
+
+// MARK: - Publishing
+
+@c @implementation
+public func enclave_publish_start(_ name: UnsafePointer<CChar>?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return attempt { () throws(EnclaveError) in
+    var options = StatsPublisher.Options()
+    if let name = unsafe name { options.name = unsafe Label(literal: name) }
+    try StatsPublisher.start(options).keepUntilExit()
+  }
+}
+
+@c @implementation
+public func enclave_publish_stop() {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  Registry.stopPublishing()
+}
+
+@c @implementation
+public func enclave_publish_refresh() {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  Registry.refresh()
+}
+
+// MARK: - Call sites bound to an arena
+
+func failedInterposer() -> enclave_status {
+  failed(
+    ENCLAVE_ERROR_NO_INTERPOSER,
+    "libenclave-malloc.so is not in this process: link it before libc, or set LD_PRELOAD")
+}
+
+@c @implementation
+public func enclave_set_active(
+  _ arena: OpaquePointer?, _ before: UnsafeMutablePointer<OpaquePointer?>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let interposer = unsafe cenclave_find_interposer() else { return failedInterposer() }
+  if let foreign = unsafe interposer.pointee.foreign() {
+    unsafe enclave_private_foreign_allocator(foreign)
+  }
+  if let arena = unsafe arena {
+    let reference = unsafe reference(arena)
+    if reference.isInherited { return failed(.inheritedByFork) }
+    guard reference.isOpenHere else {
+      return failed(
+        ENCLAVE_ERROR_CLOSED,
+        "the arena is closed to this thread, and allocating code writes to what it gets: give it "
+          + "gate none, or a key gate and enclave_arena_open")
+    }
+  }
+  let former = unsafe interposer.pointee.set_active(arena)
+  unsafe before?.pointee = former
+  return ENCLAVE_OK
+}
+
+@c @implementation
+public func enclave_arena_call(
+  _ arena: OpaquePointer?, _ allocator: (@convention(c) (Int) -> UnsafeMutableRawPointer?)?,
+  _ size: Int
+) -> UnsafeMutableRawPointer? {
+  guard let arena = unsafe arena, let allocator = unsafe allocator else {
+    _ = failedArgument("the arena or the allocator is NULL")
+    return nil
+  }
+  var before: OpaquePointer?
+  guard unsafe enclave_set_active(arena, &before) == ENCLAVE_OK else { return nil }
+  let result = unsafe allocator(size)
+  _ = unsafe enclave_set_active(before, nil)
+  guard let result = unsafe result else {
+    // Why is kept already, where it was this library that had no memory.
+    return nil
+  }
+  guard unsafe Place.arena(of: result).map({ unsafe $0.isSame(as: reference(arena)) }) ?? false
+  else {
+    unsafe enclave_private_foreign_allocator("the allocator that was called")
+  }
+  return unsafe result
+}

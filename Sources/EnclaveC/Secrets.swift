@@ -1,0 +1,246 @@
+// Secrets, by address and by handle, and windows to them.
+// swift-format-ignore-file: AlwaysUseLowerCamelCase
+
+public import CEnclave
+import Enclave
+
+private let unnamed: Label = "C"
+
+@inline(__always)
+private func allocate(
+  _ arena: OpaquePointer?, _ size: Int, _ alignment: Int, _ label: UnsafePointer<CChar>?
+) throws(EnclaveError) -> Place? {
+  guard let arena = unsafe arena else {
+    _ = failedArgument("the arena is NULL")
+    return nil
+  }
+  return unsafe try reference(arena).allocate(
+    byteCount: size, alignment: alignment == 0 ? 16 : alignment,
+    label: unsafe label.map { unsafe Label(literal: $0) } ?? unnamed)
+}
+
+@c @implementation
+public func enclave_allocate(
+  _ arena: OpaquePointer?, _ size: Int, _ alignment: Int, _ label: UnsafePointer<CChar>?
+) -> UnsafeMutableRawPointer? {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  do throws(EnclaveError) {
+    let place: Place? = unsafe try allocate(arena, size, alignment, label)
+    return unsafe place?.address
+  } catch {
+    _ = failed(error)
+    return nil
+  }
+}
+
+@c @implementation
+public func enclave_allocate_array(
+  _ arena: OpaquePointer?, _ count: Int, _ size: Int, _ label: UnsafePointer<CChar>?
+) -> UnsafeMutableRawPointer? {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(
+    by: UInt(bitPattern: size))
+  return unsafe enclave_allocate(arena, overflow ? -1 : Int(bitPattern: bytes), 0, label)
+}
+
+@c @implementation
+public func enclave_realloc(
+  _ address: UnsafeMutableRawPointer?, _ size: Int
+) -> UnsafeMutableRawPointer? {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let address = unsafe address else {
+    _ = failedArgument("the address is NULL, which is in no arena: use enclave_allocate")
+    return nil
+  }
+  guard let place = unsafe Place.live(startingAt: address) else {
+    unsafe misused(address)
+    return nil
+  }
+  do throws(EnclaveError) { return unsafe try place.resize(to: size).address } catch {
+    _ = failed(error)
+    return nil
+  }
+}
+
+@c @implementation
+public func enclave_free(_ address: UnsafeMutableRawPointer?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let address = unsafe address else { return ENCLAVE_OK }
+  do throws(EnclaveError) {
+    return unsafe try Place.free(at: address) ? ENCLAVE_OK : misused(address)
+  } catch { return failed(error) }
+}
+
+@c @implementation
+public func enclave_free_if_owned(_ address: UnsafeMutableRawPointer?) -> Bool {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let address = unsafe address, unsafe pageOwner(of: address) != nil else { return false }
+  _ = unsafe enclave_free(address)
+  return true
+}
+
+@inline(never) @discardableResult
+private func misused(_ address: UnsafeMutableRawPointer) -> enclave_status {
+  do throws(EnclaveError) { unsafe try Place.misused(address) } catch { return failed(error) }
+  return failedNotOurs()
+}
+
+@c @implementation
+public func enclave_usable_size(_ address: UnsafeRawPointer?) -> Int {
+  guard let address = unsafe address,
+    let place = unsafe Place.live(startingAt: UnsafeMutableRawPointer(mutating: address))
+  else { return 0 }
+  return Int(place.byteCount)
+}
+
+@c @implementation
+public func enclave_owns(_ address: UnsafeRawPointer?) -> Bool {
+  unsafe address.map { unsafe pageOwner(of: $0) != nil } ?? false
+}
+
+@c @implementation
+public func enclave_contains(_ start: UnsafeRawPointer?, _ size: Int) -> Bool {
+  guard let start = unsafe start, size >= 0 else { return false }
+  return unsafe Place.live(at: UnsafeRawBufferPointer(start: start, count: size)) != nil
+}
+
+// MARK: - Windows
+
+/// The library's window in the caller's: it is smaller.
+@inline(__always)
+private func held(_ window: UnsafeMutablePointer<enclave_window>) -> UnsafeMutablePointer<
+  HeldWindow
+> {
+  unsafe UnsafeMutableRawPointer(window).assumingMemoryBound(to: HeldWindow.self)
+}
+
+@c @implementation
+public func enclave_open(
+  _ address: UnsafeMutableRawPointer?, _ access: enclave_access,
+  _ window: UnsafeMutablePointer<enclave_window>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let address = unsafe address, let window = unsafe window else {
+    return failedArgument("the address or the window is NULL")
+  }
+  unsafe held(window).pointee.flags = 0
+  do throws(EnclaveError) {
+    let isOurs = unsafe try HeldWindow.open(
+      address, writing: access == ENCLAVE_READ_WRITE, held(window))
+    return isOurs ? ENCLAVE_OK : failedNotOurs()
+  } catch { return failed(error) }
+}
+
+@c @implementation
+public func enclave_close(_ window: UnsafeMutablePointer<enclave_window>?) {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  if let window = unsafe window { unsafe HeldWindow.close(held(window)) }
+}
+
+@c @implementation
+public func enclave_arena_open(
+  _ arena: OpaquePointer?, _ access: enclave_access,
+  _ window: UnsafeMutablePointer<enclave_window>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let arena = unsafe arena, let window = unsafe window else {
+    return failedArgument("the arena or the window is NULL")
+  }
+  unsafe held(window).pointee.flags = 0
+  let reference = unsafe reference(arena)
+  if reference.hasPages {
+    return failed(
+      ENCLAVE_ERROR_UNSUPPORTED,
+      "a page gate opens pages to every thread: open single secrets, or use a key gate or none")
+  }
+  return attempt { () throws(EnclaveError) in
+    unsafe try HeldWindow.open(reference, writing: access == ENCLAVE_READ_WRITE, held(window))
+  }
+}
+
+// MARK: - Handles
+
+private func place(_ secret: UnsafePointer<enclave_secret>?) -> Place? {
+  guard let secret = unsafe secret, let place = unsafe Place(words: secret.pointee.state),
+    place.isLive
+  else { return nil }
+  return place
+}
+
+@c @implementation
+public func enclave_secret_allocate(
+  _ arena: OpaquePointer?, _ size: Int, _ alignment: Int, _ label: UnsafePointer<CChar>?,
+  _ secret: UnsafeMutablePointer<enclave_secret>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let secret = unsafe secret else { return failedArgument("the secret is NULL") }
+  do throws(EnclaveError) {
+    guard let place: Place = unsafe try allocate(arena, size, alignment, label) else {
+      return ENCLAVE_ERROR_ARGUMENT
+    }
+    unsafe secret.pointee.state = place.words
+  } catch { return failed(error) }
+  return ENCLAVE_OK
+}
+
+@c @implementation
+public func enclave_secret_find(
+  _ address: UnsafeMutableRawPointer?, _ secret: UnsafeMutablePointer<enclave_secret>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let address = unsafe address, let secret = unsafe secret else {
+    return failedArgument("the address or the secret is NULL")
+  }
+  guard let place = unsafe Place.live(startingAt: address) else { return failedNotOurs() }
+  unsafe secret.pointee.state = place.words
+  return ENCLAVE_OK
+}
+
+@c @implementation
+public func enclave_secret_address(_ secret: UnsafePointer<enclave_secret>?)
+  -> UnsafeMutableRawPointer?
+{
+  unsafe place(secret)?.address
+}
+
+@c @implementation
+public func enclave_secret_size(_ secret: UnsafePointer<enclave_secret>?) -> Int {
+  unsafe place(secret).map { Int($0.byteCount) } ?? 0
+}
+
+@c @implementation
+public func enclave_secret_open(
+  _ secret: UnsafePointer<enclave_secret>?, _ access: enclave_access,
+  _ window: UnsafeMutablePointer<enclave_window>?,
+  _ bytes: UnsafeMutablePointer<UnsafeMutableRawPointer?>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let window = unsafe window else { return failedArgument("the window is NULL") }
+  unsafe held(window).pointee.flags = 0
+  guard let place = unsafe place(secret) else { return failedStale() }
+  do throws(EnclaveError) {
+    unsafe try HeldWindow.open(place, writing: access == ENCLAVE_READ_WRITE, held(window))
+  } catch { return failed(error) }
+  unsafe bytes?.pointee = unsafe place.address
+  return ENCLAVE_OK
+}
+
+@c @implementation
+public func enclave_secret_free(_ secret: UnsafePointer<enclave_secret>?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let place = unsafe place(secret) else { return failedStale() }
+  do throws(EnclaveError) { try place.free() } catch { return failed(error) }
+  return ENCLAVE_OK
+}

@@ -1,0 +1,156 @@
+// Every function of enclave.h, used as it is meant to be. Prints "ok" at the end; stops at the first
+// expectation that does not hold.
+
+#include <enclave.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPECT(condition)                                                                  \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      fprintf(stderr, "line %d: %s: %s\n", __LINE__, #condition, enclave_last_error());    \
+      return 1;                                                                            \
+    }                                                                                      \
+  } while (0)
+
+static void count_one(const enclave_violation *violation, void *context) {
+  (void)violation;
+  ++*(size_t *)context;
+}
+
+static int with(enclave_gate gate, enclave_layout layout) {
+  enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
+  options.gate = gate;
+  options.layout = layout;
+  options.lock = ENCLAVE_LOCK_PREFERRED;
+  enclave_arena *arena;
+  EXPECT(enclave_arena_create("interface", &options, &arena) == ENCLAVE_OK);
+
+  // Sizes, alignments, zeros.
+  for (size_t size = 0; size < 20000; size = size * 3 + 1) {
+    for (size_t alignment = 16; alignment <= 4096; alignment *= 4) {
+      unsigned char *secret = enclave_aligned_alloc(arena, alignment, size);
+      EXPECT(secret && (uintptr_t)secret % alignment == 0);
+      EXPECT(enclave_usable_size(secret) == size && enclave_owns(secret));
+      EXPECT(enclave_contains(secret, size) && !enclave_contains(secret, size + 1));
+      EXPECT(enclave_arena_owns(arena, secret));
+      ENCLAVE_SCOPED_WINDOW(window);
+      EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_OK);
+      for (size_t index = 0; index < size; index++) EXPECT(secret[index] == 0);
+      memset(secret, 0x5a, size);
+      enclave_close(&window);
+      EXPECT(enclave_free(secret) == ENCLAVE_OK);
+    }
+  }
+
+  // Growing and shrinking keep what is there, and bring zeros.
+  unsigned char *secret = enclave_malloc(arena, 1);
+  size_t before = 1;
+  static const size_t sizes[] = {2, 16, 17, 33, 20, 4096, 4097, 9000, 8999, 70000, 12, 0, 5, 300};
+  {
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_OK);
+    secret[0] = 0x77;
+  }
+  for (size_t index = 0; index < sizeof sizes / sizeof *sizes; index++) {
+    size_t size = sizes[index], kept = size < before ? size : before;
+    secret = enclave_realloc(secret, size);
+    EXPECT(secret && enclave_usable_size(secret) == size);
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_OK);
+    for (size_t at = 0; at < size; at++) EXPECT(secret[at] == (at < kept ? 0x77 : 0));
+    memset(secret, 0x77, size);
+    before = size;
+  }
+  // A handle from before is stale, one from now is not.
+  enclave_secret handle;
+  EXPECT(enclave_secret_find(secret, &handle) == ENCLAVE_OK);
+  EXPECT(enclave_secret_size(&handle) == 300 && enclave_secret_address(&handle) == secret);
+  EXPECT((secret = enclave_realloc(secret, 301)) != NULL);
+  EXPECT(enclave_secret_address(&handle) == NULL && enclave_secret_size(&handle) == 0);
+  EXPECT(enclave_secret_find(secret, &handle) == ENCLAVE_OK);
+  void *bytes;
+  {
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_secret_open(&handle, ENCLAVE_READ, &window, &bytes) == ENCLAVE_OK);
+    EXPECT(bytes == secret && secret[299] == 0x77 && secret[300] == 0);
+  }
+
+  // Windows nest.
+  {
+    ENCLAVE_SCOPED_WINDOW(outer);
+    ENCLAVE_SCOPED_WINDOW(inner);
+    EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &outer) == ENCLAVE_OK);
+    EXPECT(enclave_open(secret, ENCLAVE_READ, &inner) == ENCLAVE_OK);
+    secret[0] = 1;
+    enclave_close(&inner);
+    secret[0] = 2;
+  }
+  enclave_window all;
+  enclave_status opened = enclave_arena_open(arena, ENCLAVE_READ_WRITE, &all);
+  EXPECT(opened == (gate == ENCLAVE_GATE_PAGES ? ENCLAVE_ERROR_UNSUPPORTED : ENCLAVE_OK));
+  if (opened == ENCLAVE_OK) {
+    secret[1] = 3;
+    EXPECT(enclave_arena_destroy(arena, 0) == ENCLAVE_ERROR_WINDOWS_OPEN);
+    enclave_close(&all);
+  }
+  EXPECT(enclave_set_active(arena, NULL) == ENCLAVE_ERROR_NO_INTERPOSER);
+  EXPECT(enclave_arena_call(arena, malloc, 8) == NULL);
+
+  enclave_statistics statistics = {.struct_size = sizeof statistics};
+  EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
+  EXPECT(statistics.secret_count == 1 && statistics.bytes_in_use == 301);
+  EXPECT(statistics.open_windows == 0 && statistics.corruptions == 0 && !statistics.is_frozen);
+  size_t wrong = 9, called = 0;
+  EXPECT(enclave_arena_check(arena, count_one, &called, &wrong) == ENCLAVE_OK);
+  EXPECT(wrong == 0 && called == 0);
+
+  EXPECT(enclave_arena_freeze(arena) == ENCLAVE_OK);
+  {
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_ERROR_FROZEN);
+    EXPECT(enclave_open(secret, ENCLAVE_READ, &window) == ENCLAVE_OK);
+    EXPECT(secret[299] == 0x77);
+  }
+  EXPECT(enclave_realloc(secret, 5) == NULL && enclave_last_status() == ENCLAVE_ERROR_FROZEN);
+  enclave_status sealed = enclave_arena_seal(arena);
+  EXPECT(gate == ENCLAVE_GATE_KEY
+             ? sealed == ENCLAVE_OK || sealed == ENCLAVE_ERROR_UNSUPPORTED
+             : sealed == ENCLAVE_ERROR_NEEDS_KEY);
+
+  EXPECT(enclave_arena_retain(arena) == arena);
+  enclave_arena_release(arena);
+  EXPECT(enclave_arena_destroy(arena, 0) == ENCLAVE_OK);
+  EXPECT(enclave_malloc(arena, 8) == NULL && enclave_last_status() == ENCLAVE_ERROR_DESTROYED);
+  enclave_arena_release(arena);
+  return 0;
+}
+
+int main(void) {
+  for (enclave_gate gate = ENCLAVE_GATE_KEY; gate <= ENCLAVE_GATE_NONE; gate++) {
+    if (gate == ENCLAVE_GATE_KEY && enclave_probe(ENCLAVE_CAPABILITY_PROTECTION_KEYS)) continue;
+    for (enclave_layout layout = ENCLAVE_LAYOUT_SLAB; layout <= ENCLAVE_LAYOUT_ISOLATED; layout++) {
+      if (with(gate, layout)) {
+        fprintf(stderr, "gate %d layout %d\n", gate, layout);
+        return 1;
+      }
+    }
+  }
+  unsigned char a[32] = {1}, b[32] = {1};
+  EXPECT(enclave_equal(a, b, sizeof a));
+  b[31] = 1;
+  EXPECT(!enclave_equal(a, b, sizeof a));
+  enclave_wipe(b, sizeof b);
+  EXPECT(b[0] == 0 && b[31] == 0);
+  EXPECT(enclave_fill_random(a, sizeof a) == ENCLAVE_OK && !enclave_equal(a, b, sizeof a));
+  EXPECT(enclave_publish_start("interface") == ENCLAVE_OK);
+  EXPECT(enclave_publish_start("interface") == ENCLAVE_ERROR_PUBLISHING);
+  enclave_publish_refresh();
+  enclave_publish_stop();
+  enclave_publish_stop();
+  EXPECT(enclave_publish_start(NULL) == ENCLAVE_OK);
+  puts("ok");
+  return 0;
+}

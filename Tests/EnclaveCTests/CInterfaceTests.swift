@@ -1,0 +1,432 @@
+// The C interface as C programs meet it: built, installed, linked, misused, and watched.
+
+import Foundation
+import TestSupport
+import Testing
+
+/// The libraries of this build, installed once for all tests.
+struct Installed: Sendable {
+  let prefix: Scratch
+  var library: String { prefix.file("lib") }
+
+  static let shared = Result { try Installed() }
+
+  private init() throws {
+    prefix = try Scratch()
+    let result = try Launch([
+      Programs.package.appending(path: "Assets/install-enclave").path, "--prefix", prefix.path,
+      "--build-path", Programs.directory.path,
+    ]).run(within: 120)
+    guard result.status == 0 else { throw Failed("install-enclave: \(result.error)") }
+  }
+
+  enum Linkage: String, CaseIterable { case shared, fixed, interposed }
+
+  /// Compiles a client as its user would, and returns the program.
+  func compile(
+    _ client: String, packages: [String] = [], flags: [String] = [], linkage: Linkage = .shared
+  ) throws -> String {
+    let source = Programs.package.appending(path: "Tests/Clients/\(client).c").path
+    let program = prefix.file("\(client)-\(UInt32.random(in: 0 ... .max))")
+    let module = linkage == .interposed ? "enclave-malloc" : "enclave"
+    // pkg-config of the installed file, as its user would ask it.
+    let asked = try Launch(
+      ["pkg-config", "--cflags", "--libs", module] + packages,
+      environment: ["PKG_CONFIG_PATH": library + "/pkgconfig"]
+    ).run()
+    guard asked.status == 0 else { throw Failed("pkg-config: \(asked.error)") }
+    var words = asked.output.split(whereSeparator: \.isWhitespace).map(String.init)
+    if linkage == .fixed {
+      words =
+        words.filter { $0 != "-lenclave" }
+        + [library + "/libenclave.a", "-lstdc++", "-lm", "-ldl", "-lpthread"]
+    }
+    let result = try Launch(
+      ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o", program, source]
+        + flags + words + ["-lpthread", "-Wl,-rpath,\(library)"]
+    ).run()
+    guard result.status == 0 else { throw Failed("gcc \(client): \(result.error)") }
+    return program
+  }
+}
+
+@Suite struct CInterfaceTests {
+  let installed: Installed
+  init() throws { installed = try Installed.shared.get() }
+
+  // MARK: - The header and the libraries
+
+  /// The names that the header declares are the ones that the library exports.
+  @Test func theLibraryExportsWhatTheHeaderDeclares() throws {
+    let header = try String(
+      contentsOfFile: installed.prefix.file("include/enclave.h"), encoding: .utf8)
+    let code = header.replacing(/\/\*[\s\S]*?\*\//, with: "")
+    let declared = Set(code.matches(of: /\b(enclave_\w+)\(/).map { String($0.1) })
+      .filter {
+        code.contains(try! Regex("[a-z_*] ?\\*?\($0)\\(")) && !code.contains("#define \($0)(")
+      }
+    #expect(declared.count > 35)
+    let exported = try exports("libenclave.so.1")
+    #expect(
+      exported.subtracting(declared) == [
+        "enclave_private_is_busy",
+        "enclave_private_foreign_allocator", "pthread_create",
+      ])
+    #expect(declared.subtracting(exported) == [])
+    #expect(
+      try exports("libenclave-malloc.so.1") == [
+        "malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "aligned_alloc",
+        "posix_memalign", "valloc", "pvalloc", "malloc_usable_size", "enclave_interposer",
+      ])
+  }
+
+  private func exports(_ library: String) throws -> Set<String> {
+    let names = try Launch([
+      "nm", "-D", "--defined-only", "--extern-only",
+      installed.library + "/" + library,
+    ]).run()
+    return Set(
+      names.output.split(separator: "\n").compactMap {
+        $0.split(separator: " ").last.map { String($0.split(separator: "@")[0]) }
+      })
+  }
+
+  /// Nothing of the toolchain is needed, or named, where the libraries run.
+  @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1"])
+  func nothingOfTheToolchainIsLeft(library: String) throws {
+    let dynamic = try Launch(["readelf", "-d", installed.library + "/" + library]).run().output
+    let needed = dynamic.matches(of: /NEEDED.*\[(.*?)\]/).map { String($0.1) }
+    let system: Set = [
+      "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6",
+      "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libenclave.so.1",
+    ]
+    #expect(Set(needed).isSubset(of: system), "\(needed)")
+    let paths = dynamic.matches(of: /(?:RUNPATH|RPATH).*\[(.*?)\]/).map { String($0.1) }
+    #expect(paths == (library.contains("malloc") ? ["$ORIGIN"] : []))
+  }
+
+  @Test(arguments: [
+    ["gcc", "-std=c99"], ["gcc", "-std=c11"], ["g++", "-std=c++11"], ["g++", "-std=c++20"],
+  ])
+  func theHeaderIsClean(compiler: [String]) throws {
+    let scratch = try Scratch()
+    let source = scratch.file(compiler[0] == "gcc" ? "a.c" : "a.cpp")
+    try """
+    #include <enclave.h>
+    #include <enclave.h>
+    int main(void) {
+      enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
+      ENCLAVE_SCOPED_WINDOW(window);
+      return (int)options.capacity + (ENCLAVE_HERE[0] == 0);
+    }
+    """.write(toFile: source, atomically: true, encoding: .utf8)
+    let result = try Launch(
+      compiler + [
+        "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-c", source, "-o", "/dev/null",
+        "-I" + installed.prefix.file("include"),
+      ]
+    ).run()
+    #expect(result.status == 0, "\(result.error)")
+  }
+
+  @Test(arguments: Installed.Linkage.allCases.filter { $0 != .interposed })
+  func everyFunctionWorks(linkage: Installed.Linkage) throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch([installed.compile("interface", linkage: linkage)], stats: stats).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+  }
+
+  @Test func everyFunctionWorksUnprivileged() throws {
+    let stats = try Scratch(onTmpfs: true, mode: 0o777)
+    try FileManager.default.setAttributes(
+      [.posixPermissions: 0o755], ofItemAtPath: installed.prefix.path)
+    let result = try Launch(
+      unprivileged(memlock: 65536) + [installed.compile("interface")],
+      environment: [
+        "XDG_RUNTIME_DIR": stats.path
+      ]
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+  }
+
+  // MARK: - Misuse
+
+  struct Attack: CustomTestStringConvertible {
+    var name: String
+    var gates = ["pages", "none"]
+    var status: Int32 = 0
+    var output = ""
+    var error = ""
+    var testDescription: String { name }
+    func matches(error text: String) -> Bool {
+      error.isEmpty ? text.isEmpty : text.contains(error)
+    }
+  }
+
+  private static let aborted: Int32 = 128 + SIGABRT
+  private static let faulted: Int32 = 128 + SIGSEGV
+
+  static let attacks = [
+    Attack(
+      name: "overflow-slab", status: aborted,
+      error:
+        "overflow: something wrote behind a secret (arena attacked, label victim, 40 bytes, offset 40)"
+    ),
+    Attack(
+      name: "overflow-handled", output: "violation 1 attacked victim 40 40\nstatus 0 seen 1\n"),
+    Attack(name: "overflow-isolated", status: faulted),
+    Attack(name: "underflow-isolated", status: aborted, error: "underflow: "),
+    Attack(name: "read-closed", gates: ["pages"], status: faulted),
+    Attack(name: "write-in-read-window", gates: ["pages"], status: faulted),
+    Attack(name: "use-after-free", output: "15 the address is no live secret's of this process\n"),
+    Attack(
+      name: "stale-handle",
+      output: "8 the secret is gone: it was freed or resized, or its arena was destroyed\n"
+        + "8 the secret is gone: it was freed or resized, or its arena was destroyed\n"),
+    Attack(
+      name: "handle-of-a-gone-arena",
+      output: "8 the secret is gone: it was freed or resized, or its arena was destroyed\n"),
+    Attack(
+      name: "double-free", status: aborted,
+      error: "doubleFree: a secret was freed twice (arena attacked)"),
+    Attack(name: "double-free-two-threads", output: "seen 200 live 0 wrong 0\n"),
+    Attack(name: "foreign-free", status: aborted, error: "foreignPointer: "),
+    Attack(name: "interior-free", status: aborted, error: "foreignPointer: "),
+    Attack(name: "realloc-after-free", status: aborted, error: "doubleFree: "),
+    Attack(name: "write-after-free", gates: ["none"], output: "wrong 1 seen 0\n"),
+    Attack(
+      name: "frozen-write", status: faulted,
+      output:
+        "7 the arena is frozen: its contents can be read until it is destroyed, and not written\n"),
+    Attack(
+      name: "fork",
+      output: "9 9 9 0 9 9 0 this process is a forked child, and the arena is its "
+        + "parent's: make one of its own\nown 0\nchild 0 parent 0\n"),
+    Attack(
+      name: "window-left-open", status: aborted,
+      output: "10 1 windows of the arena are open, one of them to victim: close them first\n0 \n",
+      error: "foreignPointer: "),
+    Attack(name: "released-in-a-window", output: "went on\n"),
+    // Without keys a window is open to every thread; the library's documentation says so.
+    Attack(name: "thread-in-a-window", output: "read 0\n"),
+    Attack(name: "wipe-everything", output: "0 8 0 8\n0\n"),
+    Attack(name: "arguments", output: "14 14 14 14 15 8 0 0 14\n0 6 0 6 0 6 0 0 0\n"),
+  ]
+
+  @Test(arguments: attacks) func everyMisuseEndsAsDocumented(attack: Attack) throws {
+    let program = try installed.compile("attacks")
+    for gate in attack.gates {
+      let result = try Launch([program, attack.name, gate]).run()
+      #expect(result.status == attack.status, "\(gate): \(result.error)")
+      #expect(result.output == attack.output, "\(gate)")
+      #expect(attack.matches(error: result.error), "\(gate): \(result.error)")
+    }
+  }
+
+  /// The address sanitizer stands in front of the library without disturbing it; what the library
+  /// finds, it still finds.
+  @Test func underTheAddressSanitizer() throws {
+    let program = try installed.compile("attacks", flags: ["-fsanitize=address"])
+    for attack in Self.attacks where attack.status != Self.faulted {
+      let result = try Launch(
+        [program, attack.name, attack.gates[0]],
+        // A client that ends in mid-attack releases nothing.
+        environment: ["ASAN_OPTIONS": "detect_leaks=0"]
+      ).run()
+      #expect(result.output == attack.output, "\(attack.name): \(result.error)")
+      #expect(attack.matches(error: result.error), "\(attack.name): \(result.error)")
+    }
+  }
+
+  @Test func aLockThatFailsIsAnError() throws {
+    try FileManager.default.setAttributes(
+      [.posixPermissions: 0o755], ofItemAtPath: installed.prefix.path)
+    let result = try Launch(
+      unprivileged(memlock: 0) + [installed.compile("attacks"), "lock-limit"]
+    ).run()
+    #expect(result.output.hasPrefix("0 4 RLIMIT_MEMLOCK is 0 bytes, 0 are in use, "), "\(result)")
+  }
+
+  // MARK: - Bound call sites
+
+  private var preload: [String: String] {
+    ["LD_PRELOAD": installed.library + "/libenclave-malloc.so"]
+  }
+
+  @Test func callSitesAreBoundToAnArena() throws {
+    let preloaded = try Launch([installed.compile("active")], environment: preload).run()
+    #expect(preloaded.status == 0 && preloaded.output == "ok\n", "\(preloaded.error)")
+    let linked = try Launch([installed.compile("active", linkage: .interposed)]).run()
+    #expect(linked.status == 0 && linked.output == "ok\n", "\(linked.error)")
+  }
+
+  @Test func withoutTheInterposerTheCallSaysSo() throws {
+    let result = try Launch([installed.compile("active"), "without"]).run()
+    #expect(result.output.hasPrefix("0 16 libenclave-malloc.so is not in this process"))
+  }
+
+  @Test func aClosedArenaIsRefused() throws {
+    let result = try Launch([installed.compile("active"), "closed"], environment: preload).run()
+    #expect(result.output.hasPrefix("0 17 the arena is closed to this thread"))
+  }
+
+  @Test func aForeignAllocatorEndsTheProcess() throws {
+    let result = try Launch([installed.compile("active"), "foreign"], environment: preload).run()
+    #expect(result.status == Self.aborted)
+    #expect(result.error.contains("the allocator that was called is not the interposer's"))
+  }
+
+  @Test func aPartlyInterposedAllocatorEndsTheProcess() throws {
+    let program = try installed.compile("active", flags: ["-DOWN_FREE"], linkage: .interposed)
+    let result = try Launch([program, "partial"]).run()
+    #expect(result.status == Self.aborted)
+    #expect(result.error.contains("Enclave: free is not the interposer's"))
+  }
+}
+
+/// Programs that were not written for this library, with their memory on an arena, as memwatch sees
+/// them.
+@Suite struct ClientTests {
+  let installed: Installed
+  init() throws { installed = try Installed.shared.get() }
+
+  /// Runs a client up to its pause, compares what it says with what memwatch shows, and lets it end.
+  private func watch(_ arguments: [String], arena: String) throws {
+    let stats = try Scratch(onTmpfs: true)
+    let process = Launch(arguments, stats: stats).process()
+    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
+    process.standardInput = input
+    process.standardOutput = output
+    process.standardError = errors
+    try process.run()
+    defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
+    var line = ""
+    while !line.hasSuffix("\n") {
+      let byte = output.fileHandleForReading.readData(ofLength: 1)
+      if byte.isEmpty { break }
+      line += String(decoding: byte, as: UTF8.self)
+    }
+    let words = line.split(whereSeparator: \.isWhitespace).map(String.init)
+    try #require(
+      words.first == "ready" && words.count == 3,
+      "\(line) \(String(decoding: errors.fileHandleForReading.availableData, as: UTF8.self))")
+    let shown = try memwatch(
+      "snapshot", "\(process.processIdentifier)", "--format", "json", stats: stats)
+    let arenas = try json(shown.output)["arenas"] as! [[String: Any]]
+    let found = try #require(arenas.first { $0["name"] as? String == arena })
+    #expect((found["secretCount"] as? Int) == Int(words[1]))
+    #expect((found["bytesInUse"] as? Int) == Int(words[2]))
+    input.fileHandleForWriting.write(Data("go\n".utf8))
+    let rest = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 0)
+    #expect(rest.hasSuffix("ok\n"), "\(rest)")
+  }
+
+  @Test func sqlite() throws {
+    try watch([installed.compile("sqlite", packages: ["sqlite3"])], arena: "sqlite")
+  }
+
+  @Test func openssl() throws {
+    try watch([installed.compile("tls", packages: ["openssl"])], arena: "tls")
+  }
+
+  @Test func libgcrypt() throws {
+    try watch([installed.compile("gcrypt", flags: ["-lgcrypt"])], arena: "gcrypt")
+  }
+
+  @Test func python() throws {
+    try watch(
+      [
+        "/usr/bin/python3", Programs.package.appending(path: "Tests/Clients/client.py").path,
+        installed.library + "/libenclave.so.1",
+      ], arena: "python")
+  }
+
+  // MARK: - Whole heaps
+
+  private func heap(_ words: String = "heap,check") -> [String: String] {
+    [
+      "LD_PRELOAD": installed.library + "/libenclave-malloc.so", "ENCLAVE_MALLOC": words,
+      "PYTHONMALLOC": "malloc",
+    ]
+  }
+
+  @Test func anUnchangedSqliteShell() throws {
+    let script = """
+      create table t(a integer primary key, b text);
+      with recursive n(i) as (select 1 union all select i+1 from n where i<5000)
+        insert into t select i, hex(randomblob(i % 2000)) from n;
+      select count(*), max(length(b)) from t;
+      """
+    let result = try Launch(["sqlite3", ":memory:"], environment: heap()).run(input: script)
+    #expect(result.status == 0 && result.output == "5000|3998\n", "\(result.error)")
+    #expect(result.error.contains("checked: 0 wrong, "), "\(result.error)")
+    #expect(result.error.contains(" 0 failed allocations"), "\(result.error)")
+  }
+
+  /// Python, its whole heap on an arena: a known number of further allocations is what memwatch
+  /// counts more.
+  @Test func anUnchangedPython() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let program = """
+      import ctypes, json, sys, time
+      libc = ctypes.CDLL(None)
+      libc.malloc.restype = ctypes.c_void_p
+      data = [{"number": i, "text": str(i) * (i % 50)} for i in range(20000)]
+      assert json.loads(json.dumps(data)) == data
+      del data
+      print("ready", flush=True); sys.stdin.readline(); sys.stdin.readline()
+      kept = [libc.malloc(1000) for i in range(5000)]
+      print("more", flush=True); sys.stdin.readline()
+      """
+    var environment = heap()
+    environment["ENCLAVE_STATS"] = "1"
+    let process = Launch(
+      ["/usr/bin/python3", "-c", program], stats: stats, environment: environment
+    )
+    .process()
+    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
+    process.standardInput = input
+    process.standardOutput = output
+    process.standardError = errors
+    try process.run()
+    defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
+    func counts(after line: String) throws -> (secrets: Int, bytes: Int) {
+      let said = output.fileHandleForReading.readData(ofLength: line.utf8.count + 1)
+      try #require(String(decoding: said, as: UTF8.self) == line + "\n")
+      var last = (-1, -1)
+      // The page's counts are written at each tick: until they stand still.
+      try eventually("counts stand still") {
+        let shown = try memwatch(
+          "snapshot", "\(process.processIdentifier)", "--format", "json", stats: stats)
+        let arenas = try json(shown.output)["arenas"] as! [[String: Any]]
+        guard let heap = arenas.first(where: { $0["name"] as? String == "heap" }) else {
+          return false
+        }
+        let now = (heap["secretCount"] as? Int ?? -1, heap["bytesInUse"] as? Int ?? -1)
+        defer { last = now }
+        return now == last && now.0 >= 0
+      }
+      return last
+    }
+    let before = try counts(after: "ready")
+    #expect(before.secrets > 5000)
+    input.fileHandleForWriting.write(Data("go\ngo\n".utf8))
+    let after = try counts(after: "more")
+    // 5,000 blocks, their addresses as integers, and a list of them.
+    #expect(after.secrets - before.secrets >= 10_000 && after.secrets - before.secrets < 10_100)
+    #expect(after.bytes - before.bytes >= 5_000_000 && after.bytes - before.bytes < 5_500_000)
+    input.fileHandleForWriting.write(Data("go\n".utf8))
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 0)
+    let said = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    #expect(said.contains("checked: 0 wrong, "), "\(said)")
+  }
+
+  @Test func aWordThatIsNotKnownStopsTheProgram() throws {
+    let result = try Launch(["true"], environment: heap("heap,lock=maybe")).run()
+    #expect(result.status == 127)
+    #expect(result.error.contains("ENCLAVE_MALLOC: not known: heap,lock=maybe"))
+  }
+}
