@@ -30,32 +30,34 @@ extension Place {
     return unsafe slot < Int(run.pointee.slotCount) ? (run, slot) : nil
   }
 
-  private init(_ run: UnsafeMutablePointer<Run>, slot: Int, address: UnsafeMutableRawPointer) {
-    let entry = unsafe Run.slots(of: run)[slot]
+  /// The live secret in a slot. Its generation is read once, and first: who claims the slot with it
+  /// knows that nobody has changed the rest meanwhile.
+  private init?(live run: UnsafeMutablePointer<Run>, slot: Int) {
+    let entry = unsafe Run.slots(of: run) + slot
+    generation = unsafe loadAcquire(&entry.pointee.generation)
+    guard Slot.isLive(generation) else { return nil }
     unsafe self.run = unsafe run
-    unsafe self.address = unsafe address
-    generation = entry.generation
-    byteCount = entry.byteCount
+    unsafe address = unsafe Run.dataStart(of: run, slot)
+    byteCount = unsafe entry.pointee.byteCount
     self.slot = UInt16(slot)
-    label = entry.label
+    label = unsafe entry.pointee.label
   }
 
   /// The live secret whose first byte is at an address. O(1), no lock.
   package static func live(startingAt address: UnsafeMutableRawPointer) -> Place? {
-    guard let (run, slot) = unsafe slot(at: address), unsafe Run.slots(of: run)[slot].isLive,
-      unsafe Run.dataStart(of: run, slot) == address
+    guard let (run, slot) = unsafe slot(at: address),
+      let place = unsafe Place(live: run, slot: slot),
+      unsafe place.address == address
     else { return nil }
-    return unsafe Place(run, slot: slot, address: address)
+    return place
   }
 
   /// The live secret that a range of addresses lies within. O(1), no lock.
   package static func live(at range: UnsafeRawBufferPointer) -> Place? {
     guard let start = range.baseAddress, let (run, slot) = unsafe slot(at: start),
-      unsafe Run.slots(of: run)[slot].isLive
+      let place = unsafe Place(live: run, slot: slot)
     else { return nil }
-    let first = unsafe Run.dataStart(of: run, slot)
-    let place = unsafe Place(run, slot: slot, address: first)
-    let offset = unsafe start - UnsafeRawPointer(first)
+    let offset = unsafe start - UnsafeRawPointer(place.address)
     return offset >= 0 && offset <= Int(place.byteCount) - range.count ? place : nil
   }
 

@@ -15,7 +15,10 @@ struct Slot: BitwiseCopyable {
   var nextFree: UInt16 = 0
 
   /// Nobody is freeing it, and it is not free.
-  var isLive: Bool { generation & (Self.claimed | 1) == 1 }
+  var isLive: Bool { Self.isLive(generation) }
+
+  @inline(__always)
+  static func isLive(_ generation: UInt32) -> Bool { generation & (claimed | 1) == 1 }
 
   private static let claimed: UInt32 = 1 << 31
 
@@ -26,7 +29,8 @@ struct Slot: BitwiseCopyable {
   /// Takes the right to free it; false when somebody else has it, or it is free. No lock.
   @inline(__always)
   static func claim(_ slot: UnsafeMutablePointer<Slot>, _ generation: UInt32) -> Bool {
-    unsafe exchange(&slot.pointee.generation, from: generation, to: generation | claimed)
+    unsafe isLive(generation)
+      && exchange(&slot.pointee.generation, from: generation, to: generation | claimed)
   }
 }
 

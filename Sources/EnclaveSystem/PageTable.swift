@@ -26,6 +26,12 @@ package func pageOwner(of address: UnsafeRawPointer) -> UnsafeMutableRawPointer?
   unsafe ces_pages_owner(address)
 }
 
+/// A word that other threads may change; what is read after it is not older.
+@inlinable @inline(__always)
+package func loadAcquire(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 {
+  unsafe ces_load_acquire32(word)
+}
+
 /// Replaces a word that has the value `old`; false when it has another.
 @inlinable @inline(__always)
 package func exchange(

@@ -248,7 +248,7 @@ int main(int count, char **arguments) {
     puts("went on");
     return 0;
   }
-  if (IS("thread-in-a-window") || IS("thread-born-in-a-window")) {
+  if (IS("thread-in-a-window")) {
     other_secret = take(make(gate, ENCLAVE_LAYOUT_SLAB), 32);
     if (enclave_open(other_secret, ENCLAVE_READ, &thread_window)) return 70;
     pthread_t other;

@@ -29,6 +29,10 @@ int64_t ces_pages_reserve(const void *address, size_t length);
 /// Sets the owner of every page of a range that was reserved.
 void ces_pages_set(const void *address, size_t length, void *owner);
 
+static inline uint32_t ces_load_acquire32(const uint32_t *word) {
+  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
 /// Replaces a word that has the value `old`; 0 when it has another.
 static inline _Bool ces_exchange(uint32_t *word, uint32_t old, uint32_t now) {
   return __atomic_compare_exchange_n(word, &old, now, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
