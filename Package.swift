@@ -27,10 +27,15 @@ let package = Package(
   name: "memwatch",
   products: [
     .library(name: "Enclave", targets: ["Enclave"]),
+    .library(name: "EnclaveVault", targets: ["EnclaveVault"]),
     .library(name: "EnclaveC", type: .static, targets: ["EnclaveC"]),
     .library(name: "EnclaveMalloc", type: .static, targets: ["CEnclaveMalloc"]),
     .executable(name: "memwatch", targets: ["memwatch"]),
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
+  ],
+  traits: [
+    .default(enabledTraits: ["Vault"]),
+    .trait(name: "Vault", description: "Encryption at rest, by libsodium."),
   ],
   dependencies: [
     // The command line: made for it, kept by the Swift project.
@@ -46,6 +51,15 @@ let package = Package(
       name: "EnclaveStats", dependencies: ["EnclaveSystem"], swiftSettings: settings),
     .target(
       name: "Enclave", dependencies: ["EnclaveSystem", "EnclaveStats"], swiftSettings: settings),
+
+    // libsodium encrypts: made for it, well kept. Without the trait nothing of it is needed.
+    .systemLibrary(
+      name: "CEnclaveSodium", pkgConfig: "libsodium", providers: [.apt(["libsodium-dev"])]),
+    .target(
+      name: "EnclaveVault",
+      dependencies: [
+        "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Vault"])),
+      ], swiftSettings: settings),
 
     // The C interface: enclave.h and what of it is C; the functions; and the interposer, which stands
     // in for malloc. Assets/install-enclave makes libraries of them.
@@ -84,7 +98,8 @@ let package = Package(
       name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
 
     .executableTarget(
-      name: "enclave-bench", dependencies: ["Enclave", "EnclaveC"], swiftSettings: settings),
+      name: "enclave-bench", dependencies: ["Enclave", "EnclaveC", "EnclaveVault"],
+      swiftSettings: settings),
 
     // Tests, and the programs that they watch.
     .executableTarget(
@@ -108,6 +123,10 @@ let package = Package(
       name: "MemwatchTerminalTests",
       dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
       exclude: ["Golden"], swiftSettings: testSettings),
+    .testTarget(
+      name: "EnclaveVaultTests",
+      dependencies: ["EnclaveVault", "Enclave", "EnclaveSystem", "TestSupport", "CTestSupport"],
+      swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveCTests", dependencies: ["TestSupport", "memwatch"],
       swiftSettings: testSettings),

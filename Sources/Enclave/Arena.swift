@@ -139,6 +139,17 @@ public final class Arena: Sendable {
     }
   }
 
+  /// An arena for a vault's keys: it shares its protection key with other vaults at most.
+  package init(vault name: Label, _ options: Options) throws(EnclaveError) {
+    reference = try Registry.add(name: name, options: options, kind: .vault)
+  }
+
+  /// Allocates a secret of zeros under a label that another secret has.
+  package func allocate(byteCount: Int, key: LabelKey) throws(EnclaveError) -> Secret {
+    let request = try Lane.Request(byteCount: byteCount, alignment: 16)
+    return Secret(place: try reference.allocate(request, key: key))
+  }
+
   /// Allocates a secret of zeros; does not wait.
   public func allocate(
     byteCount: Int, alignment: Int = 16, label: Label? = nil, file: StaticString = #fileID,

@@ -33,6 +33,8 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case sealNeedsKeyGate
   /// The bytes that were asked for did not come: `received` did.
   case endOfInput(received: Int)
+  /// This machine cannot encrypt as it was asked to: the cipher's name.
+  case cipherUnavailable(String)
   /// What was to be decrypted is not what was encrypted.
   case notAuthentic
   /// The process publishes already.
@@ -78,6 +80,8 @@ extension EnclaveError: CustomStringConvertible {
         + "wiped: freeze it, or run it where protection keys are"
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
+    case .cipherUnavailable(let cipher):
+      "\(cipher) cannot be used on this machine: leave the choice to the vault"
     case .notAuthentic:
       "the ciphertext is not what this vault encrypted"
     case .alreadyPublishing:

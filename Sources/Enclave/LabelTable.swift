@@ -7,10 +7,10 @@ import EnclaveStats
 import EnclaveSystem
 
 @safe
-struct LabelKey: BitwiseCopyable, Equatable {
-  var address: UInt
-  var count: UInt32
-  var line: UInt32  // 0: a label that the program gave
+package struct LabelKey: BitwiseCopyable, Equatable {
+  package private(set) var address: UInt
+  package private(set) var count: UInt32
+  package private(set) var line: UInt32  // 0: a label that the program gave
 
   init(_ label: Label) {
     address = unsafe UInt(bitPattern: label.start)

@@ -70,7 +70,7 @@ package enum Registry {
   // MARK: - Arenas
 
   static func add(
-    name: Label, options: Arena.Options
+    name: Label, options: Arena.Options, kind: KeyKind = .writable
   ) throws(EnclaveError) -> ArenaReference {
     try startFromEnvironment()
     if options.isTagged {
@@ -91,7 +91,7 @@ package enum Registry {
     } catch { throw .system(error) }
     return try with { state throws(EnclaveError) in
       try prepare(&state)
-      let (mechanism, key) = try mechanism(options)
+      let (mechanism, key) = try mechanism(options, kind)
       let arena = ArenaReference.make(
         id: state.nextArena, name: name, options: options, mechanism: mechanism, key: key,
         canaries: Canaries(seed: seed), generation: state.generation)
@@ -111,14 +111,14 @@ package enum Registry {
 
   /// What closes an arena on this machine.
   private static func mechanism(
-    _ options: Arena.Options
+    _ options: Arena.Options, _ kind: KeyKind
   ) throws(EnclaveError) -> (Mechanism, Int?) {
     switch options.gate {
     case .none: return (.none, nil)
     case .pages: return (.pages, nil)
     case .key, .automatic:
       do {
-        return (.key, try KeyPool.take(.writable, isExclusive: options.keySharing == .never))
+        return (.key, try KeyPool.take(kind, isExclusive: options.keySharing == .never))
       } catch {
         if options.gate == .automatic, options.keySharing == .allowed { return (.pages, nil) }
         throw .unsupported(.protectionKeys, error)

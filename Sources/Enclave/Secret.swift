@@ -15,7 +15,7 @@ import EnclaveSystem
 /// for many.
 @safe
 public struct Secret: ~Copyable, @unchecked Sendable {
-  let place: Place
+  package let place: Place
 
   init(place: Place) { self.place = place }
 
@@ -28,6 +28,11 @@ public struct Secret: ~Copyable, @unchecked Sendable {
 
   /// The size in bytes that was asked for.
   public var byteCount: Int { Int(place.byteCount) }
+
+  /// What the secret is counted under.
+  package var labelKey: LabelKey {
+    arena.withCore { core in core.labels.entries[Int(place.label)].key }
+  }
 
   @usableFromInline var start: UnsafeMutableRawPointer { unsafe place.address }
 

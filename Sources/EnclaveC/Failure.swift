@@ -7,7 +7,7 @@ extension EnclaveError {
   var status: enclave_status {
     switch self {
     case .system, .endOfInput, .notAuthentic: ENCLAVE_ERROR_SYSTEM
-    case .unsupported: ENCLAVE_ERROR_UNSUPPORTED
+    case .unsupported, .cipherUnavailable: ENCLAVE_ERROR_UNSUPPORTED
     case .mapLimit: ENCLAVE_ERROR_MAP_LIMIT
     case .lockLimit: ENCLAVE_ERROR_LOCK_LIMIT
     case .capacity: ENCLAVE_ERROR_CAPACITY

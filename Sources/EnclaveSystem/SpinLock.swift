@@ -10,5 +10,11 @@ package func lock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_lock(w
 @inlinable @inline(__always)
 package func unlock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_unlock(word) }
 
+/// Takes a spin word if nobody has it.
+@inlinable @inline(__always)
+package func tryLock(_ word: UnsafeMutablePointer<UInt32>) -> Bool {
+  unsafe ces_spin_try(word)
+}
+
 /// Frees a word that a thread of the parent may have held when this child was made.
 package func forgetLock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_reset(word) }

@@ -251,7 +251,10 @@ enum Attacks {
     switch attack {
     case "overflow by 1 byte":
       // A fault that comes later is the damage, not a protection.
-      unsafe target.open(secret) { unsafe (secret + 32).storeBytes(of: 1, as: UInt8.self) }
+      unsafe target.open(secret) {
+        unsafe (secret + 32).storeBytes(
+          of: (secret + 32).load(as: UInt8.self) ^ 1, as: UInt8.self)
+      }
       signal(SIGSEGV) { _ in _exit(Attacks.crashes) }
       unsafe target.free(secret)
     case "overflow by a page":

@@ -27,6 +27,7 @@ struct Measurement {
   var sharesArena = true
   /// Only when it is asked for by name.
   var isLong = false
+  var isVault: Bool { op == "seal" || op.hasPrefix("open") }
 
   static let all: [Measurement] = [
     Measurement(op: "alloc", size: 32, threads: 1),
@@ -42,6 +43,15 @@ struct Measurement {
     Measurement(op: "flip", size: 4096, threads: 1),
     Measurement(op: "flip", size: 4096, threads: 2),
     Measurement(op: "flip", size: 32, threads: 1),
+    Measurement(op: "seal", size: 32, threads: 1),
+    Measurement(op: "seal", size: 4096, threads: 1),
+    Measurement(op: "seal", size: 1 << 20, threads: 1),
+    Measurement(op: "open", size: 32, threads: 1),
+    Measurement(op: "open", size: 4096, threads: 1),
+    Measurement(op: "open", size: 1 << 20, threads: 1),
+    Measurement(op: "open_over", size: 32, threads: 1),
+    Measurement(op: "open_over", size: 4096, threads: 1),
+    Measurement(op: "open_over", size: 1 << 20, threads: 1),
   ]
 }
 
@@ -91,6 +101,8 @@ enum EnclaveBench {
       for measurement in Measurement.all
       where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
         if measurement.isLong, measurement.op != options.op { continue }
+        // Vaults have no C interface.
+        if variant.isC, measurement.isVault { continue }
         // Isolated secrets take two mappings each and more: many do not fit.
         if variant.layout == .isolated, measurement.live > 10_000 { continue }
         run(variant, measurement, options)
@@ -113,6 +125,8 @@ enum EnclaveBench {
       switch (measurement.op, arenas[place], cArenas[place]) {
       case ("flip", let arena?, _): return FlipWork(arena, measurement.size)
       case ("flip", _, let arena?): return CFlipWork(arena, measurement.size)
+      case (let op, let arena?, _) where measurement.isVault:
+        return VaultWork(arena, measurement.size, gate: variant.gate, op: op)
       case (let op, let arena?, _) where op.hasPrefix("churn"):
         let work = ChurnWork(arena, measurement.size, count: share, seed: index)
         unsafe fill = work.fillNs

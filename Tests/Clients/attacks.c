@@ -30,7 +30,7 @@ static char *take(enclave_arena *arena, size_t size) {
 
 /// Reads or writes one byte where the compiler cannot know what lies there.
 static volatile size_t zero;
-static void poke(char *address, ptrdiff_t offset) { *(volatile char *)(address + offset + zero) = 0x41; }
+static void poke(char *address, ptrdiff_t offset) { *(volatile char *)(address + offset + zero) ^= 0x41; }
 static int peek(const char *address, ptrdiff_t offset) {
   return *(volatile const char *)(address + offset + zero);
 }

@@ -12,7 +12,9 @@ import Testing
 func overwrite(_ secret: inout Secret, at offset: Int) throws {
   try secret.withMutableBytes { bytes in
     bytes.withUnsafeMutableBytes {
-      ($0.baseAddress! + offset).storeBytes(of: 0x5a, as: UInt8.self)
+      // Changed whatever it was: a canary's byte may have any value.
+      let place = $0.baseAddress! + offset
+      place.storeBytes(of: place.load(as: UInt8.self) ^ 0x5a, as: UInt8.self)
     }
   }
 }

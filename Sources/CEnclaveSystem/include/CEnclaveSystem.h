@@ -149,6 +149,11 @@ static inline void ces_spin_lock(uint32_t *word) {
   ces_held_locks++;
   if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) ces_spin_wait(word);
 }
+static inline bool ces_spin_try(uint32_t *word) {
+  if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) return false;
+  ces_held_locks++;
+  return true;
+}
 static inline void ces_spin_unlock(uint32_t *word) {
   __atomic_store_n(word, 0, __ATOMIC_RELEASE);
   ces_held_locks--;

@@ -1,0 +1,2 @@
+// libsodium's own header, where pkg-config finds it.
+#include <sodium.h>

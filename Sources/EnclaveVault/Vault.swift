@@ -1,0 +1,456 @@
+// Encryption at rest: secrets that are idle for long do not lie in memory in clear.
+
+#if Vault
+  public import Enclave
+  import Synchronization
+
+  /// A key, and the secrets that are encrypted under it.
+  ///
+  /// An application has as many vaults as it likes. The key, its schedule and the nonce counter lie
+  /// in an arena of the vault's own, which is locked and gated and shares its protection key with
+  /// other vaults at most; it is reserved when the vault is made, so that decrypting works when no
+  /// more memory can be locked. Plaintext is only ever in arenas; what is encrypted is kept by the
+  /// vault in ordinary memory.
+  ///
+  /// Encrypted secrets are bound (as associated data) to their vault, epoch, number, size and label:
+  /// one that was changed, swapped with another or put back from an earlier time is `notAuthentic`.
+  ///
+  /// Threads: all members may be called from any thread. In a forked child every use throws
+  /// `EnclaveError.inheritedByFork`: no child encrypts under a copied counter.
+  @safe
+  public final class Vault: Sendable {
+    /// How this vault encrypts.
+    public let cipher: Cipher
+    let arena: Arena
+    let keys: Secret
+    private let id: (UInt64, UInt64)
+    nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
+    /// Held by whoever rotates.
+    private let rotation = Mutex(())
+
+    struct Core {
+      var word: UInt32 = 0
+      var side = 0
+      var epoch: UInt64 = 1
+      var nextNumber: UInt64 = 1
+      var nonceLimit: UInt64 = Vault.messagesPerKey
+      var lists = (EntryList(), EntryList())
+      var statistics = Statistics()
+      var largest = 0
+    }
+
+    /// How many messages one key encrypts before the vault rotates by itself: 2^32, what NIST SP
+    /// 800-38D (8.3) allows a key; counted nonces would allow more.
+    public static let messagesPerKey: UInt64 = 1 << 32
+
+    /// What a vault has done, and holds.
+    public struct Statistics: Sendable, Equatable {
+      public var epoch: UInt64 = 1
+      public var entries = 0
+      /// Plaintext bytes that are encrypted now.
+      public var bytes = 0
+      /// Entries that still wait to be encrypted under the newest key.
+      public var entriesOfOldEpoch = 0
+      public var encryptions: UInt64 = 0
+      public var decryptions: UInt64 = 0
+      public var failures: UInt64 = 0
+      public var rotations: UInt64 = 0
+    }
+
+    /// Makes a vault with a new random key.
+    ///
+    /// - Parameters:
+    ///   - name: how the vault's arena is shown.
+    ///   - lock: what to do when its pages (one, of 4 KiB, and what `rotate()` needs) cannot be
+    ///     locked.
+    ///   - cipher: nil for the best that the processor has.
+    /// - Throws: as `Arena.init` and `Arena.allocate`; `unsupported` for a cipher that the processor
+    ///   does not have.
+    public convenience init(
+      _ name: Label, lock: Arena.Lock = .required, gate: Arena.Gate = .automatic,
+      cipher: Cipher? = nil
+    ) throws(EnclaveError) {
+      try self.init(name, lock: lock, gate: gate, cipher: cipher, nonceLimit: Vault.messagesPerKey)
+    }
+
+    package init(
+      _ name: Label, lock: Arena.Lock, gate: Arena.Gate, cipher: Cipher?, nonceLimit: UInt64
+    ) throws(EnclaveError) {
+      try Vault.prepareSodium()
+      let chosen = cipher ?? .preferred
+      guard chosen.isAvailable else { throw .cipherUnavailable(chosen.rawValue) }
+      self.cipher = chosen
+      arena = try Arena(vault: name, .init(layout: .isolated, lock: lock, gate: gate))
+      keys = try arena.allocate(byteCount: Keys.byteCount, alignment: 64, label: "vault key")
+      var id: (UInt64, UInt64) = (0, 0)
+      do {
+        unsafe try withUnsafeMutableBytes(of: &id) { raw throws(SystemFailure) in
+          unsafe try fillRandom(raw.baseAddress!, byteCount: 16)
+        }
+      } catch { throw .system(error) }
+      self.id = id
+      unsafe core = .allocate(capacity: 1)
+      unsafe core.initialize(to: Core())
+      unsafe core.pointee.nonceLimit = nonceLimit
+      try withKeys { keys throws(EnclaveError) in try keys.make(0, chosen) }
+    }
+
+    deinit {
+      // Entries hold their vault, so there are none.
+      unsafe core.deallocate()
+    }
+
+    // MARK: - Encrypt and decrypt
+
+    /// Encrypts a copy of a secret, which stays as it is.
+    ///
+    /// - Throws: when the secret or the vault cannot be opened; `destroyed`, `inheritedByFork`.
+    /// - Complexity: O(bytes). At the end of a key's life, a rotation.
+    public func encrypt(_ secret: borrowing Secret) throws(EnclaveError) -> EncryptedSecret {
+      while true {
+        let place = secret.place
+        let found = try place.openWindow(writing: false)
+        defer { place.closeWindow(writing: false, found) }
+        let entry = unsafe try withKeys { keys throws(EnclaveError) in
+          unsafe encrypt(place, label: secret.labelKey, keys)
+        }
+        if let entry = unsafe entry { return unsafe EncryptedSecret(vault: self, entry: entry) }
+        // The key has encrypted enough.
+        try rotate()
+      }
+    }
+
+    private func encrypt(
+      _ place: Place, label: LabelKey, _ keys: Keys
+    ) -> UnsafeMutablePointer<Entry>? {
+      let byteCount = Int(place.byteCount)
+      let entry = unsafe Entry.allocate(byteCount: byteCount)
+      let isPlaced = withCore { core -> Bool in
+        let side = core.side
+        guard let nonce = keys.nextNonce(side, limit: core.nonceLimit) else { return false }
+        unsafe entry.initialize(
+          to: Entry(
+            side: UInt32(side), number: core.nextNumber, epoch: core.epoch, nonce: nonce,
+            byteCount: byteCount, label: label))
+        core.nextNumber += 1
+        // In the list, and held, before the lock is left: a rotation waits for it.
+        unsafe lock(&entry.pointee.word)
+        unsafe core.append(entry)
+        core.statistics.encryptions += 1
+        core.largest = max(core.largest, byteCount)
+        return true
+      }
+      guard isPlaced else {
+        unsafe entry.deallocate()
+        return nil
+      }
+      unsafe seal(entry, place.address, keys)
+      unsafe unlock(&entry.pointee.word)
+      return unsafe entry
+    }
+
+    /// Encrypts a secret and destroys it. When this throws, the secret is as it was.
+    ///
+    /// - Throws: as `encrypt`; `destroyed` when there is no secret.
+    public func park(_ secret: inout Secret?) throws(EnclaveError) -> EncryptedSecret {
+      guard let taken = secret.take() else { throw .destroyed }
+      let encrypted: EncryptedSecret
+      do { encrypted = try encrypt(taken) } catch {
+        secret = consume taken
+        throw error
+      }
+      // Pages that cannot be opened to be wiped are counted and shown; the ciphertext is made.
+      _ = try? taken.destroy()
+      return encrypted
+    }
+
+    /// Decrypts into a new secret of an arena. The encrypted one stays.
+    ///
+    /// - Throws: `notAuthentic`, and there is no plaintext then; as `Arena.allocate`; `destroyed`,
+    ///   `inheritedByFork`.
+    /// - Complexity: O(bytes).
+    public func decrypt(
+      _ encrypted: borrowing EncryptedSecret, into arena: Arena
+    ) throws(EnclaveError) -> Secret {
+      guard encrypted.vault === self else { throw .notAuthentic }
+      let entry = unsafe encrypted.entry
+      let secret = unsafe try arena.allocate(
+        byteCount: entry.pointee.byteCount, key: entry.pointee.label)
+      unsafe try decrypt(entry, into: secret.place)
+      return secret
+    }
+
+    /// Decrypts over the bytes of a secret of the same size: no memory is taken, so this is for what is
+    /// opened again and again.
+    ///
+    /// - Throws: as `decrypt(_:into:)`, and the secret is zeros where its bytes were not authentic;
+    ///   `invalidSize` when the sizes differ, and `frozen`.
+    public func decrypt(
+      _ encrypted: borrowing EncryptedSecret, over secret: inout Secret
+    ) throws(EnclaveError) {
+      guard encrypted.vault === self else { throw .notAuthentic }
+      guard encrypted.byteCount == secret.byteCount else {
+        throw .invalidSize(byteCount: secret.byteCount, alignment: 1)
+      }
+      unsafe try decrypt(encrypted.entry, into: secret.place)
+    }
+
+    private func decrypt(
+      _ entry: UnsafeMutablePointer<Entry>, into place: Place
+    ) throws(EnclaveError) {
+      let found = try place.openWindow(writing: true)
+      defer { place.closeWindow(writing: true, found) }
+      let isAuthentic = try withKeys { keys throws(EnclaveError) in
+        unsafe lock(&entry.pointee.word)
+        defer { unsafe unlock(&entry.pointee.word) }
+        return unsafe open(entry, into: place.address, keys)
+      }
+      withCore { core in
+        if isAuthentic { core.statistics.decryptions += 1 } else { core.statistics.failures += 1 }
+      }
+      guard isAuthentic else { throw .notAuthentic }
+    }
+
+    // MARK: - Rotation
+
+    /// Makes a new key, and encrypts everything that the vault holds under it, one secret at a time,
+    /// while other threads encrypt and decrypt. The old key is wiped when its last entry has moved.
+    ///
+    /// - Throws: `notAuthentic` when an entry could not be decrypted: all others have moved then, and
+    ///   the old key stays for it until it goes. `lockLimit` and others of `Arena.allocate` when there
+    ///   is no place for a plaintext: calling again goes on where this stopped. Nothing is lost.
+    /// - Complexity: O(all bytes). Waits for a rotation that is under way.
+    public func rotate() throws(EnclaveError) {
+      try rotation.withLock { _ throws(EnclaveError) in
+        // What an earlier rotation left: there are two places for keys.
+        let old = withCore { $0.side ^ 1 }
+        if withCore({ $0[list: old].count > 0 }) { try moveAll(from: old) }
+        try withKeys { keys throws(EnclaveError) in
+          try keys.make(old, cipher)
+          withCore { core in
+            core.side = old
+            core.epoch += 1
+            core.statistics.epoch = core.epoch
+            core.statistics.rotations += 1
+          }
+        }
+        try moveAll(from: old ^ 1)
+      }
+    }
+
+    /// Encrypts every entry of one key under the other, and wipes the key.
+    private func moveAll(from old: Int) throws(EnclaveError) {
+      let (count, largest) = withCore { ($0[list: old].count, $0.largest) }
+      var failed = 0
+      if count > 0 {
+        // One place for one plaintext.
+        let scratch = try arena.allocate(byteCount: largest, label: "rotation")
+        let place = scratch.place
+        for _ in 0..<count {
+          guard let entry = unsafe takeFirst(of: old) else { break }
+          let found = try place.openWindow(writing: true)
+          defer { place.closeWindow(writing: true, found) }
+          let isMoved = try withKeys { keys throws(EnclaveError) in
+            defer { unsafe unlock(&entry.pointee.word) }
+            let isMoved = unsafe move(entry, from: old, through: place.address, keys)
+            unsafe wipe(place.address, byteCount: entry.pointee.byteCount)
+            return isMoved
+          }
+          if !isMoved { failed += 1 }
+        }
+      }
+      guard failed == 0 else { throw .notAuthentic }
+      try withKeys { keys throws(EnclaveError) in
+        let isEmpty = withCore { $0[list: old].count == 0 }
+        if isEmpty { keys.destroy(old) }
+      }
+    }
+
+    /// The first entry of a list, held; it goes to the list's end.
+    private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
+      while true {
+        let (entry, isHeld) = unsafe withCore { core -> (UnsafeMutablePointer<Entry>?, Bool) in
+          guard let first = unsafe core[list: side].first else { return (nil, true) }
+          guard unsafe tryLock(&first.pointee.word) else { return unsafe (first, false) }
+          unsafe core[list: side].remove(first)
+          unsafe core[list: side].append(first)
+          return unsafe (first, true)
+        }
+        if isHeld { return unsafe entry }
+        ProcessFacts.yield()
+      }
+    }
+
+    private func move(
+      _ entry: UnsafeMutablePointer<Entry>, from old: Int, through scratch: UnsafeMutableRawPointer,
+      _ keys: Keys
+    ) -> Bool {
+      guard unsafe open(entry, into: scratch, keys) else {
+        withCore { $0.statistics.failures += 1 }
+        return false
+      }
+      let isPlaced = withCore { core -> Bool in
+        guard let nonce = keys.nextNonce(core.side, limit: .max) else { return false }
+        unsafe core[list: old].remove(entry)
+        unsafe entry.pointee.side = UInt32(core.side)
+        unsafe entry.pointee.epoch = core.epoch
+        unsafe entry.pointee.nonce = nonce
+        unsafe core[list: core.side].append(entry)
+        return true
+      }
+      if isPlaced { unsafe seal(entry, scratch, keys) }
+      return isPlaced
+    }
+
+    // MARK: - The ciphertext
+
+    private func seal(
+      _ entry: UnsafeMutablePointer<Entry>, _ text: UnsafeRawPointer, _ keys: Keys
+    ) {
+      unsafe withBinding(entry) { nonce, associated in
+        unsafe cipher.seal(
+          text, byteCount: entry.pointee.byteCount, into: Entry.ciphertext(of: entry),
+          tag: &entry.pointee.tag, nonce: nonce, associated: associated,
+          schedule: keys.schedule(Int(entry.pointee.side)))
+      }
+    }
+
+    private func open(
+      _ entry: UnsafeMutablePointer<Entry>, into text: UnsafeMutableRawPointer, _ keys: Keys
+    ) -> Bool {
+      unsafe withBinding(entry) { nonce, associated in
+        unsafe cipher.open(
+          Entry.ciphertext(of: entry), byteCount: entry.pointee.byteCount, into: text,
+          tag: &entry.pointee.tag, nonce: nonce, associated: associated,
+          schedule: keys.schedule(Int(entry.pointee.side)))
+      }
+    }
+
+    /// The nonce, and what the ciphertext is bound to.
+    private func withBinding<R>(
+      _ entry: UnsafeMutablePointer<Entry>,
+      _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
+    ) -> R {
+      let head = unsafe entry.pointee
+      let associated = (
+        id.0, id.1, head.epoch, head.number, UInt64(head.byteCount), UInt64(head.label.address),
+        UInt64(head.label.count) | UInt64(head.label.line) << 32
+      )
+      let nonce: (UInt64, UInt64, UInt64) = (head.nonce, 0, 0)
+      return unsafe withUnsafeBytes(of: associated) { associated in
+        unsafe withUnsafeBytes(of: nonce) { nonce in
+          unsafe body(nonce.baseAddress.unsafelyUnwrapped, associated)
+        }
+      }
+    }
+
+    /// Whether one of the two places for keys is empty: it was wiped, or never used.
+    package var isOldKeyWiped: Bool {
+      (try? withKeys { keys in keys.isEmpty(withCore { $0.side ^ 1 }) }) ?? false
+    }
+
+    /// The number of the key that gates the vault's own.
+    package var protectionKey: Int? { arena.statistics.protectionKey }
+
+    // MARK: - State
+
+    /// What the vault has done, and holds. All 0 in a forked child.
+    public var statistics: Statistics {
+      guard !arena.reference.isInherited else { return Statistics() }
+      return withCore { core in
+        var statistics = core.statistics
+        statistics.entriesOfOldEpoch = core[list: core.side ^ 1].count
+        return statistics
+      }
+    }
+
+    /// Wipes the keys: nothing that the vault holds can be decrypted any more.
+    ///
+    /// - Throws: as `Arena.destroy`.
+    public func destroy() throws(EnclaveError) { try arena.destroy(waitingUpTo: .seconds(1)) }
+
+    /// An encrypted secret goes.
+    func remove(_ entry: UnsafeMutablePointer<Entry>) {
+      // In a child the lock may be held by a thread that is not there.
+      guard !arena.reference.isInherited else { return }
+      // Whoever moves it now is waited for.
+      unsafe lock(&entry.pointee.word)
+      withCore { unsafe $0.remove(entry) }
+      unsafe entry.deallocate()
+    }
+
+    private func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
+      let place = keys.place
+      let found = try place.openWindow(writing: true)
+      defer { place.closeWindow(writing: true, found) }
+      return unsafe try body(Keys(base: place.address))
+    }
+
+    private func withCore<R>(_ body: (inout Core) -> R) -> R {
+      unsafe lock(&core.pointee.word)
+      defer { unsafe unlock(&core.pointee.word) }
+      return unsafe body(&core.pointee)
+    }
+
+    private static func prepareSodium() throws(EnclaveError) {
+      guard Sodium.isReady else { throw .cipherUnavailable("libsodium") }
+    }
+  }
+
+  extension Vault.Core {
+    subscript(list side: Int) -> EntryList {
+      get { side == 0 ? lists.0 : lists.1 }
+      set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
+    }
+
+    mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
+      unsafe self[list: Int(entry.pointee.side)].append(entry)
+      statistics.entries += 1
+      unsafe statistics.bytes += entry.pointee.byteCount
+    }
+
+    mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
+      unsafe self[list: Int(entry.pointee.side)].remove(entry)
+      statistics.entries -= 1
+      unsafe statistics.bytes -= entry.pointee.byteCount
+    }
+  }
+
+  /// A secret that a vault holds encrypted, owned by whoever holds this value. When the value goes, the
+  /// ciphertext goes. It keeps its vault alive.
+  ///
+  /// Threads: it can be sent to another thread; decrypting while the vault rotates is fine.
+  @safe
+  public struct EncryptedSecret: ~Copyable, @unchecked Sendable {
+    let vault: Vault
+    let entry: UnsafeMutablePointer<Entry>
+
+    init(vault: Vault, entry: UnsafeMutablePointer<Entry>) {
+      self.vault = vault
+      unsafe self.entry = unsafe entry
+    }
+
+    deinit { unsafe vault.remove(entry) }
+
+    /// The size of the secret in bytes.
+    public var byteCount: Int { unsafe entry.pointee.byteCount }
+
+    package var epochAndNonce: (epoch: UInt64, nonce: UInt64) {
+      unsafe (entry.pointee.epoch, entry.pointee.nonce)
+    }
+
+    /// The tests' way to what an attacker can change: the ciphertext and its tag.
+    package func withStorage<R>(
+      _ body: (UnsafeMutableRawBufferPointer, UnsafeMutableRawPointer) -> R
+    ) -> R {
+      unsafe body(
+        UnsafeMutableRawBufferPointer(
+          start: Entry.ciphertext(of: entry), count: entry.pointee.byteCount), &entry.pointee.tag)
+    }
+  }
+
+  extension EncryptedSecret {
+    /// The size, nothing else.
+    public var description: String { "EncryptedSecret(\(byteCount) bytes)" }
+  }
+#endif
