@@ -103,7 +103,7 @@ let package = Package(
 
     // Tests, and the programs that they watch.
     .executableTarget(
-      name: "test-publisher", dependencies: ["Enclave", "CTestSupport"],
+      name: "test-publisher", dependencies: ["Enclave", "EnclaveVault", "CTestSupport"],
       path: "Tests/Support/TestPublisher", swiftSettings: settings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),

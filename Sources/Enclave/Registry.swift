@@ -10,6 +10,9 @@ package enum Registry {
   struct State {
     var generation: UInt64 = 0
     var arenas: [ArenaReference] = []
+    var vaults: [KnownVault] = []
+    /// Records of vaults that are in use.
+    var listedVaults = 0
 
     var nextArena: UInt64 = 1
     var destroyed: UInt64 = 0
@@ -57,6 +60,8 @@ package enum Registry {
     if unsafe loadRelaxed(known) != 0, ForkWatch.current == 0 {
       unsafe storeRelaxed(0, at: known)
       unsafe state.pointee.arenas = []
+      unsafe state.pointee.vaults = []
+      unsafe state.pointee.listedVaults = 0
       KeyPool.forget()
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
@@ -297,6 +302,7 @@ package enum Registry {
 
   private static func stop(_ state: inout State) {
     guard let publication = state.publication else { return }
+    defer { state.listedVaults = 0 }
     for arena in state.arenas {
       arena.detach()
     }
@@ -365,6 +371,7 @@ package enum Registry {
     if publication.ticks % perSecond == 0 || ending {
       state.publication!.lockedBytes = ProcessFacts.lockedBytes()
     }
+    let vaultsUnlisted = writeVaults(&state, publication.file.writer)
     let addresses: AddressCode =
       publication.addresses == .never
       ? .withheld : publication.addressesLost ? .lost : .published
@@ -374,6 +381,7 @@ package enum Registry {
         lockedBytes: state.publication!.lockedBytes, arenas: state.arenas.count,
         arenasDestroyed: state.destroyed, addresses: addresses,
         isDumpable: try? ProcessFacts.isDumpable(),
-        retiredMappings: loadRelaxed(retired), retiredBytes: loadRelaxed(retired + 1)))
+        retiredMappings: loadRelaxed(retired), retiredBytes: loadRelaxed(retired + 1),
+        vaultsUnlisted: vaultsUnlisted))
   }
 }

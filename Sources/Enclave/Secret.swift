@@ -166,6 +166,11 @@ public final class SharedSecret: Sendable {
     try secret.copy(into: arena, label: label, file: file, line: line)
   }
 
+  /// Lends the secret.
+  package func withSecret<R: ~Copyable, E: Error>(
+    _ body: (borrowing Secret) throws(E) -> R
+  ) throws(E) -> R { try body(secret) }
+
   /// Whether two secrets have the same bytes, in a time that depends on their length alone.
   public func isEqual(to other: SharedSecret) throws(EnclaveError) -> Bool {
     try secret.isEqual(to: other.secret)

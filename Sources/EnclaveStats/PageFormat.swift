@@ -97,6 +97,7 @@ package enum ProcessWord: Int, CaseIterable, RecordWord {
   case arenasDestroyed = 15
   case retiredMappings = 16  // address ranges of sealed arenas that are gone
   case retiredBytes = 17
+  case vaultsUnlisted = 18
 }
 
 package enum CallWord: Int, CaseIterable, RecordWord {
@@ -215,13 +216,23 @@ package enum EventWord: Int, CaseIterable, TableWord {
   case bytes = 7
 }
 
-/// Vaults and streams: reserved. `kind` is 0 until a publisher writes such records.
 package enum VaultWord: Int, CaseIterable, TableWord {
   package static var table: PageTable { .vaults }
   case sequence = 0
-  case kind = 1
+  case arenaID = 1  // of the arena that holds its keys; 0: the record is not in use
+  case cipher = 2
+  case epoch = 3
+  case entries = 4
+  case bytes = 5  // of plaintext
+  case entriesOfOldEpoch = 6
+  case encryptions = 7
+  case decryptions = 8
+  case failures = 9
+  case rotations = 10
+  case lastRotatedAtMs = 11
 }
 
+/// Reserved: `kind` is 0 until a publisher writes such records.
 package enum StreamWord: Int, CaseIterable, TableWord {
   package static var table: PageTable { .streams }
   case sequence = 0
@@ -286,6 +297,10 @@ package enum OriginCode: UInt64, CaseIterable {
   case label = 1
   case callSite = 2
 }
+package enum CipherCode: UInt64, CaseIterable {
+  case aes256gcm = 1
+  case xchacha20poly1305 = 2
+}
 package enum EventCode: UInt64, CaseIterable {
   case arenaCreated = 1
   case arenaDestroyed = 2
@@ -302,6 +317,7 @@ package enum EventCode: UInt64, CaseIterable {
   case lockRestored = 13
   case arenaFrozen = 14
   case arenaSealed = 15
+  case vaultRotated = 16
 }
 
 /// The tables of records.

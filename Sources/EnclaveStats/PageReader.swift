@@ -43,6 +43,7 @@ package struct PageImage: Equatable, Sendable {
   package var chunks: [PageRecord<ChunkWord>] = []
   package var secrets: [PageRecord<SecretWord>] = []
   package var events: [PageRecord<EventWord>] = []
+  package var vaults: [PageRecord<VaultWord>] = []
   /// False when a record kept changing while it was read: that record is as it was before, or
   /// missing.
   package var isComplete = true
@@ -150,7 +151,7 @@ package struct PageReader: ~Copyable {
     calls = try block(
       at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls, &budget)
 
-    for table in PageTable.allCases where table != .vaults && table != .streams {
+    for table in PageTable.allCases where table != .streams {
       let capacity = layout.capacity(table)
       let bytes = layout.recordBytes[table.rawValue]
       let firstStamp = (layout.stampOffsets[table.rawValue] - PageFormat.stampsOffset) / 8
@@ -184,6 +185,7 @@ package struct PageReader: ~Copyable {
     image.chunks = used(ChunkWord.arenaID)
     image.secrets = used(SecretWord.owner)
     image.events = used(EventWord.serial).sorted { $0[.serial] < $1[.serial] }
+    image.vaults = used(VaultWord.arenaID)
     image.isComplete = budget.failures == 0
     image.isStuck = budget.stuck > 0
     return image

@@ -294,11 +294,13 @@ package final class PageWriter: @unchecked Sendable {
     /// What sealed arenas that are gone leave behind: address ranges.
     package var retiredMappings: UInt64
     package var retiredBytes: UInt64
+    /// Vaults that have no record.
+    package var vaultsUnlisted: UInt64
 
     package init(
       state: PublisherStateCode, memlock: ProcessFacts.Limit?, lockedBytes: UInt64?, arenas: Int,
       arenasDestroyed: UInt64, addresses: AddressCode, isDumpable: Bool?,
-      retiredMappings: UInt64 = 0, retiredBytes: UInt64 = 0
+      retiredMappings: UInt64 = 0, retiredBytes: UInt64 = 0, vaultsUnlisted: UInt64 = 0
     ) {
       self.state = state
       self.memlock = memlock
@@ -309,6 +311,7 @@ package final class PageWriter: @unchecked Sendable {
       self.isDumpable = isDumpable
       self.retiredMappings = retiredMappings
       self.retiredBytes = retiredBytes
+      self.vaultsUnlisted = vaultsUnlisted
     }
   }
 
@@ -342,6 +345,7 @@ package final class PageWriter: @unchecked Sendable {
     record.set(.arenasDestroyed, heartbeat.arenasDestroyed)
     record.set(.retiredMappings, heartbeat.retiredMappings)
     record.set(.retiredBytes, heartbeat.retiredBytes)
+    record.set(.vaultsUnlisted, heartbeat.vaultsUnlisted)
     record.end()
 
     for call in SystemCall.allCases {

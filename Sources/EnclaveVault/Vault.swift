@@ -18,10 +18,10 @@
   /// Threads: all members may be called from any thread. In a forked child every use throws
   /// `EnclaveError.inheritedByFork`: no child encrypts under a copied counter.
   @safe
-  public final class Vault: Sendable {
+  public final class Vault: ReportingVault {
     /// How this vault encrypts.
     public let cipher: Cipher
-    let arena: Arena
+    package let arena: Arena
     let keys: Secret
     private let id: (UInt64, UInt64)
     nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
@@ -36,6 +36,7 @@
       var nonceLimit: UInt64 = Vault.messagesPerKey
       var lists = (EntryList(), EntryList())
       var statistics = Statistics()
+      var lastRotatedAtMs: UInt64?
       var largest = 0
     }
 
@@ -93,6 +94,7 @@
       unsafe core.initialize(to: Core())
       unsafe core.pointee.nonceLimit = nonceLimit
       try withKeys { keys throws(EnclaveError) in try keys.make(0, chosen) }
+      Registry.add(self)
     }
 
     deinit {
@@ -147,6 +149,13 @@
       unsafe seal(entry, place.address, keys)
       unsafe unlock(&entry.pointee.word)
       return unsafe entry
+    }
+
+    /// Encrypts a copy of a shared secret.
+    ///
+    /// - Throws: as `encrypt(_:)` of a secret.
+    public func encrypt(_ secret: SharedSecret) throws(EnclaveError) -> EncryptedSecret {
+      try secret.withSecret { secret throws(EnclaveError) in try encrypt(secret) }
     }
 
     /// Encrypts a secret and destroys it. When this throws, the secret is as it was.
@@ -232,8 +241,10 @@
             core.epoch += 1
             core.statistics.epoch = core.epoch
             core.statistics.rotations += 1
+            core.lastRotatedAtMs = ProcessFacts.bootMilliseconds
           }
         }
+        Registry.rotated(self)
         try moveAll(from: old ^ 1)
       }
     }
@@ -353,6 +364,18 @@
     package var protectionKey: Int? { arena.statistics.protectionKey }
 
     // MARK: - State
+
+    package var keyArena: Arena { arena }
+
+    /// What the page shows.
+    package var report: VaultReport {
+      let now = statistics
+      return VaultReport(
+        cipher: cipher == .aes256gcm ? .aes256gcm : .xchacha20poly1305, epoch: now.epoch,
+        entries: now.entries, bytes: now.bytes, entriesOfOldEpoch: now.entriesOfOldEpoch,
+        encryptions: now.encryptions, decryptions: now.decryptions, failures: now.failures,
+        rotations: now.rotations, lastRotatedAtMs: withCore { $0.lastRotatedAtMs })
+    }
 
     /// What the vault has done, and holds. All 0 in a forked child.
     public var statistics: Statistics {

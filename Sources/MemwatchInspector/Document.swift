@@ -71,7 +71,8 @@ extension Snapshot {
       ("chunksUnlisted", Value(chunksUnlisted)),
       ("secretsListed", Value(secrets.count)),
       ("secretsUnlisted", Value(secretsUnlisted)),
-      ("vaults", .null),
+      ("vaults", .list(vaults.map(\.document))),
+      ("vaultsUnlisted", Value(vaultsUnlisted)),
       ("streams", .null),
       ("calls", .list(calls.map(\.document))),
       ("events", .list(events.map(\.document))),
@@ -213,6 +214,19 @@ extension CallSnapshot {
     .object([
       ("function", .text(function)), ("purpose", .text(purpose)), ("count", Value(count)),
       ("failures", Value(failures)), ("lastErrno", Value(lastErrno)),
+    ])
+  }
+}
+
+extension VaultSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("arenaId", Value(arenaID)), ("name", name.map { Value($0) } ?? .null),
+      ("cipher", Value(cipher)), ("epoch", Value(epoch)), ("entries", Value(entries)),
+      ("bytes", Value(bytes)), ("entriesOfOldEpoch", Value(entriesOfOldEpoch)),
+      ("encryptions", Value(encryptions)), ("decryptions", Value(decryptions)),
+      ("failures", Value(failures)), ("rotations", Value(rotations)),
+      ("lastRotatedAt", Value(lastRotatedAt)),
     ])
   }
 }

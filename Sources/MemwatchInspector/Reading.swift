@@ -121,6 +121,15 @@ struct Reading {
     }
     snapshot.secrets = image.secrets.map(secret)
       .sorted { ($0.arenaID, $0.serial) < ($1.arenaID, $1.serial) }
+    let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name) }) { first, _ in first }
+    snapshot.vaults = image.vaults.map { vault($0, names[$0[.arenaID]]) }
+    snapshot.vaultsUnlisted = number(image.process[.vaultsUnlisted])
+    for vault in snapshot.vaults {
+      guard let index = snapshot.arenas.firstIndex(where: { $0.id == vault.arenaID }) else {
+        continue
+      }
+      snapshot.arenas[index].encryptedCount = vault.entries
+    }
     snapshot.events = image.events.map(event)
     snapshot.calls = SystemCall.allCases.compactMap { call in
       guard image.calls.indices.contains(Int(call.rawValue)) else { return nil }
@@ -277,6 +286,21 @@ struct Reading {
       lastOpenedAt: time(record[.lastOpenedAtMs]), openNow: record[.openNow])
   }
 
+  private func vault(_ record: PageRecord<VaultWord>, _ name: SafeText?) -> VaultSnapshot {
+    VaultSnapshot(
+      arenaID: record[.arenaID], name: name,
+      cipher: word(record[.cipher]) { (code: CipherCode) in
+        switch code {
+        case .aes256gcm: "AES-256-GCM"
+        case .xchacha20poly1305: "XChaCha20-Poly1305"
+        }
+      }, epoch: number(record[.epoch]), entries: number(record[.entries]),
+      bytes: number(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
+      encryptions: number(record[.encryptions]), decryptions: number(record[.decryptions]),
+      failures: number(record[.failures]), rotations: number(record[.rotations]),
+      lastRotatedAt: time(record[.lastRotatedAtMs]))
+  }
+
   private func event(_ record: PageRecord<EventWord>) -> EventSnapshot {
     EventSnapshot(
       serial: record[.serial],
@@ -304,6 +328,7 @@ struct Reading {
     case .unmapFailed: "unmap-failed"
     case .arenaFrozen: "arena-frozen"
     case .arenaSealed: "arena-sealed"
+    case .vaultRotated: "vault-rotated"
     }
   }
 

@@ -103,6 +103,20 @@ extension Snapshot {
       ]
     }
     lines += table([columns + ["IN USE", "LOCKED"]] + rows)
+    if !vaults.isEmpty {
+      lines.append("")
+      let vaultColumns = [
+        "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "OLD EPOCH", "DECRYPTIONS", "FAILURES",
+      ]
+      let vaultRows = vaults.map { vault in
+        [
+          vault.name?.string ?? "n/a", vault.cipher ?? "n/a", count(vault.epoch),
+          count(vault.entries), vault.bytes.map { bytes($0) } ?? "n/a",
+          count(vault.entriesOfOldEpoch), count(vault.decryptions), count(vault.failures),
+        ]
+      }
+      lines += table([vaultColumns] + vaultRows)
+    }
     lines.append("")
     lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
     for (path, value) in document.leaves { lines.append("\(path): \(plain(value))") }

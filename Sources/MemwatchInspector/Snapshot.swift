@@ -196,6 +196,22 @@ package struct CallSnapshot: Equatable, Sendable {
   package var lastErrno: Int32?
 }
 
+package struct VaultSnapshot: Equatable, Sendable {
+  package var arenaID: UInt64
+  /// The name of the arena that holds its keys.
+  package var name: SafeText?
+  package var cipher: String?
+  package var epoch: UInt64?
+  package var entries: UInt64?
+  package var bytes: UInt64?
+  package var entriesOfOldEpoch: UInt64?
+  package var encryptions: UInt64?
+  package var decryptions: UInt64?
+  package var failures: UInt64?
+  package var rotations: UInt64?
+  package var lastRotatedAt: UInt64?
+}
+
 package struct ProcessSnapshot: Equatable, Sendable {
   /// In the viewer's pid namespace; nil when the process cannot be seen there.
   package var pid: Int32?
@@ -240,6 +256,8 @@ package struct Snapshot: Equatable, Sendable {
   package var retiredMappings: UInt64?
   package var retiredBytes: UInt64?
   package var secrets: [SecretSnapshot] = []
+  package var vaults: [VaultSnapshot] = []
+  package var vaultsUnlisted: UInt64?
   package var events: [EventSnapshot] = []
   package var eventCount: UInt64?
   package var calls: [CallSnapshot] = []

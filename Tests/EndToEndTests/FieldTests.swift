@@ -135,6 +135,47 @@ struct FieldTests {
     try peer.send("release")
   }
 
+  @Test(arguments: ["aes", "xchacha"]) func everyFieldOfAVault(cipher: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 1 40")
+    #expect((try snapshot(path, scratch)["vaults"] as! [Any]).isEmpty)
+    do { try peer.send("vault v \(cipher)") } catch {
+      // What this processor does not have, it does not show.
+      #expect(cipher == "aes")
+      return
+    }
+    let begun = UInt64(Date().timeIntervalSince1970 * 1000)
+    try peer.send("encrypt v a 7")
+    try peer.send("drop v 2")
+    try peer.send("decrypt v a")
+    try peer.send("rotate v")
+    try peer.send("rotate v")
+    try peer.send("tamper v")
+    for _ in 0..<3 { #expect(throws: (any Error).self) { try peer.send("decrypt v a") } }
+    // A damaged entry stays behind, under the old key.
+    #expect(throws: (any Error).self) { try peer.send("rotate v") }
+    let found = try snapshot(path, scratch)
+    #expect(found["vaultsUnlisted"] as? Int == 0)
+    let vaults = found["vaults"] as! [[String: Any]]
+    #expect(vaults.count == 1)
+    expect(
+      vaults[0],
+      [
+        "arenaId": 2, "name": "vault",
+        "cipher": cipher == "aes" ? "AES-256-GCM" : "XChaCha20-Poly1305", "epoch": 4, "entries": 5,
+        "bytes": 200, "entriesOfOldEpoch": 1, "encryptions": 7, "decryptions": 1, "failures": 4,
+        "rotations": 3,
+      ], "vault")
+    let rotated = (vaults[0]["lastRotatedAt"] as! NSNumber).uint64Value
+    #expect(rotated >= begun - 1000 && rotated < begun + 20_000)
+    let arenas = found["arenas"] as! [[String: Any]]
+    expect(arenas[1], ["name": "vault", "encryptedCount": 5, "layout": "isolated"], "its arena")
+    let kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
+    #expect(kinds.count { $0 == "vault-rotated" } == 3)
+    let text = try memwatch("snapshot", "--file", path, stats: scratch).output
+    #expect(text.contains(cipher == "aes" ? "vault  AES-256-GCM" : "vault  XChaCha20-Poly1305"))
+  }
+
   @Test func everyFieldOfTheProcess() throws {
     let scratch = try Scratch(onTmpfs: true)
     let begun = UInt64(Date().timeIntervalSince1970 * 1000)

@@ -115,6 +115,31 @@ struct Masked {
     done.wait()
   }
 
+  /// At rest nothing is left in clear, whatever the vault did with it; decrypting brings it back.
+  @Test(arguments: ["aes", "xchacha"]) func nothingIsLeftOfWhatIsEncrypted(cipher: String) throws {
+    let (peer, scratch, pattern) = try start("none", "slab")
+    do { try peer.send("vault v \(cipher)") } catch {
+      #expect(cipher == "aes")
+      return
+    }
+    try receive(peer, scratch, pattern)
+    #expect(try search(peer.pid, pattern).memory.count == 1)
+    try peer.send("encrypt v a 3")
+    try peer.send("free a 1")
+    var found = try search(peer.pid, pattern)
+    #expect(found.memory.isEmpty && found.threads == 0)
+    try peer.send("rotate v")
+    found = try search(peer.pid, pattern)
+    #expect(found.memory.isEmpty && found.threads == 0)
+    try peer.send("decrypt v b")
+    #expect(try search(peer.pid, pattern).memory.count == 1)
+    try peer.send("free b 1")
+    try peer.send("tamper v")
+    #expect(throws: (any Error).self) { try peer.send("decrypt v b") }
+    found = try search(peer.pid, pattern)
+    #expect(found.memory.isEmpty && found.threads == 0)
+  }
+
   static let gates = ["pages", "none"]
 
   @Test(arguments: gates, ["slab", "isolated"])

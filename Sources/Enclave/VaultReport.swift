@@ -1,0 +1,97 @@
+// What a vault tells the page: this library publishes, and knows no cipher.
+
+import EnclaveStats
+
+/// The counts of a vault as they are now.
+package struct VaultReport: Sendable {
+  package enum Cipher: UInt64, Sendable {
+    case aes256gcm = 1
+    case xchacha20poly1305 = 2
+  }
+
+  package var cipher: Cipher
+  package var epoch: UInt64
+  package var entries: Int
+  package var bytes: Int
+  package var entriesOfOldEpoch: Int
+  package var encryptions: UInt64
+  package var decryptions: UInt64
+  package var failures: UInt64
+  package var rotations: UInt64
+  package var lastRotatedAtMs: UInt64?
+
+  package init(
+    cipher: Cipher, epoch: UInt64, entries: Int, bytes: Int, entriesOfOldEpoch: Int,
+    encryptions: UInt64, decryptions: UInt64, failures: UInt64, rotations: UInt64,
+    lastRotatedAtMs: UInt64?
+  ) {
+    self.cipher = cipher
+    self.epoch = epoch
+    self.entries = entries
+    self.bytes = bytes
+    self.entriesOfOldEpoch = entriesOfOldEpoch
+    self.encryptions = encryptions
+    self.decryptions = decryptions
+    self.failures = failures
+    self.rotations = rotations
+    self.lastRotatedAtMs = lastRotatedAtMs
+  }
+}
+
+/// A vault, as the registry sees it. Asked under the registry's lock: it may take locks of its own
+/// that nobody holds while calling the registry.
+package protocol ReportingVault: AnyObject, Sendable {
+  var keyArena: Arena { get }
+  var report: VaultReport { get }
+}
+
+/// The registry's list of vaults keeps none of them alive.
+struct KnownVault {
+  weak var vault: (any ReportingVault)?
+}
+
+extension Registry {
+  /// Has a vault shown on the page, for as long as it lives.
+  package static func add(_ vault: any ReportingVault) {
+    with { state in
+      state.vaults.removeAll { $0.vault == nil }
+      state.vaults.append(KnownVault(vault: vault))
+    }
+  }
+
+  /// Tells the page that a vault has a new key.
+  package static func rotated(_ vault: any ReportingVault) {
+    let arena = vault.keyArena.reference.id
+    with { state in state.publication?.file.writer.event(.vaultRotated, arena: arena) }
+  }
+
+  /// Writes the vaults' records; returns how many have none.
+  static func writeVaults(_ state: inout State, _ writer: PageWriter) -> UInt64 {
+    let vaults = state.vaults.compactMap { $0.vault }
+    let table = writer.table(VaultWord.self)
+    let capacity = writer.layout.capacity(.vaults)
+    for index in 0..<max(min(vaults.count, capacity), min(state.listedVaults, capacity)) {
+      let record = table[index]
+      guard index < vaults.count else {
+        record.clear(words: VaultWord.allCases.count)
+        continue
+      }
+      let report = vaults[index].report
+      record.begin()
+      record.set(.arenaID, vaults[index].keyArena.reference.id)
+      record.set(.cipher, report.cipher.rawValue)
+      record.set(.epoch, report.epoch)
+      record.set(.entries, UInt64(report.entries))
+      record.set(.bytes, UInt64(report.bytes))
+      record.set(.entriesOfOldEpoch, UInt64(report.entriesOfOldEpoch))
+      record.set(.encryptions, report.encryptions)
+      record.set(.decryptions, report.decryptions)
+      record.set(.failures, report.failures)
+      record.set(.rotations, report.rotations)
+      record.set(.lastRotatedAtMs, report.lastRotatedAtMs ?? PageFormat.unknown)
+      record.end()
+    }
+    state.listedVaults = min(vaults.count, capacity)
+    return UInt64(max(0, vaults.count - capacity))
+  }
+}
