@@ -212,6 +212,7 @@ __attribute__((constructor)) static void start(void) {
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
+  options.flags = ENCLAVE_KEPT_AT_EXIT;  // exit flushes buffers that lie in it
   if (!read_words(wanted, &options, &checks_at_exit)) {
     // Going on in ordinary memory would be the silent loss of what was asked for.
     complain("not known: ", wanted);

@@ -31,12 +31,7 @@ extension ArenaReference {
       throw error
     }
     do throws(EnclaveError) {
-      let found = try place.openWindow(writing: false)
-      defer { place.closeWindow(writing: false, found) }
-      let copyFound = try copy.openWindow(writing: true)
-      unsafe copySecret(
-        from: place.address, to: copy.address, byteCount: min(byteCount, Int(place.byteCount)))
-      copy.closeWindow(writing: true, copyFound)
+      try place.copy(into: copy)
     } catch {
       _ = try? free(copy)
       throw error
@@ -100,7 +95,8 @@ extension ArenaReference {
 
   /// Whether this thread can write to the arena now without opening a secret.
   package var isOpenHere: Bool {
-    switch mechanism {
+    guard gate.accessCode == 0 else { return false }
+    return switch mechanism {
     case .none: !gate.isFrozen
     case .pages: false
     case .key: !gate.isFrozen && gate.isKeyOpen
@@ -143,15 +139,16 @@ package struct HeldWindow: BitwiseCopyable {
     unsafe window.pointee.flags = open | (writing ? Self.writing : 0)
   }
 
-  package static func close(_ window: UnsafeMutablePointer<HeldWindow>) {
+  /// False when the contents were wiped while it was open.
+  package static func close(_ window: UnsafeMutablePointer<HeldWindow>) -> Bool {
     let flags = unsafe window.pointee.flags
-    guard flags & open != 0 else { return }
+    guard flags & open != 0 else { return true }
     unsafe window.pointee.flags = 0
     let found = unsafe window.pointee.found
     if flags & wholeArena != 0 { return unsafe closeArena(window, flags & writing != 0) }
     // While a window is open its arena's metadata stays.
     let place = unsafe UnsafeRawPointer(window).load(as: Place.self)
-    place.closeWindow(writing: flags & writing != 0, found)
+    return place.closeWindow(writing: flags & writing != 0, found)
   }
 
   /// Opens all of an arena to this thread. Not under a page gate.
@@ -176,15 +173,19 @@ package struct HeldWindow: BitwiseCopyable {
     unsafe window.pointee.flags = open | wholeArena | (writing ? Self.writing : 0)
   }
 
-  private static func closeArena(_ window: UnsafeMutablePointer<HeldWindow>, _ writing: Bool) {
+  private static func closeArena(
+    _ window: UnsafeMutablePointer<HeldWindow>, _ writing: Bool
+  ) -> Bool {
     guard
       let header = unsafe UnsafeMutablePointer<ArenaHeader>(
         bitPattern: UInt(window.pointee.words.0))
-    else { return }
+    else { return true }
     let gate = unsafe header.pointee.gate
+    let isWhole = !gate.isWiped
     unsafe gate.closeKey(UInt32(truncatingIfNeeded: window.pointee.found))
-    guard gate.isOwn else { return }
+    guard gate.isOwn else { return isWhole }
     unsafe gate.leave(writing: writing, label: UInt16(window.pointee.words.1))
+    return isWhole
   }
 }
 

@@ -82,6 +82,9 @@ public final class Arena: Sendable {
     /// Ask for memory whose addresses carry tags (arm64 MTE). Making the arena throws
     /// `unsupported` where there is no such thing.
     public var isTagged = false
+    /// Do not wipe the arena when the process exits: for memory that exit itself still uses, such as
+    /// the buffers of stdio.
+    public var isKeptAtExit = false
 
     public init(
       layout: Layout = .slab, lock: Lock = .required, gate: Gate = .automatic,

@@ -167,6 +167,7 @@ extension ArenaReference {
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       core.isDestroyed = true
+      gate.setWiped()
       for index in 0..<core.chunks.count where core.chunks[index].isMapped {
         _ = try? core.wipe(chunk: index)
       }

@@ -26,6 +26,10 @@ extension Gate {
   @inline(__always)
   func closeKey(_ found: UInt32) { unsafe gateCloseKey(raw, found) }
 
+  /// Whether the contents were wiped under windows that were open.
+  @inline(__always)
+  var isWiped: Bool { unsafe gateIsWiped(raw) }
+
   /// Whether this thread has the key open for writing.
   var isKeyOpen: Bool { unsafe gateIsKeyOpen(raw) }
 

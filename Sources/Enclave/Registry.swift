@@ -131,7 +131,14 @@ package enum Registry {
     }
   }
 
+  /// What the first arena and the first page need: to notice forks, and the exit.
   private static func prepare(_ state: inout State) throws(EnclaveError) {
+    if !state.hasExitHandler {
+      do throws(SystemFailure) {
+        try perform(.watchExit) { PageCalls.atExit { asLibrary { Registry.leave() } } }
+      } catch { throw .system(error) }
+      state.hasExitHandler = true
+    }
     do { state.generation = try ForkWatch.prepare() } catch { throw .system(error) }
     unsafe storeRelaxed(state.generation, at: known)
   }
@@ -202,12 +209,6 @@ package enum Registry {
     try with { state throws(EnclaveError) in
       guard state.publication == nil else { throw .alreadyPublishing }
       try prepare(&state)
-      if !state.hasExitHandler {
-        do throws(SystemFailure) {
-          try perform(.watchExit) { PageCalls.atExit { Registry.stopAtExit() } }
-        } catch { throw .system(error) }
-        state.hasExitHandler = true
-      }
       var capacities = PageCapacities()
       capacities.secrets = max(0, options.listedSecrets)
       capacities.arenas = max(1, options.listedArenas)
@@ -256,7 +257,7 @@ package enum Registry {
         try perform(.startTicker) {
           unsafe PageCalls.startTicker(everyMs: options.tickMilliseconds, number: number) {
             number in
-            Registry.tick(UInt64(UInt(bitPattern: number))) ? 1 : 0
+            asLibrary { Registry.tick(UInt64(UInt(bitPattern: number))) ? 1 : 0 }
           }
         }
       } catch {
@@ -315,16 +316,19 @@ package enum Registry {
     PageCalls.close(publication.file.directory)
   }
 
-  /// At exit the page says that its publisher left, and loses its name. It stays mapped: other
-  /// threads may still be running.
-  private static func stopAtExit() {
+  /// At exit the page says that its publisher left, and loses its name; then everything is wiped.
+  /// Page and arenas stay mapped: other threads may still be running.
+  private static func leave() {
     guard ForkWatch.current != 0 else { return }
-    with { state in
-      guard let publication = state.publication else { return }
-      for arena in state.arenas { arena.refresh() }
-      heartbeat(&state, ending: true)
-      publication.file.unlink()
+    let arenas = with { state in
+      if let publication = state.publication {
+        for arena in state.arenas { arena.refresh() }
+        heartbeat(&state, ending: true)
+        publication.file.unlink()
+      }
+      return state.arenas
     }
+    for arena in arenas where !arena.options.isKeptAtExit { arena.wipeAndKeep() }
   }
 
   /// Called by the ticker's thread. False ends it.

@@ -29,11 +29,18 @@ extension Secret {
     }
     let found: UInt64
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
-    defer { closeWindow(writing: true, found) }
-    var span = unsafe MutableSpan<Element>(
-      _unsafeStart: start.assumingMemoryBound(to: Element.self),
-      count: byteCount / MemoryLayout<Element>.stride)
-    do { return try body(&span) } catch { throw .body(error) }
+    let result: R
+    do {
+      var span = unsafe MutableSpan<Element>(
+        _unsafeStart: start.assumingMemoryBound(to: Element.self),
+        count: byteCount / MemoryLayout<Element>.stride)
+      result = try body(&span)
+    } catch {
+      abandonWindow(writing: true, found)
+      throw .body(error)
+    }
+    guard closeWindow(writing: true, found) else { throw .access(.destroyed) }
+    return result
   }
 
   /// As `withElements(of:_:)`, for any trivial type: whether its bit patterns are valid is the
@@ -47,11 +54,18 @@ extension Secret {
     }
     let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
-    defer { closeWindow(writing: false, found) }
-    let span = unsafe Span<Element>(
-      _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
-      count: byteCount / MemoryLayout<Element>.stride)
-    do { return try body(span) } catch { throw .body(error) }
+    let result: R
+    do {
+      let span = unsafe Span<Element>(
+        _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
+        count: byteCount / MemoryLayout<Element>.stride)
+      result = try body(span)
+    } catch {
+      abandonWindow(writing: false, found)
+      throw .body(error)
+    }
+    guard closeWindow(writing: false, found) else { throw .access(.destroyed) }
+    return result
   }
 
   /// "Secret(32 bytes)": no contents.

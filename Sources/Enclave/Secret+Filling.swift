@@ -7,10 +7,11 @@ extension Secret {
   ///
   /// - Throws: as opening a window for writing; `system` when the kernel refuses.
   public mutating func fillRandom() throws(EnclaveError) {
-    let found = try openWindow(writing: true)
-    defer { closeWindow(writing: true, found) }
-    do { unsafe try EnclaveSystem.fillRandom(start, byteCount: byteCount) } catch {
-      throw .system(error)
+    let place = place
+    try place.withWindow(writing: true) { () throws(EnclaveError) in
+      do throws(SystemFailure) {
+        unsafe try EnclaveSystem.fillRandom(place.address, byteCount: Int(place.byteCount))
+      } catch { throw .system(error) }
     }
   }
 
@@ -20,17 +21,18 @@ extension Secret {
   /// - Throws: as opening a window for writing; `endOfInput` when the input ends before, and what
   ///   came is in the secret; `system` when the call fails.
   public mutating func fill(fromDescriptor descriptor: Int32) throws(EnclaveError) {
-    let found = try openWindow(writing: true)
-    defer { closeWindow(writing: true, found) }
-    var received = 0
-    while received < byteCount {
-      let count: Int
-      do { count = unsafe try Input.read(descriptor, start + received, byteCount - received) } catch
-      {
-        throw .system(error)
+    let place = place
+    try place.withWindow(writing: true) { () throws(EnclaveError) in
+      let byteCount = Int(place.byteCount)
+      var received = 0
+      while received < byteCount {
+        let count: Int
+        do throws(SystemFailure) {
+          count = unsafe try Input.read(descriptor, place.address + received, byteCount - received)
+        } catch { throw .system(error) }
+        if count == 0 { throw .endOfInput(received: received) }
+        received += count
       }
-      if count == 0 { throw .endOfInput(received: received) }
-      received += count
     }
   }
 }
@@ -61,20 +63,16 @@ extension Arena {
     file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     let longest = try allocate(byteCount: max(limit, 1), label: label, file: file, line: line)
-    let found = try longest.openWindow(writing: true)
-    let count: Int
-    do {
-      defer { longest.closeWindow(writing: true, found) }
-      count = unsafe try Input.readLine(
-        descriptor, prompt: prompt, into: longest.start, limit: longest.byteCount)
-    } catch { throw .system(error) }
+    let place = longest.place
+    let count = try place.withWindow(writing: true) { () throws(EnclaveError) in
+      do throws(SystemFailure) {
+        return unsafe try Input.readLine(
+          descriptor, prompt: prompt, into: place.address, limit: Int(place.byteCount))
+      } catch { throw .system(error) }
+    }
     guard count >= 0 else { throw .endOfInput(received: -count - 1) }
     let secret = try allocate(byteCount: count, label: label, file: file, line: line)
-    let from = try longest.openWindow(writing: false)
-    defer { longest.closeWindow(writing: false, from) }
-    let to = try secret.openWindow(writing: true)
-    unsafe copySecret(from: longest.start, to: secret.start, byteCount: count)
-    secret.closeWindow(writing: true, to)
+    try place.copy(into: secret.place)
     return secret
   }
 

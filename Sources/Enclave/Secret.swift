@@ -42,7 +42,15 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   }
 
   @usableFromInline
-  func closeWindow(writing: Bool, _ found: UInt64) { place.closeWindow(writing: writing, found) }
+  func closeWindow(writing: Bool, _ found: UInt64) -> Bool {
+    place.closeWindow(writing: writing, found)
+  }
+
+  /// Closes the window of a body that threw.
+  @usableFromInline
+  func abandonWindow(writing: Bool, _ found: UInt64) {
+    place.closeWindow(writing: writing, found)
+  }
 
   /// Opens a window for reading, and closes it when the body returns or throws.
   ///
@@ -50,7 +58,9 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   /// The body is synchronous: no window stays open across a suspension.
   ///
   /// - Throws: `AccessError.access` when the window cannot be opened (`destroyed`,
-  ///   `inheritedByFork`, `system`); `AccessError.body` with what the body threw.
+  ///   `inheritedByFork`, `system`), or when everything was wiped while it was open (`destroyed`):
+  ///   the body's result is dropped then, since it may have read zeros; `AccessError.body` with
+  ///   what the body threw.
   /// - Complexity: O(1): under a page gate two mprotect(2) calls, else none.
   @inlinable
   public borrowing func withBytes<R: ~Copyable, E: Error>(
@@ -58,10 +68,15 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   ) throws(AccessError<E>) -> R {
     let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
-    defer { closeWindow(writing: false, found) }
+    let result: R
     do {
-      return unsafe try body(RawSpan(_unsafeStart: start, byteCount: byteCount))
-    } catch { throw .body(error) }
+      result = unsafe try body(RawSpan(_unsafeStart: start, byteCount: byteCount))
+    } catch {
+      abandonWindow(writing: false, found)
+      throw .body(error)
+    }
+    guard closeWindow(writing: false, found) else { throw .access(.destroyed) }
+    return result
   }
 
   /// Opens a window for reading and writing, and closes it when the body returns or throws.
@@ -73,9 +88,16 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   ) throws(AccessError<E>) -> R {
     let found: UInt64
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
-    defer { closeWindow(writing: true, found) }
-    var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)
-    do { return try body(&span) } catch { throw .body(error) }
+    let result: R
+    do {
+      var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)
+      result = try body(&span)
+    } catch {
+      abandonWindow(writing: true, found)
+      throw .body(error)
+    }
+    guard closeWindow(writing: true, found) else { throw .access(.destroyed) }
+    return result
   }
 
   /// Whether two secrets have the same bytes, in a time that depends on their length alone.
@@ -83,11 +105,12 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   /// - Throws: when either cannot be opened.
   public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
     guard byteCount == other.byteCount else { return false }
-    let found = try openWindow(writing: false)
-    defer { closeWindow(writing: false, found) }
-    let otherFound = try other.openWindow(writing: false)
-    defer { other.closeWindow(writing: false, otherFound) }
-    return unsafe EnclaveSystem.isEqual(start, other.start, byteCount: byteCount)
+    let (a, b) = (place, other.place)
+    return try a.withWindow(writing: false) { () throws(EnclaveError) in
+      try b.withWindow(writing: false) { () throws(EnclaveError) in
+        unsafe EnclaveSystem.isEqual(a.address, b.address, byteCount: Int(a.byteCount))
+      }
+    }
   }
 
   /// Allocates a secret of the same size in another arena, or the same, and copies the bytes there.
@@ -97,11 +120,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     let copy = try arena.allocate(byteCount: byteCount, label: label, file: file, line: line)
-    let found = try openWindow(writing: false)
-    defer { closeWindow(writing: false, found) }
-    let copyFound = try copy.openWindow(writing: true)
-    unsafe copySecret(from: start, to: copy.start, byteCount: byteCount)
-    copy.closeWindow(writing: true, copyFound)
+    try place.copy(into: copy.place)
     return copy
   }
 

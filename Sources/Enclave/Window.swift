@@ -46,12 +46,15 @@ extension Place {
     }
   }
 
-  @inline(__always)
-  package func closeWindow(writing: Bool, _ found: UInt64) {
+  /// Closes a window. False when the contents were wiped while it was open: what was done with them
+  /// may have been done with zeros.
+  @inline(__always) @discardableResult
+  package func closeWindow(writing: Bool, _ found: UInt64) -> Bool {
     let arena = self.arena
+    let isWhole = !arena.gate.isWiped
     // In a forked child that was made inside of the body there is nothing to close but the key.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
-    guard arena.gate.isOwn else { return }
+    guard arena.gate.isOwn else { return isWhole }
     if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
       unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
     }
@@ -61,5 +64,31 @@ extension Place {
       }
     }
     arena.gate.leave(writing: writing, label: label)
+    return isWhole
+  }
+
+  /// Runs a body in a window of its own. `destroyed`, and no result, when the contents were wiped
+  /// meanwhile.
+  package func withWindow<R: ~Copyable>(
+    writing: Bool, _ body: () throws(EnclaveError) -> R
+  ) throws(EnclaveError) -> R {
+    let found = try openWindow(writing: writing)
+    let result: R
+    do { result = try body() } catch {
+      closeWindow(writing: writing, found)
+      throw error
+    }
+    guard closeWindow(writing: writing, found) else { throw .destroyed }
+    return result
+  }
+
+  /// Copies as many bytes as fit.
+  func copy(into other: Place) throws(EnclaveError) {
+    try withWindow(writing: false) { () throws(EnclaveError) in
+      try other.withWindow(writing: true) { () throws(EnclaveError) in
+        unsafe copySecret(
+          from: address, to: other.address, byteCount: Int(min(byteCount, other.byteCount)))
+      }
+    }
   }
 }

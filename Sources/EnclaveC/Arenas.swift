@@ -69,7 +69,7 @@ public func enclave_arena_create(
     let given = unsafe options.pointee
     guard let layout = Arena.Layout(given.layout), let lock = Arena.Lock(given.lock),
       let gate = Arena.Gate(given.gate),
-      given.flags & ~UInt32(ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED) == 0,
+      given.flags & ~knownFlags == 0,
       given.capacity >= 0
     else { return failedArgument("an option has a value that is not known") }
     swiftOptions = Arena.Options(
@@ -78,12 +78,16 @@ public func enclave_arena_create(
       keySharing: given.flags & UInt32(ENCLAVE_OWN_KEY) != 0 ? .never : .allowed,
       backing: given.flags & UInt32(ENCLAVE_SECRET_MEMORY) != 0 ? .secret : .anonymous,
       isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
+    swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
   }
   return attempt { () throws(EnclaveError) in
     let made = try Arena(unsafe Label(literal: name), swiftOptions)
     unsafe arena.pointee = unsafe OpaquePointer(Unmanaged.passRetained(made).toOpaque())
   }
 }
+
+private let knownFlags = UInt32(
+  ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT)
 
 extension Arena.Layout {
   init?(_ value: enclave_layout) {

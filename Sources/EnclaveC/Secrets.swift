@@ -138,10 +138,13 @@ public func enclave_open(
 }
 
 @c @implementation
-public func enclave_close(_ window: UnsafeMutablePointer<enclave_window>?) {
+public func enclave_close(_ window: UnsafeMutablePointer<enclave_window>?) -> enclave_status {
+  guard let window = unsafe window, unsafe !HeldWindow.close(held(window)) else {
+    return ENCLAVE_OK
+  }
   cenclave_enter()
   defer { cenclave_leave() }
-  if let window = unsafe window { unsafe HeldWindow.close(held(window)) }
+  return failed(ENCLAVE_ERROR_DESTROYED, "everything was wiped while the window was open")
 }
 
 @c @implementation

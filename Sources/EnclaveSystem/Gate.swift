@@ -71,6 +71,12 @@ package struct Gate: BitwiseCopyable {
   /// Frozen, also while the access is being changed.
   package func setFrozen() { unsafe ces_store_release32(&gate.pointee.frozen, 1) }
 
+  /// The contents are about to be wiped, whoever has a window.
+  package func setWiped() {
+    unsafe ces_store_release32(&gate.pointee.wiped, 1)
+    fenceAll()
+  }
+
   /// The key; nil without one. It changes while no window is open.
   package var key: Int? {
     get {
@@ -156,14 +162,20 @@ package func addRelaxed(_ value: UInt64, to word: UnsafeMutablePointer<UInt64>) 
   unsafe ces_add_relaxed(word, value)
 }
 
-/// Brings a line of memory into the cache; never faults, and works through a closed key.
+/// Whether the contents were wiped under windows that were open.
 @inlinable @inline(__always)
+package func gateIsWiped(_ raw: UnsafeMutableRawPointer) -> Bool {
+  unsafe ces_gate_is_wiped(raw) != 0
+}
+
 /// Whether this thread has the key open for writing.
 package func gateIsKeyOpen(_ raw: UnsafeMutableRawPointer) -> Bool {
   let bits = unsafe raw.assumingMemoryBound(to: ces_gate.self).pointee.key_bits
   return bits != 0 && ces_rdpkru() & bits == 0
 }
 
+/// Brings a line of memory into the cache; never faults, and works through a closed key.
+@inlinable @inline(__always)
 package func prefetch(_ address: UnsafeRawPointer) { unsafe ces_prefetch(address) }
 
 // What windows and frees do to a gate. Functions and not methods: those of a structure of another

@@ -16,6 +16,9 @@ package func storeRelease(_ value: UInt64, at address: UnsafeMutableRawPointer) 
 @inlinable @inline(__always)
 package func fenceRelease() { ces_fence_release() }
 
+/// Nothing before it is seen later than anything behind it.
+package func fenceAll() { ces_fence_all() }
+
 /// A word that one thread advances and others read, without ordering.
 @inlinable @inline(__always)
 package func loadRelaxed(_ address: UnsafeRawPointer) -> UInt64 {

@@ -109,14 +109,21 @@
     /// - Throws: when the secret or the vault cannot be opened; `destroyed`, `inheritedByFork`.
     /// - Complexity: O(bytes). At the end of a key's life, a rotation.
     public func encrypt(_ secret: borrowing Secret) throws(EnclaveError) -> EncryptedSecret {
+      let (place, label) = (secret.place, secret.labelKey)
       while true {
-        let place = secret.place
-        let found = try place.openWindow(writing: false)
-        defer { place.closeWindow(writing: false, found) }
-        let entry = unsafe try withKeys { keys throws(EnclaveError) in
-          unsafe encrypt(place, label: secret.labelKey, keys)
+        var made: UnsafeMutablePointer<Entry>?
+        do throws(EnclaveError) {
+          try place.withWindow(writing: false) { () throws(EnclaveError) in
+            try withKeys { keys throws(EnclaveError) in
+              unsafe made = unsafe encrypt(place, label: label, keys)
+            }
+          }
+        } catch {
+          // Wiped meanwhile: it may be zeros that were encrypted.
+          if let made = unsafe made { unsafe remove(made) }
+          throw error
         }
-        if let entry = unsafe entry { return unsafe EncryptedSecret(vault: self, entry: entry) }
+        if let made = unsafe made { return unsafe EncryptedSecret(vault: self, entry: made) }
         // The key has encrypted enough.
         try rotate()
       }
@@ -207,12 +214,12 @@
     private func decrypt(
       _ entry: UnsafeMutablePointer<Entry>, into place: Place
     ) throws(EnclaveError) {
-      let found = try place.openWindow(writing: true)
-      defer { place.closeWindow(writing: true, found) }
-      let isAuthentic = try withKeys { keys throws(EnclaveError) in
-        unsafe lock(&entry.pointee.word)
-        defer { unsafe unlock(&entry.pointee.word) }
-        return unsafe open(entry, into: place.address, keys)
+      let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
+        try withKeys { keys throws(EnclaveError) in
+          unsafe lock(&entry.pointee.word)
+          defer { unsafe unlock(&entry.pointee.word) }
+          return unsafe open(entry, into: place.address, keys)
+        }
       }
       withCore { core in
         if isAuthentic { core.statistics.decryptions += 1 } else { core.statistics.failures += 1 }
@@ -259,13 +266,13 @@
         let place = scratch.place
         for _ in 0..<count {
           guard let entry = unsafe takeFirst(of: old) else { break }
-          let found = try place.openWindow(writing: true)
-          defer { place.closeWindow(writing: true, found) }
-          let isMoved = try withKeys { keys throws(EnclaveError) in
-            defer { unsafe unlock(&entry.pointee.word) }
-            let isMoved = unsafe move(entry, from: old, through: place.address, keys)
-            unsafe wipe(place.address, byteCount: entry.pointee.byteCount)
-            return isMoved
+          defer { unsafe unlock(&entry.pointee.word) }
+          let isMoved = try place.withWindow(writing: true) { () throws(EnclaveError) in
+            try withKeys { keys throws(EnclaveError) in
+              let isMoved = unsafe move(entry, from: old, through: place.address, keys)
+              unsafe wipe(place.address, byteCount: entry.pointee.byteCount)
+              return isMoved
+            }
           }
           if !isMoved { failed += 1 }
         }
@@ -404,9 +411,9 @@
 
     private func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
       let place = keys.place
-      let found = try place.openWindow(writing: true)
-      defer { place.closeWindow(writing: true, found) }
-      return unsafe try body(Keys(base: place.address))
+      return try place.withWindow(writing: true) { () throws(EnclaveError) in
+        unsafe try body(Keys(base: place.address))
+      }
     }
 
     private func withCore<R>(_ body: (inout Core) -> R) -> R {

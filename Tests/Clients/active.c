@@ -117,8 +117,14 @@ int main(int count, char **arguments) {
   size_t wrong;
   EXPECT(enclave_arena_check(arena, NULL, NULL, &wrong) == ENCLAVE_OK && wrong == 0);
   EXPECT(enclave_arena_destroy(arena, 0) == ENCLAVE_OK);
-  // What the arena cannot give is not taken elsewhere.
-  EXPECT(enclave_set_active(arena, NULL) == ENCLAVE_ERROR_CLOSED || 1);
+  EXPECT(enclave_set_active(arena, NULL) == ENCLAVE_ERROR_CLOSED);
+  // What an arena cannot give is not taken elsewhere.
+  options.capacity = 4096;
+  enclave_arena *small;
+  EXPECT(enclave_arena_create("small", &options, &small) == ENCLAVE_OK);
+  EXPECT(enclave_arena_call(small, malloc, 4000) != NULL || enclave_last_status() == ENCLAVE_ERROR_CAPACITY);
+  EXPECT(enclave_arena_call(small, malloc, 10000) == NULL);
+  EXPECT(enclave_last_status() == ENCLAVE_ERROR_CAPACITY);
   puts("ok");
   return 0;
 }

@@ -140,6 +140,32 @@ struct Masked {
     #expect(found.memory.isEmpty && found.threads == 0)
   }
 
+  /// At exit nothing is left, in arenas or vaults; the searcher looks at the process while it stands
+  /// still in a handler that runs after the library's.
+  @Test(arguments: gates) func nothingIsLeftAtExit(gate: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("stop-at-exit")
+    try peer.send("start")
+    for (id, layout) in [("a", "slab"), ("b", "isolated")] {
+      try peer.send("arena \(id) \(id == "a" ? "alpha" : "bravo") \(layout) preferred \(gate)")
+    }
+    let pattern = Masked()
+    try receive(peer, scratch, pattern)
+    try peer.send("copy a b")
+    try peer.send("vault v any")
+    try peer.send("encrypt v a 3")
+    #expect(try search(peer.pid, pattern).memory.count == 2)
+    peer.post("exit")
+    try eventually("it stands still") {
+      try procText("/proc/\(peer.pid)/stat").contains(") T ")
+    }
+    let found = try search(peer.pid, pattern)
+    #expect(found.memory.isEmpty && found.threads == 0)
+    peer.signal(SIGCONT)
+    peer.kill()
+  }
+
   static let gates = ["pages", "none"]
 
   @Test(arguments: gates, ["slab", "isolated"])

@@ -29,6 +29,10 @@
  * Signals. Of these functions only enclave_open and enclave_close of an arena with a key gate or
  * none may be called in a signal handler.
  *
+ * Exit. exit(3) wipes every arena and leaves it mapped; whoever uses one later gets an error. Memory
+ * that exit itself uses after that (a buffer of stdio, say) must lie elsewhere, or in an arena that is
+ * made with ENCLAVE_KEPT_AT_EXIT.
+ *
  * Labels and names are literals, or live as long as the process: what is only known at run time has
  * no business on a page that other processes read. They are shown by memwatch; contents never are.
  */
@@ -134,7 +138,7 @@ typedef struct enclave_options {
   enclave_layout layout;
   enclave_lock lock;
   enclave_gate gate;
-  uint32_t flags; /* ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED */
+  uint32_t flags; /* ENCLAVE_OWN_KEY | ... */
   size_t capacity; /* the most data bytes that the arena maps; 0: no limit of its own */
 } enclave_options;
 
@@ -142,7 +146,8 @@ enum {
   ENCLAVE_OWN_KEY = 1,       /* a protection key that no other arena has */
   ENCLAVE_SECRET_MEMORY = 2, /* memfd_secret(2): unreachable for the kernel itself; about ten times
                                 the cost to map a page, always locked */
-  ENCLAVE_TAGGED = 4
+  ENCLAVE_TAGGED = 4,
+  ENCLAVE_KEPT_AT_EXIT = 8   /* not wiped by exit(3): for memory that exit itself still uses */
 };
 
 /* A slab, locked (required), automatic gate, no capacity. */
@@ -228,8 +233,9 @@ typedef struct enclave_window {
 
 /* Opens a secret by its address. No system call but under a page gate. */
 enclave_status enclave_open(void *secret, enclave_access access, enclave_window *window);
-/* Ends a window; one that is closed stays so. */
-void enclave_close(enclave_window *window);
+/* Ends a window; one that is closed stays so. ENCLAVE_ERROR_DESTROYED when everything was wiped while
+ * it was open: what was made of the contents may have been made of zeros, and is not to be used. */
+enclave_status enclave_close(enclave_window *window);
 
 /* Opens all of an arena for this thread. ENCLAVE_ERROR_UNSUPPORTED under a page gate, which would
  * open it to every thread. */
@@ -239,7 +245,8 @@ enclave_status enclave_arena_open(enclave_arena *arena, enclave_access access,
 #if defined(__GNUC__)
 /* A window that is closed where its block ends, however it is left (but by longjmp). */
 #define ENCLAVE_SCOPED_WINDOW(name) \
-  enclave_window name __attribute__((cleanup(enclave_close))) = ENCLAVE_WINDOW_CLOSED
+  enclave_window name __attribute__((cleanup(enclave_close_scope_))) = ENCLAVE_WINDOW_CLOSED
+static inline void enclave_close_scope_(enclave_window *window) { enclave_close(window); }
 #endif
 
 /* ---- Secrets by handle ---------------------------------------------------------------------- */
@@ -272,7 +279,7 @@ void enclave_wipe(void *start, size_t size);
 enclave_status enclave_fill_random(void *start, size_t size);
 
 /* Wipes every arena of the process, now. They stay mapped, as zeros; from now on each use of one is
- * ENCLAVE_ERROR_DESTROYED. Waits for no window. */
+ * ENCLAVE_ERROR_DESTROYED. Waits for no window: closing one that was open says so. */
 void enclave_wipe_everything(void);
 
 /* ---- Violations ----------------------------------------------------------------------------- */

@@ -45,6 +45,7 @@ typedef struct {
   uint32_t access;
   uint32_t key_bits;  // 3 << 2 * key; 0 without a key
   uint32_t frozen;    // 1 from freezing on, also while access is being changed
+  uint32_t wiped;     // 1 from before the contents are wiped under windows that are open
   uint64_t generation;
   ces_shard *shards[CES_THREADS];
 } ces_gate;
@@ -263,6 +264,11 @@ static inline void ces_gate_key_close(void *raw, uint32_t found) {
 }
 static inline uint32_t ces_gate_access(void *raw) {
   return ces_load_relaxed32(&((ces_gate *)raw)->access);
+}
+/// What was read before this call was not read of memory that is wiped, when this is 0.
+static inline uint32_t ces_gate_is_wiped(void *raw) {
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  return ces_load_relaxed32(&((ces_gate *)raw)->wiped);
 }
 static inline uint32_t ces_gate_is_frozen(void *raw) {
   return ces_load_relaxed32(&((ces_gate *)raw)->frozen);

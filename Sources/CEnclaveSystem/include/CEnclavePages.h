@@ -29,6 +29,8 @@ int64_t ces_pages_reserve(const void *address, size_t length);
 /// Sets the owner of every page of a range that was reserved.
 void ces_pages_set(const void *address, size_t length, void *owner);
 
+static inline void ces_fence_all(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
 static inline uint32_t ces_load_acquire32(const uint32_t *word) {
   return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }

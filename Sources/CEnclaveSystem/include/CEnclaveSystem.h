@@ -145,6 +145,8 @@ void ces_spin_wait(uint32_t *word);
 /// How many spin words this thread holds. An allocator that would come back here meanwhile (the
 /// interposer's malloc) sees it and stays away.
 extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
+static inline void ces_enter_library(void) { ces_held_locks++; }
+static inline void ces_leave_library(void) { ces_held_locks--; }
 static inline void ces_spin_lock(uint32_t *word) {
   ces_held_locks++;
   if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) ces_spin_wait(word);

@@ -240,6 +240,11 @@ extension Host {
         unsafe text[0] ^= 1
       }
       return ""
+    case "stop-at-exit":
+      // Handlers run in the opposite order: this one, which is there before the first arena, after
+      // the library's.
+      _ = atexit { raise(SIGSTOP) }
+      return ""
     case "freeze":
       try arena().freeze()
       return ""

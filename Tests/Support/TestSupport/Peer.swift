@@ -54,6 +54,11 @@ public final class Peer {
     }
   }
 
+  /// Sends a command that has no answer.
+  public func post(_ command: String) {
+    try? input.fileHandleForWriting.write(contentsOf: Data((command + "\n").utf8))
+  }
+
   public func signal(_ number: Int32) { _ = Glibc.kill(pid, number) }
 
   /// Kills it and waits for its end.
