@@ -95,7 +95,7 @@ let package = Package(
       swiftSettings: settings, plugins: ["DemoBuilder"]),
 
     .executableTarget(
-      name: "enclave-demo", dependencies: ["Enclave"], swiftSettings: settings),
+      name: "enclave-demo", dependencies: ["Enclave", "EnclaveVault"], swiftSettings: settings),
 
     .executableTarget(
       name: "enclave-bench", dependencies: ["Enclave", "EnclaveC", "EnclaveVault"],

@@ -477,6 +477,18 @@ package struct Renderer {
         text: sizes.isEmpty
           ? "next chunk \(size(arena.nextChunkBytes)) for each new size"
           : sizes.joined(separator: "; ")))
+    if let vault = snapshot.vaults.first(where: { $0.arenaID == arena.id }) {
+      let waiting =
+        (vault.entriesOfOldEpoch ?? 0) == 0
+        ? "" : " (\(count(vault.entriesOfOldEpoch)) of the old key)"
+      lines.append(
+        Line(
+          title: "Vault",
+          text: "\(vault.cipher ?? "n/a")   epoch \(count(vault.epoch))   encrypted "
+            + "\(count(vault.entries)), \(size(vault.bytes))\(waiting)   decrypted "
+            + "\(count(vault.decryptions))   failures \(count(vault.failures))",
+          role: (vault.failures ?? 0) > 0 ? .bad : .normal))
+    }
     let rates = model.rates[arena.id]
     func rate(_ value: Double?) -> String {
       value.map { "\(Int(min($0.rounded(), 1e15)))/s" } ?? "n/a"

@@ -55,6 +55,12 @@ struct Measurement {
   ]
 }
 
+#if Vault
+  let hasVaults = true
+#else
+  let hasVaults = false
+#endif
+
 @main
 enum EnclaveBench {
   static func main() {
@@ -101,8 +107,8 @@ enum EnclaveBench {
       for measurement in Measurement.all
       where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
         if measurement.isLong, measurement.op != options.op { continue }
-        // Vaults have no C interface.
-        if variant.isC, measurement.isVault { continue }
+        // Vaults have no C interface, and may be left out of the package.
+        if measurement.isVault, variant.isC || !hasVaults { continue }
         // Isolated secrets take two mappings each and more: many do not fit.
         if variant.layout == .isolated, measurement.live > 10_000 { continue }
         run(variant, measurement, options)
@@ -125,8 +131,10 @@ enum EnclaveBench {
       switch (measurement.op, arenas[place], cArenas[place]) {
       case ("flip", let arena?, _): return FlipWork(arena, measurement.size)
       case ("flip", _, let arena?): return CFlipWork(arena, measurement.size)
-      case (let op, let arena?, _) where measurement.isVault:
-        return VaultWork(arena, measurement.size, gate: variant.gate, op: op)
+      #if Vault
+        case (let op, let arena?, _) where measurement.isVault:
+          return VaultWork(arena, measurement.size, gate: variant.gate, op: op)
+      #endif
       case (let op, let arena?, _) where op.hasPrefix("churn"):
         let work = ChurnWork(arena, measurement.size, count: share, seed: index)
         unsafe fill = work.fillNs

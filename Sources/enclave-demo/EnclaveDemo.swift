@@ -2,7 +2,8 @@
 // interface of Enclave alone.
 //
 //   tls-keys        isolated  written once at start, then read for each handshake
-//   db-password     isolated  one secret, opened now and then
+//   db-password     isolated  one secret, encrypted while it is idle
+//   vault-main      isolated  the key that it is encrypted under
 //   session-tokens  slab      thousands that come and go; outgrows the memlock limit
 //   webhooks        slab      a few, one of which stays open for a while
 //   scratch         slab      no lock asked for, no gate
@@ -12,6 +13,10 @@
 
 import Enclave
 import Glibc
+
+#if Vault
+  import EnclaveVault
+#endif
 
 /// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the same seed, the same run.
 struct SeededGenerator: RandomNumberGenerator {
@@ -122,7 +127,12 @@ struct Gateway {
   let webhooks: Arena
   let scratch: Arena
   let keys: [SharedSecret]
-  let password: SharedSecret
+  #if Vault
+    let vault: Vault
+    let password: ParkedSecret
+  #else
+    let password: SharedSecret
+  #endif
   var tokens: [SharedSecret] = []
   let signing: [SharedSecret]
   var buffers: [SharedSecret] = []
@@ -147,7 +157,13 @@ struct Gateway {
     ]
     // Written once: sealed where this machine has what that takes, else frozen.
     do throws(EnclaveError) { try tlsKeys.seal() } catch { try tlsKeys.freeze() }
-    password = try filled(database, 24, "database password")
+    #if Vault
+      vault = try Vault("vault-main", lock: .preferred)
+      password = ParkedSecret(
+        try vault.encrypt(filled(database, 24, "database password")))
+    #else
+      password = try filled(database, 24, "database password")
+    #endif
     signing = try [
       filled(webhooks, 32, "webhook signing"), filled(webhooks, 32, "webhook signing"),
       filled(webhooks, 64, "webhook signing"),
@@ -185,7 +201,13 @@ struct Gateway {
       tokens.swapAt(Int(random.next() % UInt64(tokens.count)), tokens.count - 1)
       tokens.removeLast()
     }
-    if round % 10 == 0 { try open(password) }
+    #if Vault
+      // In clear only while it is used; under a new key every minute.
+      if round % 10 == 0 { try open(SharedSecret(vault.decrypt(password.secret, into: database))) }
+      if round % 1200 == 1199 { try vault.rotate() }
+    #else
+      if round % 10 == 0 { try open(password) }
+    #endif
     buffers = try (0..<8).map { _ in
       SharedSecret(try scratch.allocate(byteCount: 512, label: "handshake buffer"))
     }
@@ -213,6 +235,14 @@ struct Gateway {
     } catch { throw error.failure }
   }
 }
+
+#if Vault
+  /// What a structure that is copied can hold.
+  final class ParkedSecret {
+    let secret: EncryptedSecret
+    init(_ secret: consuming EncryptedSecret) { self.secret = secret }
+  }
+#endif
 
 func fill(_ secret: inout Secret, _ random: inout SeededGenerator) throws {
   do {

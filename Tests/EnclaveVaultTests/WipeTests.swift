@@ -1,130 +1,132 @@
 // Wiping everything: what was open reads zeros and is told so; nothing opens any more.
 
-import CTestSupport
-import Enclave
-import EnclaveVault
-import Glibc
-import TestSupport
-import Testing
+#if Vault
+  import CTestSupport
+  import Enclave
+  import EnclaveVault
+  import Glibc
+  import TestSupport
+  import Testing
 
-@Suite struct WipeTests {
-  static let gates: [Arena.Gate] = [.automatic, .pages, .none]
+  @Suite struct WipeTests {
+    static let gates: [Arena.Gate] = [.automatic, .pages, .none]
 
-  /// A body that a wipe overlapped read zeros, and its result is dropped.
-  @Test(arguments: 0..<3, [Arena.Layout.slab, .isolated])
-  func nobodySignsWithAKeyOfZeros(gate: Int, layout: Arena.Layout) async {
-    let isSlab = layout == .slab
-    await #expect(processExitsWith: .success) { [gate = gate as Int, isSlab = isSlab as Bool] in
-      let arena = try Arena(
-        "keys",
-        .init(layout: isSlab ? .slab : .isolated, lock: .preferred, gate: WipeTests.gates[gate]))
-      var key = try arena.allocate(byteCount: 32, label: "signing key")
-      try key.withMutableBytes { $0.storeBytes(of: 0x41, toByteOffset: 0, as: UInt8.self) }
-      let other = try arena.allocate(byteCount: 32)
-      var seen: (UInt8, UInt8) = (1, 1)
-      do {
-        let signature = try key.withBytes { bytes in
-          seen.0 = bytes.unsafeLoad(as: UInt8.self)
-          EmergencyWipe.wipeEverything()
-          seen.1 = bytes.unsafeLoad(as: UInt8.self)
-          return 5
-        }
-        exit(Int32(signature))
-      } catch AccessError<Never>.access(.destroyed) {
-      } catch { exit(2) }
-      guard seen == (0x41, 0) else { exit(3) }
-      do {
-        try key.withMutableBytes { _ in }
-        exit(4)
-      } catch AccessError<Never>.access(.destroyed) {
-      } catch { exit(6) }
-      do {
-        _ = try arena.allocate(byteCount: 16)
-        exit(7)
-      } catch EnclaveError.destroyed {
-      } catch { exit(8) }
-      // Late users do not crash, and what is freed late is only forgotten.
-      try other.destroy()
-      try arena.destroy()
-      guard arena.statistics.secretCount == 0, arena.statistics.bytesMapped == 0 else { exit(9) }
-    }
-  }
-
-  /// Threads that encrypt, decrypt, open and rotate while everything is wiped: each operation is
-  /// whole or an error.
-  @Test func whatAWipeOverlapsIsAnError() async {
-    await #expect(processExitsWith: .success) {
-      let arena = try Arena("plaintext", .init(lock: .preferred))
-      let vault = try Vault("vault", lock: .preferred)
-      let secret = try {
-        var secret = try arena.allocate(byteCount: 64)
-        try secret.withMutableBytes { bytes in
-          bytes.withUnsafeMutableBytes { raw in for index in raw.indices { raw[index] = 0x55 } }
-        }
-        return SharedSecret(secret)
-      }()
-      final class Work: @unchecked Sendable {
-        let body: (Int) -> Int32
-        var started = 0
-        init(_ body: @escaping (Int) -> Int32) { self.body = body }
+    /// A body that a wipe overlapped read zeros, and its result is dropped.
+    @Test(arguments: 0..<3, [Arena.Layout.slab, .isolated])
+    func nobodySignsWithAKeyOfZeros(gate: Int, layout: Arena.Layout) async {
+      let isSlab = layout == .slab
+      await #expect(processExitsWith: .success) { [gate = gate as Int, isSlab = isSlab as Bool] in
+        let arena = try Arena(
+          "keys",
+          .init(layout: isSlab ? .slab : .isolated, lock: .preferred, gate: WipeTests.gates[gate]))
+        var key = try arena.allocate(byteCount: 32, label: "signing key")
+        try key.withMutableBytes { $0.storeBytes(of: 0x41, toByteOffset: 0, as: UInt8.self) }
+        let other = try arena.allocate(byteCount: 32)
+        var seen: (UInt8, UInt8) = (1, 1)
+        do {
+          let signature = try key.withBytes { bytes in
+            seen.0 = bytes.unsafeLoad(as: UInt8.self)
+            EmergencyWipe.wipeEverything()
+            seen.1 = bytes.unsafeLoad(as: UInt8.self)
+            return 5
+          }
+          exit(Int32(signature))
+        } catch AccessError<Never>.access(.destroyed) {
+        } catch { exit(2) }
+        guard seen == (0x41, 0) else { exit(3) }
+        do {
+          try key.withMutableBytes { _ in }
+          exit(4)
+        } catch AccessError<Never>.access(.destroyed) {
+        } catch { exit(6) }
+        do {
+          _ = try arena.allocate(byteCount: 16)
+          exit(7)
+        } catch EnclaveError.destroyed {
+        } catch { exit(8) }
+        // Late users do not crash, and what is freed late is only forgotten.
+        try other.destroy()
+        try arena.destroy()
+        guard arena.statistics.secretCount == 0, arena.statistics.bytesMapped == 0 else { exit(9) }
       }
-      // Returns when an operation said `destroyed`; 0: as it should be.
-      let work = Work { index in
-        while true {
-          do {
-            switch index {
-            case 0:
-              let encrypted = try vault.encrypt(secret)
-              let back = try vault.decrypt(encrypted, into: arena)
-              let isRight = try back.withBytes {
-                $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
-              }
-              if !isRight { return 20 }
-            case 1:
-              let isRight = try secret.withBytes {
-                $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
-              }
-              if !isRight { return 21 }
-            case 2: try vault.rotate()
-            default:
-              var fresh = try arena.allocate(byteCount: 300)
-              let isRight = try fresh.withMutableBytes { bytes in
-                bytes.withUnsafeMutableBytes { raw in
-                  for index in raw.indices { raw[index] = 7 }
-                  return raw.allSatisfy { $0 == 7 }
+    }
+
+    /// Threads that encrypt, decrypt, open and rotate while everything is wiped: each operation is
+    /// whole or an error.
+    @Test func whatAWipeOverlapsIsAnError() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("plaintext", .init(lock: .preferred))
+        let vault = try Vault("vault", lock: .preferred)
+        let secret = try {
+          var secret = try arena.allocate(byteCount: 64)
+          try secret.withMutableBytes { bytes in
+            bytes.withUnsafeMutableBytes { raw in for index in raw.indices { raw[index] = 0x55 } }
+          }
+          return SharedSecret(secret)
+        }()
+        final class Work: @unchecked Sendable {
+          let body: (Int) -> Int32
+          var started = 0
+          init(_ body: @escaping (Int) -> Int32) { self.body = body }
+        }
+        // Returns when an operation said `destroyed`; 0: as it should be.
+        let work = Work { index in
+          while true {
+            do {
+              switch index {
+              case 0:
+                let encrypted = try vault.encrypt(secret)
+                let back = try vault.decrypt(encrypted, into: arena)
+                let isRight = try back.withBytes {
+                  $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
                 }
+                if !isRight { return 20 }
+              case 1:
+                let isRight = try secret.withBytes {
+                  $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
+                }
+                if !isRight { return 21 }
+              case 2: try vault.rotate()
+              default:
+                var fresh = try arena.allocate(byteCount: 300)
+                let isRight = try fresh.withMutableBytes { bytes in
+                  bytes.withUnsafeMutableBytes { raw in
+                    for index in raw.indices { raw[index] = 7 }
+                    return raw.allSatisfy { $0 == 7 }
+                  }
+                }
+                if !isRight { return 22 }
               }
-              if !isRight { return 22 }
-            }
-          } catch EnclaveError.destroyed {
-            return 0
-          } catch AccessError<Never>.access(.destroyed) {
-            return 0
-          } catch { return 23 }
+            } catch EnclaveError.destroyed {
+              return 0
+            } catch AccessError<Never>.access(.destroyed) {
+              return 0
+            } catch { return 23 }
+          }
         }
-      }
-      final class Part {
-        let work: Work
-        let index: Int
-        init(_ work: Work, _ index: Int) { (self.work, self.index) = (work, index) }
-      }
-      var threads = [pthread_t](repeating: 0, count: 4)
-      for index in 0..<4 {
-        pthread_create(
-          &threads[index], nil,
-          { raw in
-            let part = Unmanaged<Part>.fromOpaque(raw!).takeRetainedValue()
-            return UnsafeMutableRawPointer(bitPattern: Int(part.work.body(part.index)))
-          }, Unmanaged.passRetained(Part(work, index)).toOpaque())
-      }
-      while vault.statistics.rotations < 50 || vault.statistics.decryptions < 50 { sched_yield() }
-      EmergencyWipe.wipeEverything()
-      for thread in threads {
-        var result: UnsafeMutableRawPointer?
-        pthread_join(thread, &result)
-        let code = Int32(Int(bitPattern: result))
-        if code != 0 { exit(code) }
+        final class Part {
+          let work: Work
+          let index: Int
+          init(_ work: Work, _ index: Int) { (self.work, self.index) = (work, index) }
+        }
+        var threads = [pthread_t](repeating: 0, count: 4)
+        for index in 0..<4 {
+          pthread_create(
+            &threads[index], nil,
+            { raw in
+              let part = Unmanaged<Part>.fromOpaque(raw!).takeRetainedValue()
+              return UnsafeMutableRawPointer(bitPattern: Int(part.work.body(part.index)))
+            }, Unmanaged.passRetained(Part(work, index)).toOpaque())
+        }
+        while vault.statistics.rotations < 50 || vault.statistics.decryptions < 50 { sched_yield() }
+        EmergencyWipe.wipeEverything()
+        for thread in threads {
+          var result: UnsafeMutableRawPointer?
+          pthread_join(thread, &result)
+          let code = Int32(Int(bitPattern: result))
+          if code != 0 { exit(code) }
+        }
       }
     }
   }
-}
+#endif

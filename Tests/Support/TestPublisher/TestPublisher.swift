@@ -25,8 +25,11 @@
 import CTestSupport
 import Enclave
 import EnclaveSystem
-import EnclaveVault
 import Glibc
+
+#if Vault
+  import EnclaveVault
+#endif
 
 enum Pool {
   static let arenas: [Label] = [
@@ -70,14 +73,18 @@ struct Host: ~Copyable {
   var arenas: [String: Arena] = [:]
   var secrets: [String: [SharedSecret]] = [:]
   var holder: Holder?
-  var vaults: [String: (vault: Vault, encrypted: [Encrypted])] = [:]
+  #if Vault
+    var vaults: [String: (vault: Vault, encrypted: [Encrypted])] = [:]
+  #endif
 }
 
-/// What an array can hold.
-final class Encrypted {
-  let secret: EncryptedSecret
-  init(_ secret: consuming EncryptedSecret) { self.secret = secret }
-}
+#if Vault
+  /// What an array can hold.
+  final class Encrypted {
+    let secret: EncryptedSecret
+    init(_ secret: consuming EncryptedSecret) { self.secret = secret }
+  }
+#endif
 
 func spawnThread(_ body: @escaping @Sendable () -> Void) {
   final class Box {
@@ -209,37 +216,39 @@ extension Host {
       }
       ready.wait()
       return ""
-    case "vault":
-      let cipher: Vault.Cipher? =
-        try word(2) == "any" ? nil : word(2) == "aes" ? .aes256gcm : .xchacha20poly1305
-      vaults[words[1]] = (try Vault("vault", lock: .preferred, cipher: cipher), [])
-      return ""
-    case "encrypt":
-      // The last secret of an arena, so many times.
-      guard let secret = secrets[try word(2)]?.last, let vault = vaults[words[1]]?.vault else {
-        throw Failure(text: "no such vault or secret")
-      }
-      for _ in 0..<(try number(3)) {
-        vaults[words[1]]!.encrypted.append(Encrypted(try vault.encrypt(secret)))
-      }
-      return ""
-    case "decrypt":
-      guard let arena = arenas[try word(2)], let (vault, encrypted) = vaults[words[1]],
-        let last = encrypted.last
-      else { throw Failure(text: "no such vault or arena") }
-      secrets[words[2]]!.append(SharedSecret(try vault.decrypt(last.secret, into: arena)))
-      return ""
-    case "drop":
-      vaults[try word(1)]!.encrypted.removeLast(try number(2))
-      return ""
-    case "rotate":
-      try vaults[try word(1)]!.vault.rotate()
-      return ""
-    case "tamper":
-      unsafe vaults[try word(1)]!.encrypted.last!.secret.withStorage { text, _ in
-        unsafe text[0] ^= 1
-      }
-      return ""
+    #if Vault
+      case "vault":
+        let cipher: Vault.Cipher? =
+          try word(2) == "any" ? nil : word(2) == "aes" ? .aes256gcm : .xchacha20poly1305
+        vaults[words[1]] = (try Vault("vault", lock: .preferred, cipher: cipher), [])
+        return ""
+      case "encrypt":
+        // The last secret of an arena, so many times.
+        guard let secret = secrets[try word(2)]?.last, let vault = vaults[words[1]]?.vault else {
+          throw Failure(text: "no such vault or secret")
+        }
+        for _ in 0..<(try number(3)) {
+          vaults[words[1]]!.encrypted.append(Encrypted(try vault.encrypt(secret)))
+        }
+        return ""
+      case "decrypt":
+        guard let arena = arenas[try word(2)], let (vault, encrypted) = vaults[words[1]],
+          let last = encrypted.last
+        else { throw Failure(text: "no such vault or arena") }
+        secrets[words[2]]!.append(SharedSecret(try vault.decrypt(last.secret, into: arena)))
+        return ""
+      case "drop":
+        vaults[try word(1)]!.encrypted.removeLast(try number(2))
+        return ""
+      case "rotate":
+        try vaults[try word(1)]!.vault.rotate()
+        return ""
+      case "tamper":
+        unsafe vaults[try word(1)]!.encrypted.last!.secret.withStorage { text, _ in
+          unsafe text[0] ^= 1
+        }
+        return ""
+    #endif
     case "stop-at-exit":
       // Handlers run in the opposite order: this one, which is there before the first arena, after
       // the library's.
