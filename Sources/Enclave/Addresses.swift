@@ -194,7 +194,7 @@ extension Place {
     guard words.1 != 0 else { return nil }
     self = unsafe withUnsafeBytes(of: words) { unsafe $0.load(as: Place.self) }
     // What C holds may be older than the arena, and is looked at only when its run is still there.
-    guard isKnown else { return nil }
+    guard isKnown, unsafe slot < run.pointee.slotCount else { return nil }
   }
 
   package var words: (UInt64, UInt64, UInt64, UInt64) {

@@ -113,7 +113,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     unsafe header.deallocate()
   }
 
-  var id: UInt64 { unsafe header.pointee.id }
+  package var id: UInt64 { unsafe header.pointee.id }
   var name: Label { unsafe header.pointee.name }
   var options: Arena.Options { unsafe header.pointee.options }
   var mechanism: Mechanism { unsafe header.pointee.mechanism }

@@ -24,9 +24,7 @@ extension Secret {
   >(
     of type: Element.Type, _ body: (inout MutableSpan<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
-      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
-    }
+    guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
     let found: UInt64
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
     let result: R
@@ -49,9 +47,7 @@ extension Secret {
   public borrowing func withUnsafeElements<Element: BitwiseCopyable, R: ~Copyable, E: Error>(
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    guard unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0 else {
-      throw .access(.misaligned(neededAlignment: MemoryLayout<Element>.alignment))
-    }
+    guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
     let found: UInt64
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
     let result: R
@@ -74,4 +70,18 @@ extension Secret {
 
 extension SharedSecret: CustomReflectable {
   public var customMirror: Mirror { Mirror(self, children: []) }
+}
+
+extension Secret {
+  @inlinable
+  borrowing func isAligned<Element>(for type: Element.Type) -> Bool {
+    unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0
+  }
+}
+
+extension EnclaveError {
+  @inlinable
+  static func misaligned<Element>(for type: Element.Type) -> EnclaveError {
+    .misaligned(neededAlignment: MemoryLayout<Element>.alignment)
+  }
 }

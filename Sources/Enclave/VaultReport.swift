@@ -38,10 +38,12 @@ package struct VaultReport: Sendable {
   }
 }
 
-/// A vault, as the registry sees it. Asked under the registry's lock: it may take locks of its own
-/// that nobody holds while calling the registry.
+/// A vault, as the registry sees it. Asked, and perhaps let go for the last time, under the registry's
+/// lock: it may take locks of its own that nobody holds while calling the registry, and holds no
+/// arena.
 package protocol ReportingVault: AnyObject, Sendable {
-  var keyArena: Arena { get }
+  /// Of the arena that holds its keys.
+  var arenaID: UInt64 { get }
   var report: VaultReport { get }
 }
 
@@ -61,8 +63,9 @@ extension Registry {
 
   /// Tells the page that a vault has a new key.
   package static func rotated(_ vault: any ReportingVault) {
-    let arena = vault.keyArena.reference.id
-    with { state in state.publication?.file.writer.event(.vaultRotated, arena: arena) }
+    with { state in
+      state.publication?.file.writer.event(.vaultRotated, arena: vault.arenaID)
+    }
   }
 
   /// Writes the vaults' records; returns how many have none.
@@ -78,7 +81,7 @@ extension Registry {
       }
       let report = vaults[index].report
       record.begin()
-      record.set(.arenaID, vaults[index].keyArena.reference.id)
+      record.set(.arenaID, vaults[index].arenaID)
       record.set(.cipher, report.cipher.rawValue)
       record.set(.epoch, report.epoch)
       record.set(.entries, UInt64(report.entries))

@@ -18,27 +18,15 @@
   /// Threads: all members may be called from any thread. In a forked child every use throws
   /// `EnclaveError.inheritedByFork`: no child encrypts under a copied counter.
   @safe
-  public final class Vault: ReportingVault {
+  public final class Vault: Sendable {
     /// How this vault encrypts.
     public let cipher: Cipher
     package let arena: Arena
     let keys: Secret
     private let id: (UInt64, UInt64)
-    nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
+    private let ledger: Ledger
     /// Held by whoever rotates.
     private let rotation = Mutex(())
-
-    struct Core {
-      var word: UInt32 = 0
-      var side = 0
-      var epoch: UInt64 = 1
-      var nextNumber: UInt64 = 1
-      var nonceLimit: UInt64 = Vault.messagesPerKey
-      var lists = (EntryList(), EntryList())
-      var statistics = Statistics()
-      var lastRotatedAtMs: UInt64?
-      var largest = 0
-    }
 
     /// How many messages one key encrypts before the vault rotates by itself: 2^32, what NIST SP
     /// 800-38D (8.3) allows a key; counted nonces would allow more.
@@ -90,16 +78,9 @@
         }
       } catch { throw .system(error) }
       self.id = id
-      unsafe core = .allocate(capacity: 1)
-      unsafe core.initialize(to: Core())
-      unsafe core.pointee.nonceLimit = nonceLimit
+      ledger = Ledger(cipher: chosen, arenaID: arena.reference.id, nonceLimit: nonceLimit)
       try withKeys { keys throws(EnclaveError) in try keys.make(0, chosen) }
-      Registry.add(self)
-    }
-
-    deinit {
-      // Entries hold their vault, so there are none.
-      unsafe core.deallocate()
+      Registry.add(ledger)
     }
 
     // MARK: - Encrypt and decrypt
@@ -251,7 +232,7 @@
             core.lastRotatedAtMs = ProcessFacts.bootMilliseconds
           }
         }
-        Registry.rotated(self)
+        Registry.rotated(ledger)
         try moveAll(from: old ^ 1)
       }
     }
@@ -372,26 +353,10 @@
 
     // MARK: - State
 
-    package var keyArena: Arena { arena }
-
-    /// What the page shows.
-    package var report: VaultReport {
-      let now = statistics
-      return VaultReport(
-        cipher: cipher == .aes256gcm ? .aes256gcm : .xchacha20poly1305, epoch: now.epoch,
-        entries: now.entries, bytes: now.bytes, entriesOfOldEpoch: now.entriesOfOldEpoch,
-        encryptions: now.encryptions, decryptions: now.decryptions, failures: now.failures,
-        rotations: now.rotations, lastRotatedAtMs: withCore { $0.lastRotatedAtMs })
-    }
-
     /// What the vault has done, and holds. All 0 in a forked child.
     public var statistics: Statistics {
       guard !arena.reference.isInherited else { return Statistics() }
-      return withCore { core in
-        var statistics = core.statistics
-        statistics.entriesOfOldEpoch = core[list: core.side ^ 1].count
-        return statistics
-      }
+      return ledger.statistics
     }
 
     /// Wipes the keys: nothing that the vault holds can be decrypted any more.
@@ -416,33 +381,10 @@
       }
     }
 
-    private func withCore<R>(_ body: (inout Core) -> R) -> R {
-      unsafe lock(&core.pointee.word)
-      defer { unsafe unlock(&core.pointee.word) }
-      return unsafe body(&core.pointee)
-    }
+    private func withCore<R>(_ body: (inout Ledger.Core) -> R) -> R { ledger.withCore(body) }
 
     private static func prepareSodium() throws(EnclaveError) {
       guard Sodium.isReady else { throw .cipherUnavailable("libsodium") }
-    }
-  }
-
-  extension Vault.Core {
-    subscript(list side: Int) -> EntryList {
-      get { side == 0 ? lists.0 : lists.1 }
-      set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
-    }
-
-    mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.side)].append(entry)
-      statistics.entries += 1
-      unsafe statistics.bytes += entry.pointee.byteCount
-    }
-
-    mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.side)].remove(entry)
-      statistics.entries -= 1
-      unsafe statistics.bytes -= entry.pointee.byteCount
     }
   }
 

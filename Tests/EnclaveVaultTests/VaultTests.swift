@@ -423,6 +423,28 @@
       }
     }
 
+    /// The thread that writes the page may be the last to hold what it writes.
+    @Test func vaultsComeAndGoWhileTheProcessPublishes() async throws {
+      let stats = try Scratch(onTmpfs: true)
+      await #expect(processExitsWith: .success) { [path = stats.path as String] in
+        setenv("ENCLAVE_STATS_DIR", path, 1)
+        var options = StatsPublisher.Options()
+        options.tickMilliseconds = 10
+        try StatsPublisher.start(options).keepUntilExit()
+        let arena = try arena()
+        try concurrently(3) { thread in
+          let secret = try secret(arena, 32, thread)
+          for _ in 0..<400 {
+            let vault = try vault()
+            let encrypted = try vault.encrypt(secret)
+            guard try isRight(vault.decrypt(encrypted, into: arena), thread) else {
+              throw Failed("contents")
+            }
+          }
+        }
+      }
+    }
+
     @Test func aVaultSharesNoKeyWithAnArena() throws {
       guard Capability.protectionKeys.isAvailable else { return }
       let vault = try vault()

@@ -1,0 +1,81 @@
+// What a vault knows of its entries, and counts: all but the keys.
+
+#if Vault
+  import Enclave
+
+  /// The entries of a vault under its lock, and what the page shows. An object of its own, which the
+  /// thread that writes the page may be the last to hold: letting go of it takes no locks.
+  @safe
+  final class Ledger: ReportingVault {
+    let arenaID: UInt64
+    private let cipher: Vault.Cipher
+    nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
+
+    struct Core {
+      var word: UInt32 = 0
+      var side = 0
+      var epoch: UInt64 = 1
+      var nextNumber: UInt64 = 1
+      var nonceLimit: UInt64 = Vault.messagesPerKey
+      var lists = (EntryList(), EntryList())
+      var statistics = Vault.Statistics()
+      var lastRotatedAtMs: UInt64?
+      var largest = 0
+    }
+
+    init(cipher: Vault.Cipher, arenaID: UInt64, nonceLimit: UInt64) {
+      self.cipher = cipher
+      self.arenaID = arenaID
+      unsafe core = .allocate(capacity: 1)
+      unsafe core.initialize(to: Core())
+      unsafe core.pointee.nonceLimit = nonceLimit
+    }
+
+    deinit {
+      // Entries hold their vault, so there are none.
+      unsafe core.deallocate()
+    }
+
+    func withCore<R>(_ body: (inout Core) -> R) -> R {
+      unsafe lock(&core.pointee.word)
+      defer { unsafe unlock(&core.pointee.word) }
+      return unsafe body(&core.pointee)
+    }
+
+    var statistics: Vault.Statistics {
+      withCore { core in
+        var statistics = core.statistics
+        statistics.entriesOfOldEpoch = core[list: core.side ^ 1].count
+        return statistics
+      }
+    }
+
+    var report: VaultReport {
+      let now = statistics
+      return VaultReport(
+        cipher: cipher == .aes256gcm ? .aes256gcm : .xchacha20poly1305, epoch: now.epoch,
+        entries: now.entries, bytes: now.bytes, entriesOfOldEpoch: now.entriesOfOldEpoch,
+        encryptions: now.encryptions, decryptions: now.decryptions, failures: now.failures,
+        rotations: now.rotations, lastRotatedAtMs: withCore { $0.lastRotatedAtMs })
+    }
+  }
+
+  extension Ledger.Core {
+    subscript(list side: Int) -> EntryList {
+      get { side == 0 ? lists.0 : lists.1 }
+      set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
+    }
+
+    mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
+      unsafe self[list: Int(entry.pointee.side)].append(entry)
+      statistics.entries += 1
+      unsafe statistics.bytes += entry.pointee.byteCount
+    }
+
+    mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
+      unsafe self[list: Int(entry.pointee.side)].remove(entry)
+      statistics.entries -= 1
+      unsafe statistics.bytes -= entry.pointee.byteCount
+    }
+  }
+#endif
