@@ -14,13 +14,14 @@
 
       /// The best that this processor has.
       public static var preferred: Cipher {
-        crypto_aead_aes256gcm_is_available() != 0 ? .aes256gcm : .xchacha20poly1305
+        Cipher.aes256gcm.isAvailable ? .aes256gcm : .xchacha20poly1305
       }
 
       /// Whether this processor has it.
       public var isAvailable: Bool {
         switch self {
-        case .aes256gcm: crypto_aead_aes256gcm_is_available() != 0
+        // libsodium looks at the processor when it is made ready.
+        case .aes256gcm: Sodium.isReady && crypto_aead_aes256gcm_is_available() != 0
         case .xchacha20poly1305: true
         }
       }
