@@ -169,7 +169,8 @@ extension ArenaReference {
       core.isDestroyed = true
       gate.setWiped()
       for index in 0..<core.chunks.count where core.chunks[index].isMapped {
-        _ = try? core.wipe(chunk: index)
+        // What somebody else unmapped or protected meanwhile must not end the process here.
+        _ = try? core.wipe(chunk: index, isDoubted: true)
       }
       countAsWiped(lanes)
       return .destroyed
@@ -279,10 +280,12 @@ extension ArenaReference {
 
 extension ArenaCore {
   /// Zeros over everything that was ever used of a chunk.
-  func wipe(chunk index: Int) throws(SystemFailure) {
+  func wipe(chunk index: Int, isDoubted: Bool = false) throws(SystemFailure) {
     let chunk = chunks[index]
     guard chunk.carvedBytes > 0 else { return }
-    if mechanism == .pages || mechanism == .none && arena.gate.isFrozen {
+    if mechanism == .pages || mechanism == .none && arena.gate.isFrozen
+      || isDoubted && !chunk.isSealed
+    {
       unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)
     }
     let found = arena.gate.openKey(writing: true)

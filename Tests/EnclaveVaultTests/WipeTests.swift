@@ -51,6 +51,19 @@
       }
     }
 
+    /// Memory that somebody unmapped or protected behind the library's back is no reason to crash at
+    /// exit.
+    @Test(arguments: ["unmapped", "protected"]) func exitSurvivesWhatOthersDid(what: String) async {
+      await #expect(processExitsWith: .success) { [what = what as String] in
+        let arena = try Arena("victim", .init(lock: .preferred, gate: .none))
+        let address = try unsafe arena.allocate(byteCount: 32).leak()
+        let page = UnsafeMutableRawPointer(bitPattern: UInt(bitPattern: address) & ~4095)!
+        let result = what == "unmapped" ? munmap(page, 4096) : mprotect(page, 4096, PROT_NONE)
+        guard result == 0 else { _exit(1) }
+        exit(0)
+      }
+    }
+
     /// Threads that encrypt, decrypt, open and rotate while everything is wiped: each operation is
     /// whole or an error.
     @Test func whatAWipeOverlapsIsAnError() async {
