@@ -6,8 +6,6 @@
   /// The head of one block of memory; the ciphertext follows it.
   @safe
   struct Entry {
-    /// Held while the ciphertext is being read or written.
-    var word: UInt32 = 0
     /// Which of the two keys.
     var side: UInt32
     /// Never used again in this vault.
@@ -20,10 +18,23 @@
     var next: UnsafeMutablePointer<Entry>?
     var tag: (UInt64, UInt64) = (0, 0)
 
+    /// In front of the head, apart from what it covers.
+    private static let wordBytes = 16
+
     static func allocate(byteCount: Int) -> UnsafeMutablePointer<Entry> {
-      unsafe UnsafeMutableRawPointer.allocate(
-        byteCount: MemoryLayout<Entry>.stride + byteCount, alignment: 16
-      ).assumingMemoryBound(to: Entry.self)
+      let block = UnsafeMutableRawPointer.allocate(
+        byteCount: wordBytes + MemoryLayout<Entry>.stride + byteCount, alignment: 16)
+      unsafe block.storeBytes(of: 0, as: UInt32.self)
+      return unsafe (block + wordBytes).assumingMemoryBound(to: Entry.self)
+    }
+
+    static func deallocate(_ entry: UnsafeMutablePointer<Entry>) {
+      unsafe (UnsafeMutableRawPointer(entry) - wordBytes).deallocate()
+    }
+
+    /// Held while the ciphertext is being read or written.
+    static func word(of entry: UnsafeMutablePointer<Entry>) -> UnsafeMutablePointer<UInt32> {
+      unsafe (UnsafeMutableRawPointer(entry) - wordBytes).assumingMemoryBound(to: UInt32.self)
     }
 
     static func ciphertext(of entry: UnsafeMutablePointer<Entry>) -> UnsafeMutableRawPointer {

@@ -10,9 +10,10 @@
     let arenaID: UInt64
     private let cipher: Vault.Cipher
     nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
+    /// The lock, apart from what it covers: nobody's access to the one is an access to the other.
+    nonisolated(unsafe) private let word: UnsafeMutablePointer<UInt32>
 
     struct Core {
-      var word: UInt32 = 0
       var side = 0
       var epoch: UInt64 = 1
       var nextNumber: UInt64 = 1
@@ -29,16 +30,19 @@
       unsafe core = .allocate(capacity: 1)
       unsafe core.initialize(to: Core())
       unsafe core.pointee.nonceLimit = nonceLimit
+      unsafe word = .allocate(capacity: 1)
+      unsafe word.initialize(to: 0)
     }
 
     deinit {
       // Entries hold their vault, so there are none.
       unsafe core.deallocate()
+      unsafe word.deallocate()
     }
 
     func withCore<R>(_ body: (inout Core) -> R) -> R {
-      unsafe lock(&core.pointee.word)
-      defer { unsafe unlock(&core.pointee.word) }
+      unsafe lock(word)
+      defer { unsafe unlock(word) }
       return unsafe body(&core.pointee)
     }
 

@@ -124,18 +124,18 @@
             byteCount: byteCount, label: label))
         core.nextNumber += 1
         // In the list, and held, before the lock is left: a rotation waits for it.
-        unsafe lock(&entry.pointee.word)
+        unsafe lock(Entry.word(of: entry))
         unsafe core.append(entry)
         core.statistics.encryptions += 1
         core.largest = max(core.largest, byteCount)
         return true
       }
       guard isPlaced else {
-        unsafe entry.deallocate()
+        unsafe Entry.deallocate(entry)
         return nil
       }
       unsafe seal(entry, place.address, keys)
-      unsafe unlock(&entry.pointee.word)
+      unsafe unlock(Entry.word(of: entry))
       return unsafe entry
     }
 
@@ -197,8 +197,8 @@
     ) throws(EnclaveError) {
       let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
-          unsafe lock(&entry.pointee.word)
-          defer { unsafe unlock(&entry.pointee.word) }
+          unsafe lock(Entry.word(of: entry))
+          defer { unsafe unlock(Entry.word(of: entry)) }
           return unsafe open(entry, into: place.address, keys)
         }
       }
@@ -247,7 +247,7 @@
         let place = scratch.place
         for _ in 0..<count {
           guard let entry = unsafe takeFirst(of: old) else { break }
-          defer { unsafe unlock(&entry.pointee.word) }
+          defer { unsafe unlock(Entry.word(of: entry)) }
           let isMoved = try place.withWindow(writing: true) { () throws(EnclaveError) in
             try withKeys { keys throws(EnclaveError) in
               let isMoved = unsafe move(entry, from: old, through: place.address, keys)
@@ -270,7 +270,7 @@
       while true {
         let (entry, isHeld) = unsafe withCore { core -> (UnsafeMutablePointer<Entry>?, Bool) in
           guard let first = unsafe core[list: side].first else { return (nil, true) }
-          guard unsafe tryLock(&first.pointee.word) else { return unsafe (first, false) }
+          guard unsafe tryLock(Entry.word(of: first)) else { return unsafe (first, false) }
           unsafe core[list: side].remove(first)
           unsafe core[list: side].append(first)
           return unsafe (first, true)
@@ -369,9 +369,9 @@
       // In a child the lock may be held by a thread that is not there.
       guard !arena.reference.isInherited else { return }
       // Whoever moves it now is waited for.
-      unsafe lock(&entry.pointee.word)
+      unsafe lock(Entry.word(of: entry))
       withCore { unsafe $0.remove(entry) }
-      unsafe entry.deallocate()
+      unsafe Entry.deallocate(entry)
     }
 
     private func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
