@@ -330,12 +330,13 @@
       _ entry: UnsafeMutablePointer<Entry>,
       _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
     ) -> R {
-      let head = unsafe entry.pointee
-      let associated = (
-        id.0, id.1, head.epoch, head.number, UInt64(head.byteCount), UInt64(head.label.address),
-        UInt64(head.label.count) | UInt64(head.label.line) << 32
+      // Field by field: neighbours in the list change the links meanwhile.
+      let associated = unsafe (
+        id.0, id.1, entry.pointee.epoch, entry.pointee.number, UInt64(entry.pointee.byteCount),
+        UInt64(entry.pointee.label.address),
+        UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32
       )
-      let nonce: (UInt64, UInt64, UInt64) = (head.nonce, 0, 0)
+      let nonce: (UInt64, UInt64, UInt64) = unsafe (entry.pointee.nonce, 0, 0)
       return unsafe withUnsafeBytes(of: associated) { associated in
         unsafe withUnsafeBytes(of: nonce) { nonce in
           unsafe body(nonce.baseAddress.unsafelyUnwrapped, associated)
