@@ -25,20 +25,12 @@ extension Secret {
     of type: Element.Type, _ body: (inout MutableSpan<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
     guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
-    let found: UInt64
-    do { found = try openWindow(writing: true) } catch { throw .access(error) }
-    let result: R
-    do {
+    let (start, count) = unsafe (start, byteCount / MemoryLayout<Element>.stride)
+    return try withMutableBytes { (_: inout MutableRawSpan) throws(E) -> R in
       var span = unsafe MutableSpan<Element>(
-        _unsafeStart: start.assumingMemoryBound(to: Element.self),
-        count: byteCount / MemoryLayout<Element>.stride)
-      result = try body(&span)
-    } catch {
-      abandonWindow(writing: true, found)
-      throw .body(error)
+        _unsafeStart: start.assumingMemoryBound(to: Element.self), count: count)
+      return try body(&span)
     }
-    guard closeWindow(writing: true, found) else { throw .access(.destroyed) }
-    return result
   }
 
   /// As `withElements(of:_:)`, for any trivial type: whether its bit patterns are valid is the
@@ -48,20 +40,12 @@ extension Secret {
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
     guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
-    let found: UInt64
-    do { found = try openWindow(writing: false) } catch { throw .access(error) }
-    let result: R
-    do {
+    let (start, count) = unsafe (start, byteCount / MemoryLayout<Element>.stride)
+    return try withBytes { (_: RawSpan) throws(E) -> R in
       let span = unsafe Span<Element>(
-        _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)),
-        count: byteCount / MemoryLayout<Element>.stride)
-      result = try body(span)
-    } catch {
-      abandonWindow(writing: false, found)
-      throw .body(error)
+        _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)), count: count)
+      return try body(span)
     }
-    guard closeWindow(writing: false, found) else { throw .access(.destroyed) }
-    return result
   }
 
   /// "Secret(32 bytes)": no contents.

@@ -7,7 +7,7 @@ import Testing
 /// The libraries of this build, installed once for all tests.
 struct Installed: Sendable {
   let prefix: Scratch
-  var library: String { prefix.file("lib") }
+  var libraries: String { prefix.file("lib") }
 
   static let shared = Result { try Installed() }
 
@@ -32,18 +32,18 @@ struct Installed: Sendable {
     // pkg-config of the installed file, as its user would ask it.
     let asked = try Launch(
       ["pkg-config", "--cflags", "--libs", module] + packages,
-      environment: ["PKG_CONFIG_PATH": library + "/pkgconfig"]
+      environment: ["PKG_CONFIG_PATH": libraries + "/pkgconfig"]
     ).run()
     guard asked.status == 0 else { throw Failed("pkg-config: \(asked.error)") }
     var words = asked.output.split(whereSeparator: \.isWhitespace).map(String.init)
     if linkage == .fixed {
       words =
         words.filter { $0 != "-lenclave" }
-        + [library + "/libenclave.a", "-lstdc++", "-lm", "-ldl", "-lpthread"]
+        + [libraries + "/libenclave.a", "-lstdc++", "-lm", "-ldl", "-lpthread"]
     }
     let result = try Launch(
       ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o", program, source]
-        + flags + words + ["-lpthread", "-Wl,-rpath,\(library)"]
+        + flags + words + ["-lpthread", "-Wl,-rpath,\(libraries)"]
     ).run()
     guard result.status == 0 else { throw Failed("gcc \(client): \(result.error)") }
     return program
@@ -84,7 +84,7 @@ struct Installed: Sendable {
   private func exports(_ library: String) throws -> Set<String> {
     let names = try Launch([
       "nm", "-D", "--defined-only", "--extern-only",
-      installed.library + "/" + library,
+      installed.libraries + "/" + library,
     ]).run()
     return Set(
       names.output.split(separator: "\n").compactMap {
@@ -95,7 +95,7 @@ struct Installed: Sendable {
   /// Nothing of the toolchain is needed, or named, where the libraries run.
   @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1"])
   func nothingOfTheToolchainIsLeft(library: String) throws {
-    let dynamic = try Launch(["readelf", "-d", installed.library + "/" + library]).run().output
+    let dynamic = try Launch(["readelf", "-d", installed.libraries + "/" + library]).run().output
     let needed = dynamic.matches(of: /NEEDED.*\[(.*?)\]/).map { String($0.1) }
     let system: Set = [
       "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6",
@@ -263,7 +263,7 @@ struct Installed: Sendable {
   // MARK: - Bound call sites
 
   private var preload: [String: String] {
-    ["LD_PRELOAD": installed.library + "/libenclave-malloc.so"]
+    ["LD_PRELOAD": installed.libraries + "/libenclave-malloc.so"]
   }
 
   @Test func callSitesAreBoundToAnArena() throws {
@@ -352,7 +352,7 @@ struct Installed: Sendable {
     try watch(
       [
         "/usr/bin/python3", Programs.package.appending(path: "Tests/Clients/client.py").path,
-        installed.library + "/libenclave.so.1",
+        installed.libraries + "/libenclave.so.1",
       ], arena: "python")
   }
 
@@ -360,7 +360,7 @@ struct Installed: Sendable {
 
   private func heap(_ words: String = "heap,check") -> [String: String] {
     [
-      "LD_PRELOAD": installed.library + "/libenclave-malloc.so", "ENCLAVE_MALLOC": words,
+      "LD_PRELOAD": installed.libraries + "/libenclave-malloc.so", "ENCLAVE_MALLOC": words,
       "PYTHONMALLOC": "malloc",
     ]
   }
