@@ -412,6 +412,11 @@
       unsafe (entry.pointee.epoch, entry.pointee.nonce)
     }
 
+    /// The tests' way to what else lies in ordinary memory.
+    package func copyNonce(from other: borrowing EncryptedSecret) {
+      unsafe entry.pointee.nonce = other.entry.pointee.nonce
+    }
+
     /// The tests' way to what an attacker can change: the ciphertext and its tag.
     package func withStorage<R>(
       _ body: (UnsafeMutableRawBufferPointer, UnsafeMutableRawPointer) -> R

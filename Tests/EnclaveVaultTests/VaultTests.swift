@@ -216,6 +216,14 @@
       let (oldA, oldB) = (copy(a), copy(b))
       put(oldB, into: a)
       #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(a, into: arena) }
+      // With its nonce too: it is bound to its entry.
+      do {
+        let nonceOfA = try vault.encrypt(secret(arena, 32, 3))
+        nonceOfA.copyNonce(from: a)
+        a.copyNonce(from: b)
+        #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(a, into: arena) }
+        a.copyNonce(from: nonceOfA)
+      }
       put(oldA, into: a)
       #expect(try isRight(vault.decrypt(a, into: arena), 1))
       try vault.rotate()
