@@ -31,6 +31,7 @@ static int number_key_error;
 static void give_number_back(void *value) {
   int32_t number = (int32_t)(uintptr_t)value - 1;
   ces_thread = -1;  // destructors that run after this one take a new one
+  ces_alternate_stack_free();
   if (number != CES_THREADS - 1) {
     __atomic_fetch_and(&numbers_in_use, ~(1ull << number), __ATOMIC_RELEASE);
   }
@@ -53,12 +54,16 @@ int32_t ces_thread_register(void) {
       break;
     }
   }
-  if (number != CES_THREADS - 1 &&
-      pthread_setspecific(number_key, (void *)(uintptr_t)(number + 1)) != 0) {
+  if (number_key_error == 0 &&
+      pthread_setspecific(number_key, (void *)(uintptr_t)(number + 1)) != 0 &&
+      number != CES_THREADS - 1) {
     __atomic_fetch_and(&numbers_in_use, ~(1ull << number), __ATOMIC_RELEASE);
     number = CES_THREADS - 1;
   }
   ces_thread = number;
+  // A thread whose stack ends must still be able to wipe. Where there is no memory for it, that is
+  // counted.
+  if (ces_wipe_status() != CES_WIPE_ABSENT) ces_alternate_stack();
   return number;
 }
 

@@ -203,6 +203,7 @@ struct ArenaCore {
       unsafe runs[index].run.deallocate()
     }
     for index in 0..<chunks.count where chunks[index].isMapped {
+      chunks[index].wipeEntry?.remove()
       unsafe PageTable.set(nil, at: chunks[index].mapping.data, chunks[index].mapping.byteCount)
     }
     chunks.deallocate()
@@ -232,19 +233,25 @@ struct ArenaCore {
     let run = unsafe makeRun(
       base: base, byteCount: runBytes, chunk: carving!, slotBytes: shape.slotBytes,
       slotCount: shape.slots(pageSize: Page.size), sizeClass: UInt8(sizeClass), lane: lane)
-    unsafe chunk.pointee.carvedBytes += runBytes
+    unsafe setCarved(carving!, chunk.pointee.carvedBytes + runBytes)
     changes &+= 1
     return unsafe run
   }
 
   /// A run that could not be used: its pages are carved again.
   mutating func uncarve(_ run: UnsafeMutablePointer<Run>) {
-    let chunk = unsafe chunks.place(Int(run.pointee.chunk))
-    unsafe chunk.pointee.carvedBytes -= run.pointee.byteCount
+    let chunk = unsafe Int(run.pointee.chunk)
+    unsafe setCarved(chunk, chunks[chunk].carvedBytes - run.pointee.byteCount)
     unsafe PageTable.set(nil, at: run.pointee.base, run.pointee.byteCount)
     _ = runs.popLast()
     unsafe run.pointee.listings?.deallocate()
     unsafe run.deallocate()
+  }
+
+  /// So many bytes of a chunk may hold secrets: what is wiped.
+  private func setCarved(_ index: Int, _ byteCount: Int) {
+    unsafe chunks.place(index).pointee.carvedBytes = byteCount
+    chunks[index].wipeEntry?.use(byteCount)
   }
 
   private func canCarve(_ index: Int, _ byteCount: Int) -> Bool {
@@ -325,6 +332,7 @@ struct ArenaCore {
         byteCount: byteCount, backing: isSecret ? .secret : .anonymous)
     } catch { throw explained(.system(error), needed: byteCount) }
     var isLocked = false
+    let wipeEntry: WipeEntry
     do throws(SystemFailure) {
       unsafe try PageTable.reserve(mapping.data, mapping.byteCount)
       try mapping.excludeFromDumps()
@@ -342,6 +350,7 @@ struct ArenaCore {
       case .pages: try mapping.close()
       case .none: break
       }
+      wipeEntry = unsafe try WipeEntry(data: mapping.data, gate: arena.gate)
     } catch {
       // Nothing was written yet; addresses that stay mapped are counted by the failed unmap.
       _ = try? mapping.unmap()
@@ -349,7 +358,10 @@ struct ArenaCore {
       if error.call == .lockChunk { throw .system(error) }
       throw explained(.system(error), needed: byteCount)
     }
+    // Too late for the handler to see it.
+    if WipeTable.hasBegun { throw .destroyed }
     var chunk = Chunk(mapping: mapping, isIsolated: isIsolated)
+    chunk.wipeEntry = wipeEntry
     chunk.isLocked = isLocked
     if mayGoUnlocked { chunk.lockErrno = lockFailure?.errno ?? 0 }
     chunkCount += 1
@@ -421,7 +433,7 @@ struct ArenaCore {
       guard options.lock == .preferred else { throw explained(error, needed: byteCount) }
       index = try addChunk(byteCount, isIsolated: true, mayGoUnlocked: true)
     }
-    unsafe chunks.place(index).pointee.carvedBytes = byteCount
+    setCarved(index, byteCount)
     let base = unsafe chunks[index].mapping.data
     // A run that died leaves its slots behind: their generations keep stale handles stale.
     for dead in 0..<deadRuns.count where unsafe deadRuns[dead].run.pointee.lane == lane {
@@ -454,6 +466,8 @@ struct ArenaCore {
   mutating func removeChunk(_ index: Int) -> SystemFailure? {
     let chunk = chunks[index]
     // First: once it is unmapped, the addresses may be another arena's.
+    chunk.wipeEntry?.remove()
+    unsafe chunks.place(index).pointee.wipeEntry = nil
     unsafe PageTable.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
     do throws(SystemFailure) {
       if chunk.isSealed {

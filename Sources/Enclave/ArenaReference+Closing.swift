@@ -240,6 +240,7 @@ extension ArenaReference {
       for index in 0..<core.runs.count {
         unsafe try check(core.runs[index].run, lanes, core, &found)
       }
+      if gate.isWiped { throw .destroyed }  // meanwhile, by a signal
       return gate.isFrozen ? .frozen : .open
     }
     return found

@@ -287,6 +287,8 @@ extension ArenaReference {
   }
 
   func violated(_ kind: Violation.Kind, _ place: Place, offset: Int?) {
+    // A signal's wipe takes canaries and contents alike, and waits for no lock.
+    if gate.isWiped { return }
     let label = withCore { core in
       core.page?.writer.event(.corruption, arena: id, bytes: UInt64(place.byteCount))
       return core.labels.entries[Int(place.label)].text

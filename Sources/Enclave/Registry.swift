@@ -78,6 +78,8 @@ package enum Registry {
     name: Label, options: Arena.Options, kind: KeyKind = .writable
   ) throws(EnclaveError) -> ArenaReference {
     try startFromEnvironment()
+    // A signal is ending the process.
+    if WipeTable.hasBegun { throw .destroyed }
     if options.isTagged {
       do throws(SystemFailure) { try Probe.memoryTagging() } catch {
         throw .unsupported(.memoryTagging, error)
@@ -180,6 +182,7 @@ package enum Registry {
   /// Zeros over every arena, which stay mapped and can never be used again.
   package static func wipeEverything() {
     for arena in with({ state in state.arenas }) { arena.wipeAndKeep() }
+    with { state in state.publication?.file.writer.event(.wiped) }
   }
 
   /// Writes the page's counts as they are now.
@@ -253,6 +256,7 @@ package enum Registry {
         tickMs: options.tickMilliseconds)
       publication.addressesLost = addresses == .withheld
       state.publication = publication
+      unsafe WipeTable.report(to: file.writer.wipeWords)
       do throws(SystemFailure) {
         try perform(.startTicker) {
           unsafe PageCalls.startTicker(everyMs: options.tickMilliseconds, number: number) {
@@ -309,6 +313,7 @@ package enum Registry {
     }
     heartbeat(&state, ending: true)
     publication.file.unlink()
+    unsafe WipeTable.report(to: nil)
     state.publication = nil
     PageCalls.unguardPage()
     unsafe PageCalls.unmap(publication.file.base, publication.file.writer.layout.byteCount)

@@ -54,6 +54,8 @@ struct Listing: BitwiseCopyable {
 struct Chunk: BitwiseCopyable {
   var mapping: GuardedMapping
   var isMapped = true
+  /// What a signal wipes; nil once the chunk is on its way out.
+  var wipeEntry: WipeEntry?
   var isLocked = false
   var isSealed = false
   var isIsolated: Bool

@@ -33,6 +33,16 @@ public func enclave_wipe_everything() {
   Registry.wipeEverything()
 }
 
+@c @implementation
+public func enclave_wipe_on_signals() -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  do throws(EnclaveError) {
+    try EmergencyWipe.install()
+    return ENCLAVE_OK
+  } catch { return failed(error) }
+}
+
 // MARK: - Violations
 
 extension Violation {

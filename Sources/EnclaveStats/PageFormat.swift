@@ -93,11 +93,12 @@ package enum ProcessWord: Int, CaseIterable, RecordWord {
   case events = 11  // ever written
   case addresses = 12  // AddressCode
   case dumpable = 13  // 1 yes, 2 no
-  case emergencyWipe = 14  // 1 installed, 2 not
+  case emergencyWipe = 14  // EmergencyWipeCode
   case arenasDestroyed = 15
   case retiredMappings = 16  // address ranges of sealed arenas that are gone
   case retiredBytes = 17
   case vaultsUnlisted = 18
+  case endedBySignal = 19  // the signal whose handler wiped; 0: none
 }
 
 package enum CallWord: Int, CaseIterable, RecordWord {
@@ -246,6 +247,14 @@ package enum PublisherStateCode: UInt64, CaseIterable {
   case live = 1
   case closed = 2
 }
+package enum EmergencyWipeCode: UInt64, CaseIterable {
+  case installed = 1
+  case absent = 2
+  case begun = 3
+  case done = 4
+  /// Done, but for windows that stayed open for writing.
+  case left = 5
+}
 package enum AddressCode: UInt64, CaseIterable {
   case published = 1
   case withheld = 2
@@ -318,6 +327,7 @@ package enum EventCode: UInt64, CaseIterable {
   case arenaFrozen = 14
   case arenaSealed = 15
   case vaultRotated = 16
+  case wiped = 17
 }
 
 /// The tables of records.

@@ -56,11 +56,15 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case readInput = 43
   case setEcho = 44
   case reservePageTable = 45
+  // Wiping by signals.
+  case installWipeHandler = 46
+  case alternateStack = 47
+  case extendWipeTable = 48
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
     switch self {
-    case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable: "mmap"
+    case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable, .extendWipeTable: "mmap"
     case .openNewChunk, .closeNewChunk, .openWindow, .closeWindow, .openForkPage: "mprotect"
     case .excludeFromDumps: "madvise(MADV_DONTDUMP)"
     case .wipeOnFork, .wipeForkPage: "madvise(MADV_WIPEONFORK)"
@@ -95,6 +99,8 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .probeMechanism: "a probe"
     case .readInput: "read"
     case .setEcho: "tcsetattr"
+    case .installWipeHandler: "sigaction"
+    case .alternateStack: "sigaltstack"
     }
   }
 
@@ -144,6 +150,9 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .readInput: "read into a secret"
     case .setEcho: "turn a terminal's echo off or on"
     case .reservePageTable: "make place to find a chunk's addresses"
+    case .installWipeHandler: "have a signal wipe"
+    case .alternateStack: "give a thread a stack for signals"
+    case .extendWipeTable: "enter a chunk in the wipe table"
     }
   }
 

@@ -95,6 +95,7 @@ extension ProcessSnapshot {
       ("startedAt", Value(startedAt)), ("heartbeatAt", Value(heartbeatAt)),
       ("dumpable", Value(isDumpable)), ("addresses", Value(addresses)),
       ("debuggerPid", Value(debugger)), ("emergencyWipe", Value(emergencyWipe)),
+      ("wipe", Value(wipe)), ("endedBySignal", Value(endedBySignal)),
       ("page", Value(path)),
     ])
   }

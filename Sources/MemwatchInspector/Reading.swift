@@ -177,11 +177,15 @@ struct Reading {
       },
       debugger: probe.tracer,
       emergencyWipe: image.flatMap {
-        switch $0.process[.emergencyWipe] {
-        case 1: true
-        case 2: false
-        default: nil
-        }
+        EmergencyWipeCode(rawValue: $0.process[.emergencyWipe]).map { $0 != .absent }
+      },
+      wipe: image.flatMap {
+        let code = $0.process[.emergencyWipe]
+        return code <= EmergencyWipeCode.absent.rawValue
+          ? nil : word(code) { (code: EmergencyWipeCode) in "\(code)" }
+      },
+      endedBySignal: image.flatMap {
+        $0.process[.endedBySignal] == 0 ? nil : number($0.process[.endedBySignal])
       },
       heartbeatAt: image.flatMap { number($0.process[.heartbeatRealMs]) },
       path: SafeText(publisher.path))
@@ -329,6 +333,7 @@ struct Reading {
     case .arenaFrozen: "arena-frozen"
     case .arenaSealed: "arena-sealed"
     case .vaultRotated: "vault-rotated"
+    case .wiped: "wiped"
     }
   }
 

@@ -91,6 +91,7 @@ extension Snapshot {
     lines.append(
       "Maps     \(maps.inUse.map { "\($0)" } ?? "n/a") of \(maps.limit.map { "\($0)" } ?? "n/a")")
     lines.append("Kernel   \(kernelLine)")
+    lines.append("Wipe     \(process.wipeLine)")
     lines.append("")
     let columns = ["ARENA", "STATE", "LOCK", "PROT", "OPEN", "SEAL", "GATE", "LAYOUT", "SECRETS"]
     let rows = arenas.map { arena in
@@ -157,4 +158,21 @@ package func table(_ rows: [[String]]) -> [String] {
 /// Local time of day, with the date where asked for.
 package func clock(_ realMs: UInt64, withDate: Bool = false) -> String {
   ProcessFacts.localTime(realMs / 1000, withDate: withDate)
+}
+
+extension ProcessSnapshot {
+  /// What signals do about secrets, or did.
+  package var wipeLine: String {
+    let signal = endedBySignal.map { " by signal \($0)" } ?? ""
+    switch wipe {
+    case "done": return "everything was wiped\(signal)"
+    case "left": return "everything was wiped\(signal), but windows stayed open for writing"
+    case "begun": return "a wipe was begun\(signal), and its end is n/a"
+    case let word?: return word
+    case nil:
+      return emergencyWipe.map {
+        $0 ? "signals that end the process wipe first" : "at exit alone: signals wipe nothing"
+      } ?? "n/a"
+    }
+  }
 }

@@ -227,7 +227,12 @@ package struct ProcessSnapshot: Equatable, Sendable {
   package var addresses: String?
   /// The pid of a debugger; nil when not known, 0 when there is none.
   package var debugger: Int32?
+  /// Whether signals wipe.
   package var emergencyWipe: Bool?
+  /// How far a signal's wipe came: `begun`, `done`, `left` (but for open windows); nil without one.
+  package var wipe: String?
+  /// The signal whose handler wiped.
+  package var endedBySignal: UInt64?
   package var heartbeatAt: UInt64?
   package var path: SafeText
 }

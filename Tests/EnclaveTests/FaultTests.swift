@@ -91,6 +91,7 @@
           }
         } catch { note(error) }
       }
+      do { try EmergencyWipe.install(signals: [SIGUSR2]) } catch { note(error) }
       do {
         let arena = try Arena("input", .init(lock: .preferred))
         var secret = try arena.allocate(byteCount: 4)
@@ -151,6 +152,7 @@
     var absent: Set<SystemCall> = []
     if !keysAreHere { absent.formUnion([.tagChunk, .sealChunk, .discardChunk]) }
     if !sealsAreHere { absent.insert(.discardChunk) }
+    absent.insert(.alternateStack)  // made in C, where threads begin
     return absent
   }()
 
@@ -164,6 +166,7 @@
     .makeStatsDirectory: "is told by the opening of the directory",
     .removeStalePage: "is left to the next publisher",
     .unlockChunk: "is only made after a failed lock",
+    .alternateStack: "leaves the handler on the thread's own stack",
     .registerBarrier: "falls back to a fence in each window",
     .allocateKey: "falls back to pages, or to a key that is shared",
     .openStatsDirectory: "goes on to the next place", .checkStatsDirectory: "the same",

@@ -203,7 +203,7 @@ struct FieldTests {
       [
         "pid": peer.pid, "publisherPid": peer.pid, "name": "test-publisher", "uid": geteuid(),
         "state": "live", "dumpable": 1, "addresses": "published", "debuggerPid": 0,
-        "emergencyWipe": null, "page": path,
+        "emergencyWipe": 0, "page": path,
       ], "process")
     let started = (process["startedAt"] as! NSNumber).uint64Value
     #expect(started >= begun - 1000 && started < begun + 20_000)
@@ -242,7 +242,7 @@ struct FieldTests {
       words["process"] as! [String: Any],
       [
         "state": 1, "memlockSoft": 65536, "memlockHard": 131072, "arenas": 1, "addresses": 1,
-        "dumpable": 1, "emergencyWipe": 0,
+        "dumpable": 1, "emergencyWipe": 2, "endedBySignal": 0,
       ], "process words")
     let arena = ((words["tables"] as! [String: Any])["arena"] as! [[String: Any]])[0]
     expect(arena, ["state": 1, "keyNumber": UInt64.max, "nameLength": 5], "arena words")

@@ -282,6 +282,14 @@ enclave_status enclave_fill_random(void *start, size_t size);
  * ENCLAVE_ERROR_DESTROYED. Waits for no window: closing one that was open says so. */
 void enclave_wipe_everything(void);
 
+/* Has signals that end the process (HUP, INT, QUIT, PIPE, ALRM, TERM, USR1, USR2, XCPU, XFSZ) and faults
+ * (SEGV, BUS, ILL, FPE, TRAP, SYS, ABRT) wipe every arena first, and then do what they would have
+ * done. What is ignored stays ignored, and a termination signal with a handler of the application's
+ * stays the application's; its handler of a fault runs first, and where it leaves the disposition
+ * at default, everything is wiped. Best called before there are threads. ENCLAVE_ERROR_SYSTEM with
+ * sigaction(2)'s answer. */
+enclave_status enclave_wipe_on_signals(void);
+
 /* ---- Violations ----------------------------------------------------------------------------- */
 
 typedef enum enclave_violation_kind {

@@ -5,6 +5,8 @@
 #include <linux/capability.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <elf.h>
 #include <sys/mman.h>
@@ -144,6 +146,91 @@ void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go) 
   *ready = 1;
   while (!*go) __asm__ volatile("" ::"r"(value) : "memory");
 #endif
+}
+
+static int use_up(const volatile char *secret, unsigned depth) {
+  volatile char copy[256];
+  for (unsigned i = 0; i < sizeof copy; i++) copy[i] = secret[i % 32];
+  return depth == 0 ? copy[3] : use_up(secret, depth - 1) + copy[depth % 256];
+}
+
+__attribute__((noinline)) void ct_crash_with(const void *secret, char how) {
+  volatile char spill[64];
+  for (unsigned i = 0; i < sizeof spill; i++) spill[i] = ((const char *)secret)[i % 32];
+  if (how == 'a') abort();
+  if (how == 'k') raise(SIGTERM);
+  if (how == 's') use_up(secret, 1u << 30);
+#if defined(__x86_64__)
+  if (how == 'f') {
+    __asm__ volatile(
+        "movdqu (%0), %%xmm0\n\tmovdqu 16(%0), %%xmm7\n\tmovdqu (%0), %%xmm15\n\t"
+        "movq (%0), %%rax\n\tmovq 8(%0), %%rbx\n\tmovq 16(%0), %%r12\n\tmovq 24(%0), %%r13\n\t"
+        "movq 3(%0), %%r8\n\tmovq %0, %%r14\n\tmovq %0, %%r15\n\tmovq %1, %%r10\n\t"
+        "subq $256, %%rsp\n\tmovdqu %%xmm0, (%%rsp)\n\tmovdqu %%xmm7, 16(%%rsp)\n\t"
+        "movl $1, 0"
+        :
+        : "D"(secret), "S"(spill)
+        : "memory", "rax", "rbx", "r8", "r10", "r12", "r13", "r14", "r15", "xmm0", "xmm7", "xmm15");
+  }
+#endif
+  __builtin_trap();
+}
+
+size_t ct_places(const void *bytes, size_t length, const uint8_t *masked, size_t count, uint8_t mask,
+                 size_t *offsets, size_t room) {
+  static const char zeros[4096];
+  const unsigned char *at = bytes;
+  // A bit for each pair of bytes that a window may begin with.
+  unsigned char begins[8192] = {0};
+  for (size_t i = 0; i + 8 <= count; i++) {
+    unsigned pair = masked[i] | (unsigned)masked[i + 1] << 8;
+    begins[pair >> 3] |= 1u << (pair & 7);
+  }
+  size_t found = 0;
+  for (size_t offset = 0; offset + 8 <= length; offset++) {
+    if (offset % 4096 == 0 && offset + 4096 <= length && memcmp(at + offset, zeros, 4096) == 0) {
+      offset += 4095 - 8;  // a window may begin in its last bytes
+      continue;
+    }
+    unsigned pair = (at[offset] ^ mask) | (unsigned)(at[offset + 1] ^ mask) << 8;
+    if (!(begins[pair >> 3] & 1u << (pair & 7))) continue;
+    for (size_t i = 0; i + 8 <= count; i++) {
+      size_t same = 0;
+      while (same < 8 && (at[offset + same] ^ mask) == masked[i + same]) same++;
+      if (same < 8) continue;
+      if (found < room) offsets[found] = offset;
+      found++;
+      offset += 63;  // one place, not each of its windows
+      break;
+    }
+  }
+  return found;
+}
+
+int ct_close_from(void *actions, int from) {
+  return posix_spawn_file_actions_addclosefrom_np(actions, from);
+}
+
+int ct_stop_at_exit(int pid) {
+  return ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXIT) < 0 ? -errno : 0;
+}
+
+int ct_wait_for_exit(int pid) {
+  for (;;) {
+    int status;
+    if (waitpid(pid, &status, __WALL) < 0) return -errno;
+    if (!WIFSTOPPED(status)) return -ESRCH;
+    if (status >> 16 == PTRACE_EVENT_EXIT) return 0;
+    int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+    if (ptrace(PTRACE_CONT, pid, 0, signal) < 0) return -errno;
+  }
+}
+
+int ct_let_go(int pid) {
+  int status;
+  ptrace(PTRACE_CONT, pid, 0, 0);
+  if (waitpid(pid, &status, __WALL) < 0) return -errno;
+  return status;
 }
 
 int ct_drop_lock_capability(void) {

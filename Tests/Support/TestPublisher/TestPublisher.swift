@@ -18,6 +18,9 @@
 //   churn SLOT THREADS              threads that allocate and free until the end
 //   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
 //   overflow SLOT                   one byte behind the last secret (gate none), and frees it
+//   wipe-on-signals                 EmergencyWipe.install
+//   storm SLOT pages|none|key       threads that use the last secret in every way until the end
+//   crash SLOT fault|trap|abort|kill|stack  in a window to the last secret
 //   exit
 //
 // Names come from a pool: labels are literals.
@@ -249,6 +252,53 @@ extension Host {
         }
         return ""
     #endif
+    case "wipe-on-signals":
+      try EmergencyWipe.install()
+      return ""
+    #if Vault
+      case "storm":
+        // Threads that copy, free, grow, encrypt, decrypt and rotate, whatever they get, until the
+        // end: none of them has the bytes anywhere but in the library.
+        guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+        let gate: Arena.Gate = try word(2) == "pages" ? .pages : try word(2) == "key" ? .key : .none
+        let slabs = try Arena("slabs", .init(lock: .preferred, gate: gate))
+        let pages = try Arena("pages", .init(layout: .isolated, lock: .preferred, gate: gate))
+        let vault = try Vault("vault", lock: .preferred, gate: gate)
+        spawnThread { while true { _ = try? secret.copy(into: pages) } }
+        spawnThread {
+          while true {
+            var copies: [SharedSecret] = []
+            for _ in 0..<500 {
+              if let copy = try? secret.copy(into: slabs) { copies.append(SharedSecret(copy)) }
+            }
+          }
+        }
+        spawnThread {
+          while true {
+            guard let encrypted = try? vault.encrypt(secret) else { continue }
+            _ = try? vault.decrypt(encrypted, into: slabs)
+          }
+        }
+        spawnThread {
+          while true {
+            var held: [Encrypted] = []
+            for _ in 0..<3 {
+              if let one = try? vault.encrypt(secret) { held.append(Encrypted(one)) }
+            }
+            try? vault.rotate()
+            _ = consume held
+          }
+        }
+        return ""
+    #endif
+    case "crash":
+      // Inside of a window, with the secret wherever it can be.
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      let how = try word(2).utf8.first!
+      try secret.withBytes { bytes in
+        unsafe bytes.withUnsafeBytes { unsafe ct_crash_with($0.baseAddress!, CChar(how)) }
+      }
+      return ""
     case "stop-at-exit":
       // Handlers run in the opposite order: this one, which is there before the first arena, after
       // the library's.

@@ -39,4 +39,25 @@ long ct_registers(int tid, void *bytes, size_t length);
 /// Leaves eight bytes in a callee-saved register and waits until *go is not 0.
 void ct_hold_in_register(uint64_t value, volatile int *ready, volatile int *go);
 
+/// Ends the process with bytes of a secret (32 of them) in general and vector registers, with
+/// registers that point at it, and a copy of it in the frame: by a fault ('f'), a trap ('t'),
+/// abort(3) ('a'), raise(3) of SIGTERM ('k'), or a stack that ends ('s').
+void ct_crash_with(const void *secret, char how);
+
+/// Where any eight consecutive bytes of a pattern stand that is known masked alone: up to `room`
+/// offsets, one for each place. Their number.
+size_t ct_places(const void *bytes, size_t length, const uint8_t *masked, size_t count, uint8_t mask,
+                 size_t *offsets, size_t room);
+
+/// Has a process that this one started stand still at its exit (ptrace(2), PTRACE_O_TRACEEXIT): its
+/// memory is still there. By the thread that then waits. 0 or -errno.
+int ct_stop_at_exit(int pid);
+/// Waits for that; signals on the way are delivered. 0 when it stands, -errno when it does not.
+int ct_wait_for_exit(int pid);
+/// Lets it go, and waits for its end: its status as of waitpid(2).
+int ct_let_go(int pid);
+
+/// posix_spawn_file_actions_addclosefrom_np(3), which Swift does not import.
+int ct_close_from(void *actions, int from);
+
 #endif

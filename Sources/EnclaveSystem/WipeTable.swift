@@ -1,0 +1,79 @@
+// The wipe table, as Swift sees it: what a signal handler wipes. See CEnclaveWipe.h.
+
+internal import CEnclaveSystem
+
+/// A chunk's entry in the wipe table.
+@safe
+package struct WipeEntry: BitwiseCopyable {
+  private let raw: UnsafeMutableRawPointer
+  private var entry: UnsafeMutablePointer<ces_wipe_entry> {
+    unsafe raw.assumingMemoryBound(to: ces_wipe_entry.self)
+  }
+
+  /// Enters a chunk that holds nothing yet.
+  package init(data: UnsafeMutableRawPointer, gate: Gate) throws(SystemFailure) {
+    var made: UnsafeMutableRawPointer?
+    try perform(.extendWipeTable) {
+      let entry = unsafe ces_wipe_add(data, gate.raw.assumingMemoryBound(to: ces_gate.self))
+      unsafe made = unsafe entry.map { UnsafeMutableRawPointer($0) }
+      return unsafe made == nil ? -12 : 0  // ENOMEM: mmap's answer
+    }
+    unsafe raw = unsafe made.unsafelyUnwrapped
+  }
+
+  /// So many bytes may hold secrets from now on. Before the first of them is written.
+  package func use(_ byteCount: Int) { unsafe ces_wipe_use(entry, byteCount) }
+
+  /// The contents are wiped, and the chunk goes. Does not return while a signal's wipe is under way.
+  package func remove() { unsafe ces_wipe_remove(entry) }
+}
+
+package enum WipeTable {
+  package enum Status: UInt32, Sendable {
+    case installed = 1
+    case absent = 2
+    case begun = 3
+    case done = 4
+    /// Done, but for windows that stayed open for writing.
+    case left = 5
+  }
+
+  package static var status: Status { Status(rawValue: ces_wipe_status()) ?? .absent }
+
+  /// A signal has begun to wipe: the process is ending.
+  package static var hasBegun: Bool { status.rawValue >= Status.begun.rawValue }
+
+  /// Has a signal wipe; false where it is ignored or the application's, and stays so.
+  package static func install(signal: Int32, isFault: Bool) throws(SystemFailure) -> Bool {
+    try perform(.installWipeHandler) { ces_wipe_install(signal, isFault) } > 0
+  }
+
+  package static func covers(signal: Int32) -> Bool { ces_wipe_covers(signal) }
+
+  /// What both kinds of handlers need: where the code is, and a stack for this thread.
+  package static func prepare() {
+    ces_wipe_note_code()
+    _ = ces_alternate_stack()
+  }
+
+  /// Where on the page a wipe leaves its status and its signal; nil takes it back.
+  package static func report(
+    to words: (status: UnsafeMutableRawPointer, signal: UnsafeMutableRawPointer)?
+  ) {
+    unsafe ces_wipe_report_to(
+      words?.status.assumingMemoryBound(to: UInt64.self),
+      words?.signal.assumingMemoryBound(to: UInt64.self))
+  }
+
+  /// Signals that end a process that does nothing about them: signal(7).
+  package static let terminationSignals: [Int32] = [
+    Int32(CES_SIGNAL_HUP), Int32(CES_SIGNAL_INT), Int32(CES_SIGNAL_QUIT), Int32(CES_SIGNAL_PIPE),
+    Int32(CES_SIGNAL_ALRM), Int32(CES_SIGNAL_TERM), Int32(CES_SIGNAL_USR1),
+    Int32(CES_SIGNAL_USR2), Int32(CES_SIGNAL_XCPU), Int32(CES_SIGNAL_XFSZ),
+  ]
+  /// Signals of faults, and of abort(3).
+  package static let faultSignals: [Int32] = [
+    Int32(CES_SIGNAL_ILL), Int32(CES_SIGNAL_TRAP), Int32(CES_SIGNAL_ABRT), Int32(CES_SIGNAL_BUS),
+    Int32(CES_SIGNAL_FPE), Int32(CES_SIGNAL_SEGV), Int32(CES_SIGNAL_SYS),
+  ]
+}

@@ -1,0 +1,141 @@
+// What signals did before is what they do after the wipe.
+
+import CTestSupport
+import Enclave
+import Glibc
+import TestSupport
+import Testing
+
+/// What a handler of the tests finds.
+nonisolated(unsafe) private var address = 0
+nonisolated(unsafe) private var calls = 0
+
+/// The first byte of a secret of an arena without a gate, from a signal handler.
+private func seen() -> UInt8 {
+  UnsafePointer<UInt8>(bitPattern: address)!.pointee
+}
+
+private func handle(_ signal: Int32, _ handler: @escaping @convention(c) (Int32) -> Void) {
+  var action = sigaction()
+  action.__sigaction_handler.sa_handler = handler
+  sigaction(signal, &action, nil)
+}
+
+private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
+
+@Suite struct WipeOnSignalTests {
+  static func makeSecret() throws -> Arena {
+    // The tests' runner may have started this process with signals blocked.
+    var all = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_UNBLOCK, &all, nil)
+    let arena = try Arena("keys", .init(lock: .preferred, gate: .none))
+    let start = try unsafe arena.allocate(byteCount: 32).leak()
+    start.storeBytes(of: 0x41, as: UInt8.self)
+    address = Int(bitPattern: start)
+    return arena
+  }
+
+  /// A termination signal and a fault end the process as they would have.
+  @Test func signalsDoWhatTheyWouldHaveDone() async {
+    await #expect(processExitsWith: .signal(SIGTERM)) {
+      _ = try WipeOnSignalTests.makeSecret()
+      try EmergencyWipe.install()
+      raise(SIGTERM)
+    }
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      _ = try WipeOnSignalTests.makeSecret()
+      try EmergencyWipe.install()
+      raise(SIGSEGV)
+    }
+    // Without any arena there is nothing to wipe.
+    await #expect(processExitsWith: .signal(SIGABRT)) {
+      try EmergencyWipe.install()
+      abort()
+    }
+  }
+
+  @Test func whatIsIgnoredStaysIgnored() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try WipeOnSignalTests.makeSecret()
+      ignore(SIGHUP)
+      ignore(SIGBUS)
+      try EmergencyWipe.install()
+      raise(SIGHUP)
+      raise(SIGBUS)
+      let covered = EmergencyWipe.coveredSignals
+      guard seen() == 0x41, !covered.contains(SIGHUP), !covered.contains(SIGBUS),
+        covered.contains(SIGTERM), covered.contains(SIGSEGV)
+      else { exit(2) }
+      _ = try arena.allocate(byteCount: 32)
+    }
+  }
+
+  /// A termination signal that the application handles is the application's alone.
+  @Test func theApplicationsTerminationIsItsOwn() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try WipeOnSignalTests.makeSecret()
+      handle(SIGTERM) { _ in calls += 1 }
+      try EmergencyWipe.install()
+      raise(SIGTERM)
+      raise(SIGTERM)
+      guard calls == 2, seen() == 0x41 else { exit(2) }
+      _ = try arena.allocate(byteCount: 32)
+    }
+  }
+
+  /// An application's handler of faults runs first, and where it deals with the fault nothing is
+  /// wiped.
+  @Test func theApplicationsFaultsAreItsOwnWhileItDealsWithThem() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try WipeOnSignalTests.makeSecret()
+      handle(SIGSEGV) { _ in calls += 1 }
+      try EmergencyWipe.install()
+      raise(SIGSEGV)
+      guard calls == 1, seen() == 0x41, ct_try_read(1) != 0 else { exit(2) }
+      _ = try arena.allocate(byteCount: 32)
+    }
+    // It gives up: then everything is wiped (which its second call, as another signal's, sees).
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      _ = try WipeOnSignalTests.makeSecret()
+      handle(SIGSEGV) { _ in
+        if seen() != 0x41 { _exit(3) }  // it came too late
+        signal(SIGSEGV, SIG_DFL)
+      }
+      try EmergencyWipe.install()
+      raise(SIGSEGV)
+    }
+  }
+
+  @Test func signalsThatCannotBeHandledAreAnError() async {
+    await #expect(processExitsWith: .success) {
+      do {
+        try EmergencyWipe.install(signals: [SIGTERM, SIGKILL])
+        exit(2)
+      } catch EnclaveError.system(let failure) {
+        guard failure.call.function == "sigaction", failure.errno == EINVAL else { exit(3) }
+      }
+      guard EmergencyWipe.coveredSignals == [SIGTERM] else { exit(4) }
+      try EmergencyWipe.install()
+      try EmergencyWipe.install()
+      guard EmergencyWipe.coveredSignals.contains(SIGABRT) else { exit(5) }
+    }
+  }
+
+  /// A forked child's signals are its own: they harm nothing of the parent's.
+  @Test func aChildsSignalsWipeNothing() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try WipeOnSignalTests.makeSecret()
+      try EmergencyWipe.install()
+      let child = ct_fork()
+      if child == 0 {
+        raise(SIGTERM)
+        _exit(9)
+      }
+      var status: Int32 = 0
+      guard waitpid(child, &status, 0) == child, status & 0x7f == SIGTERM else { exit(2) }
+      guard seen() == 0x41 else { exit(3) }
+      _ = try arena.allocate(byteCount: 32)
+    }
+  }
+}
