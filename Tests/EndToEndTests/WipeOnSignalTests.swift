@@ -13,6 +13,16 @@ import Testing
     + (ProcessInfo.processInfo.environment["CRASHING_PROGRAMS"] ?? "").split(separator: ":")
     .map(String.init)
 
+  /// The runtime's reporter, which a program that is linked statically does not find by itself.
+  static let reporter: String = {
+    let swift = (try? Launch(["which", "swift"]).run().output) ?? ""
+    let program = URL(fileURLWithPath: swift.trimmingCharacters(in: .whitespacesAndNewlines))
+      .resolvingSymlinksInPath()
+    let path = program.deletingLastPathComponent().deletingLastPathComponent()
+      .appending(path: "libexec/swift/linux/swift-backtrace").path
+    return FileManager.default.isExecutableFile(atPath: path) ? ",swift-backtrace=\(path)" : ""
+  }()
+
   /// Eight bytes of the pattern in a text: as numbers, as bytes in either order, with spaces or not.
   func traces(_ seed: UInt64, in text: String) -> Int {
     let dense = text.filter { $0 != " " && $0 != "·" }
@@ -28,7 +38,7 @@ import Testing
       let scratch = try Scratch(onTmpfs: true)
       let ended = try Launch(
         [program, "\(seed)"], stats: scratch,
-        environment: ["SWIFT_BACKTRACE": "enable=yes,color=no"]
+        environment: ["SWIFT_BACKTRACE": "enable=yes,color=no\(Self.reporter)"]
       ).run(
         input: """
           \(isInstalled ? "wipe-on-signals" : "nothing")
