@@ -76,6 +76,8 @@ void ces_wipe_remove(ces_wipe_entry *entry) {
   ces_spin_unlock(&table_lock);
 }
 
+void ces_wipe_forget_lock(void) { ces_spin_reset(&table_lock); }
+
 // --- Status ------------------------------------------------------------------------------------
 
 static uint32_t installed;  // handlers

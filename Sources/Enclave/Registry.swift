@@ -63,6 +63,7 @@ package enum Registry {
       unsafe state.pointee.vaults = []
       unsafe state.pointee.listedVaults = 0
       KeyPool.forget()
+      WipeTable.forgetLock()
       unsafe state.pointee.publication = nil
       unsafe state.pointee.generation = 0
       unsafe forgetLock(word)

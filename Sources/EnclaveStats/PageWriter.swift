@@ -320,7 +320,6 @@ package final class PageWriter: @unchecked Sendable {
     unsafe storeRelaxed(ProcessFacts.bootMilliseconds, at: UnsafeMutableRawPointer(clock))
   }
 
-  /// Rewrites the process record and the table of calls. One thread at a time.
   /// Where a signal's wipe leaves its status, and the signal.
   package var wipeWords: (status: UnsafeMutableRawPointer, signal: UnsafeMutableRawPointer) {
     func word(_ word: ProcessWord) -> UnsafeMutableRawPointer {
@@ -329,6 +328,7 @@ package final class PageWriter: @unchecked Sendable {
     return unsafe (word(.emergencyWipe), word(.endedBySignal))
   }
 
+  /// Rewrites the process record and the table of calls. One thread at a time.
   package func write(_ heartbeat: Heartbeat) {
     func limit(_ value: UInt64?) -> UInt64 {
       guard let value else { return PageFormat.unknown }
@@ -349,7 +349,7 @@ package final class PageWriter: @unchecked Sendable {
     unsafe record.set(.events, nextEvent.pointee)
     record.set(.addresses, heartbeat.addresses.rawValue)
     record.set(.dumpable, heartbeat.isDumpable.map { $0 ? 1 : 2 } ?? 0)
-    record.set(.emergencyWipe, UInt64(WipeTable.status.rawValue))
+    record.set(.emergencyWipe, UInt64(WipeTable.status))
     record.set(.arenasDestroyed, heartbeat.arenasDestroyed)
     record.set(.retiredMappings, heartbeat.retiredMappings)
     record.set(.retiredBytes, heartbeat.retiredBytes)

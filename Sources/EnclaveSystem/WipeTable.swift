@@ -29,19 +29,14 @@ package struct WipeEntry: BitwiseCopyable {
 }
 
 package enum WipeTable {
-  package enum Status: UInt32, Sendable {
-    case installed = 1
-    case absent = 2
-    case begun = 3
-    case done = 4
-    /// Done, but for windows that stayed open for writing.
-    case left = 5
-  }
-
-  package static var status: Status { Status(rawValue: ces_wipe_status()) ?? .absent }
+  /// CES_WIPE_…, which is also what stands on the page.
+  package static var status: UInt32 { ces_wipe_status() }
 
   /// A signal has begun to wipe: the process is ending.
-  package static var hasBegun: Bool { status.rawValue >= Status.begun.rawValue }
+  package static var hasBegun: Bool { ces_wipe_status() >= CES_WIPE_BEGUN }
+
+  /// In a forked child.
+  package static func forgetLock() { ces_wipe_forget_lock() }
 
   /// Has a signal wipe; false where it is ignored or the application's, and stays so.
   package static func install(signal: Int32, isFault: Bool) throws(SystemFailure) -> Bool {

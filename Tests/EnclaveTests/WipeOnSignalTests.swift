@@ -95,15 +95,45 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       guard calls == 1, seen() == 0x41, ct_try_read(1) != 0 else { exit(2) }
       _ = try arena.allocate(byteCount: 32)
     }
-    // It gives up: then everything is wiped (which its second call, as another signal's, sees).
-    await #expect(processExitsWith: .signal(SIGSEGV)) {
-      _ = try WipeOnSignalTests.makeSecret()
-      handle(SIGSEGV) { _ in
-        if seen() != 0x41 { _exit(3) }  // it came too late
-        signal(SIGSEGV, SIG_DFL)
+  }
+
+  /// What is in memory when a process stands still at its exit, that a signal ended: of itself
+  /// (`default`), after the application's handler gave up, and without the call (the control).
+  @Test(arguments: ["default", "given up", "not installed"], [SIGSEGV, SIGTERM])
+  func theContentsAreGone(how: String, signal: Int32) async {
+    if how == "given up", signal == SIGTERM { return }  // is the application's own
+    await #expect(processExitsWith: .success) { [how = how as String, signal = signal as Int32] in
+      var (up, down): ([Int32], [Int32]) = ([0, 0], [0, 0])
+      guard pipe(&up) == 0, pipe(&down) == 0 else { exit(2) }
+      let child = ct_fork()
+      if child == 0 {
+        _ = try WipeOnSignalTests.makeSecret()
+        if how == "given up" {
+          handle(signal) { number in
+            if seen() != 0x41 { _exit(3) }  // it was not the first
+            Glibc.signal(number, SIG_DFL)
+          }
+        } else {
+          Glibc.signal(signal, SIG_DFL)
+        }
+        var go: UInt8 = 0
+        if how != "not installed" { try EmergencyWipe.install() }
+        guard seen() == 0x41, write(up[1], &address, 8) == 8, read(down[0], &go, 1) == 1 else {
+          _exit(4)
+        }
+        raise(signal)
+        _exit(5)
       }
-      try EmergencyWipe.install()
-      raise(SIGSEGV)
+      var place = 0
+      guard read(up[0], &place, 8) == 8, ct_stop_at_exit(child) == 0, write(down[1], "x", 1) == 1,
+        ct_wait_for_exit(child) == 0
+      else { exit(6) }
+      let memory = open("/proc/\(child)/mem", O_RDONLY)
+      var byte: UInt8 = 7
+      guard pread(memory, &byte, 1, off_t(place)) == 1 else { exit(7) }
+      let status = ct_let_go(child)
+      guard status & 0x7f == signal else { exit(8) }
+      guard byte == (how == "not installed" ? 0x41 : 0) else { exit(9) }
     }
   }
 

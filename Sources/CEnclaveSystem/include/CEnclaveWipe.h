@@ -46,7 +46,10 @@ static inline void ces_wipe_use(ces_wipe_entry *entry, size_t used) {
   __atomic_store_n(&entry->used, used, __ATOMIC_RELEASE);
 }
 void ces_wipe_remove(ces_wipe_entry *entry);
+/// In a forked child: a thread of the parent may have held the table's lock.
+void ces_wipe_forget_lock(void);
 
+/// The page's EmergencyWipe, too.
 enum : uint32_t {
   CES_WIPE_INSTALLED = 1,  // some handler is in place
   CES_WIPE_ABSENT = 2,
