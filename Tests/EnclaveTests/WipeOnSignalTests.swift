@@ -24,15 +24,15 @@ private func handle(_ signal: Int32, _ handler: @escaping @convention(c) (Int32)
 private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
 
 @Suite struct WipeOnSignalTests {
-  static func makeSecret() throws -> Arena {
+  static func makeSecret(gate: Arena.Gate = .none) throws -> Arena {
     // The tests' runner may have started this process with signals blocked.
     var all = sigset_t()
     sigfillset(&all)
     pthread_sigmask(SIG_UNBLOCK, &all, nil)
-    let arena = try Arena("keys", .init(lock: .preferred, gate: .none))
-    let start = try unsafe arena.allocate(byteCount: 32).leak()
-    start.storeBytes(of: 0x41, as: UInt8.self)
-    address = Int(bitPattern: start)
+    let arena = try Arena("keys", .init(lock: .preferred, gate: gate))
+    var secret = try arena.allocate(byteCount: 32)
+    try secret.withMutableBytes { $0.storeBytes(of: 0x41, toByteOffset: 0, as: UInt8.self) }
+    address = Int(bitPattern: unsafe secret.leak())
     return arena
   }
 
@@ -98,8 +98,8 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
   }
 
   /// What is in memory when a process stands still at its exit, that a signal ended: of itself
-  /// (`default`), after the application's handler gave up, and without the call (the control).
-  @Test(arguments: ["default", "given up", "not installed"], [SIGSEGV, SIGTERM])
+  /// (`default`; `closed`: under a key, or pages), after the application's handler gave up, and without the call (the control).
+  @Test(arguments: ["default", "closed", "given up", "not installed"], [SIGSEGV, SIGTERM])
   func theContentsAreGone(how: String, signal: Int32) async {
     if how == "given up", signal == SIGTERM { return }  // is the application's own
     await #expect(processExitsWith: .success) { [how = how as String, signal = signal as Int32] in
@@ -107,7 +107,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       guard pipe(&up) == 0, pipe(&down) == 0 else { exit(2) }
       let child = ct_fork()
       if child == 0 {
-        _ = try WipeOnSignalTests.makeSecret()
+        _ = try WipeOnSignalTests.makeSecret(gate: how == "closed" ? .automatic : .none)
         if how == "given up" {
           handle(signal) { number in
             if seen() != 0x41 { _exit(3) }  // it was not the first
@@ -118,7 +118,9 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
         }
         var go: UInt8 = 0
         if how != "not installed" { try EmergencyWipe.install() }
-        guard seen() == 0x41, write(up[1], &address, 8) == 8, read(down[0], &go, 1) == 1 else {
+        guard how == "closed" || seen() == 0x41, write(up[1], &address, 8) == 8,
+          read(down[0], &go, 1) == 1
+        else {
           _exit(4)
         }
         raise(signal)
