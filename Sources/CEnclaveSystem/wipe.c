@@ -105,6 +105,7 @@ void ces_wipe_report_to(uint64_t *status, uint64_t *signal) {
 static uint32_t guarded;  // the thread whose faults these are, 0 when there is none
 static struct sigaction before_segv, before_bus;
 static uintptr_t wiping_from, wiping_to;
+static unsigned repairs;  // of this entry; pages under somebody else's key fault for ever
 static sigjmp_buf skip;
 
 static uint32_t this_thread(void) { return (uint32_t)syscall(SYS_gettid); }
@@ -117,7 +118,8 @@ static void on_own_fault(int signal, siginfo_t *info, void *context) {
     return;
   }
   uintptr_t at = (uintptr_t)info->si_addr;
-  if (at >= wiping_from && at < wiping_to &&
+  enum { MOST_REPAIRS = 4096 };
+  if (at >= wiping_from && at < wiping_to && repairs++ < MOST_REPAIRS &&
       mprotect((void *)wiping_from, wiping_to - wiping_from, PROT_READ | PROT_WRITE) == 0) {
     return;
   }
@@ -173,6 +175,7 @@ static void wipe_entry(ces_wipe_entry *entry, uint32_t keys) {
   if (used == 0) return;
   wiping_from = (uintptr_t)entry->data;
   wiping_to = wiping_from + used;
+  repairs = 0;
   if (sigsetjmp(skip, 0) == 0) {
     // After a fault the kernel has closed all keys again.
     if (keys) ces_wrpkru(ces_rdpkru() & ~keys);
