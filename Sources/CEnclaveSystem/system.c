@@ -156,6 +156,7 @@ void ces_reset_fork_word(void) {
 }
 
 struct ticker {
+  const char *name;
   uint32_t interval_ms;
   int (*tick)(void *);
   void *context;
@@ -164,16 +165,17 @@ struct ticker {
 static void *ticker_main(void *argument) {
   struct ticker ticker = *(struct ticker *)argument;
   free(argument);
-  prctl(PR_SET_NAME, "enclave-stats", 0, 0, 0);
+  prctl(PR_SET_NAME, ticker.name, 0, 0, 0);
   do ces_sleep_ms(ticker.interval_ms);
   while (ticker.tick(ticker.context) != 0);
   return NULL;
 }
 
-int64_t ces_start_ticker(uint32_t interval_ms, int (*tick)(void *), void *context) {
+int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(void *),
+                         void *context) {
   struct ticker *ticker = malloc(sizeof *ticker);
   if (!ticker) return -ENOMEM;
-  *ticker = (struct ticker){interval_ms, tick, context};
+  *ticker = (struct ticker){name, interval_ms, tick, context};
   sigset_t all, old;
   sigfillset(&all);
   // The page may be truncated under this thread as under any other: its SIGBUS must be taken.

@@ -259,9 +259,11 @@ package enum Registry {
       state.publication = publication
       unsafe WipeTable.report(to: file.writer.wipeWords)
       do throws(SystemFailure) {
-        try perform(.startTicker) {
-          unsafe PageCalls.startTicker(everyMs: options.tickMilliseconds, number: number) {
-            number in
+        try perform(.startThread) {
+          unsafe PageCalls.startTicker(
+            named: "enclave-stats", everyMs: options.tickMilliseconds,
+            context: UnsafeMutableRawPointer(bitPattern: UInt(number))
+          ) { number in
             asLibrary { Registry.tick(UInt64(UInt(bitPattern: number))) ? 1 : 0 }
           }
         }

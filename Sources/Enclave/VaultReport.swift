@@ -18,12 +18,17 @@ package struct VaultReport: Sendable {
   package var decryptions: UInt64
   package var failures: UInt64
   package var rotations: UInt64
+  package var failedRotations: UInt64
   package var lastRotatedAtMs: UInt64?
+  package var streams: Int
+  package var streamChunks: Int
+  package var streamBytes: Int
 
   package init(
     cipher: Cipher, epoch: UInt64, entries: Int, bytes: Int, entriesOfOldEpoch: Int,
     encryptions: UInt64, decryptions: UInt64, failures: UInt64, rotations: UInt64,
-    lastRotatedAtMs: UInt64?
+    failedRotations: UInt64, lastRotatedAtMs: UInt64?, streams: Int, streamChunks: Int,
+    streamBytes: Int
   ) {
     self.cipher = cipher
     self.epoch = epoch
@@ -34,7 +39,11 @@ package struct VaultReport: Sendable {
     self.decryptions = decryptions
     self.failures = failures
     self.rotations = rotations
+    self.failedRotations = failedRotations
     self.lastRotatedAtMs = lastRotatedAtMs
+    self.streams = streams
+    self.streamChunks = streamChunks
+    self.streamBytes = streamBytes
   }
 }
 
@@ -92,6 +101,10 @@ extension Registry {
       record.set(.failures, report.failures)
       record.set(.rotations, report.rotations)
       record.set(.lastRotatedAtMs, report.lastRotatedAtMs ?? PageFormat.unknown)
+      record.set(.failedRotations, report.failedRotations)
+      record.set(.streams, UInt64(report.streams))
+      record.set(.streamChunks, UInt64(report.streamChunks))
+      record.set(.streamBytes, UInt64(report.streamBytes))
       record.end()
     }
     state.listedVaults = min(vaults.count, capacity)

@@ -231,6 +231,10 @@ package enum VaultWord: Int, CaseIterable, TableWord {
   case failures = 9
   case rotations = 10
   case lastRotatedAtMs = 11
+  case failedRotations = 12
+  case streams = 13
+  case streamChunks = 14
+  case streamBytes = 15  // of plaintext
 }
 
 /// Reserved: `kind` is 0 until a publisher writes such records.

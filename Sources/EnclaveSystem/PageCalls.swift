@@ -50,12 +50,14 @@ package enum PageCalls {
   }
   package static func close(_ fd: Int32) { _ = ces_close(fd) }
 
-  /// Starts the thread that keeps a page's time; it calls `tick` until that returns false.
+  /// Starts a thread that calls `tick` at each interval until that returns 0.
   package static func startTicker(
-    everyMs interval: UInt32, number: UInt64,
+    named name: StaticString, everyMs interval: UInt32, context: UnsafeMutableRawPointer?,
     _ tick: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int32
   ) -> Int64 {
-    unsafe ces_start_ticker(interval, tick, UnsafeMutableRawPointer(bitPattern: UInt(number)))
+    unsafe ces_start_ticker(
+      UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self), interval, tick,
+      context)
   }
   package static func atExit(_ handler: @escaping @convention(c) () -> Void) -> Int64 {
     ces_at_exit(handler)

@@ -39,7 +39,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case lockPage = 27
   case restrictPage = 28
   case linkPage = 29
-  case startTicker = 30
+  case startThread = 30
   case readMemlockLimit = 31
   case readDumpable = 32
   case removeStalePage = 33
@@ -85,7 +85,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .lockPage: "fcntl(F_SETLK)"
     case .restrictPage: "fchmod"
     case .linkPage: "linkat"
-    case .startTicker: "pthread_create"
+    case .startThread: "pthread_create"
     case .readMemlockLimit: "getrlimit(RLIMIT_MEMLOCK)"
     case .readDumpable: "prctl(PR_GET_DUMPABLE)"
     case .removeStalePage: "unlinkat"
@@ -134,7 +134,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .lockPage: "lock the stats page's file for life"
     case .restrictPage: "make the stats page read-only"
     case .linkPage: "give the stats page its name"
-    case .startTicker: "start the thread that keeps the page's time"
+    case .startThread: "start a thread of the library's"
     case .readMemlockLimit: "read the memlock limit"
     case .readDumpable: "ask whether the process is dumpable"
     case .removeStalePage: "remove the page of a process that is gone"

@@ -14,6 +14,8 @@
     var nonce: UInt64
     let byteCount: Int
     let label: LabelKey
+    /// Where in a stream a chunk of one belongs: what `.secret` is no chunk of.
+    var chunk: ChunkPlace
     var previous: UnsafeMutablePointer<Entry>?
     var next: UnsafeMutablePointer<Entry>?
     var tag: (UInt64, UInt64) = (0, 0)

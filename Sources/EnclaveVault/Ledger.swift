@@ -60,7 +60,9 @@
         cipher: cipher == .aes256gcm ? .aes256gcm : .xchacha20poly1305, epoch: now.epoch,
         entries: now.entries, bytes: now.bytes, entriesOfOldEpoch: now.entriesOfOldEpoch,
         encryptions: now.encryptions, decryptions: now.decryptions, failures: now.failures,
-        rotations: now.rotations, lastRotatedAtMs: withCore { $0.lastRotatedAtMs })
+        rotations: now.rotations, failedRotations: now.failedRotations,
+        lastRotatedAtMs: withCore { $0.lastRotatedAtMs }, streams: now.streams,
+        streamChunks: now.streamChunks, streamBytes: now.streamBytes)
     }
   }
 
@@ -72,14 +74,23 @@
 
     mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
       unsafe self[list: Int(entry.pointee.side)].append(entry)
-      statistics.entries += 1
-      unsafe statistics.bytes += entry.pointee.byteCount
+      unsafe count(entry, by: 1)
     }
 
     mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
       unsafe self[list: Int(entry.pointee.side)].remove(entry)
-      statistics.entries -= 1
-      unsafe statistics.bytes -= entry.pointee.byteCount
+      unsafe count(entry, by: -1)
+    }
+
+    private mutating func count(_ entry: UnsafeMutablePointer<Entry>, by one: Int) {
+      let bytes = unsafe one * entry.pointee.byteCount
+      if unsafe entry.pointee.chunk.isOfStream {
+        statistics.streamChunks += one
+        statistics.streamBytes += bytes
+      } else {
+        statistics.entries += one
+        statistics.bytes += bytes
+      }
     }
   }
 #endif

@@ -27,6 +27,7 @@
     private let ledger: Ledger
     /// Held by whoever rotates.
     private let rotation = Mutex(())
+    let timer = Mutex<RotationTimer?>(nil)
 
     /// How many messages one key encrypts before the vault rotates by itself: 2^32, what NIST SP
     /// 800-38D (8.3) allows a key; counted nonces would allow more.
@@ -44,6 +45,12 @@
       public var decryptions: UInt64 = 0
       public var failures: UInt64 = 0
       public var rotations: UInt64 = 0
+      /// Rotations of `rotate(every:)` that threw.
+      public var failedRotations: UInt64 = 0
+      public var streams = 0
+      public var streamChunks = 0
+      /// Plaintext bytes of streams that are encrypted now.
+      public var streamBytes = 0
     }
 
     /// Makes a vault with a new random key.
@@ -90,13 +97,23 @@
     /// - Throws: when the secret or the vault cannot be opened; `destroyed`, `inheritedByFork`.
     /// - Complexity: O(bytes). At the end of a key's life, a rotation.
     public func encrypt(_ secret: borrowing Secret) throws(EnclaveError) -> EncryptedSecret {
-      let (place, label) = (secret.place, secret.labelKey)
+      let place = secret.place
+      return unsafe EncryptedSecret(
+        vault: self,
+        entry: try encrypt(place, byteCount: Int(place.byteCount), label: secret.labelKey))
+    }
+
+    /// Encrypts the first bytes of a place, as a secret or as a chunk of a stream.
+    func encrypt(
+      _ place: Place, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
+    ) throws(EnclaveError) -> UnsafeMutablePointer<Entry> {
       while true {
         var made: UnsafeMutablePointer<Entry>?
         do throws(EnclaveError) {
           try place.withWindow(writing: false) { () throws(EnclaveError) in
             try withKeys { keys throws(EnclaveError) in
-              unsafe made = unsafe encrypt(place, label: label, keys)
+              unsafe made = unsafe encrypt(
+                place.address, byteCount: byteCount, label: label, chunk: chunk, keys)
             }
           }
         } catch {
@@ -104,16 +121,15 @@
           if let made = unsafe made { unsafe remove(made) }
           throw error
         }
-        if let made = unsafe made { return unsafe EncryptedSecret(vault: self, entry: made) }
+        if let made = unsafe made { return unsafe made }
         // The key has encrypted enough.
         try rotate()
       }
     }
 
     private func encrypt(
-      _ place: Place, label: LabelKey, _ keys: Keys
+      _ text: UnsafeRawPointer, byteCount: Int, label: LabelKey, chunk: ChunkPlace, _ keys: Keys
     ) -> UnsafeMutablePointer<Entry>? {
-      let byteCount = Int(place.byteCount)
       let entry = unsafe Entry.allocate(byteCount: byteCount)
       let isPlaced = withCore { core -> Bool in
         let side = core.side
@@ -121,7 +137,7 @@
         unsafe entry.initialize(
           to: Entry(
             side: UInt32(side), number: core.nextNumber, epoch: core.epoch, nonce: nonce,
-            byteCount: byteCount, label: label))
+            byteCount: byteCount, label: label, chunk: chunk))
         core.nextNumber += 1
         // In the list, and held, before the lock is left: a rotation waits for it.
         unsafe lock(Entry.word(of: entry))
@@ -134,7 +150,7 @@
         unsafe Entry.deallocate(entry)
         return nil
       }
-      unsafe seal(entry, place.address, keys)
+      unsafe seal(entry, text, keys)
       unsafe unlock(Entry.word(of: entry))
       return unsafe entry
     }
@@ -192,7 +208,7 @@
       unsafe try decrypt(encrypted.entry, into: secret.place)
     }
 
-    private func decrypt(
+    func decrypt(
       _ entry: UnsafeMutablePointer<Entry>, into place: Place
     ) throws(EnclaveError) {
       let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
@@ -330,16 +346,22 @@
       _ entry: UnsafeMutablePointer<Entry>,
       _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
     ) -> R {
+      let isChunk = unsafe entry.pointee.chunk.isOfStream
       // Field by field: neighbours in the list change the links meanwhile.
       let associated = unsafe (
         id.0, id.1, entry.pointee.epoch, entry.pointee.number, UInt64(entry.pointee.byteCount),
         UInt64(entry.pointee.label.address),
-        UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32
+        UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32,
+        entry.pointee.chunk.stream, entry.pointee.chunk.position
       )
+      // What is no chunk is bound by what stands in front of those two.
+      let bound = MemoryLayout.size(ofValue: associated) - (isChunk ? 0 : 16)
       let nonce: (UInt64, UInt64, UInt64) = unsafe (entry.pointee.nonce, 0, 0)
       return unsafe withUnsafeBytes(of: associated) { associated in
         unsafe withUnsafeBytes(of: nonce) { nonce in
-          unsafe body(nonce.baseAddress.unsafelyUnwrapped, associated)
+          unsafe body(
+            nonce.baseAddress.unsafelyUnwrapped,
+            UnsafeRawBufferPointer(rebasing: associated[..<bound]))
         }
       }
     }
@@ -382,7 +404,7 @@
       }
     }
 
-    private func withCore<R>(_ body: (inout Ledger.Core) -> R) -> R { ledger.withCore(body) }
+    func withCore<R>(_ body: (inout Ledger.Core) -> R) -> R { ledger.withCore(body) }
 
     private static func prepareSodium() throws(EnclaveError) {
       guard Sodium.isReady else { throw .cipherUnavailable("libsodium") }

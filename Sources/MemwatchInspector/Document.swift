@@ -227,7 +227,9 @@ extension VaultSnapshot {
       ("bytes", Value(bytes)), ("entriesOfOldEpoch", Value(entriesOfOldEpoch)),
       ("encryptions", Value(encryptions)), ("decryptions", Value(decryptions)),
       ("failures", Value(failures)), ("rotations", Value(rotations)),
-      ("lastRotatedAt", Value(lastRotatedAt)),
+      ("failedRotations", Value(failedRotations)), ("lastRotatedAt", Value(lastRotatedAt)),
+      ("streams", Value(streams)), ("streamChunks", Value(streamChunks)),
+      ("streamBytes", Value(streamBytes)),
     ])
   }
 }

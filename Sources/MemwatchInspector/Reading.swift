@@ -302,7 +302,9 @@ struct Reading {
       bytes: number(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
       encryptions: number(record[.encryptions]), decryptions: number(record[.decryptions]),
       failures: number(record[.failures]), rotations: number(record[.rotations]),
-      lastRotatedAt: time(record[.lastRotatedAtMs]))
+      failedRotations: number(record[.failedRotations]),
+      lastRotatedAt: time(record[.lastRotatedAtMs]), streams: number(record[.streams]),
+      streamChunks: number(record[.streamChunks]), streamBytes: number(record[.streamBytes]))
   }
 
   private func event(_ record: PageRecord<EventWord>) -> EventSnapshot {

@@ -107,12 +107,14 @@ extension Snapshot {
     if !vaults.isEmpty {
       lines.append("")
       let vaultColumns = [
-        "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "OLD EPOCH", "DECRYPTIONS", "FAILURES",
+        "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "BYTES", "OLD EPOCH",
+        "DECRYPTIONS", "FAILURES",
       ]
       let vaultRows = vaults.map { vault in
         [
           vault.name?.string ?? "n/a", vault.cipher ?? "n/a", count(vault.epoch),
           count(vault.entries), vault.bytes.map { bytes($0) } ?? "n/a",
+          count(vault.streams), vault.streamBytes.map { bytes($0) } ?? "n/a",
           count(vault.entriesOfOldEpoch), count(vault.decryptions), count(vault.failures),
         ]
       }

@@ -209,7 +209,11 @@ package struct VaultSnapshot: Equatable, Sendable {
   package var decryptions: UInt64?
   package var failures: UInt64?
   package var rotations: UInt64?
+  package var failedRotations: UInt64?
   package var lastRotatedAt: UInt64?
+  package var streams: UInt64?
+  package var streamChunks: UInt64?
+  package var streamBytes: UInt64?
 }
 
 package struct ProcessSnapshot: Equatable, Sendable {

@@ -481,12 +481,15 @@ package struct Renderer {
       let waiting =
         (vault.entriesOfOldEpoch ?? 0) == 0
         ? "" : " (\(count(vault.entriesOfOldEpoch)) of the old key)"
+      let streams =
+        (vault.streams ?? 0) == 0
+        ? "" : "   streams \(count(vault.streams)), \(size(vault.streamBytes))"
       lines.append(
         Line(
           title: "Vault",
           text: "\(vault.cipher ?? "n/a")   epoch \(count(vault.epoch))   encrypted "
             + "\(count(vault.entries)), \(size(vault.bytes))\(waiting)   decrypted "
-            + "\(count(vault.decryptions))   failures \(count(vault.failures))",
+            + "\(count(vault.decryptions))   failures \(count(vault.failures))\(streams)",
           role: (vault.failures ?? 0) > 0 ? .bad : .normal))
     }
     let rates = model.rates[arena.id]

@@ -409,7 +409,8 @@ struct Installed: Sendable {
       let said = output.fileHandleForReading.readData(ofLength: line.utf8.count + 1)
       try #require(String(decoding: said, as: UTF8.self) == line + "\n")
       var last = (-1, -1)
-      // The page's counts are written at each tick: until they stand still.
+      var since = 0
+      // What is not listed is counted at each tenth tick: until counts stand still for more than that.
       try eventually("counts stand still") {
         let shown = try memwatch(
           "snapshot", "\(process.processIdentifier)", "--format", "json", stats: stats)
@@ -418,8 +419,9 @@ struct Installed: Sendable {
           return false
         }
         let now = (heap["secretCount"] as? Int ?? -1, heap["bytesInUse"] as? Int ?? -1)
-        defer { last = now }
-        return now == last && now.0 >= 0
+        let beat = try (json(shown.output)["process"] as! [String: Any])["heartbeatAt"] as! Int
+        if now != last { (last, since) = (now, beat) }
+        return beat - since > 1500
       }
       return last
     }

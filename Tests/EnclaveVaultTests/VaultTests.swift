@@ -545,7 +545,7 @@
   }
 
   /// Runs a body in several threads; throws what any of them threw.
-  private func concurrently(_ count: Int, _ body: @escaping (Int) throws -> Void) throws {
+  func concurrently(_ count: Int, _ body: @escaping (Int) throws -> Void) throws {
     final class Shared: @unchecked Sendable {
       let body: (Int) throws -> Void
       var errors: [(any Error)?]

@@ -79,7 +79,8 @@ extern uint64_t *ces_fork_word;
 
 /// Starts a detached thread with every signal blocked. It calls `tick` every `interval_ms` until
 /// that returns 0.
-int64_t ces_start_ticker(uint32_t interval_ms, int (*tick)(void *), void *context);
+int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(void *),
+                         void *context);
 
 // --- Files -------------------------------------------------------------------------------------
 
