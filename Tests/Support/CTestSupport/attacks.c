@@ -112,6 +112,12 @@ void ct_on_signal(void (*handler)(int)) {
 
 int ct_fork(void) { return fork(); }
 int ct_raw_fork(void) { return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); }
+int ct_set_key(int key, unsigned access) { return pkey_set(key, access); }
+long ct_read_other(int pid, uintptr_t address, void *bytes, size_t length) {
+  struct iovec local = {bytes, length}, remote = {(void *)address, length};
+  long count = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+  return count < 0 ? -errno : count;
+}
 long ct_mseal(uintptr_t address, size_t length) {
   return syscall(462, address, length, 0) < 0 ? -errno : 0;
 }

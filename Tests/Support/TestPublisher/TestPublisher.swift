@@ -408,6 +408,8 @@ extension Host {
       return "\(statistics.secretCount) \(statistics.bytesInUse) \(statistics.bytesLocked)"
     case "exit":
       exit(0)
+    case "exit-at-once":
+      _exit(0)
     default:
       throw Failure(text: "unknown command")
     }

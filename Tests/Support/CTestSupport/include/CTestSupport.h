@@ -20,6 +20,10 @@ void ct_on_signal(void (*handler)(int));
 int ct_fork(void);
 /// clone(2) with no flags but SIGCHLD: a fork that the C library does not know of.
 int ct_raw_fork(void);
+/// pkey_set(3): WRPKRU.
+int ct_set_key(int key, unsigned access);
+/// process_vm_readv(2); the bytes read, or -errno.
+long ct_read_other(int pid, uintptr_t address, void *bytes, size_t length);
 long ct_mseal(uintptr_t address, size_t length);
 /// -errno of the calls that change or discard a mapping.
 int ct_mprotect(uintptr_t address, size_t length);
