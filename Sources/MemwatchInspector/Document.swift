@@ -22,7 +22,7 @@ package indirect enum Value: Equatable, Sendable {
     }
   }
 
-  init(_ number: (some BinaryInteger)?) {
+  package init(_ number: (some BinaryInteger)?) {
     self = number.map { .number(UInt64(clamping: $0)) } ?? .null
   }
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
@@ -60,10 +60,14 @@ extension Snapshot {
       ("complete", .bool(complete)),
       ("process", process.document),
       ("restart", restart.map(\.document) ?? .null),
+      ("audit", audit?.document ?? .null),
       ("memlock", memlock.document),
       ("maps", maps.document),
       ("problems", .list(problems.map(\.document))),
-      ("arenas", .list(arenas.map { $0.document(stateWord(of: $0)) })),
+      (
+        "arenas",
+        .list(arenas.map { $0.document(stateWord(of: $0), audit?.word(of: $0.id)) })
+      ),
       ("arenasUnlisted", Value(arenasUnlisted)),
       ("arenasDestroyed", Value(arenasDestroyed)),
       ("retiredMappings", Value(retiredMappings)), ("retiredBytes", Value(retiredBytes)),
@@ -140,10 +144,30 @@ extension Problem {
   }
 }
 
-extension ArenaSnapshot {
-  fileprivate func document(_ state: String) -> Value {
+extension Audit {
+  package var document: Value {
     .object([
-      ("id", Value(id)), ("name", Value(name)), ("state", .text(state)),
+      ("at", Value(at)), ("durationMs", Value(durationMs)), ("scope", .text(scope.rawValue)),
+      ("reason", Value(reason)), ("regions", Value(regions)),
+      ("findings", .list(findings.map(\.document))),
+    ])
+  }
+}
+
+extension Finding {
+  fileprivate var document: Value {
+    .object([
+      ("severity", .text(severity.rawValue)), ("kind", .text(kind.rawValue)),
+      ("arenaId", Value(arenaID)), ("claim", .text(claim)), ("kernel", .text(kernel)),
+      ("cause", .text(cause)), ("fix", .text(fix)),
+    ])
+  }
+}
+
+extension ArenaSnapshot {
+  fileprivate func document(_ state: String, _ audit: String?) -> Value {
+    .object([
+      ("id", Value(id)), ("name", Value(name)), ("state", .text(state)), ("audit", Value(audit)),
       ("layout", Value(layout)), ("gate", Value(gate)),
       ("keySharedWith", Value(keySharedWith)), ("backing", Value(backing)),
       ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),

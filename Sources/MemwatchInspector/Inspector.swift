@@ -39,6 +39,7 @@ package final class Inspector {
   private var lastSearchMs: UInt64 = 0
   private var successor: Publisher?
   private var maps = MapsCache()
+  private var auditor = Auditor()
 
   /// Counting maps reads all of /proc/PID/maps: seldom where there are many.
   private struct MapsCache {
@@ -115,8 +116,18 @@ package final class Inspector {
 
   // MARK: - Reading
 
-  /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms.
-  package func sample() -> Snapshot {
+  /// When a sample also compares the page with the mappings of the process.
+  package enum Auditing: Sendable {
+    /// At intervals that cost the process little, and when something happened.
+    case automatic
+    /// Until what was seen is certain: a second or so where pages are open that may be windows'.
+    case now
+    case never
+  }
+
+  /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms, but for
+  /// audits: those take as long as the kernel does to write smaps.
+  package func sample(auditing: Auditing = .never) -> Snapshot {
     followSuccessor()
     var reading = read()
     // The page and /proc are read one after the other: what seems to differ is looked at again
@@ -125,7 +136,39 @@ package final class Inspector {
       ProcessFacts.pause(milliseconds: 2)
       reading = read()
     }
+    audit(&reading, auditing)
     return reading.snapshot(publisher: publisher, restart: restart)
+  }
+
+  private func audit(_ reading: inout Reading, _ auditing: Auditing) {
+    defer { reading.audit = auditor.last }
+    guard reading.state == .live || reading.state == .stopped, let pid = reading.pid else {
+      auditor = Auditor()
+      return
+    }
+    switch auditing {
+    case .never: return
+    case .automatic:
+      guard let image, auditor.isDue(image, now: ProcessFacts.bootMilliseconds) else { return }
+      auditOnce(pid)
+    case .now:
+      auditOnce(pid)
+      let deadline = ProcessFacts.bootMilliseconds + 3000
+      while auditor.isUnsettled, ProcessFacts.bootMilliseconds < deadline {
+        ProcessFacts.pause(milliseconds: 20)
+        guard let image = try? reader.read() else { return }
+        self.image = image
+        if auditor.canSettle(image) { auditOnce(pid) }
+      }
+    }
+  }
+
+  private func auditOnce(_ pid: Int32) {
+    guard let image else { return }
+    auditor.audit(
+      pid: pid, isOwnUser: publisher.uid == ProcessFacts.uid, user: Users.name(publisher.uid),
+      image: image
+    ) { try? reader.read() }
   }
 
   private func read() -> Reading {
@@ -251,6 +294,7 @@ package final class Inspector {
     image = nil
     pid = next.pid
     maps = MapsCache()
+    auditor = Auditor()
   }
 }
 

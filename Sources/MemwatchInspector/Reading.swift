@@ -15,6 +15,7 @@ struct Reading {
   var probe = ProcessProbe.none
   var mapCount: Int?
   var state = PublisherState.live
+  var audit: Audit?
   var stateDetail: String?
 
   init(sampledAt: UInt64) { self.sampledAt = sampledAt }
@@ -89,6 +90,7 @@ struct Reading {
       process: process(publisher), sampledAt: sampledAt,
       complete: isFresh && (image?.isComplete ?? false))
     snapshot.restart = restart
+    snapshot.audit = audit
     guard let image else {
       snapshot.problems = processProblems(snapshot)
       return snapshot
@@ -145,7 +147,8 @@ struct Reading {
     snapshot.memlock = memlock(snapshot.arenas)
     snapshot.maps = maps(snapshot.arenas)
     addRoom(&snapshot)
-    snapshot.problems = processProblems(snapshot) + arenaProblems(snapshot)
+    snapshot.problems =
+      processProblems(snapshot) + arenaProblems(snapshot) + auditProblems(snapshot)
     snapshot.problems.sort { $0.severity < $1.severity }
     return snapshot
   }
@@ -453,7 +456,11 @@ struct Reading {
   private func arenaProblems(_ snapshot: Snapshot) -> [Problem] {
     var problems: [Problem] = []
     let memlock = snapshot.memlock
-    if claimsMoreThanLocked, let locked = memlock.locked {
+    let isFound =
+      audit?.findings.contains {
+        [.notLocked, .notMapped, .totals].contains($0.kind)
+      } ?? false
+    if claimsMoreThanLocked, !isFound, let locked = memlock.locked {
       problems.append(
         Problem(
           severity: .differs, kind: .lockedLessThanClaimed,
@@ -508,6 +515,17 @@ struct Reading {
           fix: "sudo sysctl vm.max_map_count=\(limit * 2)"))
     }
     return problems
+  }
+
+  private func auditProblems(_ snapshot: Snapshot) -> [Problem] {
+    let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name) }) { first, _ in first }
+    return (audit?.findings ?? []).map { finding in
+      let name = finding.arenaID.flatMap { names[$0] }.map { "\($0): " } ?? ""
+      return Problem(
+        severity: finding.severity, kind: .finding, arenaID: finding.arenaID,
+        text: "\(name)the page says \(finding.claim), the kernel says \(finding.kernel)",
+        fix: finding.fix)
+    }
   }
 
   /// What to type so that what is missing can be locked, in this process and from now on.

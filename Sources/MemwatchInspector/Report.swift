@@ -3,8 +3,8 @@
 import EnclaveSystem
 
 extension Snapshot {
-  /// The worst problem in one sentence, or what was seen to be right. "OK" is never said here:
-  /// nothing has compared each arena with the kernel.
+  /// The worst problem in one sentence, or what was seen to be right. "OK" is said only when an
+  /// audit compared every arena with the kernel, and nothing is unknown.
   package var verdict: String {
     let real = problems.filter { $0.severity != .note }
     if let worst = real.first {
@@ -22,18 +22,55 @@ extension Snapshot {
     }
     let locked = arenas.filter { $0.lockState == "locked" }.count
     let off = arenas.count { $0.lockState == "off" }
-    let kernel =
-      memlock.locked == nil ? "VmLck n/a" : "VmLck agrees"
     let without = off == 0 ? "" : ", \(off) asked for none"
+    if isWholeAndAudited {
+      return "OK: \(locked) of \(counted(arenas.count, "arena")) locked\(without); kernel agrees "
+        + "(\(auditAge!) ago)"
+    }
+    let vmLck = memlock.locked == nil ? "VmLck n/a" : "VmLck agrees"
+    let kernel = audit == nil ? "\(vmLck); not audited" : auditCounts
     return
       "no problem seen: \(locked) of \(counted(arenas.count, "arena")) locked\(without); "
-      + "\(kernel); not audited"
+      + "\(kernel)"
+  }
+
+  private var isWholeAndAudited: Bool {
+    guard let audit, audit.scope == .arenas, process.state == .live, complete else { return false }
+    return arenas.allSatisfy { audit.word(of: $0.id) == "agrees" && stateWord(of: $0) == "ok" }
+      && arenasUnlisted == 0 && chunksUnlisted == 0 && memlock.locked != nil
+      && process.debugger == 0
+  }
+
+  /// How long the last audit is past, at the time of rendering.
+  private var auditAge: String? {
+    audit.map { audit in
+      let ms = sampledAt + ageMs > audit.at ? sampledAt + ageMs - audit.at : 0
+      return ms < 120_000 ? "\(ms / 1000) s" : "\(ms / 60_000) min"
+    }
+  }
+
+  /// What the last audit came to.
+  package var auditCounts: String {
+    guard let audit else { return "not audited" }
+    let words = arenas.map { audit.word(of: $0.id) }
+    let (agree, differ) = (words.count { $0 == "agrees" }, words.count { $0 == "differs" })
+    let unknown = words.count - agree - differ
+    let totals = audit.findings.contains { $0.kind == .totals } ? "totals differ" : "totals agree"
+    switch audit.scope {
+    case .arenas: return "\(agree) agree, \(differ) differ, \(unknown) n/a"
+    case .totals:
+      let isKnown = audit.regions != nil || memlock.locked != nil
+      return isKnown ? "totals only: \(totals)" : "n/a"
+    case .none: return "n/a"
+    }
   }
 
   /// The kernel's side in one line.
   package var kernelLine: String {
     var parts: [String] = []
-    if let locked = memlock.locked {
+    if let auditAge {
+      parts.append("audited \(auditAge) ago: \(auditCounts)")
+    } else if let locked = memlock.locked {
       parts.append(
         locked >= memlock.lockedByArenas
           ? "VmLck \(bytes(locked)) covers the arenas' \(bytes(memlock.lockedByArenas))"
@@ -91,6 +128,7 @@ extension Snapshot {
     lines.append(
       "Maps     \(maps.inUse.map { "\($0)" } ?? "n/a") of \(maps.limit.map { "\($0)" } ?? "n/a")")
     lines.append("Kernel   \(kernelLine)")
+    if let reason = audit?.reason { lines.append("         \(reason)") }
     lines.append("Wipe     \(process.wipeLine)")
     lines.append("")
     let columns = ["ARENA", "STATE", "LOCK", "PROT", "OPEN", "SEAL", "GATE", "LAYOUT", "SECRETS"]
@@ -104,26 +142,71 @@ extension Snapshot {
       ]
     }
     lines += table([columns + ["IN USE", "LOCKED"]] + rows)
-    if !vaults.isEmpty {
-      lines.append("")
-      let vaultColumns = [
-        "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "BYTES", "OLD EPOCH",
-        "DECRYPTIONS", "FAILURES",
-      ]
-      let vaultRows = vaults.map { vault in
-        [
-          vault.name?.string ?? "n/a", vault.cipher ?? "n/a", count(vault.epoch),
-          count(vault.entries), vault.bytes.map { bytes($0) } ?? "n/a",
-          count(vault.streams), vault.streamBytes.map { bytes($0) } ?? "n/a",
-          count(vault.entriesOfOldEpoch), count(vault.decryptions), count(vault.failures),
-        ]
-      }
-      lines += table([vaultColumns] + vaultRows)
-    }
+    lines += findingLines
+    if !vaults.isEmpty { lines += [""] + vaultLines }
     lines.append("")
     lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
     for (path, value) in document.leaves { lines.append("\(path): \(plain(value))") }
     return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// What the vaults hold.
+  package var vaultLines: [String] {
+    guard !vaults.isEmpty else { return ["no vaults"] }
+    let vaultColumns = [
+      "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "BYTES", "OLD EPOCH",
+      "DECRYPTIONS", "FAILURES",
+    ]
+    let vaultRows = vaults.map { vault in
+      [
+        vault.name?.string ?? "n/a", vault.cipher ?? "n/a", count(vault.epoch),
+        count(vault.entries), vault.bytes.map { bytes($0) } ?? "n/a",
+        count(vault.streams), vault.streamBytes.map { bytes($0) } ?? "n/a",
+        count(vault.entriesOfOldEpoch), count(vault.decryptions), count(vault.failures),
+      ]
+    }
+    return table([vaultColumns] + vaultRows)
+      + ((vaultsUnlisted ?? 0) > 0 ? ["\(vaultsUnlisted!) more are not listed"] : [])
+  }
+
+  /// The audit alone, for people.
+  package var auditText: String {
+    let pid = process.pid.map { "\($0)" } ?? "n/a"
+    var lines = ["\(process.name)  pid \(pid)  \(process.state.rawValue.uppercased())"]
+    guard let audit else { return lines[0] + "\nnot audited: there is no living process\n" }
+    let count = audit.regions.map { "\($0) mappings" } ?? "no mappings"
+    lines.append("\(auditCounts)  (\(count) read in \(audit.durationMs) ms)")
+    if let reason = audit.reason { lines.append(reason) }
+    let rows = arenas.map { arena in
+      [
+        arena.name.string, audit.word(of: arena.id) ?? "n/a", arena.lockState ?? "n/a",
+        arena.gate ?? "n/a", arena.sealState ?? "n/a", arena.forkProtection ?? "n/a",
+        arena.dumpProtection ?? "n/a",
+      ]
+    }
+    lines += table([["ARENA", "KERNEL", "LOCK", "GATE", "SEAL", "FORK", "DUMPS"]] + rows)
+    if arenas.contains(where: { $0.gate?.hasPrefix("key") ?? false }) {
+      lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")
+    }
+    lines += findingLines
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// The findings of the last audit, each with what to do.
+  package var findingLines: [String] {
+    guard let findings = audit?.findings, !findings.isEmpty else { return [] }
+    var lines = ["", "Findings"]
+    for finding in findings {
+      let arena = arenas.first { $0.id == finding.arenaID }
+      lines.append(
+        "\(finding.severity.rawValue)  \(finding.kind.rawValue)  "
+          + (arena?.name.string ?? "the process"))
+      lines.append("  page    \(finding.claim)")
+      lines.append("  kernel  \(finding.kernel)")
+      lines.append("  cause   \(finding.cause)")
+      lines.append("  fix     \(finding.fix)")
+    }
+    return lines
   }
 
   private func count(_ number: UInt64?) -> String { number.map { "\($0)" } ?? "n/a" }

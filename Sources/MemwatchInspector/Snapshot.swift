@@ -33,6 +33,7 @@ package enum ProblemKind: String, Sendable, CaseIterable {
   case debugger
   case processState = "process-state"
   case callFailed = "call-failed"
+  case finding
   case incomplete
 }
 
@@ -272,6 +273,8 @@ package struct Snapshot: Equatable, Sendable {
   package var calls: [CallSnapshot] = []
   package var problems: [Problem] = []
   package var restart: Restart?
+  /// The last comparison with the kernel; nil when there was none.
+  package var audit: Audit?
 
   package func problem(of arena: ArenaSnapshot) -> Problem? {
     problems.filter { $0.arenaID == arena.id }.min { $0.severity < $1.severity }

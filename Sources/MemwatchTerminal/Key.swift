@@ -38,9 +38,9 @@ package enum Key: Equatable, Hashable, Sendable {
 /// What a key asks for.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
-  case back, enter, nextView, arenas, processes, output
+  case back, enter, nextView, arenas, findings, vaults, processes, output
   case search, next, previous, filter, sort, invert
-  case mark, pause, refresh, slower, faster, write
+  case mark, pause, refresh, audit, slower, faster, write
   case help, quit, quitNow, redraw
 }
 
@@ -74,6 +74,8 @@ package struct Binding: Sendable {
       [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
     Binding([.tab, .backTab], .nextView, "next view", "view"),
     Binding([.character("1")], .arenas, "view of the arenas"),
+    Binding([.character("5")], .findings, "view of the findings: where the kernel disagrees"),
+    Binding([.character("7")], .vaults, "view of the vaults: what is encrypted at rest"),
     Binding([.character("8")], .processes, "view of the processes that publish"),
     Binding([.character("o")], .output, "view of the command's output (memwatch run)"),
     Binding([.character("/")], .search, "search names as you type", "search"),
@@ -86,6 +88,7 @@ package struct Binding: Sendable {
     Binding([.character("m")], .mark, "mark now: changes since are shown", "mark"),
     Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
     Binding([.character("r")], .refresh, "read now"),
+    Binding([.character("A")], .audit, "audit now: compare claims with the kernel"),
     Binding([.character("+")], .slower, "read half as often"),
     Binding([.character("-")], .faster, "read twice as often"),
     Binding([.character("w")], .write, "write a snapshot to a new file", "write"),

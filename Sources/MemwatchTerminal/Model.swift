@@ -2,11 +2,15 @@
 
 package import MemwatchInspector
 
-package enum View: Sendable, Equatable { case arenas, processes, output, help }
+package enum View: Sendable, Equatable, CaseIterable {
+  case arenas, findings, vaults, processes, output, help
+}
 
 /// What the model asks its surroundings for.
 package enum Effect: Equatable, Sendable {
   case sample
+  /// A sample that compares the page with the kernel.
+  case audit
   case write(String)
   case attach(Publisher)
   case redraw
@@ -167,6 +171,26 @@ package struct Model: Sendable {
     arena.name.string.lowercased().contains(text.lowercased())
   }
 
+  /// What a view of text shows.
+  package var lines: [String] {
+    switch view {
+    case .findings: findingLines
+    case .vaults: snapshot?.vaultLines ?? []
+    case .output: output ?? []
+    case .help: helpLines
+    case .arenas, .processes: []
+    }
+  }
+
+  private var findingLines: [String] {
+    guard let snapshot else { return [] }
+    guard let audit = snapshot.audit else { return ["not audited yet: A audits now"] }
+    let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
+    let found = snapshot.findingLines.dropFirst(2)
+    return [summary] + (audit.reason.map { [$0] } ?? []) + [""]
+      + (found.isEmpty ? ["no findings"] : Array(found))
+  }
+
   package var helpLines: [String] {
     let rows = Binding.all.map { binding in
       [binding.keys.map(\.name).joined(separator: " "), binding.help]
@@ -209,10 +233,12 @@ package struct Model: Sendable {
         return [.attach(publisher)]
       }
     case .nextView:
-      let views: [View] = [.arenas, .processes] + (output == nil ? [] : [.output])
+      let views = View.allCases.filter { $0 != .help && ($0 != .output || output != nil) }
       let at = views.firstIndex(of: view) ?? views.count - 1
       show(views[(at + 1) % views.count])
     case .arenas: if snapshot != nil { show(.arenas) }
+    case .findings: if snapshot != nil { show(.findings) }
+    case .vaults: if snapshot != nil { show(.vaults) }
     case .processes: show(.processes)
     case .output:
       if output == nil {
@@ -241,6 +267,10 @@ package struct Model: Sendable {
       pausedAt = now
       return isPaused ? [] : [.sample]
     case .refresh: return [.sample]
+    case .audit:
+      guard snapshot != nil, !isPaused else { return [] }
+      say("audited: claims and mappings were compared")
+      return [.audit]
     case .slower:
       intervalMs = min(intervalMs * 2, 3_600_000)
       say("every \(seconds(intervalMs))")
@@ -297,9 +327,8 @@ package struct Model: Sendable {
       guard !publishers.isEmpty else { return }
       let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
       selectedProcess = publishers[min(max(0, at + distance), publishers.count - 1)].id
-    case .help: scroll = min(max(0, scroll + distance), max(0, helpLines.count - pageRows))
-    case .output:
-      scroll = min(max(0, scroll + distance), max(0, (output?.count ?? 0) - pageRows))
+    case .findings, .vaults, .output, .help:
+      scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
     }
   }
 

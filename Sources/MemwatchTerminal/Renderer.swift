@@ -60,8 +60,10 @@ package struct Renderer {
         drawArenas()
       }
     case .processes: drawProcesses()
-    case .output: drawText(model.output ?? [], title: "output of the command")
-    case .help: drawText(model.helpLines, title: "help")
+    case .findings: drawText(model.lines, title: "findings")
+    case .vaults: drawText(model.lines, title: "vaults and streams")
+    case .output: drawText(model.lines, title: "output of the command")
+    case .help: drawText(model.lines, title: "help")
     }
     drawKeyLine()
     drawPrompt()

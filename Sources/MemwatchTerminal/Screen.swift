@@ -7,6 +7,8 @@ package struct ScreenSettings: Sendable {
   package var intervalMs: Int
   package var forceASCII: Bool
   package var useColor: Bool
+  /// Whether audits come by themselves.
+  package var audits = true
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
     self.intervalMs = intervalMs
     self.forceASCII = forceASCII
@@ -64,11 +66,16 @@ package enum Screen {
     var nextSample: UInt64 = 0
     var nextClock: UInt64 = 0
     var mustDraw = true
+    var wantsAudit = false
     while true {
       let now = Console.milliseconds
       if now >= nextSample {
         if !model.isPaused {
-          if let inspector { model.update(inspector.sample()) }
+          if let inspector {
+            let auditing: Inspector.Auditing = settings.audits ? .automatic : .never
+            model.update(inspector.sample(auditing: wantsAudit ? .now : auditing))
+            wantsAudit = false
+          }
           mustDraw = true
         }
         if model.view == .processes { model.update(Discovery.run()) }
@@ -107,6 +114,9 @@ package enum Screen {
           for effect in model.handle(key, now: Console.realMilliseconds) {
             switch effect {
             case .sample: nextSample = 0
+            case .audit:
+              nextSample = 0
+              wantsAudit = true
             case .redraw: terminal.redraw()
             case .write(let path):
               guard let snapshot = model.snapshot else { break }

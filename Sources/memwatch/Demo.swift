@@ -75,7 +75,7 @@ struct Session {
       throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
     }
     guard command.isLogged else {
-      let snapshot = inspector.sample()
+      let snapshot = inspector.sample(auditing: .now)
       let failure = Console.write(snapshot.text, to: 1)
       if endsWithScreen {
         command.end()

@@ -20,7 +20,9 @@ struct Memwatch: ParsableCommand {
       It never shows contents of secrets, and never opens another process' memory.
       """,
     version: "0.1.0",
-    subcommands: [Watch.self, List.self, SnapshotCommand.self, Demo.self, Run.self],
+    subcommands: [
+      Watch.self, List.self, SnapshotCommand.self, AuditCommand.self, Demo.self, Run.self,
+    ],
     defaultSubcommand: Watch.self)
 
   static func main() {
@@ -99,6 +101,15 @@ struct Time: ExpressibleByArgument {
   }
 }
 
+struct AuditFlag: ParsableArguments {
+  @Flag(
+    name: .customLong("no-audit"),
+    help: "Do not compare the page with the mappings of the process (reading them stalls it).")
+  var isOff = false
+
+  func mode(_ mode: Inspector.Auditing) -> Inspector.Auditing { isOff ? .never : mode }
+}
+
 struct ScreenFlags: ParsableArguments {
   @Option(
     name: [.long, .customShort("i")],
@@ -132,22 +143,23 @@ struct Watch: ParsableCommand {
   @OptionGroup var screen: ScreenFlags
   @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
   var once = false
+  @OptionGroup var audit: AuditFlag
 
   func run() throws {
     guard !once, Screen.isTerminal else {
-      let snapshot = try target.attach().sample()
+      let snapshot = try target.attach().sample(auditing: audit.mode(.now))
       try Output.standard(snapshot.text)
       throw ExitCode(Exit.code(for: snapshot.process.state))
     }
     do throws(Failure) {
       let inspector = try target.attach()
-      try show(.attached(inspector), screen.settings)
+      try show(.attached(inspector), screen.settings, auditing: !audit.isOff)
     } catch {
       // Several: on a screen one can be picked.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
         throw error
       }
-      try show(.picking, screen.settings)
+      try show(.picking, screen.settings, auditing: !audit.isOff)
     }
   }
 }
@@ -162,8 +174,12 @@ func writeSnapshot(_ snapshot: Snapshot, to path: String) -> String? {
 }
 
 /// Runs the screen and turns its end into an exit code.
-func show(_ start: Screen.Start, _ settings: ScreenSettings) throws(Failure) {
+func show(
+  _ start: Screen.Start, _ settings: ScreenSettings, auditing: Bool
+) throws(Failure) {
   do throws(ScreenFailure) {
+    var settings = settings
+    settings.audits = auditing
     let end = try Screen.run(start, settings: settings, write: writeSnapshot)
     if let state = end.lastState, Exit.code(for: state) != 0 {
       Output.error("memwatch: the publisher was \(state.rawValue) at the end")
@@ -235,9 +251,10 @@ struct SnapshotCommand: ParsableCommand {
       "Write to a new file (mode 0600, never over another) instead of standard output.",
       valueName: "file"))
   var output: String?
+  @OptionGroup var audit: AuditFlag
 
   func run() throws {
-    let snapshot = try target.attach().sample()
+    let snapshot = try target.attach().sample(auditing: audit.mode(.now))
     let text = try format.render(snapshot)
     if let output { try Output.file(output, text) } else { try Output.standard(text) }
     throw ExitCode(Exit.code(for: snapshot.process.state))

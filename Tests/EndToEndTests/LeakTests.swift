@@ -98,7 +98,7 @@ import Testing
     let opened = trace.split(separator: "\n").filter { $0.contains("/proc/\(peer.pid)/") }
     #expect(opened.contains { $0.contains("/status\"") })
     for line in opened {
-      let isAllowed = ["stat", "status", "limits", "maps", "cgroup", "root"].contains {
+      let isAllowed = ["stat", "status", "limits", "maps", "smaps", "cgroup", "root"].contains {
         line.contains("/proc/\(peer.pid)/\($0)\"")
       }
       #expect(isAllowed, "\(line)")

@@ -97,7 +97,7 @@ let allKeys: [Key] =
     for width in widths { sizes += heights.map { (width, $0) } }
     for height in 1...60 { sizes += [40, 80].map { ($0, height) } }
     let base = model(arenas.map { sample(arenas: $0) })
-    for view in [View.arenas, .help, .processes, .output] {
+    for view in View.allCases {
       var model = base
       model.view = view
       for (width, height) in sizes {
@@ -110,7 +110,7 @@ let allKeys: [Key] =
 
   @Test func everyKeyInEveryView() {
     for arenas in [nil, 0, 3, 200] as [Int?] {
-      for view in [View.arenas, .help, .processes, .output] {
+      for view in View.allCases {
         for first in allKeys {
           var model = model(arenas.map { sample(arenas: $0) })
           model.view = view
@@ -217,7 +217,7 @@ let allKeys: [Key] =
   @Test func withoutUTF8EverythingIsASCII() {
     var snapshot = sample(arenas: 3)
     snapshot.arenas[0].name = SafeText("größe-鍵")
-    for view in [View.arenas, .help, .processes, .output] {
+    for view in View.allCases {
       var model = model(snapshot)
       model.view = view
       #expect(draw(model, 120, 40).text.utf8.allSatisfy { $0 < 128 })

@@ -11,9 +11,10 @@
 //   touch SLOT COUNT                open and close the last secret so often
 //   destroy SLOT
 //   munlock SLOT                    behind the library's back
+//   call NAME ADDRESS LENGTH [ARGUMENT]  munlock, mlock, madvise, mprotect or munmap, as other code
 //   nodump                          PR_SET_DUMPABLE 0
 //   limit SOFT HARD                 setrlimit
-//   fork                            tries the arenas in a child; the child's findings
+//   fork                            makes a child that waits; its pid
 //   stop                            end publishing
 //   churn SLOT THREADS              threads that allocate and free until the end
 //   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
@@ -21,7 +22,7 @@
 //   wipe-on-signals                 EmergencyWipe.install
 //   storm SLOT pages|none|key       threads that use the last secret in every way until the end
 //   crash SLOT fault|trap|abort|kill|stack  in a window to the last secret
-//   exit
+//   exit, exit-at-once              exit(3), _exit(2)
 //
 // Names come from a pool: labels are literals.
 
@@ -360,6 +361,27 @@ extension Host {
         throw Failure(text: "munlock")
       }
       return ""
+    case "call":
+      // A call of other code of this process: NAME ADDRESS LENGTH [ARGUMENT].
+      let address = unsafe UnsafeMutableRawPointer(bitPattern: UInt(try number(2)))!
+      let length = try number(3)
+      let argument = words.count > 4 ? Int32(try number(4)) : 0
+      let answer =
+        switch words[1] {
+        case "munlock": unsafe Glibc.munlock(address, length)
+        case "mlock": unsafe Glibc.mlock(address, length)
+        case "madvise": unsafe Glibc.madvise(address, length, argument)
+        case "mprotect": unsafe Glibc.mprotect(address, length, argument)
+        case "munmap": unsafe Glibc.munmap(address, length)
+        default: throw Failure(text: "unknown call")
+        }
+      guard answer == 0 else { throw Failure(text: "\(words[1]): \(errno)") }
+      return ""
+    case "fork":
+      typealias Call = @convention(c) () -> Int32
+      let child = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: Call.self)()
+      if child == 0 { while true { pause() } }
+      return "\(child)"
     case "nodump":
       guard let set = unsafe dlsym(nil, "prctl") else { throw Failure(text: "prctl") }
       typealias Call = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32

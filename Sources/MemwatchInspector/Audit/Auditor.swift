@@ -1,0 +1,210 @@
+// When an audit is made, and what is looked at twice before it is said.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// The audits of one publisher. Reading smaps holds the target's mmap lock, so an audit that nobody
+/// asked for comes at most every 10 s, and takes at most one part in 200 of the time.
+struct Auditor {
+  private static let shareOfTime: UInt64 = 200
+  private static let shortestIntervalMs: UInt64 = 10_000
+
+  private(set) var last: Audit?
+  /// Open pages that were seen, and how the arena had been used until then.
+  private var suspects: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]
+  private var lastMs: UInt64 = 0
+  private var eventsThen: UInt64 = 0
+
+  /// The publisher counts each arena's windows in ten ticks at least once.
+  private static let ticksToSettle: UInt64 = 12
+
+  /// Whether something was seen that only another audit can tell.
+  var isUnsettled: Bool { !suspects.isEmpty }
+
+  /// Whether another audit would tell: the arenas were used since, or the time is over.
+  func canSettle(_ image: PageImage) -> Bool {
+    let now = Dictionary(ArenaClaim.all(in: image).map { ($0.id, $0.activity) }) { first, _ in first
+    }
+    return suspects.allSatisfy { id, suspect in
+      now[id] != suspect.activity || Self.isOver(since: suspect.seenAt, image)
+    }
+  }
+
+  private static func isOver(since seenAt: UInt64, _ image: PageImage) -> Bool {
+    let beat = image.process[.heartbeatBootMs]
+    return beat > seenAt
+      && beat - seenAt > max(1, min(image.header[.tickMs], 10_000)) * ticksToSettle
+  }
+
+  /// Whether it is time for one that nobody asked for.
+  func isDue(_ image: PageImage, now: UInt64) -> Bool {
+    guard let last else { return true }
+    let pause = last.durationMs * Self.shareOfTime
+    let calls = isUnsettled || hasEvents(image)
+    return now >= lastMs + (calls ? max(pause, 1000) : max(pause, Self.shortestIntervalMs))
+  }
+
+  /// Whether something happened since that changes what should be found.
+  private func hasEvents(_ image: PageImage) -> Bool {
+    image.events.contains { event in
+      guard event[.serial] > eventsThen, let kind = EventCode(rawValue: event[.kind]) else {
+        return false
+      }
+      switch kind {
+      case .arenaCreated, .arenaDestroyed, .chunkMapped, .chunkUnmapped, .lockFailed, .lockRestored,
+        .closeFailed, .corruption, .unmapFailed, .arenaFrozen, .arenaSealed, .addressesLost:
+        return true
+      case .allocationFailed, .openFailed, .publishingStarted, .vaultRotated, .wiped: return false
+      }
+    }
+  }
+
+  /// Compares what the page says with what the kernel says.
+  ///
+  /// - Parameters:
+  ///   - image: the page as it was just read.
+  ///   - read: reads it again.
+  mutating func audit(
+    pid: Int32, isOwnUser: Bool, user: SafeText, image: PageImage, read: () -> PageImage?
+  ) {
+    let start = ProcessFacts.bootMilliseconds
+    eventsThen = image.events.last?[.serial] ?? 0
+    var audit = Audit(at: ProcessFacts.realMilliseconds, durationMs: 0, scope: .arenas)
+    var before = image
+    var findings: [Finding]?
+    // What seems to differ is looked at again before it is said.
+    for attempt in 0..<3 {
+      if attempt > 0 { ProcessFacts.pause(milliseconds: 3) }
+      let regions: Regions
+      do { regions = try Regions(pid: pid) } catch {
+        audit.scope = .totals
+        audit.reason = reason(error, isOwnUser: isOwnUser, user: user)
+        findings = []
+        break
+      }
+      guard !regions.all.isEmpty, let after = read() else {
+        audit.scope = .none
+        audit.reason = "the process has no memory any more"
+        findings = []
+        break
+      }
+      audit.regions = regions.all.count
+      let seen = compare(&audit, pid: pid, before, after, regions)
+      before = after
+      if let earlier = findings {
+        findings = seen.filter { new in
+          earlier.contains { $0.kind == new.kind && $0.arenaID == new.arenaID }
+        }
+      } else {
+        findings = seen
+      }
+      if findings!.isEmpty { break }
+    }
+    audit.findings = findings ?? []
+    if audit.findings.contains(where: { $0.kind == .notWipedOnFork }) {
+      audit.findings += children(of: pid, ArenaClaim.all(in: before), audit.findings)
+    }
+    let end = ProcessFacts.bootMilliseconds
+    audit.durationMs = end - start
+    lastMs = end
+    last = audit
+  }
+
+  private mutating func compare(
+    _ audit: inout Audit, pid: Int32, _ before: PageImage, _ after: PageImage, _ regions: Regions
+  ) -> [Finding] {
+    let then = Dictionary(ArenaClaim.all(in: before).map { ($0.id, $0) }) { first, _ in first }
+    var claims: [ArenaClaim] = []
+    audit.compared = []
+    var areListed = true
+    for var claim in ArenaClaim.all(in: after) {
+      guard let earlier = then[claim.id], claim.isSame(as: earlier) else { continue }
+      // What came or went meanwhile is left for the next time.
+      claim.chunks.formIntersection(earlier.chunks)
+      if claim.isWhole || claim.chunks.count > 0 { claims.append(claim) }
+      if claim.isWhole { audit.compared.insert(claim.id) } else { areListed = false }
+    }
+    if !areListed, claims.allSatisfy({ $0.chunks.isEmpty || !$0.isWhole }) {
+      audit.scope = .totals
+      audit.reason = "the page gives no addresses (the process is not dumpable, or withholds them)"
+      return Comparison.totals(
+        ArenaClaim.all(in: after).filter { then[$0.id] == $0 }, regions)
+    }
+    let comparison = Comparison(pid: pid, claims: claims, regions: regions)
+    return comparison.findings + openPages(claims, then, comparison, after)
+  }
+
+  /// Open pages count when they were seen twice, so far apart that the publisher would have counted
+  /// a window in between, and it counted none.
+  private mutating func openPages(
+    _ claims: [ArenaClaim], _ then: [UInt64: ArenaClaim], _ comparison: Comparison,
+    _ image: PageImage
+  ) -> [Finding] {
+    var findings: [Finding] = []
+    var seen: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]
+    for claim in claims {
+      guard let count = comparison.open[claim.id], then[claim.id]?.activity == claim.activity else {
+        continue
+      }
+      guard let earlier = suspects[claim.id], earlier.activity == claim.activity else {
+        seen[claim.id] = (claim.activity, image.process[.heartbeatBootMs])
+        continue
+      }
+      seen[claim.id] = earlier
+      if Self.isOver(since: earlier.seenAt, image) {
+        findings.append(Comparison.openPages(claim, count, pid: comparison.pid))
+      }
+    }
+    suspects = seen
+    return findings
+  }
+
+  /// Where a child got a copy, it got it without the lock: mlock(2) is not inherited.
+  private func children(
+    of pid: Int32, _ claims: [ArenaClaim], _ findings: [Finding]
+  ) -> [Finding] {
+    let broken = Set(findings.filter { $0.kind == .notWipedOnFork }.compactMap(\.arenaID))
+    var found: [UInt64: [Int32]] = [:]
+    for child in ProcText.children(of: pid).prefix(32) {
+      guard let regions = try? Regions(pid: child) else { continue }
+      for claim in claims where broken.contains(claim.id) {
+        let copied = claim.chunks.contains { chunk in
+          regions.bytes(in: chunk.data) {
+            $0.flags.contains(.areKnown)
+              && $0.flags.isDisjoint(with: [.wipedOnFork, .locked])
+          } > 0
+        }
+        if copied { found[claim.id, default: []].append(child) }
+      }
+    }
+    return found.map { id, children in
+      Finding(
+        severity: .problem, kind: .childHasCopy, arenaID: id, claim: "not in forked children",
+        kernel: "the child \(children.map { "\($0)" }.joined(separator: ", ")) has these pages, "
+          + "not locked",
+        cause: "the fork protection was gone when the child was made",
+        fix: "end the child, and treat the secrets as copied")
+    }.sorted { $0.arenaID! < $1.arenaID! }
+  }
+
+  private func reason(_ failure: FileFailure, isOwnUser: Bool, user: SafeText) -> String {
+    guard failure.isDenied else { return SafeText("\(failure)").string }
+    return isOwnUser
+      ? "the process is not dumpable: root, or CAP_PERFMON, may read its mappings"
+      : "its mappings are \(user)'s to read: run memwatch as \(user), as root, or with CAP_PERFMON"
+  }
+}
+
+extension ProcText {
+  /// The children of all threads of a process; none where the kernel does not list them
+  /// (CONFIG_PROC_CHILDREN).
+  static func children(of pid: Int32) -> [Int32] {
+    guard let tasks = try? OpenFile(directory: "/proc/\(pid)/task").names(limit: 4096) else {
+      return []
+    }
+    return tasks.flatMap { task in
+      (ProcessFacts.readText("/proc/\(pid)/task/\(task)/children", limit: 65536) ?? "")
+        .split(separator: " ").compactMap { Int32($0) }
+    }
+  }
+}

@@ -1,0 +1,85 @@
+// What a page claims of the mappings of its process.
+
+import EnclaveStats
+
+/// The claims of one arena, as words of the page.
+struct ArenaClaim: Equatable {
+  struct Chunk: Hashable {
+    let data: Range<UInt64>
+    let guardBytes: UInt64
+    let isLocked: Bool
+
+    var guards: [Range<UInt64>] {
+      guardBytes == 0
+        ? []
+        : [
+          data.lowerBound - guardBytes..<data.lowerBound,
+          data.upperBound..<data.upperBound + guardBytes,
+        ]
+    }
+  }
+  /// What changes when the arena is used: a window may have been open in between.
+  struct Activity: Equatable {
+    let opens, allocations, frees, openWindows, stuckOpenPages: UInt64
+  }
+  let id: UInt64
+  let name: SafeText
+  let gate: GateCode?
+  let key: UInt64
+  let seal: SealCode?
+  let fork: ForkCode?
+  let dump: DumpCode?
+  let backing: BackingCode?
+  let lockedBytes: UInt64
+  let mappedBytes: UInt64
+  let activity: Activity
+  var chunks: Set<Chunk> = []
+  /// The page lists all of its chunks, with their addresses.
+  let isWhole: Bool
+
+  var isClosed: Bool { activity.openWindows == 0 && activity.stuckOpenPages == 0 }
+
+  /// What two readings must have in common to be compared with what was read in between.
+  func isSame(as other: ArenaClaim) -> Bool {
+    gate == other.gate && key == other.key && seal == other.seal && fork == other.fork
+      && dump == other.dump && backing == other.backing
+  }
+}
+
+extension ArenaClaim {
+  /// Everything that a page claims; numbers that make no sense are left out.
+  static func all(in image: PageImage) -> [ArenaClaim] {
+    let chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
+    return image.arenas.map { record in
+      let listed = chunks[record[.id]] ?? []
+      let usable = listed.compactMap(Chunk.init)
+      return ArenaClaim(
+        id: record[.id], name: SafeText(record.text(at: .name, length: record[.nameLength])),
+        gate: GateCode(rawValue: record[.gate]), key: record[.keyNumber],
+        seal: SealCode(rawValue: record[.sealState]),
+        fork: ForkCode(rawValue: record[.forkProtection]),
+        dump: DumpCode(rawValue: record[.dumpProtection]),
+        backing: BackingCode(rawValue: record[.backing]),
+        lockedBytes: record[.bytesLocked] == PageFormat.unknown ? 0 : record[.bytesLocked],
+        mappedBytes: record[.bytesMapped] == PageFormat.unknown ? 0 : record[.bytesMapped],
+        activity: Activity(
+          opens: record[.opens], allocations: record[.allocations], frees: record[.frees],
+          openWindows: record[.openWindows], stuckOpenPages: record[.stuckOpenPages]),
+        chunks: Set(usable),
+        isWhole: usable.count == listed.count && UInt64(listed.count) == record[.chunkCount])
+    }
+  }
+}
+
+extension ArenaClaim.Chunk {
+  init?(_ record: PageRecord<ChunkWord>) {
+    let (address, count, guards) = (record[.address], record[.dataBytes], record[.guardBytes])
+    // User addresses end below 2^56, and one chunk is less than 2^40.
+    guard address != PageFormat.unknown, address < 1 << 56, count > 0, count < 1 << 40,
+      guards <= 1 << 24, guards <= address
+    else { return nil }
+    data = address..<address + count
+    guardBytes = guards
+    isLocked = record[.lockState] == LockStateCode.locked.rawValue
+  }
+}

@@ -1,0 +1,246 @@
+// /proc/PID/smaps (proc_pid_smaps(5)), read once from start to end: what the kernel says of each mapping.
+
+package import EnclaveSystem
+
+/// The flags of `VmFlags` that matter for secrets, by their letters.
+package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
+  package let rawValue: UInt16
+  package init(rawValue: UInt16) { self.rawValue = rawValue }
+  /// `lo`: locked (mlock(2)).
+  package static let locked = RegionFlags(rawValue: 1)
+  /// `dd`: left out of core dumps (MADV_DONTDUMP).
+  package static let notDumped = RegionFlags(rawValue: 2)
+  /// `wf`: zeros in a forked child (MADV_WIPEONFORK).
+  package static let wipedOnFork = RegionFlags(rawValue: 4)
+  /// `dc`: absent in a forked child (MADV_DONTFORK).
+  package static let absentOnFork = RegionFlags(rawValue: 8)
+  /// `sl`: sealed (mseal(2)).
+  package static let sealed = RegionFlags(rawValue: 16)
+  /// `gu`: may hold guard markers (MADV_GUARD_INSTALL).
+  package static let mayHaveGuards = RegionFlags(rawValue: 32)
+  package static let readable = RegionFlags(rawValue: 64)
+  package static let writable = RegionFlags(rawValue: 128)
+  package static let executable = RegionFlags(rawValue: 256)
+  package static let shared = RegionFlags(rawValue: 512)
+  /// The region had a line `VmFlags`: without it none of the letters is known.
+  package static let areKnown = RegionFlags(rawValue: 1024)
+
+  package static let access: RegionFlags = [.readable, .writable, .executable]
+}
+
+/// One mapping of a process.
+package struct Region: Equatable, Sendable, BitwiseCopyable {
+  package enum Kind: UInt8, Sendable, BitwiseCopyable {
+    case anonymous, file, heap, stack, special
+    /// memfd_secret(2).
+    case secretMemory
+  }
+  package var start: UInt64
+  package var end: UInt64
+  package var flags: RegionFlags = []
+  package var kind = Kind.anonymous
+  /// nil where the kernel or the processor has no keys.
+  package var key: UInt8?
+  package var swappedKiB: UInt32 = 0
+
+  package var byteCount: UInt64 { end - start }
+
+  package init(start: UInt64, end: UInt64) {
+    self.start = start
+    self.end = end
+  }
+}
+
+/// The regions of a process, in the order of their addresses.
+package struct Regions: Sendable {
+  package private(set) var all: [Region] = []
+
+  package init() {}
+
+  /// Reads the whole of smaps: each time the kernel holds the target's mmap lock.
+  package init(pid: Int32) throws(FileFailure) {
+    let file = try OpenFile(reading: "/proc/\(pid)/smaps", followingLinks: false)
+    var bytes = [UInt8](repeating: 0, count: 65536)
+    var (kept, offset) = (0, 0)
+    while true {
+      var count = 0
+      var failure: FileFailure?
+      unsafe bytes.withUnsafeMutableBytes { raw in
+        do throws(FileFailure) {
+          count = unsafe try file.read(
+            into: UnsafeMutableRawBufferPointer(rebasing: raw[kept...]), at: offset)
+        } catch { failure = error }
+      }
+      if let failure { throw failure }
+      offset += count
+      let end = kept + count
+      let taken = add(bytes.span.extracting(..<end), isLast: count == 0)
+      if count == 0 { break }
+      // A line that goes on in the next part; one that is longer than all is no line of smaps.
+      kept = end - taken == bytes.count ? 0 : end - taken
+      if kept > 0, taken > 0 {
+        for index in 0..<kept { bytes[index] = bytes[taken + index] }
+      }
+    }
+  }
+
+  package init(text: String) {
+    let bytes = Array(text.utf8)
+    _ = add(bytes.span, isLast: true)
+  }
+
+  /// Takes whole lines; returns how many bytes those were.
+  private mutating func add(_ bytes: Span<UInt8>, isLast: Bool) -> Int {
+    var start = 0
+    var at = 0
+    while at < bytes.count {
+      if bytes[at] == UInt8(ascii: "\n") {
+        line(bytes, start, at)
+        start = at + 1
+      }
+      at += 1
+    }
+    if isLast, start < bytes.count {
+      line(bytes, start, bytes.count)
+      start = bytes.count
+    }
+    return start
+  }
+
+  private mutating func line(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) {
+    guard end - start > 4 else { return }
+    switch bytes[start] {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "f"):
+      header(bytes, start, end)
+    case UInt8(ascii: "S"):
+      // "Swap:", and not "SwapPss:" or "Shared_Clean:".
+      guard !all.isEmpty, bytes[start + 4] == UInt8(ascii: ":"),
+        bytes[start + 1] == UInt8(ascii: "w")
+      else { return }
+      all[all.count - 1].swappedKiB = UInt32(clamping: number(bytes, start + 5, end))
+    case UInt8(ascii: "P"):
+      // "ProtectionKey:", and not "Pss:" or "Private_Clean:".
+      guard !all.isEmpty, end - start > 14, bytes[start + 13] == UInt8(ascii: ":"),
+        bytes[start + 2] == UInt8(ascii: "o")
+      else { return }
+      all[all.count - 1].key = UInt8(clamping: number(bytes, start + 14, end))
+    case UInt8(ascii: "V"):
+      guard !all.isEmpty, bytes[start + 1] == UInt8(ascii: "m"), end - start > 8 else { return }
+      flags(bytes, start + 8, end)
+    default: return
+    }
+  }
+
+  /// `start-end rwxp offset device inode   name`
+  private mutating func header(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) {
+    var at = start
+    let low = hexadecimal(bytes, &at, end)
+    guard at < end, bytes[at] == UInt8(ascii: "-") else { return }
+    at += 1
+    let high = hexadecimal(bytes, &at, end)
+    guard high > low, at + 5 <= end, bytes[at] == UInt8(ascii: " ") else { return }
+    var region = Region(start: low, end: high)
+    if bytes[at + 1] == UInt8(ascii: "r") { region.flags.insert(.readable) }
+    if bytes[at + 2] == UInt8(ascii: "w") { region.flags.insert(.writable) }
+    if bytes[at + 3] == UInt8(ascii: "x") { region.flags.insert(.executable) }
+    if bytes[at + 4] == UInt8(ascii: "s") { region.flags.insert(.shared) }
+    region.kind = kind(bytes, at + 5, end)
+    all.append(region)
+  }
+
+  private func kind(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) -> Region.Kind {
+    // Offset, device and inode hold neither of these.
+    var at = start
+    while at < end, bytes[at] != UInt8(ascii: "/"), bytes[at] != UInt8(ascii: "[") { at += 1 }
+    guard at < end else { return .anonymous }
+    func begins(_ text: StaticString) -> Bool {
+      let count = text.utf8CodeUnitCount
+      guard at + count <= end else { return false }
+      return text.withUTF8Buffer { wanted in
+        for index in 0..<count where unsafe bytes[at + index] != wanted[index] { return false }
+        return true
+      }
+    }
+    if begins("/secretmem") { return .secretMemory }
+    if bytes[at] == UInt8(ascii: "/") { return .file }
+    if begins("[heap]") { return .heap }
+    if begins("[stack") { return .stack }
+    return begins("[anon") ? .anonymous : .special
+  }
+
+  private mutating func flags(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) {
+    var flags: RegionFlags = .areKnown
+    var at = start
+    while at + 1 < end {
+      if bytes[at] == UInt8(ascii: " ") {
+        at += 1
+        continue
+      }
+      switch (bytes[at], bytes[at + 1]) {
+      case (UInt8(ascii: "l"), UInt8(ascii: "o")): flags.insert(.locked)
+      case (UInt8(ascii: "d"), UInt8(ascii: "d")): flags.insert(.notDumped)
+      case (UInt8(ascii: "w"), UInt8(ascii: "f")): flags.insert(.wipedOnFork)
+      case (UInt8(ascii: "d"), UInt8(ascii: "c")): flags.insert(.absentOnFork)
+      case (UInt8(ascii: "s"), UInt8(ascii: "l")): flags.insert(.sealed)
+      case (UInt8(ascii: "g"), UInt8(ascii: "u")): flags.insert(.mayHaveGuards)
+      default: break
+      }
+      at += 3
+    }
+    all[all.count - 1].flags.formUnion(flags)
+  }
+
+  private func hexadecimal(_ bytes: Span<UInt8>, _ at: inout Int, _ end: Int) -> UInt64 {
+    var value: UInt64 = 0
+    while at < end {
+      let byte = bytes[at]
+      switch byte {
+      case UInt8(ascii: "0")...UInt8(ascii: "9"):
+        value = value << 4 | UInt64(byte - UInt8(ascii: "0"))
+      case UInt8(ascii: "a")...UInt8(ascii: "f"):
+        value = value << 4 | UInt64(byte - UInt8(ascii: "a") + 10)
+      default: return value
+      }
+      at += 1
+    }
+    return value
+  }
+
+  private func number(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) -> UInt64 {
+    var value: UInt64 = 0
+    for at in start..<end {
+      let byte = bytes[at]
+      if byte == UInt8(ascii: " "), value == 0 { continue }
+      guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { break }
+      value = value &* 10 &+ UInt64(byte - UInt8(ascii: "0"))
+    }
+    return value
+  }
+
+  // MARK: - Asking
+
+  /// The regions that a range of addresses touches. O(log regions).
+  package func touching(_ range: Range<UInt64>) -> ArraySlice<Region> {
+    var (low, high) = (0, all.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if all[middle].end <= range.lowerBound { low = middle + 1 } else { high = middle }
+    }
+    var end = low
+    while end < all.count, all[end].start < range.upperBound { end += 1 }
+    return all[low..<end]
+  }
+
+  /// How many bytes of a range are in regions of which a condition holds.
+  package func bytes(in range: Range<UInt64>, where condition: (Region) -> Bool) -> UInt64 {
+    var sum: UInt64 = 0
+    for region in touching(range) where condition(region) {
+      sum += min(region.end, range.upperBound) - max(region.start, range.lowerBound)
+    }
+    return sum
+  }
+
+  package func totalBytes(where condition: (Region) -> Bool) -> UInt64 {
+    all.reduce(0) { condition($1) ? $0 + $1.byteCount : $0 }
+  }
+}

@@ -1,0 +1,205 @@
+// What any process does about its secrets, as far as its mappings tell: no page is needed.
+
+import EnclaveSystem
+
+/// Regions of one process that look as if they held secrets, in groups.
+package struct Survey: Equatable, Sendable {
+  /// Whose they look to be: by what stands beside them, not by what is in them.
+  package enum Owner: String, Sendable, CaseIterable {
+    case enclave = "Enclave"
+    case libsodium = "libsodium guarded allocation"
+    case openssl = "OpenSSL secure heap"
+    case memguard = "memguard buffer"
+    case libgcrypt = "libgcrypt pool"
+    case secretMemory = "secretmem"
+    case unknown
+  }
+  package struct Group: Equatable, Sendable {
+    package var owner: Owner
+    package var regions = 0
+    package var bytes: UInt64 = 0
+    package var notLocked: UInt64 = 0
+    package var dumped: UInt64 = 0
+    package var inherited: UInt64 = 0
+    package var notSealed: UInt64 = 0
+    package var withoutKey: UInt64 = 0
+    package var withoutGuards: UInt64 = 0
+    package var swapped: UInt64 = 0
+    /// Where the first of them is.
+    package var firstAddress: UInt64 = 0
+  }
+  package var pid: Int32
+  package var lockedBytes: UInt64?
+  package var regionCount: Int
+  package var groups: [Group]
+
+  package enum Failure: Error {
+    case denied
+    case failed(SafeText)
+  }
+
+  package init(pid: Int32) throws(Failure) {
+    let regions: Regions
+    do { regions = try Regions(pid: pid) } catch {
+      throw error.isDenied ? .denied : .failed(SafeText("\(error)"))
+    }
+    self.init(
+      pid: pid, regions: regions,
+      lockedBytes: ProcessProbe(pid: pid, countingMaps: false).lockedBytes)
+  }
+
+  package init(pid: Int32, regions: Regions, lockedBytes: UInt64?) {
+    self.pid = pid
+    self.lockedBytes = lockedBytes
+    regionCount = regions.all.count
+    let isGo = Self.hasGoHeap(regions.all)
+    var found: [Owner: Group] = [:]
+    for index in regions.all.indices {
+      let region = regions.all[index]
+      guard Self.isOfInterest(region) else { continue }
+      let neighbours = Neighbours(regions.all, index)
+      let owner = Self.owner(region, neighbours, isGo: isGo)
+      var group = found[owner] ?? Group(owner: owner, firstAddress: region.start)
+      let (size, flags) = (region.byteCount, region.flags)
+      group.regions += 1
+      group.bytes += size
+      if !flags.contains(.locked) { group.notLocked += size }
+      if !flags.contains(.notDumped) { group.dumped += size }
+      if flags.isDisjoint(with: [.wipedOnFork, .absentOnFork]) { group.inherited += size }
+      if !flags.contains(.sealed) { group.notSealed += size }
+      if (region.key ?? 0) == 0 { group.withoutKey += size }
+      if !neighbours.hasGuards { group.withoutGuards += size }
+      group.swapped += UInt64(region.swappedKiB) * 1024
+      found[owner] = group
+    }
+    groups = Owner.allCases.compactMap { found[$0] }
+  }
+
+  /// What somebody did something about. Whole files and the kernel's own pages are left out: the
+  /// vdso is "not dumped" too.
+  private static func isOfInterest(_ region: Region) -> Bool {
+    if region.kind == .secretMemory { return true }
+    guard region.kind == .anonymous || region.kind == .heap else { return false }
+    // PROT_NONE and unlocked is a reservation or a guard.
+    let marks: RegionFlags = [.locked, .notDumped, .wipedOnFork, .sealed]
+    let isClosed = region.flags.isDisjoint(with: .access)
+    if isClosed, !region.flags.contains(.locked) { return false }
+    return !region.flags.isDisjoint(with: marks) || (region.key ?? 0) != 0
+  }
+
+  /// What touches a region on either side.
+  struct Neighbours {
+    let before, beforeThat, after: Region?
+
+    init(_ all: [Region], _ index: Int) {
+      func at(_ other: Int, _ isTouching: (Region) -> Bool) -> Region? {
+        all.indices.contains(other) && isTouching(all[other]) ? all[other] : nil
+      }
+      let region = all[index]
+      let before = at(index - 1) { $0.end == region.start }
+      self.before = before
+      beforeThat = before.flatMap { one in at(index - 2) { $0.end == one.start } }
+      after = at(index + 1) { $0.start == region.end }
+    }
+
+    private func isGuard(_ region: Region?) -> Bool {
+      region.map { $0.flags.isDisjoint(with: [.readable, .writable, .executable, .locked]) }
+        ?? false
+    }
+
+    var hasGuards: Bool { isGuard(before) && isGuard(after) }
+    /// libsodium's page in front of the first guard, which holds the size: read-only, not locked.
+    var hasSizePage: Bool {
+      guard isGuard(before), let page = beforeThat else { return false }
+      return page.flags.intersection(.access) == .readable && !page.flags.contains(.locked)
+        && page.kind == .anonymous && page.byteCount == 4096
+    }
+  }
+
+  private static func owner(_ region: Region, _ neighbours: Neighbours, isGo: Bool) -> Owner {
+    let flags = region.flags
+    if region.kind == .secretMemory { return .secretMemory }
+    if flags.contains(.wipedOnFork), flags.contains(.notDumped) { return .enclave }
+    guard flags.contains(.locked) else { return .unknown }
+    if flags.contains(.notDumped), neighbours.hasGuards {
+      if isGo { return .memguard }
+      if neighbours.hasSizePage { return .libsodium }
+      // One allocation, whose size must be a power of two (CRYPTO_secure_malloc_init(3)).
+      return region.byteCount.nonzeroBitCount == 1 ? .openssl : .unknown
+    }
+    // A pool of 16 or 32 KiB and more, without guards (libgcrypt's secmem.c).
+    if !neighbours.hasGuards, region.kind == .anonymous, flags.contains(.writable),
+      region.byteCount >= 16384, region.byteCount <= 1 << 20
+    {
+      return .libgcrypt
+    }
+    return .unknown
+  }
+
+  /// Go's heap begins at one address everywhere on 64 bits (runtime/malloc.go).
+  private static func hasGoHeap(_ all: [Region]) -> Bool {
+    all.contains { $0.start == 0xc0_0000_0000 && $0.kind == .anonymous }
+  }
+}
+
+extension Survey.Group {
+  /// What these regions lack, in words; empty where there is nothing to say.
+  package var lacks: [String] {
+    var parts: [String] = []
+    func add(_ count: UInt64, _ what: String) {
+      if count > 0 {
+        parts.append(count == bytes ? what : "\(MemwatchInspector.bytes(count)) \(what)")
+      }
+    }
+    add(notLocked, "not locked")
+    add(swapped, "in swap")
+    add(dumped, "in core dumps")
+    add(inherited, "inherited by fork")
+    add(withoutGuards, "without guards")
+    return parts
+  }
+}
+
+extension Survey {
+  package var text: String {
+    var lines = [
+      "process \(pid): \(regionCount) mappings, VmLck \(lockedBytes.map { bytes($0) } ?? "n/a")"
+    ]
+    if groups.isEmpty {
+      lines.append("no region is locked, left out of dumps, wiped on fork, sealed or key-tagged:")
+      lines.append("whatever secrets it has lie in ordinary memory")
+    } else {
+      let rows = groups.map { group in
+        [
+          group.owner.rawValue, "\(group.regions)", bytes(group.bytes),
+          group.lacks.isEmpty ? "nothing" : group.lacks.joined(separator: ", "),
+        ]
+      }
+      lines += table([["LOOKS LIKE", "REGIONS", "BYTES", "LACKS"]] + rows)
+      lines.append("(told by flags and neighbours of mappings; no memory was read)")
+    }
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  package var document: Value {
+    .object([
+      ("schema", .text(Snapshot.schema)), ("pid", Value(pid)), ("locked", Value(lockedBytes)),
+      ("regions", Value(regionCount)),
+      (
+        "groups",
+        .list(
+          groups.map { group in
+            .object([
+              ("looksLike", .text(group.owner.rawValue)), ("regions", Value(group.regions)),
+              ("bytes", Value(group.bytes)), ("notLocked", Value(group.notLocked)),
+              ("swapped", Value(group.swapped)), ("inCoreDumps", Value(group.dumped)),
+              ("inheritedByFork", Value(group.inherited)), ("notSealed", Value(group.notSealed)),
+              ("withoutKey", Value(group.withoutKey)),
+              ("withoutGuards", Value(group.withoutGuards)),
+              ("firstAddress", Value(group.firstAddress)),
+            ])
+          })
+      ),
+    ])
+  }
+}

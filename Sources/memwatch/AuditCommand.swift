@@ -1,0 +1,56 @@
+// `memwatch audit`: a publisher's claims, or any process' mappings, against the kernel.
+
+import ArgumentParser
+import MemwatchInspector
+
+struct AuditCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "audit",
+    abstract: "Compares a publisher's claims with the kernel; or surveys any process.",
+    discussion: """
+      With a process id that publishes nothing: which of its mappings are locked, left out of core \
+      dumps, wiped on fork, sealed, key-tagged or secretmem, whose they look to be, and what they \
+      lack. Reading the mappings stalls the process for as long as the kernel takes to write them.
+      """)
+
+  @OptionGroup var target: TargetOptions
+  @Flag(name: .long, help: "As JSON.")
+  var json = false
+
+  func run() throws {
+    let inspector: Inspector
+    do throws(Failure) { inspector = try target.attach() } catch {
+      guard case .pid(let pid) = target.resolved, error.code != Exit.several,
+        ProcessProbe(pid: pid, countingMaps: false).exists
+      else { throw error }
+      return try survey(pid)
+    }
+    let snapshot = inspector.sample(auditing: .now)
+    if json {
+      try Output.standard(
+        try Format.json(
+          .object([
+            ("schema", .text(Snapshot.schema)), ("pid", Value(snapshot.process.pid)),
+            ("audit", snapshot.audit?.document ?? .null),
+          ])))
+    } else {
+      try Output.standard(snapshot.auditText)
+    }
+    throw ExitCode(Exit.code(for: snapshot.process.state))
+  }
+
+  private func survey(_ pid: Int32) throws(Failure) {
+    let survey: Survey
+    do { survey = try Survey(pid: pid) } catch {
+      switch error {
+      case .denied:
+        throw Failure(
+          Exit.notPermitted,
+          "the mappings of process \(pid) may not be read: run memwatch as its user (where it is "
+            + "dumpable), as root, or with CAP_PERFMON")
+      case .failed(let text): throw Failure(Exit.failure, text.string)
+      }
+    }
+    try Output.standard(json ? try Format.json(survey.document) : survey.text)
+  }
+}

@@ -1,0 +1,254 @@
+// Claims against the kernel: a saboteur undoes one thing at a time behind the library's back.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct AuditTests {
+  /// Calls of other code, from a chunk's address and size.
+  typealias Calls = @Sendable (_ address: UInt64, _ byteCount: UInt64) -> [String]
+
+  struct Sabotage: CustomTestStringConvertible, Sendable {
+    var what: String
+    /// The kinds of the findings, all of arena `a`.
+    var kinds: [String]
+    var gate = "none"
+    var layout = "slab"
+    var isFrozen = false
+    var calls: Calls
+    var undo: Calls?
+    var testDescription: String { "\(what), gate \(gate), \(layout)" }
+  }
+
+  /// What is done to each layout under each gate.
+  static func common(_ gate: String, _ layout: String) -> [Sabotage] {
+    var all: [Sabotage] = []
+    func add(_ what: String, _ kind: String, _ calls: @escaping Calls, undo: Calls? = nil) {
+      all.append(
+        Sabotage(
+          what: what, kinds: [kind], gate: gate, layout: layout, calls: calls, undo: undo))
+    }
+    // mlock(2) of closed pages answers ENOMEM.
+    var relock: Calls?
+    if gate == "none" { relock = { at, count in ["mlock \(at) \(count)"] } }
+    add("munlock", "not-locked", { ["munlock \($0) \($1)"] }, undo: relock)
+    add(
+      "MADV_DODUMP", "in-core-dumps", { ["madvise \($0) \($1) 17"] },
+      undo: { ["madvise \($0) \($1) 16"] })
+    add(
+      "MADV_KEEPONFORK", "not-wiped-on-fork", { ["madvise \($0) \($1) 19"] },
+      undo: { ["madvise \($0) \($1) 18"] })
+    add(
+      "no guard behind", "guard-missing", { ["mprotect \($0 + $1) 4096 3"] },
+      undo: { ["mprotect \($0 + $1) 4096 0"] })
+    add("no guard in front", "guard-missing", { at, _ in ["munmap \(at - 4096) 4096"] })
+    add("munmap", "not-mapped", { ["munmap \($0 + $1 - 4096) 4096"] })
+    return all
+  }
+
+  static let sabotages: [Sabotage] =
+    common("none", "slab") + common("none", "isolated") + common("pages", "slab")
+    + common("pages", "isolated") + special
+
+  static let special: [Sabotage] = [
+    Sabotage(
+      what: "opened pages", kinds: ["open-pages"], gate: "pages",
+      calls: { at, _ in ["mprotect \(at) 4096 3"] },
+      undo: { at, _ in ["mprotect \(at) 4096 0"] }),
+    Sabotage(
+      what: "writable though frozen", kinds: ["writable"], isFrozen: true,
+      calls: { at, _ in ["mprotect \(at) 4096 3"] },
+      undo: { at, _ in ["mprotect \(at) 4096 1"] }),
+    Sabotage(
+      what: "two things", kinds: ["in-core-dumps", "not-locked"],
+      calls: { ["munlock \($0) \($1)", "madvise \($0) \($1) 17"] },
+      undo: { ["mlock \($0) \($1)", "madvise \($0) \($1) 16"] }),
+  ]
+
+  private func snapshot(_ peer: Peer, _ scratch: Scratch) throws -> [String: Any] {
+    let ended = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    guard ended.status == 0 else { throw Failed("\(ended.status): \(ended.error)") }
+    return try json(ended.output)
+  }
+
+  private func findings(_ snapshot: [String: Any]) -> [[String: Any]] {
+    (snapshot["audit"] as? [String: Any])?["findings"] as? [[String: Any]] ?? []
+  }
+
+  /// Root's limit, or this user's: what can be locked for sure.
+  private func world(_ sabotage: Sabotage) throws -> (Peer, Scratch, UInt64, UInt64) {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    for (slot, name) in [("a", "alpha"), ("b", "bravo")] {
+      try peer.send("arena \(slot) \(name) \(sabotage.layout) required \(sabotage.gate)")
+      try peer.send("alloc \(slot) 1 100")
+    }
+    if sabotage.isFrozen { try peer.send("freeze a") }
+    let before = try snapshot(peer, scratch)
+    #expect(findings(before).isEmpty)
+    let arenas = before["arenas"] as! [[String: Any]]
+    #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
+    let chunk = (arenas[0]["chunks"] as! [[String: Any]])[0]
+    return (peer, scratch, UInt64(chunk["address"] as! Int), UInt64(chunk["dataBytes"] as! Int))
+  }
+
+  @Test(arguments: sabotages) func aSaboteurIsFound(sabotage: Sabotage) throws {
+    let (peer, scratch, address, count) = try world(sabotage)
+    for call in sabotage.calls(address, count) { try peer.send("call \(call)") }
+    let after = try snapshot(peer, scratch)
+    #expect(findings(after).map { $0["kind"] as! String }.sorted() == sabotage.kinds)
+    #expect(findings(after).allSatisfy { $0["arenaId"] as? Int == 1 })
+    let arenas = after["arenas"] as! [[String: Any]]
+    #expect(arenas.map { $0["audit"] as? String } == ["differs", "agrees"])
+    #expect(arenas.map { $0["state"] as? String } == ["DIFFERS", "ok"])
+    // Nothing else is said, in other words, of the same.
+    let problems = (after["problems"] as! [[String: Any]]).filter {
+      $0["severity"] as? String != "note"
+    }
+    #expect(problems.count == sabotage.kinds.count)
+    let text = try memwatch("audit", "\(peer.pid)", stats: scratch)
+    for kind in sabotage.kinds { #expect(text.output.contains("\(kind)  alpha")) }
+    guard let undo = sabotage.undo else { return peer.kill() }
+    for call in undo(address, count) { try peer.send("call \(call)") }
+    let cleared = try snapshot(peer, scratch)
+    #expect(findings(cleared).isEmpty)
+    try peer.send("free a 1")
+  }
+
+  /// What a child got without the lock.
+  @Test func aChildWithACopyIsFound() throws {
+    let (peer, scratch, address, count) = try world(
+      Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
+    let harmless = Int32(try peer.send("fork"))!
+    defer { kill(harmless, SIGKILL) }
+    #expect(findings(try snapshot(peer, scratch)).isEmpty)
+    try peer.send("call madvise \(address) \(count) 19")
+    let child = Int32(try peer.send("fork"))!
+    defer { kill(child, SIGKILL) }
+    let found = findings(try snapshot(peer, scratch))
+    #expect(
+      found.map { $0["kind"] as! String }.sorted() == ["child-has-copy", "not-wiped-on-fork"])
+    let kernel = found.first { $0["kind"] as? String == "child-has-copy" }?["kernel"] as? String
+    #expect(kernel?.contains("child \(child) has") == true)
+  }
+
+  /// Chunks and windows that come and go are no findings.
+  @Test(arguments: ["none", "pages"]) func churnIsNoFinding(gate: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred \(gate)")
+    try peer.send("arena b bravo isolated preferred \(gate)")
+    try peer.send("churn a 2")
+    try peer.send("churn b 1")
+    for round in 0..<12 {
+      try peer.send("arena c charlie \(round % 2 == 0 ? "slab" : "isolated") preferred \(gate)")
+      try peer.send("alloc c 300 200")
+      let now = try snapshot(peer, scratch)
+      #expect(findings(now).isEmpty, "round \(round)")
+      try peer.send("destroy c")
+    }
+  }
+
+  /// Of a process that is not dumpable, sums alone can be compared; they are, and it is said.
+  @Test func aProcessThatIsNotDumpable() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab required none")
+    try peer.send("alloc a 1 100")
+    try peer.send("nodump")
+    try eventually("the page notices") {
+      let now = try snapshot(peer, scratch)
+      return (now["process"] as? [String: Any])?["addresses"] as? String == "lost"
+    }
+    var command = [Programs.memwatch, "audit", "\(peer.pid)"]
+    if Programs.isRoot {
+      command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] + command
+    }
+    let ended = try Launch(command, stats: scratch).run()
+    #expect(ended.status == 0, "\(ended.error)")
+    #expect(ended.output.contains("totals only: totals agree"), "\(ended.output)")
+    #expect(ended.output.contains("the process is not dumpable"), "\(ended.output)")
+    #expect(ended.output.contains(#/alpha +n/a/#))
+    // The verdict does not say OK.
+    command[command.firstIndex(of: "audit")!] = "snapshot"
+    let shown = try Launch(command, stats: scratch).run().output
+    #expect(!shown.contains("OK: ") && shown.contains("totals only"))
+  }
+
+  @Test func noAuditOnRequest() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred none")
+    let ended = try memwatch(
+      "snapshot", "\(peer.pid)", "--format", "json", "--no-audit", stats: scratch)
+    #expect(try json(ended.output)["audit"] is NSNull)
+    let text = try memwatch("snapshot", "\(peer.pid)", "--no-audit", stats: scratch).output
+    #expect(text.contains("not audited") && !text.contains("OK: "))
+  }
+
+  // MARK: - Any process
+
+  /// A program of another library, by Python: what it is, and what `lacks` says.
+  private func survey(_ program: String, library: String) throws -> String? {
+    let process = Launch(
+      [
+        "python3", "-c",
+        """
+        import ctypes, sys
+        try: library = ctypes.CDLL("\(library)")
+        except OSError: print("absent", flush=True); sys.exit(0)
+        \(program)
+        print("ready", flush=True); sys.stdin.readline()
+        """,
+      ]
+    ).process()
+    let (input, output) = (Pipe(), Pipe())
+    process.standardInput = input
+    process.standardOutput = output
+    try process.run()
+    defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
+    let said = String(
+      decoding: output.fileHandleForReading.readData(ofLength: 6), as: UTF8.self)
+    guard said.hasPrefix("ready") else { return nil }
+    return try memwatch("audit", "\(process.processIdentifier)").output
+  }
+
+  @Test(arguments: [
+    (
+      "libsodium.so.23", "libsodium guarded allocation",
+      "library.sodium_init(); library.sodium_malloc.restype = ctypes.c_void_p; "
+        + "kept = [library.sodium_malloc(ctypes.c_size_t(100)) for i in range(3)]"
+    ),
+    (
+      "libcrypto.so.3", "OpenSSL secure heap",
+      "assert library.CRYPTO_secure_malloc_init(ctypes.c_size_t(65536), ctypes.c_size_t(16)) > 0"
+    ),
+    (
+      "libgcrypt.so.20", "libgcrypt pool",
+      "library.gcry_check_version(None); library.gcry_control(24, 32768, 0); "
+        + "library.gcry_control(38, 0)"
+    ),
+  ])
+  func otherLibrariesAreRecognised(library: String, name: String, program: String) throws {
+    guard let text = try survey(program, library: library) else {
+      return  // It is not installed.
+    }
+    #expect(text.contains(name), "\(text)")
+    let inherited = text.split(separator: "\n").first { $0.hasPrefix(name) }
+    #expect(inherited?.contains("inherited by fork") == true, "\(text)")
+  }
+
+  @Test func whoHasNothing() throws {
+    let process = Launch(["sleep", "60"]).process()
+    try process.run()
+    defer { kill(process.processIdentifier, SIGKILL) }
+    let ended = try memwatch("audit", "\(process.processIdentifier)")
+    #expect(ended.status == 0 && ended.output.contains("ordinary memory"), "\(ended)")
+    #expect(try memwatch("audit", "4194304").status == 2)
+  }
+}

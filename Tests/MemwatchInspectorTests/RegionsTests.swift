@@ -1,0 +1,104 @@
+// The text of smaps, and what is made of it.
+
+import EnclaveStats
+import Glibc
+import Testing
+
+@testable import MemwatchInspector
+
+@Suite struct RegionsTests {
+  static let text = """
+    7f0000000000-7f0000001000 ---p 00000000 00:00 0 
+    Size:                  4 kB
+    VmFlags: mr mw me sd 
+    7f0000001000-7f0000041000 rw-p 00000000 00:00 0                          [anon: a name]
+    Size:                256 kB
+    Rss:                   4 kB
+    Pss:                   4 kB
+    Shared_Clean:          0 kB
+    Private_Dirty:         4 kB
+    Swap:                 12 kB
+    SwapPss:               7 kB
+    Locked:              256 kB
+    ProtectionKey:         3
+    VmFlags: rd wr mr mw me lo ac dd wf sl 
+    7f0000041000-7f0000042000 ---p 00000000 00:00 0 
+    VmFlags: mr mw me gu 
+    7f0000050000-7f0000054000 rw-s 00000000 00:01 1029                       /secretmem (deleted)
+    VmFlags: rd wr sh mr mw ms lo dd dc 
+    7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
+    """
+
+  @Test func whatItSays() {
+    let regions = Regions(text: Self.text).all
+    #expect(regions.count == 5)
+    #expect(regions[0].flags == .areKnown)
+    #expect(
+      regions[1].flags
+        == [.areKnown, .readable, .writable, .locked, .notDumped, .wipedOnFork, .sealed])
+    #expect(regions[1].key == 3 && regions[1].swappedKiB == 12 && regions[1].kind == .anonymous)
+    #expect(regions[2].flags == [.areKnown, .mayHaveGuards])
+    #expect(regions[3].kind == .secretMemory && regions[3].flags.contains(.shared))
+    #expect(regions[3].flags.contains([.locked, .notDumped, .absentOnFork]))
+    #expect(regions[4].kind == .stack && !regions[4].flags.contains(.areKnown))
+  }
+
+  /// The parts that the kernel gives end anywhere: this process' own, against the lines of maps.
+  @Test func agreesWithMaps() throws {
+    let read = try Regions(pid: getpid()).all
+    #expect(read.count > 20)
+    #expect(zip(read, read.dropFirst()).allSatisfy { $0.end <= $1.start })
+    #expect(read.allSatisfy { $0.kind == .special || $0.flags.contains(.areKnown) })
+  }
+
+  @Test func ranges() {
+    let regions = Regions(text: Self.text)
+    let all: Range<UInt64> = 0x7f00_0000_0800..<0x7f00_0005_1000
+    #expect(regions.touching(all).count == 4)
+    #expect(regions.bytes(in: all) { _ in true } == 0x800 + 0x40000 + 0x1000 + 0x1000)
+    #expect(regions.bytes(in: all) { $0.flags.contains(.locked) } == 0x41000)
+    #expect(regions.touching(0x7f00_0004_2000..<0x7f00_0005_0000).isEmpty)
+  }
+
+  /// Whatever bytes: no trap, and no region that ends before it starts.
+  @Test func garbage() {
+    var bytes = Array(Self.text.utf8)
+    for _ in 0..<2000 {
+      for _ in 0..<Int.random(in: 1...20) {
+        bytes[Int.random(in: 0..<bytes.count)] = .random(in: 0...255)
+      }
+      let regions = Regions(text: String(decoding: bytes, as: UTF8.self))
+      #expect(regions.all.allSatisfy { $0.start < $0.end })
+      if Bool.random() { bytes = Array(Self.text.utf8) }
+    }
+  }
+
+  /// Pages in swap, which no test can bring about everywhere.
+  @Test func swappedPagesAreAProblem() {
+    let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)
+    let claim = ArenaClaim(chunks: [chunk], key: 3)
+    let findings = Comparison(pid: 1, claims: [claim], regions: Regions(text: Self.text)).findings
+    #expect(findings.map(\.kind) == [.swapped])
+    #expect(findings.first?.severity == .problem)
+    #expect(findings.first?.kernel == "12 KiB in swap")
+    let other = ArenaClaim(chunks: [chunk], key: 4)
+    let differing = Comparison(pid: 1, claims: [other], regions: Regions(text: Self.text))
+    #expect(differing.findings.map(\.kind) == [.keyDiffers, .swapped])
+  }
+}
+
+extension ArenaClaim.Chunk {
+  fileprivate init(data: Range<UInt64>, isLocked: Bool) {
+    self.init(data: data, guardBytes: 4096, isLocked: isLocked)
+  }
+}
+
+extension ArenaClaim {
+  fileprivate init(chunks: Set<Chunk>, key: UInt64) {
+    self.init(
+      id: 1, name: SafeText("a"), gate: .key, key: key, seal: .open, fork: .zeros,
+      dump: .excluded, backing: .anonymous, lockedBytes: 0x40000, mappedBytes: 0x40000,
+      activity: Activity(opens: 0, allocations: 0, frees: 0, openWindows: 0, stuckOpenPages: 0),
+      chunks: chunks, isWhole: true)
+  }
+}
