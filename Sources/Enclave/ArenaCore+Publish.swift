@@ -333,6 +333,7 @@ extension ArenaCore {
     record.set(.bytesLocked, UInt64(bytesLocked))
     record.set(.bytesMapped, UInt64(bytesMapped))
     record.set(.chunkCount, UInt64(chunkCount))
+    record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
     record.end()
   }
 

@@ -21,6 +21,19 @@ package enum Console {
     return nil
   }
 
+  /// A file that the user named; nil when it cannot be read, or is larger than 64 MiB.
+  package static func bytes(of path: String) -> [UInt8]? {
+    let limit = 64 << 20
+    return ProcessFacts.readFile(path, limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
+  }
+
+  /// The lines of a file that the user named; nil when it cannot be read.
+  package static func lines(of path: String) -> [String]? {
+    ProcessFacts.readText(path, limit: 1 << 20).map {
+      $0.split(separator: "\n").map { String($0) }
+    }
+  }
+
   package static func pause(milliseconds: UInt32) { ProcessFacts.pause(milliseconds: milliseconds) }
   /// CLOCK_BOOTTIME.
   package static var milliseconds: UInt64 { ProcessFacts.bootMilliseconds }

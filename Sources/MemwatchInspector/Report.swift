@@ -143,10 +143,11 @@ extension Snapshot {
     }
     lines += table([columns + ["IN USE", "LOCKED"]] + rows)
     lines += findingLines
+    lines += postMortemLines
     if !vaults.isEmpty { lines += [""] + vaultLines }
     lines.append("")
     lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
-    for (path, value) in document.leaves { lines.append("\(path): \(plain(value))") }
+    for (path, value) in document.leaves { lines.append("\(path): \(value.plain)") }
     return lines.joined(separator: "\n") + "\n"
   }
 
@@ -192,6 +193,40 @@ extension Snapshot {
     return lines.joined(separator: "\n") + "\n"
   }
 
+  /// What the last page of a process that is gone tells of its end.
+  package var postMortemLines: [String] {
+    guard process.state == .exited else { return [] }
+    var lines = ["", "Post-mortem"]
+    lines.append("  ended    \(process.stateDetail ?? "n/a")")
+    let live = saturatingSum(arenas.compactMap(\.secretCount))
+    let inUse = bytes(saturatingSum(arenas.compactMap(\.bytesInUse)))
+    let isInOrder = process.stateDetail?.hasPrefix("after") ?? false
+    switch process.wipe {
+    case nil where isInOrder:
+      lines.append("  wiped    at exit, as far as it was an exit(3)")
+    case nil:
+      lines.append(
+        "  wiped    nothing says so: \(counted(Int(clamping: live), "secret")) (\(inUse)) "
+          + "may lie in freed pages")
+    default: lines.append("  wiped    \(process.wipeLine)")
+    }
+    let open = arenas.filter { ($0.openWindows ?? 0) > 0 }
+      .map { "\($0.name) (\(counted(Int(clamping: $0.openWindows!), "window")))" }
+    lines.append("  open     \(open.isEmpty ? "no window" : open.joined(separator: ", "))")
+    let unlocked = arenas.filter { $0.lockState == "partial" || $0.lockState == "unlocked" }
+      .map(\.name.string)
+    lines.append("  unlocked \(unlocked.isEmpty ? "none" : unlocked.joined(separator: ", "))")
+    let names = Dictionary(arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
+    lines.append("  the last of \(counted(Int(clamping: eventCount ?? 0), "event"))")
+    for event in events.suffix(10) {
+      let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? ""
+      let failure = event.errno.map { " \(SystemFailure.name(ofErrno: $0))" } ?? ""
+      let time = event.at.map { clock($0) } ?? "n/a"
+      lines.append("    \(time)  \(event.kind)\(failure)  \(arena)")
+    }
+    return lines
+  }
+
   /// The findings of the last audit, each with what to do.
   package var findingLines: [String] {
     guard let findings = audit?.findings, !findings.isEmpty else { return [] }
@@ -210,16 +245,6 @@ extension Snapshot {
   }
 
   private func count(_ number: UInt64?) -> String { number.map { "\($0)" } ?? "n/a" }
-
-  private func plain(_ value: Value) -> String {
-    switch value {
-    case .null: "n/a"
-    case .bool(let flag): flag ? "yes" : "no"
-    case .number(let number): "\(number)"
-    case .text(let text): text
-    case .list, .object: "none"
-    }
-  }
 }
 
 package func counted(_ count: Int, _ noun: String) -> String {

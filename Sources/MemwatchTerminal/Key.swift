@@ -38,7 +38,7 @@ package enum Key: Equatable, Hashable, Sendable {
 /// What a key asks for.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
-  case back, enter, nextView, arenas, findings, vaults, processes, output
+  case back, enter, nextView, arenas, findings, host, vaults, processes, output
   case search, next, previous, filter, sort, invert
   case mark, pause, refresh, audit, slower, faster, write
   case help, quit, quitNow, redraw
@@ -75,6 +75,7 @@ package struct Binding: Sendable {
     Binding([.tab, .backTab], .nextView, "next view", "view"),
     Binding([.character("1")], .arenas, "view of the arenas"),
     Binding([.character("5")], .findings, "view of the findings: where the kernel disagrees"),
+    Binding([.character("6")], .host, "view of the host: what this machine does to secrets"),
     Binding([.character("7")], .vaults, "view of the vaults: what is encrypted at rest"),
     Binding([.character("8")], .processes, "view of the processes that publish"),
     Binding([.character("o")], .output, "view of the command's output (memwatch run)"),

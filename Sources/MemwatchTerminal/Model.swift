@@ -3,7 +3,7 @@
 package import MemwatchInspector
 
 package enum View: Sendable, Equatable, CaseIterable {
-  case arenas, findings, vaults, processes, output, help
+  case arenas, findings, host, vaults, processes, output, help
 }
 
 /// What the model asks its surroundings for.
@@ -52,6 +52,8 @@ package struct Model: Sendable {
   package private(set) var rates: [UInt64: Rates] = [:]
   package private(set) var publishers: [Publisher] = []
   package private(set) var places: [Place] = []
+  /// Read when its view is opened.
+  package private(set) var host: Host?
   package private(set) var prompt: Prompt?
   package private(set) var message: String?
   package private(set) var isPaused = false
@@ -120,6 +122,8 @@ package struct Model: Sendable {
     }
   }
 
+  package mutating func update(_ host: Host) { self.host = host }
+
   package mutating func say(_ text: String) { message = text }
 
   // MARK: - What is shown
@@ -175,6 +179,7 @@ package struct Model: Sendable {
   package var lines: [String] {
     switch view {
     case .findings: findingLines
+    case .host: host?.lines ?? []
     case .vaults: snapshot?.vaultLines ?? []
     case .output: output ?? []
     case .help: helpLines
@@ -238,6 +243,7 @@ package struct Model: Sendable {
       show(views[(at + 1) % views.count])
     case .arenas: if snapshot != nil { show(.arenas) }
     case .findings: if snapshot != nil { show(.findings) }
+    case .host: show(.host)
     case .vaults: if snapshot != nil { show(.vaults) }
     case .processes: show(.processes)
     case .output:
@@ -327,7 +333,7 @@ package struct Model: Sendable {
       guard !publishers.isEmpty else { return }
       let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
       selectedProcess = publishers[min(max(0, at + distance), publishers.count - 1)].id
-    case .findings, .vaults, .output, .help:
+    case .findings, .host, .vaults, .output, .help:
       scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
     }
   }

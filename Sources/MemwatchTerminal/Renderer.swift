@@ -61,6 +61,7 @@ package struct Renderer {
       }
     case .processes: drawProcesses()
     case .findings: drawText(model.lines, title: "findings")
+    case .host: drawText(model.lines, title: "host")
     case .vaults: drawText(model.lines, title: "vaults and streams")
     case .output: drawText(model.lines, title: "output of the command")
     case .help: drawText(model.lines, title: "help")

@@ -110,7 +110,7 @@ package enum Screen {
           mustDraw = true
         case .key(let key):
           mustDraw = true
-          let wasProcesses = model.view == .processes
+          let before = model.view
           for effect in model.handle(key, now: Console.realMilliseconds) {
             switch effect {
             case .sample: nextSample = 0
@@ -135,7 +135,8 @@ package enum Screen {
               return end
             }
           }
-          if model.view == .processes, !wasProcesses { model.update(Discovery.run()) }
+          if model.view == .processes, before != .processes { model.update(Discovery.run()) }
+          if model.view == .host, before != .host { model.update(Host()) }
         }
       }
     }

@@ -37,14 +37,28 @@ struct Run: ParsableCommand {
       """)
 
   @OptionGroup var screen: ScreenFlags
+  @OptionGroup var requirements: Requirements
+  @Flag(
+    name: .long,
+    help: "No screen: watch for the command's life, and exit 6 if a requirement was ever broken.")
+  var check = false
   @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
   var command: [String] = []
 
   func validate() throws {
     if command.isEmpty { throw ValidationError("Give a command after --.") }
+    if !check, requirements.policy != nil || !requirements.lists.isEmpty {
+      throw ValidationError("--require and --policy need --check.")
+    }
   }
 
   func run() throws {
+    if check {
+      var watchdog = Watchdog(try requirements.resolved())
+      let session = try Session(command, publishing: true, underScreen: false, name: "run")
+      throw ExitCode(
+        watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
+    }
     let session = try Session(
       command, publishing: true, underScreen: Screen.isTerminal, name: "run")
     try session.show(screen.settings, endsWithScreen: false)

@@ -9,6 +9,7 @@ enum Exit {
   static let notPermitted: Int32 = 3
   static let corrupt: Int32 = 4
   static let exited: Int32 = 5
+  static let checkFailed: Int32 = 6
   static let incompatible: Int32 = 7
   static let inconsistent: Int32 = 8
   static let several: Int32 = 9

@@ -51,6 +51,16 @@ import Testing
     common("none", "slab") + common("none", "isolated") + common("pages", "slab")
     + common("pages", "isolated") + special
 
+  /// Where the processor has protection keys: here, or in the emulated machine.
+  static let keyed: [Sabotage] =
+    (try? procText("/proc/cpuinfo").contains(" ospke")) != true
+    ? []
+    : common("key", "slab") + [
+      Sabotage(
+        what: "another key", kinds: ["key-differs"], gate: "key",
+        calls: { at, count in ["pkey_mprotect \(at) \(count) 0"] })
+    ]
+
   static let special: [Sabotage] = [
     Sabotage(
       what: "opened pages", kinds: ["open-pages"], gate: "pages",
@@ -92,6 +102,10 @@ import Testing
     #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
     let chunk = (arenas[0]["chunks"] as! [[String: Any]])[0]
     return (peer, scratch, UInt64(chunk["address"] as! Int), UInt64(chunk["dataBytes"] as! Int))
+  }
+
+  @Test(arguments: keyed) func aSaboteurUnderAKeyIsFound(sabotage: Sabotage) throws {
+    try aSaboteurIsFound(sabotage: sabotage)
   }
 
   @Test(arguments: sabotages) func aSaboteurIsFound(sabotage: Sabotage) throws {

@@ -105,6 +105,14 @@ func spawnThread(_ body: @escaping @Sendable () -> Void) {
     }, box.toOpaque())
 }
 
+/// syscall(2), which Swift does not import.
+func syscall4(
+  _ number: Int, _ address: UnsafeMutableRawPointer, _ a: Int, _ b: Int, _ c: Int
+) -> Int {
+  typealias Call = @convention(c) (Int, UnsafeMutableRawPointer, Int, Int, Int) -> Int
+  return unsafe unsafeBitCast(dlsym(nil, "syscall")!, to: Call.self)(number, address, a, b, c)
+}
+
 func fill(_ secret: inout Secret) throws {
   do {
     try secret.withMutableBytes { bytes in
@@ -373,6 +381,8 @@ extension Host {
         case "madvise": unsafe Glibc.madvise(address, length, argument)
         case "mprotect": unsafe Glibc.mprotect(address, length, argument)
         case "munmap": unsafe Glibc.munmap(address, length)
+        case "pkey_mprotect":
+          Int32(truncatingIfNeeded: unsafe syscall4(329, address, length, 3, Int(argument)))
         default: throw Failure(text: "unknown call")
         }
       guard answer == 0 else { throw Failure(text: "\(words[1]): \(errno)") }

@@ -1,0 +1,71 @@
+// Two snapshots, and what changed between them.
+
+/// What one field was and is; nil where it was not there.
+package struct Difference: Equatable, Sendable {
+  package var path: String
+  package var before: Value?
+  package var after: Value?
+}
+
+extension Value {
+  /// The fields that differ, in the order of the first. Things in lists are the same when their `id`,
+  /// `serial`, `index`, `label` or `name` is, so that what came or went moves nothing else.
+  package func differences(from old: Value) -> [Difference] {
+    let (before, after) = (old.named, self.named)
+    let then = Dictionary(before.map { ($0.path, $0.value) }) { first, _ in first }
+    let now = Dictionary(after.map { ($0.path, $0.value) }) { first, _ in first }
+    var all: [Difference] = []
+    for (path, value) in before where now[path] != value {
+      all.append(Difference(path: path, before: value, after: now[path]))
+    }
+    for (path, value) in after where then[path] == nil {
+      all.append(Difference(path: path, before: nil, after: value))
+    }
+    return all
+  }
+
+  /// The leaves, with paths that name the things in lists.
+  private var named: [(path: String, value: Value)] {
+    var all: [(String, Value)] = []
+    func walk(_ value: Value, _ path: String) {
+      switch value {
+      case .object(let members):
+        for (name, member) in members { walk(member, path.isEmpty ? name : path + "." + name) }
+      case .list(let items):
+        var taken: Set<String> = []
+        for (index, item) in items.enumerated() {
+          var name = item.listName ?? "\(index)"
+          if !taken.insert(name).inserted { name += "#\(index)" }
+          walk(item, "\(path)[\(name)]")
+        }
+      default: all.append((path, value))
+      }
+    }
+    walk(self, "")
+    return all
+  }
+
+  private var listName: String? {
+    guard case .object(let members) = self else { return nil }
+    let values = Dictionary(members) { first, _ in first }
+    for name in ["name", "label", "id", "serial", "address", "payload", "purpose", "arenaId"] {
+      switch values[name] {
+      case .text(let text): return text
+      case .number(let number): return "\(number)"
+      default: continue
+      }
+    }
+    return nil
+  }
+
+  /// A value on one line.
+  package var plain: String {
+    switch self {
+    case .null: "n/a"
+    case .bool(let flag): flag ? "yes" : "no"
+    case .number(let number): "\(number)"
+    case .text(let text): text
+    case .list, .object: "none"
+    }
+  }
+}

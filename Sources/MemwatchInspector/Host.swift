@@ -1,0 +1,352 @@
+// What this machine does that matters to secrets in memory, as far as a plain user can see it.
+
+import EnclaveSystem
+
+/// One setting of the host.
+package struct HostFact: Equatable, Sendable {
+  package enum Judgement: String, Sendable { case good, bad, unknown }
+  package var name: String
+  package var judgement: Judgement
+  /// What was seen.
+  package var value: String
+  /// What it means for secrets.
+  package var meaning: String
+  /// What to do about it, where it is bad or unknown.
+  package var fix: String?
+}
+
+/// The host's settings, read from /proc and /sys (proc(5), and the kernel's admin guide). Nothing is
+/// guessed: what cannot be read is unknown.
+package struct Host: Equatable, Sendable {
+  package private(set) var facts: [HostFact] = []
+  private let root: String
+  private let commandLine: String?
+  private let configuration: String?
+
+  /// - Parameter root: where /proc, /sys and /boot are; tests have their own.
+  package init(root: String = "") {
+    self.root = root
+    commandLine = ProcessFacts.readText(root + "/proc/cmdline", limit: 65536)
+    let release = ProcessFacts.readText(root + "/proc/sys/kernel/osrelease", limit: 256)?
+      .split(separator: "\n").first.map { String($0) }
+    configuration = release.flatMap {
+      ProcessFacts.readText(root + "/boot/config-\($0)", limit: 4 << 20)
+    }
+    swap()
+    hibernation()
+    coreDumps()
+    attaching()
+    freedMemory()
+    otherKernels()
+    copies()
+    kernelPaths()
+    memlock()
+  }
+
+  package var worst: [HostFact] { facts.filter { $0.judgement == .bad } }
+
+  // MARK: - Reading
+
+  private func read(_ path: String) -> String? {
+    ProcessFacts.readText(root + path, limit: 65536).map { text in
+      var text = text
+      while text.last?.isNewline ?? false { text.removeLast() }
+      return text
+    }
+  }
+
+  private func exists(_ path: String) -> Bool { (try? Files.status(root + path)) != nil }
+
+  /// The word in brackets of a list of choices.
+  private func chosen(_ text: String) -> String? {
+    guard let start = text.firstIndex(of: "["), let end = text.firstIndex(of: "]"), start < end
+    else { return nil }
+    return String(text[text.index(after: start)..<end])
+  }
+
+  private func option(_ name: String) -> String? {
+    commandLine?.split(whereSeparator: \.isWhitespace).last { $0.hasPrefix(name + "=") }
+      .map { String($0.dropFirst(name.count + 1)) }
+  }
+
+  /// `y`, another value, or `n` for what is not set; nil when the configuration cannot be read.
+  private func configured(_ name: String) -> String? {
+    guard let configuration else { return nil }
+    for line in configuration.split(separator: "\n") where line.contains(name) {
+      if line.hasPrefix(name + "=") { return String(line.dropFirst(name.count + 1)) }
+      if line == "# \(name) is not set" { return "n" }
+    }
+    return nil
+  }
+
+  private mutating func add(
+    _ name: String, _ isGood: Bool?, _ value: String, _ meaning: String, _ fix: String? = nil
+  ) {
+    facts.append(
+      HostFact(
+        name: name, judgement: isGood.map { $0 ? .good : .bad } ?? .unknown,
+        value: SafeText(value).string, meaning: meaning, fix: isGood == true ? nil : fix))
+  }
+
+  // MARK: - Settings
+
+  private mutating func swap() {
+    let meaning = "memory that is not locked is written to it, and stays there"
+    guard let swaps = read("/proc/swaps") else {
+      return add("swap", nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
+    }
+    let devices = swaps.split(separator: "\n").dropFirst().compactMap {
+      $0.split(whereSeparator: \.isWhitespace).first.map { String($0) }
+    }
+    let isSwapping = !devices.isEmpty
+    if !isSwapping {
+      add("swap", true, "none", meaning)
+    } else {
+      let isSafe = devices.allSatisfy { device in
+        let name = device.split(separator: "/").last.map { String($0) } ?? ""
+        if name.hasPrefix("zram") { return true }
+        return read("/sys/class/block/\(name)/dm/uuid")?.hasPrefix("CRYPT-") ?? false
+      }
+      add(
+        "swap", isSafe,
+        devices.joined(separator: ", ") + (isSafe ? " (encrypted, or compressed in memory)" : ""),
+        meaning, "sudo swapoff -a, or encrypt the swap device (dm-crypt)")
+    }
+    let zswap = read("/sys/module/zswap/parameters/enabled")
+    add(
+      "zswap", zswap.map { $0 == "N" || !isSwapping } ?? (exists("/sys/module") ? true : nil),
+      zswap ?? (exists("/sys/module") ? "not built" : "/sys cannot be read"),
+      "compressed copies of swapped pages stay in memory",
+      "echo N | sudo tee /sys/module/zswap/parameters/enabled")
+  }
+
+  private mutating func hibernation() {
+    let meaning = "hibernating writes all of memory to the disk, locked or not"
+    guard let states = read("/sys/power/state") else {
+      let isMissing = exists("/sys/kernel") && !exists("/sys/power/state")
+      return add(
+        "hibernation", isMissing ? true : nil,
+        isMissing ? "the kernel cannot" : "/sys/power/state cannot be read", meaning,
+        "look at: cat /sys/power/state")
+    }
+    let disk = read("/sys/power/disk").flatMap { chosen($0) }
+    let can = states.split(separator: " ").contains("disk") && disk != "disabled"
+    add(
+      "hibernation", !can, can ? "possible" : "off", meaning,
+      "sudo systemctl mask hibernate.target hybrid-sleep.target, or boot with nohibernate")
+  }
+
+  private mutating func coreDumps() {
+    let pattern = read("/proc/sys/kernel/core_pattern")
+    let limit = limitOfThisProcess("Max core file size")
+    let isPiped = pattern?.hasPrefix("|") ?? false
+    add(
+      "core dumps", pattern.map { _ in !isPiped && limit == 0 },
+      (pattern ?? "core_pattern cannot be read")
+        + (limit.map { $0 == 0 ? ", limit 0" : ", limit \($0 == .max ? "unlimited" : bytes($0))" }
+          ?? ""),
+      isPiped
+        ? "a dump goes to a helper, whatever the limit; arenas are left out, stacks and copies are not"
+        : "a dump holds stacks and copies; arenas are left out of it",
+      "ulimit -c 0; a pipe: "
+        + "sudo sysctl kernel.core_pattern=core")
+    let suid = read("/proc/sys/fs/suid_dumpable")
+    add(
+      "dumps of setuid programs", suid.map { $0 != "1" }, suid ?? "cannot be read",
+      "1 lets a user dump a program that runs as another", "sudo sysctl fs.suid_dumpable=0")
+  }
+
+  private mutating func attaching() {
+    let scope = read("/proc/sys/kernel/yama/ptrace_scope")
+    let isKnown = exists("/proc/sys/kernel")
+    add(
+      "ptrace", scope.map { $0 != "0" } ?? (isKnown ? false : nil),
+      scope.map { "ptrace_scope \($0)" }
+        ?? (isKnown ? "no Yama: as ptrace_scope 0" : "cannot be read"),
+      "0 lets any program of the same user read every secret of a dumpable process",
+      scope == nil
+        ? "boot a kernel with Yama; in the program: prctl(PR_SET_DUMPABLE, 0)"
+        : "sudo sysctl kernel.yama.ptrace_scope=1")
+    let force =
+      option("proc_mem.force_override")
+      ?? ["ALWAYS_FORCE", "FORCE_PTRACE", "NO_FORCE"].first {
+        configured("CONFIG_PROC_MEM_" + $0) == "y"
+      }
+    add(
+      "/proc/PID/mem", force.map { !["always", "ALWAYS_FORCE"].contains($0) },
+      force ?? "neither the command line nor a configuration in /boot tells",
+      "`always` lets it write read-only and closed pages; it reads them in any case",
+      "boot with proc_mem.force_override=never")
+    let lockdown = read("/sys/kernel/security/lockdown").flatMap { chosen($0) }
+    add(
+      "lockdown", lockdown.map { $0 == "confidentiality" }, lockdown ?? "cannot be read",
+      "without it root reads kernel memory (/proc/kcore, kprobes, bpf)",
+      "boot with lockdown=confidentiality")
+    let perf = read("/proc/sys/kernel/perf_event_paranoid").flatMap { Int($0) }
+    add(
+      "perf events", perf.map { $0 >= 2 },
+      perf.map { "perf_event_paranoid \($0)" } ?? "cannot be read",
+      "below 2 a user samples registers and stacks of the kernel too",
+      "sudo sysctl kernel.perf_event_paranoid=2")
+    let bpf = read("/proc/sys/kernel/unprivileged_bpf_disabled")
+    add(
+      "unprivileged bpf", bpf.map { $0 != "0" }, bpf ?? "cannot be read",
+      "0 lets any user load programs into the kernel",
+      "sudo sysctl kernel.unprivileged_bpf_disabled=1")
+  }
+
+  private mutating func freedMemory() {
+    for (name, meaning) in [
+      (
+        "init_on_free",
+        "without it, pages that were given back keep what they held until they are given out again"
+      ),
+      ("init_on_alloc", "without it, kernel memory is given out with what it held"),
+    ] {
+      let given = option(name).map { ["1", "on", "y"].contains($0) }
+      let built = configured("CONFIG_\(name.uppercased())_DEFAULT_ON").map { $0 == "y" }
+      let isOn = given ?? built
+      add(
+        name, isOn,
+        isOn.map { $0 ? "on" : "off" }
+          ?? "neither the command line nor a configuration in /boot tells",
+        meaning,
+        isOn == nil
+          ? "look at: zgrep \(name.uppercased()) /proc/config.gz, or sudo dmesg | grep 'mem auto-init'"
+          : "boot with \(name)=1")
+    }
+  }
+
+  private mutating func otherKernels() {
+    let disabled = read("/proc/sys/kernel/kexec_load_disabled")
+    let isBuilt = exists("/sys/kernel/kexec_loaded") || disabled != nil
+    let crash = read("/sys/kernel/kexec_crash_loaded")
+    add(
+      "kexec", !exists("/sys/kernel") ? nil : !isBuilt || disabled == "1" && crash != "1",
+      !exists("/sys/kernel")
+        ? "/sys cannot be read"
+        : !isBuilt
+          ? "not built"
+          : (disabled == "1" ? "disabled" : "possible") + (crash == "1" ? ", kdump is loaded" : ""),
+      "the next kernel finds this one's memory; kdump writes all of it",
+      "sudo sysctl kernel.kexec_load_disabled=1; no kdump on hosts with keys")
+  }
+
+  private mutating func copies() {
+    let ksm = read("/sys/kernel/mm/ksm/run")
+    add(
+      "KSM", ksm.map { $0 != "1" } ?? (exists("/sys/kernel/mm") ? true : nil),
+      ksm.map { $0 == "1" ? "running" : "off" }
+        ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
+      "merging equal pages lets others learn by timing what a page holds",
+      "echo 2 | sudo tee /sys/kernel/mm/ksm/run")
+    let huge = read("/sys/kernel/mm/transparent_hugepage/enabled").flatMap { chosen($0) }
+    add(
+      "transparent huge pages",
+      huge.map { $0 != "always" } ?? (exists("/sys/kernel/mm") ? true : nil),
+      huge ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
+      "collapsing copies pages, and the old ones are not wiped",
+      "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled")
+  }
+
+  private mutating func kernelPaths() {
+    let uring = read("/proc/sys/kernel/io_uring_disabled")
+    add(
+      "io_uring", uring.map { $0 != "0" } ?? (configured("CONFIG_IO_URING") == "n" ? true : nil),
+      uring.map { "io_uring_disabled \($0)" } ?? "cannot be read",
+      "buffers that are registered while a window is open are read past the gate afterwards",
+      "sudo sysctl kernel.io_uring_disabled=2")
+    let faults = read("/proc/sys/vm/unprivileged_userfaultfd")
+    add(
+      "userfaultfd",
+      faults.map { $0 == "0" } ?? (configured("CONFIG_USERFAULTFD") == "n" ? true : nil),
+      faults.map { "unprivileged_userfaultfd \($0)" } ?? "cannot be read",
+      "1 lets any program stop another thread at a page fault for as long as it likes",
+      "sudo sysctl vm.unprivileged_userfaultfd=0")
+  }
+
+  private mutating func memlock() {
+    let limit = limitOfThisProcess("Max locked memory")
+    add(
+      "memlock limit here", limit.map { $0 >= 8 << 20 },
+      limit.map { $0 == .max ? "unlimited" : bytes($0) } ?? "cannot be read",
+      "how much a process that is started here may lock (the kernel's default is 8 MiB since 5.16)",
+      "ulimit -l 8192, LimitMEMLOCK= in a unit, --ulimit memlock= for a container")
+  }
+
+  /// A soft limit of this process, which those that are started from the same shell share.
+  private func limitOfThisProcess(_ name: String) -> UInt64? {
+    guard let limits = read("/proc/self/limits") else { return nil }
+    for line in limits.split(separator: "\n") where line.hasPrefix(name) {
+      let field = line.dropFirst(name.count).split(separator: " ").first
+      return field == "unlimited" ? .max : field.flatMap { UInt64($0) }
+    }
+    return nil
+  }
+
+  // MARK: - What no setting helps against
+
+  /// Where a secret can be, whatever a library wipes, closes and locks; and what helps.
+  package static let notErased: [(what: String, helps: String)] = [
+    ("registers and stack of the program's own code", "short windows; copies that stay in arenas"),
+    ("what a program copies out of a window", "hand spans on, not arrays"),
+    ("_exit, exec, SIGKILL, power loss: nothing runs any more", "init_on_free=1"),
+    (
+      "hibernation, snapshots and migration of virtual machines",
+      "none of them; vaults for what is idle"
+    ),
+    (
+      "debuggers, process_vm_readv, /proc/PID/mem, ptrace",
+      "not dumpable; ptrace_scope; memfd_secret"
+    ),
+    ("io_uring buffers that were registered in a window", "none of secrets"),
+    ("pipes, sockets, terminals: the kernel's buffers", "init_on_free=1"),
+    ("pages that other code gave back", "init_on_free=1"),
+    ("threads that run while a signal's wipe is under way", "short windows"),
+    ("code that executes WRPKRU", "load no code that is not trusted"),
+    ("userfaultfd", "vm.unprivileged_userfaultfd=0"),
+  ]
+}
+
+extension Host {
+  package var lines: [String] {
+    var lines: [String] = []
+    for fact in facts {
+      let mark = fact.judgement == .bad ? "!" : fact.judgement == .unknown ? "?" : " "
+      lines.append("\(mark) \(fact.judgement.rawValue)  \(fact.name): \(fact.value)")
+      lines.append("    \(fact.meaning)")
+      if let fix = fact.fix { lines.append("    fix: \(fix)") }
+    }
+    lines += ["", "Not erased, whatever the settings are (and what helps)"]
+    lines += table(Self.notErased.map { ["  " + $0.what, $0.helps] })
+    return lines
+  }
+
+  package var text: String {
+    let counts = [HostFact.Judgement.good, .bad, .unknown].map { judgement in
+      "\(facts.count { $0.judgement == judgement }) \(judgement.rawValue)"
+    }
+    return ([counts.joined(separator: ", ")] + lines).joined(separator: "\n") + "\n"
+  }
+
+  package var document: Value {
+    .object([
+      ("schema", .text(Snapshot.schema)),
+      (
+        "host",
+        .list(
+          facts.map {
+            .object([
+              ("name", .text($0.name)), ("judgement", .text($0.judgement.rawValue)),
+              ("value", .text($0.value)), ("meaning", .text($0.meaning)), ("fix", Value($0.fix)),
+            ])
+          })
+      ),
+      (
+        "notErased",
+        .list(
+          Self.notErased.map { .object([("what", .text($0.what)), ("helps", .text($0.helps))]) })
+      ),
+    ])
+  }
+}

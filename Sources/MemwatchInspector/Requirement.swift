@@ -1,0 +1,275 @@
+// What a check asks of a publisher, and whether it holds.
+
+/// One requirement of `memwatch check`.
+package struct Requirement: Equatable, Sendable {
+  package enum Kind: String, CaseIterable, Sendable {
+    case locked
+    case nodump
+    case forkSafe = "fork-safe"
+    case gated
+    case closedWhenIdle = "closed-when-idle"
+    case guarded
+    case notSwapped = "not-swapped"
+    case noFindings = "no-findings"
+    case noProblems = "no-problems"
+    case noDebugger = "no-debugger"
+    case notDumpable = "not-dumpable"
+    case emergencyWipe = "emergency-wipe"
+    case sealed
+    case frozen
+    case arena
+    case headroom
+    case noOpenLongerThan = "no-open-longer-than"
+
+    /// What stands behind `=`, for the usage.
+    package var argument: String? {
+      switch self {
+      case .sealed, .frozen, .arena: "NAME"
+      case .headroom: "SIZE"
+      case .noOpenLongerThan: "TIME"
+      default: nil
+      }
+    }
+  }
+  package var kind: Kind
+  package var name = ""
+  /// Bytes or milliseconds.
+  package var amount: UInt64 = 0
+  package var text: String
+
+  /// What `memwatch check` asks for when nothing else is said.
+  package static let usual = ["locked", "nodump", "fork-safe", "no-problems", "no-findings"]
+    .compactMap { Requirement($0) }
+
+  /// nil when it is none.
+  package init?(_ text: String) {
+    let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+      .map { String($0) }
+    guard let kind = Kind(rawValue: parts[0]), (parts.count == 2) == (kind.argument != nil) else {
+      return nil
+    }
+    self.kind = kind
+    self.text = text
+    guard let argument = kind.argument else { return }
+    switch argument {
+    case "NAME":
+      name = parts[1]
+      if name.isEmpty { return nil }
+    case "SIZE":
+      guard let size = Self.size(parts[1]) else { return nil }
+      amount = size
+    default:
+      guard let time = Self.milliseconds(parts[1]) else { return nil }
+      amount = time
+    }
+  }
+
+  /// `64KiB`, `1MiB`, `4096`: binary units, or bytes.
+  private static func size(_ text: String) -> UInt64? {
+    let units: [(String, UInt64)] = [
+      ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1),
+    ]
+    for (unit, factor) in units where text.hasSuffix(unit) {
+      guard let number = UInt64(text.dropLast(unit.count)), number < 1 << 32 else { return nil }
+      return number * factor
+    }
+    return nil
+  }
+
+  private static func milliseconds(_ text: String) -> UInt64? {
+    let units: [(String, UInt64)] = [("ms", 1), ("s", 1000), ("m", 60_000)]
+    for (unit, factor) in units where text.hasSuffix(unit) {
+      guard let number = UInt64(text.dropLast(unit.count)), number < 1 << 32 else { return nil }
+      return number * factor
+    }
+    return nil
+  }
+
+  /// Every form, for the usage.
+  package static var forms: [String] {
+    Kind.allCases.map { $0.rawValue + ($0.argument.map { "=\($0)" } ?? "") }
+  }
+}
+
+/// Whether a requirement holds.
+package struct Outcome: Equatable, Sendable {
+  package enum Word: String, Sendable {
+    case ok, broken
+    /// What is asked for cannot be known here.
+    case unknown = "n/a"
+  }
+  package var requirement: Requirement
+  package var word: Word
+  /// What was seen.
+  package var text: String
+  /// The page says so, and the kernel cannot confirm it.
+  package var isClaimed = false
+  /// There is no arena of the name that is asked for.
+  package var isAbsent = false
+}
+
+extension Snapshot {
+  /// Checks requirements against this snapshot and its audit.
+  package func check(_ requirements: [Requirement]) -> [Outcome] { requirements.map(check) }
+
+  private func check(_ requirement: Requirement) -> Outcome {
+    var judge = Judge(requirement: requirement, snapshot: self)
+    switch requirement.kind {
+    case .locked:
+      judge.each(.notLocked, .notMapped) { $0.lockState.map { $0 == "locked" } }
+    case .nodump: judge.each(.inCoreDumps) { $0.dumpProtection.map { $0 == "excluded" } }
+    case .forkSafe:
+      judge.each(.notWipedOnFork, .childHasCopy) {
+        $0.forkProtection.map { $0 == "zeros" || $0 == "absent" }
+      }
+    case .gated: judge.each(.keyDiffers) { $0.gate.map { $0 != "none" } }
+    case .closedWhenIdle:
+      judge.each(.openPages) { arena in
+        guard let open = arena.openWindows, let state = arena.protectionState else { return nil }
+        return open > 0 || state == "closed"
+      }
+      // PKRU is not in /proc: the tag is seen, and that the key is closed is not.
+      judge.claimed = arenas.contains { $0.gate?.hasPrefix("key") ?? false }
+    case .guarded: judge.each(.guardMissing) { $0.guardPages.map { $0 > 0 } }
+    case .notSwapped: judge.each(.swapped) { _ in true }
+    case .noFindings:
+      let found = audit?.findings.filter(\.isDifference) ?? []
+      judge.whole(
+        audit?.scope == .arenas || !found.isEmpty ? found.isEmpty : nil,
+        found.isEmpty
+          ? auditCounts
+          : found.map { "\($0.kind.rawValue): \($0.kernel)" }
+            .joined(separator: "; "))
+    case .noProblems:
+      let found = problems.filter { $0.severity <= .differs }
+      judge.whole(
+        found.isEmpty, found.isEmpty ? "none" : found.map(\.text).joined(separator: "; "))
+    case .noDebugger:
+      judge.whole(
+        process.debugger.map { $0 == 0 },
+        process.debugger.map { $0 == 0 ? "none" : "pid \($0)" }
+          ?? "TracerPid cannot be read")
+    case .notDumpable:
+      judge.claim(process.isDumpable.map(!), process.isDumpable.map { "dumpable: \($0)" })
+    case .emergencyWipe:
+      judge.claim(process.emergencyWipe, process.wipeLine)
+    case .sealed:
+      judge.named(.notSealed, .writable) { $0.sealState.map { $0 == "sealed" } }
+    case .frozen:
+      judge.named(.writable) { $0.sealState.map { $0 == "frozen" || $0 == "sealed" } }
+    case .arena: judge.named { _ in true }
+    case .headroom:
+      if memlock.binds == .no {
+        judge.whole(true, "the limit does not bind")
+      } else {
+        judge.whole(
+          memlock.headroom.map { $0 >= requirement.amount },
+          memlock.headroom.map { "\(bytes($0)) can still be locked" } ?? "the limit is not known")
+      }
+    case .noOpenLongerThan:
+      let limit = requirement.amount
+      let longest = arenas.compactMap { arena in arena.longestOpenMs.map { ($0, arena.name) } }
+        .max { $0.0 < $1.0 }
+      judge.claim(
+        arenas.contains { $0.longestOpenMs == nil } ? nil : (longest?.0 ?? 0) <= limit,
+        longest.map { "longest seen \($0.0) ms, in \($0.1)" } ?? "no arena was open")
+    }
+    return judge.outcome
+  }
+
+  private struct Judge {
+    let requirement: Requirement
+    let snapshot: Snapshot
+    var outcome: Outcome
+    var claimed: Bool {
+      get { outcome.isClaimed }
+      set { outcome.isClaimed = newValue && outcome.word == .ok }
+    }
+
+    init(requirement: Requirement, snapshot: Snapshot) {
+      self.requirement = requirement
+      self.snapshot = snapshot
+      outcome = Outcome(requirement: requirement, word: .unknown, text: "")
+    }
+
+    mutating func whole(_ holds: Bool?, _ text: String) {
+      outcome.word = holds.map { $0 ? .ok : .broken } ?? .unknown
+      outcome.text = text
+    }
+
+    mutating func claim(_ holds: Bool?, _ text: String?) {
+      whole(holds, text ?? "the page does not tell")
+      outcome.isClaimed = holds == true
+    }
+
+    /// What the page claims of each arena, and the audit does not contradict.
+    mutating func each(
+      _ kinds: Finding.Kind..., claim: (ArenaSnapshot) -> Bool?
+    ) {
+      // Where nothing is mapped yet there is nothing to claim.
+      judge(snapshot.arenas.filter { $0.chunkCount != 0 }, kinds, claim)
+    }
+
+    mutating func named(
+      _ kinds: Finding.Kind..., claim: (ArenaSnapshot) -> Bool?
+    ) {
+      let wanted = SafeText(requirement.name).string
+      let arenas = snapshot.arenas.filter { $0.name.string == wanted }
+      guard !arenas.isEmpty else {
+        outcome.isAbsent = true
+        return whole(false, "there is no arena \(wanted)")
+      }
+      judge(arenas, kinds, claim)
+    }
+
+    private mutating func judge(
+      _ arenas: [ArenaSnapshot], _ kinds: [Finding.Kind], _ claim: (ArenaSnapshot) -> Bool?
+    ) {
+      var (broken, unknown, claimed): ([String], [String], Int) = ([], [], 0)
+      for arena in arenas {
+        let finding = snapshot.audit?.findings.first {
+          $0.arenaID == arena.id && kinds.contains($0.kind)
+        }
+        let name = arena.name.string
+        if let finding {
+          broken.append("\(name): \(finding.kernel)")
+        } else if let holds = claim(arena) {
+          if !holds { broken.append("\(name) does not claim it") }
+          if snapshot.audit?.compared.contains(arena.id) != true { claimed += 1 }
+        } else {
+          unknown.append(name)
+        }
+      }
+      if kinds.contains(.notLocked),
+        snapshot.problems.contains(where: { $0.kind == .lockedLessThanClaimed })
+      {
+        broken.append("VmLck is less than what is claimed")
+      }
+      let unlisted = snapshot.arenasUnlisted.map { $0 > 0 } ?? true
+      if !broken.isEmpty {
+        whole(false, broken.joined(separator: "; "))
+      } else if !unknown.isEmpty || unlisted && requirement.name.isEmpty {
+        whole(nil, unknown.isEmpty ? "not all arenas are listed" : unknown.joined(separator: ", "))
+      } else {
+        whole(true, counted(arenas.count, "arena"))
+        outcome.isClaimed = claimed > 0
+      }
+    }
+  }
+}
+
+extension Outcome {
+  package var line: [String] {
+    [
+      word == .broken ? "BROKEN" : word.rawValue, requirement.text,
+      text + (isClaimed ? " (claimed)" : ""),
+    ]
+  }
+
+  package var document: Value {
+    .object([
+      ("requirement", .text(SafeText(requirement.text).string)), ("outcome", .text(word.rawValue)),
+      ("seen", .text(text)), ("claimedOnly", .bool(isClaimed)),
+    ])
+  }
+}

@@ -1,0 +1,143 @@
+// `memwatch check`: requirements for a test suite or a deployment, as an exit code.
+
+import ArgumentParser
+import MemwatchInspector
+
+struct Requirements: ParsableArguments {
+  @Option(
+    name: .customLong("require"),
+    help: ArgumentHelp(
+      "What must hold, separated by commas: \(Requirement.forms.joined(separator: ", ")). "
+        + "Without it: \(Requirement.usual.map(\.text).joined(separator: ", ")).",
+      valueName: "list"))
+  var lists: [String] = []
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Requirements from a file, one a line; # begins a comment.", valueName: "file"))
+  var policy: String?
+
+  func resolved() throws(Failure) -> [Requirement] {
+    var texts = lists.flatMap { $0.split(separator: ",").map { String($0) } }
+    if let policy {
+      guard let lines = Console.lines(of: policy) else {
+        throw Failure(Exit.usage, "the policy \(SafeText(policy)) cannot be read")
+      }
+      for line in lines {
+        let text = line.prefix { $0 != "#" }.trimmed
+        if !text.isEmpty { texts.append(text) }
+      }
+      if texts.isEmpty {
+        throw Failure(Exit.usage, "the policy \(SafeText(policy)) requires nothing")
+      }
+    }
+    if texts.isEmpty { return Requirement.usual }
+    var all: [Requirement] = []
+    for text in texts {
+      guard let requirement = Requirement(text.trimmed) else {
+        throw Failure(
+          Exit.usage,
+          "\(SafeText(text)) is no requirement; there are: \(Requirement.forms.joined(separator: ", "))"
+        )
+      }
+      all.append(requirement)
+    }
+    return all
+  }
+}
+
+extension StringProtocol {
+  /// Without spaces at the ends.
+  fileprivate var trimmed: String {
+    var rest = self[...]
+    while rest.first?.isWhitespace ?? false { rest.removeFirst() }
+    while rest.last?.isWhitespace ?? false { rest.removeLast() }
+    return String(rest)
+  }
+}
+
+struct Check: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Checks requirements; exits 6 when one is broken, or cannot be known.",
+    discussion: """
+      A requirement that the page claims and the kernel cannot confirm says `(claimed)`.
+      """)
+
+  @OptionGroup var target: TargetOptions
+  @OptionGroup var requirements: Requirements
+  @Flag(name: .long, help: "As JSON.")
+  var json = false
+
+  func run() throws {
+    let wanted = try requirements.resolved()
+    let snapshot = try target.attach().sample(auditing: .now)
+    let state = Exit.code(for: snapshot.process.state)
+    if state != 0 {
+      throw Failure(
+        state, "the publisher is \(snapshot.process.state.rawValue): nothing can be checked")
+    }
+    let outcomes = snapshot.check(wanted)
+    if json {
+      try Output.standard(
+        try Format.json(
+          .object([
+            ("schema", .text(Snapshot.schema)), ("pid", Value(snapshot.process.pid)),
+            ("outcomes", .list(outcomes.map(\.document))),
+            ("audit", snapshot.audit?.document ?? .null),
+          ])))
+    } else {
+      try Output.standard(
+        (table(outcomes.map(\.line)) + snapshot.findingLines).joined(separator: "\n") + "\n")
+    }
+    if outcomes.contains(where: { $0.word != .ok }) { throw ExitCode(Exit.checkFailed) }
+  }
+}
+
+/// `memwatch run --check`: a command is watched for its life.
+struct Watchdog {
+  let requirements: [Requirement]
+  /// What was broken, the first time that it was seen.
+  private(set) var broken: [Outcome] = []
+  /// What could not be known at the last look, or had not come about.
+  private var open: [Outcome] = []
+  private var held: Set<String> = []
+
+  init(_ requirements: [Requirement]) { self.requirements = requirements }
+
+  mutating func look(_ snapshot: Snapshot) {
+    guard snapshot.process.state == .live else { return }
+    let outcomes = snapshot.check(requirements)
+    held.formUnion(outcomes.filter { $0.word == .ok }.map(\.requirement.text))
+    // What an arena is to become takes its time; once it was so, it has to stay so until it goes.
+    open = outcomes.filter { outcome in
+      outcome.word == .unknown
+        || outcome.word == .broken && !outcome.requirement.name.isEmpty
+          && !held.contains(outcome.requirement.text)
+    }
+    for outcome in outcomes
+    where outcome.word == .broken && !outcome.isAbsent && !open.contains(outcome) {
+      if !broken.contains(where: { $0.requirement == outcome.requirement }) {
+        broken.append(outcome)
+      }
+    }
+  }
+
+  /// Watches until the command ends: the code to exit with.
+  mutating func watch(_ command: Command, everyMs interval: Int) -> Int32 {
+    guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
+      command.waitForEnd()
+      Output.error("memwatch: the command published nothing: nothing was checked")
+      return Exit.checkFailed
+    }
+    var isFirst = true
+    while command.poll() == nil {
+      look(inspector.sample(auditing: isFirst ? .now : .automatic))
+      isFirst = false
+      Exiting.pause(milliseconds: UInt32(interval))
+    }
+    broken += open
+    for line in table(broken.map(\.line)) { Output.error("memwatch: " + line) }
+    return broken.isEmpty ? command.poll() ?? 0 : Exit.checkFailed
+  }
+}

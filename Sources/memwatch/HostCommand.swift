@@ -1,0 +1,102 @@
+// `memwatch host` and `memwatch diff`.
+
+import ArgumentParser
+import FoundationEssentials
+import MemwatchInspector
+
+struct HostCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "host",
+    abstract: "What this machine does that matters to secrets in memory: good, bad or unknown.")
+
+  @Flag(name: .long, help: "As JSON.")
+  var json = false
+
+  func run() throws {
+    let host = Host()
+    try Output.standard(json ? try Format.json(host.document) : host.text)
+  }
+}
+
+struct Diff: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "What changed between two snapshots that were written as JSON.")
+
+  @Argument(help: "The earlier snapshot.")
+  var before: String
+  @Argument(help: "The later one.")
+  var after: String
+  @Flag(name: .long, help: "As JSON.")
+  var json = false
+
+  func run() throws {
+    let (old, new) = (try read(before), try read(after))
+    let differences = new.differences(from: old)
+    if json {
+      let list = differences.map {
+        Value.object([
+          ("path", .text($0.path)), ("before", $0.before ?? .null), ("after", $0.after ?? .null),
+        ])
+      }
+      try Output.standard(
+        try Format.json(
+          .object([("schema", .text(Snapshot.schema)), ("differences", .list(list))])))
+    } else {
+      let rows = differences.map {
+        [$0.path, $0.before?.plain ?? "-", "->", $0.after?.plain ?? "-"]
+      }
+      try Output.standard(table(rows).joined(separator: "\n") + (rows.isEmpty ? "" : "\n"))
+    }
+  }
+
+  private func read(_ path: String) throws(Failure) -> Value {
+    guard let bytes = Console.bytes(of: path) else {
+      throw Failure(Exit.failure, "\(SafeText(path)) cannot be read")
+    }
+    guard let value = try? JSONDecoder().decode(Decoded.self, from: Data(bytes)).value,
+      case .object(let members) = value,
+      members.contains(where: { $0 == "schema" && $1 == .text(Snapshot.schema) })
+    else {
+      throw Failure(
+        Exit.failure,
+        "\(SafeText(path)) is no snapshot: write one with memwatch snapshot --format json")
+    }
+    return value
+  }
+}
+
+/// Any JSON, its texts made safe: a snapshot comes from a file.
+private struct Decoded: Decodable {
+  let value: Value
+
+  private struct Key: CodingKey {
+    var stringValue: String
+    var intValue: Int? { nil }
+    init(stringValue: String) { self.stringValue = stringValue }
+    init?(intValue: Int) { nil }
+  }
+
+  init(from decoder: any Decoder) throws {
+    if let container = try? decoder.container(keyedBy: Key.self) {
+      value = .object(
+        try container.allKeys.map { ($0.stringValue, $0) }.sorted { $0.0 < $1.0 }.map {
+          (SafeText($0).string, try container.decode(Decoded.self, forKey: $1).value)
+        })
+    } else if var container = try? decoder.unkeyedContainer() {
+      var items: [Value] = []
+      while !container.isAtEnd { items.append(try container.decode(Decoded.self).value) }
+      value = .list(items)
+    } else {
+      let container = try decoder.singleValueContainer()
+      if container.decodeNil() {
+        value = .null
+      } else if let flag = try? container.decode(Bool.self) {
+        value = .bool(flag)
+      } else if let number = try? container.decode(UInt64.self) {
+        value = .number(number)
+      } else {
+        value = .text(SafeText(try container.decode(String.self)).string)
+      }
+    }
+  }
+}
