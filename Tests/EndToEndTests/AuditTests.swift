@@ -193,6 +193,34 @@ import Testing
     #expect(!shown.contains("OK: ") && shown.contains("totals only"))
   }
 
+  @Test(.enabled(if: Programs.isRoot, "only root reads what is not dumpable"))
+  func rootAuditsWhatIsNotDumpable() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start always")
+    try peer.send("arena a alpha slab required none")
+    try peer.send("alloc a 1 100")
+    try peer.send("nodump")
+    let ended = try memwatch("audit", "\(peer.pid)", stats: scratch)
+    #expect(ended.status == 0 && ended.output.contains("1 agree, 0 differ, 0 n/a"), "\(ended)")
+  }
+
+  /// As in a rootless container: user, pid and mount namespaces of its own.
+  @Test func aProcessInNamespacesOfItsOwn() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    guard try Launch(["unshare", "-Urpf", "true"]).run().status == 0 else { return }
+    let peer = try Peer(stats: scratch, prefix: ["unshare", "-Urmpf", "--kill-child"])
+    let page = try peer.send("start")
+    try peer.send("arena a alpha slab preferred none")
+    try peer.send("alloc a 1 100")
+    let ended = try memwatch("snapshot", "--file", page, "--format", "json", stats: scratch)
+    #expect(ended.status == 0, "\(ended.error)")
+    let snapshot = try json(ended.output)
+    #expect((snapshot["process"] as! [String: Any])["state"] as? String == "live")
+    #expect(findings(snapshot).isEmpty)
+    #expect((snapshot["arenas"] as! [[String: Any]])[0]["audit"] as? String == "agrees")
+  }
+
   @Test func noAuditOnRequest() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)

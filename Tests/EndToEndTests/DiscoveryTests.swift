@@ -81,6 +81,8 @@ struct Corner: CustomStringConvertible, Sendable {
         path.hasPrefix(
           corner.publisherRuntime ? directory + "/enclave/" : "/dev/shm/enclave-\(uid)/"),
         "\(corner): \(path)")
+      try peer.send("arena a alpha slab preferred none")
+      try peer.send("alloc a 1 10")
       if !corner.isDumpable { try peer.send("nodump") }
       var pid = peer.pid
       if corner.isElsewhere {
@@ -96,7 +98,14 @@ struct Corner: CustomStringConvertible, Sendable {
       ).run()
       #expect(result.status == corner.expected, "\(corner): \(result.error)")
       if result.status == 0 {
-        let process = try json(result.output)["process"] as! [String: Any]
+        let snapshot = try json(result.output)
+        let process = snapshot["process"] as! [String: Any]
+        // What the kernel lets this viewer see is compared; the rest is n/a, and says why.
+        let audit = snapshot["audit"] as! [String: Any]
+        let mayRead = corner.isDumpable || corner.relation == .rootViews
+        if corner.isDumpable { #expect(audit["scope"] as? String == "arenas", "\(corner)") }
+        #expect(mayRead == (audit["regions"] is Int), "\(corner)")
+        #expect((audit["findings"] as! [Any]).isEmpty, "\(corner)")
         #expect(process["pid"] as? Int == Int(pid), "\(corner)")
         #expect(process["state"] as? String == "live", "\(corner)")
       }

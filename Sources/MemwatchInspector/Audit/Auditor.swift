@@ -116,15 +116,21 @@ struct Auditor {
     let then = Dictionary(ArenaClaim.all(in: before).map { ($0.id, $0) }) { first, _ in first }
     var claims: [ArenaClaim] = []
     audit.compared = []
-    var areListed = true
     for var claim in ArenaClaim.all(in: after) {
       guard let earlier = then[claim.id], claim.isSame(as: earlier) else { continue }
       // What came or went meanwhile is left for the next time.
       claim.chunks.formIntersection(earlier.chunks)
-      if claim.isWhole || claim.chunks.count > 0 { claims.append(claim) }
-      if claim.isWhole { audit.compared.insert(claim.id) } else { areListed = false }
+      claims.append(claim)
+      if claim.isWhole { audit.compared.insert(claim.id) }
     }
-    if !areListed, claims.allSatisfy({ $0.chunks.isEmpty || !$0.isWhole }) {
+    audit.scope = .arenas
+    audit.reason = nil
+    let unlisted = claims.count { !$0.isWhole }
+    if unlisted > 0 {
+      audit.reason =
+        "\(counted(unlisted, "arena")) with chunks that are not listed, or came and went: n/a"
+    }
+    if unlisted > 0, !after.chunks.contains(where: { ArenaClaim.Chunk($0) != nil }) {
       audit.scope = .totals
       audit.reason = "the page gives no addresses (the process is not dumpable, or withholds them)"
       return Comparison.totals(
