@@ -141,7 +141,7 @@ package final class Inspector {
   }
 
   private func audit(_ reading: inout Reading, _ auditing: Auditing) {
-    defer { reading.audit = auditor.last }
+    defer { reading.audit = auditor.last.map { $0.with(reading.processFindings) } }
     guard reading.state == .live || reading.state == .stopped, let pid = reading.pid else {
       auditor = Auditor()
       return

@@ -37,6 +37,27 @@ struct Reading {
     return locked < claimedLocked
   }
 
+  /// What /proc tells of the whole process.
+  var processFindings: [Finding] {
+    var findings: [Finding] = []
+    if let tracer = probe.tracer, tracer != 0 {
+      findings.append(
+        Finding(
+          severity: .warning, kind: .debugger, claim: "nothing of this",
+          kernel: "TracerPid \(tracer)",
+          cause: "a debugger or strace is attached", fix: "it can read every secret: end it"))
+    }
+    if let locked = probe.lockedBytes, locked > claimedLocked {
+      findings.append(
+        Finding(
+          severity: .note, kind: .otherLocks, claim: "\(bytes(claimedLocked)) locked by arenas",
+          kernel: "VmLck \(bytes(locked))",
+          cause: "\(bytes(locked - claimedLocked)) are locked by other code of the process",
+          fix: "they count against the same limit: raise it by as much"))
+    }
+    return findings
+  }
+
   // MARK: - Words
 
   private func number(_ word: UInt64) -> UInt64? { word == PageFormat.unknown ? nil : word }
@@ -519,7 +540,7 @@ struct Reading {
 
   private func auditProblems(_ snapshot: Snapshot) -> [Problem] {
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name) }) { first, _ in first }
-    return (audit?.findings ?? []).map { finding in
+    return (audit?.findings ?? []).filter { $0.kind != .debugger }.map { finding in
       let name = finding.arenaID.flatMap { names[$0] }.map { "\($0): " } ?? ""
       return Problem(
         severity: finding.severity, kind: .finding, arenaID: finding.arenaID,

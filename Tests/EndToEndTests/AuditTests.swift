@@ -131,6 +131,27 @@ import Testing
     try peer.send("free a 1")
   }
 
+  /// A lock that is not an arena's, and a debugger.
+  @Test func otherLocksAndADebugger() throws {
+    let (peer, scratch, _, _) = try world(Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
+    let maps = try procText("/proc/\(peer.pid)/maps").split(separator: "\n")
+    let heap = try #require(maps.first { $0.contains("[heap]") })
+    let start = UInt64(heap.prefix { $0 != "-" }, radix: 16)!
+    try peer.send("call mlock \(start) 8192")
+    let locked = findings(try snapshot(peer, scratch))
+    #expect(locked.map { $0["kind"] as? String } == ["other-locks"])
+    #expect(locked[0]["severity"] as? String == "note")
+    #expect((locked[0]["cause"] as? String)?.hasPrefix("8 KiB are locked by other code") == true)
+    try peer.send("call munlock \(start) 8192")
+    let strace = Launch(["strace", "-o", "/dev/null", "-p", "\(peer.pid)"]).process()
+    strace.standardError = FileHandle.nullDevice
+    try strace.run()
+    defer { kill(strace.processIdentifier, SIGTERM) }
+    try eventually("strace is found") {
+      findings(try snapshot(peer, scratch)).map { $0["kind"] as? String } == ["debugger"]
+    }
+  }
+
   /// What a child got without the lock.
   @Test func aChildWithACopyIsFound() throws {
     let (peer, scratch, address, count) = try world(

@@ -6,6 +6,28 @@ import Foundation
 import Glibc
 import TestSupport
 
+/// The memory of a process, mapping by mapping, with their addresses.
+func forEachRegion(of pid: Int32, _ body: (UnsafeRawBufferPointer, UInt) -> Void) throws {
+  let maps = try procText("/proc/\(pid)/maps")
+  let file = open("/proc/\(pid)/mem", O_RDONLY)
+  guard file >= 0 else { throw Failed("open mem") }
+  defer { close(file) }
+  for line in maps.split(separator: "\n") {
+    let range = line.split(separator: " ")[0].split(separator: "-")
+    guard let low = UInt(range[0], radix: 16), let high = UInt(range[1], radix: 16),
+      low < 1 << 47, !line.contains("[v"), high - low < 1 << 30
+    else { continue }
+    // Files that are mapped read-only are what they are on disk.
+    if line.contains(" r-") && line.contains(" /") { continue }
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(high - low), alignment: 16)
+    defer { buffer.deallocate() }
+    // What cannot be read even so (guards of secret memory) is passed over.
+    let count = pread(file, buffer.baseAddress!, buffer.count, off_t(low))
+    guard count > 0 else { continue }
+    body(UnsafeRawBufferPointer(rebasing: buffer[..<count]), low)
+  }
+}
+
 /// 64 random bytes that are never in memory in clear for longer than it takes to send them.
 struct Masked: Sendable {
   private let masked: [UInt8]
@@ -48,24 +70,8 @@ struct Masked: Sendable {
   /// Where in a process' memory the pattern is.
   func memory(of pid: Int32) throws -> [UInt] {
     var places: [UInt] = []
-    let maps = try procText("/proc/\(pid)/maps")
-    let file = open("/proc/\(pid)/mem", O_RDONLY)
-    guard file >= 0 else { throw Failed("open mem") }
-    defer { close(file) }
-    for line in maps.split(separator: "\n") {
-      let range = line.split(separator: " ")[0].split(separator: "-")
-      guard let low = UInt(range[0], radix: 16), let high = UInt(range[1], radix: 16),
-        low < 1 << 47, !line.contains("[v"), high - low < 1 << 30
-      else { continue }
-      // Files that are mapped read-only are what they are on disk.
-      if line.contains(" r-") && line.contains(" /") { continue }
-      let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(high - low), alignment: 16)
-      defer { buffer.deallocate() }
-      // What cannot be read even so (guards of secret memory) is passed over.
-      let count = pread(file, buffer.baseAddress!, buffer.count, off_t(low))
-      guard count > 0 else { continue }
-      places += self.places(in: UnsafeRawBufferPointer(rebasing: buffer[..<count]))
-        .map { low + UInt($0) }
+    try forEachRegion(of: pid) { bytes, low in
+      places += self.places(in: bytes).map { low + UInt($0) }
     }
     return places
   }

@@ -144,3 +144,37 @@ import Testing
     return false
   }
 }
+
+#if Vault
+  /// Random operations in a process, and a search of it from outside for all that it ever wrote.
+  @Suite(.serialized) struct ModelTests {
+    /// How often words of the patterns stand in a process' memory.
+    private func found(_ pid: Int32, _ seed: UInt64, _ count: UInt64) throws -> Int {
+      var found = 0
+      try forEachRegion(of: pid) { bytes, _ in
+        found += ct_patterns_in(bytes.baseAddress, bytes.count, seed, count)
+      }
+      return found
+    }
+
+    /// 100,000 operations in all; contents are compared at every step.
+    @Test(arguments: ["none", "pages"], ["free", "wipe"])
+    func operationsAgreeAndLeaveNothing(gate: String, end: String) throws {
+      let seed = UInt64.random(in: 1..<1 << 62)
+      let scratch = try Scratch(onTmpfs: true)
+      let peer = try Peer(stats: scratch)
+      try peer.send("start")
+      let written = UInt64(try peer.send("model \(gate) 25000 \(seed)"))!
+      #expect(written > 1000)
+      // What lives is found: the search can find.
+      #expect(try found(peer.pid, seed, written) > 10)
+      try peer.send("model \(end)")
+      #expect(try found(peer.pid, seed, written) == 0, "seed \(seed)")
+      if end == "wipe" {
+        let answer = try peer.send("model use").split(separator: " ").map { Int($0)! }
+        #expect(answer[0] > 20 && answer[0] == answer[1], "\(answer)")
+        #expect(try found(peer.pid, seed, written) == 0, "seed \(seed)")
+      }
+    }
+  }
+#endif

@@ -55,6 +55,12 @@ package struct Audit: Equatable, Sendable {
   /// Arenas that were compared whole.
   package var compared: Set<UInt64> = []
 
+  func with(_ more: [Finding]) -> Audit {
+    var copy = self
+    copy.findings += more
+    return copy
+  }
+
   package func word(of arena: UInt64) -> String? {
     if findings.contains(where: { $0.arenaID == arena && $0.isDifference }) { return "differs" }
     return compared.contains(arena) ? "agrees" : nil

@@ -213,6 +213,58 @@ size_t ct_places(const void *bytes, size_t length, const uint8_t *masked, size_t
   return found;
 }
 
+static uint64_t pattern_word(uint64_t seed, uint64_t number, uint64_t index) {
+  // splitmix64 (Steele, Lea and Flood, 2014).
+  uint64_t z = seed + (number * 64 + index + 1) * 0x9e3779b97f4a7c15;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+  z = (z ^ z >> 27) * 0x94d049bb133111eb;
+  return z ^ z >> 31;
+}
+
+void ct_fill_pattern(void *to, size_t length, uint64_t seed, uint64_t number) {
+  for (size_t i = 0; i < length; i++)
+    ((unsigned char *)to)[i] = pattern_word(seed, number, i / 8) >> i % 8 * 8;
+}
+
+int ct_is_pattern(const void *at, size_t length, uint64_t seed, uint64_t number) {
+  for (size_t i = 0; i < length; i++)
+    if (((const unsigned char *)at)[i] != (unsigned char)(pattern_word(seed, number, i / 8) >> i % 8 * 8))
+      return 0;
+  return 1;
+}
+
+size_t ct_patterns_in(const void *bytes, size_t length, uint64_t seed, uint64_t count) {
+  // A bit for each hash of the two first words; what has its bit is looked up.
+  size_t bits = (size_t)1 << 27, room = 1;
+  while (room < count * 4) room *= 2;
+  unsigned char *may = calloc(1, bits / 8);
+  uint64_t *table = calloc(room, sizeof *table);
+  for (uint64_t number = 0; number < count; number++)
+    for (uint64_t index = 0; index < 2; index++) {
+      uint64_t word = pattern_word(seed, number, index), at = word % room;
+      may[(word & (bits - 1)) / 8] |= 1u << word % 8;
+      while (table[at] && table[at] != word) at = (at + 1) % room;
+      table[at] = word;
+    }
+  size_t found = 0;
+  for (size_t offset = 0; offset + 8 <= length; offset++) {
+    uint64_t word;
+    memcpy(&word, (const char *)bytes + offset, 8);
+    if (!word || !(may[(word & (bits - 1)) / 8] & 1u << word % 8)) continue;
+    size_t at = word % room;
+    while (table[at] && table[at] != word) at = (at + 1) % room;
+    found += table[at] == word;
+  }
+  free(may);
+  free(table);
+  return found;
+}
+
+__attribute__((noinline)) void ct_clear_stack(void) {
+  volatile char below[256 * 1024];
+  for (size_t i = 0; i < sizeof below; i++) below[i] = 0;
+}
+
 int ct_close_from(void *actions, int from) {
   return posix_spawn_file_actions_addclosefrom_np(actions, from);
 }

@@ -79,6 +79,7 @@ struct Host: ~Copyable {
   var holder: Holder?
   #if Vault
     var vaults: [String: (vault: Vault, encrypted: [Encrypted])] = [:]
+    var model: Model?
   #endif
 }
 
@@ -297,6 +298,20 @@ extension Host {
             try? vault.rotate()
             _ = consume held
           }
+        }
+        return ""
+    #endif
+    #if Vault
+      case "model":
+        // none|pages|key STEPS SEED; then `free`, or `wipe` and `use`.
+        switch try word(1) {
+        case "free": model!.free()
+        case "wipe": EmergencyWipe.wipeEverything()
+        case "use": return try model!.useAll()
+        case let word:
+          let gate: Arena.Gate = word == "pages" ? .pages : word == "key" ? .key : .none
+          model = try Model(seed: UInt64(try number(3)), gate: gate)
+          return try model!.run(steps: try number(2))
         }
         return ""
     #endif

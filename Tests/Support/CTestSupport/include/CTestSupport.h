@@ -53,6 +53,14 @@ void ct_crash_with(const void *secret, char how);
 size_t ct_places(const void *bytes, size_t length, const uint8_t *masked, size_t count, uint8_t mask,
                  size_t *offsets, size_t room);
 
+/// A pattern that follows from a seed and a number; 8 bytes and more.
+void ct_fill_pattern(void *to, size_t length, uint64_t seed, uint64_t number);
+int ct_is_pattern(const void *at, size_t length, uint64_t seed, uint64_t number);
+/// How often one of the first words of the patterns 0 to count - 1 stands anywhere in memory.
+size_t ct_patterns_in(const void *bytes, size_t length, uint64_t seed, uint64_t count);
+/// Overwrites the stack below the caller, and the registers that calls may change.
+void ct_clear_stack(void);
+
 /// Has a process that this one started stand still at its exit (ptrace(2), PTRACE_O_TRACEEXIT): its
 /// memory is still there. By the thread that then waits. 0 or -errno.
 int ct_stop_at_exit(int pid);
