@@ -174,7 +174,9 @@ package final class Inspector {
   private func read() -> Reading {
     var reading = Reading(sampledAt: ProcessFacts.realMilliseconds)
     do throws(PageReadFailure) {
-      let image = try reader.read()
+      var image = try reader.read()
+      // A writer that the scheduler keeps waiting is not one that stopped.
+      for _ in 0..<5 where image.isStuck { image = try reader.read() }
       self.image = image
       reading.isFresh = true
       if image.isStuck { reading.state = .midUpdate }

@@ -293,7 +293,8 @@ struct Reading {
       allocations: number(record[.allocations]), frees: number(record[.frees]),
       opens: number(record[.opens]), openNow: number(record[.openNow]),
       lastOpenedAt: time(record[.lastOpenedAtMs]), minimumSize: number(record[.minimumSize]),
-      maximumSize: record[.maximumSize] == 0 ? nil : number(record[.maximumSize]))
+      maximumSize: record[.maximumSize] == 0 ? nil : number(record[.maximumSize]),
+      index: record[.index])
   }
 
   private func chunk(_ record: PageRecord<ChunkWord>) -> ChunkSnapshot {

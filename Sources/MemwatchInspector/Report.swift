@@ -265,6 +265,9 @@ package func table(_ rows: [[String]]) -> [String] {
   }
 }
 
+/// `ENOMEM` for 12.
+package func errnoName(_ number: Int32) -> String { SystemFailure.name(ofErrno: number) }
+
 /// Local time of day, with the date where asked for.
 package func clock(_ realMs: UInt64, withDate: Bool = false) -> String {
   ProcessFacts.localTime(realMs / 1000, withDate: withDate)

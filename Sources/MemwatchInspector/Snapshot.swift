@@ -166,6 +166,8 @@ package struct LabelSnapshot: Equatable, Sendable {
   package var lastOpenedAt: UInt64?
   package var minimumSize: UInt64?
   package var maximumSize: UInt64?
+  /// Its number in its arena, which secrets name.
+  package var index: UInt64 = 0
 }
 
 package struct SecretSnapshot: Equatable, Sendable {

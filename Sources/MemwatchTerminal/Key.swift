@@ -38,7 +38,8 @@ package enum Key: Equatable, Hashable, Sendable {
 /// What a key asks for.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
-  case back, enter, nextView, arenas, findings, host, vaults, processes, output
+  case back, enter, nextView, arenas, secrets, events, findings, host, vaults, processes, history,
+    output
   case search, next, previous, filter, sort, invert
   case mark, pause, refresh, audit, slower, faster, write
   case help, quit, quitNow, redraw
@@ -69,15 +70,20 @@ package struct Binding: Sendable {
     Binding([.pageUp, .character("b"), control("B"), control("U")], .pageUp, "a page up"),
     Binding([.character("g"), .home], .top, "to the first line"),
     Binding([.character("G"), .end], .bottom, "to the last line"),
-    Binding([.enter, .right, .character("l")], .enter, "attach to the selected process"),
+    Binding(
+      [.enter, .right, .character("l")], .enter,
+      "in: an arena's secrets by label, then one by one; attach to a process"),
     Binding(
       [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
     Binding([.tab, .backTab], .nextView, "next view", "view"),
     Binding([.character("1")], .arenas, "view of the arenas"),
+    Binding([.character("2")], .secrets, "view of the selected arena's secrets"),
+    Binding([.character("4")], .events, "view of the events"),
     Binding([.character("5")], .findings, "view of the findings: where the kernel disagrees"),
     Binding([.character("6")], .host, "view of the host: what this machine does to secrets"),
     Binding([.character("7")], .vaults, "view of the vaults: what is encrypted at rest"),
     Binding([.character("8")], .processes, "view of the processes that publish"),
+    Binding([.character("9")], .history, "view of what was: locks, opens, failures"),
     Binding([.character("o")], .output, "view of the command's output (memwatch run)"),
     Binding([.character("/")], .search, "search names as you type", "search"),
     Binding([.character("n")], .next, "next match; without a search the next problem"),

@@ -3,7 +3,7 @@
 package import MemwatchInspector
 
 package enum View: Sendable, Equatable, CaseIterable {
-  case arenas, findings, host, vaults, processes, output, help
+  case arenas, secrets, events, findings, host, vaults, processes, history, output, help
 }
 
 /// What the model asks its surroundings for.
@@ -50,6 +50,9 @@ package struct Model: Sendable {
   package private(set) var snapshot: Snapshot?
   package private(set) var mark: Snapshot?
   package private(set) var rates: [UInt64: Rates] = [:]
+  /// Windows a second, by arena and label.
+  package private(set) var labelRates: [String: Double] = [:]
+  package private(set) var history = History()
   package private(set) var publishers: [Publisher] = []
   package private(set) var places: [Place] = []
   /// Read when its view is opened.
@@ -67,6 +70,12 @@ package struct Model: Sendable {
   package private(set) var problemIndex = 0
   package private(set) var selectedArena: UInt64?
   package private(set) var selectedProcess: UInt64?
+  /// The rows that are selected in lists.
+  package private(set) var selectedItem: [View: String] = [:]
+  /// The columns that lists are sorted by; nil: as they come.
+  package private(set) var sorting: [View: Int] = [:]
+  /// The secrets of an arena, not by label.
+  package private(set) var isOneByOne = false
   /// The first line shown of a text view.
   package private(set) var scroll = 0
   package var output: [String]?
@@ -89,8 +98,16 @@ package struct Model: Sendable {
       let before = Dictionary(
         old.arenas.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
       rates = [:]
+      labelRates = [:]
       for arena in new.arenas {
         guard let past = before[arena.id] else { continue }
+        let then = Dictionary(
+          past.labels.map { ($0.label, $0.opens) }, uniquingKeysWith: { first, _ in first })
+        for label in arena.labels {
+          guard let opens = label.opens, let earlier = then[label.label] ?? nil, opens >= earlier
+          else { continue }
+          labelRates["\(arena.id)/\(label.label)"] = Double(opens - earlier) / seconds
+        }
         func rate(_ now: UInt64?, _ then: UInt64?) -> Double {
           guard let now, let then, now >= then else { return 0 }
           return Double(now - then) / seconds
@@ -101,11 +118,13 @@ package struct Model: Sendable {
           frees: rate(arena.frees, past.frees))
       }
     } else {
-      rates = [:]
+      (rates, labelRates) = ([:], [:])
+      if snapshot?.process.publisherID != new.process.publisherID { history = History() }
       if mark?.process.publisherID != new.process.publisherID { mark = nil }
     }
     let isFirst = snapshot == nil
     snapshot = new
+    history.add(new)
     arrange()
     // What is wrong is what a person came to see.
     if isFirst, let arena = problems.first?.arenaID, arenas.contains(where: { $0.id == arena }) {
@@ -172,7 +191,7 @@ package struct Model: Sendable {
   }
 
   private func matches(_ arena: ArenaSnapshot, _ text: String) -> Bool {
-    arena.name.string.lowercased().contains(text.lowercased())
+    Self.holds(arena.name.string, text)
   }
 
   /// What a view of text shows.
@@ -183,7 +202,7 @@ package struct Model: Sendable {
     case .vaults: snapshot?.vaultLines ?? []
     case .output: output ?? []
     case .help: helpLines
-    case .arenas, .processes: []
+    case .arenas, .secrets, .events, .processes, .history: []
     }
   }
 
@@ -231,8 +250,21 @@ package struct Model: Sendable {
     case .top: move(-1_000_000)
     case .bottom: move(1_000_000)
     case .back:
-      if view != .arenas, snapshot != nil { show(.arenas) } else { clearSearch() }
+      if view == .secrets, isOneByOne {
+        isOneByOne = false
+      } else if view != .arenas, snapshot != nil {
+        show(.arenas)
+      } else {
+        clearSearch()
+      }
     case .enter:
+      if view == .arenas, selected != nil {
+        isOneByOne = false
+        show(.secrets)
+      } else if view == .secrets, !isOneByOne {
+        isOneByOne = true
+        selectedItem[.secrets] = nil
+      }
       if view == .processes, let publisher = publishers.first(where: { $0.id == selectedProcess }) {
         show(.arenas)
         return [.attach(publisher)]
@@ -242,6 +274,9 @@ package struct Model: Sendable {
       let at = views.firstIndex(of: view) ?? views.count - 1
       show(views[(at + 1) % views.count])
     case .arenas: if snapshot != nil { show(.arenas) }
+    case .secrets: if snapshot != nil { show(.secrets) }
+    case .events: if snapshot != nil { show(.events) }
+    case .history: if snapshot != nil { show(.history) }
     case .findings: if snapshot != nil { show(.findings) }
     case .host: show(.host)
     case .vaults: if snapshot != nil { show(.vaults) }
@@ -257,6 +292,13 @@ package struct Model: Sendable {
     case .next: goOn(1)
     case .previous: goOn(-1)
     case .sort:
+      if let listing {
+        let next = (sorting[view].map { $0 + 1 } ?? 0)
+        sorting[view] = next < listing.columns.count ? next : nil
+        let name = sorting[view].map { listing.columns[$0].title.filter { !"v^".contains($0) } }
+        say("sorted by \(name ?? "what it comes by")\(isInverted ? ", inverted" : "")")
+        break
+      }
       let columns = Column.allCases
       sort = isSorted ? columns[(columns.firstIndex(of: sort)! + 1) % columns.count] : .arena
       isSorted = true
@@ -333,9 +375,20 @@ package struct Model: Sendable {
       guard !publishers.isEmpty else { return }
       let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
       selectedProcess = publishers[min(max(0, at + distance), publishers.count - 1)].id
+    case .secrets, .events:
+      guard let rows = listing?.rows, !rows.isEmpty else { return }
+      let row = min(max(0, selectedRow(of: rows) + distance), rows.count - 1)
+      selectedItem[view] = rows[row].id
+    case .history: break
     case .findings, .host, .vaults, .output, .help:
       scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
     }
+  }
+
+  /// Where the selection of a list is. Events follow the newest until another one is selected.
+  package func selectedRow(of rows: [Listing.Row]) -> Int {
+    if let id = selectedItem[view], let row = rows.firstIndex(where: { $0.id == id }) { return row }
+    return view == .events && sorting[view] == nil && !isInverted ? max(0, rows.count - 1) : 0
   }
 
   /// To the next match of the search, or to the next problem.
@@ -349,11 +402,23 @@ package struct Model: Sendable {
         selectedArena = arena
       }
     } else {
-      find(from: selectedRow + step, step: step)
+      find(step: step, includingThis: false)
     }
   }
 
-  private mutating func find(from start: Int, step: Int) {
+  private mutating func find(step: Int, includingThis: Bool) {
+    if let rows = listing?.rows, !rows.isEmpty {
+      let start = selectedRow(of: rows) + (includingThis ? 0 : step)
+      for offset in 0..<rows.count {
+        let index = ((start + offset * step) % rows.count + rows.count) % rows.count
+        if rows[index].cells.contains(where: { Self.holds($0.text, search) }) {
+          selectedItem[view] = rows[index].id
+          return
+        }
+      }
+      return say("nothing here holds \(search)")
+    }
+    let start = selectedRow + (includingThis ? 0 : step)
     let shown = arenas
     guard !shown.isEmpty else { return }
     for offset in 0..<shown.count {
@@ -405,7 +470,7 @@ package struct Model: Sendable {
     switch line.kind {
     case .search:
       search = line.text
-      if !search.isEmpty { find(from: selectedRow, step: 1) }
+      if !search.isEmpty { find(step: 1, includingThis: true) }
     case .filter: setFilter(line.text)
     case .write, .leave: break
     }

@@ -59,6 +59,13 @@ package struct Renderer {
       } else {
         drawArenas()
       }
+    case .secrets, .events:
+      if let listing = model.listing {
+        drawListing(listing)
+      } else {
+        drawText(["no arena is selected"], title: "secrets")
+      }
+    case .history: drawHistory()
     case .processes: drawProcesses()
     case .findings: drawText(model.lines, title: "findings")
     case .host: drawText(model.lines, title: "host")
@@ -406,6 +413,125 @@ package struct Renderer {
     case .secrets: count(arena.secretCount)
     case .inUse: size(arena.bytesInUse)
     case .locked: size(arena.bytesLocked)
+    }
+  }
+
+  // MARK: - Lists
+
+  private mutating func drawListing(_ listing: Listing) {
+    drawVerdict(row: 1)
+    rule(2, listing.title, width >= 60 ? listing.note : "")
+    var columns = Array(listing.columns.enumerated())
+    func needed() -> Int { 2 + columns.reduce(0) { $0 + $1.element.width + 1 } }
+    while needed() > width,
+      let drop = columns.filter({ $0.element.dropsAt > 0 })
+        .min(by: { $0.element.dropsAt < $1.element.dropsAt })
+    { columns.removeAll { $0.offset == drop.offset } }
+    if let first = columns.first {
+      columns[0].element.width = min(40, max(4, first.element.width + width - needed()))
+    }
+    let selected = model.selectedRow(of: listing.rows)
+    let details = listing.rows.indices.contains(selected) ? listing.rows[selected].details : []
+    let detailRows = height >= 18 && !details.isEmpty ? details.count + 1 : 0
+    let rows = max(0, height - 5 - detailRows)
+    pageRows = max(1, rows)
+    drawCells(columns, row: 3) { listing.columns[$0].title }
+    grid.paint(row: 3, role: .faint)
+    guard !listing.rows.isEmpty else {
+      grid.put(shown(listing.empty).fitted(width - 2), row: 4, column: 2, role: .faint)
+      return
+    }
+    let first = min(max(0, selected - rows / 2), max(0, listing.rows.count - rows))
+    for index in 0..<min(rows, listing.rows.count - first) {
+      let item = listing.rows[first + index]
+      drawCells(columns, row: 4 + index) { item.cells[$0].text }
+      grid.paint(row: 4 + index, role: item.role)
+      grid.put(item.mark, row: 4 + index, column: 0, role: item.role)
+      if first + index == selected {
+        grid.paint(row: 4 + index, role: .selected)
+        grid.cursor = (4 + index, 0)
+      }
+    }
+    if first + rows < listing.rows.count, rows > 2 {
+      let more = " +\(grouped(listing.rows.count - first - rows)) more "
+      grid.put(more, row: 4 + rows - 1, endingAt: width, role: .strong)
+    }
+    guard detailRows > 0 else { return }
+    let top = height - 1 - detailRows
+    rule(
+      top, listing.rows[selected].id, "\(grouped(selected + 1)) of \(grouped(listing.rows.count))")
+    for (index, line) in details.enumerated() {
+      grid.put(line.title, row: top + 1 + index, column: 0)
+      grid.put(shown(line.text).fitted(width - 8), row: top + 1 + index, column: 8)
+    }
+  }
+
+  private mutating func drawCells(
+    _ columns: [(offset: Int, element: Listing.Column)], row: Int, _ text: (Int) -> String
+  ) {
+    var at = 2
+    for (index, column) in columns {
+      let text = shown(text(index)).fitted(column.width)
+      if column.isNumber {
+        grid.put(text, row: row, endingAt: at + column.width)
+      } else {
+        grid.put(text, row: row, column: at)
+      }
+      at += column.width + 1
+    }
+  }
+
+  // MARK: - History
+
+  private mutating func drawHistory() {
+    drawVerdict(row: 1)
+    let moments = model.history.moments
+    let span = moments.last.flatMap { last in
+      moments.first.map { duration(last.at > $0.at ? last.at - $0.at : 0) }
+    }
+    rule(2, "history", span.map { "\($0), \(counted(moments.count, "point"))" } ?? "")
+    guard moments.count > 1 else {
+      grid.put("the second reading begins it".fitted(width), row: 3, column: 0, role: .faint)
+      return
+    }
+    func peak(_ value: (Moment) -> Double?) -> Double { moments.compactMap(value).max() ?? 0 }
+    func rate(_ name: String, _ value: @escaping (Moment) -> Double) -> (String, [Double?], Double)
+    {
+      let (now, top) = (value(moments[moments.count - 1]), peak(value))
+      return (
+        "\(name) \(grouped(Int(now.rounded())))/s, peak \(grouped(Int(top.rounded())))/s",
+        moments.map(value), top
+      )
+    }
+    let memlock = model.snapshot?.memlock
+    let limit = memlock?.binds == .yes ? memlock?.soft : nil
+    let top = limit.map { Double($0) } ?? peak(\.locked)
+    var title = "Locked \(memlock?.locked.map { bytes($0) } ?? "n/a")"
+    title += ", peak \(bytes(UInt64(peak(\.locked)))), top is "
+    title += limit.map { "the limit, \(bytes($0))" } ?? "the peak"
+    if let limit, let wait = model.history.millisecondsUntil(limit) {
+      title += "; full in \(duration(wait))"
+    }
+    let plots = [
+      (title, moments.map(\.locked), top), rate("Opened", \.opens),
+      rate("Allocated and freed", \.operations), rate("Failures", \.failures),
+    ]
+    let rows = height - 4
+    var row = 3
+    for (index, plot) in plots.enumerated() {
+      // The first has what the others leave.
+      let share = rows / (plots.count + 1)
+      let room = index == 0 ? rows - share * (plots.count - 1) : share
+      guard room >= 2 else { continue }
+      grid.put(
+        shown(plot.0).fitted(width), row: row, column: 0, role: index == 0 ? .strong : .normal)
+      let lines = Plot.rows(
+        plot.1, width: width, height: room - 1, top: plot.2, unicode: style.unicode)
+      let role: Role = index == plots.count - 1 && plot.2 > 0 ? .bad : .arenas
+      for (offset, line) in lines.enumerated() {
+        grid.put(line, row: row + 1 + offset, column: 0, role: role)
+      }
+      row += room
     }
   }
 

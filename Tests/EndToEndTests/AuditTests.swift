@@ -176,9 +176,9 @@ import Testing
     try peer.send("start")
     try peer.send("arena a alpha slab preferred \(gate)")
     try peer.send("arena b bravo isolated preferred \(gate)")
-    try peer.send("churn a 2")
+    try peer.send("churn a 1")
     try peer.send("churn b 1")
-    for round in 0..<12 {
+    for round in 0..<6 {
       try peer.send("arena c charlie \(round % 2 == 0 ? "slab" : "isolated") preferred \(gate)")
       try peer.send("alloc c 300 200")
       let now = try snapshot(peer, scratch)

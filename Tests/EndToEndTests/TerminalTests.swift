@@ -33,12 +33,34 @@ import Testing
         $0.contains("tls-keys") && $0.contains("isolated") && $0.contains("closed")
       })
     try tmux.keys("?")
-    try tmux.wait(for: "write a snapshot to a new file")
+    try tmux.wait(for: "in: an arena's secrets by label")
     try tmux.keys("q", "q")
     try tmux.wait(for: "[STATUS 0]")
     let end = try tmux.wait(for: "[ECHO ON]")
     #expect(!end.contains { $0.contains("session-tokens") })
     #expect(peer.process.isRunning)
+  }
+
+  /// Every view, by its key.
+  @Test func theViews() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    try tmux.keys("g", "Enter")
+    try tmux.wait(for: "arenas > tls-keys > secrets")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "> one by one")
+    for (key, text) in [
+      ("4", "publishing-started"), ("5", "audited at"), ("6", "hibernation"), ("7", "no vaults"),
+      ("9", "Locked"), ("8", "test-publisher"), ("1", "Memlock"),
+    ] {
+      try tmux.keys(key)
+      try tmux.wait(for: text)
+    }
+    try tmux.keys("A")
+    try tmux.wait(for: "audited: claims and mappings were compared")
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
   }
 
   @Test(arguments: ["C", "C.UTF-8"]) func linesFollowTheLocale(locale: String) throws {

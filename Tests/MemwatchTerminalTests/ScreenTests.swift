@@ -45,6 +45,15 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     arena.allocations = 10
     arena.frees = 4
     arena.failedLocks = index == 1 ? 1 : 0
+    let names = ["oauth refresh", "http session", "Sessions.swift:118"]
+    arena.labels = names.enumerated().map { number, name in
+      LabelSnapshot(
+        label: SafeText(name), origin: number < 2 ? "label" : "call-site",
+        live: UInt64(index * 1000 + 2 * number + 1), bytes: 48 << number, allocations: 100,
+        frees: 50, opens: UInt64(number * 10), openNow: number == 1 ? 1 : 0,
+        lastOpenedAt: number == 0 ? nil : time - 29_000, minimumSize: 16,
+        maximumSize: UInt64(16 << number), index: UInt64(number * 2))
+    }
     arena.sizes = [SizeRoom(payload: 32, live: 6, freeSlots: 79, freeSlotsAfterGrowth: 43_599)]
     if index == 1 {
       arena.lock = LockDetail(
@@ -53,6 +62,21 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     }
     return arena
   }
+  snapshot.secrets = (0..<UInt64(min(count, 3)) * 3).map { (number: UInt64) -> SecretSnapshot in
+    let isOld = number % 3 == 0
+    return SecretSnapshot(
+      arenaID: number / 3 + 1, serial: number, labelIndex: number % 3 * 2, byteCount: 16,
+      allocatedAt: time - 22_320_000, opens: number % 3,
+      lastOpenedAt: isOld ? nil : time - 29_000,
+      openNow: number % 3 == 1 ? 1 : 0)
+  }
+  snapshot.events = (UInt64(1)...5).map { (number: UInt64) -> EventSnapshot in
+    EventSnapshot(
+      serial: number, kind: number == 3 ? "lock-failed" : "chunk-mapped",
+      arenaID: number % 3 + 1, at: time - 60_000 + number * 1000,
+      call: number == 3 ? "mlock" : nil, errno: number == 3 ? 12 : nil, bytes: 16384)
+  }
+  snapshot.eventCount = 12
   if count > 1 {
     snapshot.problems = [
       Problem(
@@ -247,14 +271,131 @@ let allKeys: [Key] =
     setenv("TZ", "UTC", 1)
     tzset()
     let model = model(sample(arenas: 3))
-    let text = draw(model, width, height).text + "\n"
-    let file = Programs.package.appending(
-      path: "Tests/MemwatchTerminalTests/Golden/main-\(width)x\(height).txt")
+    try compare(draw(model, width, height).text + "\n", with: "main-\(width)x\(height)")
+  }
+
+  @Test(arguments: [
+    (View.secrets, "secrets-100x30", 100, 30), (.events, "events-80x24", 80, 24),
+    (.history, "history-80x24", 80, 24),
+  ])
+  func goldenViews(view: View, name: String, width: Int, height: Int) throws {
+    setenv("TZ", "UTC", 1)
+    tzset()
+    var model = model(sample(arenas: 3))
+    model.view = view
+    for step in 1...40 {
+      var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
+      next.memlock.locked = UInt64(4 << 20) + UInt64(step) << 16
+      for index in next.arenas.indices {
+        next.arenas[index].opens = UInt64(step * step * 7 + 5)
+        next.arenas[index].failedLocks = step > 30 ? 3 : 0
+      }
+      model.update(next)
+    }
+    let grid = Renderer.render(
+      model, width: width, height: height, style: Style(unicode: false), now: now + 40_300
+    ).grid
+    try compare(grid.text + "\n", with: name)
+  }
+
+  private func compare(_ text: String, with name: String) throws {
+    let file = Programs.package.appending(path: "Tests/MemwatchTerminalTests/Golden/\(name).txt")
     if ProcessInfo.processInfo.environment["MEMWATCH_RECORD"] == "1" {
       try text.write(to: file, atomically: true, encoding: .utf8)
     }
-    let golden = try String(contentsOf: file, encoding: .utf8)
-    #expect(text == golden)
+    #expect(text == (try String(contentsOf: file, encoding: .utf8)))
+  }
+
+  // MARK: - Lists
+
+  private func titles(_ model: Model) -> [String] { model.listing!.rows.map { $0.cells[0].text } }
+
+  private func press(_ model: inout Model, _ keys: String) {
+    for key in keys { _ = model.handle(key == "\n" ? .enter : .character(key), now: now) }
+  }
+
+  @Test func secretsByLabelAndOneByOne() {
+    var model = model(sample())
+    press(&model, "j\n")
+    #expect(model.view == .secrets)
+    // The arena with the problem is the selected one; j went to the next.
+    #expect(model.listing?.title == "arenas > scratch > secrets")
+    #expect(titles(model) == ["Sessions.swift:118", "http session", "oauth refresh"])
+    press(&model, "jj")
+    #expect(model.selectedItem[.secrets] == "oauth refresh")
+    // The selection stays on its row while the order changes under it.
+    press(&model, "I")
+    #expect(model.selectedRow(of: model.listing!.rows) == 0)
+    press(&model, "I/http")
+    #expect(model.selectedItem[.secrets] == "http session")
+    press(&model, "\n\n")
+    #expect(model.isOneByOne && model.listing?.rows.count == 3)
+    #expect(titles(model) == ["oauth refresh", "http session", "Sessions.swift:118"])
+    press(&model, "h")
+    #expect(!model.isOneByOne && model.view == .secrets)
+    press(&model, "h")
+    #expect(model.view == .arenas)
+  }
+
+  @Test func whatGrewAndWasNeverOpenedMayLeak() {
+    var model = model(sample())
+    press(&model, "k\nm")
+    #expect(model.listing!.rows.allSatisfy { $0.mark == " " && $0.cells[2].text == "0" })
+    var grown = sample(at: now + 60_000)
+    grown.arenas[0].labels[0].live = 1500
+    grown.arenas[0].labels[1].live = 1
+    model.update(grown)
+    let rows = model.listing!.rows
+    #expect(rows[0].cells[0].text == "oauth refresh  leak?" && rows[0].mark == "!")
+    #expect(rows[0].cells[2].text == "+1,499")
+    // What grew and is used is no leak; nor what shrank.
+    #expect(rows.count { $0.mark == "!" } == 1)
+    #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
+  }
+
+  @Test func listsAreSortedAndFiltered() {
+    var model = model(sample())
+    press(&model, "4")
+    #expect(model.listing?.rows.count == 5 && model.selectedRow(of: model.listing!.rows) == 4)
+    press(&model, "flock\n")
+    #expect(titles(model) == ["lock-failed"])
+    press(&model, "f")
+    for _ in 0..<4 { _ = model.handle(.backspace, now: now) }
+    press(&model, "\nss")
+    let times = model.listing!.rows.map { $0.cells[1].key! }
+    #expect(times == times.sorted(by: >) && model.listing!.columns[1].title == "TIMEv")
+    press(&model, "I")
+    #expect(model.listing!.rows.map { $0.cells[1].key! } == times.reversed())
+  }
+
+  // MARK: - History
+
+  @Test func historyKeepsTheWorst() {
+    var model = Model(intervalMs: 100)
+    for step in 0..<10_000 {
+      var next = sample(arenas: 1, at: now + UInt64(step) * 100)
+      next.arenas[0].opens = UInt64(step)
+      next.memlock.locked = step == 777 ? 8 << 20 : 1 << 20
+      model.update(next)
+    }
+    let moments = model.history.moments
+    #expect((256...1024).contains(moments.count))
+    #expect(moments.compactMap(\.locked).max() == Double(8 << 20))
+    #expect(zip(moments, moments.dropFirst()).allSatisfy { $0.at < $1.at })
+    #expect(moments.allSatisfy { abs($0.opens - 10) < 1e-6 })
+    #expect(model.history.millisecondsUntil(8 << 20) == nil)
+  }
+
+  @Test func theTrendTellsWhenItIsFull() {
+    var model = Model(intervalMs: 1000)
+    for step in 0..<30 {
+      var next = sample(arenas: 1, at: now + UInt64(step) * 1000)
+      next.memlock.locked = UInt64(step) << 16
+      model.update(next)
+    }
+    // 64 KiB a second, and 99 of them to go.
+    let wait = model.history.millisecondsUntil(128 << 16)!
+    #expect((98_000...100_000).contains(wait))
   }
 
   @Test func theHelpHasEveryBinding() {

@@ -1,0 +1,248 @@
+// Lists that are made from a snapshot: secrets by label and one by one, and events. Pure.
+
+import MemwatchInspector
+
+/// A table that can be searched, filtered and sorted.
+package struct Listing: Equatable, Sendable {
+  package struct Column: Equatable, Sendable {
+    package var title: String
+    package var width: Int
+    package var isNumber = false
+    /// Columns go in this order where there is no room; 0 stays.
+    package var dropsAt = 0
+  }
+  package struct Cell: Equatable, Sendable {
+    package var text: String
+    /// What it is sorted by; nil for the text.
+    package var key: Double?
+    init(_ text: String, _ key: Double? = nil) { (self.text, self.key) = (text, key) }
+  }
+  package struct Row: Equatable, Sendable {
+    /// Stays the same while rows come and go.
+    package var id: String
+    package var cells: [Cell]
+    package var mark = " "
+    package var role = Role.normal
+    /// What is said of it below the list.
+    package var details: [(title: String, text: String)] = []
+
+    package static func == (a: Row, b: Row) -> Bool {
+      a.id == b.id && a.cells == b.cells && a.mark == b.mark && a.role == b.role
+    }
+  }
+  package var title: String
+  /// At the right of the title.
+  package var note: String
+  /// The first takes the room that the others leave.
+  package var columns: [Column]
+  package var rows: [Row]
+  package var empty: String
+}
+
+extension Model {
+  /// The list of this view; nil where it shows none.
+  package var listing: Listing? {
+    guard let snapshot else { return nil }
+    var listing: Listing
+    switch view {
+    case .secrets:
+      guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
+      listing =
+        isOneByOne ? secrets(of: arena, in: snapshot) : labels(of: arena, in: snapshot)
+    case .events: listing = events(in: snapshot)
+    default: return nil
+    }
+    if !filter.isEmpty {
+      listing.rows = listing.rows.filter { row in row.cells.contains { Self.holds($0.text, filter) }
+      }
+      listing.empty = "nothing here holds \"\(filter)\""
+    }
+    if let column = sorting[view], listing.columns.indices.contains(column) {
+      listing.rows.sort { a, b in
+        let (a, b) = (a.cells[column], b.cells[column])
+        if let x = a.key, let y = b.key { return x > y }
+        return a.key == nil && b.key == nil ? a.text < b.text : a.key != nil
+      }
+      listing.columns[column].title += isInverted ? "^" : "v"
+    }
+    if isInverted { listing.rows.reverse() }
+    return listing
+  }
+
+  static func holds(_ text: String, _ part: String) -> Bool {
+    text.lowercased().contains(part.lowercased())
+  }
+
+  /// What is known of the secrets that are listed one by one.
+  private struct Ages {
+    var oldest = UInt64.max
+    /// The one that was not opened for the longest time.
+    var leastRecent = UInt64.max
+    /// Secrets that are older than the mark and were never opened.
+    var neverOpened = 0
+  }
+
+  private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+    var ages: [UInt64: Ages] = [:]
+    var listed = 0
+    for secret in snapshot.secrets where secret.arenaID == arena.id {
+      listed += 1
+      var age = ages[secret.labelIndex] ?? Ages()
+      let born = secret.allocatedAt ?? snapshot.sampledAt
+      age.oldest = min(age.oldest, born)
+      age.leastRecent = min(age.leastRecent, secret.lastOpenedAt ?? born)
+      if secret.opens == 0, let mark, born < mark.sampledAt { age.neverOpened += 1 }
+      ages[secret.labelIndex] = age
+    }
+    let marked = mark?.arenas.first { $0.id == arena.id }
+    let before = Dictionary(
+      (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
+    let now = snapshot.sampledAt
+    let rows = arena.labels.map { label in
+      row(
+        label, ages[label.index], since: marked.map { _ in before[label.label] ?? 0 },
+        rate: labelRates["\(arena.id)/\(label.label)"], now: now)
+    }.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }
+    let live = arena.secretCount.map { grouped($0) } ?? "n/a"
+    return Listing(
+      title: "arenas > \(arena.name) > secrets",
+      note: "\(live) live, \(grouped(listed)) listed   by label",
+      columns: [
+        .init(title: "LABEL", width: 16), .init(title: "LIVE", width: 7, isNumber: true),
+        .init(title: "SINCE MARK", width: 10, isNumber: true, dropsAt: 5),
+        .init(title: "SIZE", width: 11, isNumber: true, dropsAt: 4),
+        .init(title: "BYTES", width: 8, isNumber: true, dropsAt: 6),
+        .init(title: "OLDEST", width: 7, isNumber: true, dropsAt: 2),
+        .init(title: "IDLE", width: 7, isNumber: true, dropsAt: 3),
+        .init(title: "OPEN", width: 4, isNumber: true),
+        .init(
+          title: "OPENS/s", width: 7, isNumber: true, dropsAt: 1),
+      ], rows: rows, empty: "no secret was ever allocated here")
+  }
+
+  private func row(
+    _ label: LabelSnapshot, _ ages: Ages?, since: UInt64?, rate: Double?, now: UInt64
+  ) -> Listing.Row {
+    let live = label.live ?? 0
+    let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
+    // It grew, and what it grew from was never used.
+    let isLeak = (change ?? 0) > 0 && (ages?.neverOpened ?? 0) > 0
+    func age(_ since: UInt64?) -> (String, Double?) {
+      guard let since, since != .max, live > 0 else { return ("-", nil) }
+      let ms = now > since ? now - since : 0
+      return (duration(ms), Double(ms))
+    }
+    let (oldest, idle) = (age(ages?.oldest), age(ages?.leastRecent))
+    let sizes =
+      label.minimumSize == label.maximumSize || label.maximumSize == nil
+      ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
+      : "\(label.minimumSize ?? 0)-\(bytes(label.maximumSize!))"
+    let isOpen = (label.openNow ?? 0) > 0
+    var row = Listing.Row(
+      id: label.label.string,
+      cells: [
+        .init(label.label.string + (isLeak ? "  leak?" : "")), .init(grouped(live), Double(live)),
+        .init(
+          change.map { $0 == 0 ? "0" : ($0 > 0 ? "+" : "-") + grouped($0.magnitude) } ?? "-",
+          change.map { Double($0) }),
+        .init(sizes, Double(label.maximumSize ?? 0)),
+        .init(label.bytes.map { bytes($0) } ?? "n/a", Double(label.bytes ?? 0)),
+        .init(oldest.0, oldest.1), .init(idle.0, idle.1),
+        .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
+        .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
+      ], mark: isLeak ? "!" : " ", role: isLeak ? .warning : isOpen ? .strong : .normal)
+    let origin =
+      label.origin == "label" ? "label given by the program" : "the place that allocated it"
+    let opened = label.lastOpenedAt.map { ", last at \(clock($0))" } ?? ""
+    row.details = [
+      ("Where", "\(label.label): \(origin)"),
+      (
+        "Used",
+        "opened \(label.opens.map { grouped($0) } ?? "n/a") times\(opened); allocated "
+          + "\(label.allocations.map { grouped($0) } ?? "n/a"), freed \(label.frees.map { grouped($0) } ?? "n/a")"
+      ),
+    ]
+    if isLeak {
+      row.details.insert(
+        (
+          "leak?",
+          "\(grouped(change ?? 0)) more since mark, and \(grouped(ages!.neverOpened)) from before it "
+            + "were never opened"
+        ), at: 0)
+    }
+    row.details.append(
+      ("", "Never shown: contents, hashes of them, canaries, keys. memwatch cannot read them."))
+    return row
+  }
+
+  private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+    let now = snapshot.sampledAt
+    let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
+    let rows = snapshot.secrets.lazy.filter { $0.arenaID == arena.id }.map { secret in
+      let label = names[secret.labelIndex] ?? "?"
+      func age(_ since: UInt64?) -> Listing.Cell {
+        guard let since else { return .init("-") }
+        let ms = now > since ? now - since : 0
+        return .init(duration(ms), Double(ms))
+      }
+      return Listing.Row(
+        id: "\(secret.serial)",
+        cells: [
+          .init(label), .init("\(secret.serial)", Double(secret.serial)),
+          .init(bytes(secret.byteCount), Double(secret.byteCount)), age(secret.allocatedAt),
+          age(secret.lastOpenedAt), .init(grouped(secret.opens), Double(secret.opens)),
+          .init(grouped(secret.openNow), Double(secret.openNow)),
+        ], role: secret.openNow > 0 ? .strong : .normal)
+    }
+    let unlisted = arena.unlistedSecrets ?? 0
+    return Listing(
+      title: "arenas > \(arena.name) > secrets > one by one",
+      note: unlisted > 0 ? "\(grouped(unlisted)) more are only counted" : "all are listed",
+      columns: [
+        .init(title: "LABEL", width: 16),
+        .init(title: "NUMBER", width: 9, isNumber: true, dropsAt: 1),
+        .init(title: "SIZE", width: 9, isNumber: true),
+        .init(title: "AGE", width: 8, isNumber: true),
+        .init(title: "IDLE", width: 8, isNumber: true),
+        .init(title: "OPENED", width: 10, isNumber: true, dropsAt: 2),
+        .init(title: "OPEN", width: 4, isNumber: true),
+      ], rows: Array(rows), empty: "no secret is listed")
+  }
+
+  private func events(in snapshot: Snapshot) -> Listing {
+    let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
+    let rows = snapshot.events.map { event in
+      let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
+      let isBad = ["failed", "corruption", "lost"].contains { event.kind.contains($0) }
+      return Listing.Row(
+        id: "\(event.serial)",
+        cells: [
+          .init(event.kind),
+          .init(event.at.map { clock($0) } ?? "n/a", event.at.map { Double($0) }),
+          .init(arena), .init(event.call ?? "-"), .init(event.errno.map { errnoName($0) } ?? "-"),
+          .init(event.bytes.map { bytes($0) } ?? "-", event.bytes.map { Double($0) }),
+        ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+    }
+    let total = snapshot.eventCount ?? UInt64(rows.count)
+    return Listing(
+      title: "events", note: "the last \(grouped(rows.count)) of \(grouped(total))",
+      columns: [
+        .init(title: "EVENT", width: 18), .init(title: "TIME", width: 8, dropsAt: 1),
+        .init(title: "ARENA", width: 18), .init(title: "CALL", width: 12, dropsAt: 3),
+        .init(title: "ANSWER", width: 8, dropsAt: 2),
+        .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 4),
+      ], rows: rows, empty: "no events")
+  }
+}
+
+/// `0 ms`, `29 s`, `28 min`, `6h 12m`, `2 days`.
+func duration(_ ms: UInt64) -> String {
+  let seconds = ms / 1000
+  switch seconds {
+  case 0: return "\(ms) ms"
+  case ..<120: return "\(seconds) s"
+  case ..<7200: return "\(seconds / 60) min"
+  case ..<172_800: return "\(seconds / 3600)h \(seconds / 60 % 60)m"
+  default: return "\(seconds / 86_400) days"
+  }
+}
