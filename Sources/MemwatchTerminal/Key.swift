@@ -8,7 +8,7 @@ package enum Key: Equatable, Hashable, Sendable {
   case interrupt, redraw, resize
 
   /// How the key is written in the help.
-  var name: String {
+  package var name: String {
     switch self {
     case .character(" "): "Space"
     case .character(let character):

@@ -16,6 +16,17 @@ enum Exit {
   static let replaced: Int32 = 10
   static let usage: Int32 = 64
 
+  /// What a person is told of them.
+  static let meanings: [(code: Int32, meaning: String)] = [
+    (0, "fine"), (failure, "memwatch's own failure: a full disk, a file that exists, a terminal"),
+    (noPublisher, "no publisher"), (notPermitted, "not permitted"), (corrupt, "a corrupt page"),
+    (exited, "the process exited (its last page is still printed)"),
+    (checkFailed, "a check failed"), (incompatible, "an incompatible version of the page"),
+    (inconsistent, "no consistent reading: stopped in mid-update, detached, unlinked"),
+    (several, "several match"), (replaced, "replaced by another process"),
+    (usage, "a wrong option or argument"),
+  ]
+
   static func code(for state: PublisherState) -> Int32 {
     switch state {
     case .live, .stopped: 0

@@ -13,17 +13,14 @@ struct Memwatch: ParsableCommand {
       TARGET is a process id or the name that a program publishes. Without it: the only publisher \
       there is, or a list to pick from.
 
-      Exit codes: 0 fine; 1 memwatch's own failure; 2 no publisher; 3 not permitted; 4 corrupt \
-      page; 5 exited; 6 a check failed; 7 incompatible; 8 no consistent reading; 9 several match; 10 replaced; \
-      64 usage.
+      Exit codes: \(Exit.meanings.map { "\($0.code) \($0.meaning)" }.joined(separator: "; ")).
 
       It never shows contents of secrets, and never opens another process' memory.
       """,
     version: "0.1.0",
     subcommands: [
       Watch.self, List.self, SnapshotCommand.self, AuditCommand.self, Check.self, HostCommand.self,
-      Diff.self, Demo.self,
-      Run.self,
+      Diff.self, Demo.self, Run.self, Manual.self,
     ],
     defaultSubcommand: Watch.self)
 

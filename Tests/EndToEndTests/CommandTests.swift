@@ -291,3 +291,35 @@ final class Unprivileged {
     try Launch(unprivileged() + [place.file("memwatch")] + arguments, stats: stats).run()
   }
 }
+
+/// What Assets hold for the shell and for man(1) is what the program says of itself. `MEMWATCH_RECORD=1
+/// swift test` writes them anew.
+@Suite struct DocumentationTests {
+  @Test(arguments: [
+    ("memwatch.1", ["manual"]), ("memwatch.bash", ["--generate-completion-script", "bash"]),
+    ("memwatch.zsh", ["--generate-completion-script", "zsh"]),
+    ("memwatch.fish", ["--generate-completion-script", "fish"]),
+  ])
+  func isWhatTheProgramSays(name: String, arguments: [String]) throws {
+    let ended = try Launch([Programs.memwatch] + arguments).run()
+    #expect(ended.status == 0 && !ended.output.isEmpty)
+    let file = Programs.package.appending(path: "Assets/\(name)")
+    if ProcessInfo.processInfo.environment["MEMWATCH_RECORD"] == "1" {
+      try ended.output.write(to: file, atomically: true, encoding: .utf8)
+    }
+    #expect(ended.output == (try String(contentsOf: file, encoding: .utf8)))
+  }
+
+  @Test func theManualNamesEverything() throws {
+    let page = try String(
+      contentsOf: Programs.package.appending(path: "Assets/memwatch.1"), encoding: .utf8)
+    for command in ["watch", "list", "snapshot", "audit", "check", "host", "diff", "demo", "run"] {
+      #expect(page.contains(".Ss \(command)\n"), "\(command)")
+      let help = try memwatch(command, "--help").output
+      for option in help.matches(of: #/--([a-z-]+)/#).map({ String($0.1) })
+      where option != "help" && option != "version" {
+        #expect(page.contains("Fl -\(option)"), "\(command) --\(option)")
+      }
+    }
+  }
+}

@@ -1,0 +1,162 @@
+function __memwatch_should_offer_completions_for_flags_or_options -a expected_commands
+    set -l non_repeating_flags_or_options $argv[2..]
+    set -l non_repeating_flags_or_options_absent 0
+    set -l positional_index 0
+    set -l commands
+    __memwatch_parse_tokens
+    test "$commands" = "$expected_commands"; and return $non_repeating_flags_or_options_absent
+end
+
+function __memwatch_should_offer_completions_for_positional -a expected_commands positional_index_comparison expected_positional_index
+    set -l non_repeating_flags_or_options
+    set -l non_repeating_flags_or_options_absent 0
+    set -l positional_index 0
+    set -l commands
+    __memwatch_parse_tokens
+    test "$commands" = "$expected_commands" -a \( "$positional_index" "$positional_index_comparison" "$expected_positional_index" \)
+end
+
+function __memwatch_parse_tokens -S
+    set -l unparsed_tokens (__memwatch_tokens -pc)
+    switch $unparsed_tokens[1]
+    case 'memwatch'
+        __memwatch_parse_subcommand 0 'version' 'h/help'
+        switch $unparsed_tokens[1]
+        case 'watch'
+            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'i/interval=' 'ascii' 'no-color' '1/once' 'no-audit' 'version' 'h/help'
+        case 'list'
+            __memwatch_parse_subcommand 0 'json' 'version' 'h/help'
+        case 'snapshot'
+            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'format=' 'o/output=' 'no-audit' 'version' 'h/help'
+        case 'audit'
+            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'json' 'version' 'h/help'
+        case 'check'
+            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'require=+' 'policy=' 'json' 'version' 'h/help'
+        case 'host'
+            __memwatch_parse_subcommand 0 'json' 'version' 'h/help'
+        case 'diff'
+            __memwatch_parse_subcommand 2 'json' 'version' 'h/help'
+        case 'demo'
+            __memwatch_parse_subcommand 0 'i/interval=' 'ascii' 'no-color' 'seed=' '1/once' 'version' 'h/help'
+        case 'run'
+            __memwatch_parse_subcommand -r 1 'i/interval=' 'ascii' 'no-color' 'require=+' 'policy=' 'check' 'version' 'h/help'
+        case 'help'
+            __memwatch_parse_subcommand -r 1 'version'
+        end
+    end
+end
+
+function __memwatch_tokens
+    if test (string split -m 1 -f 1 -- . "$FISH_VERSION") -gt 3
+        commandline --tokens-raw $argv
+    else
+        commandline -o $argv
+    end
+end
+
+function __memwatch_parse_subcommand -S -a positional_count
+    argparse -s r -- $argv
+    set -l option_specs $argv[2..]
+    set -l is_repeating_positional $_flag_r
+    set -el _flag_r
+    set -a commands $unparsed_tokens[1]
+    set positional_index 0
+    while true
+        set -e unparsed_tokens[1]
+        argparse -sn "$commands" $option_specs -- $unparsed_tokens 2> /dev/null
+        set unparsed_tokens $argv
+        set positional_index (math $positional_index + 1)
+        for non_repeating_flag_or_option in $non_repeating_flags_or_options
+            if set -ql "_flag_$(string replace -a - _ -- $non_repeating_flag_or_option)"
+                set non_repeating_flags_or_options_absent 1
+                break
+            end
+        end
+        test (count $unparsed_tokens) -eq 0 -o \( -z "$is_repeating_positional" -a "$positional_index" -gt "$positional_count" \) && break
+    end
+end
+
+function __memwatch_complete_directories
+    set -l token (commandline -t)
+    string match -- '*/' $token
+    set -l subdirs $token*/
+    printf %s\n $subdirs
+end
+
+function __memwatch_custom_completion
+    set -x SAP_SHELL fish
+    set -x SAP_SHELL_VERSION $FISH_VERSION
+    set -l tokens (__memwatch_tokens -p)
+    if test -z "$(__memwatch_tokens -t)"
+        set -l index (count (__memwatch_tokens -pc))
+        set tokens $tokens[..$index] \'\' $tokens[(math $index + 1)..]
+    end
+    command $tokens[1] $argv $tokens
+end
+
+complete -c 'memwatch' -f
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'watch' -d 'The screen (the default). One text snapshot where output is no terminal.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'list' -d 'Lists publishers.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'snapshot' -d 'Writes one snapshot as text or JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'audit' -d 'Compares a publisher\'s claims with the kernel; or surveys any process.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'check' -d 'Checks requirements; exits 6 when one is broken, or cannot be known.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'host' -d 'What this machine does that matters to secrets in memory: good, bad or unknown.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'diff' -d 'What changed between two snapshots that were written as JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'demo' -d 'Starts a sample process, shows it, and ends it again.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'run' -d 'Starts a command publishing, and shows it.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_positional "memwatch" -eq 1' -fa 'help' -d 'Show subcommand help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" file' -l 'file' -d 'Attach to this page.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" W wait' -l 'wait' -s 'W' -d 'Wait so long for the publisher: 10s, 500ms, 2m.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" i interval' -l 'interval' -s 'i' -d 'Read so often: 1s, 500ms.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" ascii' -l 'ascii' -d 'Draw with ASCII alone.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" no-color' -l 'no-color' -d 'No colours (as with NO_COLOR in the environment).'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" 1 once' -s '1' -l 'once' -d 'One text snapshot, also on a terminal.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" no-audit' -l 'no-audit' -d 'Do not compare the page with the mappings of the process (reading them stalls it).'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch list" json' -l 'json' -d 'As JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch list" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch list" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" file' -l 'file' -d 'Attach to this page.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" W wait' -l 'wait' -s 'W' -d 'Wait so long for the publisher: 10s, 500ms, 2m.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" format' -l 'format' -d 'text or json.' -rfka 'text json'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" o output' -l 'output' -s 'o' -d 'Write to a new file (mode 0600, never over another) instead of standard output.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" no-audit' -l 'no-audit' -d 'Do not compare the page with the mappings of the process (reading them stalls it).'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch audit" file' -l 'file' -d 'Attach to this page.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch audit" W wait' -l 'wait' -s 'W' -d 'Wait so long for the publisher: 10s, 500ms, 2m.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch audit" json' -l 'json' -d 'As JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch audit" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch audit" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" file' -l 'file' -d 'Attach to this page.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" W wait' -l 'wait' -s 'W' -d 'Wait so long for the publisher: 10s, 500ms, 2m.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check"' -l 'require' -d 'What must hold, separated by commas: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it: locked, nodump, fork-safe, no-problems, no-findings.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" policy' -l 'policy' -d 'Requirements from a file, one a line; # begins a comment.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" json' -l 'json' -d 'As JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch check" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch host" json' -l 'json' -d 'As JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch host" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch host" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch diff" json' -l 'json' -d 'As JSON.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch diff" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch diff" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" i interval' -l 'interval' -s 'i' -d 'Read so often: 1s, 500ms.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" ascii' -l 'ascii' -d 'Draw with ASCII alone.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" no-color' -l 'no-color' -d 'No colours (as with NO_COLOR in the environment).'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" seed' -l 'seed' -d 'The same seed gives the same run of the sample process.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" 1 once' -s '1' -l 'once' -d 'One text snapshot, also on a terminal.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch demo" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" i interval' -l 'interval' -s 'i' -d 'Read so often: 1s, 500ms.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" ascii' -l 'ascii' -d 'Draw with ASCII alone.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" no-color' -l 'no-color' -d 'No colours (as with NO_COLOR in the environment).'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run"' -l 'require' -d 'What must hold, separated by commas: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it: locked, nodump, fork-safe, no-problems, no-findings.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" policy' -l 'policy' -d 'Requirements from a file, one a line; # begins a comment.' -rfka ''
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" check' -l 'check' -d 'No screen: watch for the command\'s life, and exit 6 if a requirement was ever broken.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" version' -l 'version' -d 'Show the version.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" h help' -s 'h' -l 'help' -d 'Show help information.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch help" version' -l 'version' -d 'Show the version.'

@@ -1,0 +1,114 @@
+// `memwatch manual`: the manual page, from the options, the keys and the exit codes themselves.
+
+import ArgumentParser
+import FoundationEssentials
+import MemwatchTerminal
+
+struct Manual: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Writes the manual page (mdoc) to standard output.", shouldDisplay: false)
+
+  func run() throws {
+    let help = try JSONDecoder().decode(Help.self, from: Data(Memwatch._dumpHelp().utf8))
+    try Output.standard(Self.page(help.command))
+  }
+
+  /// What the argument parser tells of a command.
+  struct Help: Decodable {
+    var command: Command
+
+    struct Command: Decodable {
+      var commandName: String
+      var abstract: String?
+      var discussion: String?
+      var shouldDisplay: Bool?
+      var arguments: [Argument]?
+      var subcommands: [Command]?
+    }
+
+    struct Argument: Decodable {
+      struct Name: Decodable {
+        var kind: String
+        var name: String
+      }
+      var kind: String
+      var names: [Name]?
+      var valueName: String?
+      var abstract: String?
+      var isOptional: Bool
+      var isRepeating: Bool
+      var shouldDisplay: Bool
+    }
+  }
+
+  // MARK: - mdoc(7)
+
+  static func page(_ command: Help.Command) -> String {
+    var lines = [
+      ".\\\" Made by `memwatch manual`.", ".Dd November 2026", ".Dt MEMWATCH 1", ".Os", ".Sh NAME",
+      ".Nm memwatch", ".Nd shows the locked memory of a running process", ".Sh SYNOPSIS",
+    ]
+    let commands = (command.subcommands ?? []).filter {
+      $0.commandName != "help" && $0.shouldDisplay != false
+    }
+    for sub in commands { lines += [".Nm", ".Cm \(sub.commandName)"] + synopsis(sub) + [".Pp"] }
+    lines.removeLast()
+    lines += [".Sh DESCRIPTION"] + text(command.discussion ?? command.abstract ?? "")
+    lines += [".Sh COMMANDS"]
+    for sub in commands {
+      lines += [".Ss \(sub.commandName)"] + text(sub.abstract ?? "")
+      if let discussion = sub.discussion { lines += [".Pp"] + text(discussion) }
+      let arguments = (sub.arguments ?? []).filter { $0.shouldDisplay && !isCommon($0) }
+      guard !arguments.isEmpty else { continue }
+      lines.append(".Bl -tag -width Ds")
+      for argument in arguments {
+        lines.append(".It " + form(argument))
+        lines += text(argument.abstract ?? "")
+      }
+      lines.append(".El")
+    }
+    lines += [".Sh KEYS", ".Bl -tag -width 12n"]
+    for binding in Binding.all {
+      lines.append(".It " + escaped(binding.keys.map(\.name).joined(separator: " ")))
+      lines += text(binding.help)
+    }
+    lines += [".It ^Z", "suspend", ".El", ".Sh EXIT STATUS", ".Bl -tag -width Ds"]
+    for (code, meaning) in Exit.meanings { lines += [".It \(code)"] + text(meaning) }
+    lines += [
+      ".El", ".Sh ENVIRONMENT", ".Bl -tag -width ENCLAVE_STATS_DIR", ".It ENCLAVE_STATS_DIR",
+      "where pages are looked for first", ".It NO_COLOR", "no colours", ".El",
+    ]
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  private static func isCommon(_ argument: Help.Argument) -> Bool {
+    argument.names?.contains { $0.name == "help" || $0.name == "version" } ?? false
+  }
+
+  private static func synopsis(_ command: Help.Command) -> [String] {
+    (command.arguments ?? []).filter { $0.shouldDisplay && !isCommon($0) }.map { argument in
+      let form = form(argument) + (argument.isRepeating ? " ..." : "")
+      return argument.isOptional ? ".Op " + form : "." + form
+    }
+  }
+
+  private static func form(_ argument: Help.Argument) -> String {
+    let value = argument.valueName ?? "value"
+    guard let names = argument.names else { return "Ar \(value)" }
+    let flags = names.map { $0.kind == "long" ? "Fl -\($0.name)" : "Fl \($0.name)" }
+      .joined(separator: " , ")
+    return argument.kind == "flag" ? flags : flags + " Ar \(value)"
+  }
+
+  private static func text(_ text: String) -> [String] {
+    text.split(separator: "\n", omittingEmptySubsequences: false).map {
+      $0.isEmpty ? ".Pp" : escaped(String($0))
+    }
+  }
+
+  /// Lines that begin with a dot or a quote are requests; a backslash begins an escape.
+  private static func escaped(_ line: String) -> String {
+    let safe = line.replacing("\\", with: "\\e").replacing("-", with: "\\-")
+    return safe.first.map { ".'".contains($0) } ?? false ? "\\&" + safe : safe
+  }
+}
