@@ -215,7 +215,7 @@ _memwatch_list() {
 
 _memwatch_snapshot() {
     repeating_flags=()
-    non_repeating_flags=(--no-audit --version -h --help)
+    non_repeating_flags=(--no-labels --no-audit --version -h --help)
     repeating_options=()
     non_repeating_options=(--file --wait -W --format --output -o)
     __memwatch_offer_flags_options 1
@@ -229,7 +229,7 @@ _memwatch_snapshot() {
         return
         ;;
     '--format')
-        __memwatch_add_completions -W 'text'$'\n''json'
+        __memwatch_add_completions -W 'text'$'\n''json'$'\n''csv'
         return
         ;;
     '--output'|'-o')

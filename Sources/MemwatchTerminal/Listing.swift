@@ -39,6 +39,13 @@ package struct Listing: Equatable, Sendable {
   package var empty: String
 }
 
+extension Listing {
+  /// What is seen of the list, as CSV.
+  var csv: String {
+    commaSeparated([columns.map(\.title)] + rows.map { $0.cells.map(\.text) })
+  }
+}
+
 extension Model {
   /// The list of this view; nil where it shows none.
   package var listing: Listing? {

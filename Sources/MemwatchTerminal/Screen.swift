@@ -120,7 +120,10 @@ package enum Screen {
             case .redraw: terminal.redraw()
             case .write(let path):
               guard let snapshot = model.snapshot else { break }
-              model.say(write(snapshot, path) ?? "wrote \(SafeText(path))")
+              let failure =
+                path.hasSuffix(".csv") && model.listing != nil
+                ? Console.writeNewFile(model.listing!.csv, to: path) : write(snapshot, path)
+              model.say(failure ?? "wrote \(SafeText(path))")
             case .attach(let publisher):
               do throws(AttachFailure) {
                 inspector = try Inspector.attach(to: .file(publisher.path))

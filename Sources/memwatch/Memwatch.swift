@@ -166,8 +166,7 @@ struct Watch: ParsableCommand {
 /// What the screen's `w` does; what went wrong, or nil.
 func writeSnapshot(_ snapshot: Snapshot, to path: String) -> String? {
   do throws(Failure) {
-    let format: Format = path.hasSuffix(".json") ? .json : .text
-    try Output.file(path, try format.render(snapshot))
+    try Output.file(path, try Format(path: path).render(snapshot))
     return nil
   } catch { return error.message }
 }
@@ -239,11 +238,13 @@ extension Format: ExpressibleByArgument {}
 
 struct SnapshotCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "snapshot", abstract: "Writes one snapshot as text or JSON.")
+    commandName: "snapshot", abstract: "Writes one snapshot as text, JSON or CSV.")
 
   @OptionGroup var target: TargetOptions
-  @Option(name: .long, help: "text or json.")
+  @Option(name: .long, help: "text, json, or csv (the arenas, one a row).")
   var format: Format = .text
+  @Flag(name: .customLong("no-labels"), help: "Numbers for the texts of labels.")
+  var hidesLabels = false
   @Option(
     name: .shortAndLong,
     help: ArgumentHelp(
@@ -254,7 +255,7 @@ struct SnapshotCommand: ParsableCommand {
 
   func run() throws {
     let snapshot = try target.attach().sample(auditing: audit.mode(.now))
-    let text = try format.render(snapshot)
+    let text = try format.render(hidesLabels ? snapshot.withoutLabels : snapshot)
     if let output { try Output.file(output, text) } else { try Output.standard(text) }
     throw ExitCode(Exit.code(for: snapshot.process.state))
   }

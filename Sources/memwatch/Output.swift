@@ -18,12 +18,18 @@ enum Output {
 }
 
 enum Format: String, CaseIterable {
-  case text, json
+  /// What the end of a file's name asks for.
+  init(path: String) {
+    self = path.hasSuffix(".json") ? .json : path.hasSuffix(".csv") ? .csv : .text
+  }
+
+  case text, json, csv
 
   func render(_ snapshot: Snapshot) throws(Failure) -> String {
     switch self {
     case .text: snapshot.text
     case .json: try Self.json(snapshot.document)
+    case .csv: snapshot.csv
     }
   }
 

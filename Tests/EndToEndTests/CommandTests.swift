@@ -147,6 +147,36 @@ func publishing(
     #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).count == 1)
   }
 
+  @Test func commaSeparatedValues() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "arena b größe isolated off none",
+      "alloc a 3 40")
+    let ended = try memwatch("snapshot", "\(peer.pid)", "--format", "csv", stats: scratch)
+    let lines = ended.output.split(separator: "\r\n").map {
+      $0.split(separator: ",", omittingEmptySubsequences: false).map { String($0) }
+    }
+    #expect(ended.status == 0 && lines.count == 3 && Set(lines.map(\.count)).count == 1)
+    let count = lines[0].firstIndex(of: "secretCount")!
+    #expect(lines[1][1] == "alpha" && lines[1][count] == "3" && lines[2][1] == "größe")
+  }
+
+  @Test func labelsCanBeLeftOut() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred pages", "alloc a 3 40")
+    let arenas = try json(
+      try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch).output)["arenas"]
+    let labels = (arenas as! [[String: Any]])[0]["labels"] as! [[String: Any]]
+    let label = labels[0]["label"] as! String
+    for format in ["text", "json"] {
+      let without = try memwatch(
+        "snapshot", "\(peer.pid)", "--format", format, "--no-labels", stats: scratch)
+      #expect(!without.output.contains(label))
+      #expect(without.output.contains("label 1"))
+    }
+  }
+
   /// A full disk: a tmpfs of two pages in a mount namespace of its own.
   @Test func aFullDiskLeavesNoFile() throws {
     let scratch = try Scratch(onTmpfs: true)

@@ -37,7 +37,7 @@ import Testing
   /// mprotect(2), and all others.
   @Test(arguments: ["none", "pages"]) func anotherProcessReadsWhatIsClosed(gate: String) throws {
     let (victim, pattern, place) = try victim(gate)
-    defer { victim.end() }
+    defer { victim.kill() }
     let read = read(victim.pid, place)
     #expect((read != nil) == (gate == "none"))
     if let read { #expect(read.withUnsafeBytes { pattern.places(in: $0) } == [0]) }

@@ -143,6 +143,13 @@ import Testing
       close(input)
       close(output)
     }
+
+    /// Ends one that lives. (A child that nobody waits for stops the runner's exit tests.)
+    func kill() {
+      end()
+      _ = Glibc.kill(pid, SIGKILL)
+      _ = waitpid(pid, nil, 0)
+    }
   }
 
   /// For each gate; WIPE_INSTANTS=500 makes a thousand.

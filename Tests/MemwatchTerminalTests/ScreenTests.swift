@@ -353,6 +353,13 @@ let allKeys: [Key] =
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
 
+  @Test func whatASpreadsheetWouldCalculate() {
+    let text = commaSeparated([
+      ["=1+1", "a,b", "say \"x\"", "-5", "12"], ["@x", "\r\n", "", "+", "é"],
+    ])
+    #expect(text == "'=1+1,\"a,b\",\"say \"\"x\"\"\",'-5,12\r\n'@x,\"\r\n\",,'+,é\r\n")
+  }
+
   @Test func listsAreSortedAndFiltered() {
     var model = model(sample())
     press(&model, "4")
