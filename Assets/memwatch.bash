@@ -173,13 +173,13 @@ _memwatch() {
     unset 'unparsed_words[0]'
     unparsed_words=("${unparsed_words[@]}")
     case "${subcommand}" in
-    watch|list|snapshot|audit|check|host|diff|demo|run|help)
+    watch|list|snapshot|audit|check|host|diff|record|replay|demo|run|help)
         # Offer subcommand argument completions
         "_memwatch_${subcommand}"
         ;;
     *)
         # Offer subcommand completions
-        COMPREPLY+=($(compgen -W 'watch list snapshot audit check host diff demo run help' -- "${cur}"))
+        COMPREPLY+=($(compgen -W 'watch list snapshot audit check host diff record replay demo run help' -- "${cur}"))
         ;;
     esac
 }
@@ -294,6 +294,48 @@ _memwatch_diff() {
     repeating_options=()
     non_repeating_options=()
     __memwatch_offer_flags_options 2
+}
+
+_memwatch_record() {
+    repeating_flags=()
+    non_repeating_flags=(--no-audit --version -h --help)
+    repeating_options=()
+    non_repeating_options=(--file --wait -W --output -o --interval -i --for)
+    __memwatch_offer_flags_options 1
+
+    # Offer option value completions
+    case "${prev}" in
+    '--file')
+        return
+        ;;
+    '--wait'|'-W')
+        return
+        ;;
+    '--output'|'-o')
+        return
+        ;;
+    '--interval'|'-i')
+        return
+        ;;
+    '--for')
+        return
+        ;;
+    esac
+}
+
+_memwatch_replay() {
+    repeating_flags=()
+    non_repeating_flags=(--ascii --no-color -1 --once --version -h --help)
+    repeating_options=()
+    non_repeating_options=(--interval -i)
+    __memwatch_offer_flags_options 1
+
+    # Offer option value completions
+    case "${prev}" in
+    '--interval'|'-i')
+        return
+        ;;
+    esac
 }
 
 _memwatch_demo() {

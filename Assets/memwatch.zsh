@@ -57,6 +57,8 @@ _memwatch() {
             'check:Checks requirements; exits 6 when one is broken, or cannot be known.'
             'host:What this machine does that matters to secrets in memory: good, bad or unknown.'
             'diff:What changed between two snapshots that were written as JSON.'
+            'record:Writes a sample at each interval to a new file, for replay.'
+            'replay:Shows a record on the screen: p pauses, . and , step, t goes to a time.'
             'demo:Starts a sample process, shows it, and ends it again.'
             'run:Starts a command publishing, and shows it.'
             'help:Show subcommand help information.'
@@ -65,7 +67,7 @@ _memwatch() {
         ;;
     arg)
         case "${words[1]}" in
-        watch|list|snapshot|audit|check|host|diff|demo|run|help)
+        watch|list|snapshot|audit|check|host|diff|record|replay|demo|run|help)
             "_memwatch_${words[1]}" && ret=0
             ;;
         esac
@@ -175,6 +177,40 @@ _memwatch_diff() {
         ':before:'
         ':after:'
         '--json[As JSON.]'
+        '--version[Show the version.]'
+        '(-h --help)'{-h,--help}'[Show help information.]'
+    )
+    _arguments -w -s -S : "${arg_specs[@]}" && ret=0
+
+    return "${ret}"
+}
+
+_memwatch_record() {
+    local -i ret=1
+    local -ar arg_specs=(
+        ':target:'
+        '--file[Attach to this page.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '(--output -o)'{--output,-o}'[The new file (mode 0600, never over another).]:file:'
+        '(--interval -i)'{--interval,-i}'[Sample so often\: 1s, 500ms.]:time:'
+        '--for[End after so long.]:time:'
+        '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
+        '--version[Show the version.]'
+        '(-h --help)'{-h,--help}'[Show help information.]'
+    )
+    _arguments -w -s -S : "${arg_specs[@]}" && ret=0
+
+    return "${ret}"
+}
+
+_memwatch_replay() {
+    local -i ret=1
+    local -ar arg_specs=(
+        ':file:'
+        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms.]:time:'
+        '--ascii[Draw with ASCII alone.]'
+        '--no-color[No colours (as with NO_COLOR in the environment).]'
+        '(-1 --once)'{-1,--once}'[The last sample as text, also on a terminal.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )

@@ -2,6 +2,10 @@
 
 import EnclaveSystem
 
+package struct ConsoleFailure: Error {
+  package var message: String
+}
+
 package enum Console {
   /// Writes to a standard stream (1 or 2); what went wrong, or nil.
   package static func write(_ text: String, to descriptor: Int32) -> String? {
@@ -21,9 +25,25 @@ package enum Console {
     return nil
   }
 
-  /// A file that the user named; nil when it cannot be read, or is larger than 64 MiB.
-  package static func bytes(of path: String) -> [UInt8]? {
-    let limit = 64 << 20
+  /// A file that is made now and grows, mode 0600.
+  package final class GrowingFile {
+    private let file: OpenFile
+    package init(_ path: String) throws(ConsoleFailure) {
+      do { file = try OpenFile(creating: path) } catch {
+        throw ConsoleFailure(
+          message: error.exists
+            ? "\(SafeText(path)) exists; memwatch never overwrites a file" : "\(error)")
+      }
+    }
+    /// Writes at the end; what went wrong, or nil.
+    package func append(_ bytes: [UInt8]) -> String? {
+      do { try file.write(bytes) } catch { return "\(error)" }
+      return nil
+    }
+  }
+
+  /// A file that the user named; nil when it cannot be read, or is larger than the limit.
+  package static func bytes(of path: String, limit: Int = 64 << 20) -> [UInt8]? {
     return ProcessFacts.readFile(path, limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
   }
 

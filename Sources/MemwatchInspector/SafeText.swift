@@ -2,7 +2,7 @@
 
 /// Text that holds no control characters, nothing that changes the direction of writing, nothing
 /// without width, and no broken UTF-8. It can be made in one way only.
-package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible {
+package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible, Codable {
   package let string: String
   package var description: String { string }
 
@@ -22,6 +22,16 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible 
       }
     }
     string = safe
+  }
+
+  /// A file is not trusted either.
+  package init(from decoder: any Decoder) throws {
+    self.init(try decoder.singleValueContainer().decode(String.self))
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    try container.encode(string)
   }
 
   private static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {

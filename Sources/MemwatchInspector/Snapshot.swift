@@ -2,7 +2,7 @@
 // from. nil is "not known".
 
 /// What the publisher is doing.
-package enum PublisherState: String, Sendable, CaseIterable {
+package enum PublisherState: String, Sendable, Codable, CaseIterable {
   case live
   /// By a signal (SIGSTOP) or a debugger.
   case stopped
@@ -16,14 +16,14 @@ package enum PublisherState: String, Sendable, CaseIterable {
   case corrupt
 }
 
-package enum Severity: String, Sendable, CaseIterable, Comparable {
+package enum Severity: String, Sendable, Codable, CaseIterable, Comparable {
   case problem, differs, warning, note
 
   package static func < (a: Severity, b: Severity) -> Bool { a.rank < b.rank }
   private var rank: Int { Self.allCases.firstIndex(of: self)! }
 }
 
-package enum ProblemKind: String, Sendable, CaseIterable {
+package enum ProblemKind: String, Sendable, Codable, CaseIterable {
   case notLocked = "not-locked"
   case lockedLessThanClaimed = "locked-less-than-claimed"
   case nextChunkWillFail = "next-chunk-will-fail"
@@ -38,7 +38,7 @@ package enum ProblemKind: String, Sendable, CaseIterable {
 }
 
 /// Something that a person should know.
-package struct Problem: Equatable, Sendable {
+package struct Problem: Equatable, Sendable, Codable {
   package var severity: Severity
   package var kind: ProblemKind
   package var arenaID: UInt64?
@@ -50,10 +50,10 @@ package struct Problem: Equatable, Sendable {
   package var keep: String?
 }
 
-package enum Binds: String, Sendable, CaseIterable { case yes, no, unknown }
+package enum Binds: String, Sendable, Codable, CaseIterable { case yes, no, unknown }
 
 /// RLIMIT_MEMLOCK of the process, in bytes.
-package struct Memlock: Equatable, Sendable {
+package struct Memlock: Equatable, Sendable, Codable {
   package var soft: UInt64?
   package var hard: UInt64?
   package var softIsUnlimited = false
@@ -71,14 +71,14 @@ package struct Memlock: Equatable, Sendable {
 }
 
 /// Mappings against vm.max_map_count.
-package struct Maps: Equatable, Sendable {
+package struct Maps: Equatable, Sendable, Codable {
   package var inUse: Int?
   package var limit: Int?
   package var byArenas: Int = 0
   package var headroom: Int?
 }
 
-package struct SizeRoom: Equatable, Sendable {
+package struct SizeRoom: Equatable, Sendable, Codable {
   /// The largest secret of this size class, in bytes.
   package var payload: Int
   package var live: Int
@@ -88,7 +88,7 @@ package struct SizeRoom: Equatable, Sendable {
   package var freeSlotsAfterGrowth: Int?
 }
 
-package struct LockDetail: Equatable, Sendable {
+package struct LockDetail: Equatable, Sendable, Codable {
   package var errno: Int32?
   package var errnoName: String?
   package var failedCall: String?
@@ -99,7 +99,7 @@ package struct LockDetail: Equatable, Sendable {
   package var limitThen: UInt64?
 }
 
-package struct ArenaSnapshot: Equatable, Sendable {
+package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var id: UInt64
   package var name: SafeText
   package var layout: String?
@@ -145,7 +145,7 @@ package struct ArenaSnapshot: Equatable, Sendable {
   package var labels: [LabelSnapshot] = []
 }
 
-package struct ChunkSnapshot: Equatable, Sendable {
+package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var address: UInt64?
   package var dataBytes: UInt64?
   package var guardBytes: UInt64?
@@ -154,7 +154,7 @@ package struct ChunkSnapshot: Equatable, Sendable {
   package var kind: String?
 }
 
-package struct LabelSnapshot: Equatable, Sendable {
+package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var label: SafeText
   package var origin: String?
   package var live: UInt64?
@@ -170,7 +170,7 @@ package struct LabelSnapshot: Equatable, Sendable {
   package var index: UInt64 = 0
 }
 
-package struct SecretSnapshot: Equatable, Sendable {
+package struct SecretSnapshot: Equatable, Sendable, Codable {
   package var arenaID: UInt64
   package var serial: UInt64
   package var labelIndex: UInt64
@@ -181,7 +181,7 @@ package struct SecretSnapshot: Equatable, Sendable {
   package var openNow: UInt64
 }
 
-package struct EventSnapshot: Equatable, Sendable {
+package struct EventSnapshot: Equatable, Sendable, Codable {
   package var serial: UInt64
   package var kind: String
   package var arenaID: UInt64?
@@ -191,7 +191,7 @@ package struct EventSnapshot: Equatable, Sendable {
   package var bytes: UInt64?
 }
 
-package struct CallSnapshot: Equatable, Sendable {
+package struct CallSnapshot: Equatable, Sendable, Codable {
   package var function: String
   package var purpose: String
   package var count: UInt64
@@ -199,7 +199,7 @@ package struct CallSnapshot: Equatable, Sendable {
   package var lastErrno: Int32?
 }
 
-package struct VaultSnapshot: Equatable, Sendable {
+package struct VaultSnapshot: Equatable, Sendable, Codable {
   package var arenaID: UInt64
   /// The name of the arena that holds its keys.
   package var name: SafeText?
@@ -219,7 +219,7 @@ package struct VaultSnapshot: Equatable, Sendable {
   package var streamBytes: UInt64?
 }
 
-package struct ProcessSnapshot: Equatable, Sendable {
+package struct ProcessSnapshot: Equatable, Sendable, Codable {
   /// In the viewer's pid namespace; nil when the process cannot be seen there.
   package var pid: Int32?
   package var publisherPid: UInt64
@@ -244,13 +244,13 @@ package struct ProcessSnapshot: Equatable, Sendable {
   package var path: SafeText
 }
 
-package struct Restart: Equatable, Sendable {
+package struct Restart: Equatable, Sendable, Codable {
   package var fromPid: Int32?
   package var toPid: Int32?
   package var at: UInt64
 }
 
-package struct Snapshot: Equatable, Sendable {
+package struct Snapshot: Equatable, Sendable, Codable {
   package var process: ProcessSnapshot
   /// Milliseconds since 1970.
   package var sampledAt: UInt64

@@ -41,7 +41,7 @@ package enum Action: String, CaseIterable, Sendable {
   case back, enter, nextView, arenas, secrets, events, findings, host, vaults, processes, history,
     output
   case search, next, previous, filter, sort, invert
-  case mark, pause, refresh, audit, slower, faster, write
+  case mark, pause, refresh, audit, stepForward, stepBack, goToTime, slower, faster, write
   case help, quit, quitNow, redraw
 }
 
@@ -96,6 +96,9 @@ package struct Binding: Sendable {
     Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
     Binding([.character("r")], .refresh, "read now"),
     Binding([.character("A")], .audit, "audit now: compare claims with the kernel"),
+    Binding([.character(".")], .stepForward, "replay: the next sample"),
+    Binding([.character(",")], .stepBack, "replay: the sample before"),
+    Binding([.character("t")], .goToTime, "replay: go to a time"),
     Binding([.character("+")], .slower, "read half as often"),
     Binding([.character("-")], .faster, "read twice as often"),
     Binding([.character("w")], .write, "write a snapshot to a new file", "write"),

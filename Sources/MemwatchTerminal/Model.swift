@@ -9,6 +9,9 @@ package enum View: Sendable, Equatable, CaseIterable {
 /// What the model asks its surroundings for.
 package enum Effect: Equatable, Sendable {
   case sample
+  /// Another sample of a replay: so many on, or the first at or after a time of day.
+  case step(Int)
+  case goTo(time: String)
   /// A sample that compares the page with the kernel.
   case audit
   case write(String)
@@ -33,7 +36,7 @@ package enum Column: String, CaseIterable, Sendable {
 
 /// A line that is being typed.
 package struct Prompt: Equatable, Sendable {
-  package enum Kind: Sendable { case search, filter, write, leave }
+  package enum Kind: Sendable { case search, filter, write, leave, time }
   package var kind: Kind
   package var text: String
   package var question: String
@@ -60,6 +63,8 @@ package struct Model: Sendable {
   package private(set) var prompt: Prompt?
   package private(set) var message: String?
   package private(set) var isPaused = false
+  /// Which sample of how many, where they come from a record.
+  package private(set) var replay: (index: Int, count: Int)?
   package private(set) var pausedAt: UInt64 = 0
   package private(set) var intervalMs: Int
   package private(set) var sort = Column.arena
@@ -131,6 +136,21 @@ package struct Model: Sendable {
       selectedArena = arena
     }
     problemIndex = min(problemIndex, max(0, problems.count - 1))
+  }
+
+  /// Shows a sample of a record; an earlier one begins the history anew.
+  package mutating func update(_ new: Snapshot, index: Int, of count: Int) {
+    if let snapshot, snapshot.sampledAt >= new.sampledAt {
+      history = History()
+      self.snapshot = nil
+      let (mark, arena) = (mark, selectedArena)
+      update(new)
+      (self.mark, selectedArena) = (mark, arena)
+      arrange()
+    } else {
+      update(new)
+    }
+    replay = (index, count)
   }
 
   package mutating func update(_ discovery: Discovery) {
@@ -315,7 +335,25 @@ package struct Model: Sendable {
       pausedAt = now
       return isPaused ? [] : [.sample]
     case .refresh: return [.sample]
+    case .stepForward, .stepBack:
+      guard replay != nil else {
+        say("only a replay can step: memwatch replay FILE")
+        return []
+      }
+      isPaused = true
+      pausedAt = now
+      return [.step(action == .stepForward ? 1 : -1)]
+    case .goToTime:
+      guard replay != nil else {
+        say("only a replay can go back: memwatch replay FILE")
+        return []
+      }
+      prompt = Prompt(kind: .time, text: "", question: "go to (14:02:11): ")
     case .audit:
+      guard replay == nil else {
+        say("a record cannot be audited")
+        return []
+      }
       guard snapshot != nil, !isPaused else { return [] }
       say("audited: claims and mappings were compared")
       return [.audit]
@@ -461,6 +499,7 @@ package struct Model: Sendable {
       switch line.kind {
       case .write: return line.text.isEmpty ? [] : [.write(line.text)]
       case .filter: setFilter(line.text)
+      case .time: return line.text.isEmpty ? [] : [.goTo(time: line.text)]
       case .search, .leave: break
       }
       return []
@@ -472,7 +511,7 @@ package struct Model: Sendable {
       search = line.text
       if !search.isEmpty { find(step: 1, includingThis: true) }
     case .filter: setFilter(line.text)
-    case .write, .leave: break
+    case .write, .leave, .time: break
     }
     return []
   }

@@ -100,6 +100,11 @@ package struct Renderer {
     guard let snapshot = model.snapshot else { return "" }
     let age = Int(now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
     let old = "\(age / 1000).\(age % 1000 / 100) s old"
+    if let replay = model.replay {
+      let pause = model.isPaused ? " paused" : ""
+      return "REPLAY \(replay.index + 1)/\(replay.count)\(pause), "
+        + snapshot.process.state.rawValue
+    }
     if model.isPaused {
       let paused = Int(now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
       return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"

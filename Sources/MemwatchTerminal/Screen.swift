@@ -20,6 +20,8 @@ package enum Screen {
   package enum Start {
     case attached(Inspector)
     case picking
+    /// The samples of a record, at least one.
+    case replay([Snapshot])
   }
 
   package struct End: Sendable {
@@ -58,9 +60,12 @@ package enum Screen {
     let style = Style(unicode: terminal.isUTF8 && !settings.forceASCII)
     var model = Model(intervalMs: settings.intervalMs)
     var inspector: Inspector?
+    var recorded: [Snapshot] = []
+    var position = -1
     switch start {
     case .attached(let attached): inspector = attached
     case .picking: model.view = .processes
+    case .replay(let snapshots): recorded = snapshots
     }
     var end = End()
     var nextSample: UInt64 = 0
@@ -71,6 +76,10 @@ package enum Screen {
       let now = Console.milliseconds
       if now >= nextSample {
         if !model.isPaused {
+          if position + 1 < recorded.count {
+            position += 1
+            model.update(recorded[position], index: position, of: recorded.count)
+          }
           if let inspector {
             let auditing: Inspector.Auditing = settings.audits ? .automatic : .never
             model.update(inspector.sample(auditing: wantsAudit ? .now : auditing))
@@ -90,7 +99,8 @@ package enum Screen {
         let size = terminal.size
         let (grid, pageRows) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
-          now: Console.realMilliseconds)
+          now: recorded.isEmpty
+            ? Console.realMilliseconds : model.snapshot?.sampledAt ?? Console.realMilliseconds)
         model.pageRows = pageRows
         terminal.draw(grid)
         mustDraw = false
@@ -117,6 +127,16 @@ package enum Screen {
             case .audit:
               nextSample = 0
               wantsAudit = true
+            case .step(let count):
+              position = min(max(0, position + count), recorded.count - 1)
+              model.update(recorded[position], index: position, of: recorded.count)
+            case .goTo(let time):
+              guard let found = recorded.firstIndex(where: { clock($0.sampledAt) >= time }) else {
+                model.say("the record ends at \(clock(recorded[recorded.count - 1].sampledAt))")
+                break
+              }
+              position = found
+              model.update(recorded[position], index: position, of: recorded.count)
             case .redraw: terminal.redraw()
             case .write(let path):
               guard let snapshot = model.snapshot else { break }

@@ -20,7 +20,7 @@ struct Memwatch: ParsableCommand {
     version: "0.1.0",
     subcommands: [
       Watch.self, List.self, SnapshotCommand.self, AuditCommand.self, Check.self, HostCommand.self,
-      Diff.self, Demo.self, Run.self, Manual.self,
+      Diff.self, Record.self, Replay.self, Demo.self, Run.self, Manual.self,
     ],
     defaultSubcommand: Watch.self)
 

@@ -1,8 +1,8 @@
 // What an audit has to say.
 
 /// Where the kernel disagrees with a claim.
-package struct Finding: Equatable, Sendable {
-  package enum Kind: String, Sendable, CaseIterable {
+package struct Finding: Equatable, Sendable, Codable {
+  package enum Kind: String, Sendable, Codable, CaseIterable {
     case notLocked = "not-locked"
     case inCoreDumps = "in-core-dumps"
     case notWipedOnFork = "not-wiped-on-fork"
@@ -34,8 +34,8 @@ package struct Finding: Equatable, Sendable {
 }
 
 /// One audit: what was compared, and what came of it.
-package struct Audit: Equatable, Sendable {
-  package enum Scope: String, Sendable {
+package struct Audit: Equatable, Sendable, Codable {
+  package enum Scope: String, Sendable, Codable {
     /// Each arena's chunks.
     case arenas
     /// Sums alone: the page gives no addresses, or smaps may not be read.

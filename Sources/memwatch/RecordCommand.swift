@@ -1,0 +1,109 @@
+// `memwatch record` and `memwatch replay`: samples in a file, one a line.
+
+import ArgumentParser
+import FoundationEssentials
+import MemwatchInspector
+import MemwatchTerminal
+
+/// The first line of a record, and what a reader asks for.
+private let recordSchema = "memwatch-record/1"
+
+struct Record: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Writes a sample at each interval to a new file, for replay.",
+    discussion: """
+      Until the process is gone, the time is over, or it is interrupted: what was written can be \
+      replayed in each case. Secrets are recorded by label, not one by one.
+      """)
+
+  @OptionGroup var target: TargetOptions
+  @Option(
+    name: .shortAndLong,
+    help: ArgumentHelp("The new file (mode 0600, never over another).", valueName: "file"))
+  var output: String
+  @Option(
+    name: [.long, .customShort("i")],
+    help: ArgumentHelp("Sample so often: 1s, 500ms.", valueName: "time"))
+  var interval = Time(milliseconds: 1000)
+  @Option(name: .customLong("for"), help: ArgumentHelp("End after so long.", valueName: "time"))
+  var duration: Time?
+  @OptionGroup var audit: AuditFlag
+
+  func validate() throws {
+    guard (50...3_600_000).contains(interval.milliseconds) else {
+      throw ValidationError("--interval takes 50ms to 1h.")
+    }
+  }
+
+  func run() throws {
+    let inspector = try target.attach()
+    let file: Console.GrowingFile
+    do throws(ConsoleFailure) { file = try Console.GrowingFile(output) } catch {
+      throw Failure(Exit.failure, error.message)
+    }
+    try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8), to: file)
+    let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
+    while true {
+      var snapshot = inspector.sample(auditing: audit.mode(.automatic))
+      snapshot.secrets = []
+      var line = try JSONEncoder().encode(snapshot)
+      line.append(UInt8(ascii: "\n"))
+      try write(line, to: file)
+      let code = Exit.code(for: snapshot.process.state)
+      if snapshot.process.state == .exited { return }
+      if code != 0, snapshot.process.state != .midUpdate { throw ExitCode(code) }
+      if let end, Console.milliseconds >= end { return }
+      Exiting.pause(milliseconds: UInt32(interval.milliseconds))
+    }
+  }
+
+  private func write(_ line: Data, to file: Console.GrowingFile) throws(Failure) {
+    if let failure = file.append(Array(line)) { throw Failure(Exit.failure, failure) }
+  }
+}
+
+struct Replay: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Shows a record on the screen: p pauses, . and , step, t goes to a time.")
+
+  @Argument(help: "A file that memwatch record wrote.")
+  var file: String
+  @OptionGroup var screen: ScreenFlags
+  @Flag(name: [.customShort("1"), .long], help: "The last sample as text, also on a terminal.")
+  var once = false
+
+  func run() throws {
+    let snapshots = try read()
+    guard !once, Screen.isTerminal else {
+      return try Output.standard(snapshots[snapshots.count - 1].text)
+    }
+    try show(.replay(snapshots), screen.settings, auditing: false)
+  }
+
+  private func read() throws(Failure) -> [Snapshot] {
+    guard let bytes = Console.bytes(of: file, limit: 1 << 30) else {
+      throw Failure(Exit.failure, "\(SafeText(file)) cannot be read")
+    }
+    var lines = bytes.split(separator: UInt8(ascii: "\n"))[...]
+    guard let first = lines.popFirst(),
+      String(decoding: first, as: UTF8.self).contains("\"\(recordSchema)\"")
+    else {
+      throw Failure(Exit.failure, "\(SafeText(file)) is no record of \(recordSchema)")
+    }
+    let decoder = JSONDecoder()
+    var snapshots: [Snapshot] = []
+    for line in lines {
+      // The end may be cut off.
+      guard let snapshot = try? decoder.decode(Snapshot.self, from: Data(line)) else { break }
+      snapshots.append(snapshot)
+    }
+    if snapshots.count < lines.count {
+      Output.error(
+        "memwatch: the record ends in the middle of a sample: \(snapshots.count) can be shown")
+    }
+    guard !snapshots.isEmpty else {
+      throw Failure(Exit.failure, "\(SafeText(file)) holds no sample")
+    }
+    return snapshots
+  }
+}

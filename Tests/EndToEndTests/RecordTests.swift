@@ -1,0 +1,84 @@
+// Records and their replay.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct RecordTests {
+  private func record(_ scratch: Scratch) throws -> (path: String, peer: Peer) {
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred none")
+    try peer.send("alloc a 3 100")
+    let path = scratch.file("record")
+    let ended = try memwatch(
+      "record", "\(peer.pid)", "-o", path, "--interval", "100ms", "--for", "1s", stats: scratch)
+    guard ended.status == 0 else { throw Failed("\(ended.status): \(ended.error)") }
+    return (path, peer)
+  }
+
+  @Test func whatIsRecordedIsShownAgain() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (path, peer) = try record(scratch)
+    let text = try String(contentsOfFile: path, encoding: .utf8)
+    let lines = text.split(separator: "\n")
+    #expect(lines.count > 5)
+    let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
+    #expect(mode == 0o600)
+    let again = try memwatch("record", "\(peer.pid)", "-o", path, stats: scratch)
+    #expect(again.status == 1 && again.error.contains("never overwrites"))
+    let shown = try memwatch("replay", path)
+    #expect(shown.status == 0 && shown.output.contains("pid \(peer.pid)"))
+    #expect(shown.output.contains("arenas[0].secretCount: 3"))
+    // The end is cut off: what is whole is shown.
+    let cut = scratch.file("cut")
+    try String(text.dropLast(200)).write(toFile: cut, atomically: true, encoding: .utf8)
+    let rest = try memwatch("replay", cut)
+    #expect(rest.status == 0 && rest.error.contains("\(lines.count - 2) can be shown"))
+    for wrong in ["/etc/passwd", "/nowhere", scratch.path] {
+      #expect(try memwatch("replay", wrong).status == 1)
+    }
+  }
+
+  /// Every state that a sample can be in comes back as it was.
+  @Test func aRecordOfAProcessThatEnds() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    try peer.send("alloc a 3 100")
+    try peer.send("munlock a")
+    let path = scratch.file("record")
+    let recording = Launch(
+      [Programs.memwatch, "record", "\(peer.pid)", "-o", path, "-i", "100ms"], stats: scratch
+    ).process()
+    try recording.run()
+    try eventually("samples are there") {
+      ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(separator: "\n").count > 3
+    }
+    peer.kill()
+    try eventually("the record ends") { !recording.isRunning }
+    let shown = try memwatch("replay", path)
+    #expect(shown.output.contains("Post-mortem"), "\(shown.output.prefix(400))")
+  }
+
+  @Test func theScreenOfARecord() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (path, _) = try record(scratch)
+    let tmux = try Tmux(
+      [Programs.memwatch, "replay", path, "-i", "100ms"], stats: nil, width: 100, height: 30)
+    try tmux.wait(for: "alpha")
+    try tmux.keys("p", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",")
+    try tmux.wait(for: "REPLAY 1/")
+    try tmux.keys(".")
+    try tmux.wait(for: "REPLAY 2/")
+    try tmux.keys("t", "2", "3", ":", "5", "9", ":", "5", "9", "Enter")
+    try tmux.wait(for: "the record ends at")
+    try tmux.keys("t", "0", "0", "Enter")
+    try tmux.wait(for: "REPLAY 1/")
+    try tmux.keys("9")
+    try tmux.wait(for: "history")
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+}
