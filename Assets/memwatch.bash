@@ -186,9 +186,9 @@ _memwatch() {
 
 _memwatch_watch() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color -1 --once --no-audit --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell -1 --once --no-audit --version -h --help)
     repeating_options=()
-    non_repeating_options=(--file --wait -W --interval -i)
+    non_repeating_options=(--file --wait -W --interval -i --on-alert)
     __memwatch_offer_flags_options 1
 
     # Offer option value completions
@@ -200,6 +200,9 @@ _memwatch_watch() {
         return
         ;;
     '--interval'|'-i')
+        return
+        ;;
+    '--on-alert')
         return
         ;;
     esac
@@ -325,9 +328,9 @@ _memwatch_record() {
 
 _memwatch_replay() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell -1 --once --version -h --help)
     repeating_options=()
-    non_repeating_options=(--interval -i)
+    non_repeating_options=(--interval -i --on-alert)
     __memwatch_offer_flags_options 1
 
     # Offer option value completions
@@ -335,19 +338,25 @@ _memwatch_replay() {
     '--interval'|'-i')
         return
         ;;
+    '--on-alert')
+        return
+        ;;
     esac
 }
 
 _memwatch_demo() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell -1 --once --version -h --help)
     repeating_options=()
-    non_repeating_options=(--interval -i --seed)
+    non_repeating_options=(--interval -i --on-alert --seed)
     __memwatch_offer_flags_options 0
 
     # Offer option value completions
     case "${prev}" in
     '--interval'|'-i')
+        return
+        ;;
+    '--on-alert')
         return
         ;;
     '--seed')
@@ -358,14 +367,17 @@ _memwatch_demo() {
 
 _memwatch_run() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --check --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --check --version -h --help)
     repeating_options=(--require)
-    non_repeating_options=(--interval -i --policy)
+    non_repeating_options=(--interval -i --on-alert --policy)
     __memwatch_offer_flags_options -1
 
     # Offer option value completions
     case "${prev}" in
     '--interval'|'-i')
+        return
+        ;;
+    '--on-alert')
         return
         ;;
     '--require')

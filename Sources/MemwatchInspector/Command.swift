@@ -23,9 +23,10 @@ package final class Command {
   /// Starts a command. `publishing`: with ENCLAVE_STATS=1. `logged`: its input is /dev/null, its
   /// output a file.
   package static func start(
-    _ arguments: [String], publishing: Bool, logged: Bool, name: String
+    _ arguments: [String], publishing: Bool, logged: Bool, name: String,
+    environment: [String: String] = [:]
   ) throws(CommandFailure) -> Command {
-    let environment = publishing ? ["ENCLAVE_STATS": "1"] : [:]
+    let environment = publishing ? ["ENCLAVE_STATS": "1"] : environment
     var log: OpenFile?
     var path: String?
     if logged {

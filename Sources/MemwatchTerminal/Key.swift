@@ -41,7 +41,8 @@ package enum Action: String, CaseIterable, Sendable {
   case back, enter, nextView, arenas, secrets, events, findings, host, vaults, processes, history,
     output
   case search, next, previous, filter, sort, invert
-  case mark, pause, refresh, audit, stepForward, stepBack, goToTime, slower, faster, write
+  case mark, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower, faster,
+    write
   case help, quit, quitNow, redraw
 }
 
@@ -96,6 +97,7 @@ package struct Binding: Sendable {
     Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
     Binding([.character("r")], .refresh, "read now"),
     Binding([.character("A")], .audit, "audit now: compare claims with the kernel"),
+    Binding([.character("a")], .acknowledge, "acknowledge alerts: what was wrong and is over goes"),
     Binding([.character(".")], .stepForward, "replay: the next sample"),
     Binding([.character(",")], .stepBack, "replay: the sample before"),
     Binding([.character("t")], .goToTime, "replay: go to a time"),

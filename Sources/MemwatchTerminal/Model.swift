@@ -34,6 +34,16 @@ package enum Column: String, CaseIterable, Sendable {
   case locked = "LOCKED"
 }
 
+/// Something that needed a person; it stays until it is acknowledged.
+package struct Alert: Equatable, Sendable {
+  package var kind: ProblemKind
+  package var arenaID: UInt64?
+  package var text: String
+  /// Milliseconds since 1970.
+  package var since: UInt64
+  package var isOver = false
+}
+
 /// A line that is being typed.
 package struct Prompt: Equatable, Sendable {
   package enum Kind: Sendable { case search, filter, write, leave, time }
@@ -56,6 +66,8 @@ package struct Model: Sendable {
   /// Windows a second, by arena and label.
   package private(set) var labelRates: [String: Double] = [:]
   package private(set) var history = History()
+  package private(set) var alerts: [Alert] = []
+  private var newAlerts: [Alert] = []
   package private(set) var publishers: [Publisher] = []
   package private(set) var places: [Place] = []
   /// Read when its view is opened.
@@ -130,6 +142,7 @@ package struct Model: Sendable {
     let isFirst = snapshot == nil
     snapshot = new
     history.add(new)
+    watch(new)
     arrange()
     // What is wrong is what a person came to see.
     if isFirst, let arena = problems.first?.arenaID, arenas.contains(where: { $0.id == arena }) {
@@ -164,6 +177,40 @@ package struct Model: Sendable {
   package mutating func update(_ host: Host) { self.host = host }
 
   package mutating func say(_ text: String) { message = text }
+
+  /// Begins alerts, and ends them.
+  private mutating func watch(_ snapshot: Snapshot) {
+    let now = snapshot.problems.filter {
+      $0.severity <= .differs
+        || [.nextChunkWillFail, .mapsLow, .debugger].contains($0.kind)
+    }
+    func isSame(_ alert: Alert, _ problem: Problem) -> Bool {
+      alert.kind == problem.kind && alert.arenaID == problem.arenaID
+    }
+    for index in alerts.indices {
+      if let problem = now.first(where: { isSame(alerts[index], $0) }) {
+        alerts[index].text = problem.text
+        alerts[index].isOver = false
+      } else {
+        alerts[index].isOver = true
+      }
+    }
+    for problem in now where !alerts.contains(where: { isSame($0, problem) }) {
+      let alert = Alert(
+        kind: problem.kind, arenaID: problem.arenaID, text: problem.text,
+        since: snapshot.sampledAt)
+      alerts.append(alert)
+      newAlerts.append(alert)
+    }
+    // A publisher that makes up arenas makes up no memory here.
+    if alerts.count > 1000 { alerts.removeFirst(alerts.count - 1000) }
+  }
+
+  /// The alerts that began since this was asked last.
+  package mutating func takeNewAlerts() -> [Alert] {
+    defer { newAlerts = [] }
+    return newAlerts
+  }
 
   // MARK: - What is shown
 
@@ -335,6 +382,10 @@ package struct Model: Sendable {
       pausedAt = now
       return isPaused ? [] : [.sample]
     case .refresh: return [.sample]
+    case .acknowledge:
+      let over = alerts.count { $0.isOver }
+      alerts.removeAll { $0.isOver }
+      say("\(counted(over, "alert")) acknowledged; \(alerts.count) go on")
     case .stepForward, .stepBack:
       guard replay != nil else {
         say("only a replay can step: memwatch replay FILE")

@@ -146,6 +146,13 @@ package struct Renderer {
     guard let snapshot = model.snapshot else { return }
     let problems = model.problems
     guard !problems.isEmpty else {
+      if let past = model.alerts.first(where: \.isOver) {
+        let key = width >= 50 ? "  a acknowledge" : ""
+        let text = "WAS \(clock(past.since))  \(past.text)"
+        grid.put(shown(text).fitted(width - key.columns), row: row, column: 0, role: .warning)
+        grid.put(key, row: row, endingAt: width)
+        return
+      }
       grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0, role: .good)
       return
     }

@@ -9,6 +9,10 @@ package struct ScreenSettings: Sendable {
   package var useColor: Bool
   /// Whether audits come by themselves.
   package var audits = true
+  /// Whether alerts ring the bell.
+  package var rings = false
+  /// The program that is started for each alert.
+  package var onAlert: String?
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
     self.intervalMs = intervalMs
     self.forceASCII = forceASCII
@@ -62,6 +66,8 @@ package enum Screen {
     var inspector: Inspector?
     var recorded: [Snapshot] = []
     var position = -1
+    let runner = settings.onAlert.map { AlertRunner(program: $0) }
+    defer { runner?.end() }
     switch start {
     case .attached(let attached): inspector = attached
     case .picking: model.view = .processes
@@ -84,6 +90,11 @@ package enum Screen {
             let auditing: Inspector.Auditing = settings.audits ? .automatic : .never
             model.update(inspector.sample(auditing: wantsAudit ? .now : auditing))
             wantsAudit = false
+            let alerts = model.takeNewAlerts()
+            if settings.rings, !alerts.isEmpty { terminal.ring() }
+            for alert in alerts { runner?.add(kind: alert.kind, arenaID: alert.arenaID) }
+            runner?.poll()
+            if let failure = runner?.failure { model.say("on alert: \(failure)") }
           }
           mustDraw = true
         }

@@ -117,6 +117,9 @@ struct Terminal: ~Copyable {
   }
 
   /// Draws everything anew at the next `draw`.
+  /// Rings the bell.
+  func ring() { beep() }
+
   mutating func redraw() {
     drawn = nil
     unsafe clearok(window, true)

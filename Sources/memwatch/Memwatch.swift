@@ -121,6 +121,16 @@ struct ScreenFlags: ParsableArguments {
   @Flag(name: .customLong("no-color"), help: "No colours (as with NO_COLOR in the environment).")
   var noColor = false
 
+  @Flag(name: .long, help: "Ring the bell at each alert.")
+  var bell = false
+
+  @Option(
+    name: .customLong("on-alert"),
+    help: ArgumentHelp(
+      "Start a program at each alert, one at a time and without a shell, with the kind and the "
+        + "arena's id as arguments.", valueName: "program"))
+  var onAlert: String?
+
   func validate() throws {
     guard (50...3_600_000).contains(interval.milliseconds) else {
       throw ValidationError("--interval takes 50ms to 1h.")
@@ -128,8 +138,10 @@ struct ScreenFlags: ParsableArguments {
   }
 
   var settings: ScreenSettings {
-    ScreenSettings(
+    var settings = ScreenSettings(
       intervalMs: interval.milliseconds, forceASCII: ascii, useColor: !noColor)
+    (settings.rings, settings.onAlert) = (bell, onAlert)
+    return settings
   }
 }
 

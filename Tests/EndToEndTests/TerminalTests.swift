@@ -63,6 +63,34 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
+  /// A program of the user's is started once for each alert, with its kind and arena.
+  @Test func aProgramIsStartedAtAnAlert() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let script = files.file("on-alert")
+    try
+      "#!/bin/sh\necho \"$# $1 $2 $ENCLAVE_ALERT_KIND $ENCLAVE_ALERT_ARENA\" >> \(files.file("said"))\n"
+      .write(toFile: script, atomically: true, encoding: .utf8)
+    chmod(script, 0o700)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred none", "alloc a 1 40")
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms", "--on-alert", script],
+      stats: scratch)
+    try tmux.wait(for: "alpha")
+    try peer.send("munlock a")
+    try tmux.keys("A")
+    func said() -> String {
+      (try? String(contentsOfFile: files.file("said"), encoding: .utf8)) ?? ""
+    }
+    // (Before the audit, the sums differ already.)
+    try eventually("the program is started") {
+      said().split(separator: "\n").contains("2 finding 1 finding 1")
+    }
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
   @Test(arguments: ["C", "C.UTF-8"]) func linesFollowTheLocale(locale: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try watching(scratch, environment: ["LC_ALL": locale])

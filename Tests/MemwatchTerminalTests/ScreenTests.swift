@@ -375,6 +375,29 @@ let allKeys: [Key] =
     #expect(model.listing!.rows.map { $0.cells[1].key! } == times.reversed())
   }
 
+  // MARK: - Alerts
+
+  @Test func whatWasWrongStaysUntilItIsAcknowledged() {
+    var model = model(sample())
+    #expect(model.alerts.map(\.kind) == [.notLocked] && model.takeNewAlerts().count == 1)
+    #expect(model.takeNewAlerts().isEmpty)
+    model.update(sample(at: now + 1000))
+    #expect(model.alerts.count == 1 && model.takeNewAlerts().isEmpty)
+    press(&model, "a")
+    #expect(model.alerts.count == 1, "it goes on")
+    var good = sample(at: now + 2000)
+    good.problems = []
+    model.update(good)
+    func verdict() -> String { String(draw(model, 100, 30).rows[1].compactMap(\.character)) }
+    #expect(verdict().hasPrefix("WAS ") && verdict().contains("session-tokens: 16 KiB"))
+    #expect(verdict().contains("a acknowledge"))
+    press(&model, "a")
+    #expect(!verdict().hasPrefix("WAS ") && model.alerts.isEmpty)
+    // It begins anew.
+    model.update(sample(at: now + 3000))
+    #expect(model.takeNewAlerts().count == 1)
+  }
+
   // MARK: - History
 
   @Test func historyKeepsTheWorst() {
