@@ -265,6 +265,9 @@ package func table(_ rows: [[String]]) -> [String] {
   }
 }
 
+/// The size of a page in bytes.
+package let pageByteCount = UInt64(Page.size)
+
 /// `ENOMEM` for 12.
 package func errnoName(_ number: Int32) -> String { SystemFailure.name(ofErrno: number) }
 

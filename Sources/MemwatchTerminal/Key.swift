@@ -38,7 +38,8 @@ package enum Key: Equatable, Hashable, Sendable {
 /// What a key asks for.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
-  case back, enter, nextView, arenas, secrets, events, findings, host, vaults, processes, history,
+  case back, enter, nextView, arenas, secrets, map, events, findings, host, vaults, processes,
+    history,
     output
   case search, next, previous, filter, sort, invert
   case mark, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower, faster,
@@ -79,6 +80,7 @@ package struct Binding: Sendable {
     Binding([.tab, .backTab], .nextView, "next view", "view"),
     Binding([.character("1")], .arenas, "view of the arenas"),
     Binding([.character("2")], .secrets, "view of the selected arena's secrets"),
+    Binding([.character("3")], .map, "view of the selected arena's chunks, as pages"),
     Binding([.character("4")], .events, "view of the events"),
     Binding([.character("5")], .findings, "view of the findings: where the kernel disagrees"),
     Binding([.character("6")], .host, "view of the host: what this machine does to secrets"),

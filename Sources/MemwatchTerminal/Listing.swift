@@ -56,6 +56,9 @@ extension Model {
       guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
       listing =
         isOneByOne ? secrets(of: arena, in: snapshot) : labels(of: arena, in: snapshot)
+    case .map:
+      guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
+      listing = map(of: arena, in: snapshot)
     case .events: listing = events(in: snapshot)
     default: return nil
     }
@@ -117,7 +120,7 @@ extension Model {
       columns: [
         .init(title: "LABEL", width: 16), .init(title: "LIVE", width: 7, isNumber: true),
         .init(title: "SINCE MARK", width: 10, isNumber: true, dropsAt: 5),
-        .init(title: "SIZE", width: 11, isNumber: true, dropsAt: 4),
+        .init(title: "SIZE", width: 14, isNumber: true, dropsAt: 4),
         .init(title: "BYTES", width: 8, isNumber: true, dropsAt: 6),
         .init(title: "OLDEST", width: 7, isNumber: true, dropsAt: 2),
         .init(title: "IDLE", width: 7, isNumber: true, dropsAt: 3),
@@ -143,7 +146,7 @@ extension Model {
     let sizes =
       label.minimumSize == label.maximumSize || label.maximumSize == nil
       ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
-      : "\(label.minimumSize ?? 0)-\(bytes(label.maximumSize!))"
+      : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
     let isOpen = (label.openNow ?? 0) > 0
     var row = Listing.Row(
       id: label.label.string,
@@ -214,6 +217,62 @@ extension Model {
         .init(title: "OPENED", width: 10, isNumber: true, dropsAt: 2),
         .init(title: "OPEN", width: 4, isNumber: true),
       ], rows: Array(rows), empty: "no secret is listed")
+  }
+
+  /// The chunks of an arena, each as its pages. What lies in a page is not published.
+  private func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+    let isSealed = arena.sealState == "sealed"
+    let findings = (snapshot.audit?.findings ?? []).filter { $0.arenaID == arena.id }
+    let rows = arena.chunks.enumerated().map { index, chunk in
+      let pages = Int(clamping: (chunk.dataBytes ?? 0) / pageByteCount)
+      let letter =
+        chunk.lockState == "locked" ? (isSealed ? "S" : "L") : chunk.lockState == "off" ? "-" : "U"
+      let guards = (chunk.guardBytes ?? 0) > 0 ? "G" : ""
+      // A long chunk is shown by its ends and a number.
+      let middle =
+        pages <= 24
+        ? String(repeating: letter, count: pages)
+        : String(repeating: letter, count: 8) + " \(grouped(pages)) pages "
+          + String(repeating: letter, count: 8)
+      let isBad = chunk.lockState == "unlocked"
+      var row = Listing.Row(
+        id: chunk.address.map { String($0, radix: 16) } ?? "\(index)",
+        cells: [
+          .init(guards + middle + guards, Double(pages)),
+          .init(
+            chunk.address.map { "0x" + String($0, radix: 16) } ?? "not published",
+            chunk.address.map { Double($0) }),
+          .init(chunk.dataBytes.map { bytes($0) } ?? "n/a", chunk.dataBytes.map { Double($0) }),
+          .init(chunk.lockState ?? "n/a"), .init(chunk.kind ?? "n/a"),
+        ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+      row.details = [
+        ("Letters", "L locked   U unlocked   - not asked for   S sealed   G guard page"),
+        (
+          "Lock",
+          (chunk.lockState ?? "n/a") + (chunk.errno.map { ": \(errnoName($0))" } ?? "")
+        ),
+        (
+          "Kernel",
+          snapshot.audit?.word(of: arena.id).map {
+            $0 == "differs"
+              ? "the arena differs: " + findings.map(\.kernel).joined(separator: "; ")
+              : "the arena's mappings agree with its claims"
+          } ?? "n/a"
+        ),
+      ]
+      return row
+    }
+    let unlisted =
+      arena.chunkCount.map { $0 > UInt64(rows.count) ? $0 - UInt64(rows.count) : 0 } ?? 0
+    return Listing(
+      title: "arenas > \(arena.name) > map",
+      note: counted(rows.count, "chunk")
+        + (unlisted > 0 ? ", \(grouped(unlisted)) not listed" : ""),
+      columns: [
+        .init(title: "PAGES", width: 36), .init(title: "ADDRESS", width: 15, dropsAt: 1),
+        .init(title: "SIZE", width: 9, isNumber: true),
+        .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 2),
+      ], rows: rows, empty: "nothing is mapped yet")
   }
 
   private func events(in snapshot: Snapshot) -> Listing {

@@ -3,7 +3,7 @@
 package import MemwatchInspector
 
 package enum View: Sendable, Equatable, CaseIterable {
-  case arenas, secrets, events, findings, host, vaults, processes, history, output, help
+  case arenas, secrets, map, events, findings, host, vaults, processes, history, output, help
 }
 
 /// What the model asks its surroundings for.
@@ -269,12 +269,13 @@ package struct Model: Sendable {
     case .vaults: snapshot?.vaultLines ?? []
     case .output: output ?? []
     case .help: helpLines
-    case .arenas, .secrets, .events, .processes, .history: []
+    case .arenas, .secrets, .map, .events, .processes, .history: []
     }
   }
 
   private var findingLines: [String] {
     guard let snapshot else { return [] }
+    if snapshot.process.state == .exited { return Array(snapshot.postMortemLines.dropFirst()) }
     guard let audit = snapshot.audit else { return ["not audited yet: A audits now"] }
     let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
     let found = snapshot.findingLines.dropFirst(2)
@@ -342,6 +343,7 @@ package struct Model: Sendable {
       show(views[(at + 1) % views.count])
     case .arenas: if snapshot != nil { show(.arenas) }
     case .secrets: if snapshot != nil { show(.secrets) }
+    case .map: if snapshot != nil { show(.map) }
     case .events: if snapshot != nil { show(.events) }
     case .history: if snapshot != nil { show(.history) }
     case .findings: if snapshot != nil { show(.findings) }
@@ -464,7 +466,7 @@ package struct Model: Sendable {
       guard !publishers.isEmpty else { return }
       let at = publishers.firstIndex { $0.id == selectedProcess } ?? 0
       selectedProcess = publishers[min(max(0, at + distance), publishers.count - 1)].id
-    case .secrets, .events:
+    case .secrets, .map, .events:
       guard let rows = listing?.rows, !rows.isEmpty else { return }
       let row = min(max(0, selectedRow(of: rows) + distance), rows.count - 1)
       selectedItem[view] = rows[row].id

@@ -59,11 +59,11 @@ package struct Renderer {
       } else {
         drawArenas()
       }
-    case .secrets, .events:
+    case .secrets, .map, .events:
       if let listing = model.listing {
         drawListing(listing)
       } else {
-        drawText(["no arena is selected"], title: "secrets")
+        drawText(["no arena is selected"], title: "arenas")
       }
     case .history: drawHistory()
     case .processes: drawProcesses()

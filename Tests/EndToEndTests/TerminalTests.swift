@@ -51,7 +51,8 @@ import Testing
     try tmux.keys("Enter")
     try tmux.wait(for: "> one by one")
     for (key, text) in [
-      ("4", "publishing-started"), ("5", "audited at"), ("6", "hibernation"), ("7", "no vaults"),
+      ("3", "GLG"), ("4", "publishing-started"), ("5", "audited at"), ("6", "hibernation"),
+      ("7", "no vaults"),
       ("9", "Locked"), ("8", "test-publisher"), ("1", "Memlock"),
     ] {
       try tmux.keys(key)
