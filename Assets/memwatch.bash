@@ -232,7 +232,7 @@ _memwatch_snapshot() {
         return
         ;;
     '--format')
-        __memwatch_add_completions -W 'text'$'\n''json'$'\n''csv'
+        __memwatch_add_completions -W 'text'$'\n''json'$'\n''csv'$'\n''svg'
         return
         ;;
     '--output'|'-o')

@@ -52,7 +52,7 @@ _memwatch() {
         local -ar subcommands=(
             'watch:The screen (the default). One text snapshot where output is no terminal.'
             'list:Lists publishers.'
-            'snapshot:Writes one snapshot as text, JSON or CSV.'
+            'snapshot:Writes one snapshot as text, JSON, CSV or a picture.'
             'audit:Compares a publisher'\''s claims with the kernel; or surveys any process.'
             'check:Checks requirements; exits 6 when one is broken, or cannot be known.'
             'host:What this machine does that matters to secrets in memory: good, bad or unknown.'
@@ -112,12 +112,12 @@ _memwatch_list() {
 
 _memwatch_snapshot() {
     local -i ret=1
-    local -ar ___format=('text' 'json' 'csv')
+    local -ar ___format=('text' 'json' 'csv' 'svg')
     local -ar arg_specs=(
         ':target:'
         '--file[Attach to this page.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '--format[text, json, or csv (the arenas, one a row).]:format:{__memwatch_complete "${___format[@]}"}'
+        '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture).]:format:{__memwatch_complete "${___format[@]}"}'
         '--no-labels[Numbers for the texts of labels.]'
         '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never over another) instead of standard output.]:file:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'

@@ -423,7 +423,7 @@ package struct Model: Sendable {
       let name = String(snapshot.process.name.string.map { $0.isSafeInFileName ? $0 : "_" })
       prompt = Prompt(
         kind: .write, text: "memwatch-\(name)\(pid)-\(time).txt",
-        question: "write to (.json, .csv: this list): ")
+        question: "write to (.json, .csv: this list, .svg: this screen): ")
     case .help: show(view == .help ? .arenas : .help)
     case .quit:
       if view != .arenas, snapshot != nil {

@@ -52,6 +52,15 @@ package enum Screen {
     }
   }
 
+  /// The main view of a snapshot as a picture.
+  package static func picture(of snapshot: Snapshot, width: Int, height: Int) -> String {
+    var model = Model(intervalMs: 1000)
+    model.update(snapshot)
+    return Renderer.render(
+      model, width: width, height: height, style: Style(unicode: true), now: snapshot.sampledAt
+    ).grid.svg
+  }
+
   /// Opens what is missing of standard input, output and error, so that no file gets their numbers.
   package static func prepareStreams() { Terminal.prepareStreams() }
 
@@ -151,6 +160,14 @@ package enum Screen {
             case .redraw: terminal.redraw()
             case .write(let path):
               guard let snapshot = model.snapshot else { break }
+              if path.hasSuffix(".svg") {
+                let size = terminal.size
+                let (grid, _) = Renderer.render(
+                  model, width: size.width, height: size.height, style: style,
+                  now: Console.realMilliseconds)
+                model.say(Console.writeNewFile(grid.svg, to: path) ?? "wrote \(SafeText(path))")
+                break
+              }
               let failure =
                 path.hasSuffix(".csv") && model.listing != nil
                 ? Console.writeNewFile(model.listing!.csv, to: path) : write(snapshot, path)

@@ -250,10 +250,11 @@ extension Format: ExpressibleByArgument {}
 
 struct SnapshotCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "snapshot", abstract: "Writes one snapshot as text, JSON or CSV.")
+    commandName: "snapshot", abstract: "Writes one snapshot as text, JSON, CSV or a picture.")
 
   @OptionGroup var target: TargetOptions
-  @Option(name: .long, help: "text, json, or csv (the arenas, one a row).")
+  @Option(
+    name: .long, help: "text, json, csv (the arenas, one a row) or svg (the screen as a picture).")
   var format: Format = .text
   @Flag(name: .customLong("no-labels"), help: "Numbers for the texts of labels.")
   var hidesLabels = false

@@ -2,6 +2,7 @@
 
 import FoundationEssentials
 import MemwatchInspector
+import MemwatchTerminal
 
 enum Output {
   static func error(_ message: String) {
@@ -23,13 +24,14 @@ enum Format: String, CaseIterable {
     self = path.hasSuffix(".json") ? .json : path.hasSuffix(".csv") ? .csv : .text
   }
 
-  case text, json, csv
+  case text, json, csv, svg
 
   func render(_ snapshot: Snapshot) throws(Failure) -> String {
     switch self {
     case .text: snapshot.text
     case .json: try Self.json(snapshot.document)
     case .csv: snapshot.csv
+    case .svg: Screen.picture(of: snapshot, width: 100, height: 30)
     }
   }
 

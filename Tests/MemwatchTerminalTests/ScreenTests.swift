@@ -1,6 +1,7 @@
 // The model and the grid, without a terminal: every key, every size, and the main screens whole.
 
 import Foundation
+import FoundationXML
 import MemwatchTerminal
 import TestSupport
 import Testing
@@ -373,6 +374,27 @@ let allKeys: [Key] =
     #expect(times == times.sorted(by: >) && model.listing!.columns[1].title == "TIMEv")
     press(&model, "I")
     #expect(model.listing!.rows.map { $0.cells[1].key! } == times.reversed())
+  }
+
+  /// A picture holds what the grid holds, whatever names say.
+  @Test func aPictureOfTheScreen() throws {
+    var snapshot = sample()
+    snapshot.arenas[0].name = SafeText("<script>&\"鍵")
+    let grid = draw(model(snapshot), 100, 30, unicode: true)
+    let parser = XMLParser(data: Data(grid.svg.utf8))
+    final class Texts: NSObject, XMLParserDelegate {
+      var text = ""
+      var elements: Set<String> = []
+      func parser(
+        _ parser: XMLParser, didStartElement name: String, namespaceURI: String?,
+        qualifiedName: String?, attributes: [String: String]
+      ) { elements.insert(name) }
+      func parser(_ parser: XMLParser, foundCharacters string: String) { text += string }
+    }
+    let texts = Texts()
+    parser.delegate = texts
+    #expect(parser.parse() && texts.elements == ["svg", "rect", "text"])
+    #expect(texts.text.contains("<script>&\"鍵") && texts.text.contains("PROBLEM"))
   }
 
   // MARK: - Alerts
