@@ -42,6 +42,8 @@ package struct PageImage: Equatable, Sendable {
   package var labels: [PageRecord<LabelWord>] = []
   package var chunks: [PageRecord<ChunkWord>] = []
   package var secrets: [PageRecord<SecretWord>] = []
+  /// Another number when the secrets may be others.
+  package var secretsVersion: UInt64 = 0
   package var events: [PageRecord<EventWord>] = []
   package var vaults: [PageRecord<VaultWord>] = []
   /// False when a record kept changing while it was read: that record is as it was before, or
@@ -62,6 +64,10 @@ package struct PageReader: ~Copyable {
   private var tables: [[[UInt64]]]
   private var process: [UInt64]
   private var calls: [[UInt64]]
+  /// The secrets that were in use when their table changed last.
+  private var secrets: [PageRecord<SecretWord>] = []
+  private var secretsVersion: UInt64 = 0
+  private var versionOfSecrets: UInt64?
 
   /// No reading takes longer than this on retries.
   private static let retryMilliseconds: UInt64 = 40
@@ -131,7 +137,9 @@ package struct PageReader: ~Copyable {
   }
 
   /// Reads what changed since the last reading.
-  package mutating func read() throws(PageReadFailure) -> PageImage {
+  ///
+  /// - Parameter withSecrets: whether the table of secrets is wanted: it can be the largest by far.
+  package mutating func read(withSecrets: Bool = true) throws(PageReadFailure) -> PageImage {
     var budget = Budget(milliseconds: Self.retryMilliseconds)
     var image = PageImage(header: header, layout: layout, process: PageRecord(words: process))
 
@@ -156,6 +164,14 @@ package struct PageReader: ~Copyable {
       let bytes = layout.recordBytes[table.rawValue]
       let firstStamp = (layout.stampOffsets[table.rawValue] - PageFormat.stampsOffset) / 8
       var first = 0
+      if table == .secrets, !withSecrets {
+        // What changes meanwhile is read when it is wanted again.
+        let blocks = (capacity + PageFormat.blockRecords - 1) / PageFormat.blockRecords
+        for stamp in firstStamp..<firstStamp + blocks {
+          seen[stamp] = stamps.isEmpty ? ~newStamps[stamp] : stamps[stamp]
+        }
+        first = capacity
+      }
       while first < capacity {
         let count = min(PageFormat.blockRecords, capacity - first)
         let stamp = firstStamp + first / PageFormat.blockRecords
@@ -167,6 +183,7 @@ package struct PageReader: ~Copyable {
             at: layout.offset(table, first), count: count, bytes: bytes,
             old: Array(tables[table.rawValue][first..<(first + count)]), &budget)
           tables[table.rawValue].replaceSubrange(first..<(first + count), with: records)
+          if table == .secrets { secretsVersion += 1 }
           // A block with a record that was missed is read again next time.
           if table.isStamped, budget.failures > failuresBefore { seen[stamp] = ~seen[stamp] }
         }
@@ -183,7 +200,12 @@ package struct PageReader: ~Copyable {
     image.arenas = used(ArenaWord.id)
     image.labels = used(LabelWord.arenaID)
     image.chunks = used(ChunkWord.arenaID)
-    image.secrets = used(SecretWord.owner)
+    if withSecrets, versionOfSecrets != secretsVersion {
+      secrets = used(SecretWord.owner)
+      versionOfSecrets = secretsVersion
+    }
+    image.secrets = withSecrets ? secrets : []
+    image.secretsVersion = secretsVersion
     image.events = used(EventWord.serial).sorted { $0[.serial] < $1[.serial] }
     image.vaults = used(VaultWord.arenaID)
     image.isComplete = budget.failures == 0

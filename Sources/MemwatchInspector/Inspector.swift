@@ -40,6 +40,8 @@ package final class Inspector {
   private var successor: Publisher?
   private var maps = MapsCache()
   private var auditor = Auditor()
+  /// As they were when their table changed last.
+  private var secrets: (version: UInt64?, all: [SecretSnapshot]) = (nil, [])
 
   /// Counting maps reads all of /proc/PID/maps: seldom where there are many.
   private struct MapsCache {
@@ -127,17 +129,23 @@ package final class Inspector {
 
   /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms, but for
   /// audits: those take as long as the kernel does to write smaps.
-  package func sample(auditing: Auditing = .never) -> Snapshot {
+  ///
+  /// - Parameter withSecrets: whether secrets are wanted one by one.
+  package func sample(auditing: Auditing = .never, withSecrets: Bool = true) -> Snapshot {
     followSuccessor()
-    var reading = read()
+    var reading = read(withSecrets: withSecrets)
     // The page and /proc are read one after the other: what seems to differ is looked at again
     // before it is said.
     if reading.claimsMoreThanLocked {
       ProcessFacts.pause(milliseconds: 2)
-      reading = read()
+      reading = read(withSecrets: withSecrets)
     }
     audit(&reading, auditing)
-    return reading.snapshot(publisher: publisher, restart: restart)
+    let version = withSecrets ? reading.image?.secretsVersion : nil
+    if let version, version == secrets.version { reading.secrets = secrets.all }
+    let snapshot = reading.snapshot(publisher: publisher, restart: restart)
+    if let version, reading.isFresh { secrets = (version, snapshot.secrets) }
+    return snapshot
   }
 
   private func audit(_ reading: inout Reading, _ auditing: Auditing) {
@@ -156,7 +164,7 @@ package final class Inspector {
       let deadline = ProcessFacts.bootMilliseconds + 3000
       while auditor.isUnsettled, ProcessFacts.bootMilliseconds < deadline {
         ProcessFacts.pause(milliseconds: 20)
-        guard let image = try? reader.read() else { return }
+        guard let image = try? reader.read(withSecrets: false) else { return }
         self.image = image
         if auditor.canSettle(image) { auditOnce(pid) }
       }
@@ -168,15 +176,15 @@ package final class Inspector {
     auditor.audit(
       pid: pid, isOwnUser: publisher.uid == ProcessFacts.uid, user: Users.name(publisher.uid),
       image: image
-    ) { try? reader.read() }
+    ) { try? reader.read(withSecrets: false) }
   }
 
-  private func read() -> Reading {
+  private func read(withSecrets: Bool) -> Reading {
     var reading = Reading(sampledAt: ProcessFacts.realMilliseconds)
     do throws(PageReadFailure) {
-      var image = try reader.read()
+      var image = try reader.read(withSecrets: withSecrets)
       // A writer that the scheduler keeps waiting is not one that stopped.
-      for _ in 0..<5 where image.isStuck { image = try reader.read() }
+      for _ in 0..<5 where image.isStuck { image = try reader.read(withSecrets: withSecrets) }
       self.image = image
       reading.isFresh = true
       if image.isStuck { reading.state = .midUpdate }
@@ -297,6 +305,7 @@ package final class Inspector {
     pid = next.pid
     maps = MapsCache()
     auditor = Auditor()
+    secrets = (nil, [])
   }
 }
 

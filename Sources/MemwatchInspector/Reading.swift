@@ -16,6 +16,8 @@ struct Reading {
   var mapCount: Int?
   var state = PublisherState.live
   var audit: Audit?
+  /// Where the table of secrets did not change.
+  var secrets: [SecretSnapshot]?
   var stateDetail: String?
 
   init(sampledAt: UInt64) { self.sampledAt = sampledAt }
@@ -142,8 +144,9 @@ struct Reading {
     snapshot.eventCount = number(image.process[.events]).map {
       max($0, image.events.last?[.serial] ?? 0)
     }
-    snapshot.secrets = image.secrets.map(secret)
-      .sorted { ($0.arenaID, $0.serial) < ($1.arenaID, $1.serial) }
+    snapshot.secrets =
+      secrets
+      ?? image.secrets.map(secret).sorted { ($0.arenaID, $0.serial) < ($1.arenaID, $1.serial) }
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name) }) { first, _ in first }
     snapshot.vaults = image.vaults.map { vault($0, names[$0[.arenaID]]) }
     snapshot.vaultsUnlisted = number(image.process[.vaultsUnlisted])

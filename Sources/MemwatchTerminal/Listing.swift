@@ -93,16 +93,19 @@ extension Model {
   }
 
   private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
-    var ages: [UInt64: Ages] = [:]
+    // A number that no label has is a page's mistake: it has no row either.
+    let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
+    var ages = [Ages](repeating: Ages(), count: Int(highest) + 1)
     var listed = 0
+    let markedAt = mark?.sampledAt ?? 0
     for secret in snapshot.secrets where secret.arenaID == arena.id {
       listed += 1
-      var age = ages[secret.labelIndex] ?? Ages()
+      guard secret.labelIndex <= highest else { continue }
+      let label = Int(secret.labelIndex)
       let born = secret.allocatedAt ?? snapshot.sampledAt
-      age.oldest = min(age.oldest, born)
-      age.leastRecent = min(age.leastRecent, secret.lastOpenedAt ?? born)
-      if secret.opens == 0, let mark, born < mark.sampledAt { age.neverOpened += 1 }
-      ages[secret.labelIndex] = age
+      ages[label].oldest = min(ages[label].oldest, born)
+      ages[label].leastRecent = min(ages[label].leastRecent, secret.lastOpenedAt ?? born)
+      if secret.opens == 0, born < markedAt { ages[label].neverOpened += 1 }
     }
     let marked = mark?.arenas.first { $0.id == arena.id }
     let before = Dictionary(
@@ -110,7 +113,8 @@ extension Model {
     let now = snapshot.sampledAt
     let rows = arena.labels.map { label in
       row(
-        label, ages[label.index], since: marked.map { _ in before[label.label] ?? 0 },
+        label, label.index <= highest ? ages[Int(label.index)] : nil,
+        since: marked.map { _ in before[label.label] ?? 0 },
         rate: labelRates["\(arena.id)/\(label.label)"], now: now)
     }.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }
     let live = arena.secretCount.map { grouped($0) } ?? "n/a"

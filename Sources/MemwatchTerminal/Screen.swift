@@ -97,7 +97,9 @@ package enum Screen {
           }
           if let inspector {
             let auditing: Inspector.Auditing = settings.audits ? .automatic : .never
-            model.update(inspector.sample(auditing: wantsAudit ? .now : auditing))
+            model.update(
+              inspector.sample(
+                auditing: wantsAudit ? .now : auditing, withSecrets: model.view == .secrets))
             wantsAudit = false
             let alerts = model.takeNewAlerts()
             if settings.rings, !alerts.isEmpty { terminal.ring() }
@@ -141,6 +143,7 @@ package enum Screen {
         case .key(let key):
           mustDraw = true
           let before = model.view
+          let wasPaused = model.isPaused
           for effect in model.handle(key, now: Console.realMilliseconds) {
             switch effect {
             case .sample: nextSample = 0
@@ -159,7 +162,8 @@ package enum Screen {
               model.update(recorded[position], index: position, of: recorded.count)
             case .redraw: terminal.redraw()
             case .write(let path):
-              guard let snapshot = model.snapshot else { break }
+              guard var snapshot = model.snapshot else { break }
+              if let inspector, !model.isPaused { snapshot = inspector.sample() }
               if path.hasSuffix(".svg") {
                 let size = terminal.size
                 let (grid, _) = Renderer.render(
@@ -187,6 +191,9 @@ package enum Screen {
             }
           }
           if model.view == .processes, before != .processes { model.update(Discovery.run()) }
+          // Secrets one by one are read only where they are looked at, or will be.
+          if model.view == .secrets, before != .secrets { nextSample = 0 }
+          if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }
           if model.view == .host, before != .host { model.update(Host()) }
         }
       }

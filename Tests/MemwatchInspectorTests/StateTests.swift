@@ -28,6 +28,20 @@ import Testing
     #expect(snapshot.arenas.first?.secretCount == 5)
   }
 
+  /// Secrets are read where they are wanted, and what changed meanwhile is not missed.
+  @Test func secretsOnRequest() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    #expect(inspector.sample(withSecrets: false).secrets.isEmpty)
+    #expect(inspector.sample().secrets.count == 5 && inspector.sample().secrets.count == 5)
+    try peer.send("alloc a 3 40")
+    #expect(inspector.sample(withSecrets: false).secrets.isEmpty)
+    #expect(inspector.sample(withSecrets: false).arenas[0].secretCount ?? 0 >= 5)
+    #expect(inspector.sample().secrets.count == 8)
+    try peer.send("free a 6")
+    #expect(inspector.sample().secrets.count == 2)
+  }
+
   @Test func stoppedAndContinued() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
