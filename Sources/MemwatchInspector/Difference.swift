@@ -11,7 +11,7 @@ extension Value {
   /// The fields that differ, in the order of the first. Things in lists are the same when their `id`,
   /// `serial`, `index`, `label` or `name` is, so that what came or went moves nothing else.
   package func differences(from old: Value) -> [Difference] {
-    let (before, after) = (old.named, self.named)
+    let (before, after) = (old.leaves(naming: \.listName), leaves(naming: \.listName))
     let then = Dictionary(before.map { ($0.path, $0.value) }) { first, _ in first }
     let now = Dictionary(after.map { ($0.path, $0.value) }) { first, _ in first }
     var all: [Difference] = []
@@ -21,27 +21,6 @@ extension Value {
     for (path, value) in after where then[path] == nil {
       all.append(Difference(path: path, before: nil, after: value))
     }
-    return all
-  }
-
-  /// The leaves, with paths that name the things in lists.
-  private var named: [(path: String, value: Value)] {
-    var all: [(String, Value)] = []
-    func walk(_ value: Value, _ path: String) {
-      switch value {
-      case .object(let members):
-        for (name, member) in members { walk(member, path.isEmpty ? name : path + "." + name) }
-      case .list(let items):
-        var taken: Set<String> = []
-        for (index, item) in items.enumerated() {
-          var name = item.listName ?? "\(index)"
-          if !taken.insert(name).inserted { name += "#\(index)" }
-          walk(item, "\(path)[\(name)]")
-        }
-      default: all.append((path, value))
-      }
-    }
-    walk(self, "")
     return all
   }
 

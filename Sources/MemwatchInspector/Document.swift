@@ -30,7 +30,10 @@ package indirect enum Value: Equatable, Sendable {
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
 
   /// The leaves with their paths (`arenas[0].name`), in order.
-  package var leaves: [(path: String, value: Value)] {
+  package var leaves: [(path: String, value: Value)] { leaves { _ in nil } }
+
+  /// The same, where things in lists have names of their own.
+  func leaves(naming name: (Value) -> String?) -> [(path: String, value: Value)] {
     var all: [(String, Value)] = []
     func walk(_ value: Value, _ path: String) {
       switch value {
@@ -38,7 +41,12 @@ package indirect enum Value: Equatable, Sendable {
         for (name, member) in members { walk(member, path.isEmpty ? name : path + "." + name) }
       case .list(let items):
         if items.isEmpty { all.append((path, value)) }
-        for (index, item) in items.enumerated() { walk(item, "\(path)[\(index)]") }
+        var taken: Set<String> = []
+        for (index, item) in items.enumerated() {
+          var own = name(item) ?? "\(index)"
+          if !taken.insert(own).inserted { own += "#\(index)" }
+          walk(item, "\(path)[\(own)]")
+        }
       default: all.append((path, value))
       }
     }

@@ -47,6 +47,11 @@ struct Masked: Sendable {
 
   /// Sends it into a new secret of a publisher's arena `a`.
   func send(to peer: Peer, _ scratch: Scratch) throws {
+    try send(through: scratch) { try peer.send("receive a 64 \($0)") }
+  }
+
+  /// Sends it through a new FIFO, whose reader is told its path.
+  func send(through scratch: Scratch, to tell: (String) throws -> Void) throws {
     let fifo = scratch.file("fifo")
     unlink(fifo)
     guard mkfifo(fifo, 0o600) == 0 else { throw Failed("mkfifo") }
@@ -55,7 +60,7 @@ struct Masked: Sendable {
       try? send(through: fifo)
       done.signal()
     }.start()
-    try peer.send("receive a 64 \(fifo)")
+    try tell(fifo)
     done.wait()
   }
 

@@ -14,15 +14,7 @@ import Testing
     let victim = try WipeOnSignalTests.Victim(Programs.publisher, scratch.path)
     try victim.send("wipe-on-signals")
     try victim.send("arena a alpha slab preferred \(gate)")
-    let fifo = scratch.file("fifo")
-    guard mkfifo(fifo, 0o600) == 0 else { throw Failed("mkfifo") }
-    let done = DispatchSemaphore(value: 0)
-    Thread {
-      try? pattern.send(through: fifo)
-      done.signal()
-    }.start()
-    try victim.send("receive a 64 \(fifo)")
-    done.wait()
+    try pattern.send(through: scratch) { try victim.send("receive a 64 \($0)") }
     return (victim, pattern, try #require(try pattern.memory(of: victim.pid).first))
   }
 

@@ -167,15 +167,7 @@ import Testing
       try victim.send("wipe-on-signals")
       try victim.send("start")
       try victim.send("arena a alpha slab preferred \(gate)")
-      let fifo = scratch.file("fifo")
-      guard mkfifo(fifo, 0o600) == 0 else { throw Failed("mkfifo") }
-      let done = DispatchSemaphore(value: 0)
-      Thread {
-        try? pattern.send(through: fifo)
-        done.signal()
-      }.start()
-      try victim.send("receive a 64 \(fifo)")
-      done.wait()
+      try pattern.send(through: scratch) { try victim.send("receive a 64 \($0)") }
       if instant == 0 { #expect(try pattern.memory(of: victim.pid).count == 1) }
       try victim.send("storm a \(gate)")
       guard ct_stop_at_exit(victim.pid) == 0 else { throw Failed("ptrace: \(errno)") }

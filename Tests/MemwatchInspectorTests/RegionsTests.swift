@@ -73,6 +73,33 @@ import Testing
     }
   }
 
+  /// Whose regions look to be, where the program cannot be had here.
+  @Test func whoseTheyAre() {
+    func survey(_ text: String) -> Survey {
+      Survey(pid: 1, regions: Regions(text: text), lockedBytes: nil)
+    }
+    let framed = """
+      7f0000000000-7f0000001000 ---p 00000000 00:00 0
+      VmFlags: mr mw me
+      7f0000001000-7f0000002000 rw-p 00000000 00:00 0
+      VmFlags: rd wr mr mw me lo dd
+      7f0000002000-7f0000003000 ---p 00000000 00:00 0
+      VmFlags: mr mw me
+      """
+    let go = "c000000000-c000400000 rw-p 00000000 00:00 0\nVmFlags: rd wr\n"
+    #expect(survey(go + framed).groups.map(\.owner) == [.memguard])
+    #expect(survey(framed).groups.map(\.owner) == [.openssl])
+    #expect(survey(framed).groups[0].lacks == ["inherited by fork"])
+    let groups = survey(Self.text).groups
+    #expect(groups.map(\.owner) == [.enclave, .secretMemory])
+    #expect(groups[0].lacks == ["12 KiB in swap"] && groups[1].lacks == ["without guards"])
+    // Not locked, and nobody's.
+    let marked = "7f0000001000-7f0000002000 rw-p 00000000 00:00 0\nVmFlags: rd wr dd gu\n"
+    #expect(survey(marked).groups.map(\.owner) == [.unknown])
+    #expect(survey(marked).groups[0].lacks == ["not locked", "inherited by fork"])
+    #expect(survey(go).groups.isEmpty)
+  }
+
   /// Pages in swap, which no test can bring about everywhere.
   @Test func swappedPagesAreAProblem() {
     let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)

@@ -68,7 +68,7 @@ package struct Survey: Equatable, Sendable {
       if flags.isDisjoint(with: [.wipedOnFork, .absentOnFork]) { group.inherited += size }
       if !flags.contains(.sealed) { group.notSealed += size }
       if (region.key ?? 0) == 0 { group.withoutKey += size }
-      if !neighbours.hasGuards { group.withoutGuards += size }
+      if !neighbours.hasGuards, !flags.contains(.mayHaveGuards) { group.withoutGuards += size }
       group.swapped += UInt64(region.swappedKiB) * 1024
       found[owner] = group
     }
