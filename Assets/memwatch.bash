@@ -186,7 +186,7 @@ _memwatch() {
 
 _memwatch_watch() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell -1 --once --no-audit --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell -1 --once --screen-reader --no-audit --version -h --help)
     repeating_options=()
     non_repeating_options=(--file --wait -W --interval -i --on-alert)
     __memwatch_offer_flags_options 1

@@ -23,7 +23,7 @@ function __memwatch_parse_tokens -S
         __memwatch_parse_subcommand 0 'version' 'h/help'
         switch $unparsed_tokens[1]
         case 'watch'
-            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'i/interval=' 'ascii' 'no-color' 'bell' 'on-alert=' '1/once' 'no-audit' 'version' 'h/help'
+            __memwatch_parse_subcommand 1 'file=' 'W/wait=' 'i/interval=' 'ascii' 'no-color' 'bell' 'on-alert=' '1/once' 'screen-reader' 'no-audit' 'version' 'h/help'
         case 'list'
             __memwatch_parse_subcommand 0 'json' 'version' 'h/help'
         case 'snapshot'
@@ -121,6 +121,7 @@ complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_opti
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" bell' -l 'bell' -d 'Ring the bell at each alert.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" on-alert' -l 'on-alert' -d 'Start a program at each alert, one at a time and without a shell, with the kind and the arena\'s id as arguments.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" 1 once' -s '1' -l 'once' -d 'One text snapshot, also on a terminal.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" screen-reader' -l 'screen-reader' -d 'No screen: a line for each change, until the process is gone.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" no-audit' -l 'no-audit' -d 'Do not compare the page with the mappings of the process (reading them stalls it).'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" version' -l 'version' -d 'Show the version.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" h help' -s 'h' -l 'help' -d 'Show help information.'

@@ -89,6 +89,7 @@ _memwatch_watch() {
         '--bell[Ring the bell at each alert.]'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
+        '--screen-reader[No screen\: a line for each change, until the process is gone.]'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'

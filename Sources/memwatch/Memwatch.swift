@@ -154,9 +154,14 @@ struct Watch: ParsableCommand {
   @OptionGroup var screen: ScreenFlags
   @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
   var once = false
+  @Flag(
+    name: .customLong("screen-reader"),
+    help: "No screen: a line for each change, until the process is gone.")
+  var speaks = false
   @OptionGroup var audit: AuditFlag
 
   func run() throws {
+    if speaks { return try speak() }
     guard !once, Screen.isTerminal else {
       let snapshot = try target.attach().sample(auditing: audit.mode(.now))
       try Output.standard(snapshot.text)
@@ -171,6 +176,22 @@ struct Watch: ParsableCommand {
         throw error
       }
       try show(.picking, screen.settings, auditing: !audit.isOff)
+    }
+  }
+}
+
+extension Watch {
+  private func speak() throws {
+    let inspector = try target.attach()
+    var last: Snapshot?
+    while true {
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic), withSecrets: false)
+      let time = clock(snapshot.sampledAt)
+      let lines = snapshot.changes(since: last).map { "\(time)  \($0)\n" }
+      if !lines.isEmpty { try Output.standard(lines.joined()) }
+      last = snapshot
+      if snapshot.process.state == .exited { throw ExitCode(Exit.exited) }
+      Exiting.pause(milliseconds: UInt32(screen.interval.milliseconds))
     }
   }
 }

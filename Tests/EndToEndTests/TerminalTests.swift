@@ -64,6 +64,36 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
+  /// A line for each change, and none for what moves all the time.
+  @Test func changesAreToldAsLines() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred none", "alloc a 1 40")
+    let process = Launch(
+      [Programs.memwatch, "watch", "--screen-reader", "-i", "50ms", "\(peer.pid)"], stats: scratch
+    ).process()
+    let output = scratch.file("output")
+    _ = FileManager.default.createFile(atPath: output, contents: nil)
+    process.standardOutput = FileHandle(forWritingAtPath: output)
+    try process.run()
+    defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
+    func said() -> String { (try? String(contentsOfFile: output, encoding: .utf8)) ?? "" }
+    try eventually("it begins") { said().contains("arena alpha: ok, locked") }
+    let start = said()
+    try peer.send("touch a 100")
+    try peer.send("arena b bravo slab preferred none")
+    try eventually("the new arena") { said().contains("arena bravo is new") }
+    try peer.send("munlock a")
+    try eventually("the difference") { said().contains("differs: ") }
+    try peer.send("destroy b")
+    try eventually("the end of it") { said().contains("arena bravo is gone") }
+    peer.kill()
+    try eventually("the process is gone") { !process.isRunning }
+    #expect(said().contains("is exited: without a word"))
+    #expect(start.split(separator: "\n").count == 3, "\(start)")
+    #expect(!said().contains("opens"))
+  }
+
   /// A program of the user's is started once for each alert, with its kind and arena.
   @Test func aProgramIsStartedAtAnAlert() throws {
     let scratch = try Scratch(onTmpfs: true)

@@ -1,0 +1,59 @@
+// What changed between two readings, in sentences: for screen readers, logs and pipes.
+
+extension Snapshot {
+  /// A line for each change that a person would be told of; for the first reading what there is.
+  /// Counts that move all the time are not among them.
+  package func changes(since old: Snapshot?) -> [String] {
+    var lines: [String] = []
+    guard let old, old.process.publisherID == process.publisherID else {
+      let pid = process.pid.map { "pid \($0)" } ?? "pid n/a"
+      lines.append("\(process.name), \(pid), is \(process.state.rawValue)")
+      lines.append(verdict)
+      for arena in arenas {
+        lines.append(
+          "arena \(arena.name): \(stateWord(of: arena)), \(arena.lockState ?? "lock n/a"), "
+            + "gate \(arena.gate ?? "n/a"), \(arena.sealState ?? "seal n/a"), "
+            + counted(Int(clamping: arena.secretCount ?? 0), "secret"))
+      }
+      return lines
+    }
+    if old.process.state != process.state {
+      let detail = process.stateDetail.map { ": \($0)" } ?? ""
+      lines.append("\(process.name) is \(process.state.rawValue)\(detail)")
+    }
+    let before = Dictionary(old.arenas.map { ($0.id, $0) }) { first, _ in first }
+    let now = Set(arenas.map(\.id))
+    for arena in old.arenas where !now.contains(arena.id) {
+      lines.append("arena \(arena.name) is gone")
+    }
+    for arena in arenas {
+      guard let past = before[arena.id] else {
+        lines.append("arena \(arena.name) is new")
+        continue
+      }
+      func tell(_ what: String, _ then: String?, _ now: String?) {
+        guard then != now else { return }
+        lines.append("arena \(arena.name): \(what) \(now ?? "n/a"), was \(then ?? "n/a")")
+      }
+      tell("lock", past.lockState, arena.lockState)
+      tell("seal", past.sealState, arena.sealState)
+      tell("gate", past.gate, arena.gate)
+    }
+    func isSame(_ a: Problem, _ b: Problem) -> Bool { a.kind == b.kind && a.arenaID == b.arenaID }
+    for problem in problems where !old.problems.contains(where: { isSame($0, problem) }) {
+      lines.append("\(problem.severity.rawValue): \(problem.text)")
+      if let fix = problem.fix { lines.append("fix: \(fix)") }
+    }
+    for problem in old.problems where !problems.contains(where: { isSame($0, problem) }) {
+      lines.append("over: \(problem.text)")
+    }
+    let last = old.events.last?.serial ?? 0
+    let names = Dictionary((old.arenas + arenas).map { ($0.id, $0.name.string) }) { _, new in new }
+    for event in events where event.serial > last {
+      let arena = event.arenaID.map { ", arena \(names[$0] ?? "\($0)")" } ?? ""
+      let answer = event.errno.map { ", \(errnoName($0))" } ?? ""
+      lines.append("event \(event.kind)\(arena)\(answer)")
+    }
+    return lines
+  }
+}
