@@ -35,6 +35,7 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
   }
 
   private static func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
+    if scalar.isASCII { return scalar.value >= 0x20 && scalar.value < 0x7f }
     switch scalar.properties.generalCategory {
     case .control, .format, .surrogate, .privateUse, .unassigned, .lineSeparator,
       .paragraphSeparator:
