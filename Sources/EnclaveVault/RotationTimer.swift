@@ -18,7 +18,8 @@
         timer.withLock { $0 = nil }
         return
       }
-      let timer = RotationTimer(self, milliseconds: UInt64(max(1000, interval / .milliseconds(1))))
+      let timer = RotationTimer(
+        self, milliseconds: UInt64(min(max(1000, interval / .milliseconds(1)), 1e15)))
       self.timer.withLock { $0 = timer }
       do throws(SystemFailure) { try timer.start() } catch {
         self.timer.withLock { $0 = nil }

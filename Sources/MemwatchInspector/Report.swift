@@ -44,7 +44,8 @@ extension Snapshot {
   /// How long the last audit is past, at the time of rendering.
   private var auditAge: String? {
     audit.map { audit in
-      let ms = sampledAt + ageMs > audit.at ? sampledAt + ageMs - audit.at : 0
+      let now = sampledAt &+ ageMs
+      let ms = now > audit.at ? now - audit.at : 0
       return ms < 120_000 ? "\(ms / 1000) s" : "\(ms / 60_000) min"
     }
   }

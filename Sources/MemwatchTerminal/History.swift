@@ -103,7 +103,8 @@ enum Plot {
     let shown = fitted(values, points)
     func level(_ value: Double?) -> Int {
       guard let value, top > 0, value > 0 else { return 0 }
-      return min(height * down, max(1, Int((value / top * Double(height * down)).rounded())))
+      let most = Double(height * down)
+      return Int(min(most, max(1, (value / top * most).rounded())))
     }
     return (0..<height).map { row in
       let floor = (height - 1 - row) * down

@@ -98,7 +98,7 @@ package struct Renderer {
 
   private var stateText: String {
     guard let snapshot = model.snapshot else { return "" }
-    let age = Int(now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
+    let age = Int(clamping: now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
     let old = "\(age / 1000).\(age % 1000 / 100) s old"
     if let replay = model.replay {
       let pause = model.isPaused ? " paused" : ""
@@ -106,7 +106,7 @@ package struct Renderer {
         + snapshot.process.state.rawValue
     }
     if model.isPaused {
-      let paused = Int(now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
+      let paused = Int(clamping: now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
       return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"
     }
     let state = "\(snapshot.process.state.rawValue.uppercased()), \(old)"
@@ -279,7 +279,7 @@ package struct Renderer {
     var at = 0
     for (amount, mark, role) in parts where amount > 0 {
       let share = Double(amount) / Double(whole) * Double(inside)
-      let cells = min(inside - at, max(1, Int(share.rounded())))
+      let cells = min(inside - at, max(1, wholeNumber(share)))
       guard cells > 0 else { break }
       grid.put(
         String(repeating: mark, count: cells), row: row, column: column + 1 + at, role: role)
@@ -511,7 +511,7 @@ package struct Renderer {
     {
       let (now, top) = (value(moments[moments.count - 1]), peak(value))
       return (
-        "\(name) \(grouped(Int(now.rounded())))/s, peak \(grouped(Int(top.rounded())))/s",
+        "\(name) \(grouped(wholeNumber(now)))/s, peak \(grouped(wholeNumber(top)))/s",
         moments.map(value), top
       )
     }
@@ -519,7 +519,7 @@ package struct Renderer {
     let limit = memlock?.binds == .yes ? memlock?.soft : nil
     let top = limit.map { Double($0) } ?? peak(\.locked)
     var title = "Locked \(memlock?.locked.map { bytes($0) } ?? "n/a")"
-    title += ", peak \(bytes(UInt64(peak(\.locked)))), top is "
+    title += ", peak \(bytes(UInt64(wholeNumber(peak(\.locked))))), top is "
     title += limit.map { "the limit, \(bytes($0))" } ?? "the peak"
     if let limit, let wait = model.history.millisecondsUntil(limit) {
       title += "; full in \(duration(wait))"
@@ -712,6 +712,9 @@ package struct Renderer {
     }
   }
 }
+
+/// A number of another process' making as an integer, whatever it is.
+func wholeNumber(_ value: Double) -> Int { value > 0 ? Int(min(value.rounded(), 1e18)) : 0 }
 
 /// `65,530`.
 func grouped(_ number: some BinaryInteger) -> String {

@@ -50,8 +50,17 @@ import Testing
         ).grid
         #expect(!grid.text.contains("\u{1b}"))
       }
+      for view in [View.secrets, .map, .history] {
+        model.view = view
+        let grid = Renderer.render(
+          model, width: 80, height: 24, style: Style(unicode: false), now: 1_795_236_405_000
+        ).grid
+        #expect(!grid.text.contains("\u{1b}"))
+      }
     }
-    #expect(!snapshot.text.isEmpty)
+    #expect(!snapshot.text.isEmpty && !snapshot.csv.contains("\u{1b}"))
+    #expect(snapshot.changes(since: honest).allSatisfy { !$0.contains("\u{1b}") })
+    #expect(snapshot.check(Requirement.usual).count == Requirement.usual.count)
   }
 
   func state(_ bytes: Data) throws -> PublisherState {
