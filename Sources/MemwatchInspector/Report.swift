@@ -56,7 +56,10 @@ extension Snapshot {
     let words = arenas.map { audit.word(of: $0.id) }
     let (agree, differ) = (words.count { $0 == "agrees" }, words.count { $0 == "differs" })
     let unknown = words.count - agree - differ
-    let totals = audit.findings.contains { $0.kind == .totals } ? "totals differ" : "totals agree"
+    let differs =
+      audit.findings.contains { $0.kind == .totals }
+      || problems.contains { $0.kind == .lockedLessThanClaimed }
+    let totals = differs ? "totals differ" : "totals agree"
     switch audit.scope {
     case .arenas: return "\(agree) agree, \(differ) differ, \(unknown) n/a"
     case .totals:

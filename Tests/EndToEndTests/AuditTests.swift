@@ -208,6 +208,9 @@ import Testing
     #expect(ended.output.contains("totals only: totals agree"), "\(ended.output)")
     #expect(ended.output.contains("the process is not dumpable"), "\(ended.output)")
     #expect(ended.output.contains(#/alpha +n/a/#))
+    try peer.send("munlock a")
+    let differing = try Launch(command, stats: scratch).run()
+    #expect(differing.output.contains("totals only: totals differ"), "\(differing.output)")
     // The verdict does not say OK.
     command[command.firstIndex(of: "audit")!] = "snapshot"
     let shown = try Launch(command, stats: scratch).run().output

@@ -37,9 +37,9 @@ import Testing
   /// The text and the screen, with what changed since an honest reading.
   func render(_ snapshot: Snapshot) throws {
     guard case .success(let honest) = try sample(page) else { throw Failed("unreadable") }
-    for pair in [[honest, snapshot], [snapshot, honest]] {
+    for turns in [[honest, snapshot, honest], [snapshot, honest, snapshot]] {
       var model = Model(intervalMs: 1000)
-      for (index, var snapshot) in pair.enumerated() {
+      for (index, var snapshot) in turns.enumerated() {
         snapshot.sampledAt = 1_795_236_404_000 + UInt64(index) * 100
         model.update(snapshot)
         _ = model.handle(.character("m"), now: 0)

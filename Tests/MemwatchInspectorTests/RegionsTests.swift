@@ -100,6 +100,16 @@ import Testing
     #expect(survey(go).groups.isEmpty)
   }
 
+  /// A page may say that chunks overlap; they cannot.
+  @Test func overlappingChunksAreNotLookedAt() {
+    func chunk(_ range: Range<UInt64>) -> ArenaClaim.Chunk { .init(data: range, isLocked: true) }
+    let (first, second) = (chunk(0x10000..<0x20000), chunk(0x20000..<0x30000))
+    let (same, across) = (chunk(0x10000..<0x18000), chunk(0x1f000..<0x21000))
+    #expect(ArenaClaim.Chunk.apart([second, first]) == [first, second])
+    #expect(ArenaClaim.Chunk.apart([first, across, second]).contains(across) == false)
+    #expect(ArenaClaim.Chunk.apart([first, same]).count == 1)
+  }
+
   /// Pages in swap, which no test can bring about everywhere.
   @Test func swappedPagesAreAProblem() {
     let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)

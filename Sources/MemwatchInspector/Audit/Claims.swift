@@ -50,9 +50,10 @@ extension ArenaClaim {
   /// Everything that a page claims; numbers that make no sense are left out.
   static func all(in image: PageImage) -> [ArenaClaim] {
     let chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
+    let apart = Chunk.apart(image.chunks.compactMap(Chunk.init))
     return image.arenas.map { record in
       let listed = chunks[record[.id]] ?? []
-      let usable = listed.compactMap(Chunk.init)
+      let usable = listed.compactMap(Chunk.init).filter { apart.contains($0) }
       return ArenaClaim(
         id: record[.id], name: SafeText(record.text(at: .name, length: record[.nameLength])),
         gate: GateCode(rawValue: record[.gate]), key: record[.keyNumber],
@@ -72,6 +73,17 @@ extension ArenaClaim {
 }
 
 extension ArenaClaim.Chunk {
+  /// Those that lie behind each other. Chunks do not overlap: a page that says so would only have
+  /// every mapping looked at for each of them.
+  static func apart(_ all: [Self]) -> Set<Self> {
+    var end: UInt64 = 0
+    return Set(
+      all.sorted { $0.data.lowerBound < $1.data.lowerBound }.filter { chunk in
+        defer { end = max(end, chunk.data.upperBound) }
+        return chunk.data.lowerBound >= end
+      })
+  }
+
   init?(_ record: PageRecord<ChunkWord>) {
     let (address, count, guards) = (record[.address], record[.dataBytes], record[.guardBytes])
     // User addresses end below 2^56, and one chunk is less than 2^40.
