@@ -74,6 +74,13 @@ let package = Package(
     .target(
       name: "MemwatchInspector", dependencies: ["EnclaveStats", "EnclaveSystem"],
       swiftSettings: settings),
+    // libseccomp writes the filter of system calls: made for it, well kept.
+    .systemLibrary(
+      name: "CMemwatchSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+    .target(
+      name: "MemwatchSandbox",
+      dependencies: ["EnclaveSystem", "CMemwatchSeccomp"],
+      swiftSettings: settings),
     // ncursesw draws the screen; the C target holds the constants that Swift cannot import.
     .target(
       name: "CMemwatchNcurses", cSettings: [.treatAllWarnings(as: .error)],
@@ -89,7 +96,7 @@ let package = Package(
     .executableTarget(
       name: "memwatch",
       dependencies: [
-        "MemwatchInspector", "MemwatchTerminal",
+        "MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings, plugins: ["DemoBuilder"]),

@@ -63,6 +63,17 @@ void mwn_catch_signals(void) {
   sigaction(SIGPIPE, &action, NULL);
 }
 
+void mwn_release_signals(void) {
+  static const int caught_here[] = {SIGINT, SIGTERM, SIGHUP};
+  for (size_t i = 0; i < sizeof caught_here / sizeof *caught_here; i++) {
+    struct sigaction action;
+    if (sigaction(caught_here[i], NULL, &action) == 0 && action.sa_handler == catch) {
+      action.sa_handler = SIG_DFL;
+      sigaction(caught_here[i], &action, NULL);
+    }
+  }
+}
+
 int mwn_caught_signal(void) { return caught; }
 
 static struct termios saved;
@@ -71,10 +82,14 @@ static char leave[256];
 static size_t leave_length;
 static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP};
 
-static void on_fault(int signal) {
+void mwn_restore_terminal(void) {
   if (leave_length && write(output_fd, leave, leave_length) < 0) { /* nothing left to do */
   }
   if (has_saved) tcsetattr(input_fd, TCSANOW, &saved);
+}
+
+static void on_fault(int signal) {
+  mwn_restore_terminal();
   struct sigaction standard;
   memset(&standard, 0, sizeof standard);
   standard.sa_handler = SIG_DFL;
@@ -91,7 +106,7 @@ static void add(const char *name) {
   leave_length += length;
 }
 
-void mwn_restore_on_fault(int input, int output) {
+static void keep(int input, int output) {
   input_fd = input;
   output_fd = output;
   leave_length = 0;
@@ -104,6 +119,16 @@ void mwn_restore_on_fault(int input, int output) {
   saved.c_lflag |= ECHO | ICANON | ISIG | IEXTEN;
   saved.c_iflag |= ICRNL;
   saved.c_oflag |= OPOST | ONLCR;
+}
+
+void mwn_keep_terminal(void) {
+  int input = isatty(STDIN_FILENO) ? STDIN_FILENO : open("/dev/tty", O_RDONLY | O_CLOEXEC);
+  int error;
+  if (input >= 0 && setupterm(NULL, STDOUT_FILENO, &error) == OK) keep(input, STDOUT_FILENO);
+}
+
+void mwn_restore_on_fault(int input, int output) {
+  keep(input, output);
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_handler = on_fault;

@@ -12,6 +12,12 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package var isDenied: Bool { errno == Self.eacces || errno == Self.eperm }
   package var exists: Bool { errno == Self.eexist }
 
+  package init(function: String, path: String, errno: Int32) {
+    self.function = function
+    self.path = path
+    self.errno = errno
+  }
+
   package static let enoent: Int32 = 2
   package static let eperm: Int32 = 1
   package static let eacces: Int32 = 13
@@ -102,8 +108,8 @@ package struct OpenFile: ~Copyable, Sendable {
   }
 
   /// Creates a file that must not exist yet, mode 0600.
-  package init(creating path: String) throws(FileFailure) {
-    let fd = try Self.check("create", path, unsafe ces_create_exclusive(-1, path))
+  package init(creating path: String, in directory: Int32 = -1) throws(FileFailure) {
+    let fd = try Self.check("create", path, unsafe ces_create_exclusive(directory, path))
     self.init(adopting: Int32(fd), path: path)
   }
 
@@ -198,22 +204,26 @@ package enum Files {
     return count < 0 ? nil : String(decoding: bytes[..<Int(count)], as: UTF8.self)
   }
 
-  package static func status(_ path: String) throws(FileFailure) -> FileStatus {
+  package static func status(
+    _ path: String, in directory: Int32 = -1
+  ) throws(FileFailure) -> FileStatus {
     var raw = ces_stat_t()
-    let result = unsafe ces_lstat(-1, path, &raw)
+    let result = unsafe ces_lstat(directory, path, &raw)
     guard result >= 0 else {
       throw FileFailure(function: "stat", path: path, errno: Int32(-result))
     }
     return FileStatus(raw)
   }
 
-  package static func remove(_ path: String) {
-    _ = unsafe ces_unlink(-1, path)
+  package static func remove(_ path: String, in directory: Int32 = -1) {
+    _ = unsafe ces_unlink(directory, path)
   }
 
   /// Gives a file its final name, unless that name is taken.
-  package static func renameExclusively(_ from: String, to: String) throws(FileFailure) {
-    let result = unsafe ces_rename_exclusive(-1, from, to)
+  package static func renameExclusively(
+    _ from: String, to: String, in directory: Int32 = -1
+  ) throws(FileFailure) {
+    let result = unsafe ces_rename_exclusive(directory, from, to)
     guard result >= 0 else {
       throw FileFailure(function: "rename", path: to, errno: Int32(-result))
     }

@@ -7,15 +7,17 @@ package final class AlertRunner {
   private let program: String
   private var waiting: [(kind: String, arenaID: UInt64?)] = []
   private var running: Command?
-  /// What went wrong last.
-  package private(set) var failure: String?
+  /// What went wrong last: 125 to 127, as env(1) has them; 0: nothing.
+  package private(set) var failure: Int32 = 0
 
   package init(program: String) { self.program = program }
 
-  package func add(kind: ProblemKind, arenaID: UInt64?) {
+  /// - Parameter kind: the number of a kind among all.
+  package func add(kind: Int, arenaID: UInt64?) {
+    guard ProblemKind.allCases.indices.contains(kind) else { return }
     // A storm of alerts is not a storm of processes.
     guard waiting.count < 100 else { return }
-    waiting.append((kind.rawValue, arenaID))
+    waiting.append((ProblemKind.allCases[kind].rawValue, arenaID))
   }
 
   /// Starts the next when the last has ended. Called at each sample.
@@ -32,8 +34,8 @@ package final class AlertRunner {
       running = try Command.start(
         [program, kind, arena], publishing: false, logged: true, name: "alert",
         environment: ["ENCLAVE_ALERT_KIND": kind, "ENCLAVE_ALERT_ARENA": arena])
-      failure = nil
-    } catch { failure = error.message }
+      failure = 0
+    } catch { failure = error.code }
   }
 
   /// Starts no more; the running one goes on by itself.

@@ -10,10 +10,16 @@ package struct CommandFailure: Error {
 /// A running command with its log. One thread at a time.
 package final class Command {
   private let child: ChildProcess
+  private var isWatched: (status: () -> Int32?, hasDescendants: () -> Bool)?
   package let logPath: String?
   package var pid: Int32 { child.pid }
   package var isLogged: Bool { logPath != nil }
-  package var status: Int32? { child.status }
+  package var status: Int32? { isWatched?.status() ?? child.status }
+
+  /// This process is not its parent: another one tells how it stands.
+  package func isWatchedBy(status: @escaping () -> Int32?, hasDescendants: @escaping () -> Bool) {
+    isWatched = (status, hasDescendants)
+  }
 
   private init(child: ChildProcess, logPath: String?) {
     self.child = child
@@ -56,11 +62,11 @@ package final class Command {
     while ProcessFacts.bootMilliseconds < deadline {
       for publisher in Discovery.run().publishers where publisher.state == .live {
         guard let pid = publisher.pid, isDescendant(pid),
-          let inspector = try? Inspector.attach(to: .file(publisher.path))
+          let inspector = try? Inspector.attach(to: publisher)
         else { continue }
         return inspector
       }
-      if child.poll(), !hasDescendants { return nil }
+      if poll() != nil, !hasDescendants { return nil }
       ProcessFacts.pause(milliseconds: 20)
     }
     return nil
@@ -72,7 +78,7 @@ package final class Command {
     var at = pid
     for _ in 0..<64 {
       if at == child.pid { return true }
-      guard let stat = ProcessFacts.readText("/proc/\(at)/stat", limit: 4096),
+      guard let stat = Inspected.process(.stat, pid: at).text(limit: 4096),
         let (parent, group) = ProcText.parentAndGroup(stat)
       else { return false }
       if isLogged, group == child.pid { return true }
@@ -83,11 +89,19 @@ package final class Command {
   }
 
   /// A daemon that the command left behind in its process group.
-  private var hasDescendants: Bool { isLogged && ChildProcess.groupExists(child.pid) }
+  package var hasDescendants: Bool {
+    isLogged && (isWatched?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
+  }
 
   /// Its status once it has ended.
-  package func poll() -> Int32? { child.poll() ? child.status : nil }
-  package func waitForEnd() { child.waitForEnd() }
+  package func poll() -> Int32? {
+    if let isWatched { return isWatched.status() }
+    return child.poll() ? child.status : nil
+  }
+  package func waitForEnd() {
+    guard isWatched != nil else { return child.waitForEnd() }
+    while poll() == nil { ProcessFacts.pause(milliseconds: 20) }
+  }
 
   /// Ends it: SIGTERM, and SIGKILL when it has not ended within two seconds.
   package func end() {
@@ -102,7 +116,7 @@ package final class Command {
 
   /// The last lines of the log, made safe.
   package func tail(_ count: Int) -> [String] {
-    guard let logPath, let file = try? OpenFile(reading: logPath, followingLinks: false),
+    guard let logPath, let file = try? Inspected.named(logPath).open(),
       let size = try? file.status().size
     else { return [] }
     let wanted = min(Int(clamping: size), 1 << 20)

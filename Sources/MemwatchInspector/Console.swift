@@ -18,21 +18,34 @@ package enum Console {
 
   /// Writes a file that must not exist yet, whole or not at all; what went wrong, or nil.
   package static func writeNewFile(_ text: String, to path: String) -> String? {
-    do { try NewFile.write(Array(text.utf8), to: path) } catch {
-      return error.exists
-        ? "\(SafeText(path)) exists; memwatch never overwrites a file" : "\(error)"
-    }
+    let files = InspectedFiles.current
+    do throws(FileFailure) {
+      let file = try files.create(path, whole: true)
+      do throws(FileFailure) {
+        try file.write(Array(text.utf8))
+        try file.synchronize()
+      } catch {
+        try? files.finish(path, keeping: false)
+        throw error
+      }
+      try files.finish(path, keeping: true)
+    } catch { return message(error, path) }
     return nil
+  }
+
+  private static func message(_ failure: FileFailure, _ path: String) -> String {
+    var failure = failure
+    failure.path = SafeText(path).string
+    return failure.exists
+      ? "\(failure.path) exists; memwatch never overwrites a file" : "\(failure)"
   }
 
   /// A file that is made now and grows, mode 0600.
   package final class GrowingFile {
     private let file: OpenFile
     package init(_ path: String) throws(ConsoleFailure) {
-      do { file = try OpenFile(creating: path) } catch {
-        throw ConsoleFailure(
-          message: error.exists
-            ? "\(SafeText(path)) exists; memwatch never overwrites a file" : "\(error)")
+      do { file = try InspectedFiles.current.create(path, whole: false) } catch {
+        throw ConsoleFailure(message: message(error, path))
       }
     }
     /// Writes at the end; what went wrong, or nil.
@@ -44,12 +57,12 @@ package enum Console {
 
   /// A file that the user named; nil when it cannot be read, or is larger than the limit.
   package static func bytes(of path: String, limit: Int = 64 << 20) -> [UInt8]? {
-    return ProcessFacts.readFile(path, limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
+    Inspected.named(path).bytes(limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
   }
 
   /// The lines of a file that the user named; nil when it cannot be read.
   package static func lines(of path: String) -> [String]? {
-    ProcessFacts.readText(path, limit: 1 << 20).map {
+    Inspected.named(path).text(limit: 1 << 20).map {
       $0.split(separator: "\n").map { String($0) }
     }
   }

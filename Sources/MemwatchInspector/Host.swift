@@ -19,19 +19,22 @@ package struct HostFact: Equatable, Sendable {
 /// guessed: what cannot be read is unknown.
 package struct Host: Equatable, Sendable {
   package private(set) var facts: [HostFact] = []
-  private let root: String
+  private let files: HostFiles
   private let commandLine: String?
   private let configuration: String?
 
+  package init() {
+    self.init(HostFiles(fields: Inspected.host.fields(limit: 16 << 20) ?? []))
+  }
+
   /// - Parameter root: where /proc, /sys and /boot are; tests have their own.
-  package init(root: String = "") {
-    self.root = root
-    commandLine = ProcessFacts.readText(root + "/proc/cmdline", limit: 65536)
-    let release = ProcessFacts.readText(root + "/proc/sys/kernel/osrelease", limit: 256)?
-      .split(separator: "\n").first.map { String($0) }
-    configuration = release.flatMap {
-      ProcessFacts.readText(root + "/boot/config-\($0)", limit: 4 << 20)
-    }
+  package init(root: String) { self.init(HostFiles.read(root: root)) }
+
+  private init(_ files: HostFiles) {
+    self.files = files
+    commandLine = files["/proc/cmdline"]
+    let release = files["/proc/sys/kernel/osrelease"]?.split(separator: "\n").first
+    configuration = release.flatMap { files["/boot/config-\($0)"] }
     swap()
     hibernation()
     coreDumps()
@@ -43,19 +46,29 @@ package struct Host: Equatable, Sendable {
     memlock()
   }
 
+  /// With what memwatch itself gave up before it read anything.
+  package func with(sandbox holds: [String], missing: [String]) -> Host {
+    var host = self
+    host.add(
+      "memwatch's sandbox", missing.isEmpty, holds.isEmpty ? "none" : holds.joined(separator: ", "),
+      "what reads and draws cannot open, trace or start anything",
+      missing.isEmpty ? nil : "missing: " + missing.joined(separator: "; "))
+    return host
+  }
+
   package var worst: [HostFact] { facts.filter { $0.judgement == .bad } }
 
   // MARK: - Reading
 
   private func read(_ path: String) -> String? {
-    ProcessFacts.readText(root + path, limit: 65536).map { text in
+    files[path].map { text in
       var text = text
       while text.last?.isNewline ?? false { text.removeLast() }
       return text
     }
   }
 
-  private func exists(_ path: String) -> Bool { (try? Files.status(root + path)) != nil }
+  private func exists(_ path: String) -> Bool { files.exists(path) }
 
   /// The word in brackets of a list of choices.
   private func chosen(_ text: String) -> String? {

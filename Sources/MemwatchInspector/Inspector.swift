@@ -62,10 +62,19 @@ package final class Inspector {
     return Inspector(target: target, publisher: publisher, reader: try open(publisher))
   }
 
+  /// Opens the page of a publisher that was found.
+  package static func attach(to publisher: Publisher) throws(AttachFailure) -> Inspector {
+    let target: Target =
+      if case .named(let path) = publisher.source {
+        .file(path)
+      } else { .pid(Int32(clamping: publisher.publisherPid)) }
+    return Inspector(target: target, publisher: publisher, reader: try open(publisher))
+  }
+
   private static func open(_ publisher: Publisher) throws(AttachFailure) -> PageReader {
     let file: OpenFile
     do {
-      file = try OpenFile(reading: publisher.path, followingLinks: publisher.isByPath)
+      file = try publisher.source.open()
     } catch { throw .unreadable(publisher.failing(with: .file(error))) }
     do { return try PageReader(file) } catch {
       throw .unreadable(publisher.failing(with: error))
@@ -90,8 +99,8 @@ package final class Inspector {
         return last
       }
     }
-    if case .pid(let pid) = target, (try? Files.status("/proc/\(pid)")) != nil,
-      Files.link("/proc/\(pid)/ns/mnt") == nil
+    if case .pid(let pid) = target, Inspected.process(.stat, pid: pid).bytes(limit: 16) != nil,
+      Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
       // It may live in a container: only who may trace it may look into its root.
       let root = Place(
@@ -103,16 +112,15 @@ package final class Inspector {
 
   private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {
     let opened: OpenFile
-    do { opened = try OpenFile(reading: path, followingLinks: true) } catch {
+    do { opened = try Inspected.named(path).open() } catch {
       let place = Place(path: path, outcome: "\(error)", isDenied: error.isDenied)
       if error.isDenied { throw .notPermitted(target, [place]) }
       throw .none(target, [place])
     }
     let name = path.split(separator: "/").last.map(String.init) ?? path
-    guard var publisher = Publisher(opened, fileName: name) else {
+    guard let publisher = Publisher(opened, .named(path), path: path, fileName: name) else {
       throw .none(target, [Place(path: path, outcome: "cannot be examined")])
     }
-    publisher.isByPath = true
     return publisher
   }
 
@@ -251,7 +259,7 @@ package final class Inspector {
       reading.state = .unlinked
       reading.stateDetail = "somebody removed the page's file; the publisher still writes"
       if replacement() != nil { reading.state = .replaced }
-    } else if case .file(let path) = target, let now = try? Files.status(path),
+    } else if case .file(let path) = target, let now = try? Inspected.named(path).open().status(),
       let status = try? reader.file.status(), now.inode != status.inode, now.isRegular
     {
       reading.state = .replaced

@@ -24,20 +24,20 @@ package struct ProcessProbe: Equatable, Sendable {
   private static let ipcLock: UInt64 = 1 << 14
 
   package init(pid: Int32, countingMaps: Bool) {
-    let root = "/proc/\(pid)/"
-    guard let stat = ProcessFacts.readText(root + "stat", limit: 4096), !stat.isEmpty else {
-      return
+    func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
+      Inspected.process(file, pid: pid).text(limit: limit)
     }
+    guard let stat = text(.stat), !stat.isEmpty else { return }
     exists = true
     stateCharacter = ProcText.state(stat)
     startTime = ProcText.startTime(stat)
-    if let status = ProcessFacts.readText(root + "status", limit: 16384) {
+    if let status = text(.status) {
       lockedBytes = ProcText.kilobytes("VmLck", in: status).map { $0 * 1024 }
       tracer = ProcText.value("TracerPid", in: status).flatMap { Int32($0) }
       hasLockCapability = ProcText.value("CapEff", in: status).flatMap { UInt64($0, radix: 16) }
         .map { $0 & Self.ipcLock != 0 }
     }
-    if let limits = ProcessFacts.readText(root + "limits", limit: 16384) {
+    if let limits = text(.limits) {
       for line in limits.split(separator: "\n") where line.hasPrefix("Max locked memory") {
         let fields = line.dropFirst("Max locked memory".count).split(separator: " ")
         if fields.count >= 2 {
@@ -46,13 +46,15 @@ package struct ProcessProbe: Equatable, Sendable {
         }
       }
     }
-    isInInitialUserNamespace = Files.link(root + "ns/user").map { $0 == Self.initialUserNamespace }
-    if countingMaps, let maps = ProcessFacts.readFile(root + "maps", limit: 64 << 20),
+    isInInitialUserNamespace = Inspected.namespaces(pid: pid).fields(limit: 4096)?.first.flatMap {
+      $0.isEmpty ? nil : $0 == Self.initialUserNamespace
+    }
+    if countingMaps, let maps = Inspected.process(.maps, pid: pid).bytes(limit: 64 << 20),
       !maps.isEmpty
     {
       mapCount = maps.count { $0 == UInt8(ascii: "\n") }
     }
-    if let cgroup = ProcessFacts.readText(root + "cgroup", limit: 65536) {
+    if let cgroup = text(.cgroup, limit: 65536) {
       isInContainer = ["docker", "containerd", "kubepods", "libpod", "lxc"].contains {
         cgroup.contains($0)
       }
@@ -79,6 +81,6 @@ package struct ProcessProbe: Equatable, Sendable {
 
 package enum Users {
   package static func name(_ uid: UInt32) -> SafeText {
-    ProcessFacts.userName(uid).map { SafeText($0) } ?? SafeText("\(uid)")
+    Inspected.userName(uid).fields(limit: 1024)?.first.map { SafeText($0) } ?? SafeText("\(uid)")
   }
 }

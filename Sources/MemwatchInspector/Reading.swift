@@ -400,7 +400,7 @@ struct Reading {
   private func maps(_ arenas: [ArenaSnapshot]) -> Maps {
     var maps = Maps()
     maps.inUse = mapCount
-    maps.limit = ProcessFacts.mapLimit()
+    maps.limit = Inspected.mapLimit.text(limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
     maps.byArenas = Int(clamping: saturatingSum(arenas.map { $0.mapsUsed ?? 0 }))
     if let inUse = maps.inUse, let limit = maps.limit { maps.headroom = max(0, limit - inUse) }
     return maps

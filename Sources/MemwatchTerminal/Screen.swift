@@ -7,8 +7,6 @@ package struct ScreenSettings: Sendable {
   package var intervalMs: Int
   package var forceASCII: Bool
   package var useColor: Bool
-  /// Whether audits come by themselves.
-  package var audits = true
   /// Whether alerts ring the bell.
   package var rings = false
   /// The program that is started for each alert.
@@ -66,22 +64,51 @@ package enum Screen {
 
   package static var isTerminal: Bool { isatty(1) == 1 }
 
+  /// A terminal that is ready to be drawn on: what has to be opened is open.
+  package final class Prepared {
+    var terminal: Terminal
+    let settings: ScreenSettings
+    init(_ settings: ScreenSettings) throws(ScreenFailure) {
+      terminal = try Terminal(useColor: settings.useColor)
+      self.settings = settings
+    }
+  }
+
+  package static func prepare(_ settings: ScreenSettings) throws(ScreenFailure) -> Prepared {
+    try Prepared(settings)
+  }
+
+  /// Restores the terminal for a process that drew on it and died.
+  package struct Keeper {
+    package init() { Terminal.keep() }
+    package func restore() { Terminal.restore() }
+  }
+
+  /// Draws until it is left.
+  ///
+  /// - Parameters:
+  ///   - host: the settings of the machine, read when they are looked at.
+  ///   - notice: what a person should know before anything else.
+  ///   - alert: is told of each new alert; what went wrong with the last, or nil.
   package static func run(
-    _ start: Start, settings: ScreenSettings, child: Child? = nil, write: Writer
-  ) throws(ScreenFailure) -> End {
-    var terminal = try Terminal(useColor: settings.useColor)
-    let style = Style(unicode: terminal.isUTF8 && !settings.forceASCII)
+    _ start: Start, on prepared: Prepared, audits: Bool = true, child: Child? = nil, write: Writer,
+    host: () -> Host = { Host() }, notice: String? = nil,
+    alert: (ProblemKind, UInt64?) -> Void = { _, _ in }, alertFailure: () -> String? = { nil }
+  ) -> End {
+    let settings = prepared.settings
+    prepared.terminal.begin()
+    defer { prepared.terminal.end() }
+    let style = Style(unicode: prepared.terminal.isUTF8 && !settings.forceASCII)
     var model = Model(intervalMs: settings.intervalMs)
     var inspector: Inspector?
     var recorded: [Snapshot] = []
     var position = -1
-    let runner = settings.onAlert.map { AlertRunner(program: $0) }
-    defer { runner?.end() }
     switch start {
     case .attached(let attached): inspector = attached
     case .picking: model.view = .processes
     case .replay(let snapshots): recorded = snapshots
     }
+    if let notice { model.say(notice) }
     var end = End()
     var nextSample: UInt64 = 0
     var nextClock: UInt64 = 0
@@ -96,16 +123,15 @@ package enum Screen {
             model.update(recorded[position], index: position, of: recorded.count)
           }
           if let inspector {
-            let auditing: Inspector.Auditing = settings.audits ? .automatic : .never
+            let auditing: Inspector.Auditing = audits ? .automatic : .never
             model.update(
               inspector.sample(
                 auditing: wantsAudit ? .now : auditing, withSecrets: model.view == .secrets))
             wantsAudit = false
             let alerts = model.takeNewAlerts()
-            if settings.rings, !alerts.isEmpty { terminal.ring() }
-            for alert in alerts { runner?.add(kind: alert.kind, arenaID: alert.arenaID) }
-            runner?.poll()
-            if let failure = runner?.failure { model.say("on alert: \(failure)") }
+            if settings.rings, !alerts.isEmpty { prepared.terminal.ring() }
+            for new in alerts { alert(new.kind, new.arenaID) }
+            if let failure = alertFailure() { model.say("on alert: \(failure)") }
           }
           mustDraw = true
         }
@@ -118,27 +144,27 @@ package enum Screen {
       }
       if now >= nextClock { mustDraw = true }
       if mustDraw {
-        let size = terminal.size
+        let size = prepared.terminal.size
         let (grid, pageRows) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
           now: recorded.isEmpty
             ? Console.realMilliseconds : model.snapshot?.sampledAt ?? Console.realMilliseconds)
         model.pageRows = pageRows
-        terminal.draw(grid)
+        prepared.terminal.draw(grid)
         mustDraw = false
         nextClock = now + 1000
       }
       let pause = min(nextSample, nextClock)
-      let waited = terminal.wait(
+      let waited = prepared.terminal.wait(
         milliseconds: Int(clamping: pause > now ? pause - now : 0))
-      if waited == .gone || terminal.signal != 0 { break }
+      if waited == .gone || prepared.terminal.signal != 0 { break }
       // A resize comes without input: curses reports it as a key.
       reading: while true {
-        switch terminal.nextKey() {
+        switch prepared.terminal.nextKey() {
         case .nothing: break reading
         case .ignored: continue
         case .key(.resize):
-          terminal.redraw()
+          prepared.terminal.redraw()
           mustDraw = true
         case .key(let key):
           mustDraw = true
@@ -160,12 +186,12 @@ package enum Screen {
               }
               position = found
               model.update(recorded[position], index: position, of: recorded.count)
-            case .redraw: terminal.redraw()
+            case .redraw: prepared.terminal.redraw()
             case .write(let path):
               guard var snapshot = model.snapshot else { break }
               if let inspector, !model.isPaused { snapshot = inspector.sample() }
               if path.hasSuffix(".svg") {
-                let size = terminal.size
+                let size = prepared.terminal.size
                 let (grid, _) = Renderer.render(
                   model, width: size.width, height: size.height, style: style,
                   now: Console.realMilliseconds)
@@ -178,7 +204,7 @@ package enum Screen {
               model.say(failure ?? "wrote \(SafeText(path))")
             case .attach(let publisher):
               do throws(AttachFailure) {
-                inspector = try Inspector.attach(to: .file(publisher.path))
+                inspector = try Inspector.attach(to: publisher)
                 nextSample = 0
               } catch {
                 model.say("that page cannot be read any more")
@@ -194,7 +220,7 @@ package enum Screen {
           // Secrets one by one are read only where they are looked at, or will be.
           if model.view == .secrets, before != .secrets { nextSample = 0 }
           if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }
-          if model.view == .host, before != .host { model.update(Host()) }
+          if model.view == .host, before != .host { model.update(host()) }
         }
       }
     }

@@ -18,7 +18,9 @@ struct Terminal: ~Copyable {
   let isUTF8: Bool
   private var drawn: Grid?
   private var looks: [UInt32]
+  private var hasBegun = false
 
+  /// Opens what drawing needs; the terminal stays as it is until `begin`.
   init(useColor: Bool) throws(ScreenFailure) {
     isUTF8 = mwn_use_locale()
     mwn_catch_signals()
@@ -43,6 +45,18 @@ struct Terminal: ~Copyable {
     unsafe self.window = unsafe window
     unsafe self.input = unsafe input
     unsafe self.output = unsafe output
+    looks = Array(repeating: 0, count: Role.allCases.count)
+    let noColor = unsafe getenv("NO_COLOR").map { unsafe $0.pointee != 0 } ?? false
+    setLooks(color: useColor && !noColor)
+    // Until then they end this process, as those of any other command.
+    mwn_release_signals()
+  }
+
+  /// Takes the terminal: full screen, keys one by one.
+  mutating func begin() {
+    guard !hasBegun else { return }
+    hasBegun = true
+    mwn_catch_signals()
     unsafe mwn_restore_on_fault(mwn_stream_descriptor(input), mwn_stream_descriptor(output))
     cbreak()
     noecho()
@@ -50,16 +64,23 @@ struct Terminal: ~Copyable {
     unsafe keypad(window, true)
     unsafe nodelay(window, true)
     if unsafe getenv("ESCDELAY") == nil { set_escdelay(25) }
-    looks = Array(repeating: 0, count: Role.allCases.count)
-    let noColor = unsafe getenv("NO_COLOR").map { unsafe $0.pointee != 0 } ?? false
-    setLooks(color: useColor && !noColor)
   }
+
+  static func keep() { mwn_keep_terminal() }
+  static func restore() { mwn_restore_terminal() }
 
   static func prepareStreams() { mwn_fill_standard_streams() }
 
+  /// Gives the terminal back.
+  mutating func end() {
+    guard hasBegun else { return }
+    hasBegun = false
+    endwin()
+  }
+
   deinit {
     unsafe delwin(window)
-    endwin()
+    if hasBegun { endwin() }
     unsafe delscreen(screen)
     unsafe fclose(input)
     unsafe fclose(output)

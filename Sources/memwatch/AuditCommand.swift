@@ -3,7 +3,7 @@
 import ArgumentParser
 import MemwatchInspector
 
-struct AuditCommand: ParsableCommand {
+struct AuditCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "audit",
     abstract: "Compares a publisher's claims with the kernel; or surveys any process.",
@@ -17,7 +17,9 @@ struct AuditCommand: ParsableCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  func run() throws {
+  var needs: Needs { Needs(named: target.named) }
+
+  func look(_ viewer: Viewer) throws {
     let inspector: Inspector
     do throws(Failure) { inspector = try target.attach() } catch {
       guard case .pid(let pid) = target.resolved, error.code != Exit.several,

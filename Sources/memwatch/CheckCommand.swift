@@ -57,7 +57,7 @@ extension StringProtocol {
   }
 }
 
-struct Check: ParsableCommand {
+struct Check: ConfinedCommand {
   static let configuration = CommandConfiguration(
     abstract: "Checks requirements; exits 6 when one is broken, or cannot be known.",
     discussion: """
@@ -69,7 +69,9 @@ struct Check: ParsableCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  func run() throws {
+  var needs: Needs { Needs(named: target.named + (requirements.policy.map { [$0] } ?? [])) }
+
+  func look(_ viewer: Viewer) throws {
     let wanted = try requirements.resolved()
     let snapshot = try target.attach().sample(auditing: .now)
     let state = Exit.code(for: snapshot.process.state)

@@ -56,8 +56,12 @@ struct Run: ParsableCommand {
     if check {
       var watchdog = Watchdog(try requirements.resolved())
       let session = try Session(command, publishing: true, underScreen: false, name: "run")
-      throw ExitCode(
-        watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
+      let end = try Confined.run(Needs(command: session.command)) { _ in
+        throw ExitCode(
+          watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
+      }
+      session.command.waitForEnd()
+      throw ExitCode(end.code)
     }
     let session = try Session(
       command, publishing: true, underScreen: Screen.isTerminal, name: "run")
@@ -78,55 +82,55 @@ struct Session {
     } catch { throw Failure(error.code, error.message) }
   }
 
+  /// Shows it in a confined process; ends it here.
   func show(_ settings: ScreenSettings, endsWithScreen: Bool) throws {
-    guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
-      let tail = command.tail(10).map { "  " + $0 }
-      let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
-      let what =
-        command.status == nil
-        ? "no publisher within 10 s" : "the command ended without publishing"
-      if command.status == nil { command.end() }
-      throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
+    let needs = Needs(
+      named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? settings : nil,
+      command: command)
+    let end: Confined.End
+    do { end = try Confined.run(needs) { try look($0, endsWithScreen: endsWithScreen) } } catch {
+      command.end()
+      throw error
+    }
+    if endsWithScreen || end.code != 0 {
+      if command.poll() == nil { command.end() }
+      if endsWithScreen, end.code == 0 { command.removeLog() }
+      throw ExitCode(end.code)
     }
     guard command.isLogged else {
-      let snapshot = inspector.sample(auditing: .now)
-      let failure = Console.write(snapshot.text, to: 1)
-      if endsWithScreen {
-        command.end()
-        if let failure { throw Failure(Exit.failure, failure) }
-        throw ExitCode(Exit.code(for: snapshot.process.state))
-      }
       command.waitForEnd()
-      if let failure { throw Failure(Exit.failure, failure) }
       throw ExitCode(command.status ?? 0)
-    }
-    let child = Screen.Child(
-      pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
-    let end: Screen.End
-    do throws(ScreenFailure) {
-      end = try Screen.run(
-        .attached(inspector), settings: settings, child: endsWithScreen ? nil : child,
-        write: writeSnapshot)
-    } catch {
-      command.end()
-      command.removeLog()
-      throw Failure(Exit.failure, error.message)
-    }
-    if endsWithScreen {
-      command.end()
-      command.removeLog()
-      return
     }
     if let log = command.logPath {
       Output.error("memwatch: the command's output: \(SafeText(log))")
     }
     if command.poll() == nil {
-      if end.leaveRunning {
+      if end.leavesRunning {
         Output.error("memwatch: process \(command.pid) goes on")
         return
       }
       command.end()
     }
     throw ExitCode(command.status ?? 0)
+  }
+
+  private func look(_ viewer: Viewer, endsWithScreen: Bool) throws {
+    guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
+      let tail = command.tail(10).map { "  " + $0 }
+      let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
+      let what =
+        command.status == nil
+        ? "no publisher within 10 s" : "the command ended without publishing"
+      throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
+    }
+    guard command.isLogged else {
+      let snapshot = inspector.sample(auditing: .now)
+      try Output.standard(snapshot.text)
+      if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }
+      return
+    }
+    let child = Screen.Child(
+      pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
+    try viewer.show(.attached(inspector), auditing: true, child: endsWithScreen ? nil : child)
   }
 }

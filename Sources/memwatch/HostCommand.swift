@@ -4,7 +4,7 @@ import ArgumentParser
 import FoundationEssentials
 import MemwatchInspector
 
-struct HostCommand: ParsableCommand {
+struct HostCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "host",
     abstract: "What this machine does that matters to secrets in memory: good, bad or unknown.")
@@ -12,13 +12,15 @@ struct HostCommand: ParsableCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  func run() throws {
-    let host = Host()
+  var needs: Needs { Needs() }
+
+  func look(_ viewer: Viewer) throws {
+    let host = viewer.host
     try Output.standard(json ? try Format.json(host.document) : host.text)
   }
 }
 
-struct Diff: ParsableCommand {
+struct Diff: ConfinedCommand {
   static let configuration = CommandConfiguration(
     abstract: "What changed between two snapshots that were written as JSON.")
 
@@ -29,7 +31,9 @@ struct Diff: ParsableCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  func run() throws {
+  var needs: Needs { Needs(named: [before, after]) }
+
+  func look(_ viewer: Viewer) throws {
     let (old, new) = (try read(before), try read(after))
     let differences = new.differences(from: old)
     if json {

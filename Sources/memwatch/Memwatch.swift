@@ -26,16 +26,9 @@ struct Memwatch: ParsableCommand {
 
   static func main() {
     Screen.prepareStreams()
-    do {
+    finish {
       var command = try parseAsRoot()
       try command.run()
-    } catch let failure as Failure {
-      failure.report()
-      Exiting.now(failure.code)
-    } catch let code as ExitCode {
-      Exiting.now(code.rawValue)
-    } catch {
-      exit(withError: error)
     }
   }
 }
@@ -58,6 +51,8 @@ struct TargetOptions: ParsableArguments {
     if let pid = Int32(target), pid > 0 { return .pid(pid) }
     return .name(target)
   }
+
+  var named: [String] { file.map { [$0] } ?? [] }
 
   func validate() throws {
     if target != nil, file != nil {
@@ -145,7 +140,7 @@ struct ScreenFlags: ParsableArguments {
   }
 }
 
-struct Watch: ParsableCommand {
+struct Watch: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "watch",
     abstract: "The screen (the default). One text snapshot where output is no terminal.")
@@ -160,23 +155,26 @@ struct Watch: ParsableCommand {
   var speaks = false
   @OptionGroup var audit: AuditFlag
 
-  func run() throws {
+  private var isScreen: Bool { !speaks && !once && Screen.isTerminal }
+
+  var needs: Needs { Needs(named: target.named, screen: isScreen ? screen.settings : nil) }
+
+  func look(_ viewer: Viewer) throws {
     if speaks { return try speak() }
-    guard !once, Screen.isTerminal else {
+    guard isScreen else {
       let snapshot = try target.attach().sample(auditing: audit.mode(.now))
       try Output.standard(snapshot.text)
       throw ExitCode(Exit.code(for: snapshot.process.state))
     }
-    do throws(Failure) {
-      let inspector = try target.attach()
-      try show(.attached(inspector), screen.settings, auditing: !audit.isOff)
-    } catch {
+    let start: Screen.Start
+    do throws(Failure) { start = .attached(try target.attach()) } catch {
       // Several: on a screen one can be picked.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
         throw error
       }
-      try show(.picking, screen.settings, auditing: !audit.isOff)
+      start = .picking
     }
+    try viewer.show(start, auditing: !audit.isOff)
   }
 }
 
@@ -204,28 +202,15 @@ func writeSnapshot(_ snapshot: Snapshot, to path: String) -> String? {
   } catch { return error.message }
 }
 
-/// Runs the screen and turns its end into an exit code.
-func show(
-  _ start: Screen.Start, _ settings: ScreenSettings, auditing: Bool
-) throws(Failure) {
-  do throws(ScreenFailure) {
-    var settings = settings
-    settings.audits = auditing
-    let end = try Screen.run(start, settings: settings, write: writeSnapshot)
-    if let state = end.lastState, Exit.code(for: state) != 0 {
-      Output.error("memwatch: the publisher was \(state.rawValue) at the end")
-      Exiting.now(Exit.code(for: state))
-    }
-  } catch { throw Failure(Exit.failure, error.message) }
-}
-
-struct List: ParsableCommand {
+struct List: ConfinedCommand {
   static let configuration = CommandConfiguration(abstract: "Lists publishers.")
 
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  func run() throws {
+  var needs: Needs { Needs() }
+
+  func look(_ viewer: Viewer) throws {
     let discovery = Discovery.run()
     if json {
       let publishers = discovery.publishers.map { publisher in
@@ -269,7 +254,7 @@ struct List: ParsableCommand {
 
 extension Format: ExpressibleByArgument {}
 
-struct SnapshotCommand: ParsableCommand {
+struct SnapshotCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot", abstract: "Writes one snapshot as text, JSON, CSV or a picture.")
 
@@ -287,7 +272,9 @@ struct SnapshotCommand: ParsableCommand {
   var output: String?
   @OptionGroup var audit: AuditFlag
 
-  func run() throws {
+  var needs: Needs { Needs(named: target.named, exports: directory(of: output)) }
+
+  func look(_ viewer: Viewer) throws {
     let snapshot = try target.attach().sample(auditing: audit.mode(.now))
     let text = try format.render(hidesLabels ? snapshot.withoutLabels : snapshot)
     if let output { try Output.file(output, text) } else { try Output.standard(text) }

@@ -18,6 +18,12 @@ enum Output {
   }
 }
 
+/// The directory of a file that is to be made.
+func directory(of path: String?) -> String {
+  guard let path, let slash = path.lastIndex(of: "/") else { return "." }
+  return slash == path.startIndex ? "/" : String(path[..<slash])
+}
+
 enum Format: String, CaseIterable {
   /// What the end of a file's name asks for.
   init(path: String) {

@@ -8,7 +8,7 @@ import MemwatchTerminal
 /// The first line of a record, and what a reader asks for.
 private let recordSchema = "memwatch-record/1"
 
-struct Record: ParsableCommand {
+struct Record: ConfinedCommand {
   static let configuration = CommandConfiguration(
     abstract: "Writes a sample at each interval to a new file, for replay.",
     discussion: """
@@ -35,7 +35,9 @@ struct Record: ParsableCommand {
     }
   }
 
-  func run() throws {
+  var needs: Needs { Needs(named: target.named, exports: directory(of: output)) }
+
+  func look(_ viewer: Viewer) throws {
     let inspector = try target.attach()
     let file: Console.GrowingFile
     do throws(ConsoleFailure) { file = try Console.GrowingFile(output) } catch {
@@ -62,7 +64,7 @@ struct Record: ParsableCommand {
   }
 }
 
-struct Replay: ParsableCommand {
+struct Replay: ConfinedCommand {
   static let configuration = CommandConfiguration(
     abstract: "Shows a record on the screen: p pauses, . and , step, t goes to a time.")
 
@@ -72,12 +74,15 @@ struct Replay: ParsableCommand {
   @Flag(name: [.customShort("1"), .long], help: "The last sample as text, also on a terminal.")
   var once = false
 
-  func run() throws {
+  private var isScreen: Bool { !once && Screen.isTerminal }
+  var needs: Needs { Needs(named: [file], screen: isScreen ? screen.settings : nil) }
+
+  func look(_ viewer: Viewer) throws {
     let snapshots = try read()
-    guard !once, Screen.isTerminal else {
+    guard isScreen else {
       return try Output.standard(snapshots[snapshots.count - 1].text)
     }
-    try show(.replay(snapshots), screen.settings, auditing: false)
+    try viewer.show(.replay(snapshots), auditing: false)
   }
 
   private func read() throws(Failure) -> [Snapshot] {

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "CEnclaveConfine.h"
 #include "CEnclaveGate.h"
 #include "CEnclavePages.h"
 #include "CEnclaveWipe.h"

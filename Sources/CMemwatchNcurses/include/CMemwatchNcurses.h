@@ -28,12 +28,19 @@ void mwn_fill_standard_streams(void);
 /// Makes SIGINT, SIGTERM and SIGHUP set a flag. To be called before newterm(3X), which leaves
 /// dispositions alone that are not the default.
 void mwn_catch_signals(void);
+/// Gives those signals back their default, until they are caught again.
+void mwn_release_signals(void);
 /// The last of these signals, or 0.
 int mwn_caught_signal(void);
 
 /// Restores the terminal when this process dies by a fault, then lets the fault do what it would
 /// have done. To be called after newterm(3X).
 void mwn_restore_on_fault(int input, int output);
+
+/// Keeps the terminal's modes, and what leaves full-screen mode, so that this process can restore the
+/// terminal when another one that draws on it has died.
+void mwn_keep_terminal(void);
+void mwn_restore_terminal(void);
 
 /// Waits for input. 1: there is some; 0: time is up or a signal came; -1: the terminal is gone.
 int mwn_wait(int input, int milliseconds);

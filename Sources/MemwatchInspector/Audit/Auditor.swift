@@ -205,12 +205,6 @@ extension ProcText {
   /// The children of all threads of a process; none where the kernel does not list them
   /// (CONFIG_PROC_CHILDREN).
   static func children(of pid: Int32) -> [Int32] {
-    guard let tasks = try? OpenFile(directory: "/proc/\(pid)/task").names(limit: 4096) else {
-      return []
-    }
-    return tasks.flatMap { task in
-      (ProcessFacts.readText("/proc/\(pid)/task/\(task)/children", limit: 65536) ?? "")
-        .split(separator: " ").compactMap { Int32($0) }
-    }
+    (Inspected.children(pid: pid).fields(limit: 1 << 20) ?? []).compactMap { Int32($0) }
   }
 }

@@ -59,7 +59,7 @@ package struct Regions: Sendable {
 
   /// Reads the whole of smaps: each time the kernel holds the target's mmap lock.
   package init(pid: Int32) throws(FileFailure) {
-    let file = try OpenFile(reading: "/proc/\(pid)/smaps", followingLinks: false)
+    let file = try Inspected.process(.smaps, pid: pid).open()
     var bytes = [UInt8](repeating: 0, count: 65536)
     var (kept, offset) = (0, 0)
     while true {

@@ -1,0 +1,66 @@
+// The settings of the machine that matter to secrets in memory: a fixed list of files.
+
+/// What the files say; a directory that is there says nothing.
+package struct HostFiles: Equatable, Sendable {
+  private var contents: [String: String] = [:]
+  private var present: Set<String> = []
+
+  private static let files = [
+    "/proc/cmdline", "/proc/sys/kernel/osrelease", "/proc/swaps", "/proc/self/limits",
+    "/proc/sys/kernel/core_pattern", "/proc/sys/fs/suid_dumpable",
+    "/proc/sys/kernel/yama/ptrace_scope", "/proc/sys/kernel/perf_event_paranoid",
+    "/proc/sys/kernel/unprivileged_bpf_disabled", "/proc/sys/kernel/kexec_load_disabled",
+    "/proc/sys/kernel/io_uring_disabled", "/proc/sys/vm/unprivileged_userfaultfd",
+    "/proc/sys/vm/max_map_count", "/sys/module/zswap/parameters/enabled", "/sys/power/state",
+    "/sys/power/disk", "/sys/kernel/security/lockdown", "/sys/kernel/kexec_crash_loaded",
+    "/sys/kernel/kexec_loaded", "/sys/kernel/mm/ksm/run",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+  ]
+  /// What need only be there.
+  private static let others = [
+    "/proc/sys/kernel", "/sys/module", "/sys/kernel", "/sys/kernel/mm",
+  ]
+
+  package init(fields: [String]) {
+    for index in stride(from: 0, to: fields.count - 1, by: 2) {
+      if fields[index].isEmpty {
+        present.insert(fields[index + 1])
+      } else {
+        contents[fields[index]] = fields[index + 1]
+      }
+    }
+  }
+
+  var fields: [String] {
+    contents.flatMap { [$0.key, $0.value] } + present.flatMap { ["", $0] }
+  }
+
+  /// - Parameter root: where /proc, /sys and /boot are; tests have their own.
+  package static func read(root: String = "") -> HostFiles {
+    var host = HostFiles(fields: [])
+    func add(_ path: String, limit: Int = 65536) {
+      host.contents[path] = ProcessFacts.readText(root + path, limit: limit)
+    }
+    for path in files { add(path) }
+    for path in files + others where (try? Files.status(root + path)) != nil {
+      host.present.insert(path)
+    }
+    // Names of the kernel's, that become part of a path: one component, and nothing else.
+    func component(_ text: Substring?) -> String? {
+      guard let name = text?.split(separator: "/").last, !name.hasPrefix(".") else { return nil }
+      return String(name)
+    }
+    if let release = component(host["/proc/sys/kernel/osrelease"]?.split(separator: "\n").first) {
+      add("/boot/config-\(release)", limit: 4 << 20)
+    }
+    for line in (host["/proc/swaps"] ?? "").split(separator: "\n").dropFirst().prefix(64) {
+      guard let name = component(line.split(whereSeparator: \.isWhitespace).first) else { continue }
+      add("/sys/class/block/\(name)/dm/uuid")
+    }
+    return host
+  }
+
+  /// What a file says; nil when it cannot be read.
+  package subscript(path: String) -> String? { contents[path] }
+  package func exists(_ path: String) -> Bool { present.contains(path) }
+}

@@ -1,0 +1,62 @@
+// Messages between two processes of this program, and descriptors with them.
+
+internal import CEnclaveSystem
+
+/// One end of a pair of sockets that keep messages apart (unix(7), SOCK_SEQPACKET). One thread at a time.
+package struct MessageSocket: ~Copyable, Sendable {
+  private let file: OpenFile
+  package var descriptor: Int32 { file.descriptor }
+
+  package struct Message: ~Copyable {
+    package var bytes: [UInt8]
+    package var file: OpenFile?
+    package consuming func takeFile() -> OpenFile? { file.take() }
+  }
+
+  private init(_ descriptor: Int32) {
+    file = OpenFile(adopting: descriptor, path: "the socket between two processes")
+  }
+
+  package struct Pair: ~Copyable {
+    package var first: MessageSocket?
+    package var second: MessageSocket?
+  }
+
+  package static func pair() throws(FileFailure) -> Pair {
+    var ends: [Int32] = [-1, -1]
+    let result = unsafe ends.withUnsafeMutableBufferPointer {
+      unsafe ces_socket_pair($0.baseAddress)
+    }
+    guard result >= 0 else {
+      throw FileFailure(function: "socketpair", path: "AF_UNIX", errno: Int32(-result))
+    }
+    return Pair(first: MessageSocket(ends[0]), second: MessageSocket(ends[1]))
+  }
+
+  /// Sends one message, with a descriptor where one is given.
+  package func send(_ bytes: [UInt8], passing descriptor: Int32 = -1) throws(FileFailure) {
+    let result = unsafe bytes.withUnsafeBytes {
+      unsafe ces_send(file.descriptor, $0.baseAddress, $0.count, descriptor)
+    }
+    guard result >= 0 else {
+      throw FileFailure(function: "sendmsg", path: file.path, errno: Int32(-result))
+    }
+  }
+
+  /// Waits for one message; what is longer than `limit` is cut off. Without bytes: the other side is
+  /// gone.
+  ///
+  /// - Parameter path: what a descriptor that comes with it is called.
+  package func receive(limit: Int, path: String = "") throws(FileFailure) -> Message {
+    var bytes = [UInt8](repeating: 0, count: limit)
+    var passed: Int32 = -1
+    let result = unsafe bytes.withUnsafeMutableBytes {
+      unsafe ces_receive(file.descriptor, $0.baseAddress, $0.count, &passed)
+    }
+    let opened = passed >= 0 ? OpenFile(adopting: passed, path: path) : nil
+    guard result >= 0 else {
+      throw FileFailure(function: "recvmsg", path: file.path, errno: Int32(-result))
+    }
+    return Message(bytes: Array(bytes[..<Int(result)]), file: opened)
+  }
+}

@@ -1,0 +1,127 @@
+// Where pages may lie. Names alone are looked at here: what is in a page is for others to read.
+
+/// Searches, and remembers what it found under numbers that stay.
+package struct PageSearch: Sendable {
+  /// A directory, and how it is reached: by its path, or from the root of another mount namespace, where
+  /// no link may be followed, because it would lead out.
+  struct Route: Hashable, Sendable {
+    var path: String
+    var container: Int32?
+    var parts: [String] = []
+
+    func open() throws(FileFailure) -> OpenFile {
+      guard let container else { return try OpenFile(directory: path) }
+      // The last component is a magic link: only it may be followed.
+      var at = try OpenFile(directory: "/proc/\(container)/root", followingLinks: true)
+      for part in parts { at = try OpenFile(directory: part, in: at) }
+      return at
+    }
+  }
+
+  package struct Found: Hashable, Sendable {
+    var route: Route
+    var name: String
+
+    /// Opens the page, in a directory that still belongs to this user (or, for root, to anybody).
+    func open() throws(FileFailure) -> OpenFile {
+      let directory = try route.open()
+      let owner = try directory.status().owner
+      guard owner == ProcessFacts.uid || ProcessFacts.uid == 0 else {
+        throw FileFailure(function: "open", path: route.path, errno: FileFailure.eacces)
+      }
+      return try OpenFile(reading: name, in: directory)
+    }
+  }
+
+  private var found: [Found] = []
+  private var numbers: [Found: Int] = [:]
+  private static let mostPages = 100_000
+
+  package init() {}
+
+  func page(_ number: Int) -> Found? { found.indices.contains(number) ? found[number] : nil }
+
+  /// Looks in every place where a publisher may put its page.
+  mutating func run() -> [PagePlace] {
+    var places: [PagePlace] = []
+    var seen: Set<String> = []
+    if found.count > Self.mostPages { (found, numbers) = ([], [:]) }
+    func look(_ path: String, _ search: inout PageSearch) {
+      guard seen.insert(path).inserted else { return }
+      places.append(search.look(Route(path: path)))
+    }
+    if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR") { look(path, &self) }
+    if let path = ProcessFacts.environment("XDG_RUNTIME_DIR") { look(path + "/enclave", &self) }
+    let uid = ProcessFacts.uid
+    look("/run/user/\(uid)/enclave", &self)
+    look("/dev/shm/enclave-\(uid)", &self)
+    // Directories under a name that was taken, and (for root) those of all users. A directory is
+    // believed by its owner, not by its name.
+    for name in Self.names(in: "/dev/shm") where name.hasPrefix("enclave-") {
+      let path = "/dev/shm/" + name
+      guard let status = try? Files.status(path), status.isDirectory else { continue }
+      if status.owner == uid || uid == 0 {
+        look(path, &self)
+      } else if seen.insert(path).inserted {
+        places.append(PagePlace(path: path, outcome: .foreign(owner: status.owner)))
+      }
+    }
+    if uid == 0 {
+      for name in Self.names(in: "/run/user") { look("/run/user/\(name)/enclave", &self) }
+    }
+    return places + lookIntoContainers()
+  }
+
+  private static func names(in path: String) -> [String] {
+    guard let directory = try? OpenFile(directory: path) else { return [] }
+    return ((try? directory.names()) ?? []).sorted()
+  }
+
+  private mutating func look(_ route: Route) -> PagePlace {
+    do {
+      let directory = try route.open()
+      let owner = try directory.status().owner
+      guard owner == ProcessFacts.uid || ProcessFacts.uid == 0 else {
+        return PagePlace(path: route.path, outcome: .foreign(owner: owner))
+      }
+      let names = try directory.names().filter { $0.hasSuffix(".page") }.sorted()
+      var place = PagePlace(path: route.path, outcome: .opened(owner: owner))
+      for name in names {
+        let page = Found(route: route, name: name)
+        let number = numbers[page] ?? found.count
+        if number == found.count {
+          found.append(page)
+          numbers[page] = number
+        }
+        place.pages.append(.init(number: number, name: name))
+      }
+      return place
+    } catch { return PagePlace(path: route.path, outcome: .failed(error)) }
+  }
+
+  /// Looks into the mount namespaces of other processes, as far as this one may.
+  private mutating func lookIntoContainers() -> [PagePlace] {
+    guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
+    var places: [PagePlace] = []
+    var seen: Set<String> = [own]
+    for name in Self.names(in: "/proc") {
+      guard let pid = Int32(name), let namespace = Files.link("/proc/\(pid)/ns/mnt"),
+        !seen.contains(namespace), let status = try? Files.status("/proc/\(pid)")
+      else { continue }
+      var users: [UInt32] = [status.owner]
+      if ProcessFacts.uid == 0, status.owner != 0 { users.append(0) }
+      for user in users {
+        for parts in [["dev", "shm", "enclave-\(user)"], ["run", "user", "\(user)", "enclave"]] {
+          let path = "/proc/\(pid)/root/" + parts.joined(separator: "/")
+          let place = look(Route(path: path, container: pid, parts: parts))
+          if case .failed = place.outcome { continue }
+          places.append(place)
+          // Another process of the namespace may run as another user: the search goes on until one
+          // gave a directory.
+          seen.insert(namespace)
+        }
+      }
+    }
+    return places
+  }
+}

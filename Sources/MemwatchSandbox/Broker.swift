@@ -1,0 +1,197 @@
+// The side that keeps its rights. It opens what it is asked for, and looks into none of it.
+
+import EnclaveSystem
+
+/// There is no sandbox to be had, and so nothing is read.
+package struct SandboxFailure: Error, Sendable {
+  package let message: String
+}
+
+/// Splits this process in two: a confined one, which parses and draws, and this one, its broker.
+package struct Broker: ~Copyable {
+  /// What the user named: opened anew at each request, by its number.
+  let named: [String]
+  /// Where new files go: a directory, open since the start.
+  let exportsPath: String
+  private var exports: OpenFile?
+  private let files = DirectFiles()
+
+  /// How the confined process ended.
+  package enum End: Equatable, Sendable {
+    case exited(Int32)
+    case killed(signal: Int32)
+
+    /// Ends this process by the same signal, so that a shell sees it.
+    package func repeatHere() {
+      if case .killed(let signal) = self { ForkedProcess.dieAlike(signal) }
+    }
+  }
+
+  /// CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and CAP_PERFMON (capabilities(7)): what
+  /// opening pages, smaps and new files may need.
+  private static let needed: UInt64 = 1 << 1 | 1 << 2 | 1 << 19 | 1 << 38
+
+  package init(named: [String], exportsTo directory: String) {
+    self.named = named
+    exportsPath = directory
+    exports = try? OpenFile(directory: directory, followingLinks: true)
+  }
+
+  /// Forks. In the child: enters the confinement and runs `body`, which does not come back. Here: answers until
+  /// the child ended.
+  ///
+  /// - Parameters:
+  ///   - prepare: in the child, before it is confined: what opens files for good.
+  ///   - other: answers what no file is.
+  ///   - tick: called some ten times a second.
+  /// - Throws: when there is no socket or no process to be had.
+  package mutating func run<Prepared: ~Copyable>(
+    mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
+    prepare: () -> Prepared,
+    body: (consuming Prepared, BrokerClient, Confinement) -> Never,
+    other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, tick: () -> Void = {}
+  ) throws(SandboxFailure) -> End {
+    do throws(FileFailure) {
+      return try fork(mechanisms, prepare, body, other, tick)
+    } catch { throw SandboxFailure(message: "\(error)") }
+  }
+
+  private mutating func fork<Prepared: ~Copyable>(
+    _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
+    _ body: (consuming Prepared, BrokerClient, Confinement) -> Never,
+    _ other: (UInt64, UInt64) -> Int64, _ tick: () -> Void
+  ) throws(FileFailure) -> End {
+    var pair = try MessageSocket.pair()
+    guard let child = try ForkedProcess.fork(endingWithParentBy: 15) else {
+      pair.first = nil
+      exports = nil
+      let prepared = prepare()
+      let client = BrokerClient(pair.second.take()!, named: named, exports: exportsPath)
+      // Loaded before files are out of reach.
+      _ = ProcessFacts.localTime(0, withDate: false)
+      let confinement = Confinement.enter(mechanisms)
+      InspectedFiles.become(client)
+      body(prepared, client, confinement)
+    }
+    pair.second = nil
+    try? Rights.keepCapabilities(Self.needed)
+    return serve(child, pair.first.take(), try SignalWatch(), other, tick)
+  }
+
+  private func serve(
+    _ child: ForkedProcess, _ socket: consuming MessageSocket?, _ signals: consuming SignalWatch,
+    _ other: (UInt64, UInt64) -> Int64, _ tick: () -> Void
+  ) -> End {
+    while true {
+      if signals.wait(for: socket, milliseconds: 100), let open = socket.take() {
+        if answer(open, other) { socket = consume open }
+      }
+      signals.passOn(to: child)
+      switch child.change() {
+      case .exited(let status): return .exited(status)
+      case .killed(let signal): return .killed(signal: signal)
+      // The shell waits for this process to stop.
+      case .stopped: child.stopAlike()
+      case .none: break
+      }
+      tick()
+    }
+  }
+
+  /// Answers one request; false when the other side is gone.
+  private func answer(
+    _ socket: borrowing MessageSocket, _ other: (UInt64, UInt64) -> Int64
+  ) -> Bool {
+    guard let message = try? socket.receive(limit: Request.mostBytes + 1), !message.bytes.isEmpty
+    else { return false }
+    func reply(_ value: Int64, _ descriptor: Int32 = -1) -> Bool {
+      (try? socket.send(Request.little(UInt64(bitPattern: value)), passing: descriptor)) != nil
+    }
+    guard let request = Request(message.bytes[...]) else { return reply(-22) }
+    do throws(FileFailure) {
+      switch request.kind {
+      case .other: return reply(other(request.first, request.second))
+      case .finish:
+        try finish(request)
+        return reply(0)
+      default:
+        let file = try open(request)
+        return reply(0, file.descriptor)
+      }
+    } catch { return reply(-Int64(error.errno)) }
+  }
+
+  private func open(_ request: Request) throws(FileFailure) -> OpenFile {
+    let invalid = FileFailure(function: "open", path: "", errno: 22)
+    func pid() throws(FileFailure) -> Int32 {
+      guard let pid = Int32(exactly: request.first), pid > 0 else { throw invalid }
+      return pid
+    }
+    switch request.kind {
+    case .stat, .status, .limits, .maps, .smaps, .cgroup:
+      return try files.open(
+        .process(ProcessFile(rawValue: request.kind.rawValue)!, pid: try pid()))
+    case .children: return try files.open(.children(pid: try pid()))
+    case .namespaces: return try files.open(.namespaces(pid: try pid()))
+    case .userName:
+      guard let uid = UInt32(exactly: request.first) else { throw invalid }
+      return try files.open(.userName(uid))
+    case .mapLimit: return try files.open(.mapLimit)
+    case .host: return try files.open(.host)
+    case .page:
+      guard let number = Int(exactly: request.first) else { throw invalid }
+      return try files.open(.page(number))
+    case .named:
+      guard let index = Int(exactly: request.first), named.indices.contains(index) else {
+        throw invalid
+      }
+      return try files.open(.named(named[index]))
+    case .search:
+      return try OpenFile(
+        holding: Fields.encode(files.search().flatMap(\.fields)), path: "the places of pages")
+    case .create: return try create(request)
+    case .finish, .other: throw invalid
+    }
+  }
+
+  // MARK: - New files
+
+  private func temporary(_ name: String) -> String { ".\(name).\(ProcessFacts.pid).tmp" }
+
+  private func directory() throws(FileFailure) -> Int32 {
+    switch exports {
+    case .some(let exports): return exports.descriptor
+    case .none: throw FileFailure(function: "open", path: exportsPath, errno: FileFailure.enoent)
+    }
+  }
+
+  private func create(_ request: Request) throws(FileFailure) -> OpenFile {
+    guard !request.name.isEmpty else {
+      throw FileFailure(function: "create", path: "", errno: 22)
+    }
+    let directory = try directory()
+    guard request.first == 1 else { return try OpenFile(creating: request.name, in: directory) }
+    if (try? Files.status(request.name, in: directory)) != nil {
+      throw FileFailure(function: "create", path: request.name, errno: FileFailure.eexist)
+    }
+    return try OpenFile(creating: temporary(request.name), in: directory)
+  }
+
+  private func finish(_ request: Request) throws(FileFailure) {
+    let directory = try directory()
+    guard !request.name.isEmpty else {
+      throw FileFailure(function: "rename", path: "", errno: 22)
+    }
+    let temporary = temporary(request.name)
+    if request.first == 1 {
+      do throws(FileFailure) {
+        try Files.renameExclusively(temporary, to: request.name, in: directory)
+        return
+      } catch {
+        Files.remove(temporary, in: directory)
+        throw error
+      }
+    }
+    Files.remove(temporary, in: directory)
+  }
+}

@@ -1,0 +1,159 @@
+// The confined side: every file comes from the broker.
+
+package import EnclaveSystem
+import Synchronization
+
+/// Opens files by asking the broker. Any thread, one request at a time.
+package final class BrokerClient: FileOpening {
+  private let socket: MessageSocket
+  private let named: [String]
+  private let exports: String
+  private let state = Mutex(State())
+
+  private struct State {
+    var paths: [Int: String] = [:]
+    var users: [UInt32: [UInt8]] = [:]
+    /// Files that tell something new each time they are read from the start (proc(5)).
+    var standing: [Inspected: Standing] = [:]
+  }
+
+  private final class Standing: Sendable {
+    let file: OpenFile
+    init(_ file: consuming OpenFile) { self.file = file }
+  }
+
+  init(_ socket: consuming MessageSocket, named: [String], exports: String) {
+    self.socket = socket
+    self.named = named
+    self.exports = exports
+  }
+
+  // MARK: - Asking
+
+  private struct Answer: ~Copyable {
+    var value: Int64
+    var file: OpenFile?
+    consuming func takeFile() -> OpenFile? { file.take() }
+  }
+
+  private func ask(_ request: Request, for path: String) throws(FileFailure) -> Answer {
+    try state.withLock { (_) throws(FileFailure) -> Answer in
+      try socket.send(request.bytes)
+      let message = try socket.receive(limit: 8, path: path)
+      let bytes = message.bytes
+      guard bytes.count == 8 else {
+        throw FileFailure(function: "ask for", path: path, errno: 32)  // EPIPE
+      }
+      let value = Int64(bitPattern: bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) })
+      guard value >= 0 || request.kind == .other else {
+        throw FileFailure(function: "open", path: path, errno: Int32(clamping: -value))
+      }
+      return Answer(value: value, file: message.takeFile())
+    }
+  }
+
+  /// Asks for what the program gave its broker to answer; nil when the broker is gone.
+  package func ask(_ kind: UInt64, _ detail: UInt64 = 0) -> Int64? {
+    (try? ask(Request(.other, kind, detail), for: "an answer").value)
+  }
+
+  // MARK: - Files
+
+  package func open(_ file: Inspected) throws(FileFailure) -> OpenFile {
+    var path = file.description
+    if case .page(let number) = file { path = state.withLock { $0.paths[number] } ?? path }
+    guard let request = request(for: file) else {
+      throw FileFailure(function: "open", path: path, errno: FileFailure.eperm)
+    }
+    guard let opened = try ask(request, for: path).takeFile() else {
+      throw FileFailure(function: "open", path: path, errno: 9)
+    }
+    return opened
+  }
+
+  private func request(for file: Inspected) -> Request? {
+    func number(_ pid: Int32) -> UInt64 { UInt64(UInt32(bitPattern: pid)) }
+    return switch file {
+    case .process(let file, let pid): Request(file.kind, number(pid))
+    case .children(let pid): Request(.children, number(pid))
+    case .namespaces(let pid): Request(.namespaces, number(pid))
+    case .userName(let uid): Request(.userName, UInt64(uid))
+    case .mapLimit: Request(.mapLimit)
+    case .host: Request(.host)
+    case .page(let index): Request(.page, UInt64(index))
+    case .named(let path): named.firstIndex(of: path).map { Request(.named, UInt64($0)) }
+    }
+  }
+
+  package func read(_ file: Inspected, limit: Int) -> [UInt8]? {
+    let isStanding =
+      switch file {
+      case .mapLimit, .process(.stat, _), .process(.status, _), .process(.limits, _),
+        .process(.cgroup, _):
+        true
+      default: false
+      }
+    if case .userName(let uid) = file {
+      if let known = state.withLock({ $0.users[uid] }) { return known }
+    }
+    if isStanding, let standing = state.withLock({ $0.standing[file] }),
+      let bytes = try? standing.file.readAll(limit: limit), !bytes.isEmpty
+    {
+      return bytes
+    }
+    guard let opened = try? open(file), let bytes = try? opened.readAll(limit: limit) else {
+      state.withLock { _ = $0.standing.removeValue(forKey: file) }
+      return nil
+    }
+    if isStanding {
+      let standing = Standing(opened)
+      state.withLock {
+        // Of many processes in turn only some are kept.
+        if $0.standing.count >= 64 { $0.standing = [:] }
+        $0.standing[file] = standing
+      }
+    }
+    if case .userName(let uid) = file { state.withLock { $0.users[uid] = bytes } }
+    return bytes
+  }
+
+  package func search() throws(FileFailure) -> [PagePlace] {
+    guard let answer = try ask(Request(.search), for: "the places of pages").takeFile() else { return [] }
+    let places = PagePlace.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
+    state.withLock { state in
+      for place in places {
+        for page in place.pages { state.paths[page.number] = place.path + "/" + page.name }
+      }
+    }
+    return places
+  }
+
+  // MARK: - New files
+
+  /// The name below the directory of exports.
+  private func name(of path: String) throws(FileFailure) -> String {
+    let name = path.hasPrefix(exports + "/") ? String(path.dropFirst(exports.utf8.count + 1)) : path
+    guard !name.isEmpty, !name.contains("/"), !name.hasPrefix("."), name.utf8.count <= 255 else {
+      throw FileFailure(function: "create outside of \(exports)", path: path, errno: FileFailure.eperm)
+    }
+    return name
+  }
+
+  package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
+    do throws(FileFailure) {
+      guard let file = try ask(Request(.create, whole ? 1 : 0, name: name(of: path)), for: path)
+        .takeFile() else {
+        throw FileFailure(function: "create", path: path, errno: 9)
+      }
+      return file
+    } catch {
+      var error = error
+      if error.function == "open" { error.function = "create" }
+      throw error
+    }
+  }
+
+  package func finish(_ path: String, keeping: Bool) throws(FileFailure) {
+    _ = try ask(Request(.finish, keeping ? 1 : 0, name: name(of: path)), for: path)
+  }
+}

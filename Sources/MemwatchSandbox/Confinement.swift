@@ -1,0 +1,142 @@
+// Giving up rights: capabilities, new privileges, files (Landlock), system calls (seccomp).
+
+internal import CMemwatchSeccomp
+internal import EnclaveSystem
+
+/// What a process gave up, and what this kernel did not let it give up.
+///
+/// Sources: capabilities(7), prctl(2), landlock(7), seccomp(2), seccomp_rule_add(3).
+package struct Confinement: Equatable, Sendable {
+  /// In words for a person: `seccomp`, `Landlock 7`, …
+  package private(set) var holds: [String] = []
+  /// What is missing, and why.
+  package private(set) var missing: [String] = []
+  package var isWhole: Bool { missing.isEmpty }
+
+  /// Gives up, for good and for all threads, everything that reading open descriptors, drawing on an
+  /// open terminal and talking over an open socket does not need. Descriptors that are open stay of use.
+  ///
+  /// What a kernel lacks is told, and the rest is done. To be called while this process has one thread: with more,
+  /// nothing is given up, and that is told.
+  package static func enter(_ mechanisms: Set<Mechanism> = Set(Mechanism.allCases)) -> Confinement {
+    var confinement = Confinement()
+    guard Rights.threads == 1 else {
+      confinement.missing = [
+        "everything: the process has \(Rights.threads.map { "\($0)" } ?? "?") threads"
+      ]
+      return confinement
+    }
+    for mechanism in Mechanism.allCases {
+      guard mechanisms.contains(mechanism) else {
+        confinement.missing.append("\(mechanism.name): switched off")
+        continue
+      }
+      do throws(FileFailure) {
+        confinement.holds.append(mechanism.name + (try mechanism.apply()))
+      } catch { confinement.missing.append("\(mechanism.name): \(error)") }
+    }
+    return confinement
+  }
+
+  package enum Mechanism: String, CaseIterable, Sendable {
+    case capabilities, privileges, landlock, seccomp
+
+    var name: String {
+      switch self {
+      case .capabilities: "no capabilities"
+      case .privileges: "no new privileges"
+      case .landlock: "Landlock"
+      case .seccomp: "seccomp"
+      }
+    }
+
+    /// Applies it; what more there is to tell.
+    func apply() throws(FileFailure) -> String {
+      switch self {
+      case .capabilities: try Rights.keepCapabilities(0)
+      case .privileges: try Rights.refuseNewPrivileges()
+      case .landlock: return " \(try Rights.restrictFiles())"
+      case .seccomp: try SystemCallFilter.load()
+      }
+      return ""
+    }
+  }
+}
+
+/// The system calls that are left: an allow-list. What is not in it fails with EPERM; calls of
+/// another architecture end the process.
+private enum SystemCallFilter {
+  /// With any arguments. Of these, `newfstatat` takes a path, and tells whether it is there; Landlock
+  /// does not hinder that either.
+  static let always = [
+    // Descriptors that are open.
+    "read", "readv", "pread64", "preadv", "write", "writev", "lseek", "close", "fstat",
+    "newfstatat", "fsync", "recvmsg", "sendmsg", "getdents64",
+    // Waiting, and the time.
+    "poll", "ppoll", "select", "pselect6", "nanosleep", "clock_nanosleep", "clock_gettime",
+    "gettimeofday", "restart_syscall", "futex", "sched_yield", "pause",
+    // Memory of its own; execution is below.
+    "brk", "munmap", "mremap", "madvise",
+    // Itself.
+    "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getpgrp", "getpgid",
+    "getrusage", "times", "uname", "sysinfo", "sched_getaffinity", "getrandom", "getrlimit",
+    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigtimedwait",
+    "rt_sigsuspend", "sigaltstack", "set_robust_list", "rseq", "exit", "exit_group",
+  ]
+
+  /// What curses asks of a terminal (ioctl_tty(2)), and how much there is to read. Not TIOCSTI and
+  /// TIOCLINUX, which type.
+  static let terminal = [
+    0x5401, 0x5402, 0x5403, 0x5404,  // TCGETS, TCSETS, TCSETSW, TCSETSF
+    0x5409, 0x540b,  // TCSBRK, TCFLSH
+    0x5413, 0x540f, 0x541b,  // TIOCGWINSZ, TIOCGPGRP, FIONREAD
+  ]
+
+  /// Of fcntl(2): flags, and who holds a record lock.
+  static let control = [1, 2, 3, 4, 5, 36]  // F_GETFD, SETFD, GETFL, SETFL, GETLK, OFD_GETLK
+
+  static let executable: UInt64 = 4  // PROT_EXEC
+
+  static func load() throws(FileFailure) {
+    guard let filter = unsafe seccomp_init(mws_refuse) else {
+      throw FileFailure(function: "seccomp_init", path: "", errno: 12)
+    }
+    defer { unsafe seccomp_release(filter) }
+    var failure: Int32 = 0
+    func allow(_ name: String, _ conditions: [scmp_arg_cmp] = []) {
+      let number = unsafe seccomp_syscall_resolve_name(name)
+      guard failure == 0, number != mws_unknown_call else { return }
+      failure = unsafe conditions.withUnsafeBufferPointer {
+        unsafe seccomp_rule_add_array(
+          filter, mws_allow, number, UInt32($0.count), $0.baseAddress)
+      }
+    }
+    func argument(_ index: UInt32, is value: UInt64) -> scmp_arg_cmp {
+      // The kernel looks at 32 bits of these arguments.
+      scmp_arg_cmp(arg: index, op: SCMP_CMP_MASKED_EQ, datum_a: 0xffff_ffff, datum_b: value)
+    }
+    func argument(_ index: UInt32, lacks bit: UInt64) -> scmp_arg_cmp {
+      scmp_arg_cmp(arg: index, op: SCMP_CMP_MASKED_EQ, datum_a: bit, datum_b: 0)
+    }
+    failure = unsafe seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, mws_kill)
+    // All threads, though there is one.
+    _ = unsafe seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1)
+    // A binary tree: an optimisation, which old versions lack.
+    _ = unsafe seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2)
+    for name in always { allow(name) }
+    for request in terminal { allow("ioctl", [argument(1, is: UInt64(request))]) }
+    for command in control { allow("fcntl", [argument(1, is: UInt64(command))]) }
+    allow("mmap", [argument(2, lacks: executable)])
+    allow("mprotect", [argument(2, lacks: executable)])
+    // Its own limits, to be read.
+    allow("prlimit64", [argument(0, is: 0), scmp_arg_cmp(arg: 2, op: SCMP_CMP_EQ, datum_a: 0, datum_b: 0)])
+    // Signals to itself: raise(3), and suspending.
+    let own = UInt64(clamping: ProcessFacts.pid)
+    allow("tgkill", [argument(0, is: own)])
+    allow("kill", [argument(0, is: own)])
+    if failure == 0 { failure = unsafe seccomp_load(filter) }
+    guard failure >= 0 else {
+      throw FileFailure(function: "seccomp_load", path: "", errno: -failure)
+    }
+  }
+}

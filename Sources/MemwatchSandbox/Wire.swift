@@ -1,0 +1,97 @@
+// What the confined process asks its broker: a kind and two numbers, and at most the name of a new
+// file. Never a path.
+
+internal import EnclaveSystem
+
+struct Request: Equatable {
+  enum Kind: UInt8 {
+    case stat = 1
+    case status, limits, maps, smaps, cgroup
+    case children, namespaces, userName, mapLimit, host, page, named
+    case search, create, finish
+    /// What the program that uses this broker gave it to answer.
+    case other
+  }
+
+  var kind: Kind
+  var first: UInt64 = 0
+  var second: UInt64 = 0
+  /// Of a new file: one component.
+  var name = ""
+
+  static let mostBytes = 17 + 255
+
+  init(_ kind: Kind, _ first: UInt64 = 0, _ second: UInt64 = 0, name: String = "") {
+    self.kind = kind
+    self.first = first
+    self.second = second
+    self.name = name
+  }
+
+  init?(_ bytes: ArraySlice<UInt8>) {
+    guard bytes.count >= 17, bytes.count <= Self.mostBytes, let kind = Kind(rawValue: bytes.first!)
+    else { return nil }
+    func word(_ offset: Int) -> UInt64 {
+      let start = bytes.startIndex + offset
+      return bytes[start..<start + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    self.init(kind, word(1), word(9))
+    let rest = bytes.dropFirst(17)
+    guard !rest.isEmpty else { return }
+    // One component that is no hidden file and no way out.
+    guard !rest.contains(0), !rest.contains(UInt8(ascii: "/")), rest.first != UInt8(ascii: "."),
+      let name = String(validating: rest, as: UTF8.self)
+    else { return nil }
+    self.name = name
+  }
+
+  var bytes: [UInt8] {
+    [kind.rawValue] + Self.little(first) + Self.little(second) + Array(name.utf8)
+  }
+
+  static func little(_ word: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+}
+
+extension ProcessFile {
+  var kind: Request.Kind { Request.Kind(rawValue: rawValue)! }
+}
+
+extension PagePlace {
+  var fields: [String] {
+    var fields = [path]
+    switch outcome {
+    case .opened(let owner): fields += ["opened", "\(owner)", ""]
+    case .foreign(let owner): fields += ["foreign", "\(owner)", ""]
+    case .failed(let failure): fields += ["failed", "\(failure.errno)", failure.function]
+    }
+    fields.append("\(pages.count)")
+    return fields + pages.flatMap { ["\($0.number)", $0.name] }
+  }
+
+  static func all(_ fields: [String]) -> [PagePlace] {
+    var places: [PagePlace] = []
+    var rest = fields[...]
+    while rest.count >= 5 {
+      let head = Array(rest.prefix(5))
+      rest = rest.dropFirst(5)
+      let outcome: Outcome
+      switch head[1] {
+      case "opened": outcome = .opened(owner: UInt32(head[2]) ?? .max)
+      case "foreign": outcome = .foreign(owner: UInt32(head[2]) ?? .max)
+      default:
+        outcome = .failed(
+          FileFailure(function: head[3], path: head[0], errno: Int32(head[2]) ?? 0))
+      }
+      var place = PagePlace(path: head[0], outcome: outcome)
+      for _ in 0..<(Int(head[4]) ?? 0) {
+        guard rest.count >= 2 else { break }
+        if let number = Int(rest[rest.startIndex]) {
+          place.pages.append(.init(number: number, name: rest[rest.startIndex + 1]))
+        }
+        rest = rest.dropFirst(2)
+      }
+      places.append(place)
+    }
+    return places
+  }
+}

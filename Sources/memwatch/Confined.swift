@@ -1,0 +1,169 @@
+// Each command that looks at something does so in a confined process; this one keeps its rights,
+// and opens what that one asks for.
+
+import ArgumentParser
+import MemwatchInspector
+import MemwatchSandbox
+import MemwatchTerminal
+
+/// What has to be there before rights are given up.
+struct Needs {
+  /// Files that the user named.
+  var named: [String] = []
+  /// The only directory where files can be made.
+  var exports = "."
+  /// The screen, where there is to be one.
+  var screen: ScreenSettings?
+  /// A command that was started for this.
+  var command: Command?
+}
+
+/// What the confined process has.
+struct Viewer {
+  private let client: BrokerClient
+  let confinement: Confinement
+  private let prepared: Result<Screen.Prepared, ScreenFailure>?
+
+  fileprivate init(
+    _ client: BrokerClient, _ confinement: Confinement,
+    _ prepared: Result<Screen.Prepared, ScreenFailure>?
+  ) {
+    self.client = client
+    self.confinement = confinement
+    self.prepared = prepared
+  }
+
+  /// The settings of the machine, and of this process.
+  var host: Host { Host().with(sandbox: confinement.holds, missing: confinement.missing) }
+
+  /// What a person should know of the sandbox.
+  fileprivate var incomplete: String? {
+    confinement.isWhole
+      ? nil : "the sandbox is incomplete: " + confinement.missing.joined(separator: "; ")
+  }
+
+  /// Runs the screen, and turns its end into an exit code.
+  func show(_ start: Screen.Start, auditing: Bool, child: Screen.Child? = nil) throws {
+    guard let prepared else { throw Failure(Exit.failure, "no screen was prepared") }
+    let ready: Screen.Prepared
+    do { ready = try prepared.get() } catch { throw Failure(Exit.failure, error.message) }
+    let end = Screen.run(
+      start, on: ready, audits: auditing, child: child, write: writeSnapshot, host: { host },
+      notice: incomplete,
+      alert: { kind, arena in
+        let number = ProblemKind.allCases.firstIndex(of: kind)!
+        _ = client.ask(Answers.alert.rawValue | UInt64(number) << 8, arena ?? .max)
+      },
+      alertFailure: {
+        switch client.ask(Answers.alertFailure.rawValue) {
+        case 127: "there is no such program"
+        case 126: "the program may not be run"
+        case 125: "the program could not be started"
+        default: nil
+        }
+      })
+    if end.leaveRunning { _ = client.ask(Answers.leave.rawValue) }
+    if child == nil, let state = end.lastState, Exit.code(for: state) != 0 {
+      Output.error("memwatch: the publisher was \(state.rawValue) at the end")
+      throw ExitCode(Exit.code(for: state))
+    }
+  }
+}
+
+/// What the broker answers beside files.
+private enum Answers: UInt64 {
+  case status, hasDescendants, leave, alert, alertFailure
+}
+
+protocol ConfinedCommand: ParsableCommand {
+  var needs: Needs { get }
+  /// Runs in the confined process; what it throws becomes its exit code.
+  func look(_ viewer: Viewer) throws
+}
+
+extension ConfinedCommand {
+  func run() throws { throw ExitCode(try Confined.run(needs, look).code) }
+}
+
+enum Confined {
+  struct End {
+    var code: Int32
+    /// The command is to go on.
+    var leavesRunning = false
+  }
+
+  /// Runs a body confined, and comes back with its exit code.
+  static func run(
+    _ needs: Needs, _ body: (Viewer) throws -> Void
+  ) throws(Failure) -> End {
+    let runner = needs.screen?.onAlert.map { AlertRunner(program: $0) }
+    defer { runner?.end() }
+    let keeper = needs.screen == nil ? nil : Screen.Keeper()
+    var leaves = false
+    let end: Broker.End
+    do throws(SandboxFailure) {
+      var broker = Broker(named: needs.named, exportsTo: needs.exports)
+      end = try broker.run(
+        prepare: {
+          needs.screen.map { settings in
+            Result { () throws(ScreenFailure) in try Screen.prepare(settings) }
+          }
+        },
+        body: { (prepared, client, confinement) in
+          finish {
+            if let command = needs.command { watch(command, client) }
+            let viewer = Viewer(client, confinement, prepared)
+            if let text = viewer.incomplete, prepared == nil { Output.error("memwatch: " + text) }
+            try body(viewer)
+          }
+        },
+        other: { kind, detail in
+          switch Answers(rawValue: kind & 0xff) {
+          case .status: return needs.command?.poll().map { Int64($0) } ?? -1
+          case .hasDescendants: return needs.command?.hasDescendants ?? false ? 1 : 0
+          case .leave: leaves = true
+          case .alert:
+            runner?.add(kind: Int(kind >> 8), arenaID: detail == .max ? nil : detail)
+          case .alertFailure: return Int64(runner?.failure ?? 0)
+          case nil: return -1
+          }
+          return 0
+        },
+        tick: { runner?.poll() })
+    } catch { throw Failure(Exit.failure, "the sandbox: \(error.message)") }
+    switch end {
+    case .exited(let code): return End(code: code, leavesRunning: leaves)
+    case .killed(let signal):
+      keeper?.restore()
+      // What a person or a system sends ends this process alike; anything else is a fault.
+      if [1, 2, 3, 13, 15].contains(signal) { end.repeatHere() }
+      throw Failure(
+        Exit.failure, "the process that reads and draws ended by signal \(signal); please report it")
+    }
+  }
+
+  /// The confined process cannot wait for the command: its broker does.
+  private static func watch(_ command: Command, _ client: BrokerClient) {
+    command.isWatchedBy(
+      status: {
+        let status = client.ask(Answers.status.rawValue) ?? 127
+        return status < 0 ? nil : Int32(clamping: status)
+      },
+      hasDescendants: { client.ask(Answers.hasDescendants.rawValue) == 1 })
+  }
+}
+
+/// Runs what may fail, and exits as it says.
+func finish(_ body: () throws -> Void) -> Never {
+  do {
+    try body()
+    Exiting.now(0)
+  } catch let failure as Failure {
+    failure.report()
+    Exiting.now(failure.code)
+  } catch let code as ExitCode {
+    Exiting.now(code.rawValue)
+  } catch {
+    Memwatch.exit(withError: error)
+  }
+}
