@@ -112,6 +112,9 @@ let package = Package(
     .executableTarget(
       name: "test-publisher", dependencies: ["Enclave", "EnclaveVault", "CTestSupport"],
       path: "Tests/Support/TestPublisher", swiftSettings: settings),
+    .executableTarget(
+      name: "sandbox-probe", dependencies: ["MemwatchSandbox", "CTestSupport"],
+      path: "Tests/Support/SandboxProbe", swiftSettings: settings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
     .testTarget(
@@ -130,6 +133,13 @@ let package = Package(
       name: "MemwatchTerminalTests",
       dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
       exclude: ["Golden"], swiftSettings: testSettings),
+    .testTarget(
+      name: "MemwatchSandboxTests",
+      dependencies: [
+        "MemwatchSandbox", "EnclaveSystem", "TestSupport", "sandbox-probe", "memwatch",
+        "test-publisher",
+      ],
+      swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveVaultTests",
       dependencies: ["EnclaveVault", "Enclave", "EnclaveSystem", "TestSupport", "CTestSupport"],

@@ -118,7 +118,9 @@ package final class BrokerClient: FileOpening {
   }
 
   package func search() throws(FileFailure) -> [PagePlace] {
-    guard let answer = try ask(Request(.search), for: "the places of pages").takeFile() else { return [] }
+    guard let answer = try ask(Request(.search), for: "the places of pages").takeFile() else {
+      return []
+    }
     let places = PagePlace.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
       for place in places {
@@ -134,15 +136,18 @@ package final class BrokerClient: FileOpening {
   private func name(of path: String) throws(FileFailure) -> String {
     let name = path.hasPrefix(exports + "/") ? String(path.dropFirst(exports.utf8.count + 1)) : path
     guard !name.isEmpty, !name.contains("/"), !name.hasPrefix("."), name.utf8.count <= 255 else {
-      throw FileFailure(function: "create outside of \(exports)", path: path, errno: FileFailure.eperm)
+      throw FileFailure(
+        function: "create outside of \(exports)", path: path, errno: FileFailure.eperm)
     }
     return name
   }
 
   package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
     do throws(FileFailure) {
-      guard let file = try ask(Request(.create, whole ? 1 : 0, name: name(of: path)), for: path)
-        .takeFile() else {
+      guard
+        let file = try ask(Request(.create, whole ? 1 : 0, name: name(of: path)), for: path)
+          .takeFile()
+      else {
         throw FileFailure(function: "create", path: path, errno: 9)
       }
       return file

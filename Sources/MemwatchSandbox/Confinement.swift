@@ -129,7 +129,9 @@ private enum SystemCallFilter {
     allow("mmap", [argument(2, lacks: executable)])
     allow("mprotect", [argument(2, lacks: executable)])
     // Its own limits, to be read.
-    allow("prlimit64", [argument(0, is: 0), scmp_arg_cmp(arg: 2, op: SCMP_CMP_EQ, datum_a: 0, datum_b: 0)])
+    allow(
+      "prlimit64",
+      [argument(0, is: 0), scmp_arg_cmp(arg: 2, op: SCMP_CMP_EQ, datum_a: 0, datum_b: 0)])
     // Signals to itself: raise(3), and suspending.
     let own = UInt64(clamping: ProcessFacts.pid)
     allow("tgkill", [argument(0, is: own)])

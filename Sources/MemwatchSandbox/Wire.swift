@@ -49,7 +49,9 @@ struct Request: Equatable {
     [kind.rawValue] + Self.little(first) + Self.little(second) + Array(name.utf8)
   }
 
-  static func little(_ word: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+  static func little(_ word: UInt64) -> [UInt8] {
+    (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) }
+  }
 }
 
 extension ProcessFile {

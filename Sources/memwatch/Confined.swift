@@ -138,7 +138,8 @@ enum Confined {
       // What a person or a system sends ends this process alike; anything else is a fault.
       if [1, 2, 3, 13, 15].contains(signal) { end.repeatHere() }
       throw Failure(
-        Exit.failure, "the process that reads and draws ended by signal \(signal); please report it")
+        Exit.failure, "the process that reads and draws ended by signal \(signal); please report it"
+      )
     }
   }
 

@@ -67,9 +67,10 @@ import Testing
         $0.hasSuffix(".txt")
       }
     }
-    let viewer = try tmux.child(named: "memwatch \(peer.pid)")
-    let memory = try memory(of: viewer, files)
+    let memory = try memory(of: try tmux.viewer(), files)
     #expect(Pattern.found(seed, in: memory) == 0)
+    let broker = try self.memory(of: try tmux.child(named: "memwatch \(peer.pid)"), files)
+    #expect(Pattern.found(seed, in: broker) == 0)
     // The control: what memwatch does hold is found by the same search of the same memory.
     #expect(memory.range(of: Data("charlie".utf8)) != nil)
     for name in try FileManager.default.contentsOfDirectory(atPath: files.path)

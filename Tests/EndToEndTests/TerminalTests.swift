@@ -288,13 +288,26 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  @Test(arguments: [SIGTERM, SIGHUP, SIGSEGV, SIGABRT])
+  @Test(arguments: [SIGTERM, SIGHUP])
   func signalsRestoreTheTerminal(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try watching(scratch)
     try tmux.wait(for: "session-tokens")
     kill(try tmux.child(named: "memwatch"), signal)
     let end = try tmux.wait(for: "[STATUS")
+    try tmux.wait(for: "[ECHO ON]")
+    #expect(!end.contains { $0.contains("session-tokens") })
+  }
+
+  /// The confined process dies: its broker restores the terminal, and says so.
+  @Test(arguments: [SIGSEGV, SIGABRT, SIGKILL, SIGSYS])
+  func aCrashRestoresTheTerminal(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    kill(try tmux.viewer(), signal)
+    let end = try tmux.wait(for: "[STATUS 1]")
+    #expect(end.contains { $0.contains("ended by signal \(signal)") })
     try tmux.wait(for: "[ECHO ON]")
     #expect(!end.contains { $0.contains("session-tokens") })
   }

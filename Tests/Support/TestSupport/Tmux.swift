@@ -90,4 +90,16 @@ public final class Tmux {
     }
     return found!
   }
+
+  /// The confined process of the memwatch in the terminal: what reads and draws.
+  public func viewer() throws -> Int32 {
+    let broker = try child(named: "memwatch")
+    var found: Int32?
+    try eventually("there is a confined process") {
+      let children = try Launch(["pgrep", "-P", "\(broker)", "memwatch"]).run().output
+      found = children.split(separator: "\n").first.flatMap { Int32($0) }
+      return found != nil
+    }
+    return found!
+  }
 }

@@ -3,6 +3,7 @@
 #ifndef C_TEST_SUPPORT_H
 #define C_TEST_SUPPORT_H
 
+#include "probe.h"
 #include <stddef.h>
 #include <stdint.h>
 

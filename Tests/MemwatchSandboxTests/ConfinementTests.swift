@@ -1,0 +1,87 @@
+// What a confined process can still do: tried, one by one, with and without the confinement.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite struct ConfinementTests {
+  /// Who tries: this user; and, where this is root, also nobody.
+  enum User: String, CaseIterable, Sendable {
+    case own, nobody
+
+    static var all: [User] { Programs.isRoot ? [.own, .nobody] : [.own] }
+
+    var prefix: [String] {
+      self == .own
+        ? [] : ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+    }
+  }
+
+  /// What can be done to another process of the same user.
+  static func probe(_ user: User, _ options: [String]) throws -> [String: Int32] {
+    let victim = Launch(user.prefix + ["sleep", "60"]).process()
+    try victim.run()
+    defer {
+      kill(victim.processIdentifier, SIGKILL)
+      try? eventually("it is gone") { !victim.isRunning }
+    }
+    let pid = victim.processIdentifier
+    if user == .nobody {
+      try eventually("it is nobody's") {
+        try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8).contains("Uid:\t65534")
+          && String(contentsOfFile: "/proc/\(pid)/comm", encoding: .utf8) == "sleep\n"
+      }
+    }
+    let result = try Launch(user.prefix + [Programs.path("sandbox-probe"), "\(pid)"] + options)
+      .run()
+    var outcomes: [String: Int32] = [:]
+    for line in result.output.split(separator: "\n") {
+      guard let colon = line.lastIndex(of: ":"),
+        let number = Int32(line[line.index(colon, offsetBy: 2)...])
+      else { continue }
+      outcomes[String(line[..<colon])] = number
+    }
+    return outcomes
+  }
+
+  /// What works everywhere for a process that is not confined, so that the refusals mean something.
+  static let ordinary: Set<String> = [
+    "open mem", "open environ", "open smaps", "open fd", "open a file", "openat2", "make a file",
+    "ptrace", "process_vm_readv", "exec", "fork", "thread", "socket inet", "socket unix",
+    "map code", "make code", "signal", "type", "chdir", "rename",
+  ]
+
+  @Test(arguments: User.all) func everythingIsRefused(user: User) throws {
+    let free = try Self.probe(user, ["none"])
+    for name in Self.ordinary { #expect(free[name] == 0, "\(name) works without the sandbox") }
+    let confined = try Self.probe(user, [])
+    #expect(Set(confined.keys) == Set(free.keys) && confined.count >= 25)
+    for (name, outcome) in confined {
+      #expect([EPERM, EACCES].contains(outcome), "\(name): \(outcome)")
+    }
+  }
+
+  /// seccomp holds alone, where a kernel has no Landlock…
+  @Test(arguments: User.all) func seccompAlone(user: User) throws {
+    let confined = try Self.probe(user, ["privileges", "seccomp"])
+    #expect(confined.count >= 25)
+    for (name, outcome) in confined { #expect(outcome == EPERM, "\(name): \(outcome)") }
+  }
+
+  /// …and Landlock alone keeps other processes and files out of reach.
+  @Test(arguments: User.all) func landlockAlone(user: User) throws {
+    let confined = try Self.probe(user, ["capabilities", "privileges", "landlock"])
+    for name in [
+      "open mem", "open environ", "open smaps", "open fd", "open a file", "openat2", "make a file",
+      "ptrace", "process_vm_readv",
+    ] {
+      #expect([EPERM, EACCES].contains(confined[name] ?? 0), "\(name): \(confined[name] ?? 0)")
+    }
+    #expect(confined["socket unix"] == 0, "what Landlock does not stop")
+  }
+
+  @Test func callsOfAnotherArchitectureEndIt() throws {
+    let result = try Launch([Programs.path("sandbox-probe"), "1", "other-architecture"]).run()
+    #expect(result.output.contains("killed: \(SIGSYS)"))
+  }
+}

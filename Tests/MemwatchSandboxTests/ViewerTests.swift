@@ -1,0 +1,159 @@
+// memwatch itself, seen from outside: what its confined process holds, and what it says when a
+// kernel gives it less.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct ViewerTests {
+  private func fact(_ name: String, _ pid: Int32) throws -> String {
+    let text = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
+    let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":") }
+    return line.map { $0.dropFirst(name.count + 1).trimmingCharacters(in: .whitespaces) } ?? ""
+  }
+
+  @Test func theViewerHoldsWhatItNeeds() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try Peer.watched(scratch)
+    try tmux.wait(for: "alpha")
+    try tmux.keys("5")
+    try tmux.wait(for: "audited at")
+    let viewer = try tmux.viewer()
+    #expect(try fact("Threads", viewer) == "1")
+    #expect(try fact("NoNewPrivs", viewer) == "1")
+    #expect(try fact("Seccomp", viewer) == "2")
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+      #expect(try UInt64(fact(set, viewer), radix: 16) == 0, "\(set)")
+    }
+    if Programs.isRoot { #expect(try UInt64(fact("CapBnd", viewer), radix: 16) == 0) }
+    let allowed = [
+      "/dev/pts/", "/dev/tty", "/dev/null", "socket:", "pipe:", "/proc/\(peer.pid)/stat",
+      "/proc/\(peer.pid)/limits", "/proc/\(peer.pid)/cgroup", "/proc/sys/vm/max_map_count",
+      scratch.path,
+    ]
+    let files = FileManager.default
+    for name in try files.contentsOfDirectory(atPath: "/proc/\(viewer)/fd") {
+      guard let path = try? files.destinationOfSymbolicLink(atPath: "/proc/\(viewer)/fd/\(name)")
+      else { continue }
+      #expect(allowed.contains { path.hasPrefix($0) }, "\(path)")
+      var isDirectory: ObjCBool = false
+      _ = files.fileExists(atPath: path, isDirectory: &isDirectory)
+      #expect(!isDirectory.boolValue, "\(path)")
+    }
+    // The broker looks into no page: it has none open.
+    let broker = try tmux.child(named: "memwatch")
+    for name in try files.contentsOfDirectory(atPath: "/proc/\(broker)/fd") {
+      let path = try? files.destinationOfSymbolicLink(atPath: "/proc/\(broker)/fd/\(name)")
+      #expect(path?.hasSuffix(".page") != true)
+    }
+    #expect(try fact("Threads", broker) == "1")
+  }
+
+  /// Every command that reads something does so confined: each loads a filter.
+  @Test(
+    arguments: [
+      ["-1"], ["list"], ["snapshot", "--format", "json"], ["audit"], ["check"], ["host"],
+      ["record", "-o", "RECORD", "--for", "100ms"],
+    ])
+  func everyCommandIsConfined(arguments: [String]) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer.publishing(scratch)
+    defer { peer.kill() }
+    let trace = scratch.file("trace")
+    let record = scratch.file("record")
+    let result = try Launch(
+      ["strace", "-f", "-o", trace, "-e", "trace=seccomp,landlock_restrict_self,openat,pread64"]
+        + [Programs.memwatch] + arguments.map { $0 == "RECORD" ? record : $0 },
+      stats: scratch
+    ).run(within: 60)
+    #expect([0, 6].contains(result.status), "\(result.error)")
+    let lines = try String(contentsOfFile: trace, encoding: .utf8).split(separator: "\n")
+    let filter = try #require(
+      lines.lastIndex { $0.contains("seccomp(SECCOMP_SET_MODE_FILTER") && $0.hasSuffix("= 0") })
+    #expect(lines[..<filter].contains { $0.contains("landlock_restrict_self") })
+    let viewer = try #require(lines[filter].split(separator: " ").first)
+    let later = lines[filter...].filter { $0.hasPrefix(viewer + " ") }
+    #expect(
+      !later.contains { $0.contains("openat(") && !$0.contains("EPERM") }, "nothing is opened")
+    // Pages are read by that process alone, and only then.
+    let magic = "\"ENCLAVE\\1"
+    #expect(later.contains { $0.contains(magic) } == (arguments != ["host"]))
+    #expect(lines.allSatisfy { !$0.contains(magic) || later.contains($0) })
+  }
+
+  /// What a kernel lacks is said, and the rest is done.
+  @Test(arguments: [
+    ("landlock_create_ruleset", "ENOSYS", "Landlock"), ("seccomp", "EINVAL", "seccomp"),
+  ])
+  func whatIsMissingIsSaid(call: String, error: String, name: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer.publishing(scratch)
+    let strace = [
+      "strace", "-f", "-o", "/dev/null", "-e", "trace=\(call)", "-e",
+      "inject=\(call):error=\(error)",
+    ]
+    let result = try Launch(
+      strace + [Programs.memwatch, "snapshot"], stats: scratch
+    ).run(within: 60)
+    #expect(result.status == 0 && result.output.contains("alpha"))
+    #expect(result.error.contains("the sandbox is incomplete: \(name)"))
+    let host = try Launch(
+      strace + [Programs.memwatch, "host"], stats: scratch
+    ).run(within: 60).output
+    let line = try #require(host.split(separator: "\n").first { $0.contains("memwatch's sandbox") })
+    #expect(line.hasPrefix("! bad") && line.contains("no new privileges"))
+    #expect(!line.contains(name))
+    let tmux = try Tmux(strace + [Programs.memwatch, "\(peer.pid)"], stats: scratch)
+    try tmux.wait(for: "the sandbox is incomplete")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  /// The confined process loses its broker: it says what it cannot open, and can be left.
+  @Test func withoutItsBrokerTheViewerEnds() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try Peer.watched(scratch)
+    try tmux.wait(for: "alpha")
+    let viewer = try tmux.viewer()
+    kill(try tmux.child(named: "memwatch"), SIGKILL)
+    try eventually("it ends with its parent", within: 5) { kill(viewer, 0) != 0 }
+  }
+
+  @Test func filesAreMadeWhereItStarted() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try Peer.watched(scratch)
+    try tmux.wait(for: "alpha")
+    for (typed, answer) in [
+      ("/tmp/elsewhere.txt", "create outside of"), ("../elsewhere.txt", "create outside of"),
+      ("here.txt", "wrote here.txt"), ("here.txt", "never overwrites"),
+    ] {
+      try tmux.keys("w", "C-u")
+      try tmux.type(typed)
+      try tmux.keys("Enter")
+      try tmux.wait(for: answer)
+    }
+    #expect(FileManager.default.fileExists(atPath: scratch.file("here.txt")))
+    let names = try FileManager.default.contentsOfDirectory(atPath: scratch.path)
+    #expect(!names.contains { $0.hasSuffix(".tmp") })
+    #expect(!FileManager.default.fileExists(atPath: "/tmp/elsewhere.txt"))
+  }
+}
+
+extension Peer {
+  static func publishing(_ scratch: Scratch) throws -> Peer {
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab off none")
+    return peer
+  }
+
+  /// A publisher of one arena, `alpha`, and memwatch beside it.
+  static func watched(_ scratch: Scratch) throws -> (Peer, Tmux) {
+    let peer = try Peer.publishing(scratch)
+    let tmux = try Tmux(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"], stats: scratch,
+      directory: scratch.path)
+    tmux.companions = [peer]
+    return (peer, tmux)
+  }
+}
