@@ -115,6 +115,9 @@ let package = Package(
     .executableTarget(
       name: "sandbox-probe", dependencies: ["MemwatchSandbox", "CTestSupport"],
       path: "Tests/Support/SandboxProbe", swiftSettings: settings),
+    .executableTarget(
+      name: "screen-driver", dependencies: ["MemwatchTerminal", "MemwatchInspector"],
+      path: "Tests/Support/ScreenDriver", swiftSettings: testSettings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
     .testTarget(
@@ -151,6 +154,7 @@ let package = Package(
       name: "EndToEndTests",
       dependencies: [
         "TestSupport", "CTestSupport", "test-publisher", "memwatch", "enclave-demo",
+        "screen-driver",
       ],
       swiftSettings: testSettings),
   ],

@@ -186,9 +186,9 @@ _memwatch() {
 
 _memwatch_watch() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell -1 --once --screen-reader --no-audit --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --screen-reader --no-audit --version -h --help)
     repeating_options=()
-    non_repeating_options=(--file --wait -W --interval -i --on-alert)
+    non_repeating_options=(--file --wait -W --interval -i --open-limit --on-alert)
     __memwatch_offer_flags_options 1
 
     # Offer option value completions
@@ -200,6 +200,9 @@ _memwatch_watch() {
         return
         ;;
     '--interval'|'-i')
+        return
+        ;;
+    '--open-limit')
         return
         ;;
     '--on-alert')
@@ -328,14 +331,17 @@ _memwatch_record() {
 
 _memwatch_replay() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --version -h --help)
     repeating_options=()
-    non_repeating_options=(--interval -i --on-alert)
+    non_repeating_options=(--interval -i --open-limit --on-alert)
     __memwatch_offer_flags_options 1
 
     # Offer option value completions
     case "${prev}" in
     '--interval'|'-i')
+        return
+        ;;
+    '--open-limit')
         return
         ;;
     '--on-alert')
@@ -346,14 +352,17 @@ _memwatch_replay() {
 
 _memwatch_demo() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --version -h --help)
     repeating_options=()
-    non_repeating_options=(--interval -i --on-alert --seed)
+    non_repeating_options=(--interval -i --open-limit --on-alert --seed)
     __memwatch_offer_flags_options 0
 
     # Offer option value completions
     case "${prev}" in
     '--interval'|'-i')
+        return
+        ;;
+    '--open-limit')
         return
         ;;
     '--on-alert')
@@ -367,14 +376,17 @@ _memwatch_demo() {
 
 _memwatch_run() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --check --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --check --version -h --help)
     repeating_options=(--require)
-    non_repeating_options=(--interval -i --on-alert --policy)
+    non_repeating_options=(--interval -i --open-limit --on-alert --policy)
     __memwatch_offer_flags_options -1
 
     # Offer option value completions
     case "${prev}" in
     '--interval'|'-i')
+        return
+        ;;
+    '--open-limit')
         return
         ;;
     '--on-alert')

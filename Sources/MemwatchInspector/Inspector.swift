@@ -40,6 +40,10 @@ package final class Inspector {
   private var successor: Publisher?
   private var maps = MapsCache()
   private var auditor = Auditor()
+  /// Milliseconds that a window may stay open before it is told as a warning.
+  package var openLimitMs: UInt64 = 60_000
+  /// Since when arenas are open without a new window, as far as this viewer saw: the count of windows then.
+  private var openSince: [UInt64: (opens: UInt64, since: UInt64)] = [:]
   /// As they were when their table changed last.
   private var secrets: (version: UInt64?, all: [SecretSnapshot]) = (nil, [])
 
@@ -151,9 +155,33 @@ package final class Inspector {
     audit(&reading, auditing)
     let version = withSecrets ? reading.image?.secretsVersion : nil
     if let version, version == secrets.version { reading.secrets = secrets.all }
-    let snapshot = reading.snapshot(publisher: publisher, restart: restart)
+    var snapshot = reading.snapshot(publisher: publisher, restart: restart)
+    if reading.isFresh { watchWindows(&snapshot) }
     if let version, reading.isFresh { secrets = (version, snapshot.secrets) }
     return snapshot
+  }
+
+  /// Windows that stay open.
+  private func watchWindows(_ snapshot: inout Snapshot) {
+    let now = ProcessFacts.bootMilliseconds
+    var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
+    for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 {
+      guard let opens = arena.opens else { continue }
+      if let before = openSince[arena.id], before.opens == opens {
+        open[arena.id] = before
+        let ms = now - before.since
+        if ms >= openLimitMs {
+          snapshot.add(
+            Problem(
+              severity: .warning, kind: .openTooLong, arenaID: arena.id,
+              text: "\(arena.name): open for \(ms / 1000) s without a new window; what is open can "
+                + "be read by every bug of that thread"))
+        }
+      } else {
+        open[arena.id] = (opens, now)
+      }
+    }
+    openSince = open
   }
 
   private func audit(_ reading: inout Reading, _ auditing: Auditing) {
@@ -313,6 +341,7 @@ package final class Inspector {
     pid = next.pid
     maps = MapsCache()
     auditor = Auditor()
+    openSince = [:]
     secrets = (nil, [])
   }
 }

@@ -29,6 +29,7 @@ package enum ProblemKind: String, Sendable, Codable, CaseIterable {
   case nextChunkWillFail = "next-chunk-will-fail"
   case mapsLow = "maps-low"
   case stuckOpen = "stuck-open"
+  case openTooLong = "open-too-long"
   case corruption
   case debugger
   case processState = "process-state"
@@ -277,6 +278,12 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package var restart: Restart?
   /// The last comparison with the kernel; nil when there was none.
   package var audit: Audit?
+
+  /// One more problem, where it belongs by its severity.
+  mutating func add(_ problem: Problem) {
+    let place = problems.firstIndex { problem.severity < $0.severity } ?? problems.count
+    problems.insert(problem, at: place)
+  }
 
   package func problem(of arena: ArenaSnapshot) -> Problem? {
     problems.filter { $0.arenaID == arena.id }.min { $0.severity < $1.severity }

@@ -6,6 +6,8 @@ package enum Key: Equatable, Hashable, Sendable {
   case up, down, left, right, pageUp, pageDown, home, end
   case enter, escape, backspace, tab, backTab, help
   case interrupt, redraw, resize
+  /// A row of the screen, with the mouse.
+  case click(row: Int)
 
   /// How the key is written in the help.
   package var name: String {
@@ -30,7 +32,7 @@ package enum Key: Equatable, Hashable, Sendable {
     case .help: "F1"
     case .interrupt: "^C"
     case .redraw: "^L"
-    case .resize: ""
+    case .resize, .click: ""
     }
   }
 }
@@ -41,9 +43,9 @@ package enum Action: String, CaseIterable, Sendable {
   case back, enter, nextView, arenas, secrets, map, events, findings, host, vaults, processes,
     history,
     output
-  case search, next, previous, filter, sort, invert
+  case search, next, previous, filter, sort, invert, columns
   case mark, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower, faster,
-    write
+    write, record
   case help, quit, quitNow, redraw
 }
 
@@ -95,6 +97,7 @@ package struct Binding: Sendable {
       [.character("f"), .character("&")], .filter, "show only names that hold a text", "filter"),
     Binding([.character("s")], .sort, "sort by the next column", "sort"),
     Binding([.character("I")], .invert, "invert the order"),
+    Binding([.character(">")], .columns, "choose columns, and their order"),
     Binding([.character("m")], .mark, "mark now: changes since are shown", "mark"),
     Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
     Binding([.character("r")], .refresh, "read now"),
@@ -106,6 +109,7 @@ package struct Binding: Sendable {
     Binding([.character("+")], .slower, "read half as often"),
     Binding([.character("-")], .faster, "read twice as often"),
     Binding([.character("w")], .write, "write a snapshot to a new file", "write"),
+    Binding([.character("R")], .record, "record samples to a new file, for memwatch replay; stop"),
     Binding([.character("?"), .help], .help, "this help", "help"),
     Binding([.character("q")], .quit, "back, at the top quit", "quit"),
     Binding([.character("Q"), .interrupt], .quitNow, "quit"),

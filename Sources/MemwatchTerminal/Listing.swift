@@ -3,7 +3,7 @@
 import MemwatchInspector
 
 /// A table that can be searched, filtered and sorted.
-package struct Listing: Equatable, Sendable {
+package struct Listing: Sendable {
   package struct Column: Equatable, Sendable {
     package var title: String
     package var width: Int
@@ -35,8 +35,84 @@ package struct Listing: Equatable, Sendable {
   package var note: String
   /// The first takes the room that the others leave.
   package var columns: [Column]
-  package var rows: [Row]
+  package var rows: Rows
   package var empty: String
+
+  /// Rows that are made when they are looked at: of 100,000 a screen shows thirty.
+  package struct Rows: RandomAccessCollection, Sendable {
+    /// The items that are shown, in their order.
+    fileprivate var order: [Int]
+    private let make: @Sendable (Int) -> Row
+    /// What an item is sorted by in a column, where no row need be made for it; nil: its cell tells.
+    fileprivate let key: (@Sendable (Int, Int) -> Double)?
+    /// Whether an item holds a text, likewise.
+    fileprivate let holds: (@Sendable (Int, String) -> Bool)?
+    private let find: (@Sendable (String) -> Int?)?
+
+    init(_ rows: [Row]) {
+      order = Array(rows.indices)
+      make = { rows[$0] }
+      (key, holds, find) = (nil, nil, nil)
+    }
+
+    /// - Parameter find: the item of an identity.
+    init(
+      _ items: [Int], make: @escaping @Sendable (Int) -> Row,
+      key: @escaping @Sendable (Int, Int) -> Double,
+      holds: @escaping @Sendable (Int, String) -> Bool,
+      find: @escaping @Sendable (String) -> Int?
+    ) {
+      order = items
+      self.make = make
+      (self.key, self.holds, self.find) = (key, holds, find)
+    }
+
+    package var startIndex: Int { 0 }
+    package var endIndex: Int { order.count }
+    package subscript(position: Int) -> Row { make(order[position]) }
+
+    /// Where a row is.
+    package func firstIndex(ofID id: String) -> Int? {
+      guard let find else { return firstIndex { $0.id == id } }
+      return find(id).flatMap { order.firstIndex(of: $0) }
+    }
+
+    fileprivate mutating func filter(_ text: String) {
+      let (make, holds) = (make, holds)
+      order.removeAll { item in
+        !(holds?(item, text) ?? make(item).cells.contains { Model.holds($0.text, text) })
+      }
+    }
+
+    fileprivate mutating func sort(by column: Int) {
+      if let key {
+        let keys = order.map { (key: key($0, column), item: $0) }
+        order = keys.sorted { $0.key != $1.key ? $0.key > $1.key : $0.item < $1.item }
+          .map(\.item)
+        return
+      }
+      let cells = order.map { (cell: make($0).cells[column], item: $0) }
+      order = cells.sorted { a, b in
+        if let x = a.cell.key, let y = b.cell.key { return x > y }
+        return a.cell.key == nil && b.cell.key == nil
+          ? a.cell.text < b.cell.text : a.cell.key != nil
+      }.map(\.item)
+    }
+
+    fileprivate mutating func invert() { order.reverse() }
+
+    /// The first match from a row on, in steps of 1 or -1, going round.
+    func match(_ text: String, from start: Int, step: Int) -> Int? {
+      for offset in 0..<count {
+        let index = ((start + offset * step) % count + count) % count
+        let isMatch =
+          holds?(order[index], text)
+          ?? self[index].cells.contains { Model.holds($0.text, text) }
+        if isMatch { return index }
+      }
+      return nil
+    }
+  }
 }
 
 extension Listing {
@@ -63,19 +139,14 @@ extension Model {
     default: return nil
     }
     if !filter.isEmpty {
-      listing.rows = listing.rows.filter { row in row.cells.contains { Self.holds($0.text, filter) }
-      }
+      listing.rows.filter(filter)
       listing.empty = "nothing here holds \"\(filter)\""
     }
     if let column = sorting[view], listing.columns.indices.contains(column) {
-      listing.rows.sort { a, b in
-        let (a, b) = (a.cells[column], b.cells[column])
-        if let x = a.key, let y = b.key { return x > y }
-        return a.key == nil && b.key == nil ? a.text < b.text : a.key != nil
-      }
+      listing.rows.sort(by: column)
       listing.columns[column].title += isInverted ? "^" : "v"
     }
-    if isInverted { listing.rows.reverse() }
+    if isInverted { listing.rows.invert() }
     return listing
   }
 
@@ -88,6 +159,8 @@ extension Model {
     var oldest = UInt64.max
     /// The one that was not opened for the longest time.
     var leastRecent = UInt64.max
+    /// When the one that is open for the longest time was opened.
+    var openSince = UInt64.max
     /// Secrets that are older than the mark and were never opened.
     var neverOpened = 0
   }
@@ -105,6 +178,9 @@ extension Model {
       let born = secret.allocatedAt ?? snapshot.sampledAt
       ages[label].oldest = min(ages[label].oldest, born)
       ages[label].leastRecent = min(ages[label].leastRecent, secret.lastOpenedAt ?? born)
+      if secret.openNow > 0 {
+        ages[label].openSince = min(ages[label].openSince, secret.lastOpenedAt ?? .max)
+      }
       if secret.opens == 0, born < markedAt { ages[label].neverOpened += 1 }
     }
     let marked = mark?.arenas.first { $0.id == arena.id }
@@ -129,9 +205,10 @@ extension Model {
         .init(title: "OLDEST", width: 7, isNumber: true, dropsAt: 2),
         .init(title: "IDLE", width: 7, isNumber: true, dropsAt: 3),
         .init(title: "OPEN", width: 4, isNumber: true),
+        .init(title: "HELD", width: 6, isNumber: true, dropsAt: 7),
         .init(
           title: "OPENS/s", width: 7, isNumber: true, dropsAt: 1),
-      ], rows: rows, empty: "no secret was ever allocated here")
+      ], rows: .init(rows), empty: "no secret was ever allocated here")
   }
 
   private func row(
@@ -146,7 +223,7 @@ extension Model {
       let ms = now > since ? now - since : 0
       return (duration(ms), Double(ms))
     }
-    let (oldest, idle) = (age(ages?.oldest), age(ages?.leastRecent))
+    let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))
     let sizes =
       label.minimumSize == label.maximumSize || label.maximumSize == nil
       ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
@@ -163,6 +240,7 @@ extension Model {
         .init(label.bytes.map { bytes($0) } ?? "n/a", Double(label.bytes ?? 0)),
         .init(oldest.0, oldest.1), .init(idle.0, idle.1),
         .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
+        .init(held.0, held.1),
         .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
       ], mark: isLeak ? "!" : " ", role: isLeak ? .warning : isOpen ? .strong : .normal)
     let origin =
@@ -192,22 +270,49 @@ extension Model {
   private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
     let now = snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
-    let rows = snapshot.secrets.lazy.filter { $0.arenaID == arena.id }.map { secret in
+    let all = snapshot.secrets
+    let ranks = Dictionary(
+      names.values.sorted().enumerated().map { ($1, -Double($0)) }, uniquingKeysWith: { a, _ in a })
+    let keys = names.mapValues { ranks[$0] ?? 0 }
+    @Sendable func ms(_ since: UInt64?) -> UInt64? { since.map { now > $0 ? now - $0 : 0 } }
+    @Sendable func held(_ secret: SecretSnapshot) -> UInt64? {
+      secret.openNow > 0 ? ms(secret.lastOpenedAt) : nil
+    }
+    @Sendable func row(_ index: Int) -> Listing.Row {
+      let secret = all[index]
       let label = names[secret.labelIndex] ?? "?"
-      func age(_ since: UInt64?) -> Listing.Cell {
-        guard let since else { return .init("-") }
-        let ms = now > since ? now - since : 0
-        return .init(duration(ms), Double(ms))
+      func age(_ ms: UInt64?) -> Listing.Cell {
+        ms.map { .init(duration($0), Double($0)) } ?? .init("-")
       }
       return Listing.Row(
         id: "\(secret.serial)",
         cells: [
           .init(label), .init("\(secret.serial)", Double(secret.serial)),
-          .init(bytes(secret.byteCount), Double(secret.byteCount)), age(secret.allocatedAt),
-          age(secret.lastOpenedAt), .init(grouped(secret.opens), Double(secret.opens)),
-          .init(grouped(secret.openNow), Double(secret.openNow)),
+          .init(bytes(secret.byteCount), Double(secret.byteCount)), age(ms(secret.allocatedAt)),
+          age(ms(secret.lastOpenedAt)), .init(grouped(secret.opens), Double(secret.opens)),
+          .init(grouped(secret.openNow), Double(secret.openNow)), age(held(secret)),
         ], role: secret.openNow > 0 ? .strong : .normal)
     }
+    let rows = Listing.Rows(
+      all.indices.filter { all[$0].arenaID == arena.id }, make: row,
+      key: { index, column in
+        let secret = all[index]
+        return switch column {
+        case 0: keys[secret.labelIndex] ?? -.infinity
+        case 1: Double(secret.serial)
+        case 2: Double(secret.byteCount)
+        case 3: ms(secret.allocatedAt).map { Double($0) } ?? -1
+        case 4: ms(secret.lastOpenedAt).map { Double($0) } ?? -1
+        case 5: Double(secret.opens)
+        case 6: Double(secret.openNow)
+        default: held(secret).map { Double($0) } ?? -1
+        }
+      },
+      // A text is looked for in labels and numbers.
+      holds: { index, text in
+        Model.holds(names[all[index].labelIndex] ?? "?", text)
+          || "\(all[index].serial)".contains(text)
+      }, find: { id in UInt64(id).flatMap { id in all.firstIndex { $0.serial == id } } })
     let unlisted = arena.unlistedSecrets ?? 0
     return Listing(
       title: "arenas > \(arena.name) > secrets > one by one",
@@ -220,7 +325,8 @@ extension Model {
         .init(title: "IDLE", width: 8, isNumber: true),
         .init(title: "OPENED", width: 10, isNumber: true, dropsAt: 2),
         .init(title: "OPEN", width: 4, isNumber: true),
-      ], rows: Array(rows), empty: "no secret is listed")
+        .init(title: "HELD", width: 6, isNumber: true, dropsAt: 3),
+      ], rows: rows, empty: "no secret is listed")
   }
 
   /// The chunks of an arena, each as its pages. What lies in a page is not published.
@@ -276,7 +382,7 @@ extension Model {
         .init(title: "PAGES", width: 36), .init(title: "ADDRESS", width: 15, dropsAt: 1),
         .init(title: "SIZE", width: 9, isNumber: true),
         .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 2),
-      ], rows: rows, empty: "nothing is mapped yet")
+      ], rows: .init(rows), empty: "nothing is mapped yet")
   }
 
   private func events(in snapshot: Snapshot) -> Listing {
@@ -301,7 +407,7 @@ extension Model {
         .init(title: "ARENA", width: 18), .init(title: "CALL", width: 12, dropsAt: 3),
         .init(title: "ANSWER", width: 8, dropsAt: 2),
         .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 4),
-      ], rows: rows, empty: "no events")
+      ], rows: .init(rows), empty: "no events")
   }
 }
 

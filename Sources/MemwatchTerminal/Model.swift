@@ -16,6 +16,8 @@ package enum Effect: Equatable, Sendable {
   case audit
   case write(String)
   case attach(Publisher)
+  /// Writes each sample to a new file from now on, or no more.
+  case record(String?)
   case redraw
   case quit(leaveRunning: Bool)
 }
@@ -44,9 +46,19 @@ package struct Alert: Equatable, Sendable {
   package var isOver = false
 }
 
+/// Where a list is on the screen.
+package struct Layout: Equatable, Sendable {
+  /// The rows that there is room for.
+  package var pageRows = 10
+  /// The first row of the list, and the item that is in it.
+  package var top = 0
+  package var firstItem = 0
+  package init() {}
+}
+
 /// A line that is being typed.
 package struct Prompt: Equatable, Sendable {
-  package enum Kind: Sendable { case search, filter, write, leave, time }
+  package enum Kind: Sendable { case search, filter, write, leave, time, columns, record }
   package var kind: Kind
   package var text: String
   package var question: String
@@ -82,7 +94,9 @@ package struct Model: Sendable {
   package private(set) var sort = Column.arena
   package private(set) var isSorted = false
   package private(set) var isInverted = false
-  package private(set) var filter = ""
+  /// What each view shows only.
+  private var filters: [View: String] = [:]
+  package var filter: String { filters[view] ?? "" }
   package private(set) var search = ""
   package private(set) var problemIndex = 0
   package private(set) var selectedArena: UInt64?
@@ -95,11 +109,17 @@ package struct Model: Sendable {
   package private(set) var isOneByOne = false
   /// The first line shown of a text view.
   package private(set) var scroll = 0
+  /// The columns that a view shows, in their order; nil: all that there is room for.
+  package private(set) var chosenColumns: [View: [String]] = [:]
+  /// The file that samples are written to.
+  package var recording: String?
+  /// Where the renderer put the list.
+  package var layout = Layout()
   package var output: [String]?
   /// The command that `memwatch run` started and that would go on without the screen.
   package var runningChild: Int32?
   /// How many list rows the renderer had room for: what a page is.
-  package var pageRows = 10
+  package var pageRows: Int { layout.pageRows }
   /// The arenas that are shown, in the order of the screen.
   package private(set) var arenas: [ArenaSnapshot] = []
 
@@ -182,7 +202,7 @@ package struct Model: Sendable {
   private mutating func watch(_ snapshot: Snapshot) {
     let now = snapshot.problems.filter {
       $0.severity <= .differs
-        || [.nextChunkWillFail, .mapsLow, .debugger].contains($0.kind)
+        || [.nextChunkWillFail, .mapsLow, .debugger, .openTooLong].contains($0.kind)
     }
     func isSame(_ alert: Alert, _ problem: Problem) -> Bool {
       alert.kind == problem.kind && alert.arenaID == problem.arenaID
@@ -225,7 +245,7 @@ package struct Model: Sendable {
   private mutating func arrange() {
     guard let snapshot else { return }
     var arenas = snapshot.arenas
-    if !filter.isEmpty { arenas = arenas.filter { matches($0, filter) } }
+    if let filter = filters[.arenas] { arenas = arenas.filter { matches($0, filter) } }
     if isSorted {
       arenas.sort { a, b in
         switch sort {
@@ -305,6 +325,10 @@ package struct Model: Sendable {
   package mutating func handle(_ key: Key, now: UInt64) -> [Effect] {
     message = nil
     if prompt != nil { return type(key) }
+    if case .click(let row) = key {
+      click(row)
+      return []
+    }
     guard let action = Binding.action(for: key) else { return [] }
     return perform(action, now: now)
   }
@@ -318,7 +342,9 @@ package struct Model: Sendable {
     case .top: move(-1_000_000)
     case .bottom: move(1_000_000)
     case .back:
-      if view == .secrets, isOneByOne {
+      if view != .arenas, !filter.isEmpty {
+        setFilter("")
+      } else if view == .secrets, isOneByOne {
         isOneByOne = false
       } else if view != .arenas, snapshot != nil {
         show(.arenas)
@@ -373,6 +399,22 @@ package struct Model: Sendable {
       isSorted = true
       arrange()
       say("sorted by \(sort.rawValue)\(isInverted ? ", inverted" : "")")
+    case .columns:
+      let now = chosenColumns[view] ?? availableColumns
+      guard !now.isEmpty else {
+        say("this view has no columns")
+        break
+      }
+      prompt = Prompt(
+        kind: .columns, text: now.joined(separator: ", "), question: "columns (empty: all): ")
+    case .record:
+      guard recording == nil else { return [.record(nil)] }
+      guard let snapshot, replay == nil else {
+        say("only a live process can be recorded")
+        break
+      }
+      prompt = Prompt(
+        kind: .record, text: fileName(snapshot, now, "record"), question: "record to: ")
     case .invert:
       isInverted.toggle()
       arrange()
@@ -418,11 +460,8 @@ package struct Model: Sendable {
       say("every \(seconds(intervalMs))")
     case .write:
       guard let snapshot else { return [] }
-      let pid = snapshot.process.pid.map { "-\($0)" } ?? ""
-      let time = clock(now).filter { $0 != ":" }
-      let name = String(snapshot.process.name.string.map { $0.isSafeInFileName ? $0 : "_" })
       prompt = Prompt(
-        kind: .write, text: "memwatch-\(name)\(pid)-\(time).txt",
+        kind: .write, text: fileName(snapshot, now, "txt"),
         question: "write to (.json, .csv: this list, .svg: this screen): ")
     case .help: show(view == .help ? .arenas : .help)
     case .quit:
@@ -435,6 +474,48 @@ package struct Model: Sendable {
     case .redraw: return [.redraw]
     }
     return []
+  }
+
+  /// A name for a new file.
+  private func fileName(_ snapshot: Snapshot, _ now: UInt64, _ ending: String) -> String {
+    let pid = snapshot.process.pid.map { "-\($0)" } ?? ""
+    let time = clock(now).filter { $0 != ":" }
+    let name = snapshot.process.name.string.map { $0.isSafeInFileName ? $0 : "_" }
+    return "memwatch-\(String(name.prefix(64)))\(pid)-\(time).\(ending)"
+  }
+
+  /// The titles of the columns of this view.
+  private var availableColumns: [String] {
+    view == .arenas
+      ? Column.allCases.map(\.rawValue)
+      : (listing?.columns ?? []).map { $0.title.filter { !"v^".contains($0) } }
+  }
+
+  private mutating func choose(_ text: String) {
+    let wanted = text.split(separator: ",").map {
+      $0.split(separator: " ").joined(separator: " ").uppercased()
+    }.filter { !$0.isEmpty }
+    let known = availableColumns
+    if let unknown = wanted.first(where: { !known.contains($0) }) {
+      return say("no column \(SafeText(unknown)); there are: \(known.joined(separator: ", "))")
+    }
+    chosenColumns[view] = wanted.isEmpty || wanted == known ? nil : wanted
+  }
+
+  /// A row of the screen was clicked on.
+  private mutating func click(_ row: Int) {
+    let index = layout.firstItem + row - layout.top
+    guard row >= layout.top, row < layout.top + layout.pageRows else { return }
+    switch view {
+    case .arenas: if arenas.indices.contains(index) { selectedArena = arenas[index].id }
+    case .processes:
+      if publishers.indices.contains(index) { selectedProcess = publishers[index].id }
+    case .secrets, .map, .events:
+      if let rows = listing?.rows, rows.indices.contains(index) {
+        selectedItem[view] = rows[index].id
+      }
+    case .findings, .host, .vaults, .history, .output, .help: break
+    }
   }
 
   private mutating func quit() -> [Effect] {
@@ -453,8 +534,7 @@ package struct Model: Sendable {
 
   private mutating func clearSearch() {
     search = ""
-    filter = ""
-    arrange()
+    setFilter("")
   }
 
   private mutating func move(_ distance: Int) {
@@ -477,8 +557,8 @@ package struct Model: Sendable {
   }
 
   /// Where the selection of a list is. Events follow the newest until another one is selected.
-  package func selectedRow(of rows: [Listing.Row]) -> Int {
-    if let id = selectedItem[view], let row = rows.firstIndex(where: { $0.id == id }) { return row }
+  package func selectedRow(of rows: Listing.Rows) -> Int {
+    if let id = selectedItem[view], let row = rows.firstIndex(ofID: id) { return row }
     return view == .events && sorting[view] == nil && !isInverted ? max(0, rows.count - 1) : 0
   }
 
@@ -500,12 +580,9 @@ package struct Model: Sendable {
   private mutating func find(step: Int, includingThis: Bool) {
     if let rows = listing?.rows, !rows.isEmpty {
       let start = selectedRow(of: rows) + (includingThis ? 0 : step)
-      for offset in 0..<rows.count {
-        let index = ((start + offset * step) % rows.count + rows.count) % rows.count
-        if rows[index].cells.contains(where: { Self.holds($0.text, search) }) {
-          selectedItem[view] = rows[index].id
-          return
-        }
+      if let index = rows.match(search, from: start, step: step) {
+        selectedItem[view] = rows[index].id
+        return
       }
       return say("nothing here holds \(search)")
     }
@@ -552,6 +629,8 @@ package struct Model: Sendable {
       switch line.kind {
       case .write: return line.text.isEmpty ? [] : [.write(line.text)]
       case .filter: setFilter(line.text)
+      case .columns: choose(line.text)
+      case .record: return line.text.isEmpty ? [] : [.record(line.text)]
       case .time: return line.text.isEmpty ? [] : [.goTo(time: line.text)]
       case .search, .leave: break
       }
@@ -564,13 +643,13 @@ package struct Model: Sendable {
       search = line.text
       if !search.isEmpty { find(step: 1, includingThis: true) }
     case .filter: setFilter(line.text)
-    case .write, .leave, .time: break
+    case .write, .leave, .time, .columns, .record: break
     }
     return []
   }
 
   private mutating func setFilter(_ text: String) {
-    filter = text
+    filters[view] = text.isEmpty ? nil : text
     arrange()
   }
 }

@@ -20,17 +20,17 @@ package struct Renderer {
   /// Milliseconds since 1970.
   let now: UInt64
   var grid: Grid
-  /// Rows of lists and texts that there is room for.
-  package private(set) var pageRows = 1
+  private var layout = Layout()
 
   /// Draws the screen.
   package static func render(
     _ model: Model, width: Int, height: Int, style: Style, now: UInt64
-  ) -> (grid: Grid, pageRows: Int) {
+  ) -> (grid: Grid, layout: Layout) {
     var renderer = Renderer(
       model: model, style: style, now: now, grid: Grid(width: width, height: height))
+    renderer.layout.pageRows = 1
     renderer.draw()
-    return (renderer.grid, renderer.pageRows)
+    return (renderer.grid, renderer.layout)
   }
 
   private var width: Int { grid.width }
@@ -105,10 +105,15 @@ package struct Renderer {
       return "REPLAY \(replay.index + 1)/\(replay.count)\(pause), "
         + snapshot.process.state.rawValue
     }
+    if model.recording != nil { return "REC, " + liveText(snapshot, old) }
     if model.isPaused {
       let paused = Int(clamping: now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
       return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"
     }
+    return liveText(snapshot, old)
+  }
+
+  private func liveText(_ snapshot: Snapshot, _ old: String) -> String {
     let state = "\(snapshot.process.state.rawValue.uppercased()), \(old)"
     return width < 60 ? state : state + ", every " + seconds(model.intervalMs)
   }
@@ -336,6 +341,15 @@ package struct Renderer {
       (.state, 8), (.lock, 8), (.protection, 6), (.open, 4), (.seal, 6), (.gate, 6),
       (.layout, 8), (.secrets, 8), (.inUse, 8), (.locked, 8),
     ]
+    if let chosen = model.chosenColumns[.arenas] {
+      let all = [(Column.arena, 16)] + widths
+      widths = chosen.compactMap { title in all.first { $0.0.rawValue == title } }
+      while widths.count > 1, widths.reduce(2, { $0 + $1.1 + 1 }) > width { widths.removeLast() }
+      if let name = widths.firstIndex(where: { $0.0 == .arena }) {
+        widths[name].1 = min(40, 16 + width - 2 - widths.reduce(0) { $0 + $1.1 + 1 })
+      }
+      return widths
+    }
     if width < 60 { widths = [(.state, 7), (.lock, 8)] }
     for dropped in [Column.layout, .gate, .inUse, .open, .seal, .protection] {
       if widths.reduce(2 + 16, { $0 + $1.1 + 1 }) <= width { break }
@@ -350,9 +364,9 @@ package struct Renderer {
   }
 
   private mutating func drawList(from top: Int, rows: Int) {
-    let layout = columns()
+    let columns = columns()
     var at = 2
-    for (column, columnWidth) in layout {
+    for (column, columnWidth) in columns {
       let title =
         column == model.sort && model.isSorted
         ? column.rawValue + (model.isInverted ? "^" : "v") : column.rawValue
@@ -364,7 +378,7 @@ package struct Renderer {
       at += columnWidth + 1
     }
     let arenas = model.arenas
-    pageRows = max(1, rows)
+    layout.pageRows = max(1, rows)
     guard rows > 0 else { return }
     if arenas.isEmpty {
       let text =
@@ -373,15 +387,16 @@ package struct Renderer {
       return
     }
     let first = min(max(0, model.selectedRow - rows / 2), max(0, arenas.count - rows))
+    (layout.top, layout.firstItem) = (top + 1, first)
     for index in 0..<min(rows, arenas.count - first) {
-      drawRow(arenas[first + index], row: top + 1 + index, layout: layout)
+      drawRow(arenas[first + index], row: top + 1 + index, columns)
     }
     if first + rows < arenas.count, rows > 2 {
       grid.put(" +\(arenas.count - first - rows) more ", row: top, endingAt: width, role: .strong)
     }
   }
 
-  private mutating func drawRow(_ arena: ArenaSnapshot, row: Int, layout: [(Column, Int)]) {
+  private mutating func drawRow(_ arena: ArenaSnapshot, row: Int, _ columns: [(Column, Int)]) {
     let word = model.snapshot?.stateWord(of: arena) ?? "n/a"
     let isSelected = arena.id == model.selectedArena
     var role = Role.normal
@@ -390,7 +405,7 @@ package struct Renderer {
     let mark = word == "PROBLEM" ? "!" : word == "DIFFERS" || word == "n/a" ? "?" : " "
     grid.put(mark, row: row, column: 0, role: role)
     var at = 2
-    for (column, columnWidth) in layout {
+    for (column, columnWidth) in columns {
       let text = shown(self.text(column, arena, word)).fitted(columnWidth)
       var cellRole = Role.normal
       if column == .state { cellRole = word == "ok" ? .good : role }
@@ -435,6 +450,12 @@ package struct Renderer {
     rule(2, listing.title, width >= 60 ? listing.note : "")
     var columns = Array(listing.columns.enumerated())
     func needed() -> Int { 2 + columns.reduce(0) { $0 + $1.element.width + 1 } }
+    if let chosen = model.chosenColumns[model.view] {
+      columns = chosen.compactMap { title in
+        columns.first { $0.element.title.filter { !"v^".contains($0) } == title }
+      }
+      while columns.count > 1, needed() > width { columns.removeLast() }
+    }
     while needed() > width,
       let drop = columns.filter({ $0.element.dropsAt > 0 })
         .min(by: { $0.element.dropsAt < $1.element.dropsAt })
@@ -446,7 +467,7 @@ package struct Renderer {
     let details = listing.rows.indices.contains(selected) ? listing.rows[selected].details : []
     let detailRows = height >= 18 && !details.isEmpty ? details.count + 1 : 0
     let rows = max(0, height - 5 - detailRows)
-    pageRows = max(1, rows)
+    layout.pageRows = max(1, rows)
     drawCells(columns, row: 3) { listing.columns[$0].title }
     grid.paint(row: 3, role: .faint)
     guard !listing.rows.isEmpty else {
@@ -454,6 +475,7 @@ package struct Renderer {
       return
     }
     let first = min(max(0, selected - rows / 2), max(0, listing.rows.count - rows))
+    (layout.top, layout.firstItem) = (4, first)
     for index in 0..<min(rows, listing.rows.count - first) {
       let item = listing.rows[first + index]
       drawCells(columns, row: 4 + index) { item.cells[$0].text }
@@ -642,7 +664,7 @@ package struct Renderer {
         title: "Rates",
         text: "opened \(rate(rates?.opens))   allocated \(rate(rates?.allocations))   "
           + "freed \(rate(rates?.frees))   failed locks \(count(arena.failedLocks))   "
-          + "longest open n/a"))
+          + "longest open \(arena.longestOpenMs.map { duration($0) } ?? "n/a")"))
     if let mark = model.mark, let then = mark.arenas.first(where: { $0.id == arena.id }) {
       lines.append(
         Line(
@@ -672,7 +694,7 @@ package struct Renderer {
   private mutating func drawProcesses() {
     rule(1, "processes that publish", "\(model.publishers.count)")
     let rows = height - 4
-    pageRows = max(1, rows)
+    layout.pageRows = max(1, rows)
     if model.publishers.isEmpty {
       var row = 2
       grid.put("nobody publishes a stats page", row: row, column: 2, role: .strong)
@@ -687,6 +709,7 @@ package struct Renderer {
     grid.put("     PID  STATE          USER      NAME", row: 2, column: 2, role: .faint)
     let selected = model.publishers.firstIndex { $0.id == model.selectedProcess } ?? 0
     let first = min(max(0, selected - rows / 2), max(0, model.publishers.count - rows))
+    (layout.top, layout.firstItem) = (3, first)
     for index in 0..<min(rows, model.publishers.count - first) {
       let publisher = model.publishers[first + index]
       let row = 3 + index
@@ -704,7 +727,7 @@ package struct Renderer {
 
   private mutating func drawText(_ lines: [String], title: String) {
     let rows = height - 3
-    pageRows = max(1, rows)
+    layout.pageRows = max(1, rows)
     let first = min(model.scroll, max(0, lines.count - rows))
     rule(1, title, "\(min(lines.count, first + rows)) of \(lines.count) lines")
     for index in 0..<max(0, min(rows, lines.count - first)) {

@@ -11,6 +11,8 @@ package struct ScreenSettings: Sendable {
   package var rings = false
   /// The program that is started for each alert.
   package var onAlert: String?
+  /// Whether the mouse selects rows and scrolls; the terminal's own selecting then needs Shift.
+  package var usesMouse = false
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
     self.intervalMs = intervalMs
     self.forceASCII = forceASCII
@@ -35,6 +37,10 @@ package enum Screen {
   /// Writes a snapshot to a new file; what went wrong, or nil.
   package typealias Writer = (Snapshot, String) -> String?
 
+  /// Begins a record in a new file: what takes each sample, or what went wrong. A sample that could
+  /// not be written gives a text.
+  package typealias Recorder = (String) -> Result<(Snapshot) -> String?, ScreenFailure>
+
   /// A command that runs under the screen.
   package struct Child {
     package var pid: Int32
@@ -50,10 +56,15 @@ package enum Screen {
     }
   }
 
-  /// The main view of a snapshot as a picture.
-  package static func picture(of snapshot: Snapshot, width: Int, height: Int) -> String {
+  /// A view of the last of some snapshots as a picture.
+  package static func picture(
+    of snapshots: [Snapshot], view: View = .arenas, host: Host? = nil, width: Int, height: Int
+  ) -> String {
     var model = Model(intervalMs: 1000)
-    model.update(snapshot)
+    for snapshot in snapshots { model.update(snapshot) }
+    if let host { model.update(host) }
+    model.view = view
+    let snapshot = snapshots[snapshots.count - 1]
     return Renderer.render(
       model, width: width, height: height, style: Style(unicode: true), now: snapshot.sampledAt
     ).grid.svg
@@ -69,7 +80,7 @@ package enum Screen {
     var terminal: Terminal
     let settings: ScreenSettings
     init(_ settings: ScreenSettings) throws(ScreenFailure) {
-      terminal = try Terminal(useColor: settings.useColor)
+      terminal = try Terminal(useColor: settings.useColor, useMouse: settings.usesMouse)
       self.settings = settings
     }
   }
@@ -87,13 +98,17 @@ package enum Screen {
   /// Draws until it is left.
   ///
   /// - Parameters:
+  ///   - recorder: begins a record.
+  ///   - drawn: is told of each grid that was drawn.
   ///   - host: the settings of the machine, read when they are looked at.
   ///   - notice: what a person should know before anything else.
   ///   - alert: is told of each new alert; what went wrong with the last, or nil.
   package static func run(
     _ start: Start, on prepared: Prepared, audits: Bool = true, child: Child? = nil, write: Writer,
+    recorder: Recorder = { _ in .failure(ScreenFailure(message: "no record is possible")) },
     host: () -> Host = { Host() }, notice: String? = nil,
-    alert: (ProblemKind, UInt64?) -> Void = { _, _ in }, alertFailure: () -> String? = { nil }
+    alert: (ProblemKind, UInt64?) -> Void = { _, _ in }, alertFailure: () -> String? = { nil },
+    drawn: (Grid) -> Void = { _ in }
   ) -> End {
     let settings = prepared.settings
     prepared.terminal.begin()
@@ -114,6 +129,7 @@ package enum Screen {
     var nextClock: UInt64 = 0
     var mustDraw = true
     var wantsAudit = false
+    var record: ((Snapshot) -> String?)?
     while true {
       let now = Console.milliseconds
       if now >= nextSample {
@@ -128,6 +144,10 @@ package enum Screen {
               inspector.sample(
                 auditing: wantsAudit ? .now : auditing, withSecrets: model.view == .secrets))
             wantsAudit = false
+            if let snapshot = model.snapshot, let failure = record?(snapshot) {
+              (record, model.recording) = (nil, nil)
+              model.say("the record ended: \(failure)")
+            }
             let alerts = model.takeNewAlerts()
             if settings.rings, !alerts.isEmpty { prepared.terminal.ring() }
             for new in alerts { alert(new.kind, new.arenaID) }
@@ -145,12 +165,13 @@ package enum Screen {
       if now >= nextClock { mustDraw = true }
       if mustDraw {
         let size = prepared.terminal.size
-        let (grid, pageRows) = Renderer.render(
+        let (grid, layout) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
           now: recorded.isEmpty
             ? Console.realMilliseconds : model.snapshot?.sampledAt ?? Console.realMilliseconds)
-        model.pageRows = pageRows
+        model.layout = layout
         prepared.terminal.draw(grid)
+        drawn(grid)
         mustDraw = false
         nextClock = now + 1000
       }
@@ -209,6 +230,16 @@ package enum Screen {
               } catch {
                 model.say("that page cannot be read any more")
                 model.view = .processes
+              }
+            case .record(nil):
+              model.say("recorded to \(SafeText(model.recording ?? ""))")
+              (record, model.recording) = (nil, nil)
+            case .record(let path?):
+              switch recorder(path) {
+              case .success(let begun):
+                (record, model.recording) = (begun, path)
+                model.say("recording to \(SafeText(path)); R ends it")
+              case .failure(let failure): model.say(failure.message)
               }
             case .quit(let leave):
               end.leaveRunning = leave

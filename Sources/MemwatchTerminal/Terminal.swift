@@ -6,6 +6,7 @@ import Glibc
 /// The screen could not be used, and why.
 package struct ScreenFailure: Error, Sendable {
   package var message: String
+  package init(message: String) { self.message = message }
 }
 
 /// A terminal in full-screen mode; restored when this goes.
@@ -19,10 +20,12 @@ struct Terminal: ~Copyable {
   private var drawn: Grid?
   private var looks: [UInt32]
   private var hasBegun = false
+  private let usesMouse: Bool
 
   /// Opens what drawing needs; the terminal stays as it is until `begin`.
-  init(useColor: Bool) throws(ScreenFailure) {
+  init(useColor: Bool, useMouse: Bool = false) throws(ScreenFailure) {
     isUTF8 = mwn_use_locale()
+    usesMouse = useMouse
     mwn_catch_signals()
     guard let output = unsafe mwn_output_stream(), let input = unsafe mwn_input_stream() else {
       throw ScreenFailure(
@@ -63,6 +66,10 @@ struct Terminal: ~Copyable {
     nonl()
     unsafe keypad(window, true)
     unsafe nodelay(window, true)
+    if usesMouse {
+      mousemask(mwn_mouse_events, nil)
+      mouseinterval(0)
+    }
     if unsafe getenv("ESCDELAY") == nil { set_escdelay(25) }
   }
 
@@ -184,6 +191,12 @@ struct Terminal: ~Copyable {
       case KEY_BTAB: return .key(.backTab)
       case KEY_F0 + 1: return .key(.help)
       case KEY_RESIZE: return .key(.resize)
+      case KEY_MOUSE:
+        var event = MEVENT()
+        guard unsafe getmouse(&event) == OK else { return .ignored }
+        if event.bstate & mwn_wheel_up != 0 { return .key(.up) }
+        if event.bstate & mwn_wheel_down != 0 { return .key(.down) }
+        return .key(.click(row: Int(event.y)))
       default: return .ignored
       }
     }

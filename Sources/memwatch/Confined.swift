@@ -48,7 +48,8 @@ struct Viewer {
     let ready: Screen.Prepared
     do { ready = try prepared.get() } catch { throw Failure(Exit.failure, error.message) }
     let end = Screen.run(
-      start, on: ready, audits: auditing, child: child, write: writeSnapshot, host: { host },
+      start, on: ready, audits: auditing, child: child, write: writeSnapshot,
+      recorder: record, host: { host },
       notice: incomplete,
       alert: { kind, arena in
         let number = ProblemKind.allCases.firstIndex(of: kind)!
@@ -68,6 +69,17 @@ struct Viewer {
       throw ExitCode(Exit.code(for: state))
     }
   }
+}
+
+/// Begins a record for the screen.
+private func record(_ path: String) -> Result<(Snapshot) -> String?, ScreenFailure> {
+  do throws(Failure) {
+    let recording = try Recording(path)
+    return .success { snapshot in
+      do throws(Failure) { try recording.add(snapshot) } catch { return error.message }
+      return nil
+    }
+  } catch { return .failure(ScreenFailure(message: error.message)) }
 }
 
 /// What the broker answers beside files.

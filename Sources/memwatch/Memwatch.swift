@@ -119,6 +119,15 @@ struct ScreenFlags: ParsableArguments {
   @Flag(name: .long, help: "Ring the bell at each alert.")
   var bell = false
 
+  @Flag(name: .long, help: "Select rows and scroll with the mouse.")
+  var mouse = false
+
+  @Option(
+    name: .customLong("open-limit"),
+    help: ArgumentHelp(
+      "Warn of a window that stays open for so long: 60s.", valueName: "time"))
+  var openLimit = Time(milliseconds: 60_000)
+
   @Option(
     name: .customLong("on-alert"),
     help: ArgumentHelp(
@@ -135,7 +144,7 @@ struct ScreenFlags: ParsableArguments {
   var settings: ScreenSettings {
     var settings = ScreenSettings(
       intervalMs: interval.milliseconds, forceASCII: ascii, useColor: !noColor)
-    (settings.rings, settings.onAlert) = (bell, onAlert)
+    (settings.rings, settings.onAlert, settings.usesMouse) = (bell, onAlert, mouse)
     return settings
   }
 }
@@ -167,7 +176,11 @@ struct Watch: ConfinedCommand {
       throw ExitCode(Exit.code(for: snapshot.process.state))
     }
     let start: Screen.Start
-    do throws(Failure) { start = .attached(try target.attach()) } catch {
+    do throws(Failure) {
+      let inspector = try target.attach()
+      inspector.openLimitMs = UInt64(screen.openLimit.milliseconds)
+      start = .attached(inspector)
+    } catch {
       // Several: on a screen one can be picked.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
         throw error
@@ -181,6 +194,7 @@ struct Watch: ConfinedCommand {
 extension Watch {
   private func speak() throws {
     let inspector = try target.attach()
+    inspector.openLimitMs = UInt64(screen.openLimit.milliseconds)
     var last: Snapshot?
     while true {
       let snapshot = inspector.sample(auditing: audit.mode(.automatic), withSecrets: false)

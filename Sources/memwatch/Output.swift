@@ -37,7 +37,7 @@ enum Format: String, CaseIterable {
     case .text: snapshot.text
     case .json: try Self.json(snapshot.document)
     case .csv: snapshot.csv
-    case .svg: Screen.picture(of: snapshot, width: 100, height: 30)
+    case .svg: Screen.picture(of: [snapshot], width: 100, height: 30)
     }
   }
 

@@ -39,18 +39,11 @@ struct Record: ConfinedCommand {
 
   func look(_ viewer: Viewer) throws {
     let inspector = try target.attach()
-    let file: Console.GrowingFile
-    do throws(ConsoleFailure) { file = try Console.GrowingFile(output) } catch {
-      throw Failure(Exit.failure, error.message)
-    }
-    try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8), to: file)
+    let recording = try Recording(output)
     let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
     while true {
-      var snapshot = inspector.sample(auditing: audit.mode(.automatic))
-      snapshot.secrets = []
-      var line = try JSONEncoder().encode(snapshot)
-      line.append(UInt8(ascii: "\n"))
-      try write(line, to: file)
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic))
+      try recording.add(snapshot)
       let code = Exit.code(for: snapshot.process.state)
       if snapshot.process.state == .exited { return }
       if code != 0, snapshot.process.state != .midUpdate { throw ExitCode(code) }
@@ -58,8 +51,31 @@ struct Record: ConfinedCommand {
       Exiting.pause(milliseconds: UInt32(interval.milliseconds))
     }
   }
+}
 
-  private func write(_ line: Data, to file: Console.GrowingFile) throws(Failure) {
+/// A record that is being written: a line that names its format, and one for each sample.
+final class Recording {
+  private let file: Console.GrowingFile
+
+  init(_ path: String) throws(Failure) {
+    do throws(ConsoleFailure) { file = try Console.GrowingFile(path) } catch {
+      throw Failure(Exit.failure, error.message)
+    }
+    try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
+  }
+
+  /// Secrets are recorded by label, not one by one.
+  func add(_ snapshot: Snapshot) throws(Failure) {
+    var snapshot = snapshot
+    snapshot.secrets = []
+    guard var line = try? JSONEncoder().encode(snapshot) else {
+      throw Failure(Exit.failure, "a sample could not be encoded")
+    }
+    line.append(UInt8(ascii: "\n"))
+    try write(line)
+  }
+
+  private func write(_ line: Data) throws(Failure) {
     if let failure = file.append(Array(line)) { throw Failure(Exit.failure, failure) }
   }
 }

@@ -32,7 +32,8 @@ import Testing
     for target in manifest["targets"] as! [[String: Any]] {
       let name = target["name"] as! String
       if target["type"] as! String == "test"
-        || ["TestSupport", "CTestSupport", "test-publisher", "sandbox-probe"].contains(name)
+        || ["TestSupport", "CTestSupport", "test-publisher", "sandbox-probe", "screen-driver"]
+          .contains(name)
       {
         continue
       }

@@ -268,6 +268,110 @@ import Testing
     #expect(try tmux.text().contains("TERM"))
   }
 
+  /// Random keys and sizes: what the terminal shows is the grid, after each of them. MEMWATCH_SEED and
+  /// MEMWATCH_KEYS (how many) make longer runs.
+  @Test func theTerminalShowsTheGrid() throws {
+    let environment = ProcessInfo.processInfo.environment
+    let seed = environment["MEMWATCH_SEED"].flatMap { UInt64($0) } ?? .random(in: 0 ... .max)
+    var random = Generator(seed: seed)
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a tls-keys isolated preferred pages", "alloc a 5 40",
+      "arena b 鍵 slab off none", "alloc b 300 40",
+      "arena c größe slab off none", "alloc c 10 500")
+    let file = scratch.file("grid")
+    let tmux = try Tmux(
+      [Programs.path("screen-driver"), "\(peer.pid)", file], stats: scratch, width: 100, height: 30)
+    try tmux.wait(for: "tls-keys")
+    let keys =
+      "jkgGnNhsIm>pr,.+-/f?123456789oAatRw ".map { String($0) } + [
+        "Enter", "Escape", "BSpace", "Tab", "Up", "Down", "PPage", "NPage", "Home", "End", "C-u",
+        "C-l", "Left", "Right", "F1",
+      ]
+    let sizes = [(1, 1), (20, 5), (40, 10), (79, 23), (80, 24), (100, 30), (160, 50), (200, 60)]
+    var isTiny = false
+    for step in 0..<(environment["MEMWATCH_KEYS"].flatMap { Int($0) } ?? 250) {
+      let what: String
+      if random.next() % 12 == 0 {
+        let (width, height) = sizes[Int(random.next() % UInt64(sizes.count))]
+        what = "\(width)x\(height)"
+        try tmux.resize(width, height)
+        isTiny = width == 1
+      } else {
+        what = keys[Int(random.next() % UInt64(keys.count))]
+        try tmux.keys(what)
+      }
+      // Curses cannot draw the lower right corner of a screen that is one column wide.
+      if isTiny { continue }
+      var (shown, drawn) = ("", "")
+      do {
+        try eventually("they are alike", within: 5) {
+          drawn = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""
+          shown = try tmux.screen().joined(separator: "\n")
+          func trimmed(_ text: String) -> [String] {
+            var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map {
+              String($0).replacing(/\ +$/, with: "")
+            }
+            while lines.last == "" { lines.removeLast() }
+            return lines
+          }
+          return trimmed(shown) == trimmed(drawn)
+        }
+      } catch {
+        throw Failed("seed \(seed), step \(step), \(what):\n\(shown)\n--- drawn\n\(drawn)")
+      }
+    }
+  }
+
+  private struct Generator: RandomNumberGenerator {
+    var state: UInt64
+    init(seed: UInt64) { state = seed }
+    /// SplitMix64.
+    mutating func next() -> UInt64 {
+      state &+= 0x9e37_79b9_7f4a_7c15
+      var word = (state ^ (state >> 30)) &* 0xbf58_476d_1ce4_e5b9
+      word = (word ^ (word >> 27)) &* 0x94d0_49bb_1331_11eb
+      return word ^ (word >> 31)
+    }
+  }
+
+  /// `R` begins a record and ends it; memwatch replay shows it.
+  @Test func recordsFromTheScreen() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let (_, tmux) = try watching(scratch, directory: files.path)
+    try tmux.wait(for: "session-tokens")
+    try tmux.keys("R", "C-u")
+    try tmux.type("day.record")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "REC, LIVE")
+    let path = files.file("day.record")
+    try eventually("three samples") {
+      try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").count > 3
+    }
+    try tmux.keys("R")
+    try tmux.wait(for: "recorded to day.record")
+    let text = try Launch([Programs.memwatch, "replay", "-1", path]).run().output
+    #expect(text.contains("session-tokens"))
+  }
+
+  /// The mouse is opt-in: a click selects, the wheel moves.
+  @Test func theMouseSelects() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch, options: ["--mouse"])
+    let screen = try tmux.wait(for: "session-tokens")
+    let row = try #require(screen.firstIndex { $0.contains("alpha") })
+    // A button and its place, each with 32 added, as this terminal sends them (xterm's ctlseqs).
+    func event(_ button: UInt8) -> String {
+      "\u{1b}[M"
+        + [button + 32, 5 + 32, UInt8(row) + 33].map { String(Unicode.Scalar($0)) }.joined()
+    }
+    try tmux.type(event(0) + event(3))
+    try tmux.wait(for: "─── alpha ")
+    try tmux.type(event(64))
+    try tmux.wait(for: "─── session-tokens ")
+  }
+
   @Test func closedInputIsTakenFromTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")

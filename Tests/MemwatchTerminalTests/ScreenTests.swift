@@ -108,7 +108,8 @@ let allKeys: [Key] =
   [
     .up, .down, .left, .right, .pageUp, .pageDown, .home, .end, .enter, .escape, .backspace, .tab,
     .backTab, .help, .redraw, .resize,
-  ] + (1..<127).map { .character(Character(Unicode.Scalar(UInt8($0)))) } + [
+  ] + [.click(row: 0), .click(row: 12)]
+  + (1..<127).map { .character(Character(Unicode.Scalar(UInt8($0)))) } + [
     .character("é"), .character("鍵"),
   ]
 
@@ -374,6 +375,73 @@ let allKeys: [Key] =
     #expect(times == times.sorted(by: >) && model.listing!.columns[1].title == "TIMEv")
     press(&model, "I")
     #expect(model.listing!.rows.map { $0.cells[1].key! } == times.reversed())
+  }
+
+  @Test func columnsAreChosen() {
+    var model = model(sample())
+    func header() -> String { String(draw(model, 100, 30).rows[8].compactMap(\.character)) }
+    press(&model, ">")
+    #expect(model.prompt?.text.hasPrefix("ARENA, STATE, LOCK") == true)
+    press(&model, "\u{15}locked, arena,in  use\n")
+    #expect(header().split(separator: " ") == ["LOCKED", "ARENA", "IN", "USE"])
+    press(&model, ">\u{15}weight\n")
+    #expect(model.message?.hasPrefix("no column WEIGHT; there are: ARENA") == true)
+    press(&model, ">\u{15}\n")
+    #expect(header().contains("SECRETS"))
+    press(&model, "4>\u{15}time,event\n")
+    #expect(
+      String(draw(model, 100, 30).rows[3].compactMap(\.character)).split(separator: " ")
+        == ["TIME", "EVENT"])
+    press(&model, "6>")
+    #expect(model.prompt == nil && model.message == "this view has no columns")
+  }
+
+  @Test func clicksSelectRows() {
+    var model = model(sample())
+    for view in ["1", "2", "4"] {
+      press(&model, view)
+      let (grid, layout) = Renderer.render(
+        model, width: 100, height: 30, style: Style(unicode: false), now: now)
+      model.layout = layout
+      let second = String(grid.rows[layout.top + 1].compactMap(\.character))
+      _ = model.handle(.click(row: layout.top + 1), now: now)
+      let row = draw(model, 100, 30).rows.first { $0.contains { $0.role == .selected } }
+      #expect(String(row?.compactMap(\.character) ?? []) == second, "view \(view)")
+    }
+    for row in [-1, 0, 29, 1_000_000] { _ = model.handle(.click(row: row), now: now) }
+  }
+
+  @Test func recordingIsShownAndEnds() {
+    var model = model(sample())
+    press(&model, "R")
+    #expect(model.prompt?.text.hasSuffix(".record") == true)
+    #expect(model.handle(.enter, now: now).count == 1)
+    model.recording = "x.record"
+    #expect(draw(model, 100, 30).text.contains("REC, LIVE"))
+    #expect(model.handle(.character("R"), now: now) == [.record(nil)])
+  }
+
+  /// One by one, 100,000 secrets cost what a screen of them costs.
+  @Test func manyRowsAreSortedAndFound() {
+    var snapshot = sample()
+    let template = snapshot.secrets[0]
+    snapshot.secrets = (0..<100_000).map { number in
+      var secret = template
+      secret.serial = UInt64(number)
+      secret.byteCount = UInt64(number % 1000)
+      return secret
+    }
+    let arena = snapshot.arenas.first { $0.id == template.arenaID }!
+    snapshot.problems = []
+    var model = model(snapshot)
+    while model.selectedArena != arena.id { press(&model, "j") }
+    press(&model, "\n\nsss")
+    let rows = model.listing!.rows
+    #expect(rows.count == 100_000 && rows[0].cells[2].key == 999 && rows[99_999].cells[2].key == 0)
+    #expect(rows[0].id == "999", "alike rows stay in their order")
+    press(&model, "f99999\n")
+    #expect(model.listing?.rows.map(\.id) == ["99999"])
+    #expect(rows.firstIndex(ofID: "1999") == 1 && rows.firstIndex(ofID: "x") == nil)
   }
 
   /// A picture holds what the grid holds, whatever names say.

@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+static const mmask_t mwn_wheel_up = BUTTON4_PRESSED, mwn_wheel_down = BUTTON5_PRESSED,
+                     mwn_mouse_events = BUTTON1_PRESSED | BUTTON4_PRESSED | BUTTON5_PRESSED;
 static const uint32_t mwn_bold = A_BOLD, mwn_reverse = A_REVERSE, mwn_dim = A_DIM;
 
 /// Whether the locale that the environment names is UTF-8 (setlocale(3), nl_langinfo(3)).
