@@ -223,7 +223,7 @@ _memwatch_snapshot() {
     repeating_flags=()
     non_repeating_flags=(--no-labels --no-audit --version -h --help)
     repeating_options=()
-    non_repeating_options=(--file --wait -W --format --output -o)
+    non_repeating_options=(--file --wait -W --format --view --output -o)
     __memwatch_offer_flags_options 1
 
     # Offer option value completions
@@ -236,6 +236,10 @@ _memwatch_snapshot() {
         ;;
     '--format')
         __memwatch_add_completions -W 'text'$'\n''json'$'\n''csv'$'\n''svg'
+        return
+        ;;
+    '--view')
+        __memwatch_add_completions -W 'arenas'$'\n''secrets'$'\n''map'$'\n''events'$'\n''findings'$'\n''host'$'\n''vaults'$'\n''history'
         return
         ;;
     '--output'|'-o')

@@ -116,11 +116,13 @@ _memwatch_list() {
 _memwatch_snapshot() {
     local -i ret=1
     local -ar ___format=('text' 'json' 'csv' 'svg')
+    local -ar ___view=('arenas' 'secrets' 'map' 'events' 'findings' 'host' 'vaults' 'history')
     local -ar arg_specs=(
         ':target:'
         '--file[Attach to this page.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
         '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture).]:format:{__memwatch_complete "${___format[@]}"}'
+        '--view[The view that a picture shows.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Numbers for the texts of labels.]'
         '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never over another) instead of standard output.]:file:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'

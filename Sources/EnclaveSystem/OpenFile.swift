@@ -141,8 +141,9 @@ package struct OpenFile: ~Copyable, Sendable {
         unsafe result = ces_pread(descriptor, raw.baseAddress, wanted, offset)
       }
       let count = Int(try Self.check("read", path, result))
-      if count == 0 { break }
       bytes.append(contentsOf: chunk[..<count])
+      // Fewer than asked: the end.
+      if count < wanted { break }
     }
     return bytes
   }

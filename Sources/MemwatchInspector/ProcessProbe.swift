@@ -23,6 +23,9 @@ package struct ProcessProbe: Equatable, Sendable {
   /// CAP_IPC_LOCK (capabilities(7)).
   private static let ipcLock: UInt64 = 1 << 14
 
+  /// Of no process.
+  init() {}
+
   package init(pid: Int32, countingMaps: Bool) {
     func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
       Inspected.process(file, pid: pid).text(limit: limit)

@@ -4,7 +4,7 @@ import EnclaveStats
 import EnclaveSystem
 
 extension ProcessProbe {
-  static var none: ProcessProbe { ProcessProbe(pid: -1, countingMaps: false) }
+  static let none = ProcessProbe()
 }
 
 struct Reading {

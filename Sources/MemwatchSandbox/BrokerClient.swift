@@ -13,6 +13,8 @@ package final class BrokerClient: FileOpening {
   private struct State {
     var paths: [Int: String] = [:]
     var users: [UInt32: [UInt8]] = [:]
+    /// Of the process that was asked for last: they hardly ever change.
+    var namespaces: (pid: Int32, bytes: [UInt8], until: UInt64)?
     /// Files that tell something new each time they are read from the start (proc(5)).
     var standing: [Inspected: Standing] = [:]
   }
@@ -96,6 +98,12 @@ package final class BrokerClient: FileOpening {
     if case .userName(let uid) = file {
       if let known = state.withLock({ $0.users[uid] }) { return known }
     }
+    if case .namespaces(let pid) = file,
+      let known = state.withLock({ $0.namespaces }), known.pid == pid,
+      ProcessFacts.bootMilliseconds < known.until
+    {
+      return known.bytes
+    }
     if isStanding, let standing = state.withLock({ $0.standing[file] }),
       let bytes = try? standing.file.readAll(limit: limit), !bytes.isEmpty
     {
@@ -113,7 +121,12 @@ package final class BrokerClient: FileOpening {
         $0.standing[file] = standing
       }
     }
-    if case .userName(let uid) = file { state.withLock { $0.users[uid] = bytes } }
+    switch file {
+    case .userName(let uid): state.withLock { $0.users[uid] = bytes }
+    case .namespaces(let pid):
+      state.withLock { $0.namespaces = (pid, bytes, ProcessFacts.bootMilliseconds + 1000) }
+    default: break
+    }
     return bytes
   }
 

@@ -2,7 +2,7 @@
 
 package import MemwatchInspector
 
-package enum View: Sendable, Equatable, CaseIterable {
+package enum View: String, Sendable, Equatable, CaseIterable {
   case arenas, secrets, map, events, findings, host, vaults, processes, history, output, help
 }
 

@@ -23,11 +23,13 @@ struct Viewer {
   private let client: BrokerClient
   let confinement: Confinement
   private let prepared: Result<Screen.Prepared, ScreenFailure>?
+  private let hasAlertProgram: Bool
 
   fileprivate init(
     _ client: BrokerClient, _ confinement: Confinement,
-    _ prepared: Result<Screen.Prepared, ScreenFailure>?
+    _ prepared: Result<Screen.Prepared, ScreenFailure>?, hasAlertProgram: Bool
   ) {
+    self.hasAlertProgram = hasAlertProgram
     self.client = client
     self.confinement = confinement
     self.prepared = prepared
@@ -56,7 +58,7 @@ struct Viewer {
         _ = client.ask(Answers.alert.rawValue | UInt64(number) << 8, arena ?? .max)
       },
       alertFailure: {
-        switch client.ask(Answers.alertFailure.rawValue) {
+        switch hasAlertProgram ? client.ask(Answers.alertFailure.rawValue) : 0 {
         case 127: "there is no such program"
         case 126: "the program may not be run"
         case 125: "the program could not be started"
@@ -124,7 +126,8 @@ enum Confined {
         body: { (prepared, client, confinement) in
           finish {
             if let command = needs.command { watch(command, client) }
-            let viewer = Viewer(client, confinement, prepared)
+            let viewer = Viewer(
+              client, confinement, prepared, hasAlertProgram: needs.screen?.onAlert != nil)
             if let text = viewer.incomplete, prepared == nil { Output.error("memwatch: " + text) }
             try body(viewer)
           }

@@ -268,6 +268,12 @@ struct List: ConfinedCommand {
 
 extension Format: ExpressibleByArgument {}
 
+/// The views that are pictures of one process.
+enum PicturedView: String, CaseIterable, ExpressibleByArgument {
+  case arenas, secrets, map, events, findings, host, vaults, history
+  var view: View { View(rawValue: rawValue)! }
+}
+
 struct SnapshotCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot", abstract: "Writes one snapshot as text, JSON, CSV or a picture.")
@@ -276,6 +282,8 @@ struct SnapshotCommand: ConfinedCommand {
   @Option(
     name: .long, help: "text, json, csv (the arenas, one a row) or svg (the screen as a picture).")
   var format: Format = .text
+  @Option(name: .long, help: "The view that a picture shows.")
+  var view: PicturedView = .arenas
   @Flag(name: .customLong("no-labels"), help: "Numbers for the texts of labels.")
   var hidesLabels = false
   @Option(
@@ -289,8 +297,19 @@ struct SnapshotCommand: ConfinedCommand {
   var needs: Needs { Needs(named: target.named, exports: directory(of: output)) }
 
   func look(_ viewer: Viewer) throws {
-    let snapshot = try target.attach().sample(auditing: audit.mode(.now))
-    let text = try format.render(hidesLabels ? snapshot.withoutLabels : snapshot)
+    let inspector = try target.attach()
+    var snapshots = [inspector.sample(auditing: audit.mode(.now))]
+    if format == .svg {
+      // Rates need two.
+      Exiting.pause(milliseconds: 500)
+      snapshots.append(inspector.sample(auditing: audit.mode(.automatic)))
+    }
+    if hidesLabels { snapshots = snapshots.map(\.withoutLabels) }
+    let snapshot = snapshots[snapshots.count - 1]
+    let text =
+      format == .svg
+      ? Screen.picture(of: snapshots, view: view.view, host: viewer.host, width: 100, height: 30)
+      : try format.render(snapshot)
     if let output { try Output.file(output, text) } else { try Output.standard(text) }
     throw ExitCode(Exit.code(for: snapshot.process.state))
   }

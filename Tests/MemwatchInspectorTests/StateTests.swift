@@ -17,6 +17,24 @@ import Testing
     return (peer, try Inspector.attach(to: .file(path)))
   }
 
+  /// A window that stays open is told once it has been open for long enough, and no more when it is closed.
+  @Test func aWindowThatStaysOpen() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    inspector.openLimitMs = 100
+    func problem() -> Problem? { inspector.sample().problems.first { $0.kind == .openTooLong } }
+    #expect(problem() == nil)
+    try peer.send("hold a")
+    var seen: Problem?
+    try eventually("it is told") {
+      seen = problem()
+      return seen != nil
+    }
+    #expect(seen?.severity == .warning && seen?.text.hasPrefix("alpha: open for ") == true)
+    try peer.send("release")
+    try eventually("it is over") { problem() == nil }
+  }
+
   @Test func live() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
