@@ -160,3 +160,19 @@ let package = Package(
   ],
   swiftLanguageModes: [.v6]
 )
+
+// The fuzzer's build, which Tests/Fuzz/run asks for: its runtime brings a main function of its own, so
+// that no other program can be built with it.
+if Context.environment["MEMWATCH_FUZZ"] != nil {
+  let parsers = [
+    "CEnclaveSystem", "EnclaveSystem", "EnclaveStats", "MemwatchInspector", "CMemwatchNcurses",
+    "MemwatchTerminal",
+  ]
+  package.products = []
+  package.targets.removeAll { !parsers.contains($0.name) }
+  package.targets.append(
+    .executableTarget(
+      name: "page-fuzzer",
+      dependencies: ["MemwatchInspector", "MemwatchTerminal", "EnclaveStats", "EnclaveSystem"],
+      path: "Tests/Fuzz/PageFuzzer", swiftSettings: testSettings))
+}

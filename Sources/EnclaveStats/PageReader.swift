@@ -70,10 +70,12 @@ package struct PageReader: ~Copyable {
   private var versionOfSecrets: UInt64?
 
   /// No reading takes longer than this on retries.
-  private static let retryMilliseconds: UInt64 = 40
+  private let retryMilliseconds: UInt64
 
   /// Takes over an open page, and checks its header.
-  package init(_ file: consuming OpenFile) throws(PageReadFailure) {
+  package init(
+    _ file: consuming OpenFile, retryMilliseconds: UInt64 = 40
+  ) throws(PageReadFailure) {
     let status: FileStatus
     do { status = try file.status() } catch { throw .file(error) }
     guard status.isRegular else { throw .corrupt("it is not a regular file") }
@@ -109,6 +111,7 @@ package struct PageReader: ~Copyable {
     }
     guard word(.callBytes) == 32 else { throw .corrupt("its call records are of an odd size") }
     self.file = file
+    self.retryMilliseconds = retryMilliseconds
     self.layout = layout
     self.header = header
     process = Array(repeating: 0, count: PageFormat.processBytes / 8)
@@ -140,7 +143,7 @@ package struct PageReader: ~Copyable {
   ///
   /// - Parameter withSecrets: whether the table of secrets is wanted: it can be the largest by far.
   package mutating func read(withSecrets: Bool = true) throws(PageReadFailure) -> PageImage {
-    var budget = Budget(milliseconds: Self.retryMilliseconds)
+    var budget = Budget(milliseconds: retryMilliseconds)
     var image = PageImage(header: header, layout: layout, process: PageRecord(words: process))
 
     let stampEnd = layout.offsets[0]

@@ -61,9 +61,14 @@ package final class Inspector {
   }
 
   /// Finds the target and opens its page.
-  package static func attach(to target: Target) throws(AttachFailure) -> Inspector {
+  ///
+  /// - Parameter retryMilliseconds: how long a record that is being written is waited for.
+  package static func attach(
+    to target: Target, retryMilliseconds: UInt64 = 40
+  ) throws(AttachFailure) -> Inspector {
     let publisher = try find(target)
-    return Inspector(target: target, publisher: publisher, reader: try open(publisher))
+    return Inspector(
+      target: target, publisher: publisher, reader: try open(publisher, retryMilliseconds))
   }
 
   /// Opens the page of a publisher that was found.
@@ -75,12 +80,14 @@ package final class Inspector {
     return Inspector(target: target, publisher: publisher, reader: try open(publisher))
   }
 
-  private static func open(_ publisher: Publisher) throws(AttachFailure) -> PageReader {
+  private static func open(
+    _ publisher: Publisher, _ retryMilliseconds: UInt64 = 40
+  ) throws(AttachFailure) -> PageReader {
     let file: OpenFile
     do {
       file = try publisher.source.open()
     } catch { throw .unreadable(publisher.failing(with: .file(error))) }
-    do { return try PageReader(file) } catch {
+    do { return try PageReader(file, retryMilliseconds: retryMilliseconds) } catch {
       throw .unreadable(publisher.failing(with: error))
     }
   }

@@ -117,7 +117,7 @@ package struct Listing: Sendable {
 
 extension Listing {
   /// What is seen of the list, as CSV.
-  var csv: String {
+  package var csv: String {
     commaSeparated([columns.map(\.title)] + rows.map { $0.cells.map(\.text) })
   }
 }
