@@ -152,10 +152,11 @@ package final class Inspector {
   /// - Parameter withSecrets: whether secrets are wanted one by one.
   package func sample(auditing: Auditing = .never, withSecrets: Bool = true) -> Snapshot {
     followSuccessor()
+    let start = ProcessFacts.bootMilliseconds
     var reading = read(withSecrets: withSecrets)
     // The page and /proc are read one after the other: what seems to differ is looked at again
     // before it is said.
-    if reading.claimsMoreThanLocked {
+    if reading.claimsMoreThanLocked, ProcessFacts.bootMilliseconds - start < 50 {
       ProcessFacts.pause(milliseconds: 2)
       reading = read(withSecrets: withSecrets)
     }
@@ -227,7 +228,10 @@ package final class Inspector {
     do throws(PageReadFailure) {
       var image = try reader.read(withSecrets: withSecrets)
       // A writer that the scheduler keeps waiting is not one that stopped.
-      for _ in 0..<5 where image.isStuck { image = try reader.read(withSecrets: withSecrets) }
+      let deadline = ProcessFacts.bootMilliseconds + 200
+      while image.isStuck, ProcessFacts.bootMilliseconds < deadline {
+        image = try reader.read(withSecrets: withSecrets)
+      }
       self.image = image
       reading.isFresh = true
       if image.isStuck { reading.state = .midUpdate }

@@ -1,0 +1,85 @@
+// Writers and a reader of one page at full speed: no record that the reader accepts is torn.
+
+import EnclaveStats
+import EnclaveSystem
+import Foundation
+import Synchronization
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct TornRecordTests {
+  private static let arenas = 64
+
+  private func page(_ scratch: Scratch) throws -> PageFile {
+    var capacities = PageCapacities()
+    (capacities.arenas, capacities.labels, capacities.chunks) = (Self.arenas, 1, 1)
+    (capacities.secrets, capacities.events) = (1, 1)
+    return try PageFile.create(
+      in: [DirectoryCandidate(path: scratch.path, origin: "this test")], capacities: capacities,
+      processName: Array("test".utf8), geometry: [], tickMs: 1000, firstHeartbeat: { _ in })
+  }
+
+  /// Three threads write all words of their records again and again, each time one number; the reader looks
+  /// for records that hold two.
+  ///
+  /// - Parameter isMarked: whether writers raise the sequence to an odd value first, as they must.
+  /// - Returns: how many records were accepted, and how many of them were torn.
+  private func run(isMarked: Bool, until enough: (Int, Int) -> Bool) throws -> (Int, Int) {
+    let scratch = try Scratch(onTmpfs: true)
+    let file = try page(scratch)
+    let words = PageTable.arenas.recordBytes / 8
+    let isOver = Atomic(false)
+    let group = DispatchGroup()
+    for thread in 0..<3 {
+      Thread.detachNewThread {
+        group.enter()
+        let table = file.writer.table(ArenaWord.self)
+        var value: UInt64 = 1
+        while !isOver.load(ordering: .relaxed) {
+          for index in stride(from: thread, to: Self.arenas, by: 3) {
+            let record = table[index]
+            record.begin()
+            if !isMarked { record.begin() }
+            for word in 1..<words { record.set(word, value) }
+            if !isMarked { record.end() }
+            record.end()
+          }
+          value += 1
+        }
+        group.leave()
+      }
+    }
+    defer {
+      isOver.store(true, ordering: .relaxed)
+      group.wait()
+      file.unlink()
+    }
+    // As another process would have it: the file by its name, read by pread.
+    var reader = try PageReader(OpenFile(reading: file.path, followingLinks: false))
+    var (accepted, torn) = (0, 0)
+    let deadline = Date().addingTimeInterval(300)
+    while !enough(accepted, torn), Date() < deadline {
+      for record in try reader.read(withSecrets: false).arenas {
+        accepted += 1
+        if !record.words[1...].allSatisfy({ $0 == record.words[1] }) { torn += 1 }
+      }
+    }
+    return (accepted, torn)
+  }
+
+  /// MEMWATCH_READS: how many records are to be accepted.
+  @Test func noAcceptedRecordIsTorn() throws {
+    let wanted =
+      ProcessInfo.processInfo.environment["MEMWATCH_READS"].flatMap { Int($0) } ?? 300_000
+    let (accepted, torn) = try run(isMarked: true) { accepted, _ in accepted >= wanted }
+    #expect(accepted >= wanted && torn == 0)
+  }
+
+  /// The control: without the odd sequence they are found at once.
+  @Test func withoutTheMarkTheyAreFound() throws {
+    let (accepted, torn) = try run(isMarked: false) { accepted, torn in
+      torn > 0 || accepted > 5_000_000
+    }
+    #expect(torn > 0, "none in \(accepted)")
+  }
+}
