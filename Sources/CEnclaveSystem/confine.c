@@ -38,6 +38,16 @@ int64_t ces_thread_count(void) {
 }
 
 int64_t ces_fork(void) { RESULT(fork()); }
+
+void ces_take_ending_signals(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
+  sigaddset(&set, SIGQUIT);
+  sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
 int64_t ces_signal_at_parents_death(int signal) { RESULT(prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)); }
 int64_t ces_parent(void) { return getppid(); }
 int64_t ces_no_new_privileges(void) { RESULT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }

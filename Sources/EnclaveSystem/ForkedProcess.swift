@@ -20,6 +20,7 @@ package struct ForkedProcess: Sendable {
       throw FileFailure(function: "fork", path: "this process", errno: Int32(-child))
     }
     if child == 0 {
+      ces_take_ending_signals()
       _ = ces_signal_at_parents_death(signal)
       if ces_parent() != parent { ces_die_by(signal) }
       return nil

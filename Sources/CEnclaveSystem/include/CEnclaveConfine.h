@@ -12,6 +12,8 @@
 int64_t ces_thread_count(void);
 /// fork(2): 0 in the child. For processes of one thread.
 int64_t ces_fork(void);
+/// Unblocks the signals that end a process: whoever started this one may have blocked them.
+void ces_take_ending_signals(void);
 /// prctl(PR_SET_PDEATHSIG): the signal that this process gets when its parent dies.
 int64_t ces_signal_at_parents_death(int signal);
 int64_t ces_parent(void);
