@@ -13,7 +13,11 @@
 
 static uintptr_t guarded_from, guarded_to;
 static int tripped, installed;
-static struct sigaction previous;
+// What was there before the guard, and what came after it and was put below it again.
+static struct sigaction previous, later;
+static int has_later;
+// Whoever came later may know the guard as what was there before: then it calls back.
+static _Thread_local int depth;
 
 static void on_sigbus(int signal, siginfo_t *info, void *context) {
   uintptr_t address = (uintptr_t)info->si_addr;
@@ -28,17 +32,30 @@ static void on_sigbus(int signal, siginfo_t *info, void *context) {
     if (p != MAP_FAILED) return;
   }
   // Not ours: do what would have been done without us.
-  if ((previous.sa_flags & SA_SIGINFO) && previous.sa_sigaction) {
-    previous.sa_sigaction(signal, info, context);
-  } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+  const struct sigaction *next =
+      __atomic_load_n(&has_later, __ATOMIC_ACQUIRE) && depth == 0 ? &later : &previous;
+  depth++;
+  if ((next->sa_flags & SA_SIGINFO) && next->sa_sigaction) {
+    next->sa_sigaction(signal, info, context);
+  } else if (next->sa_handler == SIG_DFL || next->sa_handler == SIG_IGN) {
     // A fault cannot be ignored: returning would raise it again for ever.
     struct sigaction standard;
     memset(&standard, 0, sizeof standard);
     standard.sa_handler = SIG_DFL;
     sigaction(SIGBUS, &standard, NULL);
   } else {
-    previous.sa_handler(signal);
+    next->sa_handler(signal);
   }
+  depth--;
+}
+
+static int guard_with(struct sigaction *before) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_sigaction = on_sigbus;
+  action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  return sigaction(SIGBUS, &action, before);
 }
 
 int64_t ces_page_guard_install(void *address, size_t length) {
@@ -46,14 +63,24 @@ int64_t ces_page_guard_install(void *address, size_t length) {
   __atomic_store_n(&guarded_to, (uintptr_t)address + length, __ATOMIC_RELEASE);
   __atomic_store_n(&guarded_from, (uintptr_t)address, __ATOMIC_RELEASE);
   if (installed) return 0;
-  struct sigaction action;
-  memset(&action, 0, sizeof action);
-  action.sa_sigaction = on_sigbus;
-  action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
-  sigemptyset(&action.sa_mask);
-  if (sigaction(SIGBUS, &action, &previous) < 0) return -errno;
+  if (guard_with(&previous) < 0) return -errno;
   installed = 1;
   return 0;
+}
+
+int64_t ces_page_guard_keep(void) {
+  struct sigaction now;
+  if (!installed || __atomic_load_n(&guarded_from, __ATOMIC_ACQUIRE) == 0) return 0;
+  if (sigaction(SIGBUS, NULL, &now) < 0) return -errno;
+  if ((now.sa_flags & SA_SIGINFO) &&
+      (now.sa_sigaction == on_sigbus || ces_is_wipes_handler((void *)now.sa_sigaction)))
+    return 0;
+  // Nothing runs below while it changes: a fault of another kind meanwhile has the first handler.
+  __atomic_store_n(&has_later, 0, __ATOMIC_RELEASE);
+  later = now;
+  __atomic_store_n(&has_later, 1, __ATOMIC_RELEASE);
+  struct sigaction ignored;
+  return guard_with(&ignored) < 0 ? -errno : 1;
 }
 
 int ces_page_guard_tripped(void) { return __atomic_load_n(&tripped, __ATOMIC_ACQUIRE); }

@@ -126,6 +126,8 @@ static void on_own_fault(int signal, siginfo_t *info, void *context) {
   siglongjmp(skip, 1);
 }
 
+bool ces_is_wipes_handler(const void *handler) { return handler == (const void *)on_own_fault; }
+
 static void guard_faults(void) {
   uint32_t nobody = 0, self = this_thread();
   while (!__atomic_compare_exchange_n(&guarded, &nobody, self, false, __ATOMIC_ACQUIRE,

@@ -344,6 +344,7 @@ package enum Registry {
     with { state in
       guard state.publication?.number == number else { return false }
       if PageCalls.isPageLost { return false }
+      PageCalls.keepPageGuarded()
       state.publication!.file.writer.advanceClock()
       state.publication!.ticks &+= 1
       if state.publication!.addresses == .whileDumpable, !state.publication!.addressesLost,

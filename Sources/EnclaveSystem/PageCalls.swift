@@ -37,6 +37,8 @@ package enum PageCalls {
   package static func guardPage(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
     unsafe ces_page_guard_install(base, byteCount)
   }
+  /// After the program has set a handler of its own.
+  package static func keepPageGuarded() { _ = ces_page_guard_keep() }
   package static func unguardPage() { ces_page_guard_remove() }
   /// Whether the page was truncated under its publisher.
   package static var isPageLost: Bool { ces_page_guard_tripped() != 0 }

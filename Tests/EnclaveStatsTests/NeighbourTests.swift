@@ -61,6 +61,39 @@ import Testing
     #expect(peer.process.terminationStatus == 0)
   }
 
+  /// The program has a SIGBUS handler of its own, set before publishing or after: the page's faults are the
+  /// library's, all others are the program's.
+  @Test(arguments: ["before", "after", "with wiping"], [true, false])
+  func theProgramsOwnHandler(order: String, isCut: Bool) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    if order == "before" { try peer.send("exit-on-bus") }
+    let path = try peer.send("start")
+    try peer.send("arena a alpha slab preferred pages")
+    if order == "with wiping" { try peer.send("wipe-on-signals") }
+    if order != "before" { try peer.send("exit-on-bus") }
+    // It is seen at the next tick.
+    func heartbeat() throws -> Data {
+      try Data(contentsOf: URL(fileURLWithPath: path))[1024..<1536]
+    }
+    for _ in 0..<2 {
+      let before = try heartbeat()
+      try eventually("a tick") { try heartbeat() != before }
+    }
+    if isCut {
+      try peer.send("churn a 2")
+      #expect(
+        try Launch(["sh", "-c", "chmod 600 \"$1\"; truncate -s 0 \"$1\"", "sh", path]).run().status
+          == 0)
+      for _ in 0..<50 { try peer.send("stats a") }
+      #expect(peer.process.isRunning)
+    } else {
+      peer.post("raise-bus")
+      try eventually("it ended") { !peer.process.isRunning }
+      #expect(peer.process.terminationStatus == 99)
+    }
+  }
+
   static let mayUnshare =
     (try? Launch(["unshare", "-rm", "true"]).run().status) == 0
 

@@ -125,6 +125,9 @@ int64_t ces_list_directory(int fd, int (*each)(void *, const char *), void *cont
 /// Installs a SIGBUS handler that, for addresses in the range, maps private memory over the whole
 /// range and sets the flag; anything else goes to the handler that was there before. sigaction(2).
 int64_t ces_page_guard_install(void *address, size_t length);
+/// Puts the guard on top again where the program has set a handler since; that one has all faults that are
+/// not the page's. 1: it did. Not async-signal-safe; one thread at a time.
+int64_t ces_page_guard_keep(void);
 /// 1 once the guard had to replace the range.
 int ces_page_guard_tripped(void);
 void ces_page_guard_remove(void);

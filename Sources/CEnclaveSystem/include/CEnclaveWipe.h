@@ -77,6 +77,9 @@ enum : int {
   CES_SIGNAL_XFSZ = SIGXFSZ, CES_SIGNAL_SYS = SIGSYS,
 };
 
+/// Whether a handler is the one that a wipe has for its own time.
+bool ces_is_wipes_handler(const void *handler);
+
 /// Two words of the stats page: a wipe stores its status in the first and the signal in the
 /// second. NULL takes them back.
 void ces_wipe_report_to(uint64_t *status, uint64_t *signal);

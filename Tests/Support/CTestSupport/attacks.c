@@ -316,3 +316,14 @@ long ct_registers(int tid, void *bytes, size_t length) {
   ptrace(PTRACE_DETACH, tid, 0, 0);
   return result;
 }
+
+static int bus_status;
+static void exit_on_bus(int signal) {
+  (void)signal;
+  _exit(bus_status);
+}
+
+void ct_exit_on_bus(int status) {
+  bus_status = status;
+  signal(SIGBUS, exit_on_bus);
+}

@@ -19,6 +19,7 @@
 //   churn SLOT THREADS              threads that allocate and free until the end
 //   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
 //   overflow SLOT                   one byte behind the last secret (gate none), and frees it
+//   exit-on-bus, raise-bus          a SIGBUS handler of the program's own; SIGBUS
 //   wipe-on-signals                 EmergencyWipe.install
 //   storm SLOT pages|none|key       threads that use the last secret in every way until the end
 //   crash SLOT fault|trap|abort|kill|stack  in a window to the last secret
@@ -262,6 +263,12 @@ extension Host {
         }
         return ""
     #endif
+    case "exit-on-bus":
+      ct_exit_on_bus(99)
+      return ""
+    case "raise-bus":
+      raise(SIGBUS)
+      return ""
     case "wipe-on-signals":
       try EmergencyWipe.install()
       return ""

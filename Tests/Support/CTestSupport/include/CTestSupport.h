@@ -73,4 +73,7 @@ int ct_let_go(int pid);
 /// posix_spawn_file_actions_addclosefrom_np(3), which Swift does not import.
 int ct_close_from(void *actions, int from);
 
+/// A SIGBUS handler as a program may have one: it ends the process with this status, and calls nobody.
+void ct_exit_on_bus(int status);
+
 #endif
