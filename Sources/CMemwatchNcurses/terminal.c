@@ -136,6 +136,14 @@ void mwn_restore_on_fault(int input, int output) {
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigaction(faults[i], &action, NULL);
 }
 
+SCREEN *mwn_new_terminal(FILE *output, FILE *input) {
+  struct termios before;
+  bool is_known = tcgetattr(fileno(input), &before) == 0;
+  SCREEN *screen = newterm(NULL, output, input);
+  if (is_known) tcsetattr(fileno(input), TCSANOW, &before);
+  return screen;
+}
+
 int mwn_wait(int input, int milliseconds) {
   struct pollfd fd = {.fd = input, .events = POLLIN};
   int n = poll(&fd, 1, milliseconds);

@@ -582,7 +582,7 @@ struct Reading {
 }
 
 /// A sum that stops at the largest number: what is added comes from another process.
-func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
+package func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
   numbers.reduce(0) { sum, number in
     let (total, overflow) = sum.addingReportingOverflow(number)
     return overflow ? .max : total

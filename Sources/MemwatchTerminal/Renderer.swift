@@ -96,6 +96,24 @@ package struct Renderer {
     if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
   }
 
+  /// What changed since the mark, before the end of a view's rule where there is room.
+  private func since(_ end: String) -> String {
+    guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return end }
+    func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
+      let now = saturatingSum(snapshot.arenas.compactMap(value))
+      let then = saturatingSum(mark.arenas.compactMap(value))
+      return now >= then ? "+" + show(now - then) : "-" + show(then - now)
+    }
+    let failures: (ArenaSnapshot) -> UInt64? = { arena in
+      saturatingSum([arena.failedLocks, arena.failedOpens, arena.corruptions].compactMap(\.self))
+    }
+    let text =
+      "since \(clock(mark.sampledAt)): " + change(\.secretCount) { grouped($0) } + " secrets, "
+      + change(\.bytesLocked) { bytes($0) } + " locked, " + change(failures) { grouped($0) }
+      + " failures"
+    return end.isEmpty ? text : text + "   " + end
+  }
+
   private var stateText: String {
     guard let snapshot = model.snapshot else { return "" }
     let age = Int(clamping: now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
@@ -308,7 +326,7 @@ package struct Renderer {
     if let snapshot = model.snapshot {
       grid.put("Kernel  " + snapshot.kernelLine.fitted(width - 8), row: 6, column: 0)
     }
-    rule(7)
+    rule(7, "", since(""))
     let details = model.selected.map { detail($0) } ?? []
     var detailRows = details.isEmpty ? 0 : details.count + 1
     // A short screen shows fewer details before it shows fewer arenas.
@@ -447,7 +465,7 @@ package struct Renderer {
 
   private mutating func drawListing(_ listing: Listing) {
     drawVerdict(row: 1)
-    rule(2, listing.title, width >= 60 ? listing.note : "")
+    rule(2, listing.title, since(width >= 60 ? listing.note : ""))
     var columns = Array(listing.columns.enumerated())
     func needed() -> Int { 2 + columns.reduce(0) { $0 + $1.element.width + 1 } }
     if let chosen = model.chosenColumns[model.view] {
@@ -523,7 +541,7 @@ package struct Renderer {
     let span = moments.last.flatMap { last in
       moments.first.map { duration(last.at > $0.at ? last.at - $0.at : 0) }
     }
-    rule(2, "history", span.map { "\($0), \(counted(moments.count, "point"))" } ?? "")
+    rule(2, "history", since(span.map { "\($0), \(counted(moments.count, "point"))" } ?? ""))
     guard moments.count > 1 else {
       grid.put("the second reading begins it".fitted(width), row: 3, column: 0, role: .faint)
       return
@@ -729,7 +747,7 @@ package struct Renderer {
     let rows = height - 3
     layout.pageRows = max(1, rows)
     let first = min(model.scroll, max(0, lines.count - rows))
-    rule(1, title, "\(min(lines.count, first + rows)) of \(lines.count) lines")
+    rule(1, title, since("\(min(lines.count, first + rows)) of \(lines.count) lines"))
     for index in 0..<max(0, min(rows, lines.count - first)) {
       grid.put(shown(lines[first + index]).fitted(width), row: 2 + index, column: 0)
     }

@@ -32,7 +32,7 @@ struct Terminal: ~Copyable {
         message: "there is no terminal to read keys from; `memwatch -1` prints one snapshot")
     }
     let name = unsafe getenv("TERM").map { unsafe String(cString: $0) } ?? ""
-    guard let screen = unsafe newterm(nil, output, input) else {
+    guard let screen = unsafe mwn_new_terminal(output, input) else {
       throw ScreenFailure(
         message: name.isEmpty
           ? "TERM is not set; set it (TERM=xterm-256color), or use `memwatch -1`"

@@ -20,6 +20,8 @@ import Testing
   /// What can be done to another process of the same user.
   static func probe(_ user: User, _ options: [String]) throws -> [String: Int32] {
     let victim = Launch(user.prefix + ["sleep", "60"]).process()
+    // Its descriptor 0 is one that anybody may open.
+    victim.standardInput = FileHandle.nullDevice
     try victim.run()
     defer {
       kill(victim.processIdentifier, SIGKILL)

@@ -377,6 +377,20 @@ let allKeys: [Key] =
     #expect(model.listing!.rows.map { $0.cells[1].key! } == times.reversed())
   }
 
+  @Test func everyViewTellsWhatChangedSinceTheMark() {
+    var model = model(sample())
+    press(&model, "m")
+    var grown = sample(at: now + 60_000)
+    grown.arenas[0].secretCount = (grown.arenas[0].secretCount ?? 0) + 120
+    grown.arenas[1].failedLocks = (grown.arenas[1].failedLocks ?? 0) + 2
+    model.update(grown)
+    for view in View.allCases where view != .processes {
+      model.view = view
+      #expect(
+        draw(model, 140, 30).text.contains(": +120 secrets, +0 B locked, +2 failures"), "\(view)")
+    }
+  }
+
   @Test func columnsAreChosen() {
     var model = model(sample())
     func header() -> String { String(draw(model, 100, 30).rows[8].compactMap(\.character)) }

@@ -35,6 +35,9 @@ void mwn_release_signals(void);
 /// The last of these signals, or 0.
 int mwn_caught_signal(void);
 
+/// newterm(3X), which changes the terminal's modes; here they stay as they are until cbreak(3X).
+SCREEN *mwn_new_terminal(FILE *output, FILE *input);
+
 /// Restores the terminal when this process dies by a fault, then lets the fault do what it would
 /// have done. To be called after newterm(3X).
 void mwn_restore_on_fault(int input, int output);
