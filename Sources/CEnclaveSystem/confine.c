@@ -147,10 +147,11 @@ int64_t ces_receive(int socket, void *bytes, size_t length, int *passed) {
     char room[CMSG_SPACE(sizeof(int))];
     struct cmsghdr align;
   } control;
+  // Room for one descriptor, without the padding into which a second one would fit.
   struct msghdr message = {.msg_iov = &part,
                            .msg_iovlen = 1,
                            .msg_control = control.room,
-                           .msg_controllen = sizeof control.room};
+                           .msg_controllen = CMSG_LEN(sizeof(int))};
   ssize_t got;
   do got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   while (got < 0 && errno == EINTR);

@@ -52,8 +52,8 @@ import Testing
   /// Every command that reads something does so confined: each loads a filter.
   @Test(
     arguments: [
-      ["-1"], ["list"], ["snapshot", "--format", "json"], ["audit"], ["check"], ["host"],
-      ["record", "-o", "RECORD", "--for", "100ms"],
+      ["-1", "PID"], ["list"], ["snapshot", "PID", "--format", "json"], ["audit", "PID"],
+      ["check", "PID"], ["host"], ["record", "PID", "-o", "RECORD", "--for", "100ms"],
     ])
   func everyCommandIsConfined(arguments: [String]) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -63,7 +63,8 @@ import Testing
     let record = scratch.file("record")
     let result = try Launch(
       ["strace", "-f", "-o", trace, "-e", "trace=seccomp,landlock_restrict_self,openat,pread64"]
-        + [Programs.memwatch] + arguments.map { $0 == "RECORD" ? record : $0 },
+        + [Programs.memwatch]
+        + arguments.map { $0 == "RECORD" ? record : $0 == "PID" ? "\(peer.pid)" : $0 },
       stats: scratch
     ).run(within: 60)
     #expect([0, 6].contains(result.status), "\(result.error)")
@@ -93,7 +94,7 @@ import Testing
       "inject=\(call):error=\(error)",
     ]
     let result = try Launch(
-      strace + [Programs.memwatch, "snapshot"], stats: scratch
+      strace + [Programs.memwatch, "snapshot", "\(peer.pid)"], stats: scratch
     ).run(within: 60)
     #expect(result.status == 0 && result.output.contains("alpha"))
     #expect(result.error.contains("the sandbox is incomplete: \(name)"))
