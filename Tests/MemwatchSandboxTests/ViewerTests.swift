@@ -120,6 +120,31 @@ import Testing
     try eventually("it ends with its parent", within: 5) { kill(viewer, 0) != 0 }
   }
 
+  /// Another process is looked at without leaving: its page and its files come from the broker too.
+  @Test func switchesToAnotherProcess() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (first, tmux) = try Peer.watched(scratch)
+    let second = try Peer(stats: scratch)
+    try second.send("start")
+    try second.send("arena b bravo slab off none")
+    try tmux.wait(for: "alpha")
+    try tmux.keys("8")
+    try tmux.wait(for: "\(second.pid)")
+    // Every publisher of the machine may be in the list.
+    try eventually("the second is selected") {
+      let row = try tmux.screen().first { $0.contains(" \(second.pid) ") }
+      let selected = try tmux.run(["capture-pane", "-p", "-e"]).output.split(separator: "\n")
+        .first { $0.contains("\u{1b}[7m") }
+      if row != nil, selected?.contains(" \(second.pid) ") == true { return true }
+      try tmux.keys("j")
+      return false
+    }
+    try tmux.keys("Enter")
+    try tmux.wait(for: "bravo")
+    #expect(try tmux.screen()[0].contains("pid \(second.pid)"))
+    #expect(first.process.isRunning)
+  }
+
   @Test func filesAreMadeWhereItStarted() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try Peer.watched(scratch)
