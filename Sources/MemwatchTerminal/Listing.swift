@@ -355,11 +355,28 @@ extension Model {
           .init(chunk.dataBytes.map { bytes($0) } ?? "n/a", chunk.dataBytes.map { Double($0) }),
           .init(chunk.lockState ?? "n/a"), .init(chunk.kind ?? "n/a"),
         ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+      let room = arena.sizes.map {
+        "\($0.payload) B: \(grouped($0.live)) live, \(grouped($0.freeSlots)) free"
+      }
       row.details = [
         ("Letters", "L locked   U unlocked   - not asked for   S sealed   G guard page"),
         (
           "Lock",
           (chunk.lockState ?? "n/a") + (chunk.errno.map { ": \(errnoName($0))" } ?? "")
+        ),
+        // Which page holds what is not published: of the arena as a whole it is known.
+        (
+          "Room",
+          arena.layout == "isolated"
+            ? "a chunk for each secret"
+            : room.isEmpty ? "no slots yet" : room.joined(separator: "; ") + " (all chunks)"
+        ),
+        (
+          "Open",
+          "\(arena.protectionState ?? "n/a"): "
+            + (arena.openWindows.map { counted(Int(clamping: $0), "window") } ?? "n/a")
+            + ((arena.stuckOpenPages ?? 0) > 0
+              ? ", \(grouped(arena.stuckOpenPages!)) pages stay open" : "")
         ),
         (
           "Kernel",
