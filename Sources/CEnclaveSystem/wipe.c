@@ -365,7 +365,9 @@ static void clear_registers(ucontext_t *context) {
   } else if (frame == stack) {
     end = stack;  // a frame with nothing in it but the way back
   }
-  clear_stack(stack - red, end);
+  clear_stack(stack, end);
+  // Last: of a stack that ended here nothing lies below, and the attempt ends this function.
+  clear_stack(stack - red, stack);
 }
 
 static void clear_interrupted(ucontext_t *context) {

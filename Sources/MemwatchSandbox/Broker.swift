@@ -43,13 +43,13 @@ package struct Broker: ~Copyable {
   /// - Parameters:
   ///   - prepare: in the child, before it is confined: what opens files for good.
   ///   - other: answers what no file is.
-  ///   - tick: called some ten times a second.
+  ///   - tick: called some ten times a second; without it this process sleeps until it is asked.
   /// - Throws: when there is no socket or no process to be had.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
     prepare: () -> Prepared,
     body: (consuming Prepared, BrokerClient, Confinement) -> Never,
-    other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, tick: () -> Void = {}
+    other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, tick: (() -> Void)? = nil
   ) throws(SandboxFailure) -> End {
     do throws(FileFailure) {
       return try fork(mechanisms, prepare, body, other, tick)
@@ -59,7 +59,7 @@ package struct Broker: ~Copyable {
   private mutating func fork<Prepared: ~Copyable>(
     _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
     _ body: (consuming Prepared, BrokerClient, Confinement) -> Never,
-    _ other: (UInt64, UInt64) -> Int64, _ tick: () -> Void
+    _ other: (UInt64, UInt64) -> Int64, _ tick: (() -> Void)?
   ) throws(FileFailure) -> End {
     var pair = try MessageSocket.pair()
     guard let child = try ForkedProcess.fork(endingWithParentBy: 15) else {
@@ -80,10 +80,12 @@ package struct Broker: ~Copyable {
 
   private func serve(
     _ child: ForkedProcess, _ socket: consuming MessageSocket?, _ signals: consuming SignalWatch,
-    _ other: (UInt64, UInt64) -> Int64, _ tick: () -> Void
+    _ other: (UInt64, UInt64) -> Int64, _ tick: (() -> Void)?
   ) -> End {
     while true {
-      if signals.wait(for: socket, milliseconds: 100), let open = socket.take() {
+      if signals.wait(for: socket, milliseconds: tick == nil ? 60_000 : 100),
+        let open = socket.take()
+      {
         if answer(open, other) { socket = consume open }
       }
       signals.passOn(to: child)
@@ -94,7 +96,7 @@ package struct Broker: ~Copyable {
       case .stopped: child.stopAlike()
       case .none: break
       }
-      tick()
+      tick?()
     }
   }
 

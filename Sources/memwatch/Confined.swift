@@ -144,7 +144,7 @@ enum Confined {
           }
           return 0
         },
-        tick: { runner?.poll() })
+        tick: runner.map { runner in { runner.poll() } })
     } catch { throw Failure(Exit.failure, "the sandbox: \(error.message)") }
     switch end {
     case .exited(let code): return End(code: code, leavesRunning: leaves)
