@@ -52,14 +52,6 @@ int64_t ces_signal_at_parents_death(int signal) { RESULT(prctl(PR_SET_PDEATHSIG,
 int64_t ces_parent(void) { return getppid(); }
 int64_t ces_no_new_privileges(void) { RESULT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }
 
-int64_t ces_effective_capabilities(uint64_t *mask) {
-  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-  struct __user_cap_data_struct data[2];
-  if (syscall(SYS_capget, &header, data) < 0) return -errno;
-  *mask = data[0].effective | (uint64_t)data[1].effective << 32;
-  return 0;
-}
-
 int64_t ces_keep_capabilities(uint64_t mask) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
   struct __user_cap_data_struct data[2];

@@ -123,11 +123,11 @@ import Testing
     let forged = scratch.file("\(peer.pid)-00000000deadbeef.page")
     try bytes.write(to: URL(fileURLWithPath: forged))
     let script = """
-      import fcntl,sys,time
+      import fcntl,signal,sys
       f = open(sys.argv[1], "r+b")
       fcntl.lockf(f, fcntl.LOCK_EX)
       print("ok", flush=True)
-      time.sleep(60)
+      signal.pause()
       """
     let holder = Launch(["python3", "-c", script, forged]).process()
     let output = Pipe()

@@ -23,8 +23,6 @@ int64_t ces_no_new_privileges(void);
 /// capset(2): keeps of the permitted capabilities those of the mask, and raises them; nothing is
 /// inheritable or ambient. With an empty mask the bounding set is emptied too, as far as that is allowed.
 int64_t ces_keep_capabilities(uint64_t mask);
-/// The effective capabilities.
-int64_t ces_effective_capabilities(uint64_t *mask);
 /// The version of Landlock's interface; -ENOSYS or -EOPNOTSUPP where there is none.
 int64_t ces_landlock_version(void);
 /// landlock_restrict_self(2) with a ruleset that handles all that the kernel knows, and no rule.
