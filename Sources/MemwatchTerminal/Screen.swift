@@ -13,6 +13,8 @@ package struct ScreenSettings: Sendable {
   package var onAlert: String?
   /// Whether the mouse selects rows and scrolls; the terminal's own selecting then needs Shift.
   package var usesMouse = false
+  /// How long a window may stay open before it is told.
+  package var openLimitMs: UInt64 = 60_000
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
     self.intervalMs = intervalMs
     self.forceASCII = forceASCII
@@ -119,7 +121,9 @@ package enum Screen {
     var recorded: [Snapshot] = []
     var position = -1
     switch start {
-    case .attached(let attached): inspector = attached
+    case .attached(let attached):
+      inspector = attached
+      inspector?.openLimitMs = settings.openLimitMs
     case .picking: model.view = .processes
     case .replay(let snapshots): recorded = snapshots
     }
@@ -226,6 +230,7 @@ package enum Screen {
             case .attach(let publisher):
               do throws(AttachFailure) {
                 inspector = try Inspector.attach(to: publisher)
+                inspector?.openLimitMs = settings.openLimitMs
                 nextSample = 0
               } catch {
                 model.say("that page cannot be read any more")

@@ -145,6 +145,7 @@ struct ScreenFlags: ParsableArguments {
     var settings = ScreenSettings(
       intervalMs: interval.milliseconds, forceASCII: ascii, useColor: !noColor)
     (settings.rings, settings.onAlert, settings.usesMouse) = (bell, onAlert, mouse)
+    settings.openLimitMs = UInt64(openLimit.milliseconds)
     return settings
   }
 }
@@ -177,9 +178,7 @@ struct Watch: ConfinedCommand {
     }
     let start: Screen.Start
     do throws(Failure) {
-      let inspector = try target.attach()
-      inspector.openLimitMs = UInt64(screen.openLimit.milliseconds)
-      start = .attached(inspector)
+      start = .attached(try target.attach())
     } catch {
       // Several: on a screen one can be picked.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
