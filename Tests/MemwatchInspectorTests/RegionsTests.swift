@@ -60,7 +60,31 @@ import Testing
     #expect(regions.touching(0x7f00_0004_2000..<0x7f00_0005_0000).isEmpty)
   }
 
-  /// Whatever bytes: no trap, and no region that ends before it starts.
+  /// A mapping that grew downwards between two parts of the file is told twice; the second time
+  /// whole, or only what is known already.
+  @Test func nothingIsCountedTwice() {
+    let told = """
+      7f0000001000-7f0000003000 ---p 00000000 00:00 0
+      Swap:                 12 kB
+      VmFlags: mr mw me lo dd wf
+      7f0000002000-7f0000003000 r--p 00000000 00:00 0
+      Swap:                 99 kB
+      VmFlags: rd mr mw me
+      7f0000001000-7f0000004000 ---p 00000000 00:00 0
+      VmFlags: mr mw me lo dd wf
+      """
+    let regions = Regions(text: told)
+    #expect(regions.all.map(\.start) == [0x7f00_0000_1000, 0x7f00_0000_3000])
+    #expect(regions.all.map(\.end) == [0x7f00_0000_3000, 0x7f00_0000_4000])
+    #expect(regions.all[0].swappedKiB == 12 && !regions.all[0].flags.contains(.readable))
+    let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0000_4000, isLocked: true)
+    #expect(regions.bytes(in: chunk.data) { _ in true } == 0x3000)
+    let claim = ArenaClaim(chunks: [chunk], key: .max)
+    let kinds = Comparison(pid: 1, claims: [claim], regions: regions).findings.map(\.kind)
+    #expect(!kinds.contains(.notMapped) && !kinds.contains(.notLocked))
+  }
+
+  /// Whatever bytes: no trap, and no region that ends before it starts or before another one.
   @Test func garbage() {
     var bytes = Array(Self.text.utf8)
     for _ in 0..<2000 {
@@ -69,6 +93,7 @@ import Testing
       }
       let regions = Regions(text: String(decoding: bytes, as: UTF8.self))
       #expect(regions.all.allSatisfy { $0.start < $0.end })
+      #expect(zip(regions.all, regions.all.dropFirst()).allSatisfy { $0.end <= $1.start })
       if Bool.random() { bytes = Array(Self.text.utf8) }
     }
   }

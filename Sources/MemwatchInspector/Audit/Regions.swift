@@ -51,9 +51,11 @@ package struct Region: Equatable, Sendable, BitwiseCopyable {
   }
 }
 
-/// The regions of a process, in the order of their addresses.
+/// The regions of a process, in the order of their addresses; none overlap.
 package struct Regions: Sendable {
   package private(set) var all: [Region] = []
+  /// What the next lines tell of is in `all` already.
+  private var isRepeated = false
 
   package init() {}
 
@@ -114,18 +116,18 @@ package struct Regions: Sendable {
       header(bytes, start, end)
     case UInt8(ascii: "S"):
       // "Swap:", and not "SwapPss:" or "Shared_Clean:".
-      guard !all.isEmpty, bytes[start + 4] == UInt8(ascii: ":"),
+      guard !all.isEmpty, !isRepeated, bytes[start + 4] == UInt8(ascii: ":"),
         bytes[start + 1] == UInt8(ascii: "w")
       else { return }
       all[all.count - 1].swappedKiB = UInt32(clamping: number(bytes, start + 5, end))
     case UInt8(ascii: "P"):
       // "ProtectionKey:", and not "Pss:" or "Private_Clean:".
-      guard !all.isEmpty, end - start > 14, bytes[start + 13] == UInt8(ascii: ":"),
+      guard !all.isEmpty, !isRepeated, end - start > 14, bytes[start + 13] == UInt8(ascii: ":"),
         bytes[start + 2] == UInt8(ascii: "o")
       else { return }
       all[all.count - 1].key = UInt8(clamping: number(bytes, start + 14, end))
     case UInt8(ascii: "V"):
-      guard !all.isEmpty, bytes[start + 1] == UInt8(ascii: "m"), end - start > 8 else { return }
+      guard !all.isEmpty, !isRepeated, bytes[start + 1] == UInt8(ascii: "m"), end - start > 8 else { return }
       flags(bytes, start + 8, end)
     default: return
     }
@@ -139,7 +141,13 @@ package struct Regions: Sendable {
     at += 1
     let high = hexadecimal(bytes, &at, end)
     guard high > low, at + 5 <= end, bytes[at] == UInt8(ascii: " ") else { return }
-    var region = Region(start: low, end: high)
+    // The kernel lets go of the mappings between two parts of the file. One that grew downwards
+    // meanwhile, over what was told already, is told again whole: seen with Linux 6.18, where
+    // another thread changed the protection of pages.
+    let told = all.last?.end ?? 0
+    isRepeated = high <= told
+    guard !isRepeated else { return }
+    var region = Region(start: max(low, told), end: high)
     if bytes[at + 1] == UInt8(ascii: "r") { region.flags.insert(.readable) }
     if bytes[at + 2] == UInt8(ascii: "w") { region.flags.insert(.writable) }
     if bytes[at + 3] == UInt8(ascii: "x") { region.flags.insert(.executable) }
