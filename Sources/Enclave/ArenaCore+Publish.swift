@@ -15,6 +15,7 @@ struct ArenaPage {
   let arenas: TableWriter<ArenaWord>
   let labels: TableWriter<LabelWord>
   let chunks: TableWriter<ChunkWord>
+  let maps: TableWriter<MapWord>
   /// nil: the table of arenas is full.
   let record: UInt32?
   var publishesAddresses: Bool
@@ -30,6 +31,7 @@ struct ArenaPage {
   var openSince: UInt64?
   var opensWhenOpen: UInt64 = 0
   var longestOpenMs: UInt64 = 0
+  var mapping = MapProgress()
 
   /// Writers live as long as the process.
   var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
@@ -39,6 +41,7 @@ struct ArenaPage {
     arenas = writer.table(ArenaWord.self)
     labels = writer.table(LabelWord.self)
     chunks = writer.table(ChunkWord.self)
+    maps = writer.table(MapWord.self)
     record = writer.take(.arenas)
     self.publishesAddresses = publishesAddresses
     self.followsDumpable = followsDumpable
@@ -149,6 +152,7 @@ extension ArenaReference {
       guard core.page != nil else { return }
       core.publishTotals(totals, gate.windows)
     }
+    refreshMaps()
     // Labels: the lanes' counts, one lane at a time, then the sums.
     guard withCore({ $0.page?.hasChanged ?? false }) else { return }
     let count = withCore { $0.labels.entries.count }
@@ -204,9 +208,7 @@ extension ArenaCore {
       }
     }
     for index in 0..<chunks.count where chunks[index].record != Listing.none {
-      page.chunks[Int(chunks[index].record)].clear(words: ChunkWord.allCases.count)
-      page.writer.giveBack(.chunks, chunks[index].record)
-      unsafe chunks.place(index).pointee.record = Listing.none
+      unlistChunk(index, page)
     }
     for _ in 0..<page.unlistedChunks { page.writer.forgetUnlisted(.chunks) }
     if let record = page.record {
@@ -417,9 +419,7 @@ extension ArenaCore {
     }
     if unsafe !chunk.pointee.isMapped {
       if unsafe chunk.pointee.record != Listing.none {
-        unsafe page!.chunks[Int(chunk.pointee.record)].clear(words: ChunkWord.allCases.count)
-        unsafe page!.writer.giveBack(.chunks, chunk.pointee.record)
-        unsafe chunk.pointee.record = Listing.none
+        unlistChunk(index, page!)
       } else {
         page!.unlistedChunks -= 1
         page!.writer.forgetUnlisted(.chunks)
@@ -438,6 +438,16 @@ extension ArenaCore {
     }
     unsafe chunk.pointee.record = record
     republishChunk(index)
+  }
+
+  private func unlistChunk(_ index: Int, _ page: ArenaPage) {
+    let chunk = unsafe chunks.place(index)
+    let record = unsafe chunk.pointee.record
+    page.chunks[Int(record)].clear(words: ChunkWord.allCases.count)
+    page.maps[Int(record)].clear(words: PageTable.maps.recordBytes / 8)
+    page.writer.giveBack(.chunks, record)
+    unsafe chunk.pointee.record = Listing.none
+    unsafe chunk.pointee.mapSum = nil
   }
 
   /// A chunk's state changed, its place did not.

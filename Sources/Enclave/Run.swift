@@ -62,6 +62,8 @@ struct Chunk: BitwiseCopyable {
   var lockErrno: Int32 = 0
   var carvedBytes = 0
   var record: UInt32 = Listing.none
+  /// Of the map that was written last.
+  var mapSum: UInt64?
 
   var pageCount: Int { mapping.byteCount / Page.size }
 }

@@ -9,7 +9,7 @@ import EnclaveSystem
 /// contents, canaries or keys. Publishing is off until this is called, or until the first arena is
 /// made while `ENCLAVE_STATS=1` is in the environment (ignored in set-user-ID programs).
 ///
-/// It costs one thread, which wakes every `tickMilliseconds`, and some 700 KiB of tmpfs.
+/// It costs one thread, which wakes every `tickMilliseconds`, and some 1 MiB of tmpfs.
 @safe
 public struct StatsPublisher: ~Copyable, Sendable {
   /// Whether the page tells where chunks lie. With addresses memwatch can audit each arena;

@@ -12,7 +12,8 @@ package struct PageCapacities: Sendable {
   package var events = 256
   package init() {}
 
-  var all: [Int] { [arenas, labels, chunks, secrets, events, 16, 16] }
+  /// As many maps as chunks.
+  var all: [Int] { [arenas, labels, chunks, secrets, events, 16, chunks] }
 }
 
 /// Why a page could not be made.

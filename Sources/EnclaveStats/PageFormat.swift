@@ -5,7 +5,7 @@
 //   1024   process     one record, rewritten by the ticker
 //   1536   calls       one record for each system call, by its number
 //   4096   stamps      one word for each block of 64 records of the tables marked (s)
-//   …      arenas (s), labels (s), chunks (s), secrets (s), events, vaults, streams
+//   …      arenas (s), labels (s), chunks (s), secrets (s), events, vaults, maps (s)
 //
 // Words are 8 bytes, little-endian. A record starts with its sequence: odd while it is written,
 // raised by two by each update. There are no offsets and no pointers in the page: the place of
@@ -64,14 +64,14 @@ package enum HeaderWord: Int, CaseIterable, RecordWord {
   case secretCapacity = 19
   case eventCapacity = 20
   case vaultCapacity = 21
-  case streamCapacity = 22
+  case mapCapacity = 22
   case arenaBytes = 24
   case labelBytes = 25
   case chunkBytes = 26
   case secretBytes = 27
   case eventBytes = 28
   case vaultBytes = 29
-  case streamBytes = 30
+  case mapBytes = 30
   case callBytes = 31
   case nameLength = 32
   case name = 40  // 8 words
@@ -237,11 +237,47 @@ package enum VaultWord: Int, CaseIterable, TableWord {
   case streamBytes = 15  // of plaintext
 }
 
-/// Reserved: `kind` is 0 until a publisher writes such records.
-package enum StreamWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .streams }
+/// What lies in the pages of a chunk: record N is of chunk record N.
+package enum MapWord: Int, CaseIterable, TableWord {
+  package static var table: PageTable { .maps }
   case sequence = 0
-  case kind = 1
+  case arenaID = 1  // 0: the record is not in use
+  case pages = 2  // 16 words, four pages a word: see PageContents
+}
+
+/// What lies in one page of a chunk: 16 bits of `MapWord.pages`, the first page in the lowest ones.
+///
+/// Pages that are opened together say the same, and all but the first that they continue it. The
+/// pages of an isolated chunk hold one secret: its first page tells of all.
+package struct PageContents: Equatable, Sendable {
+  /// Secrets that live here; 255 is that many or more.
+  package var live = 0
+  /// What it is cut into: 0 nothing yet, 1 to 16 a size class of the header, 31 the whole.
+  package var kind = 0
+  /// A window lies here.
+  package var isOpen = false
+  /// It could not be closed again.
+  package var isStuck = false
+  package var isContinuation = false
+
+  package static let whole = 31
+  /// Pages of a slab chunk, at most.
+  package static let capacity = 64
+
+  package init() {}
+
+  package init(bits: UInt64) {
+    live = Int(bits & 0xff)
+    kind = Int(bits >> 8 & 0x1f)
+    isOpen = bits >> 13 & 1 == 1
+    isStuck = bits >> 14 & 1 == 1
+    isContinuation = bits >> 15 & 1 == 1
+  }
+
+  package var bits: UInt64 {
+    UInt64(min(live, 255)) | UInt64(kind & 0x1f) << 8 | (isOpen ? 1 << 13 : 0)
+      | (isStuck ? 1 << 14 : 0) | (isContinuation ? 1 << 15 : 0)
+  }
 }
 
 // Enumerations on the page. 0 is "not known" in each; a reader shows a value that it does not know
@@ -334,9 +370,17 @@ package enum EventCode: UInt64, CaseIterable {
   case wiped = 17
 }
 
+extension PageRecord<MapWord> {
+  /// What lies in a page, 0 to 63.
+  package func contents(ofPage page: Int) -> PageContents {
+    let word = self[MapWord.pages.rawValue + page / 4]
+    return PageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)
+  }
+}
+
 /// The tables of records.
 package enum PageTable: Int, CaseIterable {
-  case arenas, labels, chunks, secrets, events, vaults, streams
+  case arenas, labels, chunks, secrets, events, vaults, maps
 
   /// The bytes of one record in this version of the format.
   package var recordBytes: Int {
@@ -344,15 +388,16 @@ package enum PageTable: Int, CaseIterable {
     case .arenas: 640
     case .labels: 192
     case .chunks, .secrets, .events: 64
-    case .vaults, .streams: 256
+    case .vaults: 256
+    case .maps: 144
     }
   }
 
   /// Whether blocks of 64 records have a stamp that tells when one of them changed.
   package var isStamped: Bool {
     switch self {
-    case .arenas, .labels, .chunks, .secrets: true
-    case .events, .vaults, .streams: false
+    case .arenas, .labels, .chunks, .secrets, .maps: true
+    case .events, .vaults: false
     }
   }
 }

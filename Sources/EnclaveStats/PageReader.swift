@@ -42,6 +42,9 @@ package struct PageImage: Equatable, Sendable {
   package var labels: [PageRecord<LabelWord>] = []
   package var chunks: [PageRecord<ChunkWord>] = []
   package var secrets: [PageRecord<SecretWord>] = []
+  /// What lies in the pages of each chunk of `chunks`; nil where it is not known. Empty where it was
+  /// not asked for.
+  package var maps: [PageRecord<MapWord>?] = []
   /// Another number when the secrets may be others.
   package var secretsVersion: UInt64 = 0
   package var events: [PageRecord<EventWord>] = []
@@ -53,6 +56,24 @@ package struct PageImage: Equatable, Sendable {
   package var isStuck = false
 
   package var publisherID: UInt64 { header[.publisherID] }
+}
+
+/// Tables that are read only where somebody looks at them: they can be the largest by far.
+package struct PageDetail: OptionSet, Sendable {
+  package let rawValue: Int
+  package init(rawValue: Int) { self.rawValue = rawValue }
+
+  package static let secrets = PageDetail(rawValue: 1)
+  package static let maps = PageDetail(rawValue: 2)
+  package static let all: PageDetail = [.secrets, .maps]
+
+  fileprivate func leavesOut(_ table: PageTable) -> Bool {
+    switch table {
+    case .secrets: !contains(.secrets)
+    case .maps: !contains(.maps)
+    default: false
+    }
+  }
 }
 
 /// Reads one page again and again; blocks of records whose stamp did not change are not read.
@@ -141,8 +162,8 @@ package struct PageReader: ~Copyable {
 
   /// Reads what changed since the last reading.
   ///
-  /// - Parameter withSecrets: whether the table of secrets is wanted: it can be the largest by far.
-  package mutating func read(withSecrets: Bool = true) throws(PageReadFailure) -> PageImage {
+  /// - Parameter detail: which of the large tables are wanted.
+  package mutating func read(_ detail: PageDetail = .all) throws(PageReadFailure) -> PageImage {
     var budget = Budget(milliseconds: retryMilliseconds)
     var image = PageImage(header: header, layout: layout, process: PageRecord(words: process))
 
@@ -162,12 +183,12 @@ package struct PageReader: ~Copyable {
     calls = try block(
       at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls, &budget)
 
-    for table in PageTable.allCases where table != .streams {
+    for table in PageTable.allCases {
       let capacity = layout.capacity(table)
       let bytes = layout.recordBytes[table.rawValue]
       let firstStamp = (layout.stampOffsets[table.rawValue] - PageFormat.stampsOffset) / 8
       var first = 0
-      if table == .secrets, !withSecrets {
+      if detail.leavesOut(table) {
         // What changes meanwhile is read when it is wanted again.
         let blocks = (capacity + PageFormat.blockRecords - 1) / PageFormat.blockRecords
         for stamp in firstStamp..<firstStamp + blocks {
@@ -203,17 +224,31 @@ package struct PageReader: ~Copyable {
     image.arenas = used(ArenaWord.id)
     image.labels = used(LabelWord.arenaID)
     image.chunks = used(ChunkWord.arenaID)
-    if withSecrets, versionOfSecrets != secretsVersion {
+    if detail.contains(.maps) { image.maps = mapsOfChunks }
+    if detail.contains(.secrets), versionOfSecrets != secretsVersion {
       secrets = used(SecretWord.owner)
       versionOfSecrets = secretsVersion
     }
-    image.secrets = withSecrets ? secrets : []
+    image.secrets = detail.contains(.secrets) ? secrets : []
     image.secretsVersion = secretsVersion
     image.events = used(EventWord.serial).sorted { $0[.serial] < $1[.serial] }
     image.vaults = used(VaultWord.arenaID)
     image.isComplete = budget.failures == 0
     image.isStuck = budget.stuck > 0
     return image
+  }
+
+  /// Of the chunks in use, in their order.
+  private var mapsOfChunks: [PageRecord<MapWord>?] {
+    let maps = tables[PageTable.maps.rawValue]
+    return tables[PageTable.chunks.rawValue].enumerated().compactMap { index, chunk in
+      let id = ChunkWord.arenaID.rawValue
+      guard chunk.count > id, chunk[id] != 0 else { return nil }
+      guard index < maps.count, maps[index].count > MapWord.arenaID.rawValue,
+        maps[index][MapWord.arenaID.rawValue] == chunk[id]
+      else { return .some(nil) }
+      return PageRecord(words: maps[index])
+    }
   }
 
   private struct Budget {

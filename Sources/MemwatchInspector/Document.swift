@@ -222,6 +222,7 @@ extension ArenaSnapshot {
               ("address", Value($0.address)), ("dataBytes", Value($0.dataBytes)),
               ("guardBytes", Value($0.guardBytes)), ("lockState", Value($0.lockState)),
               ("errno", Value($0.errno)), ("kind", Value($0.kind)),
+              ("pages", $0.pages.map { .list($0.map(\.document)) } ?? .null),
             ])
           })
       ),
@@ -238,6 +239,16 @@ extension ArenaSnapshot {
             ])
           })
       ),
+    ])
+  }
+}
+
+extension PagesSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("first", Value(first)), ("count", Value(count)), ("use", .text(use.rawValue)),
+      ("payload", Value(payload)), ("slots", Value(slots)), ("live", Value(live)),
+      ("open", Value(isOpen)), ("stuck", Value(isStuck)),
     ])
   }
 }

@@ -137,6 +137,21 @@ package final class Inspector {
 
   // MARK: - Reading
 
+  /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
+  /// largest by far.
+  package enum Detail: Sendable {
+    case none, secrets, pages, all
+
+    fileprivate var tables: PageDetail {
+      switch self {
+      case .none: []
+      case .secrets: .secrets
+      case .pages: .maps
+      case .all: .all
+      }
+    }
+  }
+
   /// When a sample also compares the page with the mappings of the process.
   package enum Auditing: Sendable {
     /// At intervals that cost the process little, and when something happened.
@@ -149,19 +164,20 @@ package final class Inspector {
   /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms, but for
   /// audits: those take as long as the kernel does to write smaps.
   ///
-  /// - Parameter withSecrets: whether secrets are wanted one by one.
-  package func sample(auditing: Auditing = .never, withSecrets: Bool = true) -> Snapshot {
+  /// - Parameter detail: what is wanted one by one: secrets, and the pages of chunks.
+  package func sample(auditing: Auditing = .never, _ detail: Detail = .all) -> Snapshot {
+    let detail = detail.tables
     followSuccessor()
     let start = ProcessFacts.bootMilliseconds
-    var reading = read(withSecrets: withSecrets)
+    var reading = read(detail)
     // The page and /proc are read one after the other: what seems to differ is looked at again
     // before it is said.
     if reading.claimsMoreThanLocked, ProcessFacts.bootMilliseconds - start < 50 {
       ProcessFacts.pause(milliseconds: 2)
-      reading = read(withSecrets: withSecrets)
+      reading = read(detail)
     }
     audit(&reading, auditing)
-    let version = withSecrets ? reading.image?.secretsVersion : nil
+    let version = detail.contains(.secrets) ? reading.image?.secretsVersion : nil
     if let version, version == secrets.version { reading.secrets = secrets.all }
     var snapshot = reading.snapshot(publisher: publisher, restart: restart)
     if reading.isFresh { watchWindows(&snapshot) }
@@ -208,7 +224,7 @@ package final class Inspector {
       let deadline = ProcessFacts.bootMilliseconds + 3000
       while auditor.isUnsettled, ProcessFacts.bootMilliseconds < deadline {
         ProcessFacts.pause(milliseconds: 20)
-        guard let image = try? reader.read(withSecrets: false) else { return }
+        guard let image = try? reader.read([]) else { return }
         self.image = image
         if auditor.canSettle(image) { auditOnce(pid) }
       }
@@ -220,17 +236,17 @@ package final class Inspector {
     auditor.audit(
       pid: pid, isOwnUser: publisher.uid == ProcessFacts.uid, user: Users.name(publisher.uid),
       image: image
-    ) { try? reader.read(withSecrets: false) }
+    ) { try? reader.read([]) }
   }
 
-  private func read(withSecrets: Bool) -> Reading {
+  private func read(_ detail: PageDetail) -> Reading {
     var reading = Reading(sampledAt: ProcessFacts.realMilliseconds)
     do throws(PageReadFailure) {
-      var image = try reader.read(withSecrets: withSecrets)
+      var image = try reader.read(detail)
       // A writer that the scheduler keeps waiting is not one that stopped.
       let deadline = ProcessFacts.bootMilliseconds + 200
       while image.isStuck, ProcessFacts.bootMilliseconds < deadline {
-        image = try reader.read(withSecrets: withSecrets)
+        image = try reader.read(detail)
       }
       self.image = image
       reading.isFresh = true

@@ -123,7 +123,10 @@ struct Reading {
     for record in image.arenas { owners[record[.keyNumber], default: 0] += 1 }
     let keys = Dictionary(image.arenas.map { ($0[.id], $0[.keyNumber]) }) { first, _ in first }
     let labels = Dictionary(grouping: image.labels) { $0[.arenaID] }
-    let chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
+    let chunks = Dictionary(
+      grouping: image.chunks.enumerated().map {
+        (chunk: $1, map: $0 < image.maps.count ? image.maps[$0] : nil)
+      }, by: { $0.chunk[.arenaID] })
     for index in snapshot.arenas.indices {
       let id = snapshot.arenas[index].id
       if let key = keys[id], number(key) != nil {
@@ -131,7 +134,7 @@ struct Reading {
       }
       snapshot.arenas[index].labels = (labels[id] ?? []).sorted { $0[.index] < $1[.index] }
         .map(label)
-      snapshot.arenas[index].chunks = (chunks[id] ?? []).map(chunk)
+      snapshot.arenas[index].chunks = (chunks[id] ?? []).map { chunk($0.chunk, $0.map, image) }
         .sorted { ($0.address ?? 0) < ($1.address ?? 0) }
     }
     snapshot.arenasUnlisted = number(image.process[.arenasUnlisted])
@@ -300,14 +303,58 @@ struct Reading {
       index: record[.index])
   }
 
-  private func chunk(_ record: PageRecord<ChunkWord>) -> ChunkSnapshot {
+  private func chunk(
+    _ record: PageRecord<ChunkWord>, _ map: PageRecord<MapWord>?, _ image: PageImage
+  ) -> ChunkSnapshot {
     ChunkSnapshot(
       address: number(record[.address]), dataBytes: number(record[.dataBytes]),
       guardBytes: number(record[.guardBytes]),
       lockState: word(record[.lockState]) { (code: LockStateCode) in "\(code)" },
       errno: errno(record[.lockErrno]),
       kind: record[.kind] == 1
-        ? "slab" : record[.kind] == 2 ? "isolated" : "?\(record[.kind])")
+        ? "slab" : record[.kind] == 2 ? "isolated" : "?\(record[.kind])",
+      pages: map.map { pages(record, $0, image) })
+  }
+
+  private func pages(
+    _ record: PageRecord<ChunkWord>, _ map: PageRecord<MapWord>, _ image: PageImage
+  ) -> [PagesSnapshot] {
+    let pageBytes = max(image.header[.pageBytes], 512)
+    let pageCount = number(record[.dataBytes]).map { Int(clamping: $0 / pageBytes) } ?? 0
+    var all: [PagesSnapshot] = []
+    for at in 0..<min(pageCount, PageContents.capacity) {
+      let contents = map.contents(ofPage: at)
+      if contents.kind == PageContents.whole, at == 0 {
+        return [
+          PagesSnapshot(
+            first: 0, count: pageCount, use: .whole, live: UInt64(contents.live),
+            isOpen: contents.isOpen, isStuck: contents.isStuck)
+        ]
+      }
+      let isUnused = contents.kind == 0
+      if at > 0, isUnused ? all[all.count - 1].use == .unused : contents.isContinuation {
+        all[all.count - 1].count += 1
+        continue
+      }
+      var pages = PagesSnapshot(
+        first: at, count: 1, use: isUnused ? .unused : .odd, live: UInt64(contents.live),
+        isOpen: contents.isOpen, isStuck: contents.isStuck)
+      if (1...PageFormat.sizeClassCount).contains(contents.kind) {
+        let geometry = HeaderWord.sizeClasses.rawValue + (contents.kind - 1) * 2
+        pages.use = .slots
+        pages.payload = image.header[geometry]
+        pages.slots = image.header[geometry + 1] >> 32
+      }
+      all.append(pages)
+    }
+    // More than a slab chunk has: nothing is told of them.
+    if pageCount > PageContents.capacity {
+      all.append(
+        PagesSnapshot(
+          first: PageContents.capacity, count: pageCount - PageContents.capacity, use: .odd,
+          live: 0, isOpen: false, isStuck: false))
+    }
+    return all
   }
 
   private func secret(_ record: PageRecord<SecretWord>) -> SecretSnapshot {

@@ -153,6 +153,31 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var lockState: String?
   package var errno: Int32?
   package var kind: String?
+  /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
+  package var pages: [PagesSnapshot]?
+}
+
+/// Pages of a chunk that are opened together, or that hold nothing yet.
+package struct PagesSnapshot: Equatable, Sendable, Codable {
+  /// Counted from the chunk's first, which is 0.
+  package var first: Int
+  package var count: Int
+  package var use: Use
+  /// The bytes that a slot holds, and slots; nil where the pages are not cut into slots.
+  package var payload: UInt64?
+  package var slots: UInt64?
+  /// Secrets that live here.
+  package var live: UInt64
+  /// A window lies here.
+  package var isOpen: Bool
+  /// They could not be closed again.
+  package var isStuck: Bool
+
+  package enum Use: String, Codable, Sendable {
+    case unused, slots, whole
+    /// The page says what no publisher writes.
+    case odd
+  }
 }
 
 package struct LabelSnapshot: Equatable, Sendable, Codable {

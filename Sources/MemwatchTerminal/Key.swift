@@ -76,7 +76,7 @@ package struct Binding: Sendable {
     Binding([.character("G"), .end], .bottom, "to the last line"),
     Binding(
       [.enter, .right, .character("l")], .enter,
-      "in: an arena's secrets by label, then one by one; attach to a process"),
+      "in: an arena's secrets by label, then one by one; a chunk's pages; attach to a process"),
     Binding(
       [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
     Binding([.tab, .backTab], .nextView, "next view", "view"),

@@ -107,6 +107,8 @@ package struct Model: Sendable {
   package private(set) var sorting: [View: Int] = [:]
   /// The secrets of an arena, not by label.
   package private(set) var isOneByOne = false
+  /// The chunk of the map that is shown page by page.
+  package private(set) var chunkOfMap: String?
   /// The first line shown of a text view.
   package private(set) var scroll = 0
   /// The columns that a view shows, in their order; nil: all that there is room for.
@@ -346,6 +348,9 @@ package struct Model: Sendable {
         setFilter("")
       } else if view == .secrets, isOneByOne {
         isOneByOne = false
+      } else if view == .map, isPageByPage {
+        selectedItem[.map] = chunkOfMap
+        chunkOfMap = nil
       } else if view != .arenas, snapshot != nil {
         show(.arenas)
       } else {
@@ -358,6 +363,10 @@ package struct Model: Sendable {
       } else if view == .secrets, !isOneByOne {
         isOneByOne = true
         selectedItem[.secrets] = nil
+      } else if view == .map, !isPageByPage, let row = selectedListRow {
+        chunkOfMap = row.id
+        selectedItem[.map] = nil
+        if !isPageByPage { chunkOfMap = nil }
       }
       if view == .processes, let publisher = publishers.first(where: { $0.id == selectedProcess }) {
         show(.arenas)
@@ -553,6 +562,20 @@ package struct Model: Sendable {
     case .history: break
     case .findings, .host, .vaults, .output, .help:
       scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
+    }
+  }
+
+  private var selectedListRow: Listing.Row? {
+    guard let rows = listing?.rows, !rows.isEmpty else { return nil }
+    return rows[min(selectedRow(of: rows), rows.count - 1)]
+  }
+
+  /// What a sample need hold one by one for this view.
+  package var detail: Inspector.Detail {
+    switch view {
+    case .secrets: .secrets
+    case .map: .pages
+    default: .none
     }
   }
 

@@ -146,7 +146,7 @@ package enum Screen {
             let auditing: Inspector.Auditing = audits ? .automatic : .never
             model.update(
               inspector.sample(
-                auditing: wantsAudit ? .now : auditing, withSecrets: model.view == .secrets))
+                auditing: wantsAudit ? .now : auditing, model.detail))
             wantsAudit = false
             if let snapshot = model.snapshot, let failure = record?(snapshot) {
               (record, model.recording) = (nil, nil)
@@ -253,8 +253,8 @@ package enum Screen {
             }
           }
           if model.view == .processes, before != .processes { model.update(Discovery.run()) }
-          // Secrets one by one are read only where they are looked at, or will be.
-          if model.view == .secrets, before != .secrets { nextSample = 0 }
+          // Secrets and pages one by one are read only where they are looked at, or will be.
+          if model.view != before, model.detail != .none { nextSample = 0 }
           if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }
           if model.view == .host, before != .host { model.update(host()) }
         }

@@ -196,7 +196,7 @@ extension Watch {
     inspector.openLimitMs = UInt64(screen.openLimit.milliseconds)
     var last: Snapshot?
     while true {
-      let snapshot = inspector.sample(auditing: audit.mode(.automatic), withSecrets: false)
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .none)
       let time = clock(snapshot.sampledAt)
       let lines = snapshot.changes(since: last).map { "\(time)  \($0)\n" }
       if !lines.isEmpty { try Output.standard(lines.joined()) }

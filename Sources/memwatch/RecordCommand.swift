@@ -42,7 +42,7 @@ struct Record: ConfinedCommand {
     let recording = try Recording(output)
     let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
     while true {
-      let snapshot = inspector.sample(auditing: audit.mode(.automatic))
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .none)
       try recording.add(snapshot)
       let code = Exit.code(for: snapshot.process.state)
       if snapshot.process.state == .exited { return }
@@ -64,10 +64,15 @@ final class Recording {
     try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
   }
 
-  /// Secrets are recorded by label, not one by one.
+  /// Secrets are recorded by label, not one by one, and chunks without their pages.
   func add(_ snapshot: Snapshot) throws(Failure) {
     var snapshot = snapshot
     snapshot.secrets = []
+    for index in snapshot.arenas.indices {
+      for chunk in snapshot.arenas[index].chunks.indices {
+        snapshot.arenas[index].chunks[chunk].pages = nil
+      }
+    }
     guard var line = try? JSONEncoder().encode(snapshot) else {
       throw Failure(Exit.failure, "a sample could not be encoded")
     }

@@ -29,7 +29,7 @@ let formatDocument = Programs.package
     check("secret", SecretWord.self)
     check("event", EventWord.self)
     check("vault", VaultWord.self)
-    check("stream", StreamWord.self)
+    check("map", MapWord.self)
     func check<Code: RawRepresentable<UInt64> & CaseIterable>(_ codes: Code.Type) {
       for code in codes.allCases { #expect(text.contains("\(code.rawValue) \(code)")) }
     }

@@ -221,7 +221,7 @@ struct FieldTests {
         "pid": peer.pid, "uid": geteuid(), "tickMs": 20, "pageBytes": 4096, "nameLength": 14,
         "name": "test-publisher", "arenaCapacity": 256, "labelCapacity": 1024,
         "chunkCapacity": 2048, "secretCapacity": 4096, "eventCapacity": 256, "vaultCapacity": 16,
-        "streamCapacity": 16, "callBytes": 32, "sizeClasses": 16,
+        "mapCapacity": 2048, "callBytes": 32, "sizeClasses": 16,
       ], "header")
     let stat = try Launch(["cat", "/proc/\(peer.pid)/stat"]).run().output
     let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")

@@ -87,7 +87,7 @@ import Testing
 
   @Test func aPageThatIsCutIsCorrupt() throws {
     var cuts = [0, 1, 7, 8, 1023, 1024, 1535, 4095, 4096, page.count - 1]
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 16])!
+    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     #expect(layout.byteCount == page.count)
     for table in PageTable.allCases {
       for index in stride(
@@ -117,7 +117,7 @@ import Testing
 
   /// Every word of the page set to odd values, one at a time, in steps; all rendered.
   @Test func oddWordsAreShownAndDoNotCrash() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 16])!
+    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var words = Array(0..<192)
     for table in [PageTable.arenas, .labels, .chunks, .secrets, .events] {
       let first = layout.offset(table, 0) / 8
@@ -147,7 +147,7 @@ import Testing
   }
 
   @Test func unknownEnumerationsAreShownAsTheyAre() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 16])!
+    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     // Records are handed out in order: the first arena is the first record.
     let record = layout.offset(.arenas, 0) / 8
     guard
@@ -164,7 +164,7 @@ import Testing
   }
 
   @Test func namesCannotCarryEscapes() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 16])!
+    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     let word = layout.offset(.arenas, 0) / 8 + ArenaWord.name.rawValue
     // ESC ] 0 ; x BEL
     guard case .success(let snapshot) = try sample(changed(word, to: 0x07_78_3b_30_5d_1b)) else {

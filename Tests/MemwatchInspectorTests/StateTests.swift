@@ -50,11 +50,11 @@ import Testing
   @Test func secretsOnRequest() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
-    #expect(inspector.sample(withSecrets: false).secrets.isEmpty)
+    #expect(inspector.sample(auditing: .never, .none).secrets.isEmpty)
     #expect(inspector.sample().secrets.count == 5 && inspector.sample().secrets.count == 5)
     try peer.send("alloc a 3 40")
-    #expect(inspector.sample(withSecrets: false).secrets.isEmpty)
-    #expect(inspector.sample(withSecrets: false).arenas[0].secretCount ?? 0 >= 5)
+    #expect(inspector.sample(auditing: .never, .none).secrets.isEmpty)
+    #expect(inspector.sample(auditing: .never, .none).arenas[0].secretCount ?? 0 >= 5)
     #expect(inspector.sample().secrets.count == 8)
     try peer.send("free a 6")
     #expect(inspector.sample().secrets.count == 2)
@@ -148,7 +148,7 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     var bytes = try Data(contentsOf: URL(fileURLWithPath: inspector.publisher.path))
-    let layout = PageLayout(capacities: [256, 1024, 2048, 4096, 256, 16, 16])!
+    let layout = PageLayout(capacities: [256, 1024, 2048, 4096, 256, 16, 2048])!
     bytes[layout.offset(.arenas, 0)] |= 1
     let path = scratch.file("odd.page")
     try bytes.write(to: URL(fileURLWithPath: path))

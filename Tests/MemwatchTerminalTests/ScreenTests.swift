@@ -56,6 +56,7 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
         maximumSize: UInt64(16 << number), index: UInt64(number * 2))
     }
     arena.sizes = [SizeRoom(payload: 32, live: 6, freeSlots: 79, freeSlotsAfterGrowth: 43_599)]
+    arena.chunks = chunks(of: index)
     if index == 1 {
       arena.lock = LockDetail(
         errno: 12, errnoName: "ENOMEM", failedCall: "mlock", bytesMissing: 16 << 10,
@@ -88,6 +89,39 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     ]
   }
   return snapshot
+}
+
+/// A chunk of 64 pages, one that is one secret's, and one that could not be locked.
+private func chunks(of arena: Int) -> [ChunkSnapshot] {
+  func chunk(_ number: Int, pages: Int, _ all: [PagesSnapshot]) -> ChunkSnapshot {
+    ChunkSnapshot(
+      address: arena == 2 ? nil : 0x7f00_0000_0000 + UInt64(number) << 20,
+      dataBytes: UInt64(pages) * 4096, guardBytes: 4096, lockState: "locked", kind: "slab",
+      pages: arena == 0 ? nil : all)
+  }
+  func pages(
+    _ first: Int, _ count: Int, _ live: UInt64, open: Bool = false, stuck: Bool = false
+  ) -> PagesSnapshot {
+    PagesSnapshot(
+      first: first, count: count, use: .slots, payload: count == 1 ? 32 : 4096,
+      slots: count == 1 ? 85 : 3, live: live, isOpen: open, isStuck: stuck)
+  }
+  func unused(_ first: Int, _ count: Int) -> PagesSnapshot {
+    PagesSnapshot(first: first, count: count, use: .unused, live: 0, isOpen: false, isStuck: false)
+  }
+  let mixed = [
+    pages(0, 1, 85), pages(1, 1, 0), pages(2, 4, 3), pages(6, 1, 2, open: true),
+    pages(7, 1, 1, stuck: arena == 1), unused(8, 56),
+  ]
+  let whole = PagesSnapshot(
+    first: 0, count: 40, use: .whole, live: 1, isOpen: false, isStuck: false)
+  var all = [
+    chunk(1, pages: 64, mixed), chunk(2, pages: 40, [whole]),
+    chunk(3, pages: 4, [pages(0, 1, 9), unused(1, 3)]),
+  ]
+  all[1].kind = "isolated"
+  if arena == 1 { (all[2].lockState, all[2].errno) = ("unlocked", 12) }
+  return all
 }
 
 func model(_ snapshot: Snapshot?) -> Model {
@@ -278,7 +312,7 @@ let allKeys: [Key] =
 
   @Test(arguments: [
     (View.secrets, "secrets-100x30", 100, 30), (.events, "events-80x24", 80, 24),
-    (.history, "history-80x24", 80, 24),
+    (.history, "history-80x24", 80, 24), (.map, "map-80x24", 80, 24),
   ])
   func goldenViews(view: View, name: String, width: Int, height: Int) throws {
     setenv("TZ", "UTC", 1)
@@ -337,6 +371,65 @@ let allKeys: [Key] =
     #expect(!model.isOneByOne && model.view == .secrets)
     press(&model, "h")
     #expect(model.view == .arenas)
+  }
+
+  @Test func theMapTellsWhatLiesInPages() {
+    var model = model(sample())
+    press(&model, "3")
+    // The arena with the problem: 64 pages in two rows, one secret of 40 pages, four unlocked pages.
+    #expect(
+      titles(model) == [
+        "GLlLLLLOO" + String(repeating: "l", count: 24),
+        " " + String(repeating: "l", count: 32) + "G",
+        "GLLLLLLLL 40 pages LLLLLLLLG", "GUuuuG",
+      ])
+    let rows = model.listing!.rows
+    #expect(rows.map { $0.cells[1].text } == ["91", "0", "1", "9"])
+    #expect(rows.map(\.mark) == ["!", " ", " ", "!"])
+    func detail(_ title: String) -> String? {
+      model.listing!.rows[model.selectedRow(of: model.listing!.rows)].details
+        .first { $0.title == title }?.text
+    }
+    #expect(
+      detail("Here") == "pages 0-31 of 64: 91 live in 7 of them, 1 open, 1 could not be closed")
+    #expect(detail("Slots") == "32 B: 88 of 340 live; 4 KiB: 3 of 3 live")
+    press(&model, "j")
+    #expect(detail("Here") == "pages 32-63 of 64: no secret in them")
+    press(&model, "j")
+    #expect(detail("Slots") == "none: the chunk belongs to one secret")
+    press(&model, "j")
+    #expect(detail("Lock") == "unlocked: ENOMEM")
+    // Page by page, and back to the row.
+    press(&model, "g\n")
+    #expect(model.isPageByPage)
+    #expect(
+      titles(model) == [
+        "page 0: 85 slots of 32 B", "page 1: 85 slots of 32 B", "pages 2-5: 3 slots of 4 KiB",
+        "page 6: 85 slots of 32 B", "page 7: 85 slots of 32 B", "pages 8-63: nothing yet",
+      ])
+    #expect(model.listing!.rows.map { $0.cells[4].text } == ["-", "-", "-", "open", "STUCK", "-"])
+    #expect(model.listing!.rows.map { $0.cells[3].text } == ["0", "85", "0", "83", "84", "-"])
+    press(&model, "jj")
+    #expect(model.selectedItem[.map] == "page 2")
+    press(&model, "h")
+    #expect(!model.isPageByPage && model.view == .map && model.selectedItem[.map] == "7f0000100000")
+    // Another arena's chunks, whose addresses are not published; one without its pages.
+    press(&model, "1j3")
+    #expect(!model.isPageByPage && model.listing!.rows[0].cells[2].text == "not published")
+    press(&model, "\n")
+    #expect(model.isPageByPage && model.listing!.rows[0].cells[5].text == "not published")
+    press(&model, "1g3")
+    #expect(!model.isPageByPage && titles(model)[0] == "G" + String(repeating: "L", count: 32))
+    #expect(detail("Here") == "pages 0-31 of 64; what lies in them was not recorded")
+    press(&model, "\n")
+    #expect(!model.isPageByPage && model.view == .map)
+    // Letters of other states.
+    var other = sample(at: now + 1000)
+    other.arenas[1].sealState = "sealed"
+    other.arenas[1].chunks[2].lockState = "off"
+    model.update(other)
+    press(&model, "1n3")
+    #expect(titles(model)[0].hasPrefix("GSsSSSSOOs") && titles(model)[3] == "GNnnnG")
   }
 
   @Test func whatGrewAndWasNeverOpenedMayLeak() {

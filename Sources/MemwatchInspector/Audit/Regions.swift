@@ -127,7 +127,9 @@ package struct Regions: Sendable {
       else { return }
       all[all.count - 1].key = UInt8(clamping: number(bytes, start + 14, end))
     case UInt8(ascii: "V"):
-      guard !all.isEmpty, !isRepeated, bytes[start + 1] == UInt8(ascii: "m"), end - start > 8 else { return }
+      guard !all.isEmpty, !isRepeated, bytes[start + 1] == UInt8(ascii: "m"), end - start > 8 else {
+        return
+      }
       flags(bytes, start + 8, end)
     default: return
     }

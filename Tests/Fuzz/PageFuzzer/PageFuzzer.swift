@@ -73,7 +73,7 @@ func draw(_ model: Model, _ choice: Int) {
 /// A small page whose sizes agree with each other; everything else in it is the input's: header, process,
 /// calls, and the tables one after the other.
 func page(_ input: [UInt8]) -> [UInt8] {
-  let capacities = [4, 8, 8, 16, 16, 2, 1]
+  let capacities = [4, 8, 8, 16, 16, 2, 8]
   let layout = PageLayout(capacities: capacities)!
   var page = [UInt8](repeating: 0, count: layout.byteCount)
   var rest = input[...]
@@ -135,6 +135,14 @@ func readPage(_ bytes: [UInt8]) {
 
 func readSmaps(_ bytes: [UInt8]) {
   InputFiles.smaps = bytes
+  if let regions = try? Regions(pid: 1) {
+    let all = regions.all
+    precondition(zip(all, all.dropFirst()).allSatisfy { $0.end <= $1.start }, "regions overlap")
+    for region in all.prefix(4) {
+      let range = min(region.start, .max - 8192)..<min(region.end, .max - 8192) + 8192
+      precondition(regions.bytes(in: range) { _ in true } <= range.upperBound - range.lowerBound)
+    }
+  }
   guard let survey = try? Survey(pid: 1) else { return }
   check(survey.text)
 }

@@ -50,10 +50,10 @@ assert header["version"] >> 32 == 1, "another version"
 assert os.fstat(page).st_size == header["byteCount"], "cut"
 
 stamped = ["arena", "label", "chunk", "secret"]
-stamps = sum((header[kind + "Capacity"] + 63) // 64 * 8 for kind in stamped)
+stamps = sum((header[kind + "Capacity"] + 63) // 64 * 8 for kind in stamped + ["map"])
 at = (4096 + stamps + 4095) // 4096 * 4096
 tables = {}
-for kind in stamped + ["event", "vault", "stream"]:
+for kind in stamped + ["event", "vault", "map"]:
     size, capacity = header[kind + "Bytes"], header[kind + "Capacity"]
     tables[kind] = []
     for index in range(capacity):

@@ -1,0 +1,260 @@
+// The map of an arena: its chunks as rows of pages, and a chunk page by page. Pure.
+
+import MemwatchInspector
+
+/// A letter for what a page is: small where no secret lives in it.
+private struct Letter {
+  let live: Character
+  let free: Character
+  let word: String
+
+  init(_ chunk: ChunkSnapshot, isSealed: Bool) {
+    switch chunk.lockState {
+    case "locked" where isSealed: (live, free, word) = ("S", "s", "sealed")
+    case "locked": (live, free, word) = ("L", "l", "locked")
+    case "off": (live, free, word) = ("N", "n", "off")
+    case "unlocked": (live, free, word) = ("U", "u", "unlocked")
+    default: (live, free, word) = ("?", "?", chunk.lockState ?? "n/a")
+    }
+  }
+
+  func of(_ pages: PagesSnapshot) -> Character {
+    if pages.isOpen || pages.isStuck { return "O" }
+    if pages.use == .odd { return "?" }
+    return pages.live > 0 ? live : free
+  }
+}
+
+/// A part of a chunk that has a row of its own.
+private struct Stretch {
+  let id: String
+  let chunk: ChunkSnapshot
+  let first: Int
+  let count: Int
+  let pageCount: Int
+  /// Those that begin here; nil: not known.
+  let pages: [PagesSnapshot]?
+
+  static let width = 32
+
+  var isFirst: Bool { first == 0 }
+  var isLast: Bool { first + count == pageCount }
+  var live: UInt64? { pages.map { saturatingSum($0.map(\.live)) } }
+  var address: UInt64? {
+    chunk.address.map { $0 &+ UInt64(first) &* pageByteCount }
+  }
+
+  /// The pages of a chunk in rows. One secret that has a chunk to itself takes one row, and so does
+  /// a chunk that is larger than those of slabs are.
+  static func all(of arena: ArenaSnapshot) -> [Stretch] {
+    arena.chunks.enumerated().flatMap { index, chunk in
+      let id = chunk.address.map { String($0, radix: 16) } ?? "\(index)"
+      let pageCount = Int(clamping: (chunk.dataBytes ?? 0) / pageByteCount)
+      let isWhole = chunk.pages?.first?.use == .whole || pageCount > 2 * width
+      let step = isWhole ? max(1, pageCount) : width
+      return stride(from: 0, to: max(1, pageCount), by: step).map { first in
+        let count = min(step, pageCount - first)
+        return Stretch(
+          id: first == 0 ? id : "\(id)+\(first)", chunk: chunk, first: first, count: count,
+          pageCount: pageCount,
+          pages: chunk.pages?.filter { $0.first >= first && $0.first < first + count })
+      }
+    }
+  }
+
+  func letters(_ letter: Letter) -> String {
+    var text = ""
+    if let all = chunk.pages, all.first?.use != .whole, count <= Self.width {
+      for page in first..<first + count {
+        let there = all.last { $0.first <= page }
+        text.append(there.map { letter.of($0) } ?? "?")
+      }
+    } else {
+      let one = chunk.pages?.first.map { letter.of($0) } ?? letter.live
+      // A long chunk is shown by its ends and a number.
+      text =
+        count <= Self.width
+        ? String(repeating: one, count: count)
+        : String(repeating: one, count: 8) + " \(grouped(count)) pages "
+          + String(repeating: one, count: 8)
+    }
+    let edge = (chunk.guardBytes ?? 0) > 0 ? "G" : ""
+    return (isFirst ? edge : " ") + text + (isLast ? edge : "")
+  }
+
+  /// What lies here, in a line.
+  var summary: String {
+    let range =
+      count == pageCount
+      ? counted(pageCount, "page") : "pages \(first)-\(first + count - 1) of \(grouped(pageCount))"
+    guard let pages else { return "\(range); what lies in them was not recorded" }
+    let (holding, stuck) = (pages.filter { $0.live > 0 }, pages.filter(\.isStuck))
+    let open = pages.filter { $0.isOpen && !$0.isStuck }
+    func number(_ pages: [PagesSnapshot]) -> String {
+      grouped(saturatingSum(pages.map { UInt64($0.count) }))
+    }
+    let parts = [
+      holding.isEmpty
+        ? "no secret in them"
+        : "\(grouped(saturatingSum(holding.map(\.live)))) live in \(number(holding)) of them",
+      open.isEmpty ? nil : "\(number(open)) open",
+      stuck.isEmpty ? nil : "\(number(stuck)) could not be closed",
+    ]
+    return "\(range): " + parts.compactMap { $0 }.joined(separator: ", ")
+  }
+
+  var slots: String {
+    guard let pages else { return "n/a" }
+    if pages.first?.use == .whole { return "none: the chunk belongs to one secret" }
+    var rooms: [UInt64: (live: UInt64, slots: UInt64)] = [:]
+    for page in pages {
+      guard let payload = page.payload, let slots = page.slots else { continue }
+      let room = rooms[payload] ?? (0, 0)
+      rooms[payload] = (saturatingSum([room.live, page.live]), saturatingSum([room.slots, slots]))
+    }
+    let texts = rooms.sorted { $0.key < $1.key }.map {
+      "\(bytes($0.key)): \(grouped($0.value.live)) of \(grouped($0.value.slots)) live"
+    }
+    return texts.isEmpty ? "none yet" : texts.joined(separator: "; ")
+  }
+}
+
+extension Model {
+  private var arenaOfMap: ArenaSnapshot? {
+    snapshot?.arenas.first { $0.id == selectedArena }
+  }
+
+  /// Whether the map shows the pages of one chunk.
+  package var isPageByPage: Bool {
+    guard view == .map, let chunkOfMap, let arena = arenaOfMap else { return false }
+    return Stretch.all(of: arena).contains { $0.id == chunkOfMap && $0.pages != nil }
+  }
+
+  /// The chunks of an arena as rows of pages, or one row page by page.
+  func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+    let stretches = Stretch.all(of: arena)
+    if let chunkOfMap, let open = stretches.first(where: { $0.id == chunkOfMap }),
+      let pages = open.pages
+    {
+      return list(pages, of: open, arena)
+    }
+    let isSealed = arena.sealState == "sealed"
+    let findings = (snapshot.audit?.findings ?? []).filter { $0.arenaID == arena.id }
+    let kernel =
+      snapshot.audit?.word(of: arena.id).map {
+        $0 == "differs"
+          ? "the arena differs: " + findings.map(\.kernel).joined(separator: "; ")
+          : "the arena's mappings agree with its claims"
+      } ?? "n/a"
+    let open =
+      "\(arena.protectionState ?? "n/a"): "
+      + (arena.openWindows.map { counted(Int(clamping: $0), "window") } ?? "n/a")
+      + ((arena.stuckOpenPages ?? 0) > 0
+        ? ", \(grouped(arena.stuckOpenPages!)) pages stay open" : "")
+    let rows = stretches.map { stretch in
+      let chunk = stretch.chunk
+      let isBad = chunk.lockState == "unlocked" || (stretch.pages ?? []).contains(where: \.isStuck)
+      var row = Listing.Row(
+        id: stretch.id,
+        cells: [
+          .init(stretch.letters(Letter(chunk, isSealed: isSealed)), Double(stretch.count)),
+          .init(stretch.live.map { grouped($0) } ?? "n/a", stretch.live.map { Double($0) }),
+          .init(
+            stretch.address.map { "0x" + String($0, radix: 16) } ?? "not published",
+            stretch.address.map { Double($0) }),
+          .init(
+            chunk.dataBytes == nil ? "n/a" : bytes(UInt64(stretch.count) * pageByteCount),
+            Double(stretch.count)),
+          .init(chunk.lockState ?? "n/a"), .init(chunk.kind ?? "n/a"),
+        ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+      row.details = [
+        ("Letters", "O open now  L locked  S sealed  U unlocked  N not asked for  G guard"),
+        ("", "small: no secret lives in that page" + (stretch.pages == nil ? ": not known" : "")),
+        ("Here", stretch.summary),
+        ("Slots", stretch.slots),
+        ("Lock", (chunk.lockState ?? "n/a") + (chunk.errno.map { ": \(errnoName($0))" } ?? "")),
+        ("Open", "\(open) (all chunks)"),
+        ("Kernel", kernel),
+      ]
+      return row
+    }
+    let count = UInt64(arena.chunks.count)
+    let unlisted = arena.chunkCount.map { $0 > count ? $0 - count : 0 } ?? 0
+    return Listing(
+      title: "arenas > \(arena.name) > map",
+      note: counted(arena.chunks.count, "chunk")
+        + (unlisted > 0 ? ", \(grouped(unlisted)) not listed" : ""),
+      columns: [
+        .init(title: "PAGES", width: 34), .init(title: "LIVE", width: 7, isNumber: true),
+        .init(title: "ADDRESS", width: 15, dropsAt: 2),
+        .init(title: "SIZE", width: 9, isNumber: true, dropsAt: 3),
+        .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 1),
+      ], rows: .init(rows), empty: "nothing is mapped yet")
+  }
+
+  /// Pages that are opened together, one row each.
+  private func list(
+    _ all: [PagesSnapshot], of stretch: Stretch, _ arena: ArenaSnapshot
+  ) -> Listing {
+    let isFixed = arena.sealState == "frozen" || arena.sealState == "sealed"
+    let letter = Letter(stretch.chunk, isSealed: arena.sealState == "sealed")
+    let rows = all.map { pages in
+      let last = pages.first + pages.count - 1
+      let range = pages.count == 1 ? "page \(pages.first)" : "pages \(pages.first)-\(last)"
+      let holds =
+        switch pages.use {
+        case .unused: "nothing yet"
+        case .whole: "one secret's"
+        case .slots:
+          "\(pages.slots.map { grouped($0) } ?? "?") slots of \(pages.payload.map { bytes($0) } ?? "?")"
+        case .odd: "?"
+        }
+      let free = pages.slots.map { $0 > pages.live ? $0 - pages.live : 0 }
+      let address = stretch.chunk.address.map { $0 &+ UInt64(pages.first) &* pageByteCount }
+      var row = Listing.Row(
+        id: "page \(pages.first)",
+        cells: [
+          .init("\(range): \(holds)", -Double(pages.first)),
+          .init(letter.word),
+          .init(grouped(pages.live), Double(pages.live)),
+          .init(free.map { grouped($0) } ?? "-", free.map { Double($0) }),
+          .init(
+            pages.isStuck ? "STUCK" : pages.isOpen ? "open" : "-",
+            pages.isStuck ? 2 : pages.isOpen ? 1 : 0),
+          .init(
+            address.map { "0x" + String($0, radix: 16) } ?? "not published",
+            address.map { Double($0) }),
+        ], mark: pages.isStuck ? "!" : " ", role: pages.isStuck ? .bad : .normal)
+      row.details = [
+        ("Here", "\(holds), \(counted(Int(clamping: pages.live), "live secret"))"),
+        (
+          "Open",
+          pages.isStuck
+            ? "could not be closed again: mprotect failed; every thread can reach it"
+            : pages.isOpen
+              ? "a window lies here"
+                + (arena.gate == "pages" ? ": every thread can reach these pages meanwhile" : "")
+              : "no window"
+        ),
+        (
+          "Free",
+          isFixed && (free ?? 0) > 0
+            ? "slots of a frozen arena are not used again"
+            : "free slots are zero, each with its canary in place"
+        ),
+        ("", "Which secret lies in which page is not published; nor is anything of its contents."),
+      ]
+      return row
+    }
+    return Listing(
+      title: "arenas > \(arena.name) > map > pages",
+      note: "\(stretch.chunk.kind ?? "n/a") chunk, \(counted(stretch.pageCount, "page"))",
+      columns: [
+        .init(title: "PAGES", width: 30), .init(title: "STATE", width: 8),
+        .init(title: "LIVE", width: 5, isNumber: true),
+        .init(title: "FREE", width: 5, isNumber: true, dropsAt: 2),
+        .init(title: "OPEN", width: 5),
+        .init(title: "ADDRESS", width: 15, dropsAt: 1),
+      ], rows: .init(rows), empty: "no pages")
+  }
+}
