@@ -85,6 +85,9 @@ package struct PageReader: ~Copyable {
   private var tables: [[[UInt64]]]
   private var process: [UInt64]
   private var calls: [[UInt64]]
+  /// Blocks without a stamp, as they were read last, where all of their records were good: what is
+  /// the same again need not be read twice, nor taken apart.
+  private var lastBlocks: [Int: [UInt64]] = [:]
   /// The secrets that were in use when their table changed last.
   private var secrets: [PageRecord<SecretWord>] = []
   private var secretsVersion: UInt64 = 0
@@ -181,7 +184,8 @@ package struct PageReader: ~Copyable {
     }
     image.process = PageRecord(words: process)
     calls = try block(
-      at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls, &budget)
+      at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls,
+      isStamped: false, &budget)
 
     for table in PageTable.allCases {
       let capacity = layout.capacity(table)
@@ -205,7 +209,8 @@ package struct PageReader: ~Copyable {
           let failuresBefore = budget.failures
           let records = try block(
             at: layout.offset(table, first), count: count, bytes: bytes,
-            old: Array(tables[table.rawValue][first..<(first + count)]), &budget)
+            old: Array(tables[table.rawValue][first..<(first + count)]),
+            isStamped: table.isStamped, &budget)
           tables[table.rawValue].replaceSubrange(first..<(first + count), with: records)
           if table == .secrets { secretsVersion += 1 }
           // A block with a record that was missed is read again next time.
@@ -263,24 +268,32 @@ package struct PageReader: ~Copyable {
 
   /// Reads a block twice. A record that is the same in both readings, with an even sequence, was
   /// not being written in between; the others are read one by one.
-  private func block(
-    at offset: Int, count: Int, bytes: Int, old: [[UInt64]], _ budget: inout Budget
+  private mutating func block(
+    at offset: Int, count: Int, bytes: Int, old: [[UInt64]], isStamped: Bool,
+    _ budget: inout Budget
   ) throws(PageReadFailure) -> [[UInt64]] {
     let words = bytes / 8
     let first = try Self.words(file, at: offset, count: count * words, what: "a table")
+    if !isStamped, lastBlocks[offset] == first { return old }
+    lastBlocks[offset] = nil
     let second = try Self.words(file, at: offset, count: count * words, what: "a table")
     var records: [[UInt64]] = []
     records.reserveCapacity(count)
+    var areAllGood = true
     for index in 0..<count {
       let range = (index * words)..<((index + 1) * words)
       if first[range.lowerBound] & 1 == 0, first[range] == second[range] {
         records.append(Array(second[range]))
-      } else if let record = try record(at: offset + index * bytes, bytes: bytes, &budget) {
+        continue
+      }
+      areAllGood = false
+      if let record = try record(at: offset + index * bytes, bytes: bytes, &budget) {
         records.append(record)
       } else {
         records.append(index < old.count ? old[index] : [])
       }
     }
+    if !isStamped, areAllGood { lastBlocks[offset] = second }
     return records
   }
 

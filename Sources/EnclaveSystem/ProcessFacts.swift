@@ -27,7 +27,7 @@ package enum ProcessFacts {
   /// VmLck of /proc/self/status in bytes: what RLIMIT_MEMLOCK is compared with. nil when /proc
   /// cannot be read. Several microseconds.
   package static func lockedBytes() -> UInt64? {
-    guard let text = readText("/proc/self/status", limit: 16384) else { return nil }
+    guard let text = readFile("/proc/self/status", limit: 16384) else { return nil }
     return ProcText.kilobytes("VmLck", in: text).map { $0 * 1024 }
   }
 
@@ -90,7 +90,7 @@ package enum ProcessFacts {
 
   /// The start of this process in clock ticks since boot (field 22 of /proc/self/stat).
   package static func startTime() -> UInt64? {
-    readText("/proc/self/stat", limit: 4096).flatMap(ProcText.startTime)
+    readFile("/proc/self/stat", limit: 4096).flatMap { ProcStat($0)?.startTime }
   }
 
   /// The command name (comm) of this process, at most 15 bytes.
@@ -113,46 +113,5 @@ package enum ProcessFacts {
 
   package static func readText(_ path: String, limit: Int) -> String? {
     readFile(path, limit: limit).map { String(decoding: $0, as: UTF8.self) }
-  }
-}
-
-/// Small parsers for the text of /proc (proc(5)).
-package enum ProcText {
-  /// The value in kB of a line such as `VmLck:     128 kB`.
-  package static func kilobytes(_ key: String, in text: String) -> UInt64? {
-    value(key, in: text).flatMap { UInt64($0.prefix { $0.isNumber }) }
-  }
-
-  /// What follows `key:` on its line, without leading blanks.
-  package static func value(_ key: String, in text: String) -> Substring? {
-    for line in text.split(separator: "\n") where line.hasPrefix(key) {
-      let rest = line.dropFirst(key.count)
-      if rest.first == ":" { return rest.dropFirst().drop { $0 == " " || $0 == "\t" } }
-    }
-    return nil
-  }
-
-  /// Field 22 of /proc/PID/stat. The second field may hold any character, so fields are counted
-  /// from the last ")".
-  package static func startTime(_ stat: String) -> UInt64? {
-    guard let end = stat.lastIndex(of: ")") else { return nil }
-    let fields = stat[stat.index(after: end)...].split(separator: " ")
-    return fields.count > 19 ? UInt64(fields[19]) : nil
-  }
-
-  /// Fields 4 and 5 of /proc/PID/stat.
-  package static func parentAndGroup(_ stat: String) -> (parent: Int32, group: Int32)? {
-    guard let end = stat.lastIndex(of: ")") else { return nil }
-    let fields = stat[stat.index(after: end)...].split(separator: " ")
-    guard fields.count > 2, let parent = Int32(fields[1]), let group = Int32(fields[2]) else {
-      return nil
-    }
-    return (parent, group)
-  }
-
-  /// Field 3 of /proc/PID/stat: R, S, D, T, t, Z…
-  package static func state(_ stat: String) -> Character? {
-    guard let end = stat.lastIndex(of: ")") else { return nil }
-    return stat[stat.index(after: end)...].split(separator: " ").first?.first
   }
 }

@@ -78,12 +78,11 @@ package final class Command {
     var at = pid
     for _ in 0..<64 {
       if at == child.pid { return true }
-      guard let stat = Inspected.process(.stat, pid: at).text(limit: 4096),
-        let (parent, group) = ProcText.parentAndGroup(stat)
+      guard let stat = Inspected.process(.stat, pid: at).bytes(limit: 4096).flatMap(ProcStat.init)
       else { return false }
-      if isLogged, group == child.pid { return true }
-      if parent <= 1 { return false }
-      at = parent
+      if isLogged, stat.group == child.pid { return true }
+      if stat.parent <= 1 { return false }
+      at = stat.parent
     }
     return false
   }

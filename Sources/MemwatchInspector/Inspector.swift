@@ -39,6 +39,8 @@ package final class Inspector {
   private var lastSearchMs: UInt64 = 0
   private var successor: Publisher?
   private var maps = MapsCache()
+  /// The probe that last read what seldom changes, and when.
+  private var settings: (probe: ProcessProbe, readMs: UInt64)?
   private var auditor = Auditor()
   /// Milliseconds that a window may stay open before it is told as a warning.
   package var openLimitMs: UInt64 = 60_000
@@ -52,6 +54,9 @@ package final class Inspector {
     var count: Int?
     var nextMs: UInt64 = 0
   }
+
+  /// At one sample a second, each reads them.
+  private static let settingsMs: UInt64 = 900
 
   private init(target: Target, publisher: Publisher, reader: consuming PageReader) {
     self.target = target
@@ -272,7 +277,9 @@ package final class Inspector {
     reading.pid = pid ?? Int32(exactly: publisher.publisherPid).flatMap { holder == nil ? $0 : nil }
     if holder == .nobody, pid == nil { reading.pid = Int32(exactly: publisher.publisherPid) }
     if let pid = reading.pid {
-      reading.probe = ProcessProbe(pid: pid, countingMaps: isTime)
+      let known = settings.flatMap { now < $0.readMs + Self.settingsMs ? $0.probe : nil }
+      reading.probe = ProcessProbe(pid: pid, countingMaps: isTime, settings: known)
+      if known == nil { settings = (reading.probe, now) }
       if isTime {
         maps.count = reading.probe.mapCount
         // A thousand maps take about 0.3 ms; 20,000 are counted every 10 s.
@@ -367,6 +374,7 @@ package final class Inspector {
     image = nil
     pid = next.pid
     maps = MapsCache()
+    settings = nil
     auditor = Auditor()
     openSince = [:]
     secrets = (nil, [])

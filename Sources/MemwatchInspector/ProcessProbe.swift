@@ -26,36 +26,49 @@ package struct ProcessProbe: Equatable, Sendable {
   /// Of no process.
   init() {}
 
-  package init(pid: Int32, countingMaps: Bool) {
+  /// - Parameter settings: what seldom changes, from an earlier probe of the process; nil: it is
+  ///   read too.
+  package init(pid: Int32, countingMaps: Bool, settings: ProcessProbe? = nil) {
+    func bytes(_ file: ProcessFile, limit: Int = 16384) -> [UInt8]? {
+      Inspected.process(file, pid: pid).bytes(limit: limit)
+    }
+    guard let text = bytes(.stat), !text.isEmpty else { return }
+    exists = true
+    let stat = ProcStat(text)
+    stateCharacter = stat?.state
+    startTime = stat?.startTime
+    if let status = bytes(.status) {
+      lockedBytes = ProcText.kilobytes("VmLck", in: status).map { $0 &* 1024 }
+      tracer = ProcText.value("TracerPid", in: status).flatMap { ProcText.number($0) }
+        .flatMap { Int32(exactly: $0) }
+      hasLockCapability = ProcText.value("CapEff", in: status)
+        .flatMap { ProcText.number($0, radix: 16) }.map { $0 & Self.ipcLock != 0 }
+    }
+    if countingMaps, let maps = bytes(.maps, limit: 64 << 20), !maps.isEmpty {
+      mapCount = maps.count { $0 == UInt8(ascii: "\n") }
+    }
+    if let settings, settings.startTime == startTime {
+      take(settings)
+    } else {
+      readSettings(pid)
+    }
+  }
+
+  /// Limits, name spaces and groups: what a process or its administrator sets now and then.
+  private mutating func readSettings(_ pid: Int32) {
     func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
       Inspected.process(file, pid: pid).text(limit: limit)
     }
-    guard let stat = text(.stat), !stat.isEmpty else { return }
-    exists = true
-    stateCharacter = ProcText.state(stat)
-    startTime = ProcText.startTime(stat)
-    if let status = text(.status) {
-      lockedBytes = ProcText.kilobytes("VmLck", in: status).map { $0 * 1024 }
-      tracer = ProcText.value("TracerPid", in: status).flatMap { Int32($0) }
-      hasLockCapability = ProcText.value("CapEff", in: status).flatMap { UInt64($0, radix: 16) }
-        .map { $0 & Self.ipcLock != 0 }
-    }
-    if let limits = text(.limits) {
-      for line in limits.split(separator: "\n") where line.hasPrefix("Max locked memory") {
-        let fields = line.dropFirst("Max locked memory".count).split(separator: " ")
-        if fields.count >= 2 {
-          softLimit = fields[0] == "unlimited" ? .max : UInt64(fields[0])
-          hardLimit = fields[1] == "unlimited" ? .max : UInt64(fields[1])
-        }
+    for line in (text(.limits) ?? "").split(separator: "\n")
+    where line.hasPrefix("Max locked memory") {
+      let fields = line.dropFirst("Max locked memory".count).split(separator: " ")
+      if fields.count >= 2 {
+        softLimit = fields[0] == "unlimited" ? .max : UInt64(fields[0])
+        hardLimit = fields[1] == "unlimited" ? .max : UInt64(fields[1])
       }
     }
     isInInitialUserNamespace = Inspected.namespaces(pid: pid).fields(limit: 4096)?.first.flatMap {
       $0.isEmpty ? nil : $0 == Self.initialUserNamespace
-    }
-    if countingMaps, let maps = Inspected.process(.maps, pid: pid).bytes(limit: 64 << 20),
-      !maps.isEmpty
-    {
-      mapCount = maps.count { $0 == UInt8(ascii: "\n") }
     }
     if let cgroup = text(.cgroup, limit: 65536) {
       isInContainer = ["docker", "containerd", "kubepods", "libpod", "lxc"].contains {
@@ -65,6 +78,12 @@ package struct ProcessProbe: Equatable, Sendable {
         .compactMap { $0.split(separator: "/").last { $0.hasSuffix(".service") } }
         .first.map { SafeText(String($0)).string }
     }
+  }
+
+  private mutating func take(_ settings: ProcessProbe) {
+    (softLimit, hardLimit) = (settings.softLimit, settings.hardLimit)
+    isInInitialUserNamespace = settings.isInInitialUserNamespace
+    (unit, isInContainer) = (settings.unit, settings.isInContainer)
   }
 
   package var isGone: Bool { !exists || stateCharacter == "Z" || stateCharacter == "X" }

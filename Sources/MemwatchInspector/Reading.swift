@@ -127,7 +127,10 @@ struct Reading {
       grouping: image.chunks.enumerated().map {
         (chunk: $1, map: $0 < image.maps.count ? image.maps[$0] : nil)
       }, by: { $0.chunk[.arenaID] })
-    for index in snapshot.arenas.indices {
+    // Of arenas that say to be one and the same, the first has what belongs to it: else a page could
+    // multiply its records by each other.
+    var seen: Set<UInt64> = []
+    for index in snapshot.arenas.indices where seen.insert(snapshot.arenas[index].id).inserted {
       let id = snapshot.arenas[index].id
       if let key = keys[id], number(key) != nil {
         snapshot.arenas[index].keySharedWith = owners[key].map { $0 - 1 }

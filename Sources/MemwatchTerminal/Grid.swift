@@ -38,6 +38,15 @@ package struct Grid: Equatable, Sendable {
     guard row >= 0, row < height, column >= 0 else { return column }
     var at = column
     let edge = min(width, limit == .max ? .max : column + max(0, limit))
+    if text.isPrintableASCII {
+      // Nearly all text; the boundaries of characters need not be looked for.
+      for byte in text.utf8 {
+        guard at < edge else { break }
+        rows[row][at] = Cell(character: Self.ascii[Int(byte)], role: role)
+        at += 1
+      }
+      return at
+    }
     for character in text {
       let columns = character.columns
       if columns == 0 { continue }
@@ -47,6 +56,14 @@ package struct Grid: Equatable, Sendable {
       at += columns
     }
     return at
+  }
+
+  private static let ascii = (UInt8(0)..<128).map { Character(Unicode.Scalar($0)) }
+
+  /// Writes one character of one column into a whole row.
+  package mutating func fill(row: Int, with character: Character, role: Role) {
+    guard row >= 0, row < height else { return }
+    rows[row] = Array(repeating: Cell(character: character, role: role), count: width)
   }
 
   /// Writes text that ends before a column.
@@ -74,7 +91,9 @@ package struct Grid: Equatable, Sendable {
 
 extension StringProtocol {
   /// How many columns the text takes.
-  package var columns: Int { reduce(0) { $0 + $1.columns } }
+  package var columns: Int { isPrintableASCII ? utf8.count : reduce(0) { $0 + $1.columns } }
+
+  fileprivate var isPrintableASCII: Bool { utf8.allSatisfy { $0 >= 32 && $0 < 127 } }
 
   /// The text cut to so many columns, with `~` where something was cut.
   package func fitted(_ limit: Int) -> String {

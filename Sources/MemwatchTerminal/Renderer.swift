@@ -85,10 +85,9 @@ package struct Renderer {
   // MARK: - Frame
 
   private mutating func rule(_ row: Int, _ title: String = "", _ end: String = "") {
-    grid.put(String(repeating: style.rule, count: width), row: row, column: 0, role: .faint)
+    grid.fill(row: row, with: Character(style.rule), role: .faint)
     if !title.isEmpty {
-      let lead = String(repeating: style.rule, count: 3) + " "
-      grid.put(lead, row: row, column: 0, role: .faint)
+      grid.put(" ", row: row, column: 3, role: .faint)
       let room = max(0, width - 8 - (end.isEmpty ? 0 : end.columns + 8))
       let at = grid.put(shown(title).fitted(room), row: row, column: 4, role: .strong)
       grid.put(" ", row: row, column: at)

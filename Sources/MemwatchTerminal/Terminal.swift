@@ -144,10 +144,10 @@ struct Terminal: ~Copyable {
     drawn = grid
   }
 
-  /// Draws everything anew at the next `draw`.
   /// Rings the bell.
   func ring() { beep() }
 
+  /// Draws everything anew at the next `draw`.
   mutating func redraw() {
     drawn = nil
     unsafe clearok(window, true)

@@ -115,11 +115,32 @@ import Testing
     }
   }
 
+  /// All arenas say to be the same one, and everything says to be theirs: no more comes out than there are
+  /// records.
+  @Test func recordsAreNotMultiplied() throws {
+    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    var bytes = page
+    for table in [PageTable.arenas, .labels, .chunks, .maps] {
+      for index in 0..<layout.capacity(table) {
+        let at = layout.offset(table, index)
+        for (word, value) in [UInt64(2), 1].enumerated() {
+          withUnsafeBytes(of: value.littleEndian) { raw in
+            bytes.replaceSubrange((at + word * 8)..<(at + word * 8 + 8), with: raw)
+          }
+        }
+      }
+    }
+    guard case .success(let snapshot) = try sample(bytes) else { throw Failed("unreadable") }
+    #expect(snapshot.arenas.count == 256 && Set(snapshot.arenas.map(\.id)) == [1])
+    #expect(snapshot.arenas.map(\.chunks.count).reduce(0, +) == 2048)
+    #expect(snapshot.arenas.map(\.labels.count).reduce(0, +) == 1024)
+  }
+
   /// Every word of the page set to odd values, one at a time, in steps; all rendered.
   @Test func oddWordsAreShownAndDoNotCrash() throws {
     let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var words = Array(0..<192)
-    for table in [PageTable.arenas, .labels, .chunks, .secrets, .events] {
+    for table in [PageTable.arenas, .labels, .chunks, .secrets, .events, .maps] {
       let first = layout.offset(table, 0) / 8
       words += Array(first..<(first + table.recordBytes / 8))
     }

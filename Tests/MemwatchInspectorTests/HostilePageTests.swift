@@ -69,14 +69,13 @@ import Testing
     let end = Date().addingTimeInterval(2)
     var states: Set<PublisherState> = []
     var looks = 0
+    var longest = 0.0
     while Date() < end {
       guard let inspector = try? Inspector.attach(to: .file(path)) else { continue }
       for _ in 0..<5 {
         let start = processorTime()
         let snapshot = inspector.sample()
-        // Retries are bounded: 40 ms a reading, and 200 ms of readings; the rest is a debug build that
-        // makes 3,000 random texts harmless.
-        #expect(processorTime() - start < 1.5)
+        longest = max(longest, processorTime() - start)
         #expect(!snapshot.text.unicodeScalars.contains("\u{1b}"))
         states.insert(snapshot.process.state)
         looks += 1
@@ -85,6 +84,17 @@ import Testing
     #expect(looks >= 5, "\(states)")
     // Nobody holds its lock: it is never said to live.
     #expect(!states.contains(.live), "\(states)")
+    // Retries are bounded: 40 ms a reading, and 200 ms of readings. The rest is what the same page costs
+    // when it rests: thousands of random texts that are made harmless.
+    isOver.store(true, ordering: .relaxed)
+    group.wait()
+    var quiet = 0.0
+    while let inspector = try? Inspector.attach(to: .file(path)), quiet == 0 {
+      let start = processorTime()
+      _ = inspector.sample()
+      quiet = processorTime() - start
+    }
+    #expect(longest < 2 * quiet + 0.5, "\(longest) s, and \(quiet) s at rest")
   }
 
   /// Things that are no pages, in the place of one.

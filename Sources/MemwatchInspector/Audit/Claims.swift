@@ -49,10 +49,11 @@ struct ArenaClaim: Equatable {
 extension ArenaClaim {
   /// Everything that a page claims; numbers that make no sense are left out.
   static func all(in image: PageImage) -> [ArenaClaim] {
-    let chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
+    var chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
     let apart = Chunk.apart(image.chunks.compactMap(Chunk.init))
     return image.arenas.map { record in
-      let listed = chunks[record[.id]] ?? []
+      // The first of those that say to be the same one has them.
+      let listed = chunks.removeValue(forKey: record[.id]) ?? []
       let usable = listed.compactMap(Chunk.init).filter { apart.contains($0) }
       return ArenaClaim(
         id: record[.id], name: SafeText(record.text(at: .name, length: record[.nameLength])),

@@ -1,0 +1,83 @@
+// Small parsers for the text of /proc (proc(5)): of bytes, because strings cost a hundred times as
+// much, at every tick and every sample.
+
+package enum ProcText {
+  /// What follows `key:` on its line, without leading blanks.
+  package static func value(_ key: StaticString, in text: [UInt8]) -> ArraySlice<UInt8>? {
+    var line = 0
+    while line < text.count {
+      let end = text[line...].firstIndex(of: UInt8(ascii: "\n")) ?? text.count
+      if let rest = rest(of: text[line..<end], behind: key),
+        rest.first == UInt8(ascii: ":")
+      {
+        return rest.dropFirst().drop { isBlank($0) }
+      }
+      line = end + 1
+    }
+    return nil
+  }
+
+  /// The value in kB of a line such as `VmLck:     128 kB`.
+  package static func kilobytes(_ key: StaticString, in text: [UInt8]) -> UInt64? {
+    value(key, in: text).flatMap { number($0) }
+  }
+
+  /// What follows a text at the start of a line; nil where the line starts with something else.
+  package static func rest(
+    of line: ArraySlice<UInt8>, behind start: StaticString
+  ) -> ArraySlice<UInt8>? {
+    let count = start.utf8CodeUnitCount
+    guard line.count >= count else { return nil }
+    for offset in 0..<count
+    where unsafe line[line.startIndex + offset] != start.utf8Start[offset] { return nil }
+    return line.dropFirst(count)
+  }
+
+  /// The digits at the start; nil where there are none, or too many.
+  package static func number(_ text: ArraySlice<UInt8>, radix: UInt64 = 10) -> UInt64? {
+    var value: UInt64?
+    for byte in text {
+      let digit: UInt8
+      switch byte {
+      case UInt8(ascii: "0")...UInt8(ascii: "9"): digit = byte - UInt8(ascii: "0")
+      case UInt8(ascii: "a")...UInt8(ascii: "f") where radix == 16: digit = byte - 87
+      default: return value
+      }
+      let (raised, overflows) = (value ?? 0).multipliedReportingOverflow(by: radix)
+      let (next, isTooLarge) = raised.addingReportingOverflow(UInt64(digit))
+      guard !overflows, !isTooLarge else { return nil }
+      value = next
+    }
+    return value
+  }
+
+  package static func isBlank(_ byte: UInt8) -> Bool {
+    byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t")
+  }
+}
+
+/// Fields of /proc/PID/stat.
+package struct ProcStat: Equatable, Sendable {
+  /// R, S, D, T, t, Z…
+  package var state: Character
+  package var parent: Int32
+  package var group: Int32
+  /// In clock ticks since boot.
+  package var startTime: UInt64
+
+  /// nil where the text is not that of a stat file. The second field may hold any character, so
+  /// fields are counted from the last ")".
+  package init?(_ text: [UInt8]) {
+    guard let end = text.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    let fields = text[(end + 1)...].split(separator: UInt8(ascii: " "), maxSplits: 20)
+    guard fields.count > 19, let letter = fields[0].first,
+      let parent = ProcText.number(fields[1]).flatMap({ Int32(exactly: $0) }),
+      let startTime = ProcText.number(fields[19])
+    else { return nil }
+    state = Character(Unicode.Scalar(letter))
+    self.parent = parent
+    // 0 or less: of another namespace.
+    group = ProcText.number(fields[2]).flatMap { Int32(exactly: $0) } ?? 0
+    self.startTime = startTime
+  }
+}
