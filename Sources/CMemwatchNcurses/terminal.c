@@ -82,8 +82,16 @@ static char leave[256];
 static size_t leave_length;
 static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP};
 
+bool mwn_can_write(int output) {
+  struct pollfd fd = {.fd = output, .events = POLLOUT};
+  return poll(&fd, 1, 0) == 1 && (fd.revents & POLLOUT);
+}
+
 void mwn_restore_terminal(void) {
-  if (leave_length && write(output_fd, leave, leave_length) < 0) { /* nothing left to do */
+  // What a terminal that takes nothing has not shown yet is let go: it must not hold an ending up.
+  if (!mwn_can_write(output_fd)) tcflush(output_fd, TCOFLUSH);
+  if (leave_length && mwn_can_write(output_fd) && write(output_fd, leave, leave_length) < 0) {
+    /* nothing left to do */
   }
   if (has_saved) tcsetattr(input_fd, TCSANOW, &saved);
 }
@@ -144,11 +152,12 @@ SCREEN *mwn_new_terminal(FILE *output, FILE *input) {
   return screen;
 }
 
-int mwn_wait(int input, int milliseconds) {
-  struct pollfd fd = {.fd = input, .events = POLLIN};
-  int n = poll(&fd, 1, milliseconds);
+int mwn_wait(int input, int output, int milliseconds) {
+  struct pollfd fds[2] = {{.fd = input, .events = POLLIN}, {.fd = output, .events = POLLOUT}};
+  int n = poll(fds, 2, milliseconds);
   if (n < 0) return errno == EINTR ? 0 : -1;
-  if (n == 0) return 0;
-  if (fd.revents & (POLLHUP | POLLERR | POLLNVAL)) return -1;
-  return 1;
+  for (int i = 0; i < 2; i++) {
+    if (fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) return -1;
+  }
+  return n > 0;
 }

@@ -78,12 +78,16 @@ package struct SignalWatch: ~Copyable {
   }
 
   /// Passes signals on that other processes sent here: what a terminal sends, it sends to both.
-  package func passOn(to child: ForkedProcess) {
+  ///
+  /// - Returns: the last of them that asks a process to end (SIGHUP, SIGINT, SIGQUIT, SIGTERM).
+  package func passOn(to child: ForkedProcess) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
+    var ending: Int32?
     while true {
       let number = unsafe ces_next_signal(file.descriptor, &isFromProcess, &sender)
-      if number == 0 { return }
+      if number == 0 { return ending }
+      if [1, 2, 3, 15].contains(number), sender != child.pid { ending = number }
       if number != 17, isFromProcess, sender != child.pid { child.signal(number) }
     }
   }

@@ -20,6 +20,8 @@ package struct Broker: ~Copyable {
   package enum End: Equatable, Sendable {
     case exited(Int32)
     case killed(signal: Int32)
+    /// It was asked to end by a signal, and was killed when it did not.
+    case overdue(signal: Int32)
 
     /// Ends this process by the same signal, so that a shell sees it.
     package func repeatHere() {
@@ -43,23 +45,26 @@ package struct Broker: ~Copyable {
   /// - Parameters:
   ///   - prepare: in the child, before it is confined: what opens files for good.
   ///   - other: answers what no file is.
+  ///   - grace: milliseconds that the child has to end by itself once a signal asks for that; nil: as many as it
+  ///     takes. (What writes to a terminal that takes nothing may wait for ever.)
   ///   - tick: called some ten times a second; without it this process sleeps until it is asked.
   /// - Throws: when there is no socket or no process to be had.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
     prepare: () -> Prepared,
     body: (consuming Prepared, BrokerClient, Confinement) -> Never,
-    other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, tick: (() -> Void)? = nil
+    other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, grace: UInt64? = nil,
+    tick: (() -> Void)? = nil
   ) throws(SandboxFailure) -> End {
     do throws(FileFailure) {
-      return try fork(mechanisms, prepare, body, other, tick)
+      return try fork(mechanisms, prepare, body, other, grace, tick)
     } catch { throw SandboxFailure(message: "\(error)") }
   }
 
   private mutating func fork<Prepared: ~Copyable>(
     _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
     _ body: (consuming Prepared, BrokerClient, Confinement) -> Never,
-    _ other: (UInt64, UInt64) -> Int64, _ tick: (() -> Void)?
+    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?
   ) throws(FileFailure) -> End {
     var pair = try MessageSocket.pair()
     guard let child = try ForkedProcess.fork(endingWithParentBy: 15) else {
@@ -75,26 +80,32 @@ package struct Broker: ~Copyable {
     }
     pair.second = nil
     try? Rights.keepCapabilities(Self.needed)
-    return serve(child, pair.first.take(), try SignalWatch(), other, tick)
+    return serve(child, pair.first.take(), try SignalWatch(), other, grace, tick)
   }
 
   private func serve(
     _ child: ForkedProcess, _ socket: consuming MessageSocket?, _ signals: consuming SignalWatch,
-    _ other: (UInt64, UInt64) -> Int64, _ tick: (() -> Void)?
+    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?
   ) -> End {
+    var asked: (signal: Int32, deadline: UInt64)?
     while true {
-      if signals.wait(for: socket, milliseconds: tick == nil ? 60_000 : 100),
+      if signals.wait(for: socket, milliseconds: tick == nil && asked == nil ? 60_000 : 100),
         let open = socket.take()
       {
         if answer(open, other) { socket = consume open }
       }
-      signals.passOn(to: child)
+      if let signal = signals.passOn(to: child), let grace, asked == nil {
+        asked = (signal, ProcessFacts.bootMilliseconds + grace)
+      }
       switch child.change() {
       case .exited(let status): return .exited(status)
+      case .killed(9) where asked.map { ProcessFacts.bootMilliseconds >= $0.deadline } ?? false:
+        return .overdue(signal: asked!.signal)
       case .killed(let signal): return .killed(signal: signal)
       // The shell waits for this process to stop.
       case .stopped: child.stopAlike()
-      case .none: break
+      case .none:
+        if let asked, ProcessFacts.bootMilliseconds >= asked.deadline { child.signal(9) }
       }
       tick?()
     }

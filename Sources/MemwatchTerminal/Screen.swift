@@ -167,7 +167,7 @@ package enum Screen {
         nextSample = now + UInt64(model.intervalMs)
       }
       if now >= nextClock { mustDraw = true }
-      if mustDraw {
+      if mustDraw, prepared.terminal.canDraw {
         let size = prepared.terminal.size
         let (grid, layout) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
@@ -180,9 +180,9 @@ package enum Screen {
         nextClock = now + 1000
       }
       let pause = min(nextSample, nextClock)
-      let waited = prepared.terminal.wait(
-        milliseconds: Int(clamping: pause > now ? pause - now : 0))
-      if waited == .gone || prepared.terminal.signal != 0 { break }
+      let isThere = prepared.terminal.wait(
+        milliseconds: Int(clamping: pause > now ? pause - now : 0), toDraw: mustDraw)
+      if !isThere || prepared.terminal.signal != 0 { break }
       // A resize comes without input: curses reports it as a key.
       reading: while true {
         switch prepared.terminal.nextKey() {

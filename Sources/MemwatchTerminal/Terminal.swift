@@ -82,8 +82,13 @@ struct Terminal: ~Copyable {
   mutating func end() {
     guard hasBegun else { return }
     hasBegun = false
-    endwin()
+    // curses would wait for ever on a terminal that takes nothing.
+    if canDraw { endwin() } else { mwn_restore_terminal() }
   }
+
+  /// Whether the terminal takes output now: on a slow line only once it has shown what it was given
+  /// before, so that nothing old is ever waiting to be shown.
+  var canDraw: Bool { unsafe mwn_can_write(mwn_stream_descriptor(output)) }
 
   deinit {
     unsafe delwin(window)
@@ -153,14 +158,13 @@ struct Terminal: ~Copyable {
     unsafe clearok(window, true)
   }
 
-  enum Wait { case input, nothing, gone }
-
-  func wait(milliseconds: Int) -> Wait {
-    switch unsafe mwn_wait(mwn_stream_descriptor(input), Int32(clamping: milliseconds)) {
-    case 1: .input
-    case 0: .nothing
-    default: .gone
-    }
+  /// Waits for keys, and until the terminal takes output where there is something to be drawn.
+  ///
+  /// - Returns: whether the terminal is there.
+  func wait(milliseconds: Int, toDraw: Bool) -> Bool {
+    unsafe mwn_wait(
+      mwn_stream_descriptor(input), toDraw ? mwn_stream_descriptor(output) : -1,
+      Int32(clamping: milliseconds)) >= 0
   }
 
   /// The signal that asked this process to end, or 0.

@@ -144,10 +144,14 @@ enum Confined {
           }
           return 0
         },
+        grace: needs.screen == nil ? nil : 1000,
         tick: runner.map { runner in { runner.poll() } })
     } catch { throw Failure(Exit.failure, "the sandbox: \(error.message)") }
     switch end {
     case .exited(let code): return End(code: code, leavesRunning: leaves)
+    case .overdue(let signal):
+      keeper?.restore()
+      return End(code: 128 + signal)
     case .killed(let signal):
       keeper?.restore()
       // What a person or a system sends ends this process alike; anything else is a fault.

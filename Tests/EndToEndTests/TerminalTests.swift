@@ -392,6 +392,61 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
+  /// Some 10 kB a second: what is typed is done, and the last of it is shown.
+  @Test func aSlowLine() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
+    try line.wait(for: "Memlock", step: 100)
+    for turn in 0..<100 {
+      line.type(turn % 2 == 0 ? "?" : "1")
+      line.take(100)
+      _ = poll(nil, 0, 5)
+    }
+    line.type("6")
+    try line.wait(for: "hibernation", step: 100, within: 30)
+    line.type("1Q")
+    try eventually("it ends") {
+      line.take(100)
+      return !line.process.isRunning
+    }
+    #expect(line.process.terminationStatus == 0 && line.echoes)
+  }
+
+  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same.
+  @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT])
+  func aStalledLine(signal: Int32?) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
+    try line.wait(for: "Memlock")
+    // Each draws the whole screen, until the line takes no more.
+    for _ in 0..<300 {
+      line.type("\u{c}")
+      _ = poll(nil, 0, 5)
+    }
+    #expect(!line.echoes)
+    guard let signal else {
+      line.type("6")
+      try line.wait(for: "hibernation")
+      line.type("Q")
+      try eventually("it ends") {
+        line.take(65536)
+        return !line.process.isRunning
+      }
+      #expect(line.process.terminationStatus == 0 && line.echoes)
+      return
+    }
+    kill(line.process.processIdentifier, signal)
+    try eventually("it ends", within: 5) { !line.process.isRunning }
+    // By itself, or by its broker.
+    #expect([0, 128 + signal].contains(line.process.terminationStatus))
+    #expect(line.echoes)
+    #expect(peer.process.isRunning)
+  }
+
   @Test(arguments: [SIGTERM, SIGHUP])
   func signalsRestoreTheTerminal(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -441,6 +496,31 @@ import Testing
     try tmux.keys("n")
     try tmux.wait(for: "the command's output:")
     try tmux.wait(for: "[STATUS 143]")
+  }
+
+  /// How long a window may stay open is asked for with each command that has a screen.
+  @Test(arguments: [["watch"], ["run"]]) func theLimitOfOpenWindows(command: [String]) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    var target = ["--"]
+    var peers: [Peer] = []
+    if command == ["watch"] {
+      let (peer, _) = try publishing(
+        scratch, "arena a alpha slab off none", "alloc a 1 40", "hold a")
+      target = ["\(peer.pid)"]
+      peers = [peer]
+    } else {
+      let commands = ["start", "arena a alpha slab off none", "alloc a 1 40", "hold a"]
+        .map { "echo \($0)" }.joined(separator: "; ")
+      target += ["sh", "-c", "(\(commands); exec tail -f /dev/null) | \(Programs.publisher)"]
+    }
+    let tmux = try Tmux(
+      [Programs.memwatch] + command + ["-i", "100ms", "--open-limit", "300ms"] + target,
+      stats: scratch)
+    tmux.companions = peers
+    try tmux.wait(for: "without a new window")
+    try tmux.keys("Q")
+    if command == ["run"] { try tmux.keys("n") }
+    try tmux.wait(for: "[STATUS")
   }
 
   @Test func runWithoutAPublisherShowsTheLogsTail() throws {

@@ -125,10 +125,11 @@ import Testing
   /// Another process is looked at without leaving: its page and its files come from the broker too.
   @Test func switchesToAnotherProcess() throws {
     let scratch = try Scratch(onTmpfs: true)
-    let (first, tmux) = try Peer.watched(scratch)
+    let (first, tmux) = try Peer.watched(scratch, ["--open-limit", "300ms"])
     let second = try Peer(stats: scratch)
-    try second.send("start")
-    try second.send("arena b bravo slab off none")
+    for command in ["start", "arena b bravo slab off none", "alloc b 1 40", "hold b"] {
+      try second.send(command)
+    }
     try tmux.wait(for: "alpha")
     try tmux.keys("8")
     try tmux.wait(for: "\(second.pid)")
@@ -144,6 +145,7 @@ import Testing
     try tmux.keys("Enter")
     try tmux.wait(for: "bravo")
     #expect(try tmux.screen()[0].contains("pid \(second.pid)"))
+    try tmux.wait(for: "bravo: open for")
     #expect(first.process.isRunning)
   }
 
@@ -176,10 +178,10 @@ extension Peer {
   }
 
   /// A publisher of one arena, `alpha`, and memwatch beside it.
-  static func watched(_ scratch: Scratch) throws -> (Peer, Tmux) {
+  static func watched(_ scratch: Scratch, _ options: [String] = []) throws -> (Peer, Tmux) {
     let peer = try Peer.publishing(scratch)
     let tmux = try Tmux(
-      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"], stats: scratch,
+      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"] + options, stats: scratch,
       directory: scratch.path)
     tmux.companions = [peer]
     return (peer, tmux)

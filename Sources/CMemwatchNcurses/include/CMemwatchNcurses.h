@@ -45,9 +45,15 @@ void mwn_restore_on_fault(int input, int output);
 /// Keeps the terminal's modes, and what leaves full-screen mode, so that this process can restore the
 /// terminal when another one that draws on it has died.
 void mwn_keep_terminal(void);
+/// Never blocks: a terminal that is stopped, or whose other end reads no more, gets its modes back, and what
+/// leaves full-screen mode only where it takes that.
 void mwn_restore_terminal(void);
 
-/// Waits for input. 1: there is some; 0: time is up or a signal came; -1: the terminal is gone.
-int mwn_wait(int input, int milliseconds);
+/// Whether the terminal takes output now.
+bool mwn_can_write(int output);
+
+/// Waits for input, and until the terminal takes output (`output` is -1: not for that).
+/// 1: one of them; 0: time is up or a signal came; -1: the terminal is gone.
+int mwn_wait(int input, int output, int milliseconds);
 
 #endif

@@ -35,4 +35,5 @@ let end = try broker.run(
 switch end {
 case .exited(let code): exit(code)
 case .killed(let signal): print("killed: \(signal)")
+case .overdue(let signal): print("overdue: \(signal)")
 }

@@ -1,0 +1,73 @@
+// A terminal whose other end reads as slowly as a test likes: a slow line, or one that has stalled.
+
+import Foundation
+import Glibc
+
+public final class Line {
+  public let process: Process
+  private let master: Int32
+  private let slave: Int32
+  private var read: [UInt8] = []
+  /// Bytes that were read so far.
+  public private(set) var byteCount = 0
+
+  /// Starts a command on a terminal of 100x30.
+  public init(_ arguments: [String], stats: Scratch?) throws {
+    // pty(7); TIOCSPTLCK and TIOCGPTN of ioctl_tty(2).
+    master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
+    var lock: Int32 = 0
+    var number: UInt32 = 0
+    guard master >= 0, ioctl(master, 0x4004_5431, &lock) == 0,
+      ioctl(master, 0x8004_5430, &number) == 0
+    else { throw Failed("no pseudo-terminal") }
+    slave = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY | O_CLOEXEC)
+    guard slave >= 0 else { throw Failed("/dev/pts/\(number) does not open") }
+    var size = winsize(ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0)
+    _ = ioctl(master, UInt(TIOCSWINSZ), &size)
+    _ = fcntl(master, F_SETFL, O_NONBLOCK)
+    let launch = Launch(
+      arguments, stats: stats, environment: ["TERM": "xterm-256color", "LC_ALL": "C.UTF-8"])
+    process = launch.process()
+    let terminal = FileHandle(fileDescriptor: slave, closeOnDealloc: false)
+    process.standardInput = terminal
+    process.standardOutput = terminal
+    process.standardError = terminal
+    try process.run()
+  }
+
+  deinit {
+    if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+    close(master)
+    close(slave)
+  }
+
+  /// What is typed; false when the line takes no more.
+  @discardableResult
+  public func type(_ text: String) -> Bool {
+    write(master, Array(text.utf8), text.utf8.count) == text.utf8.count
+  }
+
+  /// Reads up to so many bytes of what has come.
+  public func take(_ count: Int) {
+    var bytes = [UInt8](repeating: 0, count: count)
+    let got = Glibc.read(master, &bytes, count)
+    guard got > 0 else { return }
+    read += bytes[..<got]
+    byteCount += got
+  }
+
+  /// Reads up to `step` bytes every 10 ms until a text has come that had not come before.
+  public func wait(for text: String, step: Int = 65536, within seconds: Double = 15) throws {
+    read = []
+    try eventually("the line shows \(text)", within: seconds) {
+      take(step)
+      return String(decoding: read, as: UTF8.self).contains(text)
+    }
+  }
+
+  /// Whether what is typed is echoed: the terminal has its own modes.
+  public var echoes: Bool {
+    var modes = termios()
+    return tcgetattr(slave, &modes) == 0 && modes.c_lflag & tcflag_t(ECHO) != 0
+  }
+}
