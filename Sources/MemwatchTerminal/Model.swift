@@ -32,6 +32,7 @@ package enum Column: String, CaseIterable, Sendable {
   case gate = "GATE"
   case layout = "LAYOUT"
   case secrets = "SECRETS"
+  case since = "SINCE"
   case inUse = "IN USE"
   case locked = "LOCKED"
 }
@@ -73,7 +74,15 @@ package struct Rates: Equatable, Sendable {
 package struct Model: Sendable {
   package var view = View.arenas
   package private(set) var snapshot: Snapshot?
-  package private(set) var mark: Snapshot?
+  package private(set) var mark: Snapshot? {
+    didSet {
+      markedCounts = Dictionary(
+        (mark?.arenas ?? []).map { ($0.id, $0.secretCount) },
+        uniquingKeysWith: { first, _ in first })
+    }
+  }
+  /// Secrets of each arena at the mark.
+  private var markedCounts: [UInt64: UInt64?] = [:]
   package private(set) var rates: [UInt64: Rates] = [:]
   /// Windows a second, by arena and label.
   package private(set) var labelRates: [String: Double] = [:]
@@ -260,6 +269,7 @@ package struct Model: Sendable {
         case .gate: (a.gate ?? "") < (b.gate ?? "")
         case .layout: (a.layout ?? "") < (b.layout ?? "")
         case .secrets: (a.secretCount ?? 0) > (b.secretCount ?? 0)
+        case .since: (growth(of: a) ?? .min) > (growth(of: b) ?? .min)
         case .inUse: (a.bytesInUse ?? 0) > (b.bytesInUse ?? 0)
         case .locked: (a.bytesLocked ?? 0) > (b.bytesLocked ?? 0)
         }
@@ -268,6 +278,14 @@ package struct Model: Sendable {
     if isInverted { arenas.reverse() }
     self.arenas = arenas
     keepSelection()
+  }
+
+  /// The secrets that an arena has more than at the mark; nil where there is none, or it is not known.
+  package func growth(of arena: ArenaSnapshot) -> Int64? {
+    guard mark != nil, let now = arena.secretCount else { return nil }
+    // An arena that is new has grown from nothing.
+    guard let then = markedCounts[arena.id, default: 0] else { return nil }
+    return now >= then ? Int64(clamping: now - then) : -Int64(clamping: then - now)
   }
 
   /// The selection stays on its arena; when that is gone, it goes to the first.
@@ -429,7 +447,7 @@ package struct Model: Sendable {
       arrange()
     case .mark:
       mark = snapshot
-      say("marked: changes since now are shown with each arena")
+      say("marked: each view tells what changed since; m marks anew")
     case .pause:
       isPaused.toggle()
       pausedAt = now

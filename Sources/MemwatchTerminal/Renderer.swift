@@ -95,9 +95,10 @@ package struct Renderer {
     if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
   }
 
-  /// What changed since the mark, before the end of a view's rule where there is room.
-  private func since(_ end: String) -> String {
-    guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return end }
+  /// What changed since the mark, and a view's note, as far as there is room for them beside its title: the
+  /// title comes first, then that something changed, then the note.
+  private func since(_ note: String, besides title: String = "") -> String {
+    guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
     func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
       let now = saturatingSum(snapshot.arenas.compactMap(value))
       let then = saturatingSum(mark.arenas.compactMap(value))
@@ -106,11 +107,15 @@ package struct Renderer {
     let failures: (ArenaSnapshot) -> UInt64? = { arena in
       saturatingSum([arena.failedLocks, arena.failedOpens, arena.corruptions].compactMap(\.self))
     }
-    let text =
-      "since \(clock(mark.sampledAt)): " + change(\.secretCount) { grouped($0) } + " secrets, "
-      + change(\.bytesLocked) { bytes($0) } + " locked, " + change(failures) { grouped($0) }
-      + " failures"
-    return end.isEmpty ? text : text + "   " + end
+    let secrets = change(\.secretCount) { grouped($0) }
+    let short = "since \(clock(mark.sampledAt)): \(secrets) secrets"
+    let long =
+      short + ", " + change(\.bytesLocked) { bytes($0) } + " locked, "
+      + change(failures) { grouped($0) } + " failures"
+    let behind = note.isEmpty ? "" : "   " + note
+    let room = width - 16 - shown(title).columns
+    return [long + behind, short + behind, long, short].first { $0.columns <= room }
+      ?? "\(secrets) since mark"
   }
 
   private var stateText: String {
@@ -356,7 +361,7 @@ package struct Renderer {
   private func columns() -> [(Column, Int)] {
     var widths: [(Column, Int)] = [
       (.state, 8), (.lock, 8), (.protection, 6), (.open, 4), (.seal, 6), (.gate, 6),
-      (.layout, 8), (.secrets, 8), (.inUse, 8), (.locked, 8),
+      (.layout, 8), (.secrets, 8), (.since, 8), (.inUse, 8), (.locked, 8),
     ]
     if let chosen = model.chosenColumns[.arenas] {
       let all = [(Column.arena, 16)] + widths
@@ -368,7 +373,8 @@ package struct Renderer {
       return widths
     }
     if width < 60 { widths = [(.state, 7), (.lock, 8)] }
-    for dropped in [Column.layout, .gate, .inUse, .open, .seal, .protection] {
+    if model.mark == nil { widths.removeAll { $0.0 == .since } }
+    for dropped in [Column.layout, .gate, .inUse, .open, .seal, .protection, .since] {
       if widths.reduce(2 + 16, { $0 + $1.1 + 1 }) <= width { break }
       widths.removeAll { $0.0 == dropped }
     }
@@ -377,7 +383,7 @@ package struct Renderer {
   }
 
   private func isNumber(_ column: Column) -> Bool {
-    [.open, .secrets, .inUse, .locked].contains(column)
+    [.open, .secrets, .since, .inUse, .locked].contains(column)
   }
 
   private mutating func drawList(from top: Int, rows: Int) {
@@ -455,6 +461,7 @@ package struct Renderer {
     case .gate: arena.gate ?? "n/a"
     case .layout: arena.layout ?? "n/a"
     case .secrets: count(arena.secretCount)
+    case .since: model.growth(of: arena).map { ($0 < 0 ? "-" : "+") + grouped($0.magnitude) } ?? "-"
     case .inUse: size(arena.bytesInUse)
     case .locked: size(arena.bytesLocked)
     }
@@ -464,7 +471,7 @@ package struct Renderer {
 
   private mutating func drawListing(_ listing: Listing) {
     drawVerdict(row: 1)
-    rule(2, listing.title, since(width >= 60 ? listing.note : ""))
+    rule(2, listing.title, since(width >= 60 ? listing.note : "", besides: listing.title))
     var columns = Array(listing.columns.enumerated())
     func needed() -> Int { 2 + columns.reduce(0) { $0 + $1.element.width + 1 } }
     if let chosen = model.chosenColumns[model.view] {
@@ -540,7 +547,8 @@ package struct Renderer {
     let span = moments.last.flatMap { last in
       moments.first.map { duration(last.at > $0.at ? last.at - $0.at : 0) }
     }
-    rule(2, "history", since(span.map { "\($0), \(counted(moments.count, "point"))" } ?? ""))
+    let note = span.map { "\($0), \(counted(moments.count, "point"))" } ?? ""
+    rule(2, "history", since(note, besides: "history"))
     guard moments.count > 1 else {
       grid.put("the second reading begins it".fitted(width), row: 3, column: 0, role: .faint)
       return
@@ -746,7 +754,8 @@ package struct Renderer {
     let rows = height - 3
     layout.pageRows = max(1, rows)
     let first = min(model.scroll, max(0, lines.count - rows))
-    rule(1, title, since("\(min(lines.count, first + rows)) of \(lines.count) lines"))
+    let note = "\(min(lines.count, first + rows)) of \(lines.count) lines"
+    rule(1, title, since(note, besides: title))
     for index in 0..<max(0, min(rows, lines.count - first)) {
       grid.put(shown(lines[first + index]).fitted(width), row: 2 + index, column: 0)
     }

@@ -263,6 +263,32 @@ let allKeys: [Key] =
     let text = draw(model, 100, 30).text
     #expect(text.contains("secrets +1,204"))
     #expect(text.contains("opened 10/s"))
+    #expect(text.split(separator: "\n")[9].contains(" 1,210   +1,204 "))
+    #expect(text.split(separator: "\n")[10].contains(" 1,006       +0 "))
+    #expect(!draw(model, 50, 24).text.contains("SINCE"))
+    // Sorted by what grew, and by what shrank.
+    later.arenas[2].secretCount = 2000
+    model.update(later)
+    while model.sort != .since { _ = model.handle(.character("s"), now: now) }
+    #expect(model.arenas.map(\.id) == [1, 2, 3])
+    _ = model.handle(.character("I"), now: now)
+    #expect(model.arenas.map(\.id) == [3, 2, 1])
+    #expect(draw(model, 100, 30).line(9).contains(" 2,000       -6 "))
+  }
+
+  /// The mark tells in every view what changed, and takes no view's title.
+  @Test(arguments: [80, 100, 160]) func theMarkLeavesTitlesAlone(width: Int) {
+    var model = model(sample(arenas: 3))
+    press(&model, "m")
+    for (key, title) in [
+      ("2", "arenas > session-tokens > secrets "), ("\n", " > secrets > one by one "),
+      ("3", "arenas > session-tokens > map "), ("\n", " > map > pages "), ("4", "events "),
+      ("5", "findings "), ("6", "host "), ("7", "vaults "), ("9", "history "),
+    ] {
+      press(&model, key)
+      let rules = (1...2).map { draw(model, width, 24).line($0) }
+      #expect(rules.contains { $0.contains(title) && $0.contains("since ") }, "\(rules)")
+    }
   }
 
   @Test func statesStandInTheHeader() {
