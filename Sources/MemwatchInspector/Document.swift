@@ -222,7 +222,7 @@ extension ArenaSnapshot {
               ("address", Value($0.address)), ("dataBytes", Value($0.dataBytes)),
               ("guardBytes", Value($0.guardBytes)), ("lockState", Value($0.lockState)),
               ("errno", Value($0.errno)), ("kind", Value($0.kind)),
-              ("pages", $0.pages.map { .list($0.map(\.document)) } ?? .null),
+              ("pages", $0.pageCounts.map(\.document) ?? .null),
             ])
           })
       ),
@@ -243,12 +243,11 @@ extension ArenaSnapshot {
   }
 }
 
-extension PagesSnapshot {
+extension PageCounts {
   fileprivate var document: Value {
     .object([
-      ("first", Value(first)), ("count", Value(count)), ("use", .text(use.rawValue)),
-      ("payload", Value(payload)), ("slots", Value(slots)), ("live", Value(live)),
-      ("open", Value(isOpen)), ("stuck", Value(isStuck)),
+      ("holding", Value(holding)), ("open", Value(open)), ("stuck", Value(stuck)),
+      ("secrets", Value(secrets)),
     ])
   }
 }

@@ -157,6 +157,30 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var pages: [PagesSnapshot]?
 }
 
+extension ChunkSnapshot {
+  /// nil: it is not known what lies in its pages.
+  package var pageCounts: PageCounts? { pages.map { PageCounts($0[...]) } }
+}
+
+/// What lies in some pages, in numbers.
+package struct PageCounts: Equatable, Sendable {
+  /// Pages that hold secrets, have windows open, could not be closed again; and the secrets.
+  package var holding: UInt64
+  package var open: UInt64
+  package var stuck: UInt64
+  package var secrets: UInt64
+
+  package init(_ pages: ArraySlice<PagesSnapshot>) {
+    func count(_ isCounted: (PagesSnapshot) -> Bool) -> UInt64 {
+      saturatingSum(pages.filter(isCounted).map { UInt64(max(0, $0.count)) })
+    }
+    holding = count { $0.live > 0 }
+    open = count { $0.isOpen && !$0.isStuck }
+    stuck = count(\.isStuck)
+    secrets = saturatingSum(pages.map(\.live))
+  }
+}
+
 /// Pages of a chunk that are opened together, or that hold nothing yet.
 package struct PagesSnapshot: Equatable, Sendable, Codable {
   /// Counted from the chunk's first, which is 0.

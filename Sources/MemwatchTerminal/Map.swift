@@ -39,7 +39,7 @@ private struct Stretch {
 
   var isFirst: Bool { first == 0 }
   var isLast: Bool { first + count == pageCount }
-  var live: UInt64? { pages.map { saturatingSum($0.map(\.live)) } }
+  var live: UInt64? { pages.map { PageCounts($0[...]).secrets } }
   var address: UInt64? {
     chunk.address.map { $0 &+ UInt64(first) &* pageByteCount }
   }
@@ -88,17 +88,13 @@ private struct Stretch {
       count == pageCount
       ? counted(pageCount, "page") : "pages \(first)-\(first + count - 1) of \(grouped(pageCount))"
     guard let pages else { return "\(range); what lies in them was not recorded" }
-    let (holding, stuck) = (pages.filter { $0.live > 0 }, pages.filter(\.isStuck))
-    let open = pages.filter { $0.isOpen && !$0.isStuck }
-    func number(_ pages: [PagesSnapshot]) -> String {
-      grouped(saturatingSum(pages.map { UInt64($0.count) }))
-    }
+    let counts = PageCounts(pages[...])
     let parts = [
-      holding.isEmpty
+      counts.holding == 0
         ? "no secret in them"
-        : "\(grouped(saturatingSum(holding.map(\.live)))) live in \(number(holding)) of them",
-      open.isEmpty ? nil : "\(number(open)) open",
-      stuck.isEmpty ? nil : "\(number(stuck)) could not be closed",
+        : "\(grouped(counts.secrets)) live in \(grouped(counts.holding)) of them",
+      counts.open == 0 ? nil : "\(grouped(counts.open)) open",
+      counts.stuck == 0 ? nil : "\(grouped(counts.stuck)) could not be closed",
     ]
     return "\(range): " + parts.compactMap { $0 }.joined(separator: ", ")
   }

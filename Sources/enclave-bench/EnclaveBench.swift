@@ -27,7 +27,7 @@ struct Measurement {
   var sharesArena = true
   /// Only when it is asked for by name.
   var isLong = false
-  var isVault: Bool { op == "seal" || op.hasPrefix("open") }
+  var isVault: Bool { op == "seal" || op.hasPrefix("open") || op.hasPrefix("stream") }
 
   static let all: [Measurement] = [
     Measurement(op: "alloc", size: 32, threads: 1),
@@ -52,6 +52,8 @@ struct Measurement {
     Measurement(op: "open_over", size: 32, threads: 1),
     Measurement(op: "open_over", size: 4096, threads: 1),
     Measurement(op: "open_over", size: 1 << 20, threads: 1),
+    Measurement(op: "stream_write", size: 1 << 20, threads: 1),
+    Measurement(op: "stream_read", size: 1 << 20, threads: 1),
   ]
 }
 

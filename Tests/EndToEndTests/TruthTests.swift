@@ -200,13 +200,13 @@ struct TruthTests {
         "alloc a 1 40",
         [
           "secretCount", "bytesInUse", "allocations", "peakSecretCount", "peakBytesInUse", "sizes",
-          "labels",
+          "labels", "chunks",
         ]
       ),
-      ("free b 1", ["secretCount", "bytesInUse", "frees", "labels"]),
+      ("free b 1", ["secretCount", "bytesInUse", "frees", "labels", "chunks"]),
       ("touch a 3", ["opens", "labels"]),
-      ("hold b", ["opens", "openWindows", "protectionState", "labels"]),
-      ("release", ["openWindows", "protectionState", "labels"]),
+      ("hold b", ["opens", "openWindows", "protectionState", "labels", "chunks"]),
+      ("release", ["openWindows", "protectionState", "labels", "chunks"]),
     ]
     // On the screen: the arena, and which of its cells change (3 PROT, 4 OPEN, 8 SECRETS, 9 IN USE;
     // 1,200 and 1,240 bytes are both 1.2 KiB there).
