@@ -29,85 +29,125 @@ extension ArenaReference {
     guard isDue else { return }
     var pages = 0
     while pages < MapProgress.pagesATick {
-      let looked = withEverything { _, core in core.refreshMaps() }
+      let looked = refreshSomeMaps()
       guard looked > 0 else { return }
       pages += looked
     }
   }
+
+  /// The next few chunks; returns how many pages were looked at. Lanes are locked for what they cover; windows
+  /// are looked for once they are free again.
+  private func refreshSomeMaps() -> Int {
+    for index in 0..<laneCount { unsafe lock(laneWord(index)) }
+    return withCore { core in
+      let (drafts, pages) = core.draftMaps()
+      for index in 0..<laneCount { unsafe unlock(laneWord(index)) }
+      core.publishMaps(drafts)
+      return pages
+    }
+  }
+}
+
+/// What is known of the pages of a run.
+@safe
+private struct Draft {
+  let chunk: Int
+  let firstPage: Int
+  let run: UnsafeMutablePointer<Run>
+  var contents: PageContents
 }
 
 extension ArenaCore {
-  /// The next few chunks; returns how many pages were looked at. The caller holds all locks.
-  fileprivate mutating func refreshMaps() -> Int {
-    guard page != nil, chunks.count > 0 else { return 0 }
-    // Under a page gate the runs know who is in; else the slots do, and only while somebody is.
-    let looksAtSlots = mechanism != .pages && arena.gate.windows.open > 0
+  /// What lies in the pages of the next few chunks, and how many pages those are. The caller holds all locks.
+  fileprivate mutating func draftMaps() -> (drafts: [Draft], pages: Int) {
+    guard page != nil, chunks.count > 0 else { return ([], 0) }
+    var drafts: [Draft] = []
     var pages = 0
     while page!.mapping.left > 0, pages < MapProgress.pagesAtOnce {
       let index = page!.mapping.cursor % chunks.count
       page!.mapping.cursor = index + 1
       page!.mapping.left -= 1
-      pages += refreshMap(of: index, looksAtSlots: looksAtSlots)
+      pages += 1
+      let chunk = chunks[index]
+      guard chunk.isMapped, chunk.record != Listing.none else { continue }
+      let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
+      var at = 0
+      while at < min(end, PageContents.capacity * Page.size) {
+        var step = Page.size
+        if let owner = unsafe pageOwner(of: chunk.mapping.data + at) {
+          let run = unsafe owner.assumingMemoryBound(to: Run.self)
+          unsafe drafts.append(
+            Draft(
+              chunk: index, firstPage: at / Page.size, run: run, contents: contents(of: run)))
+          step = unsafe max(step, run.pointee.byteCount)
+        }
+        at += step
+        pages += step / Page.size
+      }
+      // A chunk that nothing was cut from yet.
+      if drafts.last?.chunk != index { write(map: .init(repeating: 0), of: index) }
     }
-    return pages
+    return (drafts, pages)
   }
 
-  private func refreshMap(of index: Int, looksAtSlots: Bool) -> Int {
-    let chunk = unsafe chunks.place(index)
-    guard let page, unsafe chunk.pointee.isMapped, unsafe chunk.pointee.record != Listing.none
-    else { return 1 }
-    var words = InlineArray<16, UInt64>(repeating: 0)
-    let count =
-      unsafe chunk.pointee.isIsolated
-      ? 1 : min(chunk.pointee.carvedBytes / Page.size, PageContents.capacity)
-    var at = 0
-    while at < count {
-      guard
-        let owner = unsafe pageOwner(of: chunk.pointee.mapping.data + at * Page.size)
-      else {
-        at += 1
-        continue
-      }
-      let run = unsafe owner.assumingMemoryBound(to: Run.self)
-      var contents = unsafe Self.contents(of: run, looksAtSlots: looksAtSlots)
-      if isDestroyed { contents.live = 0 }
-      for _ in unsafe 0..<max(1, run.pointee.byteCount / Page.size) where at < count {
-        words[at / 4] |= contents.bits << UInt64(at % 4 * 16)
-        contents.isContinuation = true
-        at += 1
-      }
-    }
-    var sum: UInt64 = 1
-    for word in words.indices {
-      sum = (sum ^ words[word]) &* 0x9e37_79b9_7f4a_7c15
-      sum ^= sum >> 29
-    }
-    guard unsafe sum != chunk.pointee.mapSum else { return max(1, count) }
-    unsafe chunk.pointee.mapSum = sum
-    let record = unsafe page.maps[Int(chunk.pointee.record)]
-    record.begin()
-    record.set(.arenaID, arena.id)
-    for word in words.indices { record.set(MapWord.pages.rawValue + word, words[word]) }
-    record.end()
-    return max(1, count)
-  }
-
-  private static func contents(
-    of run: UnsafeMutablePointer<Run>, looksAtSlots: Bool
-  ) -> PageContents {
+  private func contents(of run: UnsafeMutablePointer<Run>) -> PageContents {
     var contents = PageContents()
-    contents.live = unsafe Int(run.pointee.live)
+    contents.live = unsafe isDestroyed ? 0 : Int(run.pointee.live)
     let sizeClass = unsafe run.pointee.sizeClass
     contents.kind = sizeClass == Run.isolatedClass ? PageContents.whole : Int(sizeClass) + 1
     contents.isStuck = unsafe run.pointee.stuck != .closed
     contents.isOpen = unsafe run.pointee.readers + run.pointee.writers > 0
-    if looksAtSlots, contents.live > 0, let listings = unsafe Run.listings(of: run) {
-      for slot in unsafe 0..<Int(run.pointee.slotCount)
-      where unsafe loadRelaxed(&listings[slot].count) & 0xff_ffff > 0 {
+    return contents
+  }
+
+  /// Looks for windows where runs do not count them, and writes the maps. The caller holds the core's lock, so
+  /// that runs stay.
+  fileprivate mutating func publishMaps(_ drafts: [Draft]) {
+    // Under a page gate the runs know who is in; else the slots do, and only while somebody is.
+    let looksAtSlots = mechanism != .pages && arena.gate.windows.open > 0
+    var map = Map(repeating: 0)
+    for (index, draft) in drafts.enumerated() {
+      var contents = draft.contents
+      if looksAtSlots, contents.live > 0, unsafe Self.hasWindow(draft.run) {
         contents.isOpen = true
-        break
+      }
+      let pages = unsafe max(1, draft.run.pointee.byteCount / Page.size)
+      let isWhole = contents.kind == PageContents.whole
+      for page in draft.firstPage..<draft.firstPage + (isWhole ? 1 : pages)
+      where page < PageContents.capacity {
+        map[page / 4] |= contents.bits << UInt64(page % 4 * 16)
+        contents.isContinuation = true
+      }
+      if index + 1 == drafts.count || drafts[index + 1].chunk != draft.chunk {
+        write(map: map, of: draft.chunk)
+        map = Map(repeating: 0)
       }
     }
-    return contents
+  }
+
+  private typealias Map = InlineArray<16, UInt64>
+
+  private static func hasWindow(_ run: UnsafeMutablePointer<Run>) -> Bool {
+    guard let listings = unsafe Run.listings(of: run) else { return false }
+    for slot in unsafe 0..<Int(run.pointee.slotCount)
+    where unsafe loadRelaxed(&listings[slot].count) & 0xff_ffff > 0 { return true }
+    return false
+  }
+
+  private func write(map: Map, of index: Int) {
+    let chunk = unsafe chunks.place(index)
+    guard let page else { return }
+    var sum: UInt64 = 1
+    for word in map.indices {
+      sum = (sum ^ map[word]) &* 0x9e37_79b9_7f4a_7c15
+      sum ^= sum >> 29
+    }
+    guard unsafe sum != chunk.pointee.mapSum else { return }
+    unsafe chunk.pointee.mapSum = sum
+    let record = unsafe page.maps[Int(chunk.pointee.record)]
+    record.begin()
+    record.set(.arenaID, arena.id)
+    for word in map.indices { record.set(MapWord.pages.rawValue + word, map[word]) }
+    record.end()
   }
 }

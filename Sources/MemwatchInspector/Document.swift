@@ -85,7 +85,6 @@ extension Snapshot {
       ("secretsUnlisted", Value(secretsUnlisted)),
       ("vaults", .list(vaults.map(\.document))),
       ("vaultsUnlisted", Value(vaultsUnlisted)),
-      ("streams", .null),
       ("calls", .list(calls.map(\.document))),
       ("events", .list(events.map(\.document))),
       ("eventCount", Value(eventCount)),

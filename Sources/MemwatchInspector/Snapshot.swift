@@ -155,6 +155,11 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var kind: String?
   /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
   package var pages: [PagesSnapshot]?
+
+  /// Records have no pages.
+  private enum CodingKeys: CodingKey {
+    case address, dataBytes, guardBytes, lockState, errno, kind
+  }
 }
 
 extension ChunkSnapshot {
@@ -182,7 +187,7 @@ package struct PageCounts: Equatable, Sendable {
 }
 
 /// Pages of a chunk that are opened together, or that hold nothing yet.
-package struct PagesSnapshot: Equatable, Sendable, Codable {
+package struct PagesSnapshot: Equatable, Sendable {
   /// Counted from the chunk's first, which is 0.
   package var first: Int
   package var count: Int
@@ -197,7 +202,7 @@ package struct PagesSnapshot: Equatable, Sendable, Codable {
   /// They could not be closed again.
   package var isStuck: Bool
 
-  package enum Use: String, Codable, Sendable {
+  package enum Use: Sendable {
     case unused, slots, whole
     /// The page says what no publisher writes.
     case odd

@@ -45,7 +45,7 @@ package enum Action: String, CaseIterable, Sendable {
     output
   case search, next, previous, filter, sort, invert, columns
   case mark, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower, faster,
-    write, record
+    write, writeView, record
   case help, quit, quitNow, redraw
 }
 
@@ -76,7 +76,7 @@ package struct Binding: Sendable {
     Binding([.character("G"), .end], .bottom, "to the last line"),
     Binding(
       [.enter, .right, .character("l")], .enter,
-      "in: an arena's secrets by label, then one by one; a chunk's pages; attach to a process"),
+      "in: an arena's secrets by label, then one by one; a chunk's pages; an event's arena; attach"),
     Binding(
       [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
     Binding([.tab, .backTab], .nextView, "next view", "view"),
@@ -108,7 +108,10 @@ package struct Binding: Sendable {
     Binding([.character("t")], .goToTime, "replay: go to a time"),
     Binding([.character("+")], .slower, "read half as often"),
     Binding([.character("-")], .faster, "read twice as often"),
-    Binding([.character("w")], .write, "write a snapshot to a new file", "write"),
+    Binding([.character("w")], .write, "write everything to a new file", "write"),
+    Binding(
+      [.character("W")], .writeView,
+      "write what this view shows, filtered and sorted, to a new file"),
     Binding([.character("R")], .record, "record samples to a new file, for memwatch replay; stop"),
     Binding([.character("?"), .help], .help, "this help", "help"),
     Binding([.character("q")], .quit, "back, at the top quit", "quit"),

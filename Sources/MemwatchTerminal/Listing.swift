@@ -115,13 +115,6 @@ package struct Listing: Sendable {
   }
 }
 
-extension Listing {
-  /// What is seen of the list, as CSV.
-  package var csv: String {
-    commaSeparated([columns.map(\.title)] + rows.map { $0.cells.map(\.text) })
-  }
-}
-
 extension Model {
   /// The list of this view; nil where it shows none.
   package var listing: Listing? {

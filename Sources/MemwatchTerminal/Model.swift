@@ -15,6 +15,8 @@ package enum Effect: Equatable, Sendable {
   /// A sample that compares the page with the kernel.
   case audit
   case write(String)
+  /// What the view shows.
+  case writeView(String)
   case attach(Publisher)
   /// Writes each sample to a new file from now on, or no more.
   case record(String?)
@@ -59,7 +61,9 @@ package struct Layout: Equatable, Sendable {
 
 /// A line that is being typed.
 package struct Prompt: Equatable, Sendable {
-  package enum Kind: Sendable { case search, filter, write, leave, time, columns, record }
+  package enum Kind: Sendable {
+    case search, filter, write, writeView, leave, time, columns, record
+  }
   package var kind: Kind
   package var text: String
   package var question: String
@@ -386,6 +390,7 @@ package struct Model: Sendable {
         selectedItem[.map] = nil
         if !isPageByPage { chunkOfMap = nil }
       }
+      if view == .events { jump() }
       if view == .processes, let publisher = publishers.first(where: { $0.id == selectedProcess }) {
         show(.arenas)
         return [.attach(publisher)]
@@ -489,7 +494,12 @@ package struct Model: Sendable {
       guard let snapshot else { return [] }
       prompt = Prompt(
         kind: .write, text: fileName(snapshot, now, "txt"),
-        question: "write to (.json, .csv: this list, .svg: this screen): ")
+        question: "write all to (.txt, .json, .csv; .svg: this screen): ")
+    case .writeView:
+      guard let snapshot else { return [] }
+      prompt = Prompt(
+        kind: .writeView, text: fileName(snapshot, now, "txt", view.rawValue + "-"),
+        question: "write this view to (.txt, .json, .csv, .svg): ")
     case .help: show(view == .help ? .arenas : .help)
     case .quit:
       if view != .arenas, snapshot != nil {
@@ -504,11 +514,13 @@ package struct Model: Sendable {
   }
 
   /// A name for a new file.
-  private func fileName(_ snapshot: Snapshot, _ now: UInt64, _ ending: String) -> String {
+  private func fileName(
+    _ snapshot: Snapshot, _ now: UInt64, _ ending: String, _ what: String = ""
+  ) -> String {
     let pid = snapshot.process.pid.map { "-\($0)" } ?? ""
     let time = clock(now).filter { $0 != ":" }
     let name = snapshot.process.name.string.map { $0.isSafeInFileName ? $0 : "_" }
-    return "memwatch-\(String(name.prefix(64)))\(pid)-\(time).\(ending)"
+    return "memwatch-\(String(name.prefix(64)))\(pid)-\(what)\(time).\(ending)"
   }
 
   /// The titles of the columns of this view.
@@ -581,6 +593,19 @@ package struct Model: Sendable {
     case .findings, .host, .vaults, .output, .help:
       scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
     }
+  }
+
+  /// From an event to its arena.
+  private mutating func jump() {
+    guard let row = selectedListRow,
+      let event = snapshot?.events.first(where: { "\($0.serial)" == row.id })
+    else { return }
+    guard let arena = event.arenaID, snapshot?.arenas.contains(where: { $0.id == arena }) == true
+    else { return say("that event is of no arena that is there") }
+    filters[.arenas] = nil
+    arrange()
+    selectedArena = arena
+    show(.arenas)
   }
 
   private var selectedListRow: Listing.Row? {
@@ -669,6 +694,7 @@ package struct Model: Sendable {
       prompt = nil
       switch line.kind {
       case .write: return line.text.isEmpty ? [] : [.write(line.text)]
+      case .writeView: return line.text.isEmpty ? [] : [.writeView(line.text)]
       case .filter: setFilter(line.text)
       case .columns: choose(line.text)
       case .record: return line.text.isEmpty ? [] : [.record(line.text)]
@@ -684,7 +710,7 @@ package struct Model: Sendable {
       search = line.text
       if !search.isEmpty { find(step: 1, includingThis: true) }
     case .filter: setFilter(line.text)
-    case .write, .leave, .time, .columns, .record: break
+    case .write, .writeView, .leave, .time, .columns, .record: break
     }
     return []
   }

@@ -429,7 +429,7 @@ package struct Renderer {
     grid.put(mark, row: row, column: 0, role: role)
     var at = 2
     for (column, columnWidth) in columns {
-      let text = shown(self.text(column, arena, word)).fitted(columnWidth)
+      let text = shown(model.cell(column, of: arena)).fitted(columnWidth)
       var cellRole = Role.normal
       if column == .state { cellRole = word == "ok" ? .good : role }
       if column == .lock, arena.lockState == "partial" || arena.lockState == "unlocked" {
@@ -445,25 +445,6 @@ package struct Renderer {
     if isSelected {
       grid.paint(row: row, role: .selected)
       grid.cursor = (row, 0)
-    }
-  }
-
-  private func text(_ column: Column, _ arena: ArenaSnapshot, _ word: String) -> String {
-    func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
-    func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
-    return switch column {
-    case .arena: arena.name.string
-    case .state: word
-    case .lock: arena.lockState ?? "n/a"
-    case .protection: arena.protectionState ?? "n/a"
-    case .open: count(arena.openWindows)
-    case .seal: arena.sealState ?? "n/a"
-    case .gate: arena.gate ?? "n/a"
-    case .layout: arena.layout ?? "n/a"
-    case .secrets: count(arena.secretCount)
-    case .since: model.growth(of: arena).map { ($0 < 0 ? "-" : "+") + grouped($0.magnitude) } ?? "-"
-    case .inUse: size(arena.bytesInUse)
-    case .locked: size(arena.bytesLocked)
     }
   }
 

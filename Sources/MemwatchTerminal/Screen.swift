@@ -36,8 +36,8 @@ package enum Screen {
     package var leaveRunning = false
   }
 
-  /// Writes a snapshot to a new file; what went wrong, or nil.
-  package typealias Writer = (Snapshot, String) -> String?
+  /// Writes a snapshot, or what a view shows, to a new file; what went wrong, or nil.
+  package typealias Writer = (Export, String) -> String?
 
   /// Begins a record in a new file: what takes each sample, or what went wrong. A sample that could
   /// not be written gives a text.
@@ -212,20 +212,21 @@ package enum Screen {
               position = found
               model.update(recorded[position], index: position, of: recorded.count)
             case .redraw: prepared.terminal.redraw()
-            case .write(let path):
+            case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }
-              if let inspector, !model.isPaused { snapshot = inspector.sample() }
+              let failure: String?
               if path.hasSuffix(".svg") {
                 let size = prepared.terminal.size
                 let (grid, _) = Renderer.render(
                   model, width: size.width, height: size.height, style: style,
                   now: Console.realMilliseconds)
-                model.say(Console.writeNewFile(grid.svg, to: path) ?? "wrote \(SafeText(path))")
-                break
+                failure = Console.writeNewFile(grid.svg, to: path)
+              } else if effect == .writeView(path) {
+                failure = write(.seen(model.seen), path)
+              } else {
+                if let inspector, !model.isPaused { snapshot = inspector.sample() }
+                failure = write(.everything(snapshot), path)
               }
-              let failure =
-                path.hasSuffix(".csv") && model.listing != nil
-                ? Console.writeNewFile(model.listing!.csv, to: path) : write(snapshot, path)
               model.say(failure ?? "wrote \(SafeText(path))")
             case .attach(let publisher):
               do throws(AttachFailure) {

@@ -50,7 +50,7 @@ struct Viewer {
     let ready: Screen.Prepared
     do { ready = try prepared.get() } catch { throw Failure(Exit.failure, error.message) }
     let end = Screen.run(
-      start, on: ready, audits: auditing, child: child, write: writeSnapshot,
+      start, on: ready, audits: auditing, child: child, write: write,
       recorder: record, host: { host },
       notice: incomplete,
       alert: { kind, arena in

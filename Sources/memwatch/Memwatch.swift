@@ -208,9 +208,13 @@ extension Watch {
 }
 
 /// What the screen's `w` does; what went wrong, or nil.
-func writeSnapshot(_ snapshot: Snapshot, to path: String) -> String? {
+func write(_ export: Export, to path: String) -> String? {
   do throws(Failure) {
-    try Output.file(path, try Format(path: path).render(snapshot))
+    let format = Format(path: path)
+    switch export {
+    case .everything(let snapshot): try Output.file(path, try format.render(snapshot))
+    case .seen(let seen): try Output.file(path, try format.render(seen))
+    }
     return nil
   } catch { return error.message }
 }

@@ -41,6 +41,14 @@ enum Format: String, CaseIterable {
     }
   }
 
+  func render(_ seen: Seen) throws(Failure) -> String {
+    switch self {
+    case .json: try Self.json(seen.document)
+    case .csv: seen.csv
+    case .text, .svg: seen.text
+    }
+  }
+
   static func json(_ value: Value) throws(Failure) -> String {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]

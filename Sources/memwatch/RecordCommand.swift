@@ -64,15 +64,10 @@ final class Recording {
     try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
   }
 
-  /// Secrets are recorded by label, not one by one, and chunks without their pages.
+  /// Secrets are recorded by label, not one by one, and chunks (by their coding keys) without pages.
   func add(_ snapshot: Snapshot) throws(Failure) {
     var snapshot = snapshot
     snapshot.secrets = []
-    for index in snapshot.arenas.indices {
-      for chunk in snapshot.arenas[index].chunks.indices {
-        snapshot.arenas[index].chunks[chunk].pages = nil
-      }
-    }
     guard var line = try? JSONEncoder().encode(snapshot) else {
       throw Failure(Exit.failure, "a sample could not be encoded")
     }

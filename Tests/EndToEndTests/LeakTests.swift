@@ -74,7 +74,8 @@ import Testing
       ["4"], ["5"], ["A"], ["6"], ["7"], ["8"], ["9"], ["1"], ["Tab"], ["1"], ["R", "Enter"],
       ["w", "BSpace", "BSpace", "BSpace", "j", "s", "o", "n", "Enter"],
       ["w", "BSpace", "BSpace", "BSpace", "s", "v", "g", "Enter"],
-      ["4"], ["w", "BSpace", "BSpace", "BSpace", "c", "s", "v", "Enter"], ["1"], ["p"],
+      ["4"], ["W", "BSpace", "BSpace", "BSpace", "c", "s", "v", "Enter"], ["2"], ["W", "Enter"],
+      ["3"], ["W", "BSpace", "BSpace", "BSpace", "j", "s", "o", "n", "Enter"], ["1"], ["p"],
     ] {
       for key in keys { try tmux.keys(key) }
       let screen = try tmux.run(["capture-pane", "-p", "-e"]).bytes
@@ -86,7 +87,10 @@ import Testing
         $0.hasPrefix("memwatch-") && $0.hasSuffix(ending)
       }
     }
-    try eventually("the exports are there") { try endings.allSatisfy { try !exports($0).isEmpty } }
+    try eventually("the exports are there") {
+      try endings.allSatisfy { try !exports($0).isEmpty }
+        && exports(".json").contains { $0.contains("-map-") }
+    }
     let memory = try memory(of: try tmux.viewer(), files)
     #expect(Pattern.found(seed, in: memory) == 0)
     let broker = try self.memory(of: try tmux.child(named: "memwatch \(peer.pid)"), files)

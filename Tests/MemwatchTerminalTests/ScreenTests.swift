@@ -458,6 +458,57 @@ let allKeys: [Key] =
     #expect(titles(model)[0].hasPrefix("GSsSSSSOOs") && titles(model)[3] == "GNnnnG")
   }
 
+  /// What a view shows, for files: filtered, sorted, and more than fits.
+  @Test func whatIsSeenCanBeWritten() {
+    var model = model(sample(arenas: 200))
+    press(&model, "fscratch\n")
+    #expect(model.seen.rows.map { $0[0] } == ["scratch"])
+    #expect(model.seen.columns.count == Column.allCases.count - 1)
+    press(&model, "m")
+    #expect(model.seen.columns.contains("SINCE"))
+    press(&model, "f\u{15}\n>\u{15}arena, locked\n")
+    #expect(model.seen.columns == ["ARENA", "LOCKED"] && model.seen.rows.count == 200)
+    #expect(model.seen.csv.hasPrefix("ARENA,LOCKED\r\ntls-keys,48 KiB\r\n"))
+    press(&model, "n2")
+    #expect(model.seen.title == "arenas > session-tokens > secrets")
+    #expect(model.seen.rows.map { $0[1] } == titles(model))
+    press(&model, "3")
+    #expect(model.seen.rows.map { $0[0] } == ["!", "", "", "!"])
+    #expect(
+      model.seen.text.contains("! ") && model.seen.text.hasPrefix("arenas > session-tokens > map\n")
+    )
+    guard case .object(let members) = model.seen.document, case .list(let rows) = members[1].1,
+      case .object(let first) = rows[0]
+    else {
+      Issue.record("no rows")
+      return
+    }
+    #expect(rows.count == 4 && first[1].0 == "PAGES" && first[2].1 == .text("91"))
+    for view in View.allCases {
+      model.view = view
+      let seen = model.seen
+      #expect(seen.rows.allSatisfy { $0.count == max(1, seen.columns.count) }, "\(view)")
+      #expect(seen.text.hasPrefix(seen.title))
+    }
+    model.view = .arenas
+    press(&model, "W")
+    #expect(model.prompt?.text.hasPrefix("memwatch-tls-gateway-4127-arenas-") == true)
+    #expect(model.handle(.enter, now: now).count == 1)
+  }
+
+  @Test func anEventLeadsToItsArena() {
+    var model = model(sample())
+    press(&model, "fscratch\n4")
+    press(&model, "g\n")
+    // The first event is of arena 2, which the filter of the arenas hid.
+    #expect(model.view == .arenas && model.selectedArena == 2 && model.arenas.count == 3)
+    var later = sample(at: now + 1000)
+    later.events[0].arenaID = 99
+    model.update(later)
+    press(&model, "4g\n")
+    #expect(model.view == .events && model.message != nil)
+  }
+
   @Test func whatGrewAndWasNeverOpenedMayLeak() {
     var model = model(sample())
     press(&model, "k\nm")

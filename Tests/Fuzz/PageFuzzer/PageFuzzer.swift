@@ -66,7 +66,8 @@ func draw(_ model: Model, _ choice: Int) {
     let (grid, _) = Renderer.render(
       model, width: width, height: height, style: Style(unicode: true), now: 1_795_236_404_000)
     check(grid.rows.map { String($0.compactMap(\.character)) }.joined(separator: "\n"))
-    if let listing = model.listing { check(listing.csv) }
+    check(model.seen.csv)
+    check(model.seen.text)
   }
 }
 
