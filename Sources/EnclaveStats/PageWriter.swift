@@ -266,8 +266,9 @@ package final class PageWriter: @unchecked Sendable {
   ) {
     guard layout.capacity(.events) > 0 else { return }
     unsafe lock(eventSpin)
-    unsafe nextEvent.pointee += 1
-    let serial = unsafe nextEvent.pointee
+    // The ticker reads it without this lock.
+    let serial = unsafe loadRelaxed(nextEvent) + 1
+    unsafe storeRelaxed(serial, at: UnsafeMutableRawPointer(nextEvent))
     let index = Int((serial - 1) % UInt64(layout.capacity(.events)))
     let record = table(EventWord.self)[index]
     record.begin()
@@ -346,7 +347,7 @@ package final class PageWriter: @unchecked Sendable {
     record.set(.arenasUnlisted, unlistedCount(.arenas))
     record.set(.labelsUnlisted, unlistedCount(.labels))
     record.set(.chunksUnlisted, unlistedCount(.chunks))
-    unsafe record.set(.events, nextEvent.pointee)
+    unsafe record.set(.events, loadRelaxed(nextEvent))
     record.set(.addresses, heartbeat.addresses.rawValue)
     record.set(.dumpable, heartbeat.isDumpable.map { $0 ? 1 : 2 } ?? 0)
     record.set(.emergencyWipe, UInt64(WipeTable.status))
