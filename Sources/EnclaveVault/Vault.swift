@@ -430,8 +430,10 @@
     /// The size of the secret in bytes.
     public var byteCount: Int { unsafe entry.pointee.byteCount }
 
+    /// A rotation changes them.
     package var epochAndNonce: (epoch: UInt64, nonce: UInt64) {
-      unsafe (entry.pointee.epoch, entry.pointee.nonce)
+      let entry = unsafe entry
+      return vault.withCore { _ in unsafe (entry.pointee.epoch, entry.pointee.nonce) }
     }
 
     /// The tests' way to what else lies in ordinary memory.
