@@ -187,7 +187,7 @@ import Testing
     try tmux.keys("p")
     try tmux.wait(for: "secrets +10")
     try tmux.keys("w")
-    try tmux.wait(for: "write to")
+    try tmux.wait(for: "write all to")
     try tmux.keys("C-u")
     try tmux.type("out.json")
     try tmux.keys("Enter")
