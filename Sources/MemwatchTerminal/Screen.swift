@@ -179,7 +179,8 @@ package enum Screen {
         mustDraw = false
         nextClock = now + 1000
       }
-      let pause = min(nextSample, nextClock)
+      // What waits to be drawn waits for the terminal, and not for the clock.
+      let pause = mustDraw ? nextSample : min(nextSample, nextClock)
       let isThere = prepared.terminal.wait(
         milliseconds: Int(clamping: pause > now ? pause - now : 0), toDraw: mustDraw)
       if !isThere || prepared.terminal.signal != 0 { break }

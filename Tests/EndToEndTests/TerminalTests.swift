@@ -414,6 +414,43 @@ import Testing
     #expect(line.process.terminationStatus == 0 && line.echoes)
   }
 
+  /// A terminal that is stopped (^S): samples go on, keys are taken, and no processor is burnt.
+  @Test(arguments: [true, false]) func aStoppedTerminal(isEndedMeanwhile: Bool) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "1s"], stats: scratch)
+    try line.wait(for: "Memlock")
+    line.stop(true)
+    let viewer = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
+      .split(separator: "\n").first.flatMap { Int32($0) }
+    func ticks() throws -> Int {
+      let stat = try String(contentsOfFile: "/proc/\(try #require(viewer))/stat", encoding: .utf8)
+      let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")
+      return Int(fields[12])! + Int(fields[13])!
+    }
+    line.type("6")
+    let before = try ticks()
+    for _ in 0..<300 {
+      line.take(65536)
+      _ = poll(nil, 0, 10)
+    }
+    // Of some 300; a debug build takes ten for three samples and a list of the machine's settings.
+    #expect(try ticks() - before < 150)
+    if isEndedMeanwhile {
+      kill(line.process.processIdentifier, SIGTERM)
+    } else {
+      line.stop(false)
+      try line.wait(for: "hibernation")
+      line.type("Q")
+    }
+    try eventually("it ends", within: 5) {
+      line.take(65536)
+      return !line.process.isRunning
+    }
+    #expect(line.process.terminationStatus == 0 && line.echoes)
+  }
+
   /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same.
   @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT])
   func aStalledLine(signal: Int32?) throws {

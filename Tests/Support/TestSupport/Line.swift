@@ -65,6 +65,9 @@ public final class Line {
     }
   }
 
+  /// Stops the terminal's output, as ^S does, or lets it go on.
+  public func stop(_ isStopped: Bool) { tcflow(slave, isStopped ? TCOOFF : TCOON) }
+
   /// Whether what is typed is echoed: the terminal has its own modes.
   public var echoes: Bool {
     var modes = termios()
