@@ -23,7 +23,7 @@ package enum ProcText {
   }
 
   /// What follows a text at the start of a line; nil where the line starts with something else.
-  package static func rest(
+  private static func rest(
     of line: ArraySlice<UInt8>, behind start: StaticString
   ) -> ArraySlice<UInt8>? {
     let count = start.utf8CodeUnitCount
@@ -51,7 +51,7 @@ package enum ProcText {
     return value
   }
 
-  package static func isBlank(_ byte: UInt8) -> Bool {
+  private static func isBlank(_ byte: UInt8) -> Bool {
     byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t")
   }
 }

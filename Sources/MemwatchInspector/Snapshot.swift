@@ -164,7 +164,7 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
 
 extension ChunkSnapshot {
   /// nil: it is not known what lies in its pages.
-  package var pageCounts: PageCounts? { pages.map { PageCounts($0[...]) } }
+  package var pageCounts: PageCounts? { pages.map { PageCounts($0) } }
 }
 
 /// What lies in some pages, in numbers.
@@ -175,9 +175,9 @@ package struct PageCounts: Equatable, Sendable {
   package var stuck: UInt64
   package var secrets: UInt64
 
-  package init(_ pages: ArraySlice<PagesSnapshot>) {
+  package init(_ pages: [PagesSnapshot]) {
     func count(_ isCounted: (PagesSnapshot) -> Bool) -> UInt64 {
-      saturatingSum(pages.filter(isCounted).map { UInt64(max(0, $0.count)) })
+      saturatingSum(pages.filter(isCounted).map { UInt64($0.count) })
     }
     holding = count { $0.live > 0 }
     open = count { $0.isOpen && !$0.isStuck }

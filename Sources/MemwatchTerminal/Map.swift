@@ -39,7 +39,7 @@ private struct Stretch {
 
   var isFirst: Bool { first == 0 }
   var isLast: Bool { first + count == pageCount }
-  var live: UInt64? { pages.map { PageCounts($0[...]).secrets } }
+  var live: UInt64? { pages.map { PageCounts($0).secrets } }
   var address: UInt64? {
     chunk.address.map { $0 &+ UInt64(first) &* pageByteCount }
   }
@@ -88,7 +88,7 @@ private struct Stretch {
       count == pageCount
       ? counted(pageCount, "page") : "pages \(first)-\(first + count - 1) of \(grouped(pageCount))"
     guard let pages else { return "\(range); what lies in them was not recorded" }
-    let counts = PageCounts(pages[...])
+    let counts = PageCounts(pages)
     let parts = [
       counts.holding == 0
         ? "no secret in them"

@@ -86,8 +86,8 @@ struct Terminal: ~Copyable {
     if canDraw { endwin() } else { mwn_restore_terminal() }
   }
 
-  /// Whether the terminal takes output now: on a slow line only once it has shown what it was given
-  /// before, so that nothing old is ever waiting to be shown.
+  /// Whether the terminal takes output now. (A pseudo-terminal says no only once its buffer of some
+  /// 64 KiB is full: poll(2), pty(7).)
   var canDraw: Bool { unsafe mwn_can_write(mwn_stream_descriptor(output)) }
 
   deinit {

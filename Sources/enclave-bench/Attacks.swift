@@ -366,7 +366,7 @@ enum Attacks {
       unsafe target.open(secret) { unsafe exit(spy(secret) ? stopped : silent) }
       exit(silent)
     case "shown in a crash report":
-      // As each library advises against it: this one has a call, the others have nothing.
+      // With what each library has against it: this one a call, the others nothing.
       if target.name.hasPrefix("enclave") { try EmergencyWipe.install() }
       unsafe target.open(secret) { unsafe crash(beside: secret) }
     default: exit(notInstalled)

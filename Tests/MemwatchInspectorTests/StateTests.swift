@@ -60,6 +60,16 @@ import Testing
     #expect(inspector.sample().secrets.count == 2)
   }
 
+  /// Limits are not read at each sample, but soon.
+  @Test func aLimitThatIsRaisedIsSeen() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    let before = try #require(inspector.sample().memlock.soft ?? inspector.sample().memlock.hard)
+    let limit = min(before, 1 << 40) / 2 & ~4095
+    try peer.send("limit \(limit) \(limit)")
+    try eventually("the new limit", within: 5) { inspector.sample().memlock.soft == limit }
+  }
+
   @Test func stoppedAndContinued() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
