@@ -33,10 +33,14 @@ struct FieldTests {
     }
   }
 
-  /// The sum over an arena's chunks of what lies in their pages.
-  func pages(_ arena: [String: Any], _ what: String) -> Int {
-    (arena["chunks"] as! [[String: Any]]).reduce(0) {
-      $0 + (($1["pages"] as? [String: Any])?[what] as? Int ?? -1000)
+  /// What lies in the pages of the first arena's chunks, as sums: it is told at the next tick.
+  func expectPages(_ wanted: [String: Int], _ path: String, _ scratch: Scratch) throws {
+    try eventually("pages: \(wanted)") {
+      let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+      let chunks = arena["chunks"] as! [[String: Any]]
+      return wanted.allSatisfy { what, count in
+        chunks.reduce(0) { $0 + (($1["pages"] as? [String: Any])?[what] as? Int ?? -1000) } == count
+      }
     }
   }
 
@@ -88,8 +92,7 @@ struct FieldTests {
     #expect(
       chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["kind"] as? String == "slab" })
     // What is freed last was allocated last: 800 secrets fill 12 pages, and half of one.
-    #expect(pages(a, "secrets") == 800 && pages(a, "holding") == 13)
-    #expect(pages(a, "open") == 0 && pages(a, "stuck") == 0)
+    try expectPages(["secrets": 800, "holding": 13, "open": 0, "stuck": 0], path, scratch)
     #expect(a["nextChunkBytes"] as? Int == min(max(mapped, 16384), 262144))
     let created = (a["createdAt"] as! NSNumber).uint64Value
     #expect(created >= begun - 1000 && created <= now + 1000)
@@ -330,8 +333,7 @@ struct FieldTests {
         "state": "PROBLEM",
       ], "alpha")
     // The window lies in the page that is stuck.
-    #expect(pages(arena, "stuck") == 1 && pages(arena, "open") == 0)
-    #expect(pages(arena, "holding") == 1 && pages(arena, "secrets") == 10)
+    try expectPages(["stuck": 1, "open": 0, "holding": 1, "secrets": 10], path, scratch)
     try eventually("the publisher sees how long it is held") {
       let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
       return arena["longestOpenMs"] as! Int >= 40
@@ -339,7 +341,7 @@ struct FieldTests {
     try peer.send("release")
     let after = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
     expect(after, ["openWindows": 0, "protectionState": "closed", "stuckOpenPages": 0], "closed")
-    #expect(pages(after, "stuck") == 0 && pages(after, "open") == 0)
+    try expectPages(["stuck": 0, "open": 0], path, scratch)
     // A window that was open before there was a page is not counted when it closes.
     let tables = try page(path)["tables"] as! [String: Any]
     let secrets = tables["secret"] as! [[String: Any]]

@@ -61,6 +61,20 @@ struct TruthTests {
     return try json(result.output)
   }
 
+  /// A snapshot whose maps tell all secrets: what lies in pages is told at the next tick.
+  func settled(_ world: World, _ scratch: Scratch) throws -> [String: Any] {
+    var found: [String: Any] = [:]
+    try eventually("the maps are written") {
+      found = try snapshot(world, scratch)
+      return arenas(found).allSatisfy { arena in
+        (arena["chunks"] as! [[String: Any]]).reduce(0) {
+          $0 + (($1["pages"] as? [String: Any])?["secrets"] as? Int ?? 0)
+        } == arena["secretCount"] as! Int
+      }
+    }
+    return found
+  }
+
   func arenas(_ snapshot: [String: Any]) -> [[String: Any]] {
     snapshot["arenas"] as! [[String: Any]]
   }
@@ -94,7 +108,7 @@ struct TruthTests {
   @Test(arguments: 0..<4) func everyCellIsTrue(round: Int) throws {
     let scratch = try Scratch(onTmpfs: true)
     let world = try world(scratch)
-    let found = try snapshot(world, scratch)
+    let found = try settled(world, scratch)
     let text = try memwatch("snapshot", "\(world.peer.pid)", stats: scratch).output
     let tmux = try Tmux(
       [Programs.memwatch, "\(world.peer.pid)", "-i", "100ms"], stats: scratch, width: 120,
@@ -222,7 +236,7 @@ struct TruthTests {
         $0[$1] = try cells(screen, $1)
       }
     }
-    var before = try snapshot(world, scratch)
+    var before = try settled(world, scratch)
     for ((command, allowed), (name, columns)) in zip(steps, seen) {
       let shown = try rows()
       try peer.send(command)
@@ -235,14 +249,20 @@ struct TruthTests {
         let changed = Set(row.indices.filter { row[$0] != shown[arena]![$0] })
         #expect(changed == (arena == name ? columns : []), "\(command): the row of \(arena)")
       }
-      let after = try snapshot(world, scratch)
       let slot = command == "release" ? 1 : command.contains(" a") ? 0 : 1
-      for (index, (old, new)) in zip(arenas(before), arenas(after)).enumerated() {
-        let changed = Set(
+      let wanted = (0..<3).map { $0 == slot ? allowed : [] }
+      var after = before
+      var changed: [Set<String>] = []
+      // (What lies in pages is told at the next tick.)
+      try? eventually("\(command): the cells change") {
+        after = try snapshot(world, scratch)
+        changed = zip(arenas(before), arenas(after)).map { old, new in
           // How long a window is held grows by itself.
-          new.keys.filter { $0 != "longestOpenMs" && !same(old[$0]!, new[$0]!) })
-        #expect(changed == (index == slot ? allowed : []), "\(command): arena \(index)")
+          Set(new.keys.filter { $0 != "longestOpenMs" && !same(old[$0]!, new[$0]!) })
+        }
+        return changed == wanted
       }
+      #expect(changed == wanted, "\(command)")
       for key in ["memlock", "problems"] {
         #expect(same(before[key]!, after[key]!), "\(command): \(key)")
       }
