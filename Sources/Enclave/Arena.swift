@@ -120,17 +120,17 @@ public final class Arena: Sendable {
   ///   - alignment: of the first byte: a power of two, at most the page size. Slots are aligned to
   ///     16; more may take a larger slot.
   ///   - label: what the secret is counted under; the call site when there is none.
-  ///   - deadline: how long to wait for headroom under RLIMIT_MEMLOCK when there is none; the
-  ///     thread sleeps meanwhile, and looks every 10 ms.
+  ///   - patience: how long to wait for headroom under RLIMIT_MEMLOCK when there is none, and no
+  ///     less; the thread sleeps meanwhile, and looks every 10 ms.
   /// - Throws: `lockLimit`, `mapLimit`, `capacity`, `invalidSize`, `frozen`, `destroyed`,
   ///   `inheritedByFork`, or `system` for any other call that failed. Nothing has changed then, and
   ///   other secrets are unharmed.
   /// - Complexity: O(1), but for a chunk that has to be added.
   public func allocate(
-    byteCount: Int, alignment: Int = 16, label: Label? = nil, waitingForHeadroom deadline: Duration,
+    byteCount: Int, alignment: Int = 16, label: Label? = nil, waitingForHeadroom patience: Duration,
     file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
-    let end = ProcessFacts.bootMilliseconds + deadline.milliseconds
+    let end = patience.endFromNow
     while true {
       do {
         return try allocate(
@@ -190,7 +190,7 @@ public final class Arena: Sendable {
   ///   when pages could not be opened to be wiped, or not unmapped: they stay closed, and calling
   ///   again tries them again.
   public func destroy(waitingUpTo patience: Duration = .zero) throws(EnclaveError) {
-    try reference.destroy(until: ProcessFacts.bootMilliseconds + patience.milliseconds)
+    try reference.destroy(until: patience.endFromNow)
   }
 
   /// Looks at every canary and every free slot, and returns what is wrong. Holds the arena's locks
@@ -281,10 +281,13 @@ extension Arena.Lock {
 }
 
 extension Duration {
-  /// Whole milliseconds, at least 0.
-  var milliseconds: UInt64 {
+  /// When a wait that begins now has lasted no less than this, in milliseconds since boot; now for
+  /// no wait at all. The clock's milliseconds are cut off, so that one more has to pass.
+  var endFromNow: UInt64 {
+    let now = ProcessFacts.bootMilliseconds
+    guard self > .zero else { return now }
     let (seconds, attoseconds) = components
-    guard seconds >= 0, attoseconds >= 0 else { return 0 }
-    return UInt64(min(seconds, 1 << 40)) * 1000 + UInt64(attoseconds / 1_000_000_000_000_000)
+    let milliseconds = UInt64((attoseconds + 999_999_999_999_999) / 1_000_000_000_000_000)
+    return now + UInt64(min(seconds, 1 << 40)) * 1000 + milliseconds + 1
   }
 }

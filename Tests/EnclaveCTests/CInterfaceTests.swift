@@ -16,7 +16,7 @@ struct Installed: Sendable {
     let result = try Launch([
       Programs.package.appending(path: "Assets/install-enclave").path, "--prefix", prefix.path,
       "--build-path", Programs.directory.path,
-    ]).run(within: 120)
+    ]).run()
     guard result.status == 0 else { throw Failed("install-enclave: \(result.error)") }
   }
 

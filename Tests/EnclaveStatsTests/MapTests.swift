@@ -40,13 +40,13 @@ import Testing
     _ what: String, _ reader: inout PageReader, _ condition: ([PageContents]) -> Bool
   ) throws {
     var last: [PageContents] = []
-    let deadline = Date().addingTimeInterval(10)
+    let deadline = Date().addingTimeInterval(60)
     while Date() < deadline {
       last = try pages(&reader)
       if condition(last) { return }
       _ = poll(nil, 0, 5)
     }
-    Issue.record("not within 10 s: \(what): \(last)")
+    Issue.record("not within 60 s: \(what): \(last)")
   }
 
   @Test(arguments: gates) func pagesOfSlabs(gate: String) throws {

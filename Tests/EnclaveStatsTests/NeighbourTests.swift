@@ -53,7 +53,7 @@ import Testing
     try peer.send("arena b bravo slab preferred pages")
     try peer.send("alloc b 100 40")
     let seen = try Launch([Programs.memwatch, "snapshot", "--file", path], stats: scratch)
-      .run(within: 20)
+      .run()
     // remove: no publisher; overwrite, replace, truncate, grow: corrupt; chmod: as before.
     let codes: [String: [Int32]] = ["remove": [2], "chmod": [0], "overwrite": [4, 7]]
     #expect((codes[what] ?? [4]).contains(seen.status), "\(seen.status) \(seen.error)")

@@ -190,7 +190,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
           "gcore", publish ? "-o" : "-a", publish ? scratch.file("core") : "-o",
           publish ? "\(peer.pid)" : scratch.file("core"), publish ? "" : "\(peer.pid)",
         ].filter { !$0.isEmpty }
-      ).run(within: 120)
+      ).run()
       let file = scratch.file("core.\(peer.pid)")
       guard let core = FileManager.default.contents(atPath: file) else {
         throw Failed("gcore: \(result.error)")

@@ -322,7 +322,7 @@ import Testing
       "swiftc", "-emit-sil", "-o", "/dev/null", "-swift-version", "6", "-I", modules, "-Xcc",
       "-fmodule-map-file=\(Programs.directory.path)/CEnclaveSystem.build/module.modulemap", "-Xcc",
       "-I\(c)", "-package-name", "snippet", file,
-    ]).run(within: 120)
+    ]).run()
     if let because = snippet.because {
       #expect(result.status != 0, "it compiles")
       let errors = (result.output + result.error).split(separator: "\n")

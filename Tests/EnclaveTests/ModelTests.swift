@@ -20,7 +20,7 @@ import Testing
     var launch = Launch(
       ["spin"] + (without.isEmpty ? [] : ["-D\(without)"]) + ["-run", "-safety", "-m1000000", path])
     launch.directory = scratch.path
-    let result = try launch.run(within: 120)
+    let result = try launch.run()
     let errors = result.output.split(separator: "\n")
       .first { $0.contains("errors:") }?.split(separator: " ").last
     #expect(errors == (without.isEmpty ? "0" : "1"), "\(result.output) \(result.error)")

@@ -10,7 +10,7 @@ import Testing
   /// The readable memory of a process, by gdb's gcore (which leaves out what is not dumped, but of
   /// memwatch nothing is).
   func memory(of pid: Int32, _ scratch: Scratch) throws -> Data {
-    let result = try Launch(["gcore", "-a", "-o", scratch.file("core"), "\(pid)"]).run(within: 120)
+    let result = try Launch(["gcore", "-a", "-o", scratch.file("core"), "\(pid)"]).run()
     guard let data = FileManager.default.contents(atPath: scratch.file("core.\(pid)")) else {
       throw Failed("gcore: \(result.error)")
     }
@@ -61,7 +61,7 @@ import Testing
       #expect(Pattern.found(seed, in: result.bytes + Data(result.error.utf8)) == 0)
     }
     let speech = try Launch(
-      ["timeout", "1", Programs.memwatch, "--screen-reader", "-i", "100ms", target], stats: stats
+      ["timeout", "5", Programs.memwatch, "--screen-reader", "-i", "100ms", target], stats: stats
     ).run()
     #expect(!speech.output.isEmpty && Pattern.found(seed, in: speech.bytes) == 0)
 

@@ -26,7 +26,7 @@ import Testing
     let result = try Launch([
       "swift", "package", "--package-path", Programs.package.path, "--scratch-path",
       scratch.file("build"), "dump-package",
-    ]).run(within: 120)
+    ]).run()
     let manifest = try json(result.output)
     var seen = 0
     for target in manifest["targets"] as! [[String: Any]] {

@@ -305,7 +305,7 @@ import Testing
       if isTiny { continue }
       var (shown, drawn) = ("", "")
       do {
-        try eventually("they are alike", within: 5) {
+        try eventually("they are alike") {
           drawn = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""
           shown = try tmux.screen().joined(separator: "\n")
           func trimmed(_ text: String) -> [String] {
@@ -388,7 +388,7 @@ import Testing
     try tmux.wait(for: "session-tokens")
     let pid = try tmux.child(named: "memwatch")
     try tmux.run(["kill-server"])
-    try eventually("memwatch ends", within: 5) { kill(pid, 0) != 0 }
+    try eventually("memwatch ends") { kill(pid, 0) != 0 }
     #expect(peer.process.isRunning)
   }
 
@@ -405,7 +405,7 @@ import Testing
       _ = poll(nil, 0, 5)
     }
     line.type("6")
-    try line.wait(for: "hibernation", step: 100, within: 30)
+    try line.wait(for: "hibernation", step: 100)
     line.type("1Q")
     try eventually("it ends") {
       line.take(100)
@@ -444,7 +444,7 @@ import Testing
       try line.wait(for: "hibernation")
       line.type("Q")
     }
-    try eventually("it ends", within: 5) {
+    try eventually("it ends") {
       line.take(65536)
       return !line.process.isRunning
     }
@@ -477,7 +477,7 @@ import Testing
       return
     }
     kill(line.process.processIdentifier, signal)
-    try eventually("it ends", within: 5) { !line.process.isRunning }
+    try eventually("it ends") { !line.process.isRunning }
     // By itself, or by its broker.
     #expect([0, 128 + signal].contains(line.process.terminationStatus))
     #expect(line.echoes)

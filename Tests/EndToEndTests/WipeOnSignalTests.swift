@@ -38,7 +38,7 @@ import Testing
       let scratch = try Scratch(onTmpfs: true)
       let ended = try Launch(
         [program, "\(seed)"], stats: scratch,
-        environment: ["SWIFT_BACKTRACE": "enable=yes,color=no\(Self.reporter)"]
+        environment: ["SWIFT_BACKTRACE": "enable=yes,color=no,timeout=150s\(Self.reporter)"]
       ).run(
         input: """
           \(isInstalled ? "wipe-on-signals" : "nothing")

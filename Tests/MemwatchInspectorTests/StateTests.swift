@@ -67,7 +67,7 @@ import Testing
     let before = try #require(inspector.sample().memlock.soft ?? inspector.sample().memlock.hard)
     let limit = min(before, 1 << 40) / 2 & ~4095
     try peer.send("limit \(limit) \(limit)")
-    try eventually("the new limit", within: 5) { inspector.sample().memlock.soft == limit }
+    try eventually("the new limit") { inspector.sample().memlock.soft == limit }
   }
 
   @Test func stoppedAndContinued() throws {

@@ -66,7 +66,7 @@ import Testing
         + [Programs.memwatch]
         + arguments.map { $0 == "RECORD" ? record : $0 == "PID" ? "\(peer.pid)" : $0 },
       stats: scratch
-    ).run(within: 60)
+    ).run()
     #expect([0, 6].contains(result.status), "\(result.error)")
     let lines = try String(contentsOfFile: trace, encoding: .utf8).split(separator: "\n")
     let filter = try #require(
@@ -97,12 +97,12 @@ import Testing
     ]
     let result = try Launch(
       strace + [Programs.memwatch, "snapshot", "\(peer.pid)"], stats: scratch
-    ).run(within: 60)
+    ).run()
     #expect(result.status == 0 && result.output.contains("alpha"))
     #expect(result.error.contains("the sandbox is incomplete: \(name)"))
     let host = try Launch(
       strace + [Programs.memwatch, "host"], stats: scratch
-    ).run(within: 60).output
+    ).run().output
     let line = try #require(host.split(separator: "\n").first { $0.contains("memwatch's sandbox") })
     #expect(line.hasPrefix("! bad") && line.contains("no new privileges"))
     #expect(!line.contains(name))
@@ -119,7 +119,7 @@ import Testing
     try tmux.wait(for: "alpha")
     let viewer = try tmux.viewer()
     kill(try tmux.child(named: "memwatch"), SIGKILL)
-    try eventually("it ends with its parent", within: 5) { kill(viewer, 0) != 0 }
+    try eventually("it ends with its parent") { kill(viewer, 0) != 0 }
   }
 
   /// Another process is looked at without leaving: its page and its files come from the broker too.

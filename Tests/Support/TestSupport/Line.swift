@@ -57,7 +57,7 @@ public final class Line {
   }
 
   /// Reads up to `step` bytes every 10 ms until a text has come that had not come before.
-  public func wait(for text: String, step: Int = 65536, within seconds: Double = 15) throws {
+  public func wait(for text: String, step: Int = 65536, within seconds: Double = 60) throws {
     read = []
     try eventually("the line shows \(text)", within: seconds) {
       take(step)

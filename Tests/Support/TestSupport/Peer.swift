@@ -46,7 +46,7 @@ public final class Peer {
         return line
       }
       var wait = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-      guard poll(&wait, 1, 20_000) > 0 else { throw Failed("no answer in 20 s") }
+      guard poll(&wait, 1, 60_000) > 0 else { throw Failed("no answer in 60 s") }
       var bytes = [UInt8](repeating: 0, count: 4096)
       let count = read(descriptor, &bytes, bytes.count)
       guard count > 0 else { throw Failed("test-publisher ended") }

@@ -52,7 +52,7 @@ public final class Scratch: Sendable {
 
 /// Polls until a condition holds; throws when it does not in time.
 public func eventually(
-  _ what: String, within seconds: Double = 10, _ condition: () throws -> Bool
+  _ what: String, within seconds: Double = 60, _ condition: () throws -> Bool
 ) throws {
   let deadline = Date().addingTimeInterval(seconds)
   while true {
@@ -96,7 +96,7 @@ public struct Launch: Sendable {
   }
 
   /// Runs it to its end; it is killed after `seconds`.
-  public func run(within seconds: Double = 60, input: String? = nil) throws -> Ended {
+  public func run(within seconds: Double = 180, input: String? = nil) throws -> Ended {
     let process = process()
     let out = Pipe()
     let err = Pipe()

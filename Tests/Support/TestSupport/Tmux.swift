@@ -67,7 +67,7 @@ public final class Tmux {
 
   /// Waits until the screen holds a text; returns the screen.
   @discardableResult
-  public func wait(for text: String, within seconds: Double = 15) throws -> [String] {
+  public func wait(for text: String, within seconds: Double = 60) throws -> [String] {
     var last: [String] = []
     do {
       try eventually("screen shows \(text)", within: seconds) {
