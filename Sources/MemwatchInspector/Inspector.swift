@@ -115,7 +115,7 @@ package final class Inspector {
         return last
       }
     }
-    if case .pid(let pid) = target, Inspected.process(.stat, pid: pid).bytes(limit: 16) != nil,
+    if case .pid(let pid) = target, !ProcessProbe(pid: pid, countingMaps: false).isGone,
       Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
       // It may live in a container: only who may trace it may look into its root.

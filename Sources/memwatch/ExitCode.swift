@@ -56,9 +56,13 @@ struct Failure: Error {
       var lines: [String]
       switch target {
       case .pid(let pid):
+        let process = ProcessProbe(pid: pid, countingMaps: false)
         lines = [
-          ProcessProbe(pid: pid, countingMaps: false).exists
-            ? "process \(pid) publishes no stats page" : "there is no process \(pid)"
+          !process.exists
+            ? "there is no process \(pid)"
+            : process.isGone
+              ? "process \(pid) has ended, and left no stats page"
+              : "process \(pid) publishes no stats page"
         ]
       case .file(let path): lines = ["no page at \(SafeText(path))"]
       case .name, .only: lines = ["nobody publishes a stats page as \(target.text)"]

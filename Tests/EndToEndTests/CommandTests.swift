@@ -36,6 +36,22 @@ func publishing(
     #expect(try memwatch("snapshot", "--file", "/nonexistent", stats: scratch).status == 2)
   }
 
+  /// A process that its parent has not waited for: nobody may look into it, root neither.
+  @Test func aZombieHasEnded() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let file = scratch.file("pid")
+    let parent = Launch(["sh", "-c", "true & echo $! > \(file); exec sleep 60"]).process()
+    try parent.run()
+    defer { parent.terminate() }
+    var pid: Int32?
+    try eventually("its child is a zombie") {
+      pid = (try? String(contentsOfFile: file, encoding: .utf8)).flatMap { Int32($0.dropLast()) }
+      return try pid.map { try procText("/proc/\($0)/stat").contains(") Z") } ?? false
+    }
+    let found = try memwatch("snapshot", "\(pid!)", stats: scratch)
+    #expect(found.status == 2 && found.error.contains("process \(pid!) has ended"), "\(found)")
+  }
+
   @Test func notPermittedIs3() throws {
     guard Programs.isRoot else {
       // A plain user has no other user's process to look at but those that run anyway.
