@@ -310,7 +310,7 @@
 
     /// The end of a key's counter is a rotation; no nonce comes twice under one key, in any thread.
     @Test func noNonceComesTwice() throws {
-      let (vault, arena) = (try vault(limit: 100_000), try arena())
+      let (vault, arena) = (try vault(limit: 5000), try arena())
       let used = Collected()
       try concurrently(4) { thread in
         let secret = try secret(arena, 16, thread)
@@ -318,8 +318,9 @@
         var kept: [Holder] = []
         for round in 0..<250_000 {
           let encrypted = try vault.encrypt(secret)
-          // Below 2^40 each: a pair in one word.
-          mine.append(encrypted.epochAndNonce.epoch << 40 | encrypted.epochAndNonce.nonce)
+          // Looked at once: a rotation may move it between two looks. Below 2^40 each: a pair in a word.
+          let (epoch, nonce) = encrypted.epochAndNonce
+          mine.append(epoch << 40 | nonce)
           if round % 25_000 == 0 { kept.append(Holder(encrypted)) }
         }
         for holder in kept where try !isRight(vault.decrypt(holder.encrypted, into: arena), thread)
@@ -332,7 +333,7 @@
       // An entry that a rotation moved before its nonce was read has another by then, and no two have
       // the same.
       #expect(Set(used.all).count == 1_000_000)
-      #expect(vault.statistics.rotations >= 9)
+      #expect(vault.statistics.rotations >= 199)
     }
 
     final class Collected: @unchecked Sendable {
