@@ -155,11 +155,6 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var kind: String?
   /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
   package var pages: [PagesSnapshot]?
-
-  /// Records have no pages.
-  private enum CodingKeys: CodingKey {
-    case address, dataBytes, guardBytes, lockState, errno, kind
-  }
 }
 
 extension ChunkSnapshot {
@@ -187,7 +182,7 @@ package struct PageCounts: Equatable, Sendable {
 }
 
 /// Pages of a chunk that are opened together, or that hold nothing yet.
-package struct PagesSnapshot: Equatable, Sendable {
+package struct PagesSnapshot: Equatable, Sendable, Codable {
   /// Counted from the chunk's first, which is 0.
   package var first: Int
   package var count: Int
@@ -202,10 +197,78 @@ package struct PagesSnapshot: Equatable, Sendable {
   /// They could not be closed again.
   package var isStuck: Bool
 
-  package enum Use: Sendable {
+  package enum Use: UInt64, Sendable, Codable {
     case unused, slots, whole
     /// The page says what no publisher writes.
     case odd
+  }
+
+  package init(
+    first: Int, count: Int, use: Use, payload: UInt64? = nil, slots: UInt64? = nil, live: UInt64,
+    isOpen: Bool, isStuck: Bool
+  ) {
+    (self.first, self.count, self.use, self.live) = (first, count, use, live)
+    (self.payload, self.slots, self.isOpen, self.isStuck) = (payload, slots, isOpen, isStuck)
+  }
+
+  /// In records: `[first, count, use, live, 1 open + 2 stuck]`, and `payload, slots` where it has
+  /// some. A chunk has many of them.
+  package func encode(to encoder: any Encoder) throws {
+    var list = encoder.unkeyedContainer()
+    let windows: UInt64 = (isOpen ? 1 : 0) + (isStuck ? 2 : 0)
+    var numbers = [UInt64(first), UInt64(count), use.rawValue, live, windows]
+    if let payload, let slots { numbers += [payload, slots] }
+    for number in numbers { try list.encode(number) }
+  }
+
+  package init(from decoder: any Decoder) throws {
+    var list = try decoder.unkeyedContainer()
+    func number(_ range: ClosedRange<UInt64> = 0 ... .max) throws -> UInt64 {
+      let number = try list.decode(UInt64.self)
+      guard range.contains(number) else {
+        throw DecodingError.dataCorruptedError(in: list, debugDescription: "\(number)")
+      }
+      return number
+    }
+    // As far as a chunk can reach.
+    first = Int(try number(0...1 << 40))
+    count = Int(try number(1...1 << 40))
+    use = Use(rawValue: try number()) ?? .odd
+    live = try number()
+    let windows = try number()
+    (isOpen, isStuck) = (windows & 1 == 1, windows & 2 == 2)
+    if !list.isAtEnd { (payload, slots) = (try number(), try number()) }
+  }
+}
+
+extension Snapshot {
+  /// Pages that are as they were in an earlier sample are left out, for records.
+  package func leavingOutPages(of earlier: Snapshot?) -> Snapshot {
+    mappingPages(of: earlier) { $0 == $1 ? [] : $0 }
+  }
+
+  /// Pages that were left out are as they were in an earlier sample.
+  package func takingPages(from earlier: Snapshot?) -> Snapshot {
+    mappingPages(of: earlier) { $0?.isEmpty == true ? $1 : $0 }
+  }
+
+  private func mappingPages(
+    of earlier: Snapshot?,
+    _ pages: (_ now: [PagesSnapshot]?, _ then: [PagesSnapshot]?) ->
+      [PagesSnapshot]?
+  ) -> Snapshot {
+    let then = Dictionary(
+      (earlier?.arenas ?? []).map { ($0.id, $0.chunks) }, uniquingKeysWith: { first, _ in first })
+    var copy = self
+    for arena in copy.arenas.indices {
+      let old = then[copy.arenas[arena].id] ?? []
+      for chunk in copy.arenas[arena].chunks.indices {
+        let now = copy.arenas[arena].chunks[chunk].pages
+        copy.arenas[arena].chunks[chunk].pages = pages(
+          now, chunk < old.count ? old[chunk].pages : nil)
+      }
+    }
+    return copy
   }
 }
 

@@ -613,12 +613,12 @@ package struct Model: Sendable {
     return rows[min(selectedRow(of: rows), rows.count - 1)]
   }
 
-  /// What a sample need hold one by one for this view.
+  /// What a sample need hold one by one for this view, and for a record.
   package var detail: Inspector.Detail {
     switch view {
-    case .secrets: .secrets
+    case .secrets: recording == nil ? .secrets : .all
     case .map: .pages
-    default: .none
+    default: recording == nil ? .none : .pages
     }
   }
 

@@ -42,7 +42,7 @@ struct Record: ConfinedCommand {
     let recording = try Recording(output)
     let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
     while true {
-      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .none)
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .pages)
       try recording.add(snapshot)
       let code = Exit.code(for: snapshot.process.state)
       if snapshot.process.state == .exited { return }
@@ -56,6 +56,7 @@ struct Record: ConfinedCommand {
 /// A record that is being written: a line that names its format, and one for each sample.
 final class Recording {
   private let file: Console.GrowingFile
+  private var last: Snapshot?
 
   init(_ path: String) throws(Failure) {
     do throws(ConsoleFailure) { file = try Console.GrowingFile(path) } catch {
@@ -64,11 +65,12 @@ final class Recording {
     try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
   }
 
-  /// Secrets are recorded by label, not one by one, and chunks (by their coding keys) without pages.
+  /// Secrets are recorded by label, not one by one; pages where they changed.
   func add(_ snapshot: Snapshot) throws(Failure) {
-    var snapshot = snapshot
-    snapshot.secrets = []
-    guard var line = try? JSONEncoder().encode(snapshot) else {
+    var lean = snapshot.leavingOutPages(of: last)
+    lean.secrets = []
+    last = snapshot
+    guard var line = try? JSONEncoder().encode(lean) else {
       throw Failure(Exit.failure, "a sample could not be encoded")
     }
     line.append(UInt8(ascii: "\n"))
@@ -116,7 +118,7 @@ struct Replay: ConfinedCommand {
     for line in lines {
       // The end may be cut off.
       guard let snapshot = try? decoder.decode(Snapshot.self, from: Data(line)) else { break }
-      snapshots.append(snapshot)
+      snapshots.append(snapshot.takingPages(from: snapshots.last))
     }
     if snapshots.count < lines.count {
       Output.error(

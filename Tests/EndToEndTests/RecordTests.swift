@@ -40,6 +40,44 @@ import Testing
     }
   }
 
+  /// The map tells of each sample what lay in the pages then.
+  @Test func theMapOfARecord() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 100 32")
+    let path = scratch.file("record")
+    let recording = Launch(
+      [Programs.memwatch, "record", "\(peer.pid)", "-o", path, "-i", "100ms"], stats: scratch
+    ).process()
+    try recording.run()
+    func lines(_ isWanted: (Substring) -> Bool) -> Int {
+      ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(separator: "\n")
+        .count(where: isWanted)
+    }
+    // Two pages of size class 32, 85 and 15 of 85 slots: once, and then left out.
+    let closed = "[0,1,1,85,0,32,85],[1,1,1,15,0,32,85]"
+    let open = "[0,1,1,85,0,32,85],[1,1,1,15,1,32,85]"
+    try eventually("the map is recorded") {
+      lines { $0.contains(closed) } == 1 && lines { $0.contains("\"pages\":[]") } > 2
+    }
+    try peer.send("hold a")
+    try eventually("so is the window") { lines { $0.contains(open) } == 1 }
+    recording.interrupt()
+    try eventually("the record ends") { !recording.isRunning }
+    #expect(
+      try memwatch("replay", "-1", path).output.contains("arenas[0].chunks[0].pages.secrets: 100"))
+    let tmux = try Tmux(
+      [Programs.memwatch, "replay", path, "-i", "100ms"], stats: nil, width: 100, height: 30)
+    try tmux.wait(for: "alpha")
+    try tmux.keys("3")
+    try tmux.wait(for: "GLOll")
+    try tmux.keys("p", "t", "0", "0", "Enter")
+    try tmux.wait(for: "GLLll")
+    try tmux.keys("Enter")
+    try tmux.wait(for: "page 1: 85 slots of 32 B")
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
   /// Every state that a sample can be in comes back as it was.
   @Test func aRecordOfAProcessThatEnds() throws {
     let scratch = try Scratch(onTmpfs: true)
