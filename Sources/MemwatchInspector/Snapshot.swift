@@ -286,6 +286,75 @@ package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var maximumSize: UInt64?
   /// Its number in its arena, which secrets name.
   package var index: UInt64 = 0
+  /// Of its secrets, where a record does not hold them one by one.
+  package var ages: SecretAges?
+}
+
+/// What the secrets of a label that are listed one by one have in common. Times are milliseconds
+/// since 1970; `.max` where there is none.
+package struct SecretAges: Equatable, Sendable {
+  package var listed: UInt64 = 0
+  package var oldest = UInt64.max
+  /// Of the one that was not opened for the longest time: when that was, or when it was allocated.
+  package var leastRecent = UInt64.max
+  /// When the one that is open for the longest time was opened.
+  package var openSince = UInt64.max
+  /// Those that were never opened, and were allocated before the mark.
+  package var neverOpened: UInt64 = 0
+  package var oldestNeverOpened = UInt64.max
+
+  package init() {}
+
+  package mutating func add(_ secret: SecretSnapshot, at now: UInt64, mark: UInt64) {
+    listed += 1
+    let born = secret.allocatedAt ?? now
+    oldest = min(oldest, born)
+    leastRecent = min(leastRecent, secret.lastOpenedAt ?? born)
+    if secret.openNow > 0 { openSince = min(openSince, secret.lastOpenedAt ?? .max) }
+    if secret.opens == 0, born < mark {
+      neverOpened += 1
+      oldestNeverOpened = min(oldestNeverOpened, born)
+    }
+  }
+}
+
+/// In records, a list.
+extension SecretAges: Codable {
+  private static let fields: [any WritableKeyPath<SecretAges, UInt64> & Sendable] = [
+    \.listed, \.oldest, \.leastRecent, \.openSince, \.neverOpened, \.oldestNeverOpened,
+  ]
+
+  package func encode(to encoder: any Encoder) throws {
+    var list = encoder.unkeyedContainer()
+    for field in Self.fields { try list.encode(self[keyPath: field]) }
+  }
+
+  package init(from decoder: any Decoder) throws {
+    var list = try decoder.unkeyedContainer()
+    for field in Self.fields { self[keyPath: field] = try list.decode(UInt64.self) }
+  }
+}
+
+extension Snapshot {
+  /// For records: what the secrets of each label have in common, instead of the secrets.
+  package var summarizingSecrets: Snapshot {
+    var copy = self
+    copy.secrets = []
+    let arenas = Dictionary(
+      self.arenas.enumerated().map { ($1.id, $0) }, uniquingKeysWith: { first, _ in first })
+    var ages: [[UInt64: SecretAges]] = .init(repeating: [:], count: self.arenas.count)
+    for secret in secrets {
+      guard let arena = arenas[secret.arenaID] else { continue }
+      ages[arena][secret.labelIndex, default: SecretAges()].add(secret, at: sampledAt, mark: .max)
+    }
+    for arena in copy.arenas.indices {
+      for label in copy.arenas[arena].labels.indices {
+        copy.arenas[arena].labels[label].ages =
+          ages[arena][copy.arenas[arena].labels[label].index] ?? SecretAges()
+      }
+    }
+    return copy
+  }
 }
 
 package struct SecretSnapshot: Equatable, Sendable, Codable {

@@ -147,34 +147,23 @@ extension Model {
     text.lowercased().contains(part.lowercased())
   }
 
-  /// What is known of the secrets that are listed one by one.
-  private struct Ages {
-    var oldest = UInt64.max
-    /// The one that was not opened for the longest time.
-    var leastRecent = UInt64.max
-    /// When the one that is open for the longest time was opened.
-    var openSince = UInt64.max
-    /// Secrets that are older than the mark and were never opened.
-    var neverOpened = 0
-  }
-
   private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
     // A number that no label has is a page's mistake: it has no row either.
     let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
-    var ages = [Ages](repeating: Ages(), count: Int(highest) + 1)
-    var listed = 0
+    var ages = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
+    var listed: UInt64 = 0
     let markedAt = mark?.sampledAt ?? 0
     for secret in snapshot.secrets where secret.arenaID == arena.id {
       listed += 1
       guard secret.labelIndex <= highest else { continue }
-      let label = Int(secret.labelIndex)
-      let born = secret.allocatedAt ?? snapshot.sampledAt
-      ages[label].oldest = min(ages[label].oldest, born)
-      ages[label].leastRecent = min(ages[label].leastRecent, secret.lastOpenedAt ?? born)
-      if secret.openNow > 0 {
-        ages[label].openSince = min(ages[label].openSince, secret.lastOpenedAt ?? .max)
-      }
-      if secret.opens == 0, born < markedAt { ages[label].neverOpened += 1 }
+      ages[Int(secret.labelIndex)].add(secret, at: snapshot.sampledAt, mark: markedAt)
+    }
+    // A record holds what they have in common.
+    for label in arena.labels where label.index <= highest {
+      guard var recorded = label.ages else { continue }
+      if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
+      ages[Int(label.index)] = recorded
+      listed = saturatingSum([listed, recorded.listed])
     }
     let marked = mark?.arenas.first { $0.id == arena.id }
     let before = Dictionary(
@@ -205,7 +194,7 @@ extension Model {
   }
 
   private func row(
-    _ label: LabelSnapshot, _ ages: Ages?, since: UInt64?, rate: Double?, now: UInt64
+    _ label: LabelSnapshot, _ ages: SecretAges?, since: UInt64?, rate: Double?, now: UInt64
   ) -> Listing.Row {
     let live = label.live ?? 0
     let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
@@ -251,8 +240,8 @@ extension Model {
       row.details.insert(
         (
           "leak?",
-          "\(grouped(change ?? 0)) more since mark, and \(grouped(ages!.neverOpened)) from before it "
-            + "were never opened"
+          "\(grouped(change ?? 0)) more since mark, and \(label.ages == nil ? grouped(ages!.neverOpened) : "some") "
+            + "from before it were never opened"
         ), at: 0)
     }
     row.details.append(
@@ -307,9 +296,11 @@ extension Model {
           || "\(all[index].serial)".contains(text)
       }, find: { id in UInt64(id).flatMap { id in all.firstIndex { $0.serial == id } } })
     let unlisted = arena.unlistedSecrets ?? 0
+    let isRecorded = arena.labels.contains { $0.ages != nil }
+    let others = unlisted > 0 ? "\(grouped(unlisted)) more are only counted" : "all are listed"
     return Listing(
       title: "arenas > \(arena.name) > secrets > one by one",
-      note: unlisted > 0 ? "\(grouped(unlisted)) more are only counted" : "all are listed",
+      note: isRecorded ? "a record" : others,
       columns: [
         .init(title: "LABEL", width: 16),
         .init(title: "NUMBER", width: 9, isNumber: true, dropsAt: 1),
@@ -319,7 +310,8 @@ extension Model {
         .init(title: "OPENED", width: 10, isNumber: true, dropsAt: 2),
         .init(title: "OPEN", width: 4, isNumber: true),
         .init(title: "HELD", width: 6, isNumber: true, dropsAt: 3),
-      ], rows: rows, empty: "no secret is listed")
+      ], rows: rows,
+      empty: isRecorded ? "a record holds secrets by label, not one by one" : "no secret is listed")
   }
 
   private func events(in snapshot: Snapshot) -> Listing {

@@ -46,7 +46,8 @@ package struct Alert: Equatable, Sendable {
   package var text: String
   /// Milliseconds since 1970.
   package var since: UInt64
-  package var isOver = false
+  package var overSince: UInt64?
+  package var isOver: Bool { overSince != nil }
 }
 
 /// Where a list is on the screen.
@@ -93,6 +94,8 @@ package struct Model: Sendable {
   package private(set) var history = History()
   package private(set) var alerts: [Alert] = []
   private var newAlerts: [Alert] = []
+  /// The time of the sample at which alerts were acknowledged last.
+  private var acknowledgedAt: UInt64 = 0
   package private(set) var publishers: [Publisher] = []
   package private(set) var places: [Place] = []
   /// Read when its view is opened.
@@ -186,19 +189,29 @@ package struct Model: Sendable {
     problemIndex = min(problemIndex, max(0, problems.count - 1))
   }
 
-  /// Shows a sample of a record; an earlier one begins the history anew.
-  package mutating func update(_ new: Snapshot, index: Int, of count: Int) {
-    if let snapshot, snapshot.sampledAt >= new.sampledAt {
+  /// Shows a sample of a record: with the history, the alerts and the rates that who had watched all
+  /// samples up to it would see. O(1) for the next sample, O(its index) for any other.
+  package mutating func replay(_ samples: [Snapshot], at index: Int) {
+    if replay.map({ $0.index + 1 }) != index {
       history = History()
-      self.snapshot = nil
-      let (mark, arena) = (mark, selectedArena)
-      update(new)
-      (self.mark, selectedArena) = (mark, arena)
-      arrange()
-    } else {
-      update(new)
+      alerts = []
+      for past in samples[..<index] {
+        if snapshot?.process.publisherID != past.process.publisherID { history = History() }
+        snapshot = past
+        history.add(past)
+        watch(past)
+      }
+      alerts.removeAll { $0.overSince.map { $0 <= acknowledgedAt } ?? false }
+      if index == 0 { snapshot = nil }
     }
-    replay = (index, count)
+    let arena = selectedArena
+    update(samples[index])
+    newAlerts = []
+    if index == 0, replay != nil {
+      selectedArena = arena
+      arrange()
+    }
+    replay = (index, samples.count)
   }
 
   package mutating func update(_ discovery: Discovery) {
@@ -225,9 +238,9 @@ package struct Model: Sendable {
     for index in alerts.indices {
       if let problem = now.first(where: { isSame(alerts[index], $0) }) {
         alerts[index].text = problem.text
-        alerts[index].isOver = false
-      } else {
-        alerts[index].isOver = true
+        alerts[index].overSince = nil
+      } else if !alerts[index].isOver {
+        alerts[index].overSince = snapshot.sampledAt
       }
     }
     for problem in now where !alerts.contains(where: { isSame($0, problem) }) {
@@ -461,6 +474,7 @@ package struct Model: Sendable {
     case .acknowledge:
       let over = alerts.count { $0.isOver }
       alerts.removeAll { $0.isOver }
+      acknowledgedAt = snapshot?.sampledAt ?? 0
       say("\(counted(over, "alert")) acknowledged; \(alerts.count) go on")
     case .stepForward, .stepBack:
       guard replay != nil else {
@@ -615,10 +629,11 @@ package struct Model: Sendable {
 
   /// What a sample need hold one by one for this view, and for a record.
   package var detail: Inspector.Detail {
-    switch view {
-    case .secrets: recording == nil ? .secrets : .all
+    if recording != nil { return .all }
+    return switch view {
+    case .secrets: .secrets
     case .map: .pages
-    default: recording == nil ? .none : .pages
+    default: .none
     }
   }
 

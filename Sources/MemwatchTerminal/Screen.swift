@@ -140,7 +140,7 @@ package enum Screen {
         if !model.isPaused {
           if position + 1 < recorded.count {
             position += 1
-            model.update(recorded[position], index: position, of: recorded.count)
+            model.replay(recorded, at: position)
           }
           if let inspector {
             let auditing: Inspector.Auditing = audits ? .automatic : .never
@@ -204,14 +204,14 @@ package enum Screen {
               wantsAudit = true
             case .step(let count):
               position = min(max(0, position + count), recorded.count - 1)
-              model.update(recorded[position], index: position, of: recorded.count)
+              model.replay(recorded, at: position)
             case .goTo(let time):
               guard let found = recorded.firstIndex(where: { clock($0.sampledAt) >= time }) else {
                 model.say("the record ends at \(clock(recorded[recorded.count - 1].sampledAt))")
                 break
               }
               position = found
-              model.update(recorded[position], index: position, of: recorded.count)
+              model.replay(recorded, at: position)
             case .redraw: prepared.terminal.redraw()
             case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }

@@ -42,7 +42,7 @@ struct Record: ConfinedCommand {
     let recording = try Recording(output)
     let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
     while true {
-      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .pages)
+      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .all)
       try recording.add(snapshot)
       let code = Exit.code(for: snapshot.process.state)
       if snapshot.process.state == .exited { return }
@@ -67,8 +67,7 @@ final class Recording {
 
   /// Secrets are recorded by label, not one by one; pages where they changed.
   func add(_ snapshot: Snapshot) throws(Failure) {
-    var lean = snapshot.leavingOutPages(of: last)
-    lean.secrets = []
+    let lean = snapshot.leavingOutPages(of: last).summarizingSecrets
     last = snapshot
     guard var line = try? JSONEncoder().encode(lean) else {
       throw Failure(Exit.failure, "a sample could not be encoded")

@@ -525,6 +525,33 @@ let allKeys: [Key] =
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
 
+  /// A record, which does not hold secrets one by one, tells the same of their labels.
+  @Test func labelsOfARecord() throws {
+    // Marked when the secrets were there, and before.
+    for (mark, leaks) in [(sample(), 1), (sample(at: now / 2), 0)] {
+      var grown = sample(at: now + 60_000)
+      grown.arenas[0].labels[0].live = 1500
+      var live = model(mark)
+      press(&live, "k\nm")
+      live.update(grown)
+      let record = try [mark, grown].map {
+        try JSONDecoder().decode(
+          Snapshot.self, from: JSONEncoder().encode($0.summarizingSecrets))
+      }
+      var replay = Model(intervalMs: 1000)
+      replay.replay(record, at: 0)
+      press(&replay, "k\nm")
+      replay.replay(record, at: 1)
+      let (expected, shown) = (live.listing!, replay.listing!)
+      #expect(shown.rows.map { $0.cells.map(\.text) } == expected.rows.map { $0.cells.map(\.text) })
+      #expect(shown.rows.map(\.mark) == expected.rows.map(\.mark) && shown.note == expected.note)
+      #expect(expected.rows.count { $0.mark == "!" } == leaks)
+      #expect(expected.rows[0].cells[5].text != "-" && record[1].secrets.isEmpty)
+      press(&replay, "\n")
+      #expect(replay.listing!.empty == "a record holds secrets by label, not one by one")
+    }
+  }
+
   @Test func whatASpreadsheetWouldCalculate() {
     let text = commaSeparated([
       ["=1+1", "a,b", "say \"x\"", "-5", "12"], ["@x", "\r\n", "", "+", "é"],
@@ -670,6 +697,40 @@ let allKeys: [Key] =
     // It begins anew.
     model.update(sample(at: now + 3000))
     #expect(model.takeNewAlerts().count == 1)
+  }
+
+  /// Wherever a replay goes, it shows what a replay that came by all samples shows there.
+  @Test func aReplayKnowsThePast() {
+    let samples = (0..<120).map { step in
+      var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
+      next.memlock.locked = UInt64(step % 7) << 16
+      next.arenas[0].opens = UInt64(step * step)
+      if !(30..<40).contains(step) { next.problems = [] }
+      return next
+    }
+    var passing: [Model] = []
+    var model = Model(intervalMs: 1000)
+    for index in samples.indices {
+      model.replay(samples, at: index)
+      passing.append(model)
+    }
+    #expect(passing[119].history.moments.count == 119)
+    #expect(passing[35].alerts.map(\.isOver) == [false])
+    #expect(passing[119].alerts.map(\.isOver) == [true])
+    for index in [119, 118, 35, 36, 0, 1, 60, 29, 60] {
+      model.replay(samples, at: index)
+      #expect(model.history == passing[index].history && model.alerts == passing[index].alerts)
+      #expect(model.rates == passing[index].rates && model.replay?.index == index)
+    }
+    // What was acknowledged does not come again; a selection and a mark stay.
+    press(&model, "am")
+    press(&model, "jj")
+    let selected = model.selectedArena
+    for index in [100, 0, 90] {
+      model.replay(samples, at: index)
+      #expect(model.alerts.isEmpty && model.selectedArena == selected)
+      #expect(model.mark?.sampledAt == samples[60].sampledAt)
+    }
   }
 
   // MARK: - History

@@ -151,7 +151,7 @@ func readSmaps(_ bytes: [UInt8]) {
 func readRecord(_ bytes: [UInt8]) {
   guard let snapshot = try? JSONDecoder().decode(Snapshot.self, from: Data(bytes)) else { return }
   var model = Model(intervalMs: 1000)
-  model.update(snapshot, index: 0, of: 1)
+  model.replay([snapshot], at: 0)
   draw(model, bytes.count)
   check(snapshot.text)
 }
