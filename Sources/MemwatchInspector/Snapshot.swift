@@ -241,37 +241,6 @@ package struct PagesSnapshot: Equatable, Sendable, Codable {
   }
 }
 
-extension Snapshot {
-  /// Pages that are as they were in an earlier sample are left out, for records.
-  package func leavingOutPages(of earlier: Snapshot?) -> Snapshot {
-    mappingPages(of: earlier) { $0 == $1 ? [] : $0 }
-  }
-
-  /// Pages that were left out are as they were in an earlier sample.
-  package func takingPages(from earlier: Snapshot?) -> Snapshot {
-    mappingPages(of: earlier) { $0?.isEmpty == true ? $1 : $0 }
-  }
-
-  private func mappingPages(
-    of earlier: Snapshot?,
-    _ pages: (_ now: [PagesSnapshot]?, _ then: [PagesSnapshot]?) ->
-      [PagesSnapshot]?
-  ) -> Snapshot {
-    let then = Dictionary(
-      (earlier?.arenas ?? []).map { ($0.id, $0.chunks) }, uniquingKeysWith: { first, _ in first })
-    var copy = self
-    for arena in copy.arenas.indices {
-      let old = then[copy.arenas[arena].id] ?? []
-      for chunk in copy.arenas[arena].chunks.indices {
-        let now = copy.arenas[arena].chunks[chunk].pages
-        copy.arenas[arena].chunks[chunk].pages = pages(
-          now, chunk < old.count ? old[chunk].pages : nil)
-      }
-    }
-    return copy
-  }
-}
-
 package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var label: SafeText
   package var origin: String?
@@ -332,28 +301,6 @@ extension SecretAges: Codable {
   package init(from decoder: any Decoder) throws {
     var list = try decoder.unkeyedContainer()
     for field in Self.fields { self[keyPath: field] = try list.decode(UInt64.self) }
-  }
-}
-
-extension Snapshot {
-  /// For records: what the secrets of each label have in common, instead of the secrets.
-  package var summarizingSecrets: Snapshot {
-    var copy = self
-    copy.secrets = []
-    let arenas = Dictionary(
-      self.arenas.enumerated().map { ($1.id, $0) }, uniquingKeysWith: { first, _ in first })
-    var ages: [[UInt64: SecretAges]] = .init(repeating: [:], count: self.arenas.count)
-    for secret in secrets {
-      guard let arena = arenas[secret.arenaID] else { continue }
-      ages[arena][secret.labelIndex, default: SecretAges()].add(secret, at: sampledAt, mark: .max)
-    }
-    for arena in copy.arenas.indices {
-      for label in copy.arenas[arena].labels.indices {
-        copy.arenas[arena].labels[label].ages =
-          ages[arena][copy.arenas[arena].labels[label].index] ?? SecretAges()
-      }
-    }
-    return copy
   }
 }
 

@@ -65,11 +65,12 @@ final class Recording {
     try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
   }
 
-  /// Secrets are recorded by label, not one by one; pages where they changed.
+  /// Secrets are recorded by label, not one by one; of the rest, what changed.
   func add(_ snapshot: Snapshot) throws(Failure) {
-    let lean = snapshot.leavingOutPages(of: last).summarizingSecrets
-    last = snapshot
-    guard var line = try? JSONEncoder().encode(lean) else {
+    let new = snapshot.summarizingSecrets
+    let sample = RecordedSample(new, after: last)
+    last = new
+    guard var line = try? JSONEncoder().encode(sample) else {
       throw Failure(Exit.failure, "a sample could not be encoded")
     }
     line.append(UInt8(ascii: "\n"))
@@ -104,7 +105,8 @@ struct Replay: ConfinedCommand {
 
   private func read() throws(Failure) -> [Snapshot] {
     guard let bytes = Console.bytes(of: file, limit: 1 << 30) else {
-      throw Failure(Exit.failure, "\(SafeText(file)) cannot be read")
+      throw Failure(
+        Exit.failure, "\(SafeText(file)) cannot be read, or is larger than 1 GiB")
     }
     var lines = bytes.split(separator: UInt8(ascii: "\n"))[...]
     guard let first = lines.popFirst(),
@@ -116,8 +118,10 @@ struct Replay: ConfinedCommand {
     var snapshots: [Snapshot] = []
     for line in lines {
       // The end may be cut off.
-      guard let snapshot = try? decoder.decode(Snapshot.self, from: Data(line)) else { break }
-      snapshots.append(snapshot.takingPages(from: snapshots.last))
+      guard let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
+        let snapshot = sample.snapshot(after: snapshots.last)
+      else { break }
+      snapshots.append(snapshot)
     }
     if snapshots.count < lines.count {
       Output.error(

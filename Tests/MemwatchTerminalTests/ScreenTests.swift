@@ -525,6 +525,71 @@ let allKeys: [Key] =
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
 
+  /// What a replay reads of samples that were recorded, and the bytes that each took.
+  func recorded(_ samples: [Snapshot]) throws -> (samples: [Snapshot], bytes: [Int]) {
+    var (last, read, sizes): (Snapshot?, [Snapshot], [Int]) = (nil, [], [])
+    for sample in samples.map(\.summarizingSecrets) {
+      let line = try JSONEncoder().encode(RecordedSample(sample, after: last))
+      last = sample
+      sizes.append(line.count)
+      let back = try JSONDecoder().decode(RecordedSample.self, from: line)
+      read.append(try #require(back.snapshot(after: read.last)))
+    }
+    return (read, sizes)
+  }
+
+  /// Whatever changes from sample to sample, each is read as it was.
+  @Test func aRecordHoldsEverySample() throws {
+    var samples = [sample()]
+    for step in 1...400 {
+      var next = samples[step - 1]
+      next.sampledAt += 1000
+      for _ in 0..<Int.random(in: 0...2) {
+        let arena = Int.random(in: 0..<max(1, next.arenas.count))
+        switch Int.random(in: 0..<14) {
+        case 0: next = sample(arenas: Int.random(in: 1...6), at: next.sampledAt)
+        case 1: next.arenas.shuffle()
+        case 2: next.arenas.removeAll { $0.id == 2 }
+        case 3: next.events.removeFirst(next.events.isEmpty ? 0 : 1)
+        case 4:
+          next.events.append(EventSnapshot(serial: UInt64(step), kind: "x", bytes: UInt64(step)))
+        case 5:
+          next.calls.append(
+            CallSnapshot(function: "f", purpose: "\(step)", count: 1, failures: 0))
+        case 6: next.calls = []
+        case 7: next.process.publisherID = "\(step)"
+        case 8: next.problems = []
+        default:
+          guard !next.arenas.isEmpty else { continue }
+          var changed = next.arenas[arena]
+          switch Int.random(in: 0..<6) {
+          case 0: changed.labels.shuffle()
+          case 1: changed.labels = changed.labels.dropLast()
+          case 2: changed.chunks.append(contentsOf: changed.chunks.prefix(1))
+          case 3: changed.chunks = []
+          case 4: changed.opens = UInt64(step)
+          default: changed.secretCount = nil
+          }
+          next.arenas[arena] = changed
+        }
+      }
+      samples.append(next)
+    }
+    let record = try recorded(samples)
+    #expect(record.samples == samples.map(\.summarizingSecrets))
+    // A sample that is like the one before costs little, however much there is.
+    let many = sample(arenas: 200)
+    var later = many
+    later.sampledAt += 1000
+    later.arenas[7].opens = 9
+    let sizes = try recorded([many, later]).bytes
+    #expect(sizes[1] < sizes[0] / 40, "\(sizes)")
+    // A line that does not belong there is no sample.
+    let line = RecordedSample(later.summarizingSecrets, after: many.summarizingSecrets)
+    #expect(line.snapshot(after: nil) == nil)
+    #expect(line.snapshot(after: sample(arenas: 3).summarizingSecrets) == nil)
+  }
+
   /// A record, which does not hold secrets one by one, tells the same of their labels.
   @Test func labelsOfARecord() throws {
     // Marked when the secrets were there, and before.
@@ -534,10 +599,7 @@ let allKeys: [Key] =
       var live = model(mark)
       press(&live, "k\nm")
       live.update(grown)
-      let record = try [mark, grown].map {
-        try JSONDecoder().decode(
-          Snapshot.self, from: JSONEncoder().encode($0.summarizingSecrets))
-      }
+      let record = try recorded([mark, grown]).samples
       var replay = Model(intervalMs: 1000)
       replay.replay(record, at: 0)
       press(&replay, "k\nm")
