@@ -27,6 +27,27 @@ package struct RecordedSample: Codable {
     }
   }
 
+  /// Whether a line has texts such as are recorded: fit for a screen, and so without escapes but those
+  /// of quotes, of backslashes and of slashes. A record may come from anybody.
+  package static func isFit(_ line: [UInt8]) -> Bool {
+    var isEscaped = false
+    var isASCII = true
+    for byte in line {
+      if isEscaped {
+        guard byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\") || byte == UInt8(ascii: "/")
+        else { return false }
+        isEscaped = false
+      } else if byte == UInt8(ascii: "\\") {
+        isEscaped = true
+      }
+      if byte < 0x20 || byte == 0x7f { return false }
+      if byte >= 0x80 { isASCII = false }
+    }
+    if isASCII { return !isEscaped }
+    let safe = SafeText(String(decoding: line, as: UTF8.self)).string
+    return !isEscaped && safe.utf8.elementsEqual(line)
+  }
+
   /// The sample; nil where this is no line that comes after the earlier one's.
   package func snapshot(after earlier: Snapshot?) -> Snapshot? {
     var new = sample

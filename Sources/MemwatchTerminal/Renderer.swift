@@ -273,7 +273,7 @@ package struct Renderer {
     let role: Role = memlock.nextChunkFits == false ? .warning : .normal
     at = grid.put("   ", row: row, column: at)
     if at + next.columns <= width { at = grid.put(next, row: row, column: at, role: role) }
-    let free = room.reduce(0) { $0 + $1.freeSlots }
+    let free = saturatingSum(room.map { UInt64(clamping: $0.freeSlots) })
     let slots = "   free slots \(free)"
     if at + slots.columns <= width { grid.put(slots, row: row, column: at) }
   }

@@ -118,14 +118,16 @@ struct Replay: ConfinedCommand {
     var snapshots: [Snapshot] = []
     for line in lines {
       // The end may be cut off.
-      guard let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
+      guard RecordedSample.isFit(Array(line)),
+        let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
         let snapshot = sample.snapshot(after: snapshots.last)
       else { break }
       snapshots.append(snapshot)
     }
     if snapshots.count < lines.count {
       Output.error(
-        "memwatch: the record ends in the middle of a sample: \(snapshots.count) can be shown")
+        "memwatch: line \(snapshots.count + 2) of the record is no sample, or is cut off: "
+          + "\(snapshots.count) can be shown")
     }
     guard !snapshots.isEmpty else {
       throw Failure(Exit.failure, "\(SafeText(file)) holds no sample")

@@ -35,6 +35,18 @@ import Testing
     try String(text.dropLast(200)).write(toFile: cut, atomically: true, encoding: .utf8)
     let rest = try memwatch("replay", cut)
     #expect(rest.status == 0 && rest.error.contains("\(lines.count - 2) can be shown"))
+    // A stranger's: a text that a terminal would act on ends it.
+    let evil = scratch.file("evil")
+    for escape in ["\\u001b[31m", "\u{9b}31m", "\u{1b}[31m"] {
+      let last = lines[1].replacing("\"lockState\":\"", with: "\"lockState\":\"\(escape)")
+      #expect(last != lines[1])
+      try (lines[..<3] + [last[...]]).joined(separator: "\n").write(
+        toFile: evil, atomically: true, encoding: .utf8)
+      let some = try memwatch("replay", "-1", evil)
+      #expect(some.status == 0 && some.error.contains("line 4 of the record is no sample"))
+      #expect(
+        !(some.output + some.error).unicodeScalars.contains { [0x1b, 0x9b].contains($0.value) })
+    }
     for wrong in ["/etc/passwd", "/nowhere", scratch.path] {
       #expect(try memwatch("replay", wrong).status == 1)
     }

@@ -590,6 +590,75 @@ let allKeys: [Key] =
     #expect(line.snapshot(after: sample(arenas: 3).summarizingSecrets) == nil)
   }
 
+  /// A record may come from anybody: whatever its numbers are, and where it is cut, what can be read
+  /// of it is shown.
+  @Test func aRecordIsAStrangersFile() throws {
+    var (good, last): ([[UInt8]], Snapshot?) = ([], nil)
+    for step in 0..<3 {
+      var next = sample(at: now + UInt64(step) * 1000).summarizingSecrets
+      next.arenas[step].opens = UInt64(step) + 100
+      good.append(Array(try JSONEncoder().encode(RecordedSample(next, after: last))))
+      last = next
+    }
+    let strange = [
+      "-1", "0", "1", "65536", "9223372036854775807", "9223372036854775808",
+      "18446744073709551615", "1e300", "null", "[]", "{}", "\"x\"", "true",
+    ].map { Array($0.utf8) }
+    func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
+    var shown = 0
+    for _ in 0..<600 {
+      var lines = good
+      for _ in 0..<Int.random(in: 1...3) {
+        let line = Int.random(in: 0..<3)
+        let from = Int.random(in: 0..<lines[line].count)
+        if Int.random(in: 0..<10) == 0 {
+          lines[line].removeSubrange(from..<Int.random(in: from...lines[line].count))
+          if lines[line].isEmpty { lines[line] = [0] }
+        } else if let start = lines[line][from...].firstIndex(where: isDigit) {
+          let end = lines[line][start...].firstIndex { !isDigit($0) } ?? lines[line].count
+          lines[line].replaceSubrange(start..<end, with: strange.randomElement()!)
+        }
+      }
+      var samples: [Snapshot] = []
+      for line in lines {
+        guard let sample = try? JSONDecoder().decode(RecordedSample.self, from: Data(line)),
+          let snapshot = sample.snapshot(after: samples.last)
+        else { break }
+        samples.append(snapshot)
+      }
+      guard !samples.isEmpty else { continue }
+      shown += 1
+      var model = Model(intervalMs: 1000)
+      for index in [samples.count - 1, 0] {
+        model.replay(samples, at: index)
+        for view in View.allCases {
+          model.view = view
+          _ = draw(model, 100, 30)
+        }
+        model.view = .map
+        press(&model, "\n")
+        _ = draw(model, 100, 30)
+        press(&model, "h1m")
+      }
+      _ = samples[0].text
+    }
+    #expect(shown > 60)
+    // Texts that a terminal would act on, raw or escaped: such a line is no sample.
+    #expect(good.allSatisfy { RecordedSample.isFit($0) })
+    for text in ["größe 鍵 e\u{301}", "a \\\" b \\\\ c \\/"] {
+      #expect(RecordedSample.isFit(Array("{\"name\":\"\(text)\"}".utf8)), "\(text)")
+    }
+    for text in [
+      "\\u001b[31m", "\\u0041", "\\n", "\\r", "\\b", "\u{1b}", "\u{9b}2J", "\u{202e}", "\u{7f}",
+      "\\\\\\u001b", "\\",
+    ] {
+      let isAtEnd = text == "\\"
+      #expect(
+        !RecordedSample.isFit(Array("{\"name\":\"\(text)\(isAtEnd ? "" : "\"}")".utf8)), "\(text)")
+    }
+    #expect(!RecordedSample.isFit([0x22, 0xff, 0x22]))
+  }
+
   /// A record, which does not hold secrets one by one, tells the same of their labels.
   @Test func labelsOfARecord() throws {
     // Marked when the secrets were there, and before.
