@@ -120,6 +120,19 @@ private struct ListChange<Element: Codable & Equatable>: Codable {
 }
 
 extension Snapshot {
+  /// For replays: what was to be typed then is not to be typed now. The process may be gone and its pid
+  /// another's, and a record may come from anybody.
+  package var withoutCommands: Snapshot {
+    var copy = self
+    for index in copy.problems.indices {
+      (copy.problems[index].fix, copy.problems[index].keep) = (nil, nil)
+    }
+    for index in copy.audit?.findings.indices ?? 0..<0 {
+      copy.audit?.findings[index].fix = "told of a live process only"
+    }
+    return copy
+  }
+
   /// For records: what the secrets of each label have in common, instead of the secrets.
   package var summarizingSecrets: Snapshot {
     var copy = self

@@ -122,7 +122,7 @@ struct Replay: ConfinedCommand {
         let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
         let snapshot = sample.snapshot(after: snapshots.last)
       else { break }
-      snapshots.append(snapshot)
+      snapshots.append(snapshot.withoutCommands)
     }
     if snapshots.count < lines.count {
       Output.error(

@@ -659,6 +659,14 @@ let allKeys: [Key] =
     #expect(!RecordedSample.isFit([0x22, 0xff, 0x22]))
   }
 
+  @Test func aReplayTellsOfNothingToType() {
+    let (live, replay) = (sample(), sample().withoutCommands)
+    #expect(live.problems.contains { $0.fix != nil } && live.text.contains("prlimit"))
+    #expect(replay.problems.map(\.text) == live.problems.map(\.text))
+    #expect(
+      !replay.text.contains("prlimit") && !draw(model(replay), 120, 40).text.contains("prlimit"))
+  }
+
   /// A record, which does not hold secrets one by one, tells the same of their labels.
   @Test func labelsOfARecord() throws {
     // Marked when the secrets were there, and before.
