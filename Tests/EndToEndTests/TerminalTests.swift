@@ -407,10 +407,7 @@ import Testing
     line.type("6")
     try line.wait(for: "hibernation", step: 100)
     line.type("1Q")
-    try eventually("it ends") {
-      line.take(100)
-      return !line.process.isRunning
-    }
+    try line.waitForEnd(step: 100)
     #expect(line.process.terminationStatus == 0 && line.echoes)
   }
 
@@ -444,10 +441,7 @@ import Testing
       try line.wait(for: "hibernation")
       line.type("Q")
     }
-    try eventually("it ends") {
-      line.take(65536)
-      return !line.process.isRunning
-    }
+    try line.waitForEnd()
     #expect(line.process.terminationStatus == 0 && line.echoes)
   }
 
@@ -469,10 +463,7 @@ import Testing
       line.type("6")
       try line.wait(for: "hibernation")
       line.type("Q")
-      try eventually("it ends") {
-        line.take(65536)
-        return !line.process.isRunning
-      }
+      try line.waitForEnd()
       #expect(line.process.terminationStatus == 0 && line.echoes)
       return
     }

@@ -56,6 +56,14 @@ public final class Line {
     byteCount += got
   }
 
+  /// Reads up to `step` bytes every 10 ms until the command has ended.
+  public func waitForEnd(step: Int = 65536) throws {
+    try eventually("it ends") {
+      take(step)
+      return !process.isRunning
+    }
+  }
+
   /// Reads up to `step` bytes every 10 ms until a text has come that had not come before.
   public func wait(for text: String, step: Int = 65536, within seconds: Double = 60) throws {
     read = []
