@@ -106,14 +106,19 @@ import Testing
     try eventually("samples are there") {
       ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(separator: "\n").count > 3
     }
+    // What is to be typed is told of a live process: a record may be old, or anybody's.
     let live = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
+    #expect(live.contains("fix now:") && live.contains("strace"))
+    var before = ""
+    try eventually("the finding is recorded") {
+      before = try memwatch("replay", path).output
+      return before.contains("not-locked")
+    }
+    #expect(!before.contains("fix now:") && !before.contains("strace"))
     peer.kill()
     try eventually("the record ends") { !recording.isRunning }
     let shown = try memwatch("replay", path)
     #expect(shown.output.contains("Post-mortem"), "\(shown.output.prefix(400))")
-    // What is to be typed is told of a live process: a record may be old, or anybody's.
-    #expect(live.contains("fix now:") && !shown.output.contains("fix now:"))
-    #expect(live.contains("strace") && !shown.output.contains("strace"))
   }
 
   @Test func theScreenOfARecord() throws {
