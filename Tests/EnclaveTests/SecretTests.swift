@@ -74,18 +74,41 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(try first.isEqual(to: second))
     try second.withMutableBytes { $0.storeBytes(of: 1, toByteOffset: 99, as: UInt8.self) }
     #expect(try !first.isEqual(to: second))
-    let other = try a.allocate(byteCount: 99)
+    // The beginning of it is another secret.
+    var other = try a.allocate(byteCount: 99)
+    try fill(&other)
     #expect(try !first.isEqual(to: other))
+    #expect(try !other.isEqual(to: first))
   }
 
   @Test func bodyErrorsComeThroughAndCloseTheWindow() throws {
     struct Boom: Error, Equatable {}
     let arena = try Arena("test", .init(lock: .preferred))
-    let secret = try arena.allocate(byteCount: 8)
+    var secret = try arena.allocate(byteCount: 8)
     #expect(throws: AccessError<Boom>.body(Boom())) {
       try secret.withBytes { (_: RawSpan) throws(Boom) -> Void in throw Boom() }
     }
     #expect(arena.statistics.openWindows == 0)
+    do {
+      try secret.withMutableBytes { (_: inout MutableRawSpan) throws(Boom) -> Void in throw Boom() }
+      Issue.record("the body's error was lost")
+    } catch { #expect(error == .body(Boom())) }
+    #expect(arena.statistics.openWindows == 0)
+    try arena.destroy()
+  }
+
+  /// An operation on two secrets, of which the second cannot be opened.
+  @Test func anErrorBetweenTwoWindowsClosesTheFirst() throws {
+    let (arena, gone) = (
+      try Arena("test", .init(lock: .preferred)), try Arena("gone", .init(lock: .preferred))
+    )
+    let secret = try arena.allocate(byteCount: 16)
+    let other = try gone.allocate(byteCount: 16)
+    try gone.destroy()
+    #expect(throws: EnclaveError.destroyed) { _ = try secret.isEqual(to: other) }
+    #expect(throws: EnclaveError.destroyed) { _ = try secret.copy(into: gone) }
+    #expect(arena.statistics.openWindows == 0)
+    try arena.destroy()
   }
 
   @Test func windowsNest() throws {
@@ -114,9 +137,9 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   @Test func destroyingAnArenaEndsItsSecrets() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let secret = try arena.allocate(byteCount: 16)
-    let shared = SharedSecret(try arena.allocate(byteCount: 16))
+    let shared = SharedSecret(try arena.allocate(byteCount: 16, file: "held", line: 3))
     try shared.withBytes { _ in
-      _ = #expect(throws: EnclaveError.windowsOpen(1, label: "SecretTests.swift:117")) {
+      _ = #expect(throws: EnclaveError.windowsOpen(1, label: "held:3")) {
         try arena.destroy()
       }
     }
