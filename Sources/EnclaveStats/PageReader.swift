@@ -163,6 +163,15 @@ package struct PageReader: ~Copyable {
     return words
   }
 
+  /// When the publisher wrote last, in milliseconds since 1970; nil: not known. One small read.
+  package var lastHeartbeat: UInt64? {
+    var budget = Budget(milliseconds: 10)
+    let words = try? record(
+      at: PageFormat.processOffset, bytes: PageFormat.processBytes, &budget)
+    let time = words.map { PageRecord<ProcessWord>(words: $0)[.heartbeatRealMs] }
+    return time.flatMap { $0 == 0 || $0 == PageFormat.unknown ? nil : $0 }
+  }
+
   /// Reads what changed since the last reading.
   ///
   /// - Parameter detail: which of the large tables are wanted.

@@ -7,7 +7,8 @@ extension Snapshot {
     var lines: [String] = []
     guard let old, old.process.publisherID == process.publisherID else {
       let pid = process.pid.map { "pid \($0)" } ?? "pid n/a"
-      lines.append("\(process.name), \(pid), is \(process.state.rawValue)")
+      let seen = lastSeenText(at: sampledAt).map { ", \($0)" } ?? ""
+      lines.append("\(process.name), \(pid), is \(process.state.rawValue)\(seen)")
       lines.append(verdict)
       for arena in arenas {
         lines.append(

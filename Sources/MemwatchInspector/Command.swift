@@ -60,7 +60,7 @@ package final class Command {
   package func waitForPublisher(milliseconds: UInt64) -> Inspector? {
     let deadline = ProcessFacts.bootMilliseconds + milliseconds
     while ProcessFacts.bootMilliseconds < deadline {
-      for publisher in Discovery.run().publishers where publisher.state == .live {
+      for publisher in Discovery.run().publishers where publisher.state.isHeld {
         guard let pid = publisher.pid, isDescendant(pid),
           let inspector = try? Inspector.attach(to: publisher)
         else { continue }

@@ -20,6 +20,9 @@ package struct Publisher: Equatable, Sendable {
   package var createdAt: UInt64
   package var state: PublisherState
   package var stateDetail: String?
+  /// When a publisher that is gone or stopped wrote last, in milliseconds since 1970; nil: not
+  /// known, or it runs.
+  package var lastSeenAt: UInt64?
   package var identifier: String { hex(id) }
 }
 
@@ -110,13 +113,20 @@ extension Publisher {
       case .nobody: state = .exited
       case .unseen, nil: break
       }
-      if state == .exited, let pid = Int32(exactly: publisherPid) {
+      if state == .live, let pid = self.pid {
+        let probe = ProcessProbe(pid: pid, countingMaps: false)
+        if probe.isStopped {
+          state = .stopped
+          stateDetail = probe.stopText
+        }
+      } else if state == .exited, let pid = Int32(exactly: publisherPid) {
         let probe = ProcessProbe(pid: pid, countingMaps: false)
         if !probe.isGone, probe.startTime == header[.startTime] {
           state = .detached
           self.pid = pid
         }
       }
+      if !state.isCurrent { lastSeenAt = reader.lastHeartbeat }
     } catch {
       let pid = PageName(fileName)
       self.init(

@@ -64,7 +64,7 @@ extension Snapshot {
     .object([
       ("schema", .text(Self.schema)),
       ("sampledAt", Value(sampledAt)),
-      ("ageMs", Value(ageMs)),
+      ("ageMs", Value(lastSeenAt.map { saturatingSum([sampledAt - $0, ageMs]) })),
       ("complete", .bool(complete)),
       ("process", process.document),
       ("restart", restart.map(\.document) ?? .null),

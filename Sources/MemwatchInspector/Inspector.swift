@@ -103,7 +103,7 @@ package final class Inspector {
     if case .file(let path) = target { return try file(path, target) }
     let discovery = Discovery.run()
     let matching = discovery.publishers.filter { $0.matches(target) }
-    let live = matching.filter { $0.state == .live }
+    let live = matching.filter { $0.state.isHeld }
     if live.count == 1 { return live[0] }
     if live.count > 1 { throw .several(live) }
     // Nobody lives: the page of the one that lived last tells how it ended.
@@ -185,7 +185,7 @@ package final class Inspector {
     let version = detail.contains(.secrets) ? reading.image?.secretsVersion : nil
     if let version, version == secrets.version { reading.secrets = secrets.all }
     var snapshot = reading.snapshot(publisher: publisher, restart: restart)
-    if reading.isFresh { watchWindows(&snapshot) }
+    if reading.isFresh, reading.state.isHeld { watchWindows(&snapshot) }
     if let version, reading.isFresh { secrets = (version, snapshot.secrets) }
     return snapshot
   }
@@ -328,9 +328,7 @@ package final class Inspector {
       reading.stateDetail = "another file has its name"
     } else if reading.probe.isStopped {
       reading.state = .stopped
-      reading.stateDetail =
-        (reading.probe.tracer ?? 0) != 0
-        ? "by the debugger, pid \(reading.probe.tracer!)" : "by a signal"
+      reading.stateDetail = reading.probe.stopText
     }
   }
 
@@ -343,10 +341,10 @@ package final class Inspector {
     lastSearchMs = now
     if case .file(let path) = target {
       let found = try? Self.find(.file(path))
-      successor = found.flatMap { $0.id != publisher.id && $0.state == .live ? $0 : nil }
+      successor = found.flatMap { $0.id != publisher.id && $0.state.isHeld ? $0 : nil }
     } else {
       successor = Discovery.run().publishers.first {
-        $0.state == .live && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
+        $0.state.isHeld && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
           && $0.uid == publisher.uid
       }
     }
@@ -361,7 +359,7 @@ package final class Inspector {
     guard now >= lastSearchMs + 250 else { return }
     lastSearchMs = now
     let successors = Discovery.run().publishers.filter {
-      $0.state == .live && $0.id != publisher.id && $0.matches(.name(name))
+      $0.state.isHeld && $0.id != publisher.id && $0.matches(.name(name))
     }
     guard let next = successors.max(by: { $0.createdAt < $1.createdAt }),
       let reader = try? Self.open(next)

@@ -89,6 +89,11 @@ package struct ProcessProbe: Equatable, Sendable {
   package var isGone: Bool { !exists || stateCharacter == "Z" || stateCharacter == "X" }
   package var isStopped: Bool { stateCharacter == "T" || stateCharacter == "t" }
 
+  /// What stopped it.
+  var stopText: String {
+    (tracer ?? 0) != 0 ? "by the debugger, pid \(tracer!)" : "by a signal"
+  }
+
   /// Whether RLIMIT_MEMLOCK binds: CAP_IPC_LOCK counts in the first user namespace only.
   package var binds: Binds {
     guard exists, let hasLockCapability else { return .unknown }

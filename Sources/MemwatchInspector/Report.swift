@@ -72,6 +72,9 @@ extension Snapshot {
   /// The kernel's side in one line.
   package var kernelLine: String {
     var parts: [String] = []
+    if process.state == .exited {
+      return "n/a: the process is gone; what is shown was \(lastSeenText(at: sampledAt) ?? "")"
+    }
     if let auditAge {
       parts.append("audited \(auditAge) ago: \(auditCounts)")
     } else if let locked = memlock.locked {
@@ -118,7 +121,8 @@ extension Snapshot {
     let pid = process.pid.map { "\($0)" } ?? "n/a"
     lines.append(
       "\(process.name)  pid \(pid)  user \(process.user)  \(process.state.rawValue.uppercased())"
-        + "  at \(clock(sampledAt, withDate: true))")
+        + "  at \(clock(sampledAt, withDate: true))"
+        + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
     lines.append(verdict)
     for problem in problems {
       if let fix = problem.fix { lines.append("  fix now: \(fix)") }

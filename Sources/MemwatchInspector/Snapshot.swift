@@ -421,14 +421,4 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package func problem(of arena: ArenaSnapshot) -> Problem? {
     problems.filter { $0.arenaID == arena.id }.min { $0.severity < $1.severity }
   }
-
-  /// The word of the STATE column.
-  package func stateWord(of arena: ArenaSnapshot) -> String {
-    switch problem(of: arena)?.severity {
-    case .problem: "PROBLEM"
-    case .differs: "DIFFERS"
-    case .warning: "warning"
-    case .note, nil: arena.lockState == nil || arena.protectionState == nil ? "n/a" : "ok"
-    }
-  }
 }

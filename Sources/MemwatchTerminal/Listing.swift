@@ -153,10 +153,11 @@ extension Model {
     var ages = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
     var listed: UInt64 = 0
     let markedAt = mark?.sampledAt ?? 0
+    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     for secret in snapshot.secrets where secret.arenaID == arena.id {
       listed += 1
       guard secret.labelIndex <= highest else { continue }
-      ages[Int(secret.labelIndex)].add(secret, at: snapshot.sampledAt, mark: markedAt)
+      ages[Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
     }
     // A record holds what they have in common.
     for label in arena.labels where label.index <= highest {
@@ -168,7 +169,6 @@ extension Model {
     let marked = mark?.arenas.first { $0.id == arena.id }
     let before = Dictionary(
       (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
-    let now = snapshot.sampledAt
     let rows = arena.labels.map { label in
       row(
         label, label.index <= highest ? ages[Int(label.index)] : nil,
@@ -250,7 +250,8 @@ extension Model {
   }
 
   private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
-    let now = snapshot.sampledAt
+    // The secrets of a process that is gone grow no older.
+    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
     let all = snapshot.secrets
     let ranks = Dictionary(
@@ -337,17 +338,5 @@ extension Model {
         .init(title: "ANSWER", width: 8, dropsAt: 2),
         .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 4),
       ], rows: .init(rows), empty: "no events")
-  }
-}
-
-/// `0 ms`, `29 s`, `28 min`, `6h 12m`, `2 days`.
-func duration(_ ms: UInt64) -> String {
-  let seconds = ms / 1000
-  switch seconds {
-  case 0: return "\(ms) ms"
-  case ..<120: return "\(seconds) s"
-  case ..<7200: return "\(seconds / 60) min"
-  case ..<172_800: return "\(seconds / 3600)h \(seconds / 60 % 60)m"
-  default: return "\(seconds / 86_400) days"
   }
 }

@@ -147,7 +147,7 @@ package struct Model: Sendable {
 
   package mutating func update(_ new: Snapshot) {
     if let old = snapshot, old.process.publisherID == new.process.publisherID,
-      new.sampledAt > old.sampledAt
+      new.sampledAt > old.sampledAt, new.process.state.isCurrent
     {
       let seconds = Double(new.sampledAt - old.sampledAt) / 1000
       let before = Dictionary(
@@ -179,7 +179,7 @@ package struct Model: Sendable {
     }
     let isFirst = snapshot == nil
     snapshot = new
-    history.add(new)
+    if new.process.state.isCurrent { history.add(new) }
     watch(new)
     arrange()
     // What is wrong is what a person came to see.
@@ -198,7 +198,7 @@ package struct Model: Sendable {
       for past in samples[..<index] {
         if snapshot?.process.publisherID != past.process.publisherID { history = History() }
         snapshot = past
-        history.add(past)
+        if past.process.state.isCurrent { history.add(past) }
         watch(past)
       }
       alerts.removeAll { $0.overSince.map { $0 <= acknowledgedAt } ?? false }
@@ -346,7 +346,8 @@ package struct Model: Sendable {
     }
     return table(rows) + [
       "^Z  suspend", "",
-      "STATE   ok, warning, PROBLEM, DIFFERS (from the kernel), n/a (not known)",
+      "STATE   ok, warning, PROBLEM, DIFFERS (from the kernel), n/a (not known);",
+      "        gone, stopped, detached: so is the process, and the row is as last seen",
       "LOCK    locked, partial, unlocked, off (not asked for)",
       "PROT    closed, read, r-w: the most open state of any thread now",
       "SEAL    open, frozen (read until destroyed), sealed (mapping fixed until exit)",

@@ -79,7 +79,8 @@ package struct Renderer {
 
   private var oneLine: String {
     guard let snapshot = model.snapshot else { return "memwatch: no publisher" }
-    return snapshot.process.state.rawValue.uppercased() + " " + snapshot.verdict
+    let seen = snapshot.lastSeenText(at: now).map { " \($0):" } ?? ""
+    return snapshot.process.state.rawValue.uppercased() + seen + " " + snapshot.verdict
   }
 
   // MARK: - Frame
@@ -118,26 +119,29 @@ package struct Renderer {
       ?? "\(secrets) since mark"
   }
 
-  private var stateText: String {
-    guard let snapshot = model.snapshot else { return "" }
+  /// The state of the publisher, and how old what is shown is: first in full, then as short as can be.
+  private func stateTexts(_ snapshot: Snapshot) -> [String] {
+    let word = snapshot.process.state.rawValue
     let age = Int(clamping: now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
-    let old = "\(age / 1000).\(age % 1000 / 100) s old"
+    let seen = snapshot.lastSeenText(at: now)
+    let old = seen ?? "\(age / 1000).\(age % 1000 / 100) s old"
     if let replay = model.replay {
       let pause = model.isPaused ? " paused" : ""
-      return "REPLAY \(replay.index + 1)/\(replay.count)\(pause), "
-        + snapshot.process.state.rawValue
+      return [
+        "REPLAY \(replay.index + 1)/\(replay.count)\(pause), \(word)"
+          + (seen.map { ", \($0)" } ?? "")
+      ]
     }
-    if model.recording != nil { return "REC, " + liveText(snapshot, old) }
-    if model.isPaused {
+    let short = old.replacing("last seen ", with: "")
+    if model.recording == nil, model.isPaused {
       let paused = Int(clamping: now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
-      return "PAUSED \(paused) s, \(snapshot.process.state.rawValue), \(old)"
+      return ["PAUSED \(paused) s, \(word), \(old)", "PAUSED, \(word), \(short)"]
     }
-    return liveText(snapshot, old)
-  }
-
-  private func liveText(_ snapshot: Snapshot, _ old: String) -> String {
-    let state = "\(snapshot.process.state.rawValue.uppercased()), \(old)"
-    return width < 60 ? state : state + ", every " + seconds(model.intervalMs)
+    let lead = model.recording == nil ? "" : "REC, "
+    let live = "\(lead)\(word.uppercased()), \(old)"
+    return [
+      live + ", every " + seconds(model.intervalMs), live, "\(lead)\(word.uppercased()), \(short)",
+    ]
   }
 
   private mutating func drawHeader() {
@@ -151,17 +155,24 @@ package struct Renderer {
     }
     let process = snapshot.process
     let pid = process.pid.map { "pid \($0)" } ?? "pid n/a (\(process.publisherPid) there)"
-    var role = Role.strong
-    if Exposed.isBad(process.state) { role = .bad }
-    var tail = "  \(pid)"
-    if width >= 80 { tail += "  user \(process.user)" }
-    tail += "  \(stateText)"
-    if width < 60 { tail = " \(process.pid.map { "\($0)" } ?? "n/a") \(stateText)" }
+    let number = process.pid.map { "\($0)" } ?? "n/a"
+    let role: Role = Exposed.isBad(process.state) ? .bad : .strong
     let lead = isWide ? "memwatch  " : ""
+    let name = shown(process.name.string)
+    // The first that leaves the name its room.
+    var tails: [String] = []
+    for state in stateTexts(snapshot) {
+      if width >= 80 { tails.append("  \(pid)  user \(process.user)  \(state)") }
+      if isWide { tails.append("  \(pid)  \(state)") }
+    }
+    tails.append(" \(number) \(stateTexts(snapshot).last!)")
+    let least = min(name.columns, 8)
+    let tail = shown(
+      tails.first { lead.columns + least + $0.columns <= edge } ?? tails[tails.count - 1])
     let room = max(8, edge - lead.columns - tail.columns)
     var at = grid.put(lead, row: 0, column: 0, role: .strong)
-    at = grid.put(shown(process.name.string).fitted(room), row: 0, column: at, role: .strong)
-    grid.put(shown(tail), row: 0, column: at, role: role, limit: edge - at)
+    at = grid.put(name.fitted(room), row: 0, column: at, role: .strong)
+    grid.put(tail.fitted(max(0, edge - at)), row: 0, column: at, role: role)
   }
 
   private enum Exposed {
@@ -342,8 +353,9 @@ package struct Renderer {
     drawList(from: 8, rows: listRows)
     guard detailRows > 1, let arena = model.selected else { return }
     let top = height - 1 - detailRows
+    let seen = model.snapshot?.lastSeenText(at: now).map { ", \($0)" } ?? ""
     rule(
-      top, arena.name.string, "\(model.selectedRow + 1) of \(model.arenas.count)")
+      top, arena.name.string + seen, "\(model.selectedRow + 1) of \(model.arenas.count)")
     for (index, line) in details.prefix(detailRows - 1).enumerated() {
       grid.put(line.title, row: top + 1 + index, column: 0)
       grid.put(
@@ -390,9 +402,15 @@ package struct Renderer {
     let columns = columns()
     var at = 2
     for (column, columnWidth) in columns {
-      let title =
+      var title =
         column == model.sort && model.isSorted
         ? column.rawValue + (model.isInverted ? "^" : "v") : column.rawValue
+      if column == .arena, let seen = model.snapshot?.lastSeenText(at: now) {
+        let short = seen.replacing("last seen ", with: "")
+        title =
+          ["\(title), \(seen)", "\(title), \(short)", short]
+          .first { $0.columns <= columnWidth } ?? short
+      }
       if isNumber(column) {
         grid.put(title, row: top, endingAt: at + columnWidth, role: .faint)
       } else {
@@ -713,6 +731,8 @@ package struct Renderer {
       return
     }
     grid.put("     PID  STATE          USER      NAME", row: 2, column: 2, role: .faint)
+    let seenWidth = width >= 60 ? 12 : 0
+    if seenWidth > 0 { grid.put("LAST SEEN", row: 2, endingAt: width, role: .faint) }
     let selected = model.publishers.firstIndex { $0.id == model.selectedProcess } ?? 0
     let first = min(max(0, selected - rows / 2), max(0, model.publishers.count - rows))
     (layout.top, layout.firstItem) = (3, first)
@@ -723,7 +743,9 @@ package struct Renderer {
       grid.put(publisher.state.rawValue, row: row, column: 12, limit: 14)
       grid.put(
         shown(Users.name(publisher.uid).string).fitted(9), row: row, column: 27, limit: 9)
-      grid.put(shown(publisher.name.string).fitted(max(0, width - 38)), row: row, column: 37)
+      grid.put(
+        shown(publisher.name.string).fitted(max(0, width - 38 - seenWidth)), row: row, column: 37)
+      if seenWidth > 0 { grid.put(publisher.lastSeen(at: now), row: row, endingAt: width) }
       if first + index == selected {
         grid.paint(row: row, role: .selected)
         grid.cursor = (row, 0)

@@ -39,7 +39,17 @@ package enum Export: Sendable {
 }
 
 extension Model {
+  /// What this view shows; of a process that is gone or stopped, when that was so.
   package var seen: Seen {
+    var seen = shownRows
+    if let snapshot, !snapshot.process.state.isCurrent, ![.processes, .host, .help].contains(view) {
+      let at = snapshot.lastSeenAt.map { clock($0, withDate: true) } ?? "n/a"
+      seen.title += ", \(snapshot.process.state.rawValue), last seen \(at)"
+    }
+    return seen
+  }
+
+  private var shownRows: Seen {
     if let listing {
       let titles = listing.columns.map { $0.title.filter { !"v^".contains($0) } }
       return chosen(
@@ -58,11 +68,13 @@ extension Model {
           rows: arenas.map { arena in columns.map { cell($0, of: arena) } }))
     case .processes:
       return Seen(
-        title: "processes that publish", columns: ["PID", "STATE", "USER", "NAME", "PAGE"],
+        title: "processes that publish",
+        columns: ["PID", "STATE", "LAST SEEN", "USER", "NAME", "PAGE"],
         rows: publishers.map {
           [
-            $0.pid.map { "\($0)" } ?? "n/a", $0.state.rawValue, Users.name($0.uid).string,
-            $0.name.string, SafeText($0.path).string,
+            $0.pid.map { "\($0)" } ?? "n/a", $0.state.rawValue,
+            $0.lastSeenAt.map { clock($0, withDate: true) } ?? ($0.state.isCurrent ? "now" : "n/a"),
+            Users.name($0.uid).string, $0.name.string, SafeText($0.path).string,
           ]
         })
     case .history:

@@ -229,6 +229,7 @@ struct List: ConfinedCommand {
 
   func look(_ viewer: Viewer) throws {
     let discovery = Discovery.run()
+    let now = Console.realMilliseconds
     if json {
       let publishers = discovery.publishers.map { publisher in
         Value.object([
@@ -238,6 +239,7 @@ struct List: ConfinedCommand {
           ("name", .text(publisher.name.string)), ("uid", .number(UInt64(publisher.uid))),
           ("state", .text(publisher.state.rawValue)),
           ("stateDetail", publisher.stateDetail.map { .text($0) } ?? .null),
+          ("lastSeenAt", Value(publisher.state.isCurrent ? now : publisher.lastSeenAt)),
           ("page", .text(SafeText(publisher.path).string)),
         ])
       }
@@ -261,10 +263,10 @@ struct List: ConfinedCommand {
     let rows = discovery.publishers.map {
       [
         $0.pid.map { "\($0)" } ?? "n/a", $0.name.string, Users.name($0.uid).string,
-        $0.state.rawValue, SafeText($0.path).string,
+        $0.state.rawValue, $0.lastSeen(at: now), SafeText($0.path).string,
       ]
     }
-    let lines = table([["PID", "NAME", "USER", "STATE", "PAGE"]] + rows)
+    let lines = table([["PID", "NAME", "USER", "STATE", "LAST SEEN", "PAGE"]] + rows)
     try Output.standard(lines.joined(separator: "\n") + "\n")
   }
 }

@@ -99,6 +99,18 @@ func publishing(
     let result = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
     #expect(result.status == 5)
     #expect(result.output.contains("EXITED") && result.output.contains("alpha"))
+    #expect(result.output.contains("last seen ") && !result.output.contains(" ok "))
+    let document = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    let found = try json(document.output)
+    #expect(try #require(found["ageMs"] as? Int) > 0)
+    #expect((found["arenas"] as! [[String: Any]])[0]["state"] as? String == "gone")
+    let schema = try json(
+      String(
+        contentsOf: Programs.package.appending(path: "Assets/memwatch-1.schema.json"),
+        encoding: .utf8))
+    #expect(Schema.violations(found, schema).isEmpty)
+    let csv = try memwatch("snapshot", "\(peer.pid)", "--format", "csv", stats: scratch).output
+    #expect(csv.contains("gone") && !csv.contains(",ok,"))
   }
 
   @Test func detachedAndUnlinkedAre8() throws {
@@ -235,6 +247,8 @@ func publishing(
     b.kill()
     let text = try memwatch("list", stats: scratch).output
     #expect(text.contains("\(a.pid)") && text.contains("live") && text.contains("exited"))
+    #expect(
+      text.contains(#/ live +now /#) && text.contains(#/ exited +[0-9]+ m?s ago /#), "\(text)")
     let list = try json(try memwatch("list", "--json", stats: scratch).output)
     let publishers = list["publishers"] as! [[String: Any]]
     let mine = publishers.filter { ($0["page"] as! String).hasPrefix(scratch.path) }

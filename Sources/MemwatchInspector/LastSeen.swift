@@ -1,0 +1,80 @@
+// States of a process that is gone or stopped: as they were when it was last seen, and how old that is.
+
+extension PublisherState {
+  /// What the page says is kept up to date by a process that runs.
+  package var isCurrent: Bool { self == .live || self == .unlinked }
+
+  /// Somebody holds the page, and may write to it again.
+  package var isHeld: Bool {
+    switch self {
+    case .live, .unlinked, .stopped, .midUpdate: true
+    case .detached, .exited, .replaced, .incompatible, .notPermitted, .corrupt: false
+    }
+  }
+
+  /// The word that an arena has in place of `ok`, where the page is not current.
+  fileprivate var arenaWord: String? {
+    switch self {
+    case .live, .unlinked: nil
+    case .exited, .replaced: "gone"
+    case .stopped, .midUpdate: "stopped"
+    case .detached: "detached"
+    case .incompatible, .notPermitted, .corrupt: "n/a"
+    }
+  }
+}
+
+extension Snapshot {
+  /// When the states were as they are told, in milliseconds since 1970: now, where the process runs;
+  /// else when the publisher last said so. nil: not known.
+  package var lastSeenAt: UInt64? {
+    if process.state.isCurrent { return sampledAt }
+    // A publisher may write any number; the future is none.
+    return process.heartbeatAt.map { min($0, sampledAt) }
+  }
+
+  /// `last seen 12 s ago`; nil where the page is current.
+  ///
+  /// - Parameter now: milliseconds since 1970.
+  package func lastSeenText(at now: UInt64) -> String? {
+    process.state.isCurrent ? nil : MemwatchInspector.lastSeenText(lastSeenAt, at: now)
+  }
+
+  /// The word of the STATE column. Never `ok` for a process that is gone or stopped.
+  package func stateWord(of arena: ArenaSnapshot) -> String {
+    switch problem(of: arena)?.severity {
+    case .problem: "PROBLEM"
+    case .differs: "DIFFERS"
+    case .warning: "warning"
+    case .note, nil:
+      process.state.arenaWord
+        ?? (arena.lockState == nil || arena.protectionState == nil ? "n/a" : "ok")
+    }
+  }
+}
+
+extension Publisher {
+  /// `now`, `12 s ago`, or `n/a`: for lists.
+  package func lastSeen(at time: UInt64) -> String {
+    state.isCurrent
+      ? "now" : lastSeenText(lastSeenAt, at: time).replacing("last seen ", with: "")
+  }
+}
+
+/// `last seen 12 s ago`, for a time that may not be known.
+package func lastSeenText(_ time: UInt64?, at now: UInt64) -> String {
+  guard let time else { return "last seen n/a" }
+  return "last seen \(duration(now > time ? now - time : 0)) ago"
+}
+
+/// `0 ms`, `29 s`, `28 min`, `6h 12m`, `2 days`.
+package func duration(_ ms: UInt64) -> String {
+  let seconds = ms / 1000
+  switch seconds {
+  case 0: return "\(ms) ms"
+  case ..<120: return "\(seconds) s"
+  case ..<7200: return "\(seconds / 60) min"
+  case ..<172_800: return "\(seconds / 3600)h \(seconds / 60 % 60)m"
+  default: return "\(seconds / 86_400) days"
+  }
+}
