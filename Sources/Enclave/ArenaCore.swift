@@ -56,6 +56,9 @@ struct ArenaHeader {
   let core: UnsafeMutablePointer<ArenaCore>
   /// Handles that are left once the Arena object is gone.
   let orphans: UnsafeMutablePointer<UInt64>
+  /// What keeps the metadata: 1 for the Arena object and its handles together, and 1 for each walk
+  /// over the registry's list that has this arena still before it.
+  var references: UInt64 = 1
 }
 
 /// An arena, reached by pointer.
@@ -101,8 +104,16 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return count
   }()
 
+  /// Keeps the metadata. The caller holds the registry's lock, and the arena is on its list.
+  func retain() { unsafe addRelaxed(1, to: &header.pointee.references) }
+
+  /// The last one frees the metadata.
+  func release() {
+    if unsafe dropReference(&header.pointee.references) == 0 { free() }
+  }
+
   /// Frees the metadata; the chunks are gone, or stay closed until the process ends.
-  func free() {
+  private func free() {
     for index in 0..<laneCount { unsafe header.pointee.lanes[index].deallocate() }
     unsafe header.pointee.core.pointee.deallocate()
     unsafe header.pointee.lanes.deallocate()

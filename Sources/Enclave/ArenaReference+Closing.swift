@@ -209,7 +209,7 @@ extension ArenaReference {
       }
     }
     leave()
-    free()
+    release()
   }
 
   // MARK: - Locking later

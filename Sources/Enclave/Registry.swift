@@ -173,16 +173,25 @@ package enum Registry {
     return unsafe counts
   }()
 
-  /// Zeros over every arena, without waiting for anybody: the process is ending.
-  static func wipeNow() {
-    with { state in
-      for arena in state.arenas { arena.wipeNow() }
+  /// Calls `body` for each arena of now, without the registry's lock: an arena that is released
+  /// meanwhile keeps its metadata until the walk is past it.
+  private static func forEachArena(_ body: (ArenaReference) -> Void) {
+    let arenas = with { state in
+      for arena in state.arenas { arena.retain() }
+      return state.arenas
+    }
+    for arena in arenas {
+      body(arena)
+      arena.release()
     }
   }
 
+  /// Zeros over every arena, without waiting for anybody: the process is ending.
+  static func wipeNow() { forEachArena { $0.wipeNow() } }
+
   /// Zeros over every arena, which stay mapped and can never be used again.
   package static func wipeEverything() {
-    for arena in with({ state in state.arenas }) { arena.wipeAndKeep() }
+    forEachArena { $0.wipeAndKeep() }
     with { state in state.publication?.file.writer.event(.wiped) }
   }
 
@@ -328,15 +337,15 @@ package enum Registry {
   /// Page and arenas stay mapped: other threads may still be running.
   private static func leave() {
     guard ForkWatch.current != 0 else { return }
-    let arenas = with { state in
-      if let publication = state.publication {
-        for arena in state.arenas { arena.refresh() }
-        heartbeat(&state, ending: true)
-        publication.file.unlink()
-      }
-      return state.arenas
+    with { state in
+      guard let publication = state.publication else { return }
+      for arena in state.arenas { arena.refresh() }
+      heartbeat(&state, ending: true)
+      publication.file.unlink()
     }
-    for arena in arenas where !arena.options.isKeptAtExit { arena.wipeAndKeep() }
+    forEachArena { arena in
+      if !arena.options.isKeptAtExit { arena.wipeAndKeep() }
+    }
   }
 
   /// Called by the ticker's thread. False ends it.

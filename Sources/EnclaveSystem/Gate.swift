@@ -162,6 +162,12 @@ package func addRelaxed(_ value: UInt64, to word: UnsafeMutablePointer<UInt64>) 
   unsafe ces_add_relaxed(word, value)
 }
 
+/// Takes one from a count of references; returns how many are left. What was done through the others
+/// is seen by whoever gets 0.
+package func dropReference(_ word: UnsafeMutablePointer<UInt64>) -> UInt64 {
+  unsafe ces_drop_reference(word)
+}
+
 /// Whether the contents were wiped under windows that were open.
 @inlinable @inline(__always)
 package func gateIsWiped(_ raw: UnsafeMutableRawPointer) -> Bool {

@@ -238,6 +238,10 @@ static inline void ces_store_release32(uint32_t *p, uint32_t value) {
 static inline uint64_t ces_add_relaxed(uint64_t *p, uint64_t value) {
   return __atomic_add_fetch(p, value, __ATOMIC_RELAXED);
 }
+/// One reference less; what was done through the others is seen by whoever gets 0.
+static inline uint64_t ces_drop_reference(uint64_t *p) {
+  return __atomic_sub_fetch(p, 1, __ATOMIC_ACQ_REL);
+}
 static inline void ces_prefetch(const void *p) { __builtin_prefetch(p, 1, 3); }
 
 /// Zeros over a multiple of 16 bytes, up to 64, in a few stores that stay; more goes through

@@ -1,0 +1,39 @@
+// What is process-wide, as programs in C meet it: wiping, exiting and publishing while threads work.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite struct ProcessTests {
+  let installed: Installed
+  init() throws { installed = try Installed.shared.get() }
+
+  private static let hasValgrind = (try? Launch(["valgrind", "--version"]).run().status) == 0
+
+  // MARK: - Arenas that come and go meanwhile
+
+  @Test func wipingEverythingUsesNoReleasedArena() throws {
+    let program = try installed.compile("process")
+    let result = try Launch([program, "wipe-while-arenas-go", "500"]).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+  }
+
+  @Test func exitingUsesNoReleasedArena() throws {
+    let program = try installed.compile("process")
+    for _ in 0..<200 {
+      let result = try Launch([program, "exit-while-arenas-go"]).run()
+      #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+    }
+  }
+
+  @Test(.enabled(if: hasValgrind, "valgrind is not installed"))
+  func valgrindSeesNoReleasedArenaUsed() throws {
+    let program = try installed.compile("process")
+    for arguments in [["wipe-while-arenas-go", "30"], ["exit-while-arenas-go"]] {
+      let result = try Launch(
+        ["valgrind", "-q", "--error-exitcode=99", "--fair-sched=yes", program] + arguments
+      ).run()
+      #expect(result.status == 0, "\(arguments): \(result.error)")
+    }
+  }
+}
