@@ -71,15 +71,20 @@ let package = Package(
       swiftSettings: settings),
     .target(name: "CEnclaveMalloc", cSettings: [.treatAllWarnings(as: .error)]),
 
+    // What only the viewer asks of the kernel; checked calls come from EnclaveSystem.
+    .target(name: "CMemwatchSystem", cSettings: [.treatAllWarnings(as: .error)]),
     .target(
-      name: "MemwatchInspector", dependencies: ["EnclaveStats", "EnclaveSystem"],
+      name: "MemwatchSystem", dependencies: ["CMemwatchSystem", "EnclaveSystem"],
+      swiftSettings: settings),
+    .target(
+      name: "MemwatchInspector", dependencies: ["EnclaveStats", "EnclaveSystem", "MemwatchSystem"],
       swiftSettings: settings),
     // libseccomp writes the filter of system calls: made for it, well kept.
     .systemLibrary(
       name: "CMemwatchSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
     .target(
       name: "MemwatchSandbox",
-      dependencies: ["EnclaveSystem", "CMemwatchSeccomp"],
+      dependencies: ["EnclaveSystem", "MemwatchSystem", "CMemwatchSeccomp"],
       swiftSettings: settings),
     // ncursesw draws the screen; the C target holds the constants that Swift cannot import.
     .target(
@@ -139,8 +144,8 @@ let package = Package(
     .testTarget(
       name: "MemwatchSandboxTests",
       dependencies: [
-        "MemwatchSandbox", "EnclaveSystem", "TestSupport", "sandbox-probe", "memwatch",
-        "test-publisher",
+        "MemwatchSandbox", "EnclaveSystem", "MemwatchSystem", "TestSupport", "sandbox-probe",
+        "memwatch", "test-publisher",
       ],
       swiftSettings: testSettings),
     .testTarget(
@@ -165,14 +170,16 @@ let package = Package(
 // that no other program can be built with it.
 if Context.environment["MEMWATCH_FUZZ"] != nil {
   let parsers = [
-    "CEnclaveSystem", "EnclaveSystem", "EnclaveStats", "MemwatchInspector", "CMemwatchNcurses",
-    "MemwatchTerminal",
+    "CEnclaveSystem", "EnclaveSystem", "EnclaveStats", "CMemwatchSystem", "MemwatchSystem",
+    "MemwatchInspector", "CMemwatchNcurses", "MemwatchTerminal",
   ]
   package.products = []
   package.targets.removeAll { !parsers.contains($0.name) }
   package.targets.append(
     .executableTarget(
       name: "page-fuzzer",
-      dependencies: ["MemwatchInspector", "MemwatchTerminal", "EnclaveStats", "EnclaveSystem"],
+      dependencies: [
+        "MemwatchInspector", "MemwatchTerminal", "EnclaveStats", "EnclaveSystem", "MemwatchSystem",
+      ],
       path: "Tests/Fuzz/PageFuzzer", swiftSettings: testSettings))
 }

@@ -9,10 +9,8 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <pthread.h>
-#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +20,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -344,71 +341,10 @@ void ces_spin_wait(uint32_t *word) {
 
 // --- Processes ---------------------------------------------------------------------------------
 
-int64_t ces_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
-                  bool group, bool search) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  if (in >= 0) posix_spawn_file_actions_adddup2(&actions, in, 0);
-  if (out >= 0) {
-    posix_spawn_file_actions_adddup2(&actions, out, 1);
-    posix_spawn_file_actions_adddup2(&actions, out, 2);
-  }
-  short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | (group ? POSIX_SPAWN_SETPGROUP : 0);
-  sigset_t none, defaults;
-  sigemptyset(&none);
-  sigemptyset(&defaults);
-  sigaddset(&defaults, SIGPIPE);
-  sigaddset(&defaults, SIGINT);
-  sigaddset(&defaults, SIGTERM);
-  sigaddset(&defaults, SIGHUP);
-  sigaddset(&defaults, SIGTSTP);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  if (group) posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes, flags);
-  pid_t pid = -1;
-  int error = search ? posix_spawnp(&pid, path, &actions, &attributes, argv, envp)
-                     : posix_spawn(&pid, path, &actions, &attributes, argv, envp);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  return error ? -error : pid;
-}
-
-int64_t ces_wait(int pid, bool block, int *status) {
-  int raw = 0;
-  pid_t result;
-  do result = waitpid(pid, &raw, block ? 0 : WNOHANG);
-  while (result < 0 && errno == EINTR);
-  if (result < 0) return -errno;
-  if (result == 0) return 0;
-  *status = WIFSIGNALED(raw) ? 128 + WTERMSIG(raw) : WEXITSTATUS(raw);
-  return 1;
-}
-
 int64_t ces_kill(int pid, int signal) { RESULT(kill(pid, signal)); }
-char **ces_environment(void) { return environ; }
 int64_t ces_pid(void) { return getpid(); }
 int64_t ces_uid(void) { return geteuid(); }
 int64_t ces_is_terminal(int fd) { return isatty(fd); }
-
-int64_t ces_local_time(int64_t seconds, bool with_date, char *bytes, size_t length) {
-  time_t time = seconds;
-  struct tm parts;
-  if (!localtime_r(&time, &parts)) return -EINVAL;
-  return (int64_t)strftime(bytes, length, with_date ? "%Y-%m-%d %H:%M:%S" : "%H:%M:%S", &parts);
-}
-
-int64_t ces_user_name(uint32_t uid, char *bytes, size_t length) {
-  struct passwd entry, *found = NULL;
-  char buffer[4096];
-  int error = getpwuid_r(uid, &entry, buffer, sizeof buffer, &found);
-  if (error) return -error;
-  if (!found) return -ENOENT;
-  snprintf(bytes, length, "%s", entry.pw_name);
-  return (int64_t)strnlen(bytes, length);
-}
 
 int64_t ces_read(int fd, void *bytes, size_t length) {
   ssize_t n;

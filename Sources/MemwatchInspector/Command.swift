@@ -1,6 +1,7 @@
 // A command that memwatch starts and watches.
 
 import EnclaveSystem
+import MemwatchSystem
 
 package struct CommandFailure: Error {
   package var code: Int32

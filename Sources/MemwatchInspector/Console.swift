@@ -1,6 +1,7 @@
 // What the command needs of the system beside inspecting: streams, new files, a pause, children.
 
 import EnclaveSystem
+import MemwatchSystem
 
 package struct ConsoleFailure: Error {
   package var message: String

@@ -1,7 +1,8 @@
 // Finding publishers: where pages may lie, and what each place gave.
 
 import EnclaveStats
-package import EnclaveSystem
+import EnclaveSystem
+package import MemwatchSystem
 
 /// A page that was found.
 package struct Publisher: Equatable, Sendable {

@@ -1,6 +1,7 @@
 // What this machine does that matters to secrets in memory, as far as a plain user can see it.
 
 import EnclaveSystem
+import MemwatchSystem
 
 /// One setting of the host.
 package struct HostFact: Equatable, Sendable {

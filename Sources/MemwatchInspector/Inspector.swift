@@ -2,6 +2,7 @@
 
 import EnclaveStats
 import EnclaveSystem
+import MemwatchSystem
 
 /// Whom to look at.
 package enum Target: Equatable, Sendable {

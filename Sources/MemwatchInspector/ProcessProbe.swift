@@ -2,6 +2,7 @@
 // namespace links; never `mem`, `environ`, `auxv` or `cmdline`.
 
 import EnclaveSystem
+import MemwatchSystem
 
 /// A reading of /proc/PID. nil is what could not be read.
 package struct ProcessProbe: Equatable, Sendable {

@@ -2,6 +2,7 @@
 
 import EnclaveStats
 import EnclaveSystem
+import MemwatchSystem
 
 extension ProcessProbe {
   static let none = ProcessProbe()

@@ -1,6 +1,7 @@
 // Sentences and the text report.
 
 import EnclaveSystem
+import MemwatchSystem
 
 extension Snapshot {
   /// The worst problem in one sentence, or what was seen to be right. "OK" is said only when an

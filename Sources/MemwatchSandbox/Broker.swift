@@ -1,6 +1,7 @@
 // The side that keeps its rights. It opens what it is asked for, and looks into none of it.
 
 import EnclaveSystem
+import MemwatchSystem
 
 /// There is no sandbox to be had, and so nothing is read.
 package struct SandboxFailure: Error, Sendable {

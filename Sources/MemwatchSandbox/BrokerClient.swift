@@ -1,6 +1,7 @@
 // The confined side: every file comes from the broker.
 
 package import EnclaveSystem
+package import MemwatchSystem
 import Synchronization
 
 /// Opens files by asking the broker. Any thread, one request at a time.

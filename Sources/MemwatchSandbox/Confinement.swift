@@ -2,6 +2,7 @@
 
 internal import CMemwatchSeccomp
 internal import EnclaveSystem
+internal import MemwatchSystem
 
 /// What a process gave up, and what this kernel did not let it give up.
 ///

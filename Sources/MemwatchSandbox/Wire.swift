@@ -2,6 +2,7 @@
 // file. Never a path.
 
 internal import EnclaveSystem
+internal import MemwatchSystem
 
 struct Request: Equatable {
   enum Kind: UInt8 {

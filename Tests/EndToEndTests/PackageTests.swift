@@ -11,8 +11,10 @@ import Testing
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
     "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
     "CEnclave": ["CEnclaveSystem"], "EnclaveC": ["CEnclave", "Enclave"], "CEnclaveMalloc": [],
-    "MemwatchInspector": ["EnclaveStats", "EnclaveSystem"],
-    "MemwatchSandbox": ["EnclaveSystem", "CMemwatchSeccomp"], "CMemwatchSeccomp": [],
+    "CMemwatchSystem": [], "MemwatchSystem": ["CMemwatchSystem", "EnclaveSystem"],
+    "MemwatchInspector": ["EnclaveStats", "EnclaveSystem", "MemwatchSystem"],
+    "MemwatchSandbox": ["EnclaveSystem", "MemwatchSystem", "CMemwatchSeccomp"],
+    "CMemwatchSeccomp": [],
     "CMemwatchNcurses": [],
     "MemwatchTerminal": ["MemwatchInspector", "CMemwatchNcurses"],
     "memwatch": ["MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal", "DemoBuilder"],
@@ -84,6 +86,20 @@ import Testing
     ).run(within: 600)
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.hasSuffix("66\n"))
+    try #expect(viewerSymbols(of: scratch.file("build/debug/consumer")).isEmpty)
+    // The same look finds them in the viewer.
+    try #expect(!viewerSymbols(of: Programs.path("memwatch")).isEmpty)
+  }
+
+  /// Symbols of what only the viewer needs: processes, sockets, confinement, other processes' files.
+  private func viewerSymbols(of program: String) throws -> [Substring] {
+    let symbols = try Launch(["nm", program]).run()
+    #expect(symbols.status == 0, "\(symbols.error)")
+    #expect(symbols.output.contains("14GuardedMapping"), "nothing of the library in \(program)")
+    let names = ["cms_", "14MemwatchSystem", "posix_spawn", "sendmsg", "recvmsg", "signalfd"]
+    return symbols.output.split(separator: "\n").filter { line in
+      names.contains { line.contains($0) }
+    }
   }
 
   /// The seam for failures is in debug builds alone.

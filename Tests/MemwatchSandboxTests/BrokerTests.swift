@@ -2,6 +2,7 @@
 
 import EnclaveSystem
 import Foundation
+import MemwatchSystem
 import TestSupport
 import Testing
 

@@ -15,7 +15,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "CEnclaveConfine.h"
 #include "CEnclaveGate.h"
 #include "CEnclavePages.h"
 #include "CEnclaveWipe.h"
@@ -183,16 +182,9 @@ _Noreturn void ces_abort(void);
 /// 1 when this library's pthread_create is the one that the process uses.
 int ces_births_are_closed(void);
 
-// --- Processes started by memwatch -------------------------------------------------------------
+// --- The process, once more: who it is, and reading a passphrase -------------------------------
 
-/// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
-/// its own process group when `group`, environment `envp`. The pid or -errno.
-int64_t ces_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
-                  bool group, bool search);
-/// waitpid(2): 0 while it runs; else 1 and *status = exit status, or 128+n for a signal.
-int64_t ces_wait(int pid, bool block, int *status);
 int64_t ces_kill(int pid, int signal);
-char **ces_environment(void);
 int64_t ces_pid(void);
 int64_t ces_uid(void);
 int64_t ces_is_terminal(int fd);
@@ -201,7 +193,5 @@ int64_t ces_read(int fd, void *bytes, size_t length);
 /// tcsetattr(3): no echo, no line editing, no signals; *saved is what ces_echo_on puts back.
 int64_t ces_echo_off(int fd, void **saved);
 int64_t ces_echo_on(int fd, void *saved);
-int64_t ces_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
-int64_t ces_user_name(uint32_t uid, char *bytes, size_t length);
 
 #endif

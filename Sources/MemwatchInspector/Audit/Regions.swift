@@ -1,6 +1,7 @@
 // /proc/PID/smaps (proc_pid_smaps(5)), read once from start to end: what the kernel says of each mapping.
 
 package import EnclaveSystem
+import MemwatchSystem
 
 /// The flags of `VmFlags` that matter for secrets, by their letters.
 package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {

@@ -8,6 +8,7 @@ import EnclaveStats
 import EnclaveSystem
 import Foundation
 import MemwatchInspector
+import MemwatchSystem
 import MemwatchTerminal
 
 /// Files in memory instead of the system's.

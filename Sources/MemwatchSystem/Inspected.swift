@@ -2,7 +2,8 @@
 // of another process (a broker) without naming a path. `mem`, `environ`, `auxv`, `cmdline` and `fd`
 // of other processes are not in it.
 
-internal import CEnclaveSystem
+internal import CMemwatchSystem
+package import EnclaveSystem
 import Synchronization
 
 /// The files of /proc/PID that an inspector reads (proc(5)).
@@ -190,7 +191,7 @@ package final class DirectFiles: FileOpening {
 extension OpenFile {
   /// A file in memory that holds these bytes (memfd_create(2)), for reading.
   package init(holding bytes: [UInt8], path: String) throws(FileFailure) {
-    let result = unsafe bytes.withUnsafeBytes { unsafe ces_file_of($0.baseAddress, $0.count) }
+    let result = unsafe bytes.withUnsafeBytes { unsafe cms_file_of($0.baseAddress, $0.count) }
     guard result >= 0 else {
       throw FileFailure(function: "memfd_create", path: path, errno: Int32(-result))
     }

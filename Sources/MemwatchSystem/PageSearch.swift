@@ -1,5 +1,7 @@
 // Where pages may lie. Names alone are looked at here: what is in a page is for others to read.
 
+internal import EnclaveSystem
+
 /// Searches, and remembers what it found under numbers that stay.
 package struct PageSearch: Sendable {
   /// A directory, and how it is reached: by its path, or from the root of another mount namespace, where

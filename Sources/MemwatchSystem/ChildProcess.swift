@@ -1,6 +1,7 @@
 // A process that this one started.
 
-internal import CEnclaveSystem
+internal import CMemwatchSystem
+package import EnclaveSystem
 
 /// Starts a command and reaps it. One thread at a time.
 package final class ChildProcess {
@@ -34,7 +35,7 @@ package final class ChildProcess {
       hasLog = false
     }
     var variables: [String] = []
-    var next = unsafe ces_environment()
+    var next = unsafe cms_environment()
     while let at = unsafe next, let text = unsafe at.pointee {
       let variable = unsafe String(cString: text)
       let name = variable.prefix { $0 != "=" }
@@ -49,7 +50,7 @@ package final class ChildProcess {
     }
     let result = unsafe withCStrings(arguments) { argv in
       unsafe withCStrings(variables) { envp in
-        unsafe ces_spawn(argv[0], argv, envp, inputDescriptor, output, hasLog, true)
+        unsafe cms_spawn(argv[0], argv, envp, inputDescriptor, output, hasLog, true)
       }
     }
     guard result >= 0 else {
@@ -65,18 +66,18 @@ package final class ChildProcess {
   private func reap(block: Bool) -> Bool {
     if status != nil { return true }
     var code: Int32 = 0
-    let result = unsafe ces_wait(pid, block, &code)
+    let result = unsafe cms_wait(pid, block, &code)
     if result == 1 { status = code }
     if result < 0 { status = 127 }
     return status != nil
   }
 
-  package static func groupExists(_ group: Int32) -> Bool { ces_kill(-group, 0) == 0 }
+  package static func groupExists(_ group: Int32) -> Bool { cms_kill(-group, 0) == 0 }
 
   /// Sends a signal to it, and to its process group where it has one of its own.
   package func signal(_ number: Int32, group: Bool) {
     guard status == nil else { return }
-    _ = ces_kill(group ? -pid : pid, number)
+    _ = cms_kill(group ? -pid : pid, number)
   }
 }
 

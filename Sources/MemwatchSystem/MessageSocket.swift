@@ -1,6 +1,7 @@
 // Messages between two processes of this program, and descriptors with them.
 
-internal import CEnclaveSystem
+internal import CMemwatchSystem
+package import EnclaveSystem
 
 /// One end of a pair of sockets that keep messages apart (unix(7), SOCK_SEQPACKET). One thread at a time.
 package struct MessageSocket: ~Copyable, Sendable {
@@ -25,7 +26,7 @@ package struct MessageSocket: ~Copyable, Sendable {
   package static func pair() throws(FileFailure) -> Pair {
     var ends: [Int32] = [-1, -1]
     let result = unsafe ends.withUnsafeMutableBufferPointer {
-      unsafe ces_socket_pair($0.baseAddress)
+      unsafe cms_socket_pair($0.baseAddress)
     }
     guard result >= 0 else {
       throw FileFailure(function: "socketpair", path: "AF_UNIX", errno: Int32(-result))
@@ -36,7 +37,7 @@ package struct MessageSocket: ~Copyable, Sendable {
   /// Sends one message, with a descriptor where one is given.
   package func send(_ bytes: [UInt8], passing descriptor: Int32 = -1) throws(FileFailure) {
     let result = unsafe bytes.withUnsafeBytes {
-      unsafe ces_send(file.descriptor, $0.baseAddress, $0.count, descriptor)
+      unsafe cms_send(file.descriptor, $0.baseAddress, $0.count, descriptor)
     }
     guard result >= 0 else {
       throw FileFailure(function: "sendmsg", path: file.path, errno: Int32(-result))
@@ -51,7 +52,7 @@ package struct MessageSocket: ~Copyable, Sendable {
     var bytes = [UInt8](repeating: 0, count: limit)
     var passed: Int32 = -1
     let result = unsafe bytes.withUnsafeMutableBytes {
-      unsafe ces_receive(file.descriptor, $0.baseAddress, $0.count, &passed)
+      unsafe cms_receive(file.descriptor, $0.baseAddress, $0.count, &passed)
     }
     let opened = passed >= 0 ? OpenFile(adopting: passed, path: path) : nil
     guard result >= 0 else {

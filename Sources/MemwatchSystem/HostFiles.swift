@@ -1,5 +1,7 @@
 // The settings of the machine that matter to secrets in memory: a fixed list of files.
 
+internal import EnclaveSystem
+
 /// What the files say; a directory that is there says nothing.
 package struct HostFiles: Equatable, Sendable {
   private var contents: [String: String] = [:]

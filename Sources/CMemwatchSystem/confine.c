@@ -1,7 +1,7 @@
 // Giving up rights, and the socket to the process that keeps them: see the header.
 
 #define _GNU_SOURCE
-#include "CEnclaveConfine.h"
+#include "CMemwatchSystem.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -28,7 +28,7 @@
     return result < 0 ? -errno : result;  \
   } while (0)
 
-int64_t ces_thread_count(void) {
+int64_t cms_thread_count(void) {
   DIR *tasks = opendir("/proc/self/task");
   if (!tasks) return -errno;
   int64_t count = 0;
@@ -37,9 +37,9 @@ int64_t ces_thread_count(void) {
   return count;
 }
 
-int64_t ces_fork(void) { RESULT(fork()); }
+int64_t cms_fork(void) { RESULT(fork()); }
 
-void ces_take_ending_signals(void) {
+void cms_take_ending_signals(void) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
@@ -48,11 +48,11 @@ void ces_take_ending_signals(void) {
   sigaddset(&set, SIGQUIT);
   sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
-int64_t ces_signal_at_parents_death(int signal) { RESULT(prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)); }
-int64_t ces_parent(void) { return getppid(); }
-int64_t ces_no_new_privileges(void) { RESULT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }
+int64_t cms_signal_at_parents_death(int signal) { RESULT(prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)); }
+int64_t cms_parent(void) { return getppid(); }
+int64_t cms_no_new_privileges(void) { RESULT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); }
 
-int64_t ces_keep_capabilities(uint64_t mask) {
+int64_t cms_keep_capabilities(uint64_t mask) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
   struct __user_cap_data_struct data[2];
   if (syscall(SYS_capget, &header, data) < 0) return -errno;
@@ -75,12 +75,12 @@ int64_t ces_keep_capabilities(uint64_t mask) {
 #define LANDLOCK_CREATE_RULESET_VERSION (1U << 0)
 #endif
 
-int64_t ces_landlock_version(void) {
+int64_t cms_landlock_version(void) {
   RESULT(syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION));
 }
 
-int64_t ces_landlock_restrict(void) {
-  int64_t version = ces_landlock_version();
+int64_t cms_landlock_restrict(void) {
+  int64_t version = cms_landlock_version();
   if (version < 0) return version;
   // landlock(7): the rights that each version added. The structure is spelled out because the headers
   // of a build may be older than the kernel that runs.
@@ -106,11 +106,11 @@ int64_t ces_landlock_restrict(void) {
   return result;
 }
 
-int64_t ces_socket_pair(int descriptors[2]) {
+int64_t cms_socket_pair(int descriptors[2]) {
   RESULT(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, descriptors));
 }
 
-int64_t ces_send(int socket, const void *bytes, size_t length, int passed) {
+int64_t cms_send(int socket, const void *bytes, size_t length, int passed) {
   struct iovec part = {(void *)bytes, length};
   union {
     char room[CMSG_SPACE(sizeof(int))];
@@ -133,7 +133,7 @@ int64_t ces_send(int socket, const void *bytes, size_t length, int passed) {
   return sent < 0 ? -errno : sent;
 }
 
-int64_t ces_receive(int socket, void *bytes, size_t length, int *passed) {
+int64_t cms_receive(int socket, void *bytes, size_t length, int *passed) {
   struct iovec part = {bytes, length};
   union {
     char room[CMSG_SPACE(sizeof(int))];
@@ -156,7 +156,7 @@ int64_t ces_receive(int socket, void *bytes, size_t length, int *passed) {
   return got;
 }
 
-int64_t ces_file_of(const void *bytes, size_t length) {
+int64_t cms_file_of(const void *bytes, size_t length) {
   int writer = memfd_create("memwatch-answer", MFD_CLOEXEC);
   if (writer < 0) return -errno;
   size_t done = 0;
@@ -178,7 +178,7 @@ int64_t ces_file_of(const void *bytes, size_t length) {
   return reader < 0 ? -error : reader;
 }
 
-int64_t ces_watch_signals(void) {
+int64_t cms_watch_signals(void) {
   static const int watched[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2};
   sigset_t set;
   sigemptyset(&set);
@@ -187,7 +187,7 @@ int64_t ces_watch_signals(void) {
   RESULT(signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
 }
 
-int ces_next_signal(int descriptor, bool *from_process, int *sender) {
+int cms_next_signal(int descriptor, bool *from_process, int *sender) {
   struct signalfd_siginfo info;
   if (read(descriptor, &info, sizeof info) != sizeof info) return 0;
   *from_process = info.ssi_code <= 0;
@@ -195,26 +195,26 @@ int ces_next_signal(int descriptor, bool *from_process, int *sender) {
   return (int)info.ssi_signo;
 }
 
-int64_t ces_wait_for_two(int first, int second, int milliseconds) {
+int64_t cms_wait_for_two(int first, int second, int milliseconds) {
   struct pollfd fds[2] = {{.fd = first, .events = POLLIN}, {.fd = second, .events = POLLIN}};
   int count = poll(fds, 2, milliseconds);
   if (count < 0) return errno == EINTR ? 0 : -errno;
   return (fds[0].revents ? 1 : 0) | (fds[1].revents ? 2 : 0);
 }
 
-int ces_child_change(int pid, int *detail) {
+int cms_child_change(int pid, int *detail) {
   int status = 0;
   *detail = 0;
-  if (waitpid(pid, &status, WNOHANG | WUNTRACED | WCONTINUED) <= 0) return CES_CHILD_SAME;
-  if (WIFSTOPPED(status)) return CES_CHILD_STOPPED;
-  if (WIFCONTINUED(status)) return CES_CHILD_CONTINUED;
+  if (waitpid(pid, &status, WNOHANG | WUNTRACED | WCONTINUED) <= 0) return CMS_CHILD_SAME;
+  if (WIFSTOPPED(status)) return CMS_CHILD_STOPPED;
+  if (WIFCONTINUED(status)) return CMS_CHILD_CONTINUED;
   *detail = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-  return WIFSIGNALED(status) ? CES_CHILD_KILLED : CES_CHILD_EXITED;
+  return WIFSIGNALED(status) ? CMS_CHILD_KILLED : CMS_CHILD_EXITED;
 }
 
-void ces_stop(void) { raise(SIGSTOP); }
+void cms_stop(void) { raise(SIGSTOP); }
 
-void ces_die_by(int signal) {
+void cms_die_by(int signal) {
   struct rlimit none = {0, 0};
   setrlimit(RLIMIT_CORE, &none);
   struct sigaction standard;

@@ -1,6 +1,7 @@
 // What a process may do, and giving it up.
 
-internal import CEnclaveSystem
+internal import CMemwatchSystem
+package import EnclaveSystem
 
 package enum Rights {
   private static func check(_ function: String, _ result: Int64) throws(FileFailure) -> Int64 {
@@ -12,20 +13,20 @@ package enum Rights {
 
   /// The threads of this process; nil when /proc cannot be read.
   package static var threads: Int64? {
-    let count = ces_thread_count()
+    let count = cms_thread_count()
     return count < 0 ? nil : count
   }
 
   /// Keeps of the permitted capabilities those of a mask (capset(2)); with none, the bounding set is
   /// emptied too. Nothing stays inheritable or ambient.
   package static func keepCapabilities(_ mask: UInt64) throws(FileFailure) {
-    _ = try check("capset", ces_keep_capabilities(mask))
+    _ = try check("capset", cms_keep_capabilities(mask))
   }
 
   /// prctl(2), PR_SET_NO_NEW_PRIVS: programs that this process starts gain nothing by set-user-ID or
   /// file capabilities; Landlock and seccomp need it.
   package static func refuseNewPrivileges() throws(FileFailure) {
-    _ = try check("prctl(PR_SET_NO_NEW_PRIVS)", ces_no_new_privileges())
+    _ = try check("prctl(PR_SET_NO_NEW_PRIVS)", cms_no_new_privileges())
   }
 
   /// landlock(7): no file can be opened any more, no TCP port bound or reached, and where the kernel knows
@@ -34,6 +35,6 @@ package enum Rights {
   ///
   /// - Returns: the version of Landlock's interface.
   package static func restrictFiles() throws(FileFailure) -> Int64 {
-    try check("landlock_restrict_self", ces_landlock_restrict())
+    try check("landlock_restrict_self", cms_landlock_restrict())
   }
 }

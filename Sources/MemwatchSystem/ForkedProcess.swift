@@ -1,6 +1,7 @@
 // A copy of this process, and what its parent has to do for it.
 
-internal import CEnclaveSystem
+internal import CMemwatchSystem
+package import EnclaveSystem
 
 /// A child that fork(2) made of this process.
 package struct ForkedProcess: Sendable {
@@ -14,15 +15,15 @@ package struct ForkedProcess: Sendable {
 
   /// For processes of one thread. nil in the child, which gets a signal when its parent dies.
   package static func fork(endingWithParentBy signal: Int32) throws(FileFailure) -> ForkedProcess? {
-    let parent = ces_pid()
-    let child = ces_fork()
+    let parent = ProcessFacts.pid
+    let child = cms_fork()
     guard child >= 0 else {
       throw FileFailure(function: "fork", path: "this process", errno: Int32(-child))
     }
     if child == 0 {
-      ces_take_ending_signals()
-      _ = ces_signal_at_parents_death(signal)
-      if ces_parent() != parent { ces_die_by(signal) }
+      cms_take_ending_signals()
+      _ = cms_signal_at_parents_death(signal)
+      if cms_parent() != parent { cms_die_by(signal) }
       return nil
     }
     return ForkedProcess(pid: Int32(child))
@@ -31,25 +32,25 @@ package struct ForkedProcess: Sendable {
   /// What became of it since the last look (waitpid(2), not blocking).
   package func change() -> Change {
     var detail: Int32 = 0
-    return switch unsafe ces_child_change(pid, &detail) {
-    case CES_CHILD_EXITED: .exited(detail)
-    case CES_CHILD_KILLED: .killed(signal: detail)
-    case CES_CHILD_STOPPED: .stopped
+    return switch unsafe cms_child_change(pid, &detail) {
+    case CMS_CHILD_EXITED: .exited(detail)
+    case CMS_CHILD_KILLED: .killed(signal: detail)
+    case CMS_CHILD_STOPPED: .stopped
     default: .none
     }
   }
 
   /// Sends it a signal.
-  package func signal(_ number: Int32) { _ = ces_kill(pid, number) }
+  package func signal(_ number: Int32) { _ = cms_kill(pid, number) }
 
   /// Stops this process, as the child has stopped, and lets both go on together.
   package func stopAlike() {
-    ces_stop()
+    cms_stop()
     signal(18)
   }
 
   /// Ends this process by the signal that ended the child, so that a shell sees it.
-  package static func dieAlike(_ signal: Int32) { ces_die_by(signal) }
+  package static func dieAlike(_ signal: Int32) { cms_die_by(signal) }
 }
 
 /// Signals as they come to a parent: SIGCHLD, and those that it passes on.
@@ -58,7 +59,7 @@ package struct SignalWatch: ~Copyable {
 
   /// Blocks them from now on (signalfd(2)).
   package init() throws(FileFailure) {
-    let result = ces_watch_signals()
+    let result = cms_watch_signals()
     guard result >= 0 else {
       throw FileFailure(function: "signalfd", path: "", errno: Int32(-result))
     }
@@ -74,7 +75,7 @@ package struct SignalWatch: ~Copyable {
     case .some(let socket): descriptor = socket.descriptor
     case .none: descriptor = -1
     }
-    return ces_wait_for_two(descriptor, file.descriptor, milliseconds) & 1 != 0
+    return cms_wait_for_two(descriptor, file.descriptor, milliseconds) & 1 != 0
   }
 
   /// Passes signals on that other processes sent here: what a terminal sends, it sends to both.
@@ -85,7 +86,7 @@ package struct SignalWatch: ~Copyable {
     var sender: Int32 = 0
     var ending: Int32?
     while true {
-      let number = unsafe ces_next_signal(file.descriptor, &isFromProcess, &sender)
+      let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
       if [1, 2, 3, 15].contains(number), sender != child.pid { ending = number }
       if number != 17, isFromProcess, sender != child.pid { child.signal(number) }
