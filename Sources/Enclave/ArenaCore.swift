@@ -43,7 +43,7 @@ struct LockFailure: BitwiseCopyable {
 @safe
 struct ArenaHeader {
   let id: UInt64
-  let name: Label
+  let name: OwnedName
   let options: Arena.Options
   let mechanism: Mechanism
   let canaries: Canaries
@@ -87,7 +87,8 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     let core = UnsafeMutablePointer<ArenaCore>.allocate(capacity: 1)
     unsafe arena.header.initialize(
       to: ArenaHeader(
-        id: id, name: name, options: options, mechanism: mechanism, canaries: canaries, gate: gate,
+        id: id, name: OwnedName(copying: name), options: options, mechanism: mechanism,
+        canaries: canaries, gate: gate,
         createdAtMs: ProcessFacts.bootMilliseconds, words: words, lanes: lanes,
         laneCount: laneCount, core: core, orphans: orphans))
     unsafe core.initialize(to: ArenaCore(arena: arena))
@@ -120,12 +121,13 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     unsafe header.pointee.core.deallocate()
     unsafe header.pointee.words.deallocate()
     unsafe header.pointee.orphans.deallocate()
+    name.deallocate()
     gate.free()
     unsafe header.deallocate()
   }
 
   package var id: UInt64 { unsafe header.pointee.id }
-  var name: Label { unsafe header.pointee.name }
+  var name: OwnedName { unsafe header.pointee.name }
   var options: Arena.Options { unsafe header.pointee.options }
   var mechanism: Mechanism { unsafe header.pointee.mechanism }
   var canaries: Canaries { unsafe header.pointee.canaries }

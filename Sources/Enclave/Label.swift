@@ -1,53 +1,70 @@
 // Names for arenas and secrets.
 
+import EnclaveSystem
+
 /// A name that was written in the source: nothing that is only known at run time reaches the stats
 /// page through it.
 @safe
 public struct Label: @unchecked Sendable, ExpressibleByStringLiteral, CustomStringConvertible {
-  /// Lives as long as the process.
+  /// A literal's, or a copy that lives as long as the process. A literal goes with its library
+  /// (dlclose(3)): whoever keeps a label keeps a copy of its text.
   let start: UnsafePointer<UInt8>
-  private let count: Int?
+  let count: Int
 
   /// A literal. Text beyond 64 bytes of UTF-8 is cut on the stats page.
   public init(stringLiteral text: StaticString) {
-    guard text.hasPointerRepresentation else {
-      // A single scalar, held by value: give it a place, once for each call that gets here.
+    if text.hasPointerRepresentation {
+      unsafe start = text.utf8Start
+      count = text.utf8CodeUnitCount
+    } else {
+      // A single scalar, held by value.
       let utf8 = Array(String(text.unicodeScalar).utf8)
-      let place = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: utf8.count)
-      _ = unsafe place.initialize(from: utf8)
-      unsafe start = UnsafePointer(place.baseAddress.unsafelyUnwrapped)
-      count = utf8.count
-      return
+      let kept = unsafe utf8.withUnsafeBufferPointer { unsafe KeptText($0) }
+      unsafe start = kept.start
+      count = kept.count
     }
-    unsafe start = text.utf8Start
-    count = text.utf8CodeUnitCount
   }
 
-  /// A literal of C: text that ends with NUL and lives as long as the process.
+  /// A name of C's: copied here, since the caller may free or change it. At most 255 bytes are read
+  /// and kept.
   @unsafe
-  package init(literal text: UnsafePointer<CChar>) {
-    unsafe start = unsafe UnsafeRawPointer(text).assumingMemoryBound(to: UInt8.self)
-    count = nil
+  package init(copying text: UnsafePointer<CChar>) {
+    let kept = unsafe KeptText(text)
+    unsafe start = kept.start
+    count = kept.count
   }
 
-  /// What tells the literal's length from others at the same place, without counting it.
-  var countKey: UInt32 { count.map { UInt32(truncatingIfNeeded: $0) } ?? .max }
+  /// A name of C's that is copied before the call returns (`OwnedName`). At most 256 bytes are read.
+  @unsafe
+  package init(unowned text: UnsafePointer<CChar>) {
+    unsafe start = UnsafeRawPointer(text).assumingMemoryBound(to: UInt8.self)
+    count = unsafe KeptText.count(ofCString: text)
+  }
 
-  /// The text. O(length).
+  /// The text.
   var bytes: UnsafeBufferPointer<UInt8> {
-    unsafe Self.bytes(at: start, countKey: countKey)
-  }
-
-  static func bytes(at start: UnsafePointer<UInt8>, countKey: UInt32) -> UnsafeBufferPointer<UInt8>
-  {
-    var count = Int(countKey)
-    if countKey == .max {
-      count = 0
-      while unsafe start[count] != 0 { count += 1 }
-    }
-    return unsafe UnsafeBufferPointer(start: start, count: count)
+    unsafe UnsafeBufferPointer(start: start, count: count)
   }
 
   /// The literal.
   public var description: String { unsafe String(decoding: bytes, as: UTF8.self) }
+}
+
+/// A copy of a name, freed with its owner: for arenas, which come and go in any number.
+@safe
+struct OwnedName: BitwiseCopyable {
+  let bytes: UnsafeBufferPointer<UInt8>
+
+  init(copying name: Label) {
+    let count = unsafe KeptText.keptCount(name.bytes)
+    let copy = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: count)
+    _ = unsafe copy.initialize(from: name.bytes.prefix(count))
+    unsafe bytes = UnsafeBufferPointer(copy)
+  }
+
+  func deallocate() { unsafe bytes.deallocate() }
+}
+
+extension OwnedName: CustomStringConvertible {
+  var description: String { unsafe String(decoding: bytes, as: UTF8.self) }
 }

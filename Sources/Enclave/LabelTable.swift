@@ -1,7 +1,8 @@
 // Labels of an arena's secrets, and the counts by label.
 //
-// A label is known by the address of its literal (or of its source file's name) and its line, so
-// that finding it is a hash of two words; text is only touched when a label is new.
+// A label is looked up by the address of its text (or of its source file's name) and its line, so
+// that finding it is a hash of two words. A label that is new is copied then and there: its text
+// is not looked at again, since the library that it is a literal of may be unloaded.
 
 import EnclaveStats
 import EnclaveSystem
@@ -14,7 +15,7 @@ package struct LabelKey: BitwiseCopyable, Equatable {
 
   init(_ label: Label) {
     address = unsafe UInt(bitPattern: label.start)
-    count = label.countKey
+    count = UInt32(truncatingIfNeeded: label.count)
     line = 0
   }
 
@@ -26,12 +27,37 @@ package struct LabelKey: BitwiseCopyable, Equatable {
   var hash: UInt {
     ((address ^ (UInt(line) &* 0x9e37_79b9_7f4a_7c15)) &* 0xff51_afd7_ed55_8ccd) >> 32
   }
+
+  private var bytes: UnsafeBufferPointer<UInt8> {
+    unsafe UnsafeBufferPointer(start: UnsafePointer(bitPattern: address), count: Int(count))
+  }
+
+  /// The same label by its text, wherever that was written: the key of a copy that stays.
+  var kept: LabelKey {
+    var bytes = unsafe self.bytes
+    if line > 0, let slash = unsafe bytes.lastIndex(of: UInt8(ascii: "/")) {
+      // What the page shows of a call site: `File.swift:118`.
+      unsafe bytes = unsafe UnsafeBufferPointer(rebasing: bytes[(slash + 1)...])
+    }
+    let text = unsafe KeptText(bytes)
+    var key = self
+    key.address = unsafe UInt(bitPattern: text.start)
+    key.count = UInt32(text.count)
+    return key
+  }
+
+  /// Of a key that is kept: the label, or `File.swift:118`.
+  fileprivate var text: [UInt8] {
+    let bytes = unsafe Array(self.bytes)
+    return line == 0 ? bytes : bytes + Array(":\(line)".utf8)
+  }
 }
 
 /// A label of an arena, and what of it stands on the page.
 @safe
 struct LabelEntry: BitwiseCopyable {
-  var key: LabelKey
+  /// Of a copy that lives as long as the process.
+  let key: LabelKey
   var createdAtMs: UInt64
   var record: UInt32 = Listing.none
   /// As they were written last.
@@ -40,14 +66,8 @@ struct LabelEntry: BitwiseCopyable {
   var openNow: UInt64 = 0
   var lastOpenedAtMs = PageFormat.unknown
 
-  /// What the page shows: the label, or `File.swift:118`.
-  var text: [UInt8] {
-    guard let base = unsafe UnsafePointer<UInt8>(bitPattern: key.address) else { return [] }
-    let bytes = unsafe Label.bytes(at: base, countKey: key.count)
-    guard key.line > 0 else { return unsafe Array(bytes) }
-    let name = unsafe bytes.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
-    return name + Array(":\(key.line)".utf8)
-  }
+  /// What the page shows.
+  var text: [UInt8] { key.text }
 }
 
 /// What a lane counts under a label.
@@ -141,10 +161,16 @@ struct LabelTable {
   /// The label's number, and whether it is new.
   mutating func find(_ key: LabelKey) -> (label: UInt16, isNew: Bool) {
     if let label = index.find(key) { return (label, false) }
+    let kept = key.kept
+    if let label = index.find(kept) {
+      index.insert(key, label)
+      return (label, false)
+    }
     if entries.count >= Self.limit { return (UInt16(entries.count - 1), false) }
     let label = UInt16(entries.count)
-    entries.append(LabelEntry(key: key, createdAtMs: ProcessFacts.bootMilliseconds))
-    index.insert(key, label)
+    entries.append(LabelEntry(key: kept, createdAtMs: ProcessFacts.bootMilliseconds))
+    index.insert(kept, label)
+    if kept != key { index.insert(key, label) }
     return (label, true)
   }
 }

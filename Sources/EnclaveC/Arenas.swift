@@ -81,7 +81,7 @@ public func enclave_arena_create(
     swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
   }
   return attempt { () throws(EnclaveError) in
-    let made = try Arena(unsafe Label(literal: name), swiftOptions)
+    let made = try Arena(unsafe Label(unowned: name), swiftOptions)
     unsafe arena.pointee = unsafe OpaquePointer(Unmanaged.passRetained(made).toOpaque())
   }
 }

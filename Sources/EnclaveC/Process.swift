@@ -101,7 +101,7 @@ public func enclave_publish_start(_ name: UnsafePointer<CChar>?) -> enclave_stat
   defer { cenclave_leave() }
   return attempt { () throws(EnclaveError) in
     var options = StatsPublisher.Options()
-    if let name = unsafe name { options.name = unsafe Label(literal: name) }
+    if let name = unsafe name { options.name = unsafe Label(unowned: name) }
     try StatsPublisher.start(options).keepUntilExit()
   }
 }

@@ -16,7 +16,7 @@ private func allocate(
   }
   return unsafe try reference(arena).allocate(
     byteCount: size, alignment: alignment == 0 ? 16 : alignment,
-    label: unsafe label.map { unsafe Label(literal: $0) } ?? unnamed)
+    label: unsafe label.map { unsafe Label(copying: $0) } ?? unnamed)
 }
 
 @c @implementation

@@ -33,8 +33,10 @@
  * that exit itself uses after that (a buffer of stdio, say) must lie elsewhere, or in an arena that is
  * made with ENCLAVE_KEPT_AT_EXIT.
  *
- * Labels and names are literals, or live as long as the process: what is only known at run time has
- * no business on a page that other processes read. They are shown by memwatch; contents never are.
+ * Labels and names are shown by memwatch, to other processes: write literals, and never what should
+ * not be seen. Their text is copied before the call returns, up to 255 bytes of it (memwatch shows
+ * 64), so that it may be freed, changed or unloaded afterwards. The process tells 65,536 labels apart;
+ * secrets of further ones are counted under "other labels".
  */
 #ifndef ENCLAVE_H
 #define ENCLAVE_H 1

@@ -17,6 +17,7 @@
 
 #include "CEnclaveGate.h"
 #include "CEnclavePages.h"
+#include "CEnclaveTexts.h"
 #include "CEnclaveWipe.h"
 
 // --- Memory ------------------------------------------------------------------------------------

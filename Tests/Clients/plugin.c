@@ -1,0 +1,7 @@
+// A library that labels secrets with its own literals, and is unloaded: its text goes with it.
+
+#include <enclave.h>
+
+int allocate(enclave_arena *arena) {
+  return !!enclave_allocate(arena, 32, 0, "a label of a plugin") + !!enclave_malloc(arena, 64);
+}
