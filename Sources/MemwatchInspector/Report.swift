@@ -51,6 +51,12 @@ extension Snapshot {
     }
   }
 
+  /// Whether the kernel contradicts something that the page claims.
+  package var auditDiffers: Bool {
+    audit?.findings.contains(where: \.isDifference) ?? false
+      || problems.contains { $0.kind == .lockedLessThanClaimed }
+  }
+
   /// What the last audit came to.
   package var auditCounts: String {
     guard let audit else { return "not audited" }

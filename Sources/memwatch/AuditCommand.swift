@@ -8,6 +8,8 @@ struct AuditCommand: ConfinedCommand {
     commandName: "audit",
     abstract: "Compares a publisher's claims with the kernel; or surveys any process.",
     discussion: """
+      Exits 6 where the kernel contradicts the page.
+
       With a process id that publishes nothing: which of its mappings are locked, left out of core \
       dumps, wiped on fork, sealed, key-tagged or secretmem, whose they look to be, and what they \
       lack. Reading the mappings stalls the process for as long as the kernel takes to write them.
@@ -38,7 +40,8 @@ struct AuditCommand: ConfinedCommand {
     } else {
       try Output.standard(snapshot.auditText)
     }
-    throw ExitCode(Exit.code(for: snapshot.process.state))
+    let state = Exit.code(for: snapshot.process.state)
+    throw ExitCode(state == 0 && snapshot.auditDiffers ? Exit.checkFailed : state)
   }
 
   private func survey(_ pid: Int32) throws(Failure) {

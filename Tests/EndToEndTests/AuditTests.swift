@@ -15,65 +15,89 @@ import Testing
     var kinds: [String]
     var gate = "none"
     var layout = "slab"
-    var isFrozen = false
+    /// Commands of the test publisher that bring the arena into its seal state.
+    var seal = Seal.open
     var calls: Calls
     var undo: Calls?
-    var testDescription: String { "\(what), gate \(gate), \(layout)" }
+    /// The kernel refuses the calls: nothing has changed.
+    var isRefused = false
+    var testDescription: String { "\(what), gate \(gate), \(layout), \(seal)" }
   }
 
-  /// What is done to each layout under each gate.
-  static func common(_ gate: String, _ layout: String) -> [Sabotage] {
+  enum Seal: String, Sendable { case open, frozen, sealed }
+
+  /// What is done to each layout under each gate in each seal state.
+  static func common(_ gate: String, _ layout: String, _ seal: Seal) -> [Sabotage] {
     var all: [Sabotage] = []
-    func add(_ what: String, _ kind: String, _ calls: @escaping Calls, undo: Calls? = nil) {
+    func add(
+      _ what: String, _ kinds: [String], _ calls: @escaping Calls, undo: Calls? = nil,
+      isRefused: Bool = false
+    ) {
       all.append(
         Sabotage(
-          what: what, kinds: [kind], gate: gate, layout: layout, calls: calls, undo: undo))
+          what: what, kinds: kinds, gate: gate, layout: layout, seal: seal, calls: calls,
+          undo: undo, isRefused: isRefused))
     }
-    // mlock(2) of closed pages answers ENOMEM.
+    // mlock(2) of closed pages answers ENOMEM, and so it does where the key is closed.
     var relock: Calls?
     if gate == "none" { relock = { at, count in ["mlock \(at) \(count)"] } }
-    add("munlock", "not-locked", { ["munlock \($0) \($1)"] }, undo: relock)
+    add("munlock", ["not-locked"], { ["munlock \($0) \($1)"] }, undo: relock)
     add(
-      "MADV_DODUMP", "in-core-dumps", { ["madvise \($0) \($1) 17"] },
+      "MADV_DODUMP", ["in-core-dumps"], { ["madvise \($0) \($1) 17"] },
       undo: { ["madvise \($0) \($1) 16"] })
     add(
-      "MADV_KEEPONFORK", "not-wiped-on-fork", { ["madvise \($0) \($1) 19"] },
+      "MADV_KEEPONFORK", ["not-wiped-on-fork"], { ["madvise \($0) \($1) 19"] },
       undo: { ["madvise \($0) \($1) 18"] })
-    add(
-      "no guard behind", "guard-missing", { ["mprotect \($0 + $1) 4096 3"] },
+    let isSealed = seal == .sealed
+    func protect(_ protection: Int) -> Calls {
+      { address, _ in ["mprotect \(address) 4096 \(protection)"] }
+    }
+    func refusable(_ what: String, _ kinds: [String], _ calls: @escaping Calls, undo: Calls?) {
+      add(
+        what, isSealed ? [] : kinds, calls, undo: isSealed ? nil : undo, isRefused: isSealed)
+    }
+    refusable(
+      "no guard behind", ["guard-missing"], { ["mprotect \($0 + $1) 4096 3"] },
       undo: { ["mprotect \($0 + $1) 4096 0"] })
-    add("no guard in front", "guard-missing", { at, _ in ["munmap \(at - 4096) 4096"] })
-    add("munmap", "not-mapped", { ["munmap \($0 + $1 - 4096) 4096"] })
+    refusable(
+      "no guard in front", ["guard-missing"], { at, _ in ["munmap \(at - 4096) 4096"] }, undo: nil)
+    refusable("munmap", ["not-mapped"], { ["munmap \($0 + $1 - 4096) 4096"] }, undo: nil)
+    let (opened, closed): ([String], Int) =
+      switch (gate, seal) {
+      case ("pages", _): (["open-pages"], 0)
+      case ("none", .frozen): (["writable"], 1)
+      default: ([], 3)
+      }
+    refusable("mprotect to r-w", opened, protect(3), undo: protect(closed))
+    refusable(
+      "mprotect to r-x", ["executable"] + (gate == "pages" ? opened : []), protect(5),
+      undo: protect(closed))
+    if gate == "key" {
+      refusable(
+        "another key", ["key-differs"], { ["pkey_mprotect \($0) \($1) 0"] }, undo: nil)
+    }
     return all
   }
 
   static let sabotages: [Sabotage] =
-    common("none", "slab") + common("none", "isolated") + common("pages", "slab")
-    + common("pages", "isolated") + special
+    ["none", "pages"].flatMap { gate in
+      ["slab", "isolated"].flatMap { layout in
+        [Seal.open, .frozen].flatMap { common(gate, layout, $0) }
+      }
+    } + special
 
   /// Where the processor has protection keys: here, or in the emulated machine.
   static let keyed: [Sabotage] =
-    (try? procText("/proc/cpuinfo").contains(" ospke")) != true
-    ? []
-    : common("key", "slab") + [
-      Sabotage(
-        what: "another key", kinds: ["key-differs"], gate: "key",
-        calls: { at, count in ["pkey_mprotect \(at) \(count) 0"] })
-    ]
+    common("key", "slab", .open) + common("key", "isolated", .frozen)
+    + common("key", "slab", .sealed)
+
+  static let hasKeys = (try? procText("/proc/cpuinfo").contains(" ospke")) == true
 
   static let special: [Sabotage] = [
     Sabotage(
-      what: "opened pages", kinds: ["open-pages"], gate: "pages",
-      calls: { at, _ in ["mprotect \(at) 4096 3"] },
-      undo: { at, _ in ["mprotect \(at) 4096 0"] }),
-    Sabotage(
-      what: "writable though frozen", kinds: ["writable"], isFrozen: true,
-      calls: { at, _ in ["mprotect \(at) 4096 3"] },
-      undo: { at, _ in ["mprotect \(at) 4096 1"] }),
-    Sabotage(
       what: "two things", kinds: ["in-core-dumps", "not-locked"],
       calls: { ["munlock \($0) \($1)", "madvise \($0) \($1) 17"] },
-      undo: { ["mlock \($0) \($1)", "madvise \($0) \($1) 16"] }),
+      undo: { ["mlock \($0) \($1)", "madvise \($0) \($1) 16"] })
   ]
 
   private func snapshot(_ peer: Peer, _ scratch: Scratch) throws -> [String: Any] {
@@ -95,28 +119,41 @@ import Testing
       try peer.send("arena \(slot) \(name) \(sabotage.layout) required \(sabotage.gate)")
       try peer.send("alloc \(slot) 1 100")
     }
-    if sabotage.isFrozen { try peer.send("freeze a") }
+    switch sabotage.seal {
+    case .open: break
+    case .frozen: try peer.send("freeze a")
+    case .sealed: try peer.send("seal a")
+    }
     let before = try snapshot(peer, scratch)
     #expect(findings(before).isEmpty)
     let arenas = before["arenas"] as! [[String: Any]]
     #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
+    #expect(arenas.map { $0["state"] as? String } == ["ok", "ok"])
     let chunk = (arenas[0]["chunks"] as! [[String: Any]])[0]
     return (peer, scratch, UInt64(chunk["address"] as! Int), UInt64(chunk["dataBytes"] as! Int))
   }
 
-  @Test(arguments: keyed) func aSaboteurUnderAKeyIsFound(sabotage: Sabotage) throws {
+  @Test(.enabled(if: hasKeys, "this processor has no protection keys"), arguments: keyed)
+  func aSaboteurUnderAKeyIsFound(sabotage: Sabotage) throws {
     try aSaboteurIsFound(sabotage: sabotage)
   }
 
   @Test(arguments: sabotages) func aSaboteurIsFound(sabotage: Sabotage) throws {
     let (peer, scratch, address, count) = try world(sabotage)
-    for call in sabotage.calls(address, count) { try peer.send("call \(call)") }
+    for call in sabotage.calls(address, count) {
+      if sabotage.isRefused {
+        #expect(throws: Failed.self) { try peer.send("call \(call)") }
+      } else {
+        try peer.send("call \(call)")
+      }
+    }
     let after = try snapshot(peer, scratch)
     #expect(findings(after).map { $0["kind"] as! String }.sorted() == sabotage.kinds)
     #expect(findings(after).allSatisfy { $0["arenaId"] as? Int == 1 })
     let arenas = after["arenas"] as! [[String: Any]]
-    #expect(arenas.map { $0["audit"] as? String } == ["differs", "agrees"])
-    #expect(arenas.map { $0["state"] as? String } == ["DIFFERS", "ok"])
+    let isClean = sabotage.kinds.isEmpty
+    #expect(arenas.map { $0["audit"] as? String } == [isClean ? "agrees" : "differs", "agrees"])
+    #expect(arenas.map { $0["state"] as? String } == [isClean ? "ok" : "DIFFERS", "ok"])
     // Nothing else is said, in other words, of the same.
     let problems = (after["problems"] as! [[String: Any]]).filter {
       $0["severity"] as? String != "note"
@@ -124,11 +161,45 @@ import Testing
     #expect(problems.count == sabotage.kinds.count)
     let text = try memwatch("audit", "\(peer.pid)", stats: scratch)
     for kind in sabotage.kinds { #expect(text.output.contains("\(kind)  alpha")) }
+    #expect(text.status == (isClean ? 0 : 6), "\(text)")
     guard let undo = sabotage.undo else { return peer.kill() }
     for call in undo(address, count) { try peer.send("call \(call)") }
     let cleared = try snapshot(peer, scratch)
     #expect(findings(cleared).isEmpty)
     try peer.send("free a 1")
+  }
+
+  /// What the page claims nothing of, and what changes what becomes of pages.
+  @Test(
+    arguments: [("mergeable", 12, 13), ("huge-pages", 14, 15)], ["none", "pages", "key"])
+  func settingsOfOtherCodeAreWarnings(setting: (kind: String, set: Int, unset: Int), gate: String)
+    throws
+  {
+    // Without keys the library takes pages for a key gate.
+    let (peer, scratch, address, count) = try world(
+      Sabotage(
+        what: "", kinds: [], gate: gate == "key" && !Self.hasKeys ? "pages" : gate,
+        calls: { _, _ in [] }))
+    try peer.send("call madvise \(address) \(count) \(setting.set)")
+    let after = try snapshot(peer, scratch)
+    #expect(findings(after).map { $0["kind"] as! String } == [setting.kind])
+    #expect(findings(after).map { $0["severity"] as! String } == ["warning"])
+    let arenas = after["arenas"] as! [[String: Any]]
+    #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
+    #expect(arenas.map { $0["state"] as? String } == ["warning", "ok"])
+    let text = try memwatch("audit", "\(peer.pid)", stats: scratch)
+    #expect(text.status == 0 && text.output.contains("\(setting.kind)  alpha"), "\(text)")
+    try peer.send("call madvise \(address) \(count) \(setting.unset)")
+    #expect(findings(try snapshot(peer, scratch)).isEmpty)
+  }
+
+  /// A setting of the whole process reaches every arena.
+  @Test func aProcessWhosePagesAreMergedIsWarnedOf() throws {
+    let (peer, scratch, _, _) = try world(Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
+    try peer.send("merge")
+    let after = try snapshot(peer, scratch)
+    #expect(findings(after).map { $0["kind"] as! String } == ["mergeable", "mergeable"])
+    #expect(Set(findings(after).map { $0["arenaId"] as! Int }) == [1, 2])
   }
 
   /// A lock that is not an arena's, and a debugger.
@@ -211,6 +282,7 @@ import Testing
     try peer.send("munlock a")
     let differing = try Launch(command, stats: scratch).run()
     #expect(differing.output.contains("totals only: totals differ"), "\(differing.output)")
+    #expect(differing.status == 6)
     // The verdict does not say OK.
     command[command.firstIndex(of: "audit")!] = "snapshot"
     let shown = try Launch(command, stats: scratch).run().output

@@ -138,11 +138,18 @@ struct Auditor {
         ArenaClaim.all(in: after).filter { then[$0.id] == $0 }, regions)
     }
     let comparison = Comparison(pid: pid, claims: claims, regions: regions)
+    audit.compared.subtract(comparison.unconfirmed.keys)
+    for kind in Comparison.Unconfirmed.allCases {
+      let count = comparison.unconfirmed.count { $0.value.contains(kind) }
+      guard count > 0 else { continue }
+      let text = "\(counted(count, "arena")) not confirmed, because \(kind.rawValue): n/a"
+      audit.reason = audit.reason.map { $0 + "; " + text } ?? text
+    }
     return comparison.findings + openPages(claims, then, comparison, after)
   }
 
-  /// Open pages count when they were seen twice, so far apart that the publisher would have counted
-  /// a window in between, and it counted none.
+  /// Pages that are too far open count when they were seen twice, so far apart that the publisher
+  /// would have counted a window or a wipe in between, and it counted none.
   private mutating func openPages(
     _ claims: [ArenaClaim], _ then: [UInt64: ArenaClaim], _ comparison: Comparison,
     _ image: PageImage
@@ -150,7 +157,7 @@ struct Auditor {
     var findings: [Finding] = []
     var seen: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]
     for claim in claims {
-      guard let count = comparison.open[claim.id], then[claim.id]?.activity == claim.activity else {
+      guard let pages = comparison.open[claim.id], then[claim.id]?.activity == claim.activity else {
         continue
       }
       guard let earlier = suspects[claim.id], earlier.activity == claim.activity else {
@@ -159,7 +166,7 @@ struct Auditor {
       }
       seen[claim.id] = earlier
       if Self.isOver(since: earlier.seenAt, image) {
-        findings.append(Comparison.openPages(claim, count, pid: comparison.pid))
+        findings += pages.map { Comparison.openPages(claim, $0, pid: comparison.pid) }
       }
     }
     suspects = seen

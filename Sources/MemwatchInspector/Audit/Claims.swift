@@ -38,6 +38,8 @@ struct ArenaClaim: Equatable {
   let isWhole: Bool
 
   var isClosed: Bool { activity.openWindows == 0 && activity.stuckOpenPages == 0 }
+  /// Its contents can only be read.
+  var isFrozen: Bool { seal == .frozen || seal == .sealed }
 
   /// What two readings must have in common to be compared with what was read in between.
   func isSame(as other: ArenaClaim) -> Bool {

@@ -6,9 +6,23 @@ struct Comparison {
   let pid: Int32
   let regions: Regions
   private(set) var findings: [Finding] = []
-  /// Arenas of which pages are open although the page says that nobody has a window: a window may
-  /// have been open in between, so this needs to be seen for longer.
-  private(set) var open: [UInt64: UInt64] = [:]
+  /// Arenas of which pages are more open than the page claims: a window or a wipe may have opened
+  /// them in between, so this needs to be seen for longer.
+  private(set) var open: [UInt64: [OpenPages]] = [:]
+  /// Claims that this kernel neither confirms nor denies, by arena.
+  private(set) var unconfirmed: [UInt64: Set<Unconfirmed>] = [:]
+
+  struct OpenPages {
+    /// `openPages` or `writable`.
+    let kind: Finding.Kind
+    let byteCount: UInt64
+  }
+
+  enum Unconfirmed: String, CaseIterable {
+    case flags = "its mappings have no VmFlags"
+    case key = "its mappings tell no protection key"
+    case seal = "this kernel does not tell which mappings are sealed"
+  }
 
   init(pid: Int32, claims: [ArenaClaim], regions: Regions) {
     self.pid = pid
@@ -67,23 +81,24 @@ struct Comparison {
     }
     if claim.seal == .sealed {
       report(
-        .notSealed, claim, "sealed", without(.sealed), "not sealed (no sl in VmFlags)",
+        .notSealed, claim, "sealed",
+        sum {
+          regions.bytes(in: $0.data) {
+            $0.flags.contains(.areKnown) && $0.flags.isDisjoint(with: [.sealed, .mayBeSealed])
+          }
+        }, "not sealed (no sl in VmFlags)",
         "the page says more than was done: this should not happen", "report it as a defect")
     }
-    if claim.seal == .frozen || claim.seal == .sealed {
-      report(
-        .writable, claim, "frozen: read-only",
-        sum { regions.bytes(in: $0.data) { $0.flags.contains(.writable) } }, "writable",
-        "mprotect(2) by other code of the process",
-        "find who calls it: strace -f -e trace=mprotect -p \(pid); seal the arena where keys are")
-    }
-    if claim.gate == .key {
+    if claim.gate == .key, claim.key != PageFormat.unknown {
       report(
         .keyDiffers, claim, "protection key \(claim.key)",
         sum { regions.bytes(in: $0.data) { $0.key.map { UInt64($0) != claim.key } ?? false } },
         "of another key", "pkey_mprotect(2) by other code of the process",
         "find who calls it: strace -f -e trace=pkey_mprotect -p \(pid)")
     }
+    compareAccess(claim)
+    compareSettings(claim)
+    noteUnconfirmed(claim)
     report(
       .guardMissing, claim, "guard pages on both sides of \(counted(chunks.count, "chunk"))",
       sum { chunk in
@@ -102,10 +117,80 @@ struct Comparison {
         ? "they were swapped before they were locked, or the lock is gone" : "they are not locked",
       "raise the memlock limit, restart the process, and treat the secrets as leaked to the disk",
       severity: .problem)
-    if claim.gate == .pages, claim.isClosed {
-      let open = sum { regions.bytes(in: $0.data) { !$0.flags.isDisjoint(with: .access) } }
-      if open > 0 { self.open[claim.id] = open }
+  }
+
+  /// How far the kernel lets the process touch idle pages, by gate and seal state:
+  ///
+  ///     gate    open    frozen    sealed
+  ///     key     r-w     r-w       r-w      the key closes them, per thread: see `keyDiffers`
+  ///     pages   ---     ---       never
+  ///     none    r-w     r--       never
+  ///
+  /// Nothing is ever executable.
+  private mutating func compareAccess(_ claim: ArenaClaim) {
+    func count(_ flags: RegionFlags) -> UInt64 {
+      saturatingSum(
+        claim.chunks.map {
+          regions.bytes(in: $0.data) { !$0.flags.isDisjoint(with: flags) }
+        })
     }
+    report(
+      .executable, claim, "data", count(.executable), "executable",
+      "mprotect(2) by other code of the process",
+      "find who calls it: strace -f -e trace=mprotect,pkey_mprotect -p \(pid)")
+    func note(_ kind: Finding.Kind, _ byteCount: UInt64) {
+      guard byteCount > 0 else { return }
+      open[claim.id, default: []].append(OpenPages(kind: kind, byteCount: byteCount))
+    }
+    switch claim.gate {
+    case .pages where claim.isClosed: note(.openPages, count(.access))
+    case .pages where claim.isFrozen, .some(.none) where claim.isFrozen:
+      note(.writable, count(.writable))
+    case .key, .pages, .some(.none), nil: break
+    }
+  }
+
+  /// What the page claims nothing of, and what changes what happens to the pages of an arena.
+  private mutating func compareSettings(_ claim: ArenaClaim) {
+    func count(_ flag: RegionFlags) -> UInt64 {
+      saturatingSum(
+        claim.chunks.map { regions.bytes(in: $0.data) { $0.flags.contains(flag) } })
+    }
+    report(
+      .mergeable, claim, "nothing of this", count(.mergeable),
+      "may be merged with equal pages (mg in VmFlags)",
+      "prctl(2) PR_SET_MEMORY_MERGE or madvise(2) MADV_MERGEABLE: others can learn by timing what "
+        + "a page holds",
+      "find who calls it: strace -f -e trace=prctl,madvise -p \(pid); until then: "
+        + "echo 2 | sudo tee /sys/kernel/mm/ksm/run", severity: .warning)
+    report(
+      .hugePages, claim, "nothing of this", count(.hugePages),
+      "may be collapsed to huge pages (hg in VmFlags)",
+      "madvise(2) MADV_HUGEPAGE by other code: collapsing copies pages, and the old ones are not "
+        + "wiped", "find who calls it: strace -f -e trace=madvise -p \(pid)", severity: .warning)
+    report(
+      .userfault, claim, "nothing of this", count(.userfault),
+      "registered with userfaultfd (um, uw or ui in VmFlags)",
+      "ioctl(2) UFFDIO_REGISTER by other code: who holds the descriptor stops threads at these "
+        + "pages, and fills new ones",
+      "find who calls it: strace -f -e trace=userfaultfd,ioctl -p \(pid)", severity: .warning)
+  }
+
+  private mutating func noteUnconfirmed(_ claim: ArenaClaim) {
+    func any(_ condition: (Region) -> Bool) -> Bool {
+      claim.chunks.contains { regions.touching($0.data).contains(where: condition) }
+    }
+    var all: Set<Unconfirmed> = []
+    if any({ !$0.flags.contains(.areKnown) }) { all.insert(.flags) }
+    if claim.gate == .key, claim.key == PageFormat.unknown || any({ $0.key == nil }) {
+      all.insert(.key)
+    }
+    if claim.seal == .sealed,
+      any({ $0.flags.contains([.areKnown, .mayBeSealed]) && !$0.flags.contains(.sealed) })
+    {
+      all.insert(.seal)
+    }
+    if !all.isEmpty { unconfirmed[claim.id] = all }
   }
 
   private mutating func report(
@@ -120,12 +205,15 @@ struct Comparison {
   }
 
   /// Pages that were open in two audits, between which nobody used the arena.
-  static func openPages(_ claim: ArenaClaim, _ count: UInt64, pid: Int32) -> Finding {
-    Finding(
-      severity: .differs, kind: .openPages, arenaID: claim.id, claim: "closed",
-      kernel: "\(bytes(count)) can be read or written",
+  static func openPages(_ claim: ArenaClaim, _ pages: OpenPages, pid: Int32) -> Finding {
+    let isFrozen = pages.kind == .writable
+    return Finding(
+      severity: .differs, kind: pages.kind, arenaID: claim.id,
+      claim: isFrozen ? "frozen: read-only" : "closed",
+      kernel: "\(bytes(pages.byteCount)) " + (isFrozen ? "writable" : "can be read or written"),
       cause: "mprotect(2) by other code of the process",
-      fix: "find who calls it: strace -f -e trace=mprotect -p \(pid)")
+      fix: "find who calls it: strace -f -e trace=mprotect -p \(pid)"
+        + (isFrozen ? "; seal the arena where keys are" : ""))
   }
 
   // MARK: - Sums

@@ -12,7 +12,11 @@ package struct Finding: Equatable, Sendable, Codable {
     case writable
     case notSealed = "not-sealed"
     case notMapped = "not-mapped"
+    case executable
     case swapped
+    case mergeable
+    case hugePages = "huge-pages"
+    case userfault = "userfaultfd"
     case childHasCopy = "child-has-copy"
     case totals
     case otherLocks = "other-locks"

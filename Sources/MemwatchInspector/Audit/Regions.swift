@@ -25,6 +25,14 @@ package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
   package static let shared = RegionFlags(rawValue: 512)
   /// The region had a line `VmFlags`: without it none of the letters is known.
   package static let areKnown = RegionFlags(rawValue: 1024)
+  /// `mg`: may be merged with equal pages (MADV_MERGEABLE, PR_SET_MEMORY_MERGE).
+  package static let mergeable = RegionFlags(rawValue: 2048)
+  /// `hg`: to be made of huge pages (MADV_HUGEPAGE).
+  package static let hugePages = RegionFlags(rawValue: 4096)
+  /// `um`, `uw`, `ui`: a userfaultfd(2) is told of faults.
+  package static let userfault = RegionFlags(rawValue: 8192)
+  /// `??`: set, and this kernel has no letters for it. Linux 6.10 has none for sealed.
+  package static let mayBeSealed = RegionFlags(rawValue: 16384)
 
   package static let access: RegionFlags = [.readable, .writable, .executable]
 }
@@ -194,6 +202,12 @@ package struct Regions: Sendable {
       case (UInt8(ascii: "d"), UInt8(ascii: "c")): flags.insert(.absentOnFork)
       case (UInt8(ascii: "s"), UInt8(ascii: "l")): flags.insert(.sealed)
       case (UInt8(ascii: "g"), UInt8(ascii: "u")): flags.insert(.mayHaveGuards)
+      case (UInt8(ascii: "m"), UInt8(ascii: "g")): flags.insert(.mergeable)
+      case (UInt8(ascii: "h"), UInt8(ascii: "g")): flags.insert(.hugePages)
+      case (UInt8(ascii: "u"), UInt8(ascii: "m")), (UInt8(ascii: "u"), UInt8(ascii: "w")),
+        (UInt8(ascii: "u"), UInt8(ascii: "i")):
+        flags.insert(.userfault)
+      case (UInt8(ascii: "?"), UInt8(ascii: "?")): flags.insert(.mayBeSealed)
       default: break
       }
       at += 3

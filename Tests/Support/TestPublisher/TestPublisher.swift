@@ -13,6 +13,7 @@
 //   munlock SLOT                    behind the library's back
 //   call NAME ADDRESS LENGTH [ARGUMENT]  munlock, mlock, madvise, mprotect or munmap, as other code
 //   nodump                          PR_SET_DUMPABLE 0
+//   merge                           PR_SET_MEMORY_MERGE 1
 //   limit SOFT HARD                 setrlimit
 //   fork                            makes a child that waits; its pid
 //   stop                            end publishing
@@ -414,10 +415,11 @@ extension Host {
       let child = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: Call.self)()
       if child == 0 { while true { pause() } }
       return "\(child)"
-    case "nodump":
+    case "nodump", "merge":
       guard let set = unsafe dlsym(nil, "prctl") else { throw Failure(text: "prctl") }
       typealias Call = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32
-      guard unsafe unsafeBitCast(set, to: Call.self)(4, 0, 0, 0, 0) == 0 else {
+      let (option, value): (Int32, UInt) = words[0] == "merge" ? (67, 1) : (4, 0)
+      guard unsafe unsafeBitCast(set, to: Call.self)(option, value, 0, 0, 0) == 0 else {
         throw Failure(text: "prctl")
       }
       return ""
