@@ -123,7 +123,7 @@ complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_opti
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" open-limit' -l 'open-limit' -d 'Warn of a window that stays open for so long: 60s.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" on-alert' -l 'on-alert' -d 'Start a program at each alert, one at a time and without a shell, with the kind and the arena\'s id as arguments.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" 1 once' -s '1' -l 'once' -d 'One text snapshot, also on a terminal.'
-complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" screen-reader' -l 'screen-reader' -d 'No screen: a line for each change, until the process is gone.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" screen-reader' -l 'screen-reader' -d 'No screen: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" no-audit' -l 'no-audit' -d 'Do not compare the page with the mappings of the process (reading them stalls it).'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" version' -l 'version' -d 'Show the version.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch watch" h help' -s 'h' -l 'help' -d 'Show help information.'

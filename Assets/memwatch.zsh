@@ -91,7 +91,7 @@ _memwatch_watch() {
         '--open-limit[Warn of a window that stays open for so long\: 60s.]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
-        '--screen-reader[No screen\: a line for each change, until the process is gone.]'
+        '--screen-reader[No screen\: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)]'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'

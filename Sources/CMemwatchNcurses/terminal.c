@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <term.h>
 #include <termios.h>
 #include <unistd.h>
@@ -39,42 +40,64 @@ void mwn_fill_standard_streams(void) {
   }
 }
 
-static volatile sig_atomic_t caught;
+static volatile sig_atomic_t caught, continued;
 static void catch (int signal) { caught = signal; }
+static void on_continue(int signal) { continued = signal; }
+
+// All that would end a process and that a terminal, a person, a timer or a limit sends (signal(7)).
+// SIGXCPU is RLIMIT_CPU's and RLIMIT_RTTIME's.
+static const int ending[] = {SIGINT,    SIGTERM, SIGHUP, SIGQUIT, SIGALRM,   SIGUSR1, SIGUSR2,
+                             SIGVTALRM, SIGPROF, SIGIO,  SIGPWR,  SIGSTKFLT, SIGXCPU};
 
 void mwn_catch_signals(void) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_handler = catch;
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGTERM, &action, NULL);
-  sigaction(SIGHUP, &action, NULL);
   // Whoever started this program may have blocked them (a thread pool's worker does).
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGHUP);
+  for (size_t i = 0; i < sizeof ending / sizeof *ending; i++) {
+    sigaction(ending[i], &action, NULL);
+    sigaddset(&set, ending[i]);
+  }
   sigaddset(&set, SIGTSTP);
+  sigaddset(&set, SIGCONT);
   sigaddset(&set, SIGWINCH);
   sigprocmask(SIG_UNBLOCK, &set, NULL);
+  // curses puts the screen back after SIGTSTP alone, not after SIGSTOP, SIGTTIN and SIGTTOU.
+  action.sa_handler = on_continue;
+  sigaction(SIGCONT, &action, NULL);
   // A reader of our output that goes away is an error of write(2), not a reason to die.
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, NULL);
 }
 
 void mwn_release_signals(void) {
-  static const int caught_here[] = {SIGINT, SIGTERM, SIGHUP};
-  for (size_t i = 0; i < sizeof caught_here / sizeof *caught_here; i++) {
+  for (size_t i = 0; i < sizeof ending / sizeof *ending; i++) {
     struct sigaction action;
-    if (sigaction(caught_here[i], NULL, &action) == 0 && action.sa_handler == catch) {
+    if (sigaction(ending[i], NULL, &action) == 0 && action.sa_handler == catch) {
       action.sa_handler = SIG_DFL;
-      sigaction(caught_here[i], &action, NULL);
+      sigaction(ending[i], &action, NULL);
     }
   }
 }
 
 int mwn_caught_signal(void) { return caught; }
+
+bool mwn_was_continued(void) {
+  if (!continued) return false;
+  continued = 0;
+  return true;
+}
+
+bool mwn_can_place_cursor(void) {
+  int error;
+  if (setupterm(NULL, STDOUT_FILENO, &error) != OK) return true;
+  char *place = tigetstr("cup");
+  bool can = place && place != (char *)-1;
+  del_curterm(cur_term);
+  return can;
+}
 
 static struct termios saved;
 static int has_saved, input_fd = -1, output_fd = -1;
@@ -147,6 +170,13 @@ void mwn_restore_on_fault(int input, int output) {
 SCREEN *mwn_new_terminal(FILE *output, FILE *input) {
   struct termios before;
   bool is_known = tcgetattr(fileno(input), &before) == 0;
+  // LINES and COLUMNS of the environment count only where the terminal does not tell its size (a serial
+  // line): exported once, they outlive every resize (curs_util(3X)).
+  struct winsize size;
+  if (ioctl(fileno(output), TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0) {
+    use_env(FALSE);
+    use_tioctl(TRUE);
+  }
   SCREEN *screen = newterm(NULL, output, input);
   if (is_known) tcsetattr(fileno(input), TCSANOW, &before);
   return screen;

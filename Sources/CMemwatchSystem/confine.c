@@ -179,7 +179,9 @@ int64_t cms_file_of(const void *bytes, size_t length) {
 }
 
 int64_t cms_watch_signals(void) {
-  static const int watched[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2};
+  static const int watched[] = {SIGCHLD, SIGINT,  SIGTERM,   SIGHUP,  SIGQUIT, SIGTSTP, SIGUSR1,
+                                SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO,   SIGPWR,  SIGSTKFLT,
+                                SIGXCPU};
   sigset_t set;
   sigemptyset(&set);
   for (size_t i = 0; i < sizeof watched / sizeof *watched; i++) sigaddset(&set, watched[i]);

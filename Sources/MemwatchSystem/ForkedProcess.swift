@@ -80,7 +80,7 @@ package struct SignalWatch: ~Copyable {
 
   /// Passes signals on that other processes sent here: what a terminal sends, it sends to both.
   ///
-  /// - Returns: the last of them that asks a process to end (SIGHUP, SIGINT, SIGQUIT, SIGTERM).
+  /// - Returns: the last of them that asks a process to end.
   package func passOn(to child: ForkedProcess) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
@@ -88,8 +88,10 @@ package struct SignalWatch: ~Copyable {
     while true {
       let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
-      if [1, 2, 3, 15].contains(number), sender != child.pid { ending = number }
-      if number != 17, isFromProcess, sender != child.pid { child.signal(number) }
+      // SIGCHLD and SIGTSTP end nobody.
+      if number != 17, number != 20, sender != child.pid { ending = number }
+      // A limit of this process' (SIGXCPU) ends both, as a signal from elsewhere does.
+      if number != 17, isFromProcess || number == 24, sender != child.pid { child.signal(number) }
     }
   }
 }

@@ -77,6 +77,14 @@ package enum Screen {
 
   package static var isTerminal: Bool { isatty(1) == 1 }
 
+  /// Why a terminal can show lines and no screen; nil where it can, or where there is none.
+  package static let withoutCursor: String? =
+    !isTerminal || Terminal.canPlaceCursor
+    ? nil : "a terminal of the kind \"\(Terminal.kind)\" (TERM) cannot place its cursor"
+
+  /// Standard output is a terminal that can be drawn on.
+  package static var isPossible: Bool { isTerminal && withoutCursor == nil }
+
   /// A terminal that is ready to be drawn on: what has to be opened is open.
   package final class Prepared {
     var terminal: Terminal
@@ -184,6 +192,7 @@ package enum Screen {
       let isThere = prepared.terminal.wait(
         milliseconds: Int(clamping: pause > now ? pause - now : 0), toDraw: mustDraw)
       if !isThere || prepared.terminal.signal != 0 { break }
+      if prepared.terminal.resume() { mustDraw = true }
       // A resize comes without input: curses reports it as a key.
       reading: while true {
         switch prepared.terminal.nextKey() {

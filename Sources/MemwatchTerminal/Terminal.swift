@@ -31,12 +31,12 @@ struct Terminal: ~Copyable {
       throw ScreenFailure(
         message: "there is no terminal to read keys from; `memwatch -1` prints one snapshot")
     }
-    let name = unsafe getenv("TERM").map { unsafe String(cString: $0) } ?? ""
+    let name = Self.kind
     guard let screen = unsafe mwn_new_terminal(output, input) else {
       throw ScreenFailure(
         message: name.isEmpty
           ? "TERM is not set; set it (TERM=xterm-256color), or use `memwatch -1`"
-          : "TERM is \"\(name.unicodeScalars.filter { $0.isASCII && $0.value > 31 })\" and no "
+          : "TERM is \"\(name)\" and no "
             + "terminal of that kind is known; set TERM=xterm-256color, or use `memwatch -1`")
     }
     guard let window = unsafe newwin(0, 0, 0, 0) else {
@@ -75,6 +75,15 @@ struct Terminal: ~Copyable {
 
   static func keep() { mwn_keep_terminal() }
   static func restore() { mwn_restore_terminal() }
+
+  /// TERM, made safe.
+  static var kind: String {
+    let name = unsafe getenv("TERM").map { unsafe String(cString: $0) } ?? ""
+    return String(
+      String.UnicodeScalarView(name.unicodeScalars.filter { (32..<127).contains($0.value) }))
+  }
+
+  static var canPlaceCursor: Bool { mwn_can_place_cursor() }
 
   static func prepareStreams() { mwn_fill_standard_streams() }
 
@@ -169,6 +178,16 @@ struct Terminal: ~Copyable {
 
   /// The signal that asked this process to end, or 0.
   var signal: Int32 { mwn_caught_signal() }
+
+  /// Takes the terminal again where this process was stopped meanwhile: others may have used it.
+  ///
+  /// - Returns: whether it has to be drawn on anew.
+  mutating func resume() -> Bool {
+    guard mwn_was_continued() else { return false }
+    reset_prog_mode()
+    redraw()
+    return true
+  }
 
   enum Reading {
     case key(Key)

@@ -16,6 +16,8 @@ struct Needs {
   var screen: ScreenSettings?
   /// A command that was started for this.
   var command: Command?
+  /// It ends with this process, whatever ends that.
+  var endsCommand = false
 }
 
 /// What the confined process has.
@@ -154,13 +156,21 @@ enum Confined {
       return End(code: 128 + signal)
     case .killed(let signal):
       keeper?.restore()
-      // What a person or a system sends ends this process alike; anything else is a fault.
-      if [1, 2, 3, 13, 15].contains(signal) { end.repeatHere() }
+      // What a person, a timer or a system sends ends this process alike; anything else is a fault.
+      if Self.requests.contains(signal) {
+        // A key of the terminal (SIGINT, SIGQUIT) reached the command as well.
+        if needs.endsCommand || signal == 15 || signal == 1 { needs.command?.end() }
+        end.repeatHere()
+      }
       throw Failure(
         Exit.failure, "the process that reads and draws ended by signal \(signal); please report it"
       )
     }
   }
+
+  /// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGVTALRM,
+  /// SIGPROF, SIGIO and SIGPWR.
+  private static let requests: Set<Int32> = [1, 2, 3, 10, 12, 13, 14, 15, 16, 26, 27, 29, 30]
 
   /// The confined process cannot wait for the command: its broker does.
   private static func watch(_ command: Command, _ client: BrokerClient) {

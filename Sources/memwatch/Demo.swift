@@ -22,9 +22,9 @@ struct Demo: ParsableCommand {
       throw Failure(Exit.failure, "enclave-demo is not beside memwatch in \(SafeText(directory))")
     }
     let session = try Session(
-      [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isTerminal && !once,
+      [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isPossible && !once,
       name: "demo")
-    try session.show(screen.settings, endsWithScreen: true)
+    try session.show(screen, endsWithScreen: true, speaks: !once && Screen.withoutCursor != nil)
   }
 }
 
@@ -64,8 +64,8 @@ struct Run: ParsableCommand {
       throw ExitCode(end.code)
     }
     let session = try Session(
-      command, publishing: true, underScreen: Screen.isTerminal, name: "run")
-    try session.show(screen.settings, endsWithScreen: false)
+      command, publishing: true, underScreen: Screen.isPossible, name: "run")
+    try session.show(screen, endsWithScreen: false, speaks: Screen.withoutCursor != nil)
   }
 }
 
@@ -83,12 +83,16 @@ struct Session {
   }
 
   /// Shows it in a confined process; ends it here.
-  func show(_ settings: ScreenSettings, endsWithScreen: Bool) throws {
+  func show(_ flags: ScreenFlags, endsWithScreen: Bool, speaks: Bool) throws {
     let needs = Needs(
-      named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? settings : nil,
-      command: command)
+      named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? flags.settings : nil,
+      command: command, endsCommand: endsWithScreen)
     let end: Confined.End
-    do { end = try Confined.run(needs) { try look($0, endsWithScreen: endsWithScreen) } } catch {
+    do {
+      end = try Confined.run(needs) { viewer in
+        try look(viewer, endsWithScreen: endsWithScreen, lines: speaks ? flags : nil)
+      }
+    } catch {
       command.end()
       throw error
     }
@@ -114,7 +118,8 @@ struct Session {
     throw ExitCode(command.status ?? 0)
   }
 
-  private func look(_ viewer: Viewer, endsWithScreen: Bool) throws {
+  /// - Parameter lines: how changes are told as lines, where the terminal cannot show a screen.
+  private func look(_ viewer: Viewer, endsWithScreen: Bool, lines: ScreenFlags?) throws {
     guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
       let tail = command.tail(10).map { "  " + $0 }
       let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
@@ -122,6 +127,12 @@ struct Session {
         command.status == nil
         ? "no publisher within 10 s" : "the command ended without publishing"
       throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
+    }
+    if let lines {
+      Speaking.begin()
+      let end = try Speaking.follow(inspector, lines)
+      if endsWithScreen { throw ExitCode(Exit.code(for: end)) }
+      return
     }
     guard command.isLogged else {
       let snapshot = inspector.sample(auditing: .now)

@@ -161,16 +161,23 @@ struct Watch: ConfinedCommand {
   var once = false
   @Flag(
     name: .customLong("screen-reader"),
-    help: "No screen: a line for each change, until the process is gone.")
+    help:
+      "No screen: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)"
+  )
   var speaks = false
   @OptionGroup var audit: AuditFlag
 
-  private var isScreen: Bool { !speaks && !once && Screen.isTerminal }
+  private var isScreen: Bool { !speaks && !once && Screen.isPossible }
 
   var needs: Needs { Needs(named: target.named, screen: isScreen ? screen.settings : nil) }
 
   func look(_ viewer: Viewer) throws {
-    if speaks { return try speak() }
+    if speaks || !once && Screen.withoutCursor != nil {
+      if !speaks { Speaking.begin() }
+      let end = try Speaking.follow(
+        target.attach(), screen, auditing: audit.mode(.automatic))
+      throw ExitCode(Exit.code(for: end))
+    }
     guard isScreen else {
       let snapshot = try target.attach().sample(auditing: audit.mode(.now))
       try Output.standard(snapshot.text)
@@ -187,23 +194,6 @@ struct Watch: ConfinedCommand {
       start = .picking
     }
     try viewer.show(start, auditing: !audit.isOff)
-  }
-}
-
-extension Watch {
-  private func speak() throws {
-    let inspector = try target.attach()
-    inspector.openLimitMs = UInt64(screen.openLimit.milliseconds)
-    var last: Snapshot?
-    while true {
-      let snapshot = inspector.sample(auditing: audit.mode(.automatic), .none)
-      let time = clock(snapshot.sampledAt)
-      let lines = snapshot.changes(since: last).map { "\(time)  \($0)\n" }
-      if !lines.isEmpty { try Output.standard(lines.joined()) }
-      last = snapshot
-      if snapshot.process.state == .exited { throw ExitCode(Exit.exited) }
-      Exiting.pause(milliseconds: UInt32(screen.interval.milliseconds))
-    }
   }
 }
 

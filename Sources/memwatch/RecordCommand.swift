@@ -92,11 +92,15 @@ struct Replay: ConfinedCommand {
   @Flag(name: [.customShort("1"), .long], help: "The last sample as text, also on a terminal.")
   var once = false
 
-  private var isScreen: Bool { !once && Screen.isTerminal }
+  private var isScreen: Bool { !once && Screen.isPossible }
   var needs: Needs { Needs(named: [file], screen: isScreen ? screen.settings : nil) }
 
   func look(_ viewer: Viewer) throws {
     let snapshots = try read()
+    if !once, Screen.withoutCursor != nil {
+      Speaking.begin()
+      return try Speaking.tell(snapshots)
+    }
     guard isScreen else {
       return try Output.standard(snapshots[snapshots.count - 1].text)
     }

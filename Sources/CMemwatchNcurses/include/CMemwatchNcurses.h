@@ -27,13 +27,19 @@ int mwn_stream_descriptor(FILE *stream);
 /// Opens /dev/null in place of standard streams that are closed, so that no file gets their number.
 void mwn_fill_standard_streams(void);
 
-/// Makes SIGINT, SIGTERM and SIGHUP set a flag. To be called before newterm(3X), which leaves
+/// Makes every signal that asks a process to end set a flag, and SIGCONT another. To be called before newterm(3X), which leaves
 /// dispositions alone that are not the default.
 void mwn_catch_signals(void);
 /// Gives those signals back their default, until they are caught again.
 void mwn_release_signals(void);
 /// The last of these signals, or 0.
 int mwn_caught_signal(void);
+/// Whether this process was stopped and goes on since this was asked last.
+bool mwn_was_continued(void);
+
+/// Whether the terminal of standard output can place its cursor (terminfo's `cup`); true where TERM is
+/// not known.
+bool mwn_can_place_cursor(void);
 
 /// newterm(3X), which changes the terminal's modes; here they stay as they are until cbreak(3X).
 SCREEN *mwn_new_terminal(FILE *output, FILE *input);

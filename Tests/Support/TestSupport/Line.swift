@@ -11,8 +11,11 @@ public final class Line {
   /// Bytes that were read so far.
   public private(set) var byteCount = 0
 
-  /// Starts a command on a terminal of 100x30.
-  public init(_ arguments: [String], stats: Scratch?) throws {
+  /// Starts a command on a terminal of 100x30, or of a size that the terminal does not tell.
+  public init(
+    _ arguments: [String], stats: Scratch?, environment: [String: String] = [:],
+    tellsSize: Bool = true
+  ) throws {
     // pty(7); TIOCSPTLCK and TIOCGPTN of ioctl_tty(2).
     master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
     var lock: Int32 = 0
@@ -22,11 +25,14 @@ public final class Line {
     else { throw Failed("no pseudo-terminal") }
     slave = open("/dev/pts/\(number)", O_RDWR | O_NOCTTY | O_CLOEXEC)
     guard slave >= 0 else { throw Failed("/dev/pts/\(number) does not open") }
-    var size = winsize(ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0)
-    _ = ioctl(master, UInt(TIOCSWINSZ), &size)
+    if tellsSize {
+      var size = winsize(ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0)
+      _ = ioctl(master, UInt(TIOCSWINSZ), &size)
+    }
     _ = fcntl(master, F_SETFL, O_NONBLOCK)
+    let usual = ["TERM": "xterm-256color", "LC_ALL": "C.UTF-8"]
     let launch = Launch(
-      arguments, stats: stats, environment: ["TERM": "xterm-256color", "LC_ALL": "C.UTF-8"])
+      arguments, stats: stats, environment: usual.merging(environment) { $1 })
     process = launch.process()
     let terminal = FileHandle(fileDescriptor: slave, closeOnDealloc: false)
     process.standardInput = terminal
@@ -55,6 +61,13 @@ public final class Line {
     read += bytes[..<got]
     byteCount += got
   }
+
+  /// Sends bytes that may be no text.
+  @discardableResult
+  public func type(_ bytes: [UInt8]) -> Bool { write(master, bytes, bytes.count) == bytes.count }
+
+  /// What was read since a text was waited for last.
+  public var text: String { String(decoding: read, as: UTF8.self) }
 
   /// Reads up to `step` bytes every 10 ms until the command has ended.
   public func waitForEnd(step: Int = 65536) throws {

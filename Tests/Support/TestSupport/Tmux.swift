@@ -26,7 +26,7 @@ public final class Tmux {
     if let term = environment["TERM"] { variables += "export TERM='\(term)';" }
     let place = directory.map { "cd '\($0)';" } ?? ""
     let script =
-      "trap : INT; \(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
+      "trap : INT QUIT; \(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
     // The server outlives its client: it must not hold a descriptor of this process, by which
     // Process learns that its child has ended, nor this thread's mask of blocked signals.
     let start = Launch([
