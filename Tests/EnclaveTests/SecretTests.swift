@@ -46,6 +46,22 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     }
   }
 
+  /// Sizes that fill their slot, at strides that are not multiples of the alignment.
+  @Test(arguments: [32, 64, 256, 4096])
+  func overalignedDataStaysClearOfTheCanary(alignment: Int) throws {
+    let arena = try Arena("test", .init(lock: .off, gate: .none))
+    for size in [32, 48, 96, 192, 384] {
+      var kept: [SharedSecret] = []
+      for _ in 0..<12 {
+        var secret = try arena.allocate(byteCount: size, alignment: alignment)
+        try fill(&secret, from: 1)
+        kept.append(SharedSecret(secret))
+      }
+      #expect(try arena.check().isEmpty, "\(size) bytes aligned to \(alignment)")
+    }
+    #expect(arena.statistics.corruptions == 0)
+  }
+
   @Test func refusesImpossibleSizes() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     for (size, alignment) in [(-1, 16), (1 << 40, 16), (8, 3), (8, 0), (8, 8192)] {
