@@ -30,10 +30,21 @@ void cenclave_set_error(enclave_status status, int error, const char *text, size
 }
 
 const cenclave_interposer *cenclave_find_interposer(void) {
-  // Looked up each time: it may be loaded later. Binding to an arena is not the hot path; the
-  // allocations under it are.
-  const cenclave_interposer *found = dlsym(RTLD_DEFAULT, "enclave_interposer");
-  return found && found->struct_size >= sizeof *found ? found : NULL;
+  static const cenclave_interposer *known;
+  const cenclave_interposer *found = __atomic_load_n(&known, __ATOMIC_ACQUIRE);
+  if (found) return found;
+  found = dlsym(RTLD_DEFAULT, "enclave_interposer");
+  if (!found || found->struct_size < sizeof *found) return NULL;
+  __atomic_store_n(&known, found, __ATOMIC_RELEASE);
+  return found;
+}
+
+const char *cenclave_foreign_allocator(const cenclave_interposer *interposer) {
+  static bool are_ours;
+  if (__atomic_load_n(&are_ours, __ATOMIC_ACQUIRE)) return NULL;
+  const char *name = interposer->foreign();
+  if (!name) __atomic_store_n(&are_ours, true, __ATOMIC_RELEASE);
+  return name;
 }
 
 bool enclave_private_is_busy(void) { return ces_held_locks != 0; }

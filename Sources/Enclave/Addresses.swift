@@ -8,7 +8,10 @@ extension ArenaReference {
   package func allocate(
     byteCount: Int, alignment: Int, label: Label
   ) throws(EnclaveError) -> Place {
-    try allocate(Lane.Request(byteCount: byteCount, alignment: alignment), key: LabelKey(label))
+    let place = try allocate(
+      Lane.Request(byteCount: byteCount, alignment: alignment), key: LabelKey(label))
+    countWindows(of: place)
+    return place
   }
 
   // MARK: - Resizing
@@ -16,12 +19,16 @@ extension ArenaReference {
   /// Changes a secret's size, where it lies if that is possible; its handles are stale then.
   package func resize(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place {
     let request = try Lane.Request(byteCount: byteCount, alignment: 16)
+    if let error = openWindows(of: place) { throw error }
     if fits(place, request), let resized = try resizeInPlace(place, to: byteCount) {
       return resized
     }
     let key = withCore { core in core.labels.entries[Int(place.label)].key }
     let copy: Place
-    do { copy = try allocate(request, key: key) } catch {
+    do {
+      copy = try allocate(request, key: key)
+      countWindows(of: copy)
+    } catch {
       // Less needs no other place, though a smaller one would do.
       if byteCount <= Int(place.byteCount), unsafe !place.run.pointee.isIsolated,
         let resized = try? resizeInPlace(place, to: byteCount)
@@ -124,7 +131,10 @@ package struct HeldWindow: BitwiseCopyable {
   package static func open(
     _ address: UnsafeMutableRawPointer, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
   ) throws(EnclaveError) -> Bool {
-    guard let place = unsafe Place.live(startingAt: address) else { return false }
+    guard let place = unsafe Place.live(startingAt: address) else {
+      if unsafe Place.isDestroyed(address) { throw .destroyed }
+      return false
+    }
     unsafe try open(place, writing: writing, window)
     return true
   }
@@ -230,6 +240,7 @@ extension Place {
   /// Reports that an address was freed, or resized, that is no live secret's.
   package static func misused(_ address: UnsafeRawPointer) throws(EnclaveError) {
     guard let (arena, isLive) = unsafe whereabouts(of: address) else {
+      if unsafe isDestroyed(address) { throw .destroyed }
       ViolationHandler.report(
         Violation(kind: .foreignPointer, arena: "", label: nil, byteCount: nil, offset: nil))
       return

@@ -85,6 +85,8 @@ public final class Arena: Sendable {
     /// Do not wipe the arena when the process exits: for memory that exit itself still uses, such as
     /// the buffers of stdio.
     public var isKeptAtExit = false
+    /// Its secrets are held by address, in C: destroying the arena ends them all.
+    package var isHeldByAddress = false
 
     public init(
       layout: Layout = .slab, lock: Lock = .required, gate: Gate = .automatic,

@@ -481,7 +481,9 @@ struct ArenaCore {
     // First: once it is unmapped, the addresses may be another arena's.
     chunk.wipeEntry?.remove()
     unsafe chunks.place(index).pointee.wipeEntry = nil
-    unsafe PageTable.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
+    if !isDestroyed || !options.isHeldByAddress {
+      unsafe PageTable.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
+    }
     do throws(SystemFailure) {
       if chunk.isSealed {
         // Its addresses stay until the process ends; its memory and its lock do not. Who has not

@@ -140,6 +140,7 @@ extension ArenaReference {
     var failure: SystemFailure?
     core.isDestroyed = true
     core.isBroken = true  // whatever fails now: it cannot be used any more
+    if options.isHeldByAddress { core.markAddressesAsDestroyed() }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {
       do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
         failure = failure ?? error
@@ -149,6 +150,11 @@ extension ArenaReference {
     }
     countAsWiped(lanes)
     if let failure { throw .system(failure) }
+    // Nobody can come back by an address, and a handle of C's is looked at no further than that: the
+    // metadata goes with the arena.
+    if options.isHeldByAddress {
+      for index in 0..<laneCount { lanes[index].handles = 0 }
+    }
   }
 
   private func countAsWiped(_ lanes: Lanes) {

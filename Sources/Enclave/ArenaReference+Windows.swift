@@ -223,7 +223,11 @@ extension ArenaReference {
       let entry = gate.enterWipe()
       if entry == 0 { break }
       if entry == Gate.Entry.destroyed.rawValue {
-        // It is wiped already; the handle goes.
+        // It is wiped already; the handle goes. (An address may come twice.)
+        guard unsafe isUnique || Slot.claim(slot, place.generation) else {
+          violated(.doubleFree, place, offset: nil)
+          return
+        }
         forget(place)
         return
       }
@@ -237,6 +241,11 @@ extension ArenaReference {
       gate.leaveWipe()
       violated(.doubleFree, place, offset: nil)
       return
+    }
+    if !isUnique, let error = unsafe refusal(of: place, slot) {
+      gate.leaveWipe()
+      violated(.freedWhileOpen, place, offset: nil)
+      throw error
     }
     let isFrozen = gate.isFrozen
     let opensPages = isClosedByPages
@@ -278,8 +287,12 @@ extension ArenaReference {
   /// The handle of a secret of a destroyed arena goes.
   private func forget(_ place: Place) {
     let laneIndex = unsafe Int(place.run.pointee.lane)
-    withLane(laneIndex) { $0.handles -= 1 }
-    dropOrphan(laneIndex)
+    let wasCounted = withLane(laneIndex) { lane in
+      guard lane.handles > 0 else { return false }
+      lane.handles -= 1
+      return true
+    }
+    if wasCounted { dropOrphan(laneIndex) }
   }
 
   private func dropOrphan(_ lane: Int) {

@@ -15,6 +15,9 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
     case doubleFree
     /// An address was freed that is no secret's.
     case foreignPointer
+    /// A secret was freed, by its address or by a handle of C's, while a window to it was open. It is
+    /// still there.
+    case freedWhileOpen
   }
 
   public let kind: Kind
@@ -44,6 +47,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
       case .writeAfterFree: "something wrote to memory that is free"
       case .doubleFree: "a secret was freed twice"
       case .foreignPointer: "an address was freed that is no secret's"
+      case .freedWhileOpen: "a secret was freed while a window to it was open"
       }
     var details = [arena.isEmpty ? "no arena" : "arena \(arena)"]
     if let label { details.append("label \(label)") }

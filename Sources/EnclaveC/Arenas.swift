@@ -80,6 +80,7 @@ public func enclave_arena_create(
       isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
     swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
   }
+  swiftOptions.isHeldByAddress = true
   return attempt { () throws(EnclaveError) in
     let made = try Arena(unsafe Label(unowned: name), swiftOptions)
     unsafe arena.pointee = unsafe OpaquePointer(Unmanaged.passRetained(made).toOpaque())
@@ -124,6 +125,8 @@ extension Arena.Gate {
 
 @c @implementation
 public func enclave_arena_retain(_ arena: OpaquePointer?) -> OpaquePointer? {
+  cenclave_enter()
+  defer { cenclave_leave() }
   if let arena = unsafe arena { _ = unsafe object(arena).retain() }
   return unsafe arena
 }
@@ -201,6 +204,8 @@ public func enclave_arena_check(
 
 @c @implementation
 public func enclave_arena_owns(_ arena: OpaquePointer?, _ address: UnsafeRawPointer?) -> Bool {
+  cenclave_enter()
+  defer { cenclave_leave() }
   guard let arena = unsafe arena, let address = unsafe address,
     let found = unsafe Place.arena(of: address)
   else {

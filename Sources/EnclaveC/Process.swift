@@ -54,6 +54,7 @@ extension Violation {
       case .writeAfterFree: ENCLAVE_VIOLATION_WRITE_AFTER_FREE
       case .doubleFree: ENCLAVE_VIOLATION_DOUBLE_FREE
       case .foreignPointer: ENCLAVE_VIOLATION_FOREIGN_POINTER
+      case .freedWhileOpen: ENCLAVE_VIOLATION_FREED_WHILE_OPEN
       }
     unsafe arena.withCString { arena in
       unsafe (label ?? "").withCString { label in
@@ -135,7 +136,7 @@ public func enclave_set_active(
   cenclave_enter()
   defer { cenclave_leave() }
   guard let interposer = unsafe cenclave_find_interposer() else { return failedInterposer() }
-  if let foreign = unsafe interposer.pointee.foreign() {
+  if let foreign = unsafe cenclave_foreign_allocator(interposer) {
     unsafe enclave_private_foreign_allocator(foreign)
   }
   if let arena = unsafe arena {
@@ -158,14 +159,21 @@ public func enclave_arena_call(
   _ arena: OpaquePointer?, _ allocator: (@convention(c) (Int) -> UnsafeMutableRawPointer?)?,
   _ size: Int
 ) -> UnsafeMutableRawPointer? {
+  // What the runtime allocates for this code is not the arena's: only the allocator runs outside.
+  cenclave_enter()
+  defer { cenclave_leave() }
   guard let arena = unsafe arena, let allocator = unsafe allocator else {
     _ = failedArgument("the arena or the allocator is NULL")
     return nil
   }
   var before: OpaquePointer?
   guard unsafe enclave_set_active(arena, &before) == ENCLAVE_OK else { return nil }
+  cenclave_leave()
   let result = unsafe allocator(size)
-  _ = unsafe enclave_set_active(before, nil)
+  cenclave_enter()
+  // What was active may be closed to this thread by now; it is put back all the same, or the thread
+  // would stay bound to this arena.
+  _ = unsafe cenclave_find_interposer()?.pointee.set_active(before)
   guard let result = unsafe result else {
     // Why is kept already, where it was this library that had no memory.
     return nil

@@ -79,7 +79,7 @@ public func enclave_free(_ address: UnsafeMutableRawPointer?) -> enclave_status 
 public func enclave_free_if_owned(_ address: UnsafeMutableRawPointer?) -> Bool {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let address = unsafe address, unsafe pageOwner(of: address) != nil else { return false }
+  guard let address = unsafe address, unsafe Place.isOwned(address) else { return false }
   _ = unsafe enclave_free(address)
   return true
 }
@@ -92,6 +92,8 @@ private func misused(_ address: UnsafeMutableRawPointer) -> enclave_status {
 
 @c @implementation
 public func enclave_usable_size(_ address: UnsafeRawPointer?) -> Int {
+  cenclave_enter()
+  defer { cenclave_leave() }
   guard let address = unsafe address,
     let place = unsafe Place.live(startingAt: UnsafeMutableRawPointer(mutating: address))
   else { return 0 }
@@ -100,16 +102,34 @@ public func enclave_usable_size(_ address: UnsafeRawPointer?) -> Int {
 
 @c @implementation
 public func enclave_owns(_ address: UnsafeRawPointer?) -> Bool {
-  unsafe address.map { unsafe pageOwner(of: $0) != nil } ?? false
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe address.map { unsafe Place.isOwned($0) } ?? false
 }
 
 @c @implementation
 public func enclave_contains(_ start: UnsafeRawPointer?, _ size: Int) -> Bool {
+  cenclave_enter()
+  defer { cenclave_leave() }
   guard let start = unsafe start, size >= 0 else { return false }
   return unsafe Place.live(at: UnsafeRawBufferPointer(start: start, count: size)) != nil
 }
 
 // MARK: - Windows
+
+/// Whether a window is to write; nil for an access that is none.
+@inline(__always)
+private func writes(_ access: enclave_access) -> Bool? {
+  switch access {
+  case ENCLAVE_READ: false
+  case ENCLAVE_READ_WRITE: true
+  default: nil
+  }
+}
+
+private func failedAccess() -> enclave_status {
+  failedArgument("the access is neither ENCLAVE_READ nor ENCLAVE_READ_WRITE")
+}
 
 /// The library's window in the caller's: it is smaller.
 @inline(__always)
@@ -130,20 +150,21 @@ public func enclave_open(
     return failedArgument("the address or the window is NULL")
   }
   unsafe held(window).pointee.flags = 0
+  guard let writing = writes(access) else { return failedAccess() }
   do throws(EnclaveError) {
     let isOurs = unsafe try HeldWindow.open(
-      address, writing: access == ENCLAVE_READ_WRITE, held(window))
+      address, writing: writing, held(window))
     return isOurs ? ENCLAVE_OK : failedNotOurs()
   } catch { return failed(error) }
 }
 
 @c @implementation
 public func enclave_close(_ window: UnsafeMutablePointer<enclave_window>?) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
   guard let window = unsafe window, unsafe !HeldWindow.close(held(window)) else {
     return ENCLAVE_OK
   }
-  cenclave_enter()
-  defer { cenclave_leave() }
   return failed(ENCLAVE_ERROR_DESTROYED, "everything was wiped while the window was open")
 }
 
@@ -158,6 +179,7 @@ public func enclave_arena_open(
     return failedArgument("the arena or the window is NULL")
   }
   unsafe held(window).pointee.flags = 0
+  guard let writing = writes(access) else { return failedAccess() }
   let reference = unsafe reference(arena)
   if reference.hasPages {
     return failed(
@@ -165,7 +187,7 @@ public func enclave_arena_open(
       "a page gate opens pages to every thread: open single secrets, or use a key gate or none")
   }
   return attempt { () throws(EnclaveError) in
-    unsafe try HeldWindow.open(reference, writing: access == ENCLAVE_READ_WRITE, held(window))
+    unsafe try HeldWindow.open(reference, writing: writing, held(window))
   }
 }
 
@@ -213,12 +235,16 @@ public func enclave_secret_find(
 public func enclave_secret_address(_ secret: UnsafePointer<enclave_secret>?)
   -> UnsafeMutableRawPointer?
 {
-  unsafe place(secret)?.address
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe place(secret)?.address
 }
 
 @c @implementation
 public func enclave_secret_size(_ secret: UnsafePointer<enclave_secret>?) -> Int {
-  unsafe place(secret).map { Int($0.byteCount) } ?? 0
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe place(secret).map { Int($0.byteCount) } ?? 0
 }
 
 @c @implementation
@@ -231,9 +257,10 @@ public func enclave_secret_open(
   defer { cenclave_leave() }
   guard let window = unsafe window else { return failedArgument("the window is NULL") }
   unsafe held(window).pointee.flags = 0
+  guard let writing = writes(access) else { return failedAccess() }
   guard let place = unsafe place(secret) else { return failedStale() }
   do throws(EnclaveError) {
-    unsafe try HeldWindow.open(place, writing: access == ENCLAVE_READ_WRITE, held(window))
+    unsafe try HeldWindow.open(place, writing: writing, held(window))
   } catch { return failed(error) }
   unsafe bytes?.pointee = unsafe place.address
   return ENCLAVE_OK

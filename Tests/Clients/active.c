@@ -15,7 +15,11 @@
 void free(void *address) { (void)address; }
 #endif
 
-static enclave_arena *arena;
+static enclave_arena *arena, *former;
+
+static void *close_former(size_t size) {
+  return enclave_arena_freeze(former) ? NULL : malloc(size);
+}
 
 static void *free_elsewhere(void *address) {
   free(address);
@@ -46,6 +50,25 @@ int main(int count, char **arguments) {
   }
   if (strcmp(what, "foreign") == 0) {
     enclave_arena_call(arena, another_heap, 32);
+    return 0;
+  }
+  if (strcmp(what, "restored") == 0) {
+    // The arena that was active before is closed to this thread when the call returns.
+    enclave_arena *before;
+    EXPECT(enclave_arena_create("former", &options, &former) == ENCLAVE_OK);
+    EXPECT(enclave_set_active(former, NULL) == ENCLAVE_OK);
+    EXPECT(enclave_arena_owns(arena, enclave_arena_call(arena, close_former, 32)));
+    void *here = malloc(32);
+    EXPECT(enclave_set_active(NULL, &before) == ENCLAVE_OK && before == former);
+    printf("%d\n", here != NULL);
+    return 0;
+  }
+  if (strcmp(what, "lookups") == 0) {
+    for (int round = 0; round < 1000; round++) {
+      EXPECT(enclave_set_active(arena, NULL) == ENCLAVE_OK);
+      EXPECT(enclave_set_active(NULL, NULL) == ENCLAVE_OK);
+    }
+    puts("ok");
     return 0;
   }
   if (strcmp(what, "partial") == 0) {

@@ -55,6 +55,20 @@ static enclave_response go_on(const enclave_violation *violation, void *count) {
   return ENCLAVE_GO_ON;
 }
 
+static long resident_kib(void) {
+  long pages = 0;
+  FILE *file = fopen("/proc/self/statm", "r");
+  if (!file || fscanf(file, "%*d %ld", &pages) != 1) errx(70, "no statm");
+  fclose(file);
+  return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static int leave_a_block(char *secret) {
+  enclave_status status;
+  ENCLAVE_WITH_OPEN(secret, ENCLAVE_READ, status) { return 3; }
+  return 4;
+}
+
 static enclave_window thread_window;
 static char *other_secret;
 static void *read_along(void *unused) {
@@ -156,6 +170,92 @@ int main(int count, char **arguments) {
     printf("seen %d live %d wrong %zu\n", seen, (int)statistics.secret_count, wrong);
     return 0;
   }
+  if (IS("open-free")) {
+    char *secret = take(make(gate, ENCLAVE_LAYOUT_SLAB), 9000);
+    enclave_window window;
+    if (enclave_open(secret, ENCLAVE_READ_WRITE, &window)) return 70;
+    return ended(enclave_free(secret));
+  }
+  if (IS("open-free-handled")) {
+    enclave_arena *arena = make(gate, ENCLAVE_LAYOUT_SLAB);
+    char *secret = take(arena, 40), *other = take(arena, 40);
+    int seen = 0;
+    enclave_set_violation_handler(go_on, &seen);
+    enclave_window window, second;
+    enclave_secret handle;
+    if (enclave_secret_find(secret, &handle)) return 70;
+    if (enclave_open(secret, ENCLAVE_READ, &window)) return 70;
+    if (enclave_open(secret, ENCLAVE_READ, &second)) return 70;
+    printf("%d %d %d ", enclave_free(other), enclave_free(secret), enclave_secret_free(&handle));
+    printf("%d %d ", enclave_realloc(secret, 20) != NULL, enclave_last_status());
+    if (enclave_close(&second)) return 70;
+    printf("%d ", enclave_free_if_owned(secret));
+    printf("%d ", enclave_usable_size(secret) == 40);
+    if (enclave_close(&window)) return 70;
+    printf("%d seen %d\n", enclave_free(secret), seen);
+    return 0;
+  }
+  if (IS("free-after-destroy")) {
+    enclave_arena *arena = make(gate, ENCLAVE_LAYOUT_SLAB);
+    char *small = take(arena, 40), *large = take(arena, 9000), *gone = take(arena, 5000);
+    enclave_secret handle;
+    if (enclave_secret_find(small, &handle)) return 70;
+    if (enclave_free(gone)) return 70;
+    if (enclave_arena_destroy(arena, 0)) return 70;
+    enclave_window window;
+    for (int released = 0; released < 2; released++) {
+      printf("%d %d %d %d %d %d ", enclave_free(small), enclave_free(small), enclave_free(large),
+             enclave_free_if_owned(small), enclave_owns(large), enclave_secret_free(&handle));
+      printf("%d %d %d %zu\n", enclave_open(large, ENCLAVE_READ, &window),
+             enclave_realloc(small, 80) != NULL, enclave_last_status(), enclave_usable_size(small));
+      if (!released) enclave_arena_release(arena);
+    }
+    fflush(stdout);
+    return ended(enclave_free(gone));
+  }
+  if (IS("wiped-double-free")) {
+    char *secret = take(make(gate, ENCLAVE_LAYOUT_SLAB), 32);
+    enclave_wipe_everything();
+    ended(enclave_free(secret));
+    return ended(enclave_free(secret));
+  }
+  if (IS("destroyed-leaks")) {
+    long before = 0;
+    for (int round = 0; round < 4000; round++) {
+      enclave_arena *arena = make(ENCLAVE_GATE_NONE, ENCLAVE_LAYOUT_SLAB);
+      take(arena, 32);
+      take(arena, 9000);
+      if (enclave_arena_destroy(arena, 0)) return 70;
+      enclave_arena_release(arena);
+      if (round == 500) before = resident_kib();
+    }
+    printf("%s\n", resident_kib() - before < 4000 ? "stays" : "grows");
+    return 0;
+  }
+  if (IS("wiped-in-a-block")) {
+    char *secret = take(make(gate, ENCLAVE_LAYOUT_SLAB), 32);
+    enclave_status status;
+    int runs = 0;
+    ENCLAVE_WITH_OPEN(secret, ENCLAVE_READ_WRITE, status) {
+      poke(secret, 0);
+      runs++;
+    }
+    printf("%d ", status);
+    ENCLAVE_WITH_OPEN(secret, ENCLAVE_READ, status) {
+      runs++;
+      break;
+    }
+    printf("%d ", status);
+    ENCLAVE_WITH_OPEN(secret, ENCLAVE_READ, status) {
+      runs++;
+      if (leave_a_block(secret) != 3) return 70;
+      enclave_wipe_everything();
+    }
+    printf("%d ", status);
+    ENCLAVE_WITH_OPEN(secret, ENCLAVE_READ, status) runs++;
+    printf("%d %d\n", status, runs);
+    return 0;
+  }
   if (IS("foreign-free")) {
     char on_the_stack[32];
     return ended(enclave_free(on_the_stack));
@@ -242,9 +342,9 @@ int main(int count, char **arguments) {
     enclave_window window;
     if (enclave_open(secret, ENCLAVE_READ_WRITE, &window)) return 70;
     poke(secret, 0);
-    enclave_free(secret);
     enclave_arena_release(arena);
     enclave_close(&window);
+    if (enclave_free(secret)) return 70;
     puts("went on");
     return 0;
   }
@@ -286,6 +386,11 @@ int main(int count, char **arguments) {
     arena = make(gate, ENCLAVE_LAYOUT_SLAB);
     int given = enclave_malloc(arena, SIZE_MAX) != NULL;
     printf("%d %d ", given, enclave_last_status());
+    char *real = take(arena, 16);
+    if (enclave_secret_find(real, &none)) return 70;
+    printf("%d %d %d ", enclave_open(real, (enclave_access)2, &window),
+           enclave_secret_open(&none, (enclave_access)7, &window, &bytes),
+           enclave_arena_open(arena, (enclave_access)3, &window));
     given = enclave_calloc(arena, SIZE_MAX / 2, 3) != NULL;
     printf("%d %d ", given, enclave_last_status());
     given = enclave_aligned_alloc(arena, 3, 8) != NULL;

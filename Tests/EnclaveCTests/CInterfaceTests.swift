@@ -216,14 +216,26 @@ struct Installed: Sendable {
       output: "9 9 9 0 9 9 0 this process is a forked child, and the arena is its "
         + "parent's: make one of its own\nown 0\nchild 0 parent 0\n"),
     Attack(
-      name: "window-left-open", status: aborted,
-      output: "10 1 windows of the arena are open, one of them to victim: close them first\n0 \n",
-      error: "foreignPointer: "),
+      name: "window-left-open",
+      output: "10 1 windows of the arena are open, one of them to victim: close them first\n0 \n"
+        + "8 the arena was destroyed, and its secrets with it\n"),
     Attack(name: "released-in-a-window", output: "went on\n"),
     // Without keys a window is open to every thread; the library's documentation says so.
     Attack(name: "thread-in-a-window", gates: ["pages", "none"], output: "read 0\n"),
     Attack(name: "wipe-everything", output: "0 8 0 8\n0\n"),
-    Attack(name: "arguments", output: "14 14 14 14 15 8 0 0 14\n0 6 0 6 0 6 0 0 0\n"),
+    Attack(name: "arguments", output: "14 14 14 14 15 8 0 0 14\n0 6 14 14 14 0 6 0 6 0 0 0\n"),
+    Attack(name: "open-free", status: aborted, error: "freedWhileOpen: a secret was freed while a"),
+    Attack(
+      name: "open-free-handled",
+      output: "violation 6 attacked victim 40 0\nviolation 6 attacked victim 40 0\n"
+        + "0 10 10 0 10 violation 6 attacked victim 40 0\n1 1 0 seen 3\n"),
+    Attack(
+      name: "free-after-destroy", status: aborted,
+      output: "8 8 8 0 0 8 8 0 8 0\n8 8 8 0 0 8 8 0 8 0\n", error: "foreignPointer: "),
+    Attack(
+      name: "wiped-double-free", status: aborted, output: "0 \n", error: "doubleFree: "),
+    Attack(name: "destroyed-leaks", gates: ["none"], output: "stays\n"),
+    Attack(name: "wiped-in-a-block", output: "0 0 8 8 3\n"),
   ]
 
   @Test(arguments: attacks) func everyMisuseEndsAsDocumented(attack: Attack) throws {
@@ -240,7 +252,9 @@ struct Installed: Sendable {
   /// finds, it still finds.
   @Test func underTheAddressSanitizer() throws {
     let program = try installed.compile("attacks", flags: ["-fsanitize=address"])
-    for attack in Self.attacks where attack.status != Self.faulted {
+    // (It keeps what is freed for a while: memory grows.)
+    for attack in Self.attacks
+    where attack.status != Self.faulted && attack.name != "destroyed-leaks" {
       let result = try Launch(
         [program, attack.name, attack.gates[0]],
         // A client that ends in mid-attack releases nothing.
@@ -258,42 +272,6 @@ struct Installed: Sendable {
       unprivileged(memlock: 0) + [installed.compile("attacks"), "lock-limit"]
     ).run()
     #expect(result.output.hasPrefix("0 4 RLIMIT_MEMLOCK is 0 bytes, 0 are in use, "), "\(result)")
-  }
-
-  // MARK: - Bound call sites
-
-  private var preload: [String: String] {
-    ["LD_PRELOAD": installed.libraries + "/libenclave-malloc.so"]
-  }
-
-  @Test func callSitesAreBoundToAnArena() throws {
-    let preloaded = try Launch([installed.compile("active")], environment: preload).run()
-    #expect(preloaded.status == 0 && preloaded.output == "ok\n", "\(preloaded.error)")
-    let linked = try Launch([installed.compile("active", linkage: .interposed)]).run()
-    #expect(linked.status == 0 && linked.output == "ok\n", "\(linked.error)")
-  }
-
-  @Test func withoutTheInterposerTheCallSaysSo() throws {
-    let result = try Launch([installed.compile("active"), "without"]).run()
-    #expect(result.output.hasPrefix("0 16 libenclave-malloc.so is not in this process"))
-  }
-
-  @Test func aClosedArenaIsRefused() throws {
-    let result = try Launch([installed.compile("active"), "closed"], environment: preload).run()
-    #expect(result.output.hasPrefix("0 17 the arena is closed to this thread"))
-  }
-
-  @Test func aForeignAllocatorEndsTheProcess() throws {
-    let result = try Launch([installed.compile("active"), "foreign"], environment: preload).run()
-    #expect(result.status == Self.aborted)
-    #expect(result.error.contains("the allocator that was called is not the interposer's"))
-  }
-
-  @Test func aPartlyInterposedAllocatorEndsTheProcess() throws {
-    let program = try installed.compile("active", flags: ["-DOWN_FREE"], linkage: .interposed)
-    let result = try Launch([program, "partial"]).run()
-    #expect(result.status == Self.aborted)
-    #expect(result.error.contains("Enclave: free is not the interposer's"))
   }
 }
 

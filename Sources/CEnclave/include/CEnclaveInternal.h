@@ -25,8 +25,11 @@ typedef struct {
   const char *(*foreign)(void);
 } cenclave_interposer;
 
-/// NULL when it is not in the process.
+/// NULL when it is not in the process. Looked up until it is found: it may be loaded later.
 const cenclave_interposer *cenclave_find_interposer(void);
+/// The name of an allocation function that is not the interposer's; NULL when all are. Names are looked
+/// up until all are: what is loaded later stands behind in the order of lookup.
+const char *cenclave_foreign_allocator(const cenclave_interposer *interposer);
 /// Ends the process: an allocator is not ours. Does not return.
 _Noreturn void enclave_private_foreign_allocator(const char *what);
 

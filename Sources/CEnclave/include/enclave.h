@@ -6,11 +6,11 @@
  *     if (enclave_arena_create("tls-keys", NULL, &arena) != ENCLAVE_OK)
  *       errx(1, "%s", enclave_last_error());
  *     unsigned char *key = enclave_allocate(arena, 32, 0, "session ticket key");
- *     {
- *       ENCLAVE_SCOPED_WINDOW(window);
- *       if (enclave_open(key, ENCLAVE_READ_WRITE, &window) != ENCLAVE_OK) ...
+ *     enclave_status status;
+ *     ENCLAVE_WITH_OPEN(key, ENCLAVE_READ_WRITE, status) {
  *       ... use key[0] to key[31]; the window ends with the block
  *     }
+ *     if (status != ENCLAVE_OK) ... what was made of the key is not to be used
  *     enclave_free(key);
  *
  * Link with `pkg-config --cflags --libs enclave`.
@@ -168,8 +168,9 @@ void enclave_arena_release(enclave_arena *arena);
 enclave_status enclave_arena_freeze(enclave_arena *arena);
 /* Freezes, and has the kernel refuse every change to the mapping until exit: mseal(2). */
 enclave_status enclave_arena_seal(enclave_arena *arena);
-/* Wipes and unmaps it at once; its secrets are gone. Waits up to so many milliseconds for windows
- * that are open. The arena itself is still to be released. */
+/* Wipes and unmaps it at once; its secrets are gone, and need not be freed. Waits up to so many
+ * milliseconds for windows that are open. The arena itself is still to be released; nobody may use it
+ * or a secret of it while it is released for the last time. */
 enclave_status enclave_arena_destroy(enclave_arena *arena, uint32_t wait_milliseconds);
 
 typedef struct enclave_statistics {
@@ -201,12 +202,17 @@ void *enclave_allocate_array(enclave_arena *arena, size_t count, size_t size, co
 
 /* Changes the size, in the same arena: bytes that are new are zero, bytes that go are wiped, and so
  * is the old place when the secret has to move. NULL when it cannot be done, and nothing has changed
- * then. The secret may not be open in a window. An address that is no live secret's is a
- * violation. */
+ * then. ENCLAVE_ERROR_WINDOWS_OPEN while it is open in a window. An address that is no live
+ * secret's is a violation, unless its arena was destroyed: ENCLAVE_ERROR_DESTROYED. */
 void *enclave_realloc(void *secret, size_t size);
 
 /* Wipes and frees, from any thread; NULL is fine. An address that is no live secret's is a
- * violation: a double free, or a foreign pointer. */
+ * violation: a double free, or a foreign pointer. So is a secret with an open window: with a handler
+ * that goes on it is ENCLAVE_ERROR_WINDOWS_OPEN, and the secret is still there.
+ *
+ * ENCLAVE_ERROR_DESTROYED, and nothing is done, for a secret that went with its arena
+ * (enclave_arena_destroy). As with any memory that was unmapped, its address may be handed out again:
+ * where secrets may be freed later than their arena, free them by handle, which is never mistaken. */
 enclave_status enclave_free(void *secret);
 /* The same, but returns false for an address that is no arena's, and touches nothing then. */
 bool enclave_free_if_owned(void *secret);
@@ -233,7 +239,8 @@ typedef struct enclave_window {
 } enclave_window;
 #define ENCLAVE_WINDOW_CLOSED { { 0, 0, 0, 0, 0, 0 } }
 
-/* Opens a secret by its address. No system call but under a page gate. */
+/* Opens a secret by its address. No system call but under a page gate. ENCLAVE_ERROR_NOT_OURS for an
+ * address that is no live secret's, ENCLAVE_ERROR_ARGUMENT for an access that is none. */
 enclave_status enclave_open(void *secret, enclave_access access, enclave_window *window);
 /* Ends a window; one that is closed stays so. ENCLAVE_ERROR_DESTROYED when everything was wiped while
  * it was open: what was made of the contents may have been made of zeros, and is not to be used. */
@@ -245,7 +252,48 @@ enclave_status enclave_arena_open(enclave_arena *arena, enclave_access access,
                                   enclave_window *window);
 
 #if defined(__GNUC__)
-/* A window that is closed where its block ends, however it is left (but by longjmp). */
+/*
+ * Runs a block with a secret open, and keeps the answer:
+ *
+ *     enclave_status status;
+ *     ENCLAVE_WITH_OPEN(key, ENCLAVE_READ, status) {
+ *       sign(message, key, signature);
+ *     }
+ *     if (status != ENCLAVE_OK) ... the signature is not to be used: enclave_last_error() says why
+ *
+ * `status` is a variable that was declared before. Where the secret cannot be opened the block does
+ * not run, and the status says why; else it is what closing the window answered. The window is
+ * closed however the block is left: by its end, break, goto, return or a C++ exception, but not by
+ * longjmp. (break and continue leave the block.)
+ */
+#define ENCLAVE_WITH_OPEN(secret, access, status)                                             \
+  for (enclave_scope_ enclave_scope_here_ __attribute__((cleanup(enclave_end_scope_))) =      \
+           enclave_begin_scope_((secret), (access), &(status));                               \
+       enclave_scope_here_.is_open; enclave_end_scope_(&enclave_scope_here_))
+
+typedef struct enclave_scope_ {
+  enclave_window window;
+  enclave_status *status;
+  int is_open;
+} enclave_scope_;
+
+static inline enclave_scope_ enclave_begin_scope_(void *secret, enclave_access access,
+                                                  enclave_status *status) {
+  enclave_scope_ scope;
+  scope.status = status;
+  *status = enclave_open(secret, access, &scope.window);
+  scope.is_open = *status == ENCLAVE_OK;
+  return scope;
+}
+static inline void enclave_end_scope_(enclave_scope_ *scope) {
+  if (!scope->is_open) return;
+  scope->is_open = 0;
+  *scope->status = enclave_close(&scope->window);
+}
+
+/* A window that is closed where its block ends, however it is left (but by longjmp). What closing it
+ * answers is lost then: close it with enclave_close before the results are used, so that this is
+ * left to care for the other ways out; or use ENCLAVE_WITH_OPEN. */
 #define ENCLAVE_SCOPED_WINDOW(name) \
   enclave_window name __attribute__((cleanup(enclave_close_scope_))) = ENCLAVE_WINDOW_CLOSED
 static inline void enclave_close_scope_(enclave_window *window) { enclave_close(window); }
@@ -299,7 +347,8 @@ typedef enum enclave_violation_kind {
   ENCLAVE_VIOLATION_UNDERFLOW = 2,
   ENCLAVE_VIOLATION_WRITE_AFTER_FREE = 3,
   ENCLAVE_VIOLATION_DOUBLE_FREE = 4,
-  ENCLAVE_VIOLATION_FOREIGN_POINTER = 5
+  ENCLAVE_VIOLATION_FOREIGN_POINTER = 5,
+  ENCLAVE_VIOLATION_FREED_WHILE_OPEN = 6 /* a window to the secret is open; it was not freed */
 } enclave_violation_kind;
 
 /* Memory that was misused. The texts are valid during the call that they are given to. */
