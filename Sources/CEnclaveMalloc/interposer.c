@@ -8,7 +8,10 @@
 // allocations go to one arena with gate none, named "heap": for programs that cannot be changed.
 // More words may follow, with commas between: lock=required, lock=preferred (the default) or lock=off
 // says what to do about mlock(2); check looks at the whole arena at exit, and says what it found.
-// A child that is made by fork(2) and goes on finds zeros there; exec and posix_spawn are fine.
+// It says so on standard error. All that is mapped is locked, and so takes memory, whether it is touched
+// or not. A child that is made by fork(2) goes on with a copy, which is neither locked nor wiped nor
+// published, and allocates from the C library; it says so once it allocates or frees. exec and
+// posix_spawn are fine.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +19,7 @@
 #include <errno.h>
 #include <link.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +36,10 @@ void __libc_free(void *);
 // Initial-exec: no call, and no allocation, to find it.
 static __thread enclave_arena *active __attribute__((tls_model("initial-exec")));
 static enclave_arena *heap;
+/// In a forked child, which goes on with a copy of the heap.
+static bool is_child;
+static void warn_in_child(void);
+static void watch_locks(size_t size);
 
 /// The arena that this thread allocates from now; NULL for the C library's heap.
 static inline enclave_arena *target(void) {
@@ -44,20 +52,15 @@ static void *answered(void *result) {
   return result;
 }
 
-/// A whole heap outlives fork(2) no better than other secrets do, but its program is not told: the
-/// child goes on with the C library's heap.
-static bool is_childs_heap(enclave_arena *arena) {
-  return arena == heap && enclave_last_status() == ENCLAVE_ERROR_INHERITED;
-}
-
 static void *take(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
   void *result = enclave_allocate(arena, size, alignment, label);
-  if (!result && is_childs_heap(arena)) return __libc_memalign(alignment ? alignment : 16, size);
+  if (arena == heap) watch_locks(size);
   return answered(result);
 }
 
 void *malloc(size_t size) {
   enclave_arena *arena = target();
+  if (is_child) warn_in_child();
   return arena ? take(arena, size, 0, "malloc") : __libc_malloc(size);
 }
 
@@ -65,12 +68,13 @@ void *calloc(size_t count, size_t size) {
   enclave_arena *arena = target();
   if (!arena) return __libc_calloc(count, size);
   void *result = enclave_allocate_array(arena, count, size, "calloc");
-  if (!result && is_childs_heap(arena)) return __libc_calloc(count, size);
+  if (arena == heap) watch_locks(result ? count * size : 0);
   return answered(result);
 }
 
 void free(void *address) {
   int error = errno;
+  if (is_child) warn_in_child();
   if (!enclave_free_if_owned(address)) __libc_free(address);
   errno = error;
 }
@@ -83,8 +87,12 @@ void *realloc(void *address, size_t size) {
     return NULL;
   }
   void *result = enclave_realloc(address, size);
-  // The parent's contents are gone for the child.
-  if (!result && enclave_last_status() == ENCLAVE_ERROR_INHERITED) return __libc_calloc(1, size);
+  if (!result && is_child && enclave_last_status() == ENCLAVE_ERROR_INHERITED) {
+    // The parent's block, in the child's copy, stays where it is.
+    size_t kept = enclave_usable_size(address);
+    result = __libc_malloc(size);
+    if (result) memcpy(result, address, kept < size ? kept : size);
+  }
   return answered(result);
 }
 
@@ -206,13 +214,43 @@ static bool read_words(const char *words, enclave_options *options, bool *checks
 
 static bool checks_at_exit;
 
+static void become_child(void) {
+  is_child = is_child || heap;
+  heap = NULL;
+}
+
+static void warn_in_child(void) {
+  static bool has_warned;
+  if (__atomic_exchange_n(&has_warned, true, __ATOMIC_RELAXED)) return;
+  complain("this is a forked child: it goes on with a copy of its parent's heap that is neither ",
+           "locked nor wiped, and allocates ordinary memory");
+}
+
+/// Reports the first lock that failed: with lock=preferred nothing else does.
+static void watch_locks(size_t size) {
+  static bool has_warned;
+  static uint32_t calls;
+  if (size < 65536 && __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) % 1024 != 1) return;
+  enclave_statistics now = {.struct_size = sizeof now};
+  if (__atomic_load_n(&has_warned, __ATOMIC_RELAXED) || enclave_arena_statistics(heap, &now) ||
+      now.failed_locks == 0 || __atomic_exchange_n(&has_warned, true, __ATOMIC_RELAXED)) {
+    return;
+  }
+  char line[160];
+  snprintf(line, sizeof line, "%llu of %llu bytes are not locked: raise RLIMIT_MEMLOCK (prlimit --memlock)",
+           (unsigned long long)(now.bytes_mapped - now.bytes_locked),
+           (unsigned long long)now.bytes_mapped);
+  complain(line, "");
+}
+
 __attribute__((constructor)) static void start(void) {
   const char *wanted = secure_getenv("ENCLAVE_MALLOC");
   if (!wanted) return;
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
-  options.flags = ENCLAVE_KEPT_AT_EXIT;  // exit flushes buffers that lie in it
+  // exit flushes buffers that lie in it; and a child cannot go on without it
+  options.flags = ENCLAVE_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
   if (!read_words(wanted, &options, &checks_at_exit)) {
     // Going on in ordinary memory would be the silent loss of what was asked for.
     complain("not known: ", wanted);
@@ -225,6 +263,12 @@ __attribute__((constructor)) static void start(void) {
     complain("", enclave_last_error());
     _exit(127);
   }
+  if (pthread_atfork(NULL, NULL, become_child) != 0) {
+    complain("out of memory", "");
+    _exit(127);
+  }
+  complain("all memory is on one arena: what is mapped is locked, and takes memory, untouched or not; ",
+           "a forked child has an ordinary copy");
   heap = arena;
 }
 

@@ -18,6 +18,8 @@ extension ArenaReference {
 
   /// Changes a secret's size, where it lies if that is possible; its handles are stale then.
   package func resize(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place {
+    // Before any lock: another thread of the parent may have held it when the child was made.
+    guard gate.isOwn else { throw .inheritedByFork }
     let request = try Lane.Request(byteCount: byteCount, alignment: 16)
     if let error = openWindows(of: place) { throw error }
     if fits(place, request), let resized = try resizeInPlace(place, to: byteCount) {

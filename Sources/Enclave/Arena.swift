@@ -87,6 +87,9 @@ public final class Arena: Sendable {
     public var isKeptAtExit = false
     /// Its secrets are held by address, in C: destroying the arena ends them all.
     package var isHeldByAddress = false
+    /// A forked child gets a copy, for a whole heap: a program that goes on in a child has all its data
+    /// there. Nothing is said about forks on the stats page then.
+    package var isInheritedByFork = false
 
     public init(
       layout: Layout = .slab, lock: Lock = .required, gate: Gate = .automatic,

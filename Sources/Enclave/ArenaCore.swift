@@ -349,9 +349,11 @@ struct ArenaCore {
     do throws(SystemFailure) {
       unsafe try PageTable.reserve(mapping.data, mapping.byteCount)
       try mapping.excludeFromDumps()
-      let fork = isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
-      // The weaker of what the chunks have: absent, where one could not be wiped.
-      forkProtection = forkProtection == .absent ? .absent : fork
+      if !options.isInheritedByFork {
+        let fork = isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
+        // The weaker of what the chunks have: absent, where one could not be wiped.
+        forkProtection = forkProtection == .absent ? .absent : fork
+      }
       if isSecret {
         isLocked = true  // by its nature, and charged when it was mapped
       } else if options.lock != .off, !mayGoUnlocked {

@@ -78,6 +78,7 @@ public func enclave_arena_create(
       keySharing: given.flags & UInt32(ENCLAVE_OWN_KEY) != 0 ? .never : .allowed,
       backing: given.flags & UInt32(ENCLAVE_SECRET_MEMORY) != 0 ? .secret : .anonymous,
       isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
+    swiftOptions.isInheritedByFork = given.flags & CENCLAVE_INHERITED_BY_FORK != 0
     swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
   }
   swiftOptions.isHeldByAddress = true
@@ -87,8 +88,10 @@ public func enclave_arena_create(
   }
 }
 
-private let knownFlags = UInt32(
-  ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT)
+private let knownFlags =
+  UInt32(
+    ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT)
+  | CENCLAVE_INHERITED_BY_FORK
 
 extension Arena.Layout {
   init?(_ value: enclave_layout) {

@@ -417,6 +417,48 @@ struct Installed: Sendable {
     #expect(said.contains("checked: 0 wrong, "), "\(said)")
   }
 
+  /// A child that goes on without exec has its parent's data, and says what is not kept of it.
+  @Test func aForkedShellGoesOn() throws {
+    let script =
+      "n=0; for i in {1..3000}; do a[i]=$i; done; "
+      + "echo $(for i in ${a[@]}; do n=$((n+1)); done; echo $n)"
+    let result = try Launch(["bash", "-c", script], environment: heap("heap")).run(within: 60)
+    #expect(result.status == 0 && result.output == "3000\n", "\(result.error)")
+    // Once a process: env(1) is the first here.
+    #expect(result.error.matches(of: /all memory is on one arena/).count == 2)
+    #expect(result.error.matches(of: /this is a forked child/).count == 1, "\(result.error)")
+  }
+
+  @Test func aForkedPythonGoesOn() throws {
+    let program = """
+      import json, os
+      data = {str(i): [i] * (i % 9) for i in range(5000)}
+      text = bytearray(b"x" * 5000)
+      child = os.fork()
+      if child == 0:
+          text += b"y" * 100000
+          ok = json.loads(json.dumps(data)) == data and len(text) == 105000 and text[4999] == 120
+          os._exit(7 if ok else 1)
+      print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(json.dumps(data)) == data)
+      """
+    let result = try Launch(["/usr/bin/python3", "-c", program], environment: heap()).run(
+      within: 60)
+    #expect(result.status == 0 && result.output == "7 True\n", "\(result.error)")
+    #expect(result.error.matches(of: /this is a forked child/).count == 1)
+    #expect(result.error.contains("checked: 0 wrong, "))
+  }
+
+  @Test func aHeapThatCannotBeLockedSaysSo() throws {
+    try FileManager.default.setAttributes(
+      [.posixPermissions: 0o755], ofItemAtPath: installed.prefix.path)
+    let command = ["/usr/bin/python3", "-c", "print(len(bytearray(3000000)))"]
+    let locked = try Launch(command, environment: heap("heap,lock=off")).run()
+    #expect(locked.output == "3000000\n" && !locked.error.contains("are not locked"))
+    let result = try Launch(unprivileged(memlock: 65536) + command, environment: heap("heap")).run()
+    #expect(result.status == 0 && result.output == "3000000\n")
+    #expect(result.error.contains("bytes are not locked: raise RLIMIT_MEMLOCK"), "\(result.error)")
+  }
+
   @Test func aWordThatIsNotKnownStopsTheProgram() throws {
     let result = try Launch(["true"], environment: heap("heap,lock=maybe")).run()
     #expect(result.status == 127)

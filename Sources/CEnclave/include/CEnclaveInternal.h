@@ -5,6 +5,9 @@
 
 #include "enclave.h"
 
+/// An option for the interposer alone: forked children get a copy of the arena.
+#define CENCLAVE_INHERITED_BY_FORK 0x80000000u
+
 /// Keeps what a function of this thread could not do.
 void cenclave_set_error(enclave_status status, int error, const char *text, size_t length);
 
