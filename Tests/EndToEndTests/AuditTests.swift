@@ -45,10 +45,12 @@ import Testing
     add(
       "MADV_DODUMP", ["in-core-dumps"], { ["madvise \($0) \($1) 17"] },
       undo: { ["madvise \($0) \($1) 16"] })
-    add(
-      "MADV_KEEPONFORK", ["not-wiped-on-fork"], { ["madvise \($0) \($1) 19"] },
-      undo: { ["madvise \($0) \($1) 18"] })
+    // What a seal does not let go back: MADV_WIPEONFORK discards in a child.
     let isSealed = seal == .sealed
+    var rewipe: Calls?
+    if !isSealed { rewipe = { at, count in ["madvise \(at) \(count) 18"] } }
+    add(
+      "MADV_KEEPONFORK", ["not-wiped-on-fork"], { ["madvise \($0) \($1) 19"] }, undo: rewipe)
     func protect(_ protection: Int) -> Calls {
       { address, _ in ["mprotect \(address) 4096 \(protection)"] }
     }
