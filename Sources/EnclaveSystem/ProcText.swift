@@ -64,6 +64,8 @@ package struct ProcStat: Equatable, Sendable {
   package var group: Int32
   /// In clock ticks since boot.
   package var startTime: UInt64
+  /// A thread of the kernel (PF_KTHREAD): it has no memory of its own.
+  package var isKernelThread: Bool
 
   /// nil where the text is not that of a stat file. The second field may hold any character, so
   /// fields are counted from the last ")".
@@ -79,5 +81,6 @@ package struct ProcStat: Equatable, Sendable {
     // 0 or less: of another namespace.
     group = ProcText.number(fields[2]).flatMap { Int32(exactly: $0) } ?? 0
     self.startTime = startTime
+    isKernelThread = ProcText.number(fields[6]).map { $0 & 0x20_0000 != 0 } ?? false
   }
 }

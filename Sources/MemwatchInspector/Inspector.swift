@@ -116,7 +116,12 @@ package final class Inspector {
         return last
       }
     }
-    if case .pid(let pid) = target, !ProcessProbe(pid: pid, countingMaps: false).isGone,
+    guard case .pid(let pid) = target else { throw .none(target, discovery.places) }
+    let probe = ProcessProbe(pid: pid, countingMaps: false)
+    // A name may be a number: it is meant where no process has that number.
+    let namesakes = discovery.publishers.filter { $0.matches(.name("\(pid)")) }
+    if probe.isGone, namesakes.count == 1 { return namesakes[0] }
+    if probe.absence(of: pid) == nil,
       Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
       // It may live in a container: only who may trace it may look into its root.
@@ -124,7 +129,12 @@ package final class Inspector {
         path: "/proc/\(pid)/root", outcome: "may not be opened (permission denied)", isDenied: true)
       throw .notPermitted(target, discovery.places + [root])
     }
-    throw .none(target, discovery.places)
+    let named = namesakes.map {
+      Place(
+        path: $0.path,
+        outcome: "is of pid \($0.pid.map { "\($0)" } ?? "n/a"), which publishes as \(pid)")
+    }
+    throw .none(target, discovery.places + named)
   }
 
   private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {

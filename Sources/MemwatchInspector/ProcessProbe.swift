@@ -9,6 +9,7 @@ package struct ProcessProbe: Equatable, Sendable {
   package var exists = false
   package var stateCharacter: Character?
   package var startTime: UInt64?
+  package var isKernelThread = false
   package var tracer: Int32?
   package var lockedBytes: UInt64?
   package var softLimit: UInt64?
@@ -38,6 +39,7 @@ package struct ProcessProbe: Equatable, Sendable {
     let stat = ProcStat(text)
     stateCharacter = stat?.state
     startTime = stat?.startTime
+    isKernelThread = stat?.isKernelThread ?? false
     if let status = bytes(.status) {
       lockedBytes = ProcText.kilobytes("VmLck", in: status).map { $0 &* 1024 }
       tracer = ProcText.value("TracerPid", in: status).flatMap { ProcText.number($0) }
@@ -85,6 +87,18 @@ package struct ProcessProbe: Equatable, Sendable {
     (softLimit, hardLimit) = (settings.softLimit, settings.hardLimit)
     isInInitialUserNamespace = settings.isInInitialUserNamespace
     (unit, isInContainer) = (settings.unit, settings.isInContainer)
+  }
+
+  /// Why there is nothing to look at, where that is so.
+  package func absence(of pid: Int32) -> String? {
+    if !exists { return "there is no process \(pid)" }
+    if isKernelThread {
+      return "process \(pid) is a thread of the kernel, without memory of its own"
+    }
+    if stateCharacter == "Z" {
+      return "process \(pid) has ended, and its parent has not taken its status yet (a zombie)"
+    }
+    return isGone ? "process \(pid) has ended" : nil
   }
 
   package var isGone: Bool { !exists || stateCharacter == "Z" || stateCharacter == "X" }

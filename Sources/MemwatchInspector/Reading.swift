@@ -543,19 +543,23 @@ struct Reading {
           text: "arenas claim \(bytes(memlock.lockedByArenas)) locked, the kernel counts "
             + "\(bytes(locked)): something unlocked memory behind the library's back"))
     }
+    let (fix, keep) = lockFix(snapshot)
     for arena in snapshot.arenas {
-      if arena.lockState == "partial" || arena.lockState == "unlocked" {
-        let missing = arena.lock.bytesMissing ?? 0
-        let (fix, keep) = lockFix(memlock, missing: missing)
+      if arena.isLockedInPart {
+        let missing = bytes(arena.lock.bytesMissing ?? 0)
+        // What holds nothing cannot leak; the next secret would lie there.
+        let isEmpty = arena.secretCount == 0
         problems.append(
           Problem(
-            severity: .problem, kind: .notLocked, arenaID: arena.id,
-            text: "\(arena.name): \(bytes(missing)) of \(bytes(arena.bytesMapped ?? 0)) not "
-              + "locked; these pages can reach swap", fix: fix, keep: keep))
-      } else if arena.lockPolicy != "off", let headroom = memlock.headroom,
-        let next = arena.nextChunkBytes, headroom < next
+            severity: isEmpty ? .warning : .problem, kind: .notLocked, arenaID: arena.id,
+            text: "\(arena.name): \(missing) of \(bytes(arena.bytesMapped ?? 0)) not locked; "
+              + (isEmpty
+                ? "it holds no secret now, and the next one could reach swap"
+                : "these pages can reach swap"),
+            fix: fix, keep: keep))
+      } else if let next = arena.nextChunk(over: memlock.headroom),
+        let headroom = memlock.headroom
       {
-        let (fix, keep) = lockFix(memlock, missing: next)
         problems.append(
           Problem(
             severity: .warning, kind: .nextChunkWillFail, arenaID: arena.id,
@@ -604,13 +608,20 @@ struct Reading {
     }
   }
 
-  /// What to type so that what is missing can be locked, in this process and from now on.
-  private func lockFix(_ memlock: Memlock, missing: UInt64) -> (fix: String?, keep: String?) {
+  /// What to type so that all that is missing can be locked, in this process and from now on: one
+  /// limit for all arenas, because a second command would undo the first.
+  private func lockFix(_ snapshot: Snapshot) -> (fix: String?, keep: String?) {
+    let memlock = snapshot.memlock
     guard state == .live || state == .stopped, memlock.binds == .yes, let pid,
       let locked = memlock.locked
     else { return (nil, nil) }
+    let unlocked = snapshot.arenas.filter { $0.isLockedInPart && $0.secretCount != 0 }
+    // Every chunk must be locked; a next one fits where the largest does.
+    let next = snapshot.arenas.compactMap { $0.nextChunk(over: memlock.headroom) }.max()
+    let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])
+    guard missing > 0, missing < 1 << 49 else { return (nil, nil) }
     // The next power of two that holds what is locked, what is missing, and as much again.
-    let (need, overflow) = locked.addingReportingOverflow(missing &* 2)
+    let (need, overflow) = locked.addingReportingOverflow(missing * 2)
     guard !overflow, need < 1 << 50 else { return (nil, nil) }
     var limit: UInt64 = 65536
     while limit < need { limit *= 2 }
@@ -629,6 +640,19 @@ struct Reading {
       keep = "memlock in /etc/security/limits.d (in KiB: \(limit >> 10)), then log in again"
     }
     return (fix, keep)
+  }
+}
+
+extension ArenaSnapshot {
+  /// A lock was asked for, and does not cover all of it.
+  fileprivate var isLockedInPart: Bool { lockState == "partial" || lockState == "unlocked" }
+
+  /// The bytes of the next chunk, where they are more than can still be locked.
+  fileprivate func nextChunk(over headroom: UInt64?) -> UInt64? {
+    guard lockPolicy != "off", let headroom, let next = nextChunkBytes, headroom < next else {
+      return nil
+    }
+    return next
   }
 }
 

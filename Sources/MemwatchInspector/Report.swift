@@ -125,15 +125,19 @@ extension Snapshot {
   /// The report: what a person reads first, then every field of the document, one a line.
   package var text: String {
     var lines: [String] = []
-    let pid = process.pid.map { "\($0)" } ?? "n/a"
+    let pid = process.pidText
     lines.append(
       "\(process.name)  pid \(pid)  user \(process.user)  \(process.state.rawValue.uppercased())"
         + "  at \(clock(sampledAt, withDate: true))"
         + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
     lines.append(verdict)
+    // What helps against several problems is said once.
+    var said: Set<String> = []
     for problem in problems {
-      if let fix = problem.fix { lines.append("  fix now: \(fix)") }
-      if let keep = problem.keep { lines.append("  to keep: \(keep)") }
+      for (title, text) in [("fix now", problem.fix), ("to keep", problem.keep)] {
+        guard let text, said.insert(text).inserted else { continue }
+        lines.append("  \(title): \(text)")
+      }
     }
     lines.append(
       "Memlock  \(limitText)  locked \(memlock.locked.map { bytes($0) } ?? "n/a")"
@@ -187,7 +191,7 @@ extension Snapshot {
 
   /// The audit alone, for people.
   package var auditText: String {
-    let pid = process.pid.map { "\($0)" } ?? "n/a"
+    let pid = process.pidText
     var lines = ["\(process.name)  pid \(pid)  \(process.state.rawValue.uppercased())"]
     guard let audit else { return lines[0] + "\nnot audited: there is no living process\n" }
     let count = audit.regions.map { "\($0) mappings" } ?? "no mappings"
@@ -246,6 +250,7 @@ extension Snapshot {
   package var findingLines: [String] {
     guard let findings = audit?.findings, !findings.isEmpty else { return [] }
     var lines = ["", "Findings"]
+    var said: Set<[String]> = []
     for finding in findings {
       let arena = arenas.first { $0.id == finding.arenaID }
       lines.append(
@@ -253,6 +258,10 @@ extension Snapshot {
           + (arena?.name.string ?? "the process"))
       lines.append("  page    \(finding.claim)")
       lines.append("  kernel  \(finding.kernel)")
+      guard said.insert([finding.cause, finding.fix]).inserted else {
+        lines.append("  cause   and fix as above")
+        continue
+      }
       lines.append("  cause   \(finding.cause)")
       lines.append("  fix     \(finding.fix)")
     }
@@ -292,6 +301,13 @@ package func clock(_ realMs: UInt64, withDate: Bool = false) -> String {
 }
 
 extension ProcessSnapshot {
+  /// The pid here; where the process cannot be seen from here, what it is at home.
+  package var pidText: String {
+    if let pid { return "\(pid)" }
+    return state == .live
+      ? "n/a (\(publisherPid) in a pid namespace that cannot be seen from here)" : "n/a"
+  }
+
   /// What signals do about secrets, or did.
   package var wipeLine: String {
     let signal = endedBySignal.map { " by signal \($0)" } ?? ""

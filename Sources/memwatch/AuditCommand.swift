@@ -25,7 +25,7 @@ struct AuditCommand: ConfinedCommand {
     let inspector: Inspector
     do throws(Failure) { inspector = try target.attach() } catch {
       guard case .pid(let pid) = target.resolved, error.code != Exit.several,
-        ProcessProbe(pid: pid, countingMaps: false).exists
+        ProcessProbe(pid: pid, countingMaps: false).absence(of: pid) == nil
       else { throw error }
       return try survey(pid)
     }

@@ -56,16 +56,11 @@ struct Failure: Error {
       var lines: [String]
       switch target {
       case .pid(let pid):
-        let process = ProcessProbe(pid: pid, countingMaps: false)
-        lines = [
-          !process.exists
-            ? "there is no process \(pid)"
-            : process.isGone
-              ? "process \(pid) has ended, and left no stats page"
-              : "process \(pid) publishes no stats page"
-        ]
+        let absence = ProcessProbe(pid: pid, countingMaps: false).absence(of: pid)
+        lines = [absence ?? "process \(pid) publishes no stats page"]
       case .file(let path): lines = ["no page at \(SafeText(path))"]
-      case .name, .only: lines = ["nobody publishes a stats page as \(target.text)"]
+      case .name: lines = ["nobody publishes a stats page as \(target.text)"]
+      case .only: lines = ["nobody publishes a stats page"]
       }
       lines += places.map { "  looked in \($0.path): \($0.outcome)" }
       lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")

@@ -48,7 +48,8 @@ struct TargetOptions: ParsableArguments {
   var resolved: Target {
     if let file { return .file(file) }
     guard let target else { return .only }
-    if let pid = Int32(target), pid > 0 { return .pid(pid) }
+    // `007` and `+7` are names.
+    if let pid = Int32(target), pid > 0, "\(pid)" == target { return .pid(pid) }
     return .name(target)
   }
 

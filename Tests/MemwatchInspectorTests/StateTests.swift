@@ -125,6 +125,31 @@ import Testing
     try eventually("and its end") { inspector.sample().process.debugger == 0 }
   }
 
+  /// A debugger's stop (`t` in /proc) is a stop.
+  @Test func stoppedByADebugger() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    let tracer = Launch([
+      "python3", "-c",
+      """
+      import ctypes, os, sys
+      libc = ctypes.CDLL(None, use_errno=True)
+      assert libc.ptrace(16, \(peer.pid), None, None) == 0  # PTRACE_ATTACH
+      os.waitpid(\(peer.pid), 0x40000000)
+      sys.stdin.read()
+      """,
+    ]).process()
+    let input = Pipe()
+    tracer.standardInput = input
+    try tracer.run()
+    try eventually("the stop is seen") { inspector.sample().process.state == .stopped }
+    #expect(
+      inspector.sample().process.stateDetail == "by the debugger, pid \(tracer.processIdentifier)")
+    try input.fileHandleForWriting.close()
+    tracer.waitUntilExit()
+    try eventually("live again") { inspector.sample().process.state == .live }
+  }
+
   @Test func exitedAtTheNextReading() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)

@@ -146,6 +146,8 @@ extension Host {
       var options = StatsPublisher.Options()
       // A second name for tests whose pages all viewers of the machine find.
       options.name = words.contains("elsewhere") ? "test-elsewhere" : "test-publisher"
+      // More than any process id.
+      if words.contains("numbered") { options.name = "2000000000" }
       options.tickMilliseconds = 20
       if words.contains("always") { options.addresses = .always }
       if words.contains("never") { options.addresses = .never }
