@@ -6,11 +6,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 // Numbers of calls that the C library's headers do not know yet; the same on every architecture.
@@ -24,12 +24,75 @@ _Static_assert(sizeof(ces_shard) == 64, "a cache line");
 __thread int32_t ces_thread = -1;
 
 static uint64_t numbers_in_use = 1ull << (CES_THREADS - 1);  // the last is everybody's
-static pthread_key_t number_key;
 static pthread_once_t number_once = PTHREAD_ONCE_INIT;
 static int number_key_error;
 
+__thread uint32_t ces_thread_serial_word;
+static uint32_t last_serial;
+
+uint32_t ces_thread_serial_make(void) {
+  uint32_t serial;
+  do serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
+  while (serial == 0);
+  return ces_thread_serial_word = serial;
+}
+
+static ces_gate *gates;
+static uint64_t gates_generation;  // of which process these are; a forked child begins anew
+static uint32_t gates_lock;
+
+void ces_gate_list(ces_gate *gate) {
+  if (__atomic_load_n(&gates_generation, __ATOMIC_RELAXED) != gate->generation) {
+    ces_spin_reset(&gates_lock);
+    gates = NULL;
+    __atomic_store_n(&gates_generation, gate->generation, __ATOMIC_RELEASE);
+  }
+  ces_spin_lock(&gates_lock);
+  gate->next = gates;
+  gate->link = &gates;
+  if (gates) gates->link = &gate->next;
+  gates = gate;
+  ces_spin_unlock(&gates_lock);
+}
+
+static void unlist(ces_gate *gate) {
+  if (!gate->link) return;
+  ces_spin_lock(&gates_lock);
+  *gate->link = gate->next;
+  if (gate->next) gate->next->link = gate->link;
+  gate->link = NULL;
+  ces_spin_unlock(&gates_lock);
+}
+
+/// Notes the windows that a thread leaves open: no other thread can close them.
+static void abandon_windows(int32_t number) {
+  uint64_t generation = __atomic_load_n(&gates_generation, __ATOMIC_ACQUIRE);
+  if (generation == 0 || generation != ces_fork_generation()) return;
+  ces_spin_lock(&gates_lock);
+  for (ces_gate *gate = gates; gate; gate = gate->next) {
+    ces_shard *shard = ces_gate_shard(gate, number);
+    if (!shard) continue;
+    __atomic_store_n(&shard->abandoned_reads, ces_load_relaxed(&shard->reads) & CES_OPEN_MASK,
+                     __ATOMIC_RELAXED);
+    __atomic_store_n(&shard->abandoned_writes, ces_load_relaxed(&shard->writes) & CES_OPEN_MASK,
+                     __ATOMIC_RELAXED);
+  }
+  ces_spin_unlock(&gates_lock);
+}
+
+static pthread_key_t number_key;
+
 static void give_number_back(void *value) {
-  int32_t number = (int32_t)(uintptr_t)value - 1;
+  int32_t number = (int32_t)((uintptr_t)value & 0xff) - 1;
+  // Other destructors may still close windows: the number goes in the last of the rounds that
+  // pthread_key_create(3) promises (four).
+  enum { ROUND = 0x100, LAST_ROUND = 3 };
+  uintptr_t round = (uintptr_t)value / ROUND;
+  if (round < LAST_ROUND &&
+      pthread_setspecific(number_key, (void *)((uintptr_t)value + ROUND)) == 0) {
+    return;
+  }
+  if (number != CES_THREADS - 1) abandon_windows(number);
   ces_thread = -1;  // destructors that run after this one take a new one
   ces_alternate_stack_free();
   if (number != CES_THREADS - 1) {
@@ -41,7 +104,19 @@ static void make_number_key(void) {
   number_key_error = pthread_key_create(&number_key, give_number_back);
 }
 
+// Early, so that the key is one of the first: pthread_setspecific(3) needs memory only for later ones
+// (the C library keeps 32 in each thread), and a thread's first window may be a signal handler's.
+__attribute__((constructor)) static void make_number_key_early(void) {
+  pthread_once(&number_once, make_number_key);
+}
+
+static __thread bool is_registering;
+
 int32_t ces_thread_register(void) {
+  // A handler that interrupted this: it is done before this goes on, and needs no number of its own.
+  if (is_registering) return CES_THREADS - 1;
+  is_registering = true;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
   pthread_once(&number_once, make_number_key);
   int32_t number = CES_THREADS - 1;
   uint64_t used = __atomic_load_n(&numbers_in_use, __ATOMIC_RELAXED);
@@ -61,50 +136,164 @@ int32_t ces_thread_register(void) {
     number = CES_THREADS - 1;
   }
   ces_thread = number;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  is_registering = false;
   // A thread whose stack ends must still be able to wipe. Where there is no memory for it, that is
   // counted.
   if (ces_wipe_status() != CES_WIPE_ABSENT) ces_alternate_stack();
   return number;
 }
 
-int64_t ces_shard_make(ces_gate *gate, uint64_t label_count) {
+// --- Memory for counts ---------------------------------------------------------------------------
+//
+// A thread's first window to an arena may be a signal handler's, which interrupted anything: malloc(3),
+// or this. So the memory comes from blocks of its own, by one atomic addition; what arenas that are
+// gone gave back is used again where the lock of that list is free.
+
+enum { COUNTS_LEAST = 64, COUNTS_SIZES = 11, COUNTS_BLOCK = 64 * 1024, COUNTS_HEADER = 64 };
+
+typedef struct {
+  size_t used;
+} counts_block;
+
+/// In front of an array of labels' words.
+typedef struct labels {
+  struct labels *next;  // the one that it took over from
+  uint64_t count;
+  size_t bytes;
+  uint64_t reserved[5];
+  uint64_t words[];
+} labels_t;
+_Static_assert(sizeof(labels_t) == 64, "a cache line");
+
+static counts_block *counts_current;
+static void *counts_free[COUNTS_SIZES];  // by size, from COUNTS_LEAST on, under the lock
+static uint32_t counts_lock;
+
+static void *counts_map(size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+/// Zeros; `bytes` is COUNTS_LEAST or a power of two above it. NULL when there is no memory.
+static void *counts_take(size_t bytes) {
+  int size = __builtin_ctzll(bytes / COUNTS_LEAST);
+  if (size >= COUNTS_SIZES || bytes > COUNTS_BLOCK - COUNTS_HEADER) return counts_map(bytes);
+  if (__atomic_load_n(&counts_free[size], __ATOMIC_RELAXED) && ces_spin_try(&counts_lock)) {
+    void *found = counts_free[size];
+    if (found) counts_free[size] = *(void **)found;
+    ces_spin_unlock(&counts_lock);
+    if (found) return memset(found, 0, bytes);
+  }
+  for (;;) {
+    counts_block *block = __atomic_load_n(&counts_current, __ATOMIC_ACQUIRE);
+    if (block) {
+      size_t at = __atomic_fetch_add(&block->used, bytes, __ATOMIC_RELAXED);
+      if (at + bytes <= COUNTS_BLOCK) return (char *)block + at;
+    }
+    counts_block *made = counts_map(COUNTS_BLOCK);
+    if (!made) return NULL;
+    made->used = COUNTS_HEADER + bytes;
+    if (__atomic_compare_exchange_n(&counts_current, &block, made, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_RELAXED)) {
+      return (char *)made + COUNTS_HEADER;
+    }
+    munmap(made, COUNTS_BLOCK);
+  }
+}
+
+/// Not in a signal handler.
+static void counts_give(void *counts, size_t bytes) {
+  int size = __builtin_ctzll(bytes / COUNTS_LEAST);
+  if (size >= COUNTS_SIZES || bytes > COUNTS_BLOCK - COUNTS_HEADER) {
+    munmap(counts, bytes);
+    return;
+  }
+  ces_spin_lock(&counts_lock);
+  *(void **)counts = counts_free[size];
+  __atomic_store_n(&counts_free[size], counts, __ATOMIC_RELAXED);
+  ces_spin_unlock(&counts_lock);
+}
+
+void ces_shards_forget_lock(void) { ces_spin_reset(&counts_lock); }
+
+// --- Shards --------------------------------------------------------------------------------------
+
+static labels_t *labels_of(uint64_t *words) {
+  return words ? (labels_t *)((char *)words - sizeof(labels_t)) : NULL;
+}
+
+static int64_t make_labels(ces_shard *shard, uint32_t label, bool shared) {
+  for (;;) {
+    uint64_t *words = __atomic_load_n(&shard->labels, __ATOMIC_ACQUIRE);
+    labels_t *before = labels_of(words);
+    if (before && label < before->count) {
+      // Only ever more: a handler that came in between may have left more than is known here.
+      uint64_t known = __atomic_load_n(&shard->label_count, __ATOMIC_RELAXED);
+      while (known < before->count &&
+             !__atomic_compare_exchange_n(&shard->label_count, &known, before->count, false,
+                                          __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+      }
+      return 0;
+    }
+    // Several threads count in the shared one: it is made once, with all the labels that there will
+    // ever be room for.
+    size_t bytes = shared ? 65536 * sizeof(uint64_t) : 2 * COUNTS_LEAST;
+    while (bytes / sizeof(uint64_t) - sizeof(labels_t) / sizeof(uint64_t) <= label) bytes *= 2;
+    labels_t *made = counts_take(bytes);
+    if (!made) return -ENOMEM;
+    made->next = before;
+    made->bytes = bytes;
+    made->count = bytes / sizeof(uint64_t) - sizeof(labels_t) / sizeof(uint64_t);
+    // Another's that came first stays; this one's memory is lost then, which is little and rare.
+    if (!__atomic_compare_exchange_n(&shard->labels, &words, made->words, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED) &&
+        shared) {
+      munmap(made, bytes);
+    }
+  }
+}
+
+int64_t ces_shard_make(ces_gate *gate, uint32_t label) {
   int32_t number = ces_thread_number();
-  ces_shard *old = gate->shards[number];
-  ces_shard *shard = old;
+  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
   if (!shard) {
-    if (posix_memalign((void **)&shard, 64, sizeof *shard) != 0) return -ENOMEM;
-    memset(shard, 0, sizeof *shard);
-  }
-  if (shard->label_count < label_count) {
-    // Only its own thread writes a shard's counts, and it is here; the shared one is made once,
-    // with all the labels that there will ever be room for.
-    uint64_t room = number == CES_THREADS - 1 ? 65536 : label_count + label_count / 2 + 6;
-    uint64_t *counts = calloc(room, sizeof *counts);
-    if (!counts) {
-      if (!old) free(shard);
-      return -ENOMEM;
+    ces_shard *made = counts_take(sizeof *made);
+    if (!made) return -ENOMEM;
+    shard = made;
+    ces_shard *other = NULL;
+    if (!__atomic_compare_exchange_n(&gate->shards[number], &other, made, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) {
+      shard = other;
     }
-    if (shard->label_count) {
-      memcpy(counts, shard->labels, shard->label_count * sizeof *counts);
-    }
-    uint64_t *before = shard->labels;
-    shard->labels = counts;
-    __atomic_store_n(&shard->label_count, room, __ATOMIC_RELEASE);
-    free(before);  // readers of other threads' counts hold the arena's lock, as the caller does
   }
-  __atomic_store_n(&gate->shards[number], shard, __ATOMIC_RELEASE);
-  return 0;
+  return make_labels(shard, label, number == CES_THREADS - 1);
+}
+
+uint64_t ces_shard_label(const ces_shard *shard, uint32_t label) {
+  uint64_t sum = 0;
+  for (labels_t *at = labels_of(__atomic_load_n(&shard->labels, __ATOMIC_ACQUIRE)); at;
+       at = at->next) {
+    if (label < at->count) sum += __atomic_load_n(&at->words[label], __ATOMIC_RELAXED);
+  }
+  return sum;
 }
 
 void ces_shards_free(ces_gate *gate) {
+  unlist(gate);
   for (int i = 0; i < CES_THREADS; i++) {
-    if (gate->shards[i]) free(gate->shards[i]->labels);
-    free(gate->shards[i]);
+    ces_shard *shard = gate->shards[i];
+    if (!shard) continue;
+    for (labels_t *at = labels_of(shard->labels); at;) {
+      labels_t *next = at->next;
+      counts_give(at, at->bytes);
+      at = next;
+    }
+    counts_give(shard, sizeof *shard);
     gate->shards[i] = NULL;
   }
 }
 
-void ces_yield(void) { sched_yield(); }
 int64_t ces_processors(void) { return sysconf(_SC_NPROCESSORS_ONLN); }
 
 // --- Barriers ----------------------------------------------------------------------------------
@@ -124,6 +313,16 @@ int64_t ces_barrier(void) {
   }
   long result = syscall(SYS_membarrier, NR_MEMBARRIER, 0, 0);
   return result < 0 ? -errno : 0;
+}
+
+void ces_barrier_replace(void) {
+  ces_windows_need_fence();
+  struct timespec left = {0, 2000000};
+  int error = errno;
+  while (nanosleep(&left, &left) < 0 && errno == EINTR) {
+  }
+  errno = error;
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 // --- Protection keys ---------------------------------------------------------------------------

@@ -114,7 +114,9 @@ static void on_own_fault(int signal, siginfo_t *info, void *context) {
   (void)signal, (void)context;
   if (this_thread() != __atomic_load_n(&guarded, __ATOMIC_RELAXED)) {
     // Another thread's fault: its handler comes when this one has gone.
-    while (__atomic_load_n(&guarded, __ATOMIC_ACQUIRE) != 0) ces_yield();
+    for (uint32_t tries = 0; __atomic_load_n(&guarded, __ATOMIC_ACQUIRE) != 0;) {
+      ces_back_off(tries++);
+    }
     return;
   }
   uintptr_t at = (uintptr_t)info->si_addr;
@@ -129,11 +131,11 @@ static void on_own_fault(int signal, siginfo_t *info, void *context) {
 bool ces_is_wipes_handler(const void *handler) { return handler == (const void *)on_own_fault; }
 
 static void guard_faults(void) {
-  uint32_t nobody = 0, self = this_thread();
+  uint32_t nobody = 0, self = this_thread(), tries = 0;
   while (!__atomic_compare_exchange_n(&guarded, &nobody, self, false, __ATOMIC_ACQUIRE,
                                       __ATOMIC_RELAXED)) {
     if (nobody == self) _exit(128 + SIGABRT);  // a fault that the handler does not know
-    ces_yield();
+    ces_back_off(tries++);
     nobody = 0;
   }
   struct sigaction own;
@@ -244,7 +246,9 @@ static void wipe_everything(int signal) {
   if (!__atomic_compare_exchange_n(&wiper, &nobody, self, false, __ATOMIC_ACQ_REL,
                                    __ATOMIC_ACQUIRE)) {
     if (nobody == self) return;  // a fault in the handler
-    while (__atomic_load_n(&result, __ATOMIC_ACQUIRE) == 0) ces_yield();
+    for (uint32_t tries = 0; __atomic_load_n(&result, __ATOMIC_ACQUIRE) == 0;) {
+      ces_back_off(tries++);
+    }
     return;
   }
   guard_faults();
@@ -254,12 +258,12 @@ static void wipe_everything(int signal) {
   bool is_written = false;
   // Chunks that came meanwhile are taken too; whoever adds one later sees that the wipe has begun.
   for (int round = 0; round < 3 && take_all() > 0; round++) {
-    ces_barrier();
+    if (ces_barrier() < 0) ces_barrier_replace();
     is_written |= wipe_taken(keys, false);
   }
   uint64_t end = now_ns() + CES_WIPE_GRACE_MS * 1000000ull;
-  while (is_written && now_ns() < end) {
-    ces_yield();
+  for (uint32_t tries = 0; is_written && now_ns() < end;) {
+    ces_back_off(tries++);
     is_written = wipe_taken(keys, true);
   }
   __atomic_store_n(&result, is_written ? CES_WIPE_LEFT : CES_WIPE_DONE, __ATOMIC_RELEASE);

@@ -64,16 +64,32 @@ extension ArenaReference {
     while true {
       let entry = gate.enterWipe()
       if entry == 0 { break }
-      try wait(for: entry)
+      try waitToWipe(for: entry)
     }
-    defer { gate.leaveWipe() }
+    var isClean = true
+    let resized: Place?
+    do throws(EnclaveError) {
+      resized = try resizeInPlace(place, to: byteCount, &isClean)
+    } catch {
+      gate.leaveWipe()
+      throw error
+    }
+    gate.leaveWipe()
+    // Outside of that: the handler may check, destroy or wipe the arena, which wait for it.
+    if !isClean { violated(.overflow, place, offset: Int(place.byteCount)) }
+    return resized
+  }
+
+  /// `isClean`: nothing was written behind the secret.
+  private func resizeInPlace(
+    _ place: Place, to byteCount: Int, _ isClean: inout Bool
+  ) throws(EnclaveError) -> Place? {
     if gate.isFrozen { throw .frozen }
     let run = unsafe place.run
     let slot = unsafe Run.slots(of: run) + Int(place.slot)
     guard unsafe Slot.claim(slot, place.generation) else { return nil }
     let laneIndex = unsafe Int(run.pointee.lane)
     let oldCount = Int(place.byteCount)
-    var isClean = true
     do throws(EnclaveError) {
       if hasPageGate {
         try withLane(laneIndex) { lane throws(EnclaveError) in
@@ -98,7 +114,6 @@ extension ArenaReference {
       if hasPageGate { unsafe closePages(run, writing: true, lane: &lane) }
       lane.resized(resized, from: oldCount)
     }
-    if !isClean { violated(.overflow, place, offset: oldCount) }
     return resized
   }
 
@@ -128,6 +143,8 @@ package struct HeldWindow: BitwiseCopyable {
   fileprivate var words: (UInt64, UInt64, UInt64, UInt64)
   fileprivate var found: UInt64
   package var flags: UInt32
+  /// The thread that opened it.
+  fileprivate var thread: UInt32
 
   /// Opens a secret by its address. False when it is no live secret's.
   package static func open(
@@ -148,19 +165,24 @@ package struct HeldWindow: BitwiseCopyable {
     let found = try place.openWindow(writing: writing)
     unsafe UnsafeMutableRawPointer(window).storeBytes(of: place, as: Place.self)
     unsafe window.pointee.found = found
+    unsafe window.pointee.thread = threadSerial()
     unsafe window.pointee.flags = open | (writing ? Self.writing : 0)
   }
 
-  /// False when the contents were wiped while it was open.
-  package static func close(_ window: UnsafeMutablePointer<HeldWindow>) -> Bool {
+  /// Nil when it is closed and its contents were there all the while; one that was closed stays so.
+  package static func close(_ window: UnsafeMutablePointer<HeldWindow>) -> EnclaveError? {
     let flags = unsafe window.pointee.flags
-    guard flags & open != 0 else { return true }
+    guard flags & open != 0 else { return nil }
+    // First: what another thread's window points to may be gone with that thread.
+    guard unsafe window.pointee.thread == threadSerial() else { return .windowOfAnotherThread }
     unsafe window.pointee.flags = 0
     let found = unsafe window.pointee.found
     if flags & wholeArena != 0 { return unsafe closeArena(window, flags & writing != 0) }
     // While a window is open its arena's metadata stays.
     let place = unsafe UnsafeRawPointer(window).load(as: Place.self)
-    return place.closeWindow(writing: flags & writing != 0, found)
+    let isOwn = place.arena.gate.isOwn
+    if place.closeWindow(writing: flags & writing != 0, found) { return nil }
+    return isOwn ? .destroyed : .inheritedByFork
   }
 
   /// Opens all of an arena to this thread. Not under a page gate.
@@ -177,27 +199,28 @@ package struct HeldWindow: BitwiseCopyable {
     while true {
       let entry = arena.gate.enter(writing: writing, label: label)
       if entry == 0 { break }
-      try arena.wait(for: entry)
+      try arena.wait(for: entry, label: label)
     }
     unsafe window.pointee.words.0 = UInt64(UInt(bitPattern: arena.header))
     unsafe window.pointee.words.1 = UInt64(label)
     unsafe window.pointee.found = UInt64(arena.gate.openKey(writing: writing))
+    unsafe window.pointee.thread = threadSerial()
     unsafe window.pointee.flags = open | wholeArena | (writing ? Self.writing : 0)
   }
 
   private static func closeArena(
     _ window: UnsafeMutablePointer<HeldWindow>, _ writing: Bool
-  ) -> Bool {
+  ) -> EnclaveError? {
     guard
       let header = unsafe UnsafeMutablePointer<ArenaHeader>(
         bitPattern: UInt(window.pointee.words.0))
-    else { return true }
+    else { return nil }
     let gate = unsafe header.pointee.gate
     let isWhole = !gate.isWiped
     unsafe gate.closeKey(UInt32(truncatingIfNeeded: window.pointee.found))
-    guard gate.isOwn else { return isWhole }
+    guard gate.isOwn else { return .inheritedByFork }
     unsafe gate.leave(writing: writing, label: UInt16(window.pointee.words.1))
-    return isWhole
+    return isWhole ? nil : .destroyed
   }
 }
 

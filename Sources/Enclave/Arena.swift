@@ -227,6 +227,9 @@ public final class Arena: Sendable {
     public var bytesMapped: Int
     public var bytesLocked: Int
     public var openWindows: Int
+    /// Of those, how many were left open by threads that have ended. (Not of threads beyond the 63rd
+    /// that use the library at a time.)
+    public var abandonedWindows: Int
     /// Pages that could not be closed again.
     public var stuckOpenPages: Int
     public var failedLocks: UInt64
@@ -245,7 +248,8 @@ public final class Arena: Sendable {
   public var statistics: Statistics {
     var statistics = Statistics(
       secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, openWindows: 0,
-      stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0, corruptions: 0,
+      abandonedWindows: 0, stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0,
+      corruptions: 0,
       retiredSlots: 0, isFrozen: false, isSealed: false, protectionKey: nil)
     guard reference.gate.isOwn else { return statistics }
     let totals = reference.totals
@@ -261,7 +265,9 @@ public final class Arena: Sendable {
       statistics.bytesLocked = core.bytesLocked
       statistics.failedLocks = core.failedLocks
       statistics.isSealed = core.isSealed
-      statistics.openWindows = reference.gate.windows.open
+      let windows = reference.gate.windows
+      statistics.openWindows = windows.open
+      statistics.abandonedWindows = windows.abandoned
     }
     statistics.isFrozen = reference.gate.isFrozen
     statistics.protectionKey = reference.gate.key

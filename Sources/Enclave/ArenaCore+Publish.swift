@@ -79,6 +79,13 @@ struct Totals {
     changes &+= lane.changes &+ lane.totals.allocations &+ lane.totals.frees
     unlistedSecrets += lane.page?.unlistedSecrets ?? 0
   }
+
+  /// What no lane could count.
+  mutating func add(_ gate: Gate) {
+    let missed = gate.missedOpens
+    failedOpens &+= missed
+    changes &+= missed
+  }
 }
 
 extension ArenaReference {
@@ -141,6 +148,7 @@ extension ArenaReference {
   /// Writes what has changed.
   func refresh() {
     var totals = Totals()
+    totals.add(gate)
     let opens = withCore { _ in gate.windows.opens }
     for index in 0..<laneCount {
       withLane(index) { lane in
@@ -188,6 +196,7 @@ extension ArenaReference {
   /// The counts of now.
   var totals: Totals {
     var totals = Totals()
+    totals.add(gate)
     for index in 0..<laneCount { withLane(index) { totals.add($0) } }
     return totals
   }

@@ -5,23 +5,35 @@ import EnclaveSystem
 
 extension ArenaReference {
   /// Holds new windows back, and waits for the frees that are under way, while `body` runs with all
-  /// locks. `mayGoOn` looks at the windows that are open; nil lets it go on.
+  /// locks; `windowsOpen`, and nothing has changed, when the windows that are open refuse it.
   ///
   /// `body` returns the access from now on; when anything throws, it is what it was before.
   private func change(
-    unless refuses: (Gate.Windows) -> EnclaveError?,
+    unless refuses: (Gate.Windows) -> Bool,
     _ body: (Lanes, inout ArenaCore) throws(EnclaveError) -> Gate.Access
   ) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
+    guard let windows = try attemptChange(unless: refuses, body) else { return }
+    throw windowsError(windows)
+  }
+
+  /// The windows that refuse it; nil when it was done.
+  private func attemptChange(
+    unless refuses: (Gate.Windows) -> Bool,
+    _ body: (Lanes, inout ArenaCore) throws(EnclaveError) -> Gate.Access
+  ) throws(EnclaveError) -> Gate.Windows? {
     unsafe lock(stateWord)
     defer { unsafe unlock(stateWord) }
-    let before = gate.access
-    gate.access = .changing
+    // A signal's wipe waits for no lock: what it sets, `destroyed`, stays, whatever comes of this.
+    var before = gate.access
+    while !gate.exchangeAccess(from: before, to: .changing) { before = gate.access }
     var after = before
-    defer { gate.access = after }
-    do { try gate.order() } catch { throw .system(error) }
-    if let refusal = refuses(withCore { _ in gate.windows }) { throw refusal }
-    while withCore({ _ in gate.windows.wiping }) > 0 { ProcessFacts.yield() }
+    defer { _ = gate.exchangeAccess(from: .changing, to: after) }
+    gate.order()
+    let windows = gate.windows
+    if refuses(windows) { return windows }
+    var tries: UInt32 = 0
+    while gate.windows.wiping > 0 { ProcessFacts.backOff(&tries) }
     after = try withEverything { lanes, core throws(EnclaveError) in
       core.changes &+= 1
       do throws(EnclaveError) { return try body(lanes, &core) } catch {
@@ -30,10 +42,14 @@ extension ArenaReference {
         throw error
       }
     }
+    return nil
   }
 
   private func windowsError(_ windows: Gate.Windows) -> EnclaveError {
-    .windowsOpen(windows.open, label: windows.label.map { labelText($0) })
+    let label = windows.label.map { labelText($0) }
+    return windows.open > windows.abandoned
+      ? .windowsOpen(windows.open, label: label)
+      : .windowsAbandoned(windows.open, label: label)
   }
 
   func labelText(_ label: UInt16) -> String {
@@ -49,7 +65,7 @@ extension ArenaReference {
     try change { windows in
       // An arena that shares its key needs another, which windows that are open would not have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
-      return windows.writes > 0 || needsKey && windows.reads > 0 ? windowsError(windows) : nil
+      return windows.writes > 0 || needsKey && windows.reads > 0
     } _: { lanes, core throws(EnclaveError) in
       try freeze(&core)
       return .frozen
@@ -80,7 +96,7 @@ extension ArenaReference {
     do throws(SystemFailure) { try Probe.seals() } catch { throw .unsupported(.seals, error) }
     try freeze()
     try change { _ in
-      nil
+      false
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       if core.isSealed { return .frozen }
@@ -107,7 +123,8 @@ extension ArenaReference {
     while true {
       do throws(EnclaveError) {
         try change { windows in
-          windows.open > 0 ? windowsError(windows) : nil
+          // Nobody is left to use one that its thread has left open, nor to close it.
+          windows.open > windows.abandoned
         } _: { lanes, core throws(EnclaveError) in
           try wipeAndUnmap(lanes, &core)
           return .destroyed
@@ -169,7 +186,7 @@ extension ArenaReference {
   /// can be opened from now on.
   func wipeAndKeep() {
     _ = try? change { _ in
-      nil
+      false
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       core.isDestroyed = true
@@ -200,12 +217,25 @@ extension ArenaReference {
     releaseOrphan()
   }
 
+  /// A handle goes, and with the last one of an arena whose object is gone, the arena. Counting the
+  /// handle out and looking whether it is an orphan's is one step: `orphan` either counted this handle,
+  /// or comes later and does not.
+  func dropHandle(_ lane: Int) {
+    let isOrphan = withLane(lane) { lane in
+      // Those of a C arena all went when it was destroyed.
+      guard lane.handles > 0 else { return false }
+      lane.handles -= 1
+      return lane.isOrphan
+    }
+    if isOrphan { releaseOrphan() }
+  }
+
   /// One of them goes; the last one takes the arena with it.
   func releaseOrphan() {
-    guard unsafe addRelaxed(.max, to: header.pointee.orphans) == 0 else { return }
+    guard unsafe dropReference(header.pointee.orphans) == 0 else { return }
     // Nobody else has a handle. Chunks that could not be wiped or unmapped keep their place in
     // memory, closed; the metadata is not needed for that.
-    if gate.access != .destroyed {
+    if gate.access != .destroyed || withCore({ $0.bytesMapped > 0 }) {
       do throws(EnclaveError) { try destroy(until: 0) } catch {
         // A window that was jumped out of is still counted: then at least the contents go. The
         // metadata stays, for a window that is closed late.
@@ -240,7 +270,7 @@ extension ArenaReference {
   func check() throws(EnclaveError) -> [Violation] {
     var found: [Violation] = []
     try change { _ in
-      nil
+      false
     } _: { lanes, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       for index in 0..<core.runs.count {

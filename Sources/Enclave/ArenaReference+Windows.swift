@@ -182,29 +182,58 @@ extension ArenaReference {
 
   // MARK: - Entering
 
-  /// What is rare when a window is opened. Returns when it is to be tried again.
+  /// What is rare when a window is opened. Returns when it is to be tried again. No lock, no
+  /// malloc(3): it may be a signal handler that opens.
   @inline(never)
-  func wait(for entry: Int32) throws(EnclaveError) {
+  func wait(for entry: Int32, label: UInt16) throws(EnclaveError) {
     switch Gate.Entry(rawValue: entry) {
     case .open, nil: return
     case .noShard:
-      withCore { core in gate.makeShard(labels: core.labels.entries.count) }
-    case .changing: ProcessFacts.yield()
+      do { try gate.makeShard(label: label) } catch { throw .system(error) }
+    case .changing:
+      // What this thread was doing when it was interrupted may be what the change waits for, or the
+      // change itself.
+      if isInterruptedHere { throw .busy }
+      // And what the change waits for may wait for a lock of malloc(3)'s that it was in: so there is
+      // an end to waiting.
+      let end = ProcessFacts.bootMilliseconds + Self.patienceMilliseconds
+      var tries: UInt32 = 0
+      while gate.access == .changing {
+        if ProcessFacts.bootMilliseconds > end { throw .busy }
+        ProcessFacts.backOff(&tries)
+      }
     case .forked: throw .inheritedByFork
     case .frozen: throw .frozen
     case .destroyed: throw .destroyed
     }
   }
 
-  /// A window that could not be opened, for the counts.
+  /// Far longer than freezing or checking takes.
+  private static var patienceMilliseconds: UInt64 { 5000 }
+
+  /// What is rare when a free begins, which is never a signal handler's.
+  @inline(never)
+  func waitToWipe(for entry: Int32) throws(EnclaveError) {
+    guard Gate.Entry(rawValue: entry) == .changing else { return try wait(for: entry, label: 0) }
+    var tries: UInt32 = 0
+    while gate.access == .changing { ProcessFacts.backOff(&tries) }
+  }
+
+  /// Whether this code runs in a signal handler that interrupted the library in this thread: nothing
+  /// can be waited for then.
+  var isInterruptedHere: Bool { holdsLocks || gate.isWipingHere }
+
+  /// A window that could not be opened, for the counts. Waits for no lock.
   @inline(never)
   func openFailed(_ place: Place, _ error: EnclaveError) {
     guard gate.isOwn else { return }
-    unsafe withLane(Int(place.run.pointee.lane)) { lane in
-      lane.totals.failedOpens &+= 1
-      lane.changes &+= 1
-      lane.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
-    }
+    let word = unsafe laneWord(Int(place.run.pointee.lane))
+    guard !isInterruptedHere, unsafe tryLock(word) else { return gate.missOpen() }
+    defer { unsafe unlock(word) }
+    let lane = unsafe header.pointee.lanes.place(Int(place.run.pointee.lane))
+    unsafe lane.pointee.totals.failedOpens &+= 1
+    unsafe lane.pointee.changes &+= 1
+    unsafe lane.pointee.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
   }
 
   // MARK: - Free
@@ -228,10 +257,10 @@ extension ArenaReference {
           violated(.doubleFree, place, offset: nil)
           return
         }
-        forget(place)
+        unsafe dropHandle(Int(run.pointee.lane))
         return
       }
-      try wait(for: entry)
+      try waitToWipe(for: entry)
     }
     let laneIndex = unsafe Int(run.pointee.lane)
     let isMine =
@@ -257,7 +286,6 @@ extension ArenaReference {
           } catch {
             // The contents are still there, so the slot is not used again: destroying the arena
             // wipes it, or says that it cannot.
-            lane.handles -= 1
             lane.totals.failedOpens &+= 1
             lane.changes &+= 1
             lane.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
@@ -266,7 +294,7 @@ extension ArenaReference {
         }
       } catch {
         gate.leaveWipe()
-        dropOrphan(laneIndex)
+        dropHandle(laneIndex)
         throw error
       }
     }
@@ -276,27 +304,17 @@ extension ArenaReference {
     let (isLarge, isOrphan) = withLane(laneIndex) { lane in
       if opensPages { unsafe closePages(run, writing: true, lane: &lane) }
       let isLarge = lane.finishFree(place, isFrozen: isFrozen, isDamaged: damage != nil)
-      return (isLarge, lane.isOrphan)
+      // What is still to be reported keeps its handle: the arena must be there for that.
+      if damage != nil { lane.handles += 1 }
+      return (isLarge, lane.isOrphan && damage == nil)
     }
     if isLarge { withCore { unsafe $0.dropIsolatedRun(run) } }
+    // The last that is touched of the arena, where nothing else keeps it: who drops it waits for that.
     gate.leaveWipe()
-    if let damage { violated(damage < 0 ? .underflow : .overflow, place, offset: damage) }
     if isOrphan { releaseOrphan() }
-  }
-
-  /// The handle of a secret of a destroyed arena goes.
-  private func forget(_ place: Place) {
-    let laneIndex = unsafe Int(place.run.pointee.lane)
-    let wasCounted = withLane(laneIndex) { lane in
-      guard lane.handles > 0 else { return false }
-      lane.handles -= 1
-      return true
-    }
-    if wasCounted { dropOrphan(laneIndex) }
-  }
-
-  private func dropOrphan(_ lane: Int) {
-    if withLane(lane, { $0.isOrphan }) { releaseOrphan() }
+    guard let damage else { return }
+    violated(damage < 0 ? .underflow : .overflow, place, offset: damage)
+    dropHandle(laneIndex)
   }
 
   func violated(_ kind: Violation.Kind, _ place: Place, offset: Int?) {

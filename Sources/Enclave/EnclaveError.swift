@@ -29,6 +29,14 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case inheritedByFork
   /// The arena has open windows: so many, and the label of one of them.
   case windowsOpen(Int, label: String?)
+  /// The arena has open windows, all of them left open by threads that have ended: so many, and the
+  /// label of one of them.
+  case windowsAbandoned(Int, label: String?)
+  /// The window was opened by another thread, and only that one can close it. It is still open.
+  case windowOfAnotherThread
+  /// The arena is being frozen, sealed, checked or destroyed, and this cannot be waited for: a signal
+  /// handler interrupted the thread that does it, or it takes longer than 5 s.
+  case busy
   /// Sealing was asked for without a key gate: read-only memory that is sealed could not be wiped.
   case sealNeedsKeyGate
   /// The bytes that were asked for did not come: `received` did.
@@ -68,6 +76,18 @@ extension EnclaveError: CustomStringConvertible {
       "the secret is not aligned to \(alignment) bytes: allocate it with alignment: \(alignment)"
     case .frozen:
       "the arena is frozen: its contents can be read until it is destroyed, and not written"
+    case .windowsAbandoned(let count, let label):
+      "\(count) windows of the arena were left open by threads that have ended"
+        + "\(label.map { ", one of them to \($0)" } ?? ""): nobody can close them, and the arena can "
+        + "only be destroyed"
+    case .windowOfAnotherThread:
+      "the window was opened by another thread: close it there"
+    case .busy:
+      // (One literal, as the two below: what a signal handler meets allocates nothing.)
+      """
+      the arena is being frozen, sealed, checked or destroyed: try again later, and in a signal \
+      handler not before it has returned
+      """
     case .destroyed:
       "the arena was destroyed, and its secrets with it"
     case .inheritedByFork:

@@ -46,6 +46,9 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     place.closeWindow(writing: writing, found)
   }
 
+  /// Why closing a window returned false.
+  @usableFromInline var loss: EnclaveError { place.loss }
+
   /// Closes the window of a body that threw.
   @usableFromInline
   func abandonWindow(writing: Bool, _ found: UInt64) {
@@ -58,9 +61,10 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   /// The body is synchronous: no window stays open across a suspension.
   ///
   /// - Throws: `AccessError.access` when the window cannot be opened (`destroyed`,
-  ///   `inheritedByFork`, `system`), or when everything was wiped while it was open (`destroyed`):
-  ///   the body's result is dropped then, since it may have read zeros; `AccessError.body` with
-  ///   what the body threw.
+  ///   `inheritedByFork`, `system`; `busy`, see there), or when its contents were lost while it was
+  ///   open: everything was wiped (`destroyed`), or this is a child that the body forked
+  ///   (`inheritedByFork`). The body's result is dropped then, since it may have read zeros.
+  ///   `AccessError.body` with what the body threw.
   /// - Complexity: O(1): under a page gate two mprotect(2) calls, else none.
   @inlinable
   public borrowing func withBytes<R: ~Copyable, E: Error>(
@@ -75,7 +79,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       abandonWindow(writing: false, found)
       throw .body(error)
     }
-    guard closeWindow(writing: false, found) else { throw .access(.destroyed) }
+    guard closeWindow(writing: false, found) else { throw .access(loss) }
     return result
   }
 
@@ -96,7 +100,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       abandonWindow(writing: true, found)
       throw .body(error)
     }
-    guard closeWindow(writing: true, found) else { throw .access(.destroyed) }
+    guard closeWindow(writing: true, found) else { throw .access(loss) }
     return result
   }
 

@@ -87,7 +87,7 @@ public enum ViolationHandler {
     unsafe lock(word)
     let handler = unsafe self.handler
     unsafe unlock(word)
-    if handler?(violation) == .goOn { return }
+    if let handler, asApplication({ handler(violation) }) == .goOn { return }
     // In this order: the text may lie in memory that is wiped.
     ProcessFacts.complain("Enclave: \(violation)\n")
     Registry.refresh()  // the last thing that the page tells

@@ -11,7 +11,7 @@ extension Place {
     while true {
       let entry = gate.enter(writing: writing, label: label)
       if entry == 0 { break }
-      do { try arena.wait(for: entry) } catch {
+      do { try arena.wait(for: entry, label: label) } catch {
         arena.openFailed(self, error)
         throw error
       }
@@ -35,7 +35,8 @@ extension Place {
 
   @inline(never)
   private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
-    do {
+    do throws(EnclaveError) {
+      if arena.isInterruptedHere { throw .busy }
       unsafe try arena.withLane(Int(run.pointee.lane)) { lane throws(EnclaveError) in
         unsafe try arena.openPages(run, writing: writing, lane: &lane)
       }
@@ -46,15 +47,15 @@ extension Place {
     }
   }
 
-  /// Closes a window. False when the contents were wiped while it was open: what was done with them
-  /// may have been done with zeros.
+  /// Closes a window. False when the contents were not there all the while, and what was done with them
+  /// may have been done with zeros: `loss` says why.
   @inline(__always) @discardableResult
   package func closeWindow(writing: Bool, _ found: UInt64) -> Bool {
     let arena = self.arena
     let isWhole = !arena.gate.isWiped
     // In a forked child that was made inside of the body there is nothing to close but the key.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
-    guard arena.gate.isOwn else { return isWhole }
+    guard arena.gate.isOwn else { return false }
     if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
       unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
     }
@@ -67,8 +68,12 @@ extension Place {
     return isWhole
   }
 
-  /// Runs a body in a window of its own. `destroyed`, and no result, when the contents were wiped
-  /// meanwhile.
+  /// Why a window's contents were lost: everything was wiped, or this is a child that was forked while
+  /// it was open.
+  package var loss: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
+
+  /// Runs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
+  /// contents were lost meanwhile.
   package func withWindow<R: ~Copyable>(
     writing: Bool, _ body: () throws(EnclaveError) -> R
   ) throws(EnclaveError) -> R {
@@ -78,7 +83,7 @@ extension Place {
       closeWindow(writing: writing, found)
       throw error
     }
-    guard closeWindow(writing: writing, found) else { throw .destroyed }
+    guard closeWindow(writing: writing, found) else { throw loss }
     return result
   }
 

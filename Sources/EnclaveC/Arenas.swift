@@ -200,7 +200,11 @@ public func enclave_arena_check(
     let found = try arena.check()
     unsafe count?.pointee = found.count
     if let each = unsafe each {
-      for violation in found { unsafe violation.withC { unsafe each($0, context) } }
+      for violation in found {
+        unsafe violation.withC { violation in
+          asApplication { unsafe each(violation, context) }
+        }
+      }
     }
   }
 }

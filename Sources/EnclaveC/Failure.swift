@@ -15,7 +15,9 @@ extension EnclaveError {
     case .frozen: ENCLAVE_ERROR_FROZEN
     case .destroyed: ENCLAVE_ERROR_DESTROYED
     case .inheritedByFork: ENCLAVE_ERROR_INHERITED
-    case .windowsOpen: ENCLAVE_ERROR_WINDOWS_OPEN
+    case .windowsOpen, .windowsAbandoned: ENCLAVE_ERROR_WINDOWS_OPEN
+    case .windowOfAnotherThread: ENCLAVE_ERROR_THREAD
+    case .busy: ENCLAVE_ERROR_BUSY
     case .sealNeedsKeyGate: ENCLAVE_ERROR_NEEDS_KEY
     case .alreadyPublishing: ENCLAVE_ERROR_PUBLISHING
     case .unsuitableDirectory: ENCLAVE_ERROR_DIRECTORY
@@ -33,7 +35,8 @@ extension EnclaveError {
 /// Keeps the error for the thread, and returns its code.
 @inline(never)
 func failed(_ error: EnclaveError) -> enclave_status {
-  failed(error.status, "\(error)", errno: error.errno)
+  // Not by interpolation, which would allocate: a signal handler may be here.
+  failed(error.status, error.description, errno: error.errno)
 }
 
 @inline(never)

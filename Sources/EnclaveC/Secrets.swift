@@ -120,9 +120,11 @@ public func enclave_contains(_ start: UnsafeRawPointer?, _ size: Int) -> Bool {
 /// Whether a window is to write; nil for an access that is none.
 @inline(__always)
 private func writes(_ access: enclave_access) -> Bool? {
-  switch access {
-  case ENCLAVE_READ: false
-  case ENCLAVE_READ_WRITE: true
+  // By number: comparing values of the type makes its metadata, for which the runtime takes locks and
+  // memory, and this may be a signal handler.
+  switch access.rawValue {
+  case ENCLAVE_READ.rawValue: false
+  case ENCLAVE_READ_WRITE.rawValue: true
   default: nil
   }
 }
@@ -162,9 +164,10 @@ public func enclave_open(
 public func enclave_close(_ window: UnsafeMutablePointer<enclave_window>?) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let window = unsafe window, unsafe !HeldWindow.close(held(window)) else {
+  guard let window = unsafe window, let error = unsafe HeldWindow.close(held(window)) else {
     return ENCLAVE_OK
   }
+  guard case .destroyed = error else { return failed(error) }
   return failed(ENCLAVE_ERROR_DESTROYED, "everything was wiped while the window was open")
 }
 

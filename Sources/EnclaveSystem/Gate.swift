@@ -33,6 +33,8 @@ package struct Gate: BitwiseCopyable {
     package var opensForWriting: UInt64 = 0
     /// The label of a window that is open.
     package var label: UInt16?
+    /// Of those that are open, how many were left open by threads that have ended.
+    package var abandoned = 0
     package var open: Int { reads + writes }
     package init() {}
   }
@@ -46,6 +48,7 @@ package struct Gate: BitwiseCopyable {
     let gate = UnsafeMutablePointer<ces_gate>.allocate(capacity: 1)
     unsafe gate.initialize(to: ces_gate())
     unsafe gate.pointee.generation = generation
+    unsafe ces_gate_list(gate)
     unsafe raw = UnsafeMutableRawPointer(gate)
   }
 
@@ -63,9 +66,12 @@ package struct Gate: BitwiseCopyable {
 
   // MARK: - Changing
 
-  package var access: Access {
-    get { unsafe Access(rawValue: ces_gate_access(raw)).unsafelyUnwrapped }
-    nonmutating set { unsafe ces_store_release32(&gate.pointee.access, newValue.rawValue) }
+  package var access: Access { unsafe Access(rawValue: ces_gate_access(raw)).unsafelyUnwrapped }
+
+  /// Replaces an access by another. False when it is not that one any more: a signal's handler, which
+  /// waits for nobody, sets `destroyed`, and nothing may undo that.
+  package func exchangeAccess(from old: Access, to new: Access) -> Bool {
+    unsafe ces_exchange32(&gate.pointee.access, old.rawValue, new.rawValue)
   }
 
   /// Frozen, also while the access is being changed.
@@ -87,17 +93,27 @@ package struct Gate: BitwiseCopyable {
   }
 
   /// Has every thread see the access that was set, and this one see every window that was counted
-  /// before. membarrier(2).
-  package func order() throws(SystemFailure) {
-    try perform(.barrier) { ces_barrier() }
+  /// before. membarrier(2). Where that fails (a seccomp filter that came later, say), the failure is
+  /// counted and the other way is taken, from now on: nothing that wipes depends on one call.
+  package func order() {
+    do { try perform(.barrier) { ces_barrier() } } catch { ces_barrier_replace() }
   }
 
-  /// Room for this thread's counts. The caller holds the arena's lock.
-  package func makeShard(labels: Int) {
-    unsafe precondition(ces_shard_make(gate, UInt64(labels)) == 0, "out of memory")
+  /// Room for this thread's counts, and for those of a label. No lock, no malloc(3).
+  package func makeShard(label: UInt16) throws(SystemFailure) {
+    try perform(.extendCounts) { unsafe ces_shard_make(gate, UInt32(label)) }
   }
 
-  /// The sum over all threads; exact after `order`. The caller holds the arena's lock.
+  /// Whether this thread is inside a free to this arena: then a signal handler asks.
+  package var isWipingHere: Bool { unsafe ces_is_wiping(raw) }
+
+  /// Counts a window that could not be opened, where no lock can be had to count it elsewhere.
+  package func missOpen() { unsafe addRelaxed(1, to: &gate.pointee.missed_opens) }
+
+  /// How many were counted so.
+  package var missedOpens: UInt64 { unsafe ces_load_relaxed(&gate.pointee.missed_opens) }
+
+  /// The sum over all threads; exact after `order`.
   package var windows: Windows {
     var sum = Windows()
     for index in 0..<Int(CES_THREADS) {
@@ -108,6 +124,9 @@ package struct Gate: BitwiseCopyable {
       sum.reads += Int(readsNow)
       sum.writes += Int(writesNow)
       unsafe sum.wiping += Int(ces_load_relaxed32(&shard.pointee.wiping))
+      unsafe sum.abandoned += Int(
+        ces_load_relaxed32(&shard.pointee.abandoned_reads)
+          + ces_load_relaxed32(&shard.pointee.abandoned_writes))
       sum.opens &+= (reads >> Self.opensShift) &+ (writes >> Self.opensShift)
       sum.opensForWriting &+= writes >> Self.opensShift
       if readsNow + writesNow > 0 {
@@ -120,14 +139,12 @@ package struct Gate: BitwiseCopyable {
   private static let openMask = UInt64(CES_OPEN_MASK)
   private static let opensShift = UInt64(CES_OPENS_SHIFT)
 
-  /// A label's opens and open windows, over all threads. The caller holds the arena's lock.
+  /// A label's opens and open windows, over all threads.
   package func label(_ label: UInt16) -> (opens: UInt64, openNow: UInt64) {
     var sum: (opens: UInt64, openNow: UInt64) = (0, 0)
     for index in 0..<Int(CES_THREADS) {
-      guard let shard = unsafe ces_gate_shard(gate, Int32(index)),
-        unsafe UInt64(label) < shard.pointee.label_count, let words = unsafe shard.pointee.labels
-      else { continue }
-      let word = unsafe ces_load_relaxed(words + Int(label))
+      guard let shard = unsafe ces_gate_shard(gate, Int32(index)) else { continue }
+      let word = unsafe ces_shard_label(shard, UInt32(label))
       sum.opens &+= word >> Self.opensShift
       sum.openNow &+= word & Self.openMask
     }
@@ -215,6 +232,10 @@ package func gateOpenKey(_ gate: UnsafeMutableRawPointer, writing: Bool) -> UInt
 package func gateCloseKey(_ gate: UnsafeMutableRawPointer, _ found: UInt32) {
   unsafe ces_gate_key_close(gate, found)
 }
+
+/// This thread's own number, which no other thread has or had.
+@inlinable @inline(__always)
+package func threadSerial() -> UInt32 { ces_thread_serial() }
 
 /// Whether this process made the arena. Two loads.
 @inlinable @inline(__always)

@@ -61,8 +61,12 @@ package enum ProcessFacts {
   /// abort(3).
   package static func abort() -> Never { ces_abort() }
 
-  /// Lets another thread run (sched_yield(2)).
-  package static func yield() { ces_yield() }
+  /// One turn of waiting for another thread, the `tries`th: a pause, then a yield, then a sleep. A
+  /// waiter that only yields would keep a holder of lower real-time priority from its processor.
+  package static func backOff(_ tries: inout UInt32) {
+    ces_back_off(tries)
+    tries &+= 1
+  }
   /// The processors that are online; 1 when that cannot be known.
   package static let processors = Int(max(1, ces_processors()))
   package static func pause(milliseconds: UInt32) { _ = ces_sleep_ms(milliseconds) }

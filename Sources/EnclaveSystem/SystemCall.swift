@@ -60,11 +60,13 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case installWipeHandler = 46
   case alternateStack = 47
   case extendWipeTable = 48
+  case extendCounts = 49
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
     switch self {
-    case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable, .extendWipeTable: "mmap"
+    case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable, .extendWipeTable, .extendCounts:
+      "mmap"
     case .openNewChunk, .closeNewChunk, .openWindow, .closeWindow, .openForkPage: "mprotect"
     case .excludeFromDumps: "madvise(MADV_DONTDUMP)"
     case .wipeOnFork, .wipeForkPage: "madvise(MADV_WIPEONFORK)"
@@ -153,6 +155,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .installWipeHandler: "have a signal wipe"
     case .alternateStack: "give a thread a stack for signals"
     case .extendWipeTable: "enter a chunk in the wipe table"
+    case .extendCounts: "count a thread's windows"
     }
   }
 

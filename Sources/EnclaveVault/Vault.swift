@@ -140,7 +140,7 @@
             byteCount: byteCount, label: label, chunk: chunk))
         core.nextNumber += 1
         // In the list, and held, before the lock is left: a rotation waits for it.
-        unsafe lock(Entry.word(of: entry))
+        unsafe lockAcrossCalls(Entry.word(of: entry))
         unsafe core.append(entry)
         core.statistics.encryptions += 1
         core.largest = max(core.largest, byteCount)
@@ -151,7 +151,7 @@
         return nil
       }
       unsafe seal(entry, text, keys)
-      unsafe unlock(Entry.word(of: entry))
+      unsafe unlockAcrossCalls(Entry.word(of: entry))
       return unsafe entry
     }
 
@@ -213,8 +213,8 @@
     ) throws(EnclaveError) {
       let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
-          unsafe lock(Entry.word(of: entry))
-          defer { unsafe unlock(Entry.word(of: entry)) }
+          unsafe lockAcrossCalls(Entry.word(of: entry))
+          defer { unsafe unlockAcrossCalls(Entry.word(of: entry)) }
           return unsafe open(entry, into: place.address, keys)
         }
       }
@@ -263,7 +263,7 @@
         let place = scratch.place
         for _ in 0..<count {
           guard let entry = unsafe takeFirst(of: old) else { break }
-          defer { unsafe unlock(Entry.word(of: entry)) }
+          defer { unsafe unlockAcrossCalls(Entry.word(of: entry)) }
           let isMoved = try place.withWindow(writing: true) { () throws(EnclaveError) in
             try withKeys { keys throws(EnclaveError) in
               let isMoved = unsafe move(entry, from: old, through: place.address, keys)
@@ -283,16 +283,19 @@
 
     /// The first entry of a list, held; it goes to the list's end.
     private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
+      var tries: UInt32 = 0
       while true {
         let (entry, isHeld) = unsafe withCore { core -> (UnsafeMutablePointer<Entry>?, Bool) in
           guard let first = unsafe core[list: side].first else { return (nil, true) }
-          guard unsafe tryLock(Entry.word(of: first)) else { return unsafe (first, false) }
+          guard unsafe tryLockAcrossCalls(Entry.word(of: first)) else {
+            return unsafe (first, false)
+          }
           unsafe core[list: side].remove(first)
           unsafe core[list: side].append(first)
           return unsafe (first, true)
         }
         if isHeld { return unsafe entry }
-        ProcessFacts.yield()
+        ProcessFacts.backOff(&tries)
       }
     }
 
@@ -392,8 +395,9 @@
       // In a child the lock may be held by a thread that is not there.
       guard !arena.reference.isInherited else { return }
       // Whoever moves it now is waited for.
-      unsafe lock(Entry.word(of: entry))
+      unsafe lockAcrossCalls(Entry.word(of: entry))
       withCore { unsafe $0.remove(entry) }
+      unsafe unlockAcrossCalls(Entry.word(of: entry))  // nobody else can find it any more
       unsafe Entry.deallocate(entry)
     }
 

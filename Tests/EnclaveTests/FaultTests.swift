@@ -166,6 +166,7 @@
     .makeStatsDirectory: "is told by the opening of the directory",
     .removeStalePage: "is left to the next publisher",
     .unlockChunk: "is only made after a failed lock",
+    .barrier: "falls back to a fence in each window",
     .alternateStack: "leaves the handler on the thread's own stack",
     .registerBarrier: "falls back to a fence in each window",
     .allocateKey: "falls back to pages, or to a key that is shared",

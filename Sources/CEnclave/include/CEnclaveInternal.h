@@ -13,10 +13,10 @@ void cenclave_set_error(enclave_status status, int error, const char *text, size
 
 /// This thread is in the library: what it allocates now is the library's own (or the Swift runtime's,
 /// which sets itself up as it goes), and the interposer stays away. Counted together with the locks
-/// that the thread holds.
+/// that the thread holds, in other bits: CES_IN_LIBRARY of CEnclaveSystem.h.
 extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
-static inline void cenclave_enter(void) { ces_held_locks++; }
-static inline void cenclave_leave(void) { ces_held_locks--; }
+static inline void cenclave_enter(void) { ces_held_locks += 1 << 16; }
+static inline void cenclave_leave(void) { ces_held_locks -= 1 << 16; }
 bool enclave_private_is_busy(void);
 
 /// What libenclave-malloc.so offers to libenclave.so, by its symbol `enclave_interposer`.

@@ -26,8 +26,11 @@
  * Fork. In a forked child the parent's arenas are zeros or not there, and each function that is
  * given one returns ENCLAVE_ERROR_INHERITED. A child may make arenas of its own.
  *
- * Signals. Of these functions only enclave_open and enclave_close of an arena with a key gate or
- * none may be called in a signal handler.
+ * Signals. Of these functions only enclave_open, enclave_secret_open and enclave_close, for an arena
+ * with a key gate or none, may be called in a signal handler: they take no lock and call no malloc(3).
+ * Where the handler interrupted the library in its own thread, opening may return
+ * ENCLAVE_ERROR_BUSY: the arena is just being created, frozen, checked or destroyed there, and the
+ * handler cannot wait for that. (Under a page gate they return it too, rather than wait for a lock.)
  *
  * Exit. exit(3) wipes every arena and leaves it mapped; whoever uses one later gets an error. Memory
  * that exit itself uses after that (a buffer of stdio, say) must lie elsewhere, or in an arena that is
@@ -83,7 +86,9 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_ARGUMENT = 14,     /* NULL, or a value that the function does not know */
   ENCLAVE_ERROR_NOT_OURS = 15,     /* an address that is no live secret's */
   ENCLAVE_ERROR_NO_INTERPOSER = 16, /* libenclave-malloc.so is not in this process */
-  ENCLAVE_ERROR_CLOSED = 17        /* the arena is closed to this thread */
+  ENCLAVE_ERROR_CLOSED = 17,       /* the arena is closed to this thread */
+  ENCLAVE_ERROR_BUSY = 18,         /* the arena is being changed, and that cannot be waited for */
+  ENCLAVE_ERROR_THREAD = 19        /* the window is another thread's */
 } enclave_status;
 
 /* What the last function that failed in this thread was asked, what the system answered and what to
@@ -243,7 +248,10 @@ typedef struct enclave_window {
  * address that is no live secret's, ENCLAVE_ERROR_ARGUMENT for an access that is none. */
 enclave_status enclave_open(void *secret, enclave_access access, enclave_window *window);
 /* Ends a window; one that is closed stays so. ENCLAVE_ERROR_DESTROYED when everything was wiped while
- * it was open: what was made of the contents may have been made of zeros, and is not to be used. */
+ * it was open, ENCLAVE_ERROR_INHERITED in a child that was forked while it was open: what was made of
+ * the contents may have been made of zeros, and is not to be used. ENCLAVE_ERROR_THREAD when another
+ * thread opened it: it stays open, and that thread can still close it. A window that a thread leaves
+ * open when it ends is nobody's: the arena cannot be frozen any more, only destroyed. */
 enclave_status enclave_close(enclave_window *window);
 
 /* Opens all of an arena for this thread. ENCLAVE_ERROR_UNSUPPORTED under a page gate, which would

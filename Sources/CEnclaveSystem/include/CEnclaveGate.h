@@ -22,13 +22,18 @@ enum { CES_THREADS = 64 };
 
 /// One thread's windows to one arena. A word of windows is: opened so far << 20 | open now; a window
 /// that is opened adds CES_OPENED, one that is closed takes 1 away.
+///
+/// Nothing here takes a lock or calls malloc(3): a thread's first window, or its first to a label, may be a
+/// signal handler's. Where a shard needs more labels it gets a longer array, in front of the shorter
+/// ones: a word of windows of a label is the sum over all of them.
 typedef struct {
   uint64_t reads, writes;
   uint32_t wiping;  // frees under way
   uint32_t label;   // of the window that this thread opened last
-  uint64_t reserved[3];
-  uint64_t *labels;  // the same words by label
-  uint64_t label_count;
+  uint32_t abandoned_reads, abandoned_writes;  // of those, open when their thread ended
+  uint64_t reserved[2];
+  uint64_t *labels;      // the same words by label: the longest array
+  uint64_t label_count;  // how many of them this shard uses
 } ces_shard;  // one cache line, at a multiple of its size
 
 #define CES_OPENED (1u << 20 | 1u)
@@ -41,13 +46,15 @@ enum : uint32_t {
   CES_ACCESS_CHANGING = 3,   // wait
 };
 
-typedef struct {
+typedef struct ces_gate {
   uint32_t access;
   uint32_t key_bits;  // 3 << 2 * key; 0 without a key
   uint32_t frozen;    // 1 from freezing on, also while access is being changed
   uint32_t wiped;     // 1 from before the contents are wiped under windows that are open
   uint64_t generation;
+  uint64_t missed_opens;  // windows that could not be opened, and are counted nowhere else
   ces_shard *shards[CES_THREADS];
+  struct ces_gate *next, **link;  // all gates of the process, for threads that end
 } ces_gate;
 
 enum {
@@ -68,12 +75,24 @@ static inline int32_t ces_thread_number(void) {
   return number >= 0 ? number : ces_thread_register();
 }
 
+/// A number that no other thread of the process has or had, but after 2^32 of them; not 0.
+extern __thread uint32_t ces_thread_serial_word __attribute__((tls_model("initial-exec")));
+uint32_t ces_thread_serial_make(void);
+static inline uint32_t ces_thread_serial(void) {
+  uint32_t serial = ces_thread_serial_word;
+  return serial != 0 ? serial : ces_thread_serial_make();
+}
+
 /// Set where membarrier(2) cannot be had: then every window pays for a fence.
 extern uint32_t ces_windows_fence;
 void ces_windows_need_fence(void);
 int64_t ces_barrier_register(void);
-/// Every thread of the process passes a full barrier.
+/// Every thread of the process passes a full barrier; -errno of membarrier(2).
 int64_t ces_barrier(void);
+/// The same where membarrier(2) has failed: windows pay for a fence from now on, and those that began
+/// before are waited for until their stores can be seen (2 ms; a processor's takes less than one
+/// microsecond). Async-signal-safe.
+void ces_barrier_replace(void);
 
 static inline uint32_t ces_rdpkru(void) {
 #if defined(__x86_64__)
@@ -143,6 +162,10 @@ static inline void ces_windows_order(void) {
   }
 }
 
+static inline uint64_t *ces_shard_labels(ces_shard *shard) {
+  return __atomic_load_n(&shard->labels, __ATOMIC_RELAXED);
+}
+
 /// Counts a window in; opens no key. CES_WINDOW_….
 static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
   ces_gate *gate = raw;
@@ -150,7 +173,10 @@ static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
   int32_t number = ces_thread_number();
   bool shared = number == CES_THREADS - 1;
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
-  if (__builtin_expect(!shard || label >= shard->label_count, 0)) return CES_WINDOW_NO_SHARD;
+  if (__builtin_expect(
+          !shard || label >= __atomic_load_n(&shard->label_count, __ATOMIC_ACQUIRE), 0)) {
+    return CES_WINDOW_NO_SHARD;
+  }
   uint64_t *word = writing ? &shard->writes : &shard->reads;
   CES_ADD(word, CES_OPENED, shared);
   ces_windows_order();
@@ -163,7 +189,7 @@ static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
                                             : CES_WINDOW_CHANGING;
   }
   __atomic_store_n(&shard->label, label, __ATOMIC_RELAXED);
-  CES_ADD(&shard->labels[label], CES_OPENED, shared);
+  CES_ADD(&ces_shard_labels(shard)[label], CES_OPENED, shared);
   return CES_WINDOW_OPEN;
 }
 
@@ -175,7 +201,7 @@ static inline void ces_window_leave(void *raw, bool writing, uint32_t label, boo
   ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
   int32_t change = undone ? -(int32_t)CES_OPENED : -1;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  CES_ADD(&shard->labels[label], change, shared);
+  CES_ADD(&ces_shard_labels(shard)[label], change, shared);
   CES_ADD(writing ? &shard->writes : &shard->reads, change, shared);
 }
 
@@ -204,12 +230,29 @@ static inline void ces_wipe_leave(void *raw) {
   CES_ADD(&shard->wiping, -1, number == CES_THREADS - 1);
 }
 
-/// Makes this thread's shard; the caller holds the arena's lock. -ENOMEM when there is no memory.
-int64_t ces_shard_make(ces_gate *gate, uint64_t label_count);
+/// Makes room for this thread's counts, and for those of a label. -ENOMEM when there is no memory.
+/// Async-signal-safe.
+int64_t ces_shard_make(ces_gate *gate, uint32_t label);
+/// A label's windows in a shard: the sum over its arrays.
+uint64_t ces_shard_label(const ces_shard *shard, uint32_t label);
+/// In a forked child: a thread of the parent may have held the lock of the counts' memory.
+void ces_shards_forget_lock(void);
+/// Whether this thread is inside a free to this arena: then it is a signal handler that asks.
+static inline bool ces_is_wiping(const void *raw) {
+  const ces_gate *gate = raw;
+  int32_t number = ces_thread;
+  // What the shared shard counts may be another thread's.
+  if (number < 0 || number == CES_THREADS - 1) return false;
+  const ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  return shard && __atomic_load_n(&shard->wiping, __ATOMIC_RELAXED) != 0;
+}
 static inline ces_shard *ces_gate_shard(const ces_gate *gate, int32_t number) {
   return __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
 }
 void ces_shards_free(ces_gate *gate);
+/// Puts a gate on the list of which threads that end look for their windows; ces_shards_free takes it
+/// off. The caller holds the registry's lock.
+void ces_gate_list(ces_gate *gate);
 
 /// pkey_alloc(2), closed for the calling thread too.
 int64_t ces_key_allocate(void);
@@ -234,6 +277,9 @@ static inline uint32_t ces_load_relaxed32(const uint32_t *p) {
 }
 static inline void ces_store_release32(uint32_t *p, uint32_t value) {
   __atomic_store_n(p, value, __ATOMIC_RELEASE);
+}
+static inline bool ces_exchange32(uint32_t *p, uint32_t from, uint32_t to) {
+  return __atomic_compare_exchange_n(p, &from, to, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 static inline uint64_t ces_add_relaxed(uint64_t *p, uint64_t value) {
   return __atomic_add_fetch(p, value, __ATOMIC_RELAXED);

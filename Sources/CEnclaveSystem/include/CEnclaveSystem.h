@@ -67,7 +67,10 @@ uint64_t ces_realtime_ms(void);
 const char *ces_strerror(int error);
 const char *ces_errno_name(int error);
 int64_t ces_sleep_ms(uint32_t ms);
-void ces_yield(void);
+/// One turn of waiting for another thread, the `tries`th, from 0: a pause, then sched_yield(2), then
+/// a sleep, which even a waiter of a higher real-time priority leaves to the one that it waits for.
+/// Async-signal-safe.
+void ces_back_off(uint32_t tries);
 int64_t ces_processors(void);
 
 /// Calls `child` in each forked child of this process (pthread_atfork(3)).
@@ -146,13 +149,24 @@ static inline uint64_t ces_load_relaxed(const void *p) {
 static inline void ces_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 /// A spin word: one exchange to take it, one plain store to give it back. Of six locks measured it
-/// is the cheapest uncontended (about 3 ns each way).
+/// is the cheapest uncontended (about 3 ns each way). A waiter pauses, then yields, then sleeps.
 void ces_spin_wait(uint32_t *word);
-/// How many spin words this thread holds. An allocator that would come back here meanwhile (the
-/// interposer's malloc) sees it and stays away.
+/// How this thread stands to the library: 1 for each spin word that it holds, CES_IN_LIBRARY for each
+/// call of the library that it is in, and for each lock that is held across such calls. Not 0: an
+/// allocator that would come back here (the interposer's malloc) stays away. Locks held where a
+/// window is opened: that is a signal handler, which interrupted their holder.
 extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
-static inline void ces_enter_library(void) { ces_held_locks++; }
-static inline void ces_leave_library(void) { ces_held_locks--; }
+enum { CES_IN_LIBRARY = 1 << 16 };
+static inline void ces_enter_library(void) { ces_held_locks += CES_IN_LIBRARY; }
+static inline void ces_leave_library(void) { ces_held_locks -= CES_IN_LIBRARY; }
+static inline bool ces_holds_locks(void) { return (ces_held_locks & (CES_IN_LIBRARY - 1)) != 0; }
+/// Out of the library, to call what is the application's; ces_return_to_library takes the answer.
+static inline int32_t ces_step_out_of_library(void) {
+  int32_t held = ces_held_locks;
+  ces_held_locks = 0;
+  return held;
+}
+static inline void ces_return_to_library(int32_t held) { ces_held_locks = held; }
 static inline void ces_spin_lock(uint32_t *word) {
   ces_held_locks++;
   if (__atomic_exchange_n(word, 1, __ATOMIC_ACQUIRE) != 0) ces_spin_wait(word);
@@ -166,6 +180,9 @@ static inline void ces_spin_unlock(uint32_t *word) {
   __atomic_store_n(word, 0, __ATOMIC_RELEASE);
   ces_held_locks--;
 }
+/// From a lock that no call of the library is made under to one that is, and back.
+static inline void ces_lock_spans_calls(void) { ces_held_locks += CES_IN_LIBRARY - 1; }
+static inline void ces_lock_spans_no_calls(void) { ces_held_locks -= CES_IN_LIBRARY - 1; }
 /// Frees a word that a thread of the parent may have held when this child was made.
 static inline void ces_spin_reset(uint32_t *word) { __atomic_store_n(word, 0, __ATOMIC_RELEASE); }
 

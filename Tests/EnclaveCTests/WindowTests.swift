@@ -1,0 +1,62 @@
+// Windows of the C interface where they are easily got wrong: in signal handlers, in other threads
+// than the one that opened them, in children.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite struct CWindowTests {
+  let program: String
+  init() throws { program = try Self.compiled.get() }
+
+  private static let compiled = Result { try Installed.shared.get().compile("windows") }
+
+  private static let hasKeys =
+    (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8))?.contains(" ospke") ?? false
+  static let withoutPages = hasKeys ? ["none", "key"] : ["none"]
+  static let gates = withoutPages + ["pages"]
+
+  /// A program that hangs is ended, and is a failure.
+  private func run(_ arguments: String...) throws -> String {
+    let result = try Launch(["timeout", "-s", "KILL", "120", program] + arguments).run()
+    #expect(result.status == 0, "\(arguments): \(result.error)")
+    return result.output
+  }
+
+  /// A handler that finds its arena being changed by the thread that it interrupted is told so.
+  @Test(arguments: withoutPages) func aHandlerNeverWaitsForItsOwnThread(gate: String) throws {
+    #expect(try run("changing", gate) == "busy 1 opened 1 other 0 open 0\n")
+  }
+
+  /// Neither a thread's first window at all nor its first to an arena needs malloc or a lock.
+  @Test func theFirstWindowMayBeAHandlers() throws {
+    #expect(try run("first") == "opened 1500 busy 0 other 0\n")
+  }
+
+  /// Being refused needs no malloc and no lock either, and is counted.
+  @Test func aHandlerMayBeRefused() throws {
+    #expect(try run("refused") == "counted 1\n")
+  }
+
+  /// Closing another thread's window is an error, whether or not this thread had windows of its own,
+  /// and changes nothing.
+  @Test(arguments: gates) func anotherThreadsWindowCannotBeClosed(gate: String) throws {
+    #expect(try run("elsewhere", gate) == "19 0 19 0 0 0\n")
+  }
+
+  /// A window whose thread has ended is told as such, and does not keep the arena from being destroyed.
+  @Test(arguments: gates) func aWindowThatItsThreadLeftOpenIsReported(gate: String) throws {
+    #expect(
+      try run("left-open", gate) == """
+        10 1 windows of the arena were left open by threads that have ended, one of them to victim: \
+        nobody can close them, and the arena can only be destroyed
+        19 0
+
+        """)
+  }
+
+  /// What a child read in a window that it was forked in was zeros.
+  @Test(arguments: gates) func aChildsWindowIsInherited(gate: String) throws {
+    #expect(try run("forked", gate) == "child 0 parent 0\n")
+  }
+}
