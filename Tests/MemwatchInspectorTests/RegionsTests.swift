@@ -113,7 +113,14 @@ import Testing
       """
     let go = "c000000000-c000400000 rw-p 00000000 00:00 0\nVmFlags: rd wr\n"
     #expect(survey(go + framed).groups.map(\.owner) == [.memguard])
-    #expect(survey(framed).groups.map(\.owner) == [.openssl])
+    let openssl =
+      framed + """
+        \n7f0000010000-7f0000020000 r-xp 00000000 fe:00 12     /usr/lib/x86_64-linux-gnu/libcrypto.so.3
+        VmFlags: rd ex
+        """
+    #expect(survey(openssl).groups.map(\.owner) == [.openssl])
+    // Without the library beside it, nobody's that is known.
+    #expect(survey(framed).groups.map(\.owner) == [.unknown])
     #expect(survey(framed).groups[0].lacks == ["inherited by fork"])
     let groups = survey(Self.text).groups
     #expect(groups.map(\.owner) == [.enclave, .secretMemory])
@@ -123,6 +130,60 @@ import Testing
     #expect(survey(marked).groups.map(\.owner) == [.unknown])
     #expect(survey(marked).groups[0].lacks == ["not locked", "inherited by fork"])
     #expect(survey(go).groups.isEmpty)
+  }
+
+  /// Every kind of locked memory counts, and what no mapping explains is told.
+  @Test func whatIsLockedIsToldWhateverItIs() {
+    let text = """
+      7f0000000000-7f0000100000 rw-s 00000000 00:01 5          /dev/zero (deleted)
+      VmFlags: rd wr sh mr mw me ms lo
+      7f0000200000-7f0000300000 rw-s 00000000 00:01 6          /memfd:keys (deleted)
+      VmFlags: rd wr sh mr mw me ms lo
+      7f0000400000-7f0000500000 rw-s 00000000 fe:00 7          /var/lib/keys
+      VmFlags: rd wr sh mr mw me ms lo
+      7f0000600000-7f0000800000 rw-s 00000000 00:01 8          /anon_hugepage (deleted)
+      VmFlags: rd wr sh mr mw me ms ht
+      7f0000900000-7f0000908000 rw-p 00000000 00:00 0
+      VmFlags: rd wr mr mw me lo ac
+      7f0000a00000-7f0000a01000 rw-p 00000000 00:00 0
+      VmFlags: rd wr mr mw me dd wf dp
+      7f0000b00000-7f0000b08000 rw-s 00000000 00:01 1029       /secretmem (deleted)
+      VmFlags: rd wr sh mr mw ms lo dd dc
+      """
+    func survey(_ locked: UInt64) -> Survey {
+      Survey(pid: 1, regions: Regions(text: text), lockedBytes: locked)
+    }
+    let mappings: UInt64 = 3 << 20 + 0x8000
+    let groups = survey(mappings).groups
+    #expect(
+      groups.map(\.owner)
+        == [.secretMemory, .sharedMemory, .memoryFile, .hugePages, .file, .unknown])
+    #expect(groups.allSatisfy { $0.notLocked == 0 })
+    #expect(groups.map(\.bytes) == [0x8000, 1 << 20, 1 << 20, 2 << 20, 1 << 20, 0x8000])
+    // With and without secret memory, as kernels differ.
+    #expect(survey(mappings).unexplainedBytes == 0)
+    #expect(survey(mappings + 0x8000).unexplainedBytes == 0)
+    let pinned = survey(mappings + 0x8000 + 65536)
+    #expect(pinned.unexplainedBytes == 65536)
+    #expect(pinned.text.contains("64 KiB of VmLck is of no mapping"))
+    let nothing = Survey(pid: 1, regions: Regions(text: ""), lockedBytes: 4096)
+    #expect(nothing.text.contains("4 KiB of VmLck is of no mapping"))
+  }
+
+  /// A pool is a library's where the library is mapped.
+  @Test func anUnknownPoolIsNobodys() {
+    let pool = "7f0000900000-7f0000908000 rw-p 00000000 00:00 0\nVmFlags: rd wr mr mw me lo ac\n"
+    let library = """
+      7f0000a00000-7f0000a08000 r-xp 00000000 fe:00 9    /usr/lib/libgcrypt.so.20.4.1
+      VmFlags: rd ex
+      """
+    func owners(_ text: String) -> [Survey.Owner] {
+      Survey(pid: 1, regions: Regions(text: text), lockedBytes: nil).groups.map(\.owner)
+    }
+    #expect(owners(pool) == [.unknown])
+    #expect(owners(pool + library) == [.libgcrypt])
+    let other = library.replacing("/usr/lib/libgcrypt.so.20.4.1", with: "/usr/libgcrypt/other.so")
+    #expect(owners(pool + other) == [.unknown])
   }
 
   /// A page may say that chunks overlap; they cannot.

@@ -5,8 +5,8 @@ import MemwatchSystem
 
 /// The flags of `VmFlags` that matter for secrets, by their letters.
 package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
-  package let rawValue: UInt16
-  package init(rawValue: UInt16) { self.rawValue = rawValue }
+  package let rawValue: UInt32
+  package init(rawValue: UInt32) { self.rawValue = rawValue }
   /// `lo`: locked (mlock(2)).
   package static let locked = RegionFlags(rawValue: 1)
   /// `dd`: left out of core dumps (MADV_DONTDUMP).
@@ -33,6 +33,10 @@ package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
   package static let userfault = RegionFlags(rawValue: 8192)
   /// `??`: set, and this kernel has no letters for it. Linux 6.10 has none for sealed.
   package static let mayBeSealed = RegionFlags(rawValue: 16384)
+  /// `ht`: of huge pages that are never swapped, and that mlock(2) neither marks nor counts.
+  package static let hugeTLB = RegionFlags(rawValue: 32768)
+  /// `dp`: the kernel may drop it (the state of the vDSO's getrandom).
+  package static let droppable = RegionFlags(rawValue: 65536)
 
   package static let access: RegionFlags = [.readable, .writable, .executable]
 }
@@ -41,6 +45,10 @@ package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
 package struct Region: Equatable, Sendable, BitwiseCopyable {
   package enum Kind: UInt8, Sendable, BitwiseCopyable {
     case anonymous, file, heap, stack, special
+    /// mmap(2) MAP_SHARED | MAP_ANONYMOUS, or System V's.
+    case sharedMemory
+    /// memfd_create(2).
+    case memoryFile
     /// memfd_secret(2).
     case secretMemory
   }
@@ -60,9 +68,16 @@ package struct Region: Equatable, Sendable, BitwiseCopyable {
   }
 }
 
+/// A library that keeps secrets in a way of its own, known by the name of its file.
+package enum SecretLibrary: String, CaseIterable, Sendable {
+  case libgcrypt, libcrypto
+}
+
 /// The regions of a process, in the order of their addresses; none overlap.
 package struct Regions: Sendable {
   package private(set) var all: [Region] = []
+  /// What is mapped of these libraries; what is linked into the program itself is not seen.
+  package private(set) var libraries: Set<SecretLibrary> = []
   /// What the next lines tell of is in `all` already.
   private var isRepeated = false
 
@@ -164,6 +179,7 @@ package struct Regions: Sendable {
     if bytes[at + 3] == UInt8(ascii: "x") { region.flags.insert(.executable) }
     if bytes[at + 4] == UInt8(ascii: "s") { region.flags.insert(.shared) }
     region.kind = kind(bytes, at + 5, end)
+    if region.kind == .file { noteLibrary(bytes, at + 5, end) }
     all.append(region)
   }
 
@@ -181,10 +197,24 @@ package struct Regions: Sendable {
       }
     }
     if begins("/secretmem") { return .secretMemory }
+    if begins("/memfd:") { return .memoryFile }
+    if begins("/dev/zero (deleted)") || begins("/SYSV") { return .sharedMemory }
     if bytes[at] == UInt8(ascii: "/") { return .file }
     if begins("[heap]") { return .heap }
     if begins("[stack") { return .stack }
     return begins("[anon") ? .anonymous : .special
+  }
+
+  private mutating func noteLibrary(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) {
+    guard libraries.count < SecretLibrary.allCases.count,
+      let slash = (start..<end).last(where: { bytes[$0] == UInt8(ascii: "/") })
+    else { return }
+    for library in SecretLibrary.allCases where !libraries.contains(library) {
+      let name = library.rawValue.utf8
+      if end - slash > name.count, zip(name, slash + 1..<end).allSatisfy({ bytes[$1] == $0 }) {
+        libraries.insert(library)
+      }
+    }
   }
 
   private mutating func flags(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) {
@@ -208,6 +238,8 @@ package struct Regions: Sendable {
         (UInt8(ascii: "u"), UInt8(ascii: "i")):
         flags.insert(.userfault)
       case (UInt8(ascii: "?"), UInt8(ascii: "?")): flags.insert(.mayBeSealed)
+      case (UInt8(ascii: "h"), UInt8(ascii: "t")): flags.insert(.hugeTLB)
+      case (UInt8(ascii: "d"), UInt8(ascii: "p")): flags.insert(.droppable)
       default: break
       }
       at += 3

@@ -12,6 +12,10 @@ package struct Survey: Equatable, Sendable {
     case memguard = "memguard buffer"
     case libgcrypt = "libgcrypt pool"
     case secretMemory = "secretmem"
+    case sharedMemory = "shared memory"
+    case memoryFile = "memfd"
+    case hugePages = "huge pages (never swapped)"
+    case file = "mapped file"
     case unknown
   }
   package struct Group: Equatable, Sendable {
@@ -30,6 +34,8 @@ package struct Survey: Equatable, Sendable {
   }
   package var pid: Int32
   package var lockedBytes: UInt64?
+  /// What of VmLck no mapping explains; nil where it is not known.
+  package var unexplainedBytes: UInt64?
   package var regionCount: Int
   package var groups: [Group]
 
@@ -39,31 +45,38 @@ package struct Survey: Equatable, Sendable {
   }
 
   package init(pid: Int32) throws(Failure) {
-    let regions: Regions
-    do { regions = try Regions(pid: pid) } catch {
-      throw error.isDenied ? .denied : .failed(SafeText("\(error)"))
-    }
-    self.init(
-      pid: pid, regions: regions,
-      lockedBytes: ProcessProbe(pid: pid, countingMaps: false).lockedBytes)
+    // The two files are read one after the other: what does not fit together is read again.
+    var attempt = 0
+    repeat {
+      if attempt > 0 { ProcessFacts.pause(milliseconds: 3) }
+      let regions: Regions
+      do { regions = try Regions(pid: pid) } catch {
+        throw error.isDenied ? .denied : .failed(SafeText("\(error)"))
+      }
+      self.init(
+        pid: pid, regions: regions,
+        lockedBytes: ProcessProbe(pid: pid, countingMaps: false).lockedBytes)
+      attempt += 1
+    } while attempt < 3 && (unexplainedBytes ?? 0) > 0
   }
 
   package init(pid: Int32, regions: Regions, lockedBytes: UInt64?) {
     self.pid = pid
     self.lockedBytes = lockedBytes
     regionCount = regions.all.count
+    unexplainedBytes = lockedBytes.map { Self.unexplained($0, regions) }
     let isGo = Self.hasGoHeap(regions.all)
     var found: [Owner: Group] = [:]
     for index in regions.all.indices {
       let region = regions.all[index]
       guard Self.isOfInterest(region) else { continue }
       let neighbours = Neighbours(regions.all, index)
-      let owner = Self.owner(region, neighbours, isGo: isGo)
+      let owner = Self.owner(region, neighbours, isGo: isGo, regions.libraries)
       var group = found[owner] ?? Group(owner: owner, firstAddress: region.start)
       let (size, flags) = (region.byteCount, region.flags)
       group.regions += 1
       group.bytes += size
-      if !flags.contains(.locked) { group.notLocked += size }
+      if flags.isDisjoint(with: [.locked, .hugeTLB]) { group.notLocked += size }
       if !flags.contains(.notDumped) { group.dumped += size }
       if flags.isDisjoint(with: [.wipedOnFork, .absentOnFork]) { group.inherited += size }
       if !flags.contains(.sealed) { group.notSealed += size }
@@ -75,11 +88,26 @@ package struct Survey: Equatable, Sendable {
     groups = Owner.allCases.compactMap { found[$0] }
   }
 
-  /// What somebody did something about. Whole files and the kernel's own pages are left out: the
-  /// vdso is "not dumped" too.
+  /// VmLck less what is marked as locked. Secret memory is marked everywhere, and counted by some
+  /// kernels (6.18) and not by others (6.12).
+  private static func unexplained(_ locked: UInt64, _ regions: Regions) -> UInt64 {
+    let marked = regions.totalBytes { $0.flags.contains(.locked) }
+    if locked >= marked { return locked - marked }
+    let counted = regions.totalBytes {
+      $0.flags.contains(.locked) && $0.kind != .secretMemory
+    }
+    return locked > counted ? locked - counted : 0
+  }
+
+  /// What somebody did something about. Files that are not locked and the kernel's own pages are
+  /// left out: the vdso and the state of its getrandom are "not dumped" too.
   private static func isOfInterest(_ region: Region) -> Bool {
     if region.kind == .secretMemory { return true }
-    guard region.kind == .anonymous || region.kind == .heap else { return false }
+    if region.flags.contains(.droppable) { return false }
+    if !region.flags.isDisjoint(with: [.locked, .hugeTLB]) { return true }
+    guard region.kind == .anonymous || region.kind == .heap || region.kind == .stack else {
+      return false
+    }
     // PROT_NONE and unlocked is a reservation or a guard.
     let marks: RegionFlags = [.locked, .notDumped, .wipedOnFork, .sealed]
     let isClosed = region.flags.isDisjoint(with: .access)
@@ -90,6 +118,9 @@ package struct Survey: Equatable, Sendable {
   /// What touches a region on either side.
   struct Neighbours {
     let before, beforeThat, after: Region?
+    /// Guards lie around it and what touches it of the same marks: pages that were opened and
+    /// closed one by one.
+    let isFramedWithItsLike: Bool
 
     init(_ all: [Region], _ index: Int) {
       func at(_ other: Int, _ isTouching: (Region) -> Bool) -> Region? {
@@ -100,35 +131,65 @@ package struct Survey: Equatable, Sendable {
       self.before = before
       beforeThat = before.flatMap { one in at(index - 2) { $0.end == one.start } }
       after = at(index + 1) { $0.start == region.end }
+      // A chunk for slabs has 64 pages at most.
+      func isFramed(_ step: Int) -> Bool {
+        var (last, next) = (index, index + step)
+        for _ in 0..<64 {
+          guard all.indices.contains(next) else { return false }
+          let touches =
+            step > 0 ? all[next].start == all[last].end : all[next].end == all[last].start
+          guard touches else { return false }
+          if !all[next].flags.isSuperset(of: [.wipedOnFork, .notDumped]) {
+            return Self.isGuard(all[next])
+          }
+          (last, next) = (next, next + step)
+        }
+        return false
+      }
+      isFramedWithItsLike =
+        region.flags.isSuperset(of: [.wipedOnFork, .notDumped]) && isFramed(-1) && isFramed(1)
     }
 
-    private func isGuard(_ region: Region?) -> Bool {
+    private static func isGuard(_ region: Region?) -> Bool {
       region.map { $0.flags.isDisjoint(with: [.readable, .writable, .executable, .locked]) }
         ?? false
     }
 
-    var hasGuards: Bool { isGuard(before) && isGuard(after) }
+    var hasGuards: Bool {
+      isFramedWithItsLike || Self.isGuard(before) && Self.isGuard(after)
+    }
     /// libsodium's page in front of the first guard, which holds the size: read-only, not locked.
     var hasSizePage: Bool {
-      guard isGuard(before), let page = beforeThat else { return false }
+      guard Self.isGuard(before), let page = beforeThat else { return false }
       return page.flags.intersection(.access) == .readable && !page.flags.contains(.locked)
         && page.kind == .anonymous && page.byteCount == 4096
     }
   }
 
-  private static func owner(_ region: Region, _ neighbours: Neighbours, isGo: Bool) -> Owner {
+  private static func owner(
+    _ region: Region, _ neighbours: Neighbours, isGo: Bool, _ libraries: Set<SecretLibrary>
+  ) -> Owner {
     let flags = region.flags
-    if region.kind == .secretMemory { return .secretMemory }
-    if flags.contains(.wipedOnFork), flags.contains(.notDumped) { return .enclave }
+    if flags.contains(.hugeTLB) { return .hugePages }
+    switch region.kind {
+    case .secretMemory: return .secretMemory
+    case .sharedMemory: return .sharedMemory
+    case .memoryFile: return .memoryFile
+    case .file: return .file
+    case .heap, .stack, .special: return .unknown
+    case .anonymous: break
+    }
+    if neighbours.isFramedWithItsLike { return .enclave }
     guard flags.contains(.locked) else { return .unknown }
     if flags.contains(.notDumped), neighbours.hasGuards {
       if isGo { return .memguard }
       if neighbours.hasSizePage { return .libsodium }
       // One allocation, whose size must be a power of two (CRYPTO_secure_malloc_init(3)).
-      return region.byteCount.nonzeroBitCount == 1 ? .openssl : .unknown
+      let isPowerOfTwo = region.byteCount.nonzeroBitCount == 1
+      return isPowerOfTwo && libraries.contains(.libcrypto) ? .openssl : .unknown
     }
     // A pool of 16 or 32 KiB and more, without guards (libgcrypt's secmem.c).
-    if !neighbours.hasGuards, region.kind == .anonymous, flags.contains(.writable),
+    if libraries.contains(.libgcrypt), !neighbours.hasGuards, flags.contains(.writable),
       region.byteCount >= 16384, region.byteCount <= 1 << 20
     {
       return .libgcrypt
@@ -165,9 +226,17 @@ extension Survey {
     var lines = [
       "process \(pid): \(regionCount) mappings, VmLck \(lockedBytes.map { bytes($0) } ?? "n/a")"
     ]
+    let unexplained = unexplainedBytes ?? 0
+    if unexplained > 0 {
+      lines.append(
+        "\(bytes(unexplained)) of VmLck is of no mapping: a device driver pinned memory (VFIO), or "
+          + "mappings changed while they were read")
+    }
     if groups.isEmpty {
       lines.append("no region is locked, left out of dumps, wiped on fork, sealed or key-tagged:")
-      lines.append("whatever secrets it has lie in ordinary memory")
+      lines.append(
+        "whatever secrets it has lie in ordinary memory"
+          + (unexplained > 0 ? ", or in what is pinned" : ""))
     } else {
       let rows = groups.map { group in
         [
@@ -184,6 +253,7 @@ extension Survey {
   package var document: Value {
     .object([
       ("schema", .text(Snapshot.schema)), ("pid", Value(pid)), ("locked", Value(lockedBytes)),
+      ("lockedUnexplained", Value(unexplainedBytes)),
       ("regions", Value(regionCount)),
       (
         "groups",
