@@ -184,20 +184,20 @@ extension ArenaReference {
 
   /// Wipes everything and leaves it mapped, whoever has a window: what they read is zeros. Nothing
   /// can be opened from now on.
-  func wipeAndKeep() {
+  ///
+  /// Returns what could not be wiped.
+  func wipeAndKeep() -> EmergencyWipe.Failure? {
+    var failure: EmergencyWipe.Failure?
     _ = try? change { _ in
       false
     } _: { lanes, core throws(EnclaveError) in
-      if core.isDestroyed { throw .destroyed }
       core.isDestroyed = true
       gate.setWiped()
-      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
-        // What somebody else unmapped or protected meanwhile must not end the process here.
-        _ = try? core.wipe(chunk: index, isDoubted: true)
-      }
+      failure = core.wipeWhatCanBe()
       countAsWiped(lanes)
       return .destroyed
     }
+    return failure
   }
 
   // MARK: - The last reference
@@ -304,18 +304,43 @@ extension ArenaReference {
     if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
   }
 
-  /// Wipes every chunk without a lock, as well as it can be done: the process is ending.
-  func wipeNow() {
-    guard gate.isOwn else { return }
-    let core = unsafe header.pointee.core
-    for index in unsafe 0..<core.pointee.chunks.count
-    where unsafe core.pointee.chunks[index].isMapped {
-      unsafe try? core.pointee.wipe(chunk: index)
-    }
+  /// Wipes every chunk without a lock, as well as it can be done: the process is ending. Returns what
+  /// could not be wiped.
+  @discardableResult
+  func wipeNow() -> EmergencyWipe.Failure? {
+    guard gate.isOwn else { return nil }
+    return unsafe header.pointee.core.pointee.wipeWhatCanBe()
   }
 }
 
 extension ArenaCore {
+  /// Zeros over everything that can be reached: what somebody else unmapped or protected meanwhile is
+  /// left out, page by page, and must not end the process.
+  func wipeWhatCanBe() -> EmergencyWipe.Failure? {
+    var failure: EmergencyWipe.Failure?
+    for index in 0..<chunks.count where chunks[index].isMapped {
+      do throws(SystemFailure) { try wipe(chunk: index, isDoubted: true) } catch {
+        var left = 0
+        let chunk = chunks[index]
+        for offset in stride(from: 0, to: chunk.carvedBytes, by: Page.size) {
+          let page = unsafe chunk.mapping.data + offset
+          do throws(SystemFailure) {
+            unsafe try setProtection(.readWrite, at: page, byteCount: Page.size)
+            let found = arena.gate.openKey(writing: true)
+            unsafe EnclaveSystem.wipe(page, byteCount: Page.size)
+            arena.gate.closeKey(found)
+          } catch { left += Page.size }
+        }
+        if left > 0 {
+          failure = EmergencyWipe.Failure(
+            arena: "\(arena.name)", byteCount: left + (failure?.byteCount ?? 0),
+            reason: failure?.reason ?? error)
+        }
+      }
+    }
+    return failure
+  }
+
   /// Zeros over everything that was ever used of a chunk.
   func wipe(chunk index: Int, isDoubted: Bool = false) throws(SystemFailure) {
     let chunk = chunks[index]

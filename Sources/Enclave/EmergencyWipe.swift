@@ -10,7 +10,29 @@ public enum EmergencyWipe {
   ///
   /// It waits for no window: whoever has one open reads zeros from now on, and gets `destroyed`
   /// instead of a result when it closes. Any thread, outside of signal handlers. O(memory in use).
-  public static func wipeEverything() { Registry.wipeEverything() }
+  ///
+  /// - Returns: what could not be wiped, by arena: pages that something else unmapped, say. Whatever
+  ///   else there is has been wiped then.
+  @discardableResult
+  public static func wipeEverything() -> [Failure] { Registry.wipeEverything() }
+
+  /// Memory that could not be wiped.
+  public struct Failure: Error, Sendable, Equatable, CustomStringConvertible {
+    /// The arena's name.
+    public let arena: String
+    /// How much of it, in bytes: whole pages.
+    public let byteCount: Int
+    /// The call that failed first.
+    public let reason: SystemFailure
+
+    /// How much of which arena was not wiped, and why.
+    public var description: String {
+      "\(byteCount) bytes of arena \(arena) were not wiped: \(reason)"
+    }
+
+    /// Says so on standard error: nobody is left to be told.
+    func complain() { ProcessFacts.complain("Enclave: \(self)\n") }
+  }
 
   /// Signals that end a process that does nothing about them: HUP, INT, QUIT, PIPE, ALRM, TERM, USR1,
   /// USR2, XCPU, XFSZ.

@@ -187,12 +187,18 @@ package enum Registry {
   }
 
   /// Zeros over every arena, without waiting for anybody: the process is ending.
-  static func wipeNow() { forEachArena { $0.wipeNow() } }
+  static func wipeNow() { forEachArena { $0.wipeNow()?.complain() } }
 
-  /// Zeros over every arena, which stay mapped and can never be used again.
-  package static func wipeEverything() {
-    forEachArena { $0.wipeAndKeep() }
+  /// Zeros over every arena, which stay mapped and can never be used again. Returns what could not be
+  /// wiped.
+  @discardableResult
+  package static func wipeEverything() -> [EmergencyWipe.Failure] {
+    var failures: [EmergencyWipe.Failure] = []
+    forEachArena { arena in
+      if let failure = arena.wipeAndKeep() { failures.append(failure) }
+    }
     with { state in state.publication?.file.writer.event(.wiped) }
+    return failures
   }
 
   /// Writes the page's counts as they are now.
@@ -344,7 +350,7 @@ package enum Registry {
       publication.file.unlink()
     }
     forEachArena { arena in
-      if !arena.options.isKeptAtExit { arena.wipeAndKeep() }
+      if !arena.options.isKeptAtExit { arena.wipeAndKeep()?.complain() }
     }
   }
 

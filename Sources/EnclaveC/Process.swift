@@ -27,10 +27,14 @@ public func enclave_fill_random(_ start: UnsafeMutableRawPointer?, _ size: Int) 
 }
 
 @c @implementation
-public func enclave_wipe_everything() {
+public func enclave_wipe_everything() -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  Registry.wipeEverything()
+  let failures = Registry.wipeEverything()
+  guard let first = failures.first else { return ENCLAVE_OK }
+  return failed(
+    ENCLAVE_ERROR_SYSTEM, failures.map(\.description).joined(separator: "; "),
+    errno: first.reason.errno)
 }
 
 @c @implementation

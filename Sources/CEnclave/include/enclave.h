@@ -337,8 +337,10 @@ void enclave_wipe(void *start, size_t size);
 enclave_status enclave_fill_random(void *start, size_t size);
 
 /* Wipes every arena of the process, now. They stay mapped, as zeros; from now on each use of one is
- * ENCLAVE_ERROR_DESTROYED. Waits for no window: closing one that was open says so. */
-void enclave_wipe_everything(void);
+ * ENCLAVE_ERROR_DESTROYED. Waits for no window: closing one that was open says so.
+ * ENCLAVE_ERROR_SYSTEM, and which arena and how many bytes, for what could not be wiped (pages that
+ * something else unmapped); whatever else there is has been wiped then. */
+enclave_status enclave_wipe_everything(void);
 
 /* Has signals that end the process (HUP, INT, QUIT, PIPE, ALRM, TERM, USR1, USR2, XCPU, XFSZ) and faults
  * (SEGV, BUS, ILL, FPE, TRAP, SYS, ABRT) wipe every arena first, and then do what they would have

@@ -1,6 +1,10 @@
 #define _GNU_SOURCE
 #include "CTestSupport.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
 #include <errno.h>
 #include <linux/capability.h>
 #include <setjmp.h>
@@ -109,6 +113,22 @@ void ct_on_signal(void (*handler)(int)) {
   sigaction(SIGUSR2, &action, NULL);
   unblock(SIGUSR2);
 }
+
+int ct_refuse_call(int number) {
+  struct sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog filter = {sizeof program / sizeof *program, program};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -errno;
+  // Of all threads: the runner has some.
+  long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
+  return result == 0 ? 0 : result < 0 ? -errno : -1;
+}
+
+int ct_membarrier_number(void) { return SYS_membarrier; }
 
 int ct_fork(void) { return fork(); }
 int ct_raw_fork(void) { return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); }

@@ -17,6 +17,10 @@ int ct_jump_out(void (*body)(void *), void *context);
 /// Runs `handler` as the handler of SIGUSR2.
 void ct_on_signal(void (*handler)(int));
 
+/// Has the kernel refuse a call by its number, with EPERM, from now on: seccomp(2). 0 or -errno.
+int ct_refuse_call(int number);
+int ct_membarrier_number(void);
+
 /// fork(2), which Swift does not import.
 int ct_fork(void);
 /// clone(2) with no flags but SIGCHLD: a fork that the C library does not know of.

@@ -1,0 +1,246 @@
+// What meets at a gate: the last handle and the Arena object, a signal's wipe and a change, violation
+// handlers, children, a barrier that the kernel refuses, and waiting itself.
+
+import CTestSupport
+import Enclave
+import EnclaveSystem
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite struct GateProtocolTests {
+  // MARK: - The last handle
+
+  /// One thread lets the Arena object go while another frees the last secrets, of an arena that is
+  /// destroyed or not: it goes once, with the last of them.
+  @Test(arguments: allGates, [true, false])
+  func theArenaObjectMayGoWhileSecretsAreFreed(gate: Arena.Gate, isDestroyed: Bool) async {
+    let number = allGates.firstIndex(of: gate)!
+    await #expect(processExitsWith: .success) {
+      [number = number as Int, isDestroyed = isDestroyed as Bool] in
+      final class Shared: @unchecked Sendable {
+        var arena: Arena?
+        var secrets: [SharedSecret] = []
+        let start = DispatchSemaphore(value: 0)
+        let done = DispatchSemaphore(value: 0)
+      }
+      for round in 0..<400 {
+        let shared = Shared()
+        let arena = try Arena("dropped", .init(lock: .off, gate: allGates[number]))
+        for _ in 0..<64 { shared.secrets.append(SharedSecret(try arena.allocate(byteCount: 32))) }
+        if isDestroyed { try arena.destroy() }
+        shared.arena = consume arena
+        Thread {
+          shared.start.wait()
+          while !shared.secrets.isEmpty { shared.secrets.removeLast() }
+          shared.done.signal()
+        }.start()
+        shared.start.signal()
+        for _ in 0..<(round % 40) { sched_yield() }
+        shared.arena = nil
+        shared.done.wait()
+      }
+    }
+  }
+
+  // MARK: - Signals
+
+  /// A signal wipes while another thread is in the middle of a check: no window opens any more, although
+  /// the check ends, and a thread that writes keeps the wipe waiting.
+  @Test func aChangeDoesNotUndoASignalsWipe() async {
+    await #expect(processExitsWith: .signal(SIGTERM)) {
+      for signal in [SIGTERM, SIGALRM] { Glibc.signal(signal, SIG_DFL) }
+      var all = sigset_t()
+      sigfillset(&all)
+      pthread_sigmask(SIG_UNBLOCK, &all, nil)
+      let arena = try Arena("checked", .init(lock: .off, gate: .none))
+      nonisolated(unsafe) var secrets: [SharedSecret] = []
+      for _ in 0..<1000 { secrets.append(SharedSecret(try arena.allocate(byteCount: 4096))) }
+      let written = SharedSecret(try arena.allocate(byteCount: 32))
+      nonisolated(unsafe) let place = written.withSecret { $0.place }
+      try EmergencyWipe.install(signals: [SIGTERM])
+      let opened = DispatchSemaphore(value: 0)
+      nonisolated(unsafe) var isWiped: Int32 = 0
+      // Keeps the wipe waiting, 20 ms.
+      Thread {
+        _ = try? place.openWindow(writing: true)
+        opened.signal()
+        while true { _ = poll(nil, 0, 1000) }
+      }.start()
+      opened.wait()
+      // Always in the middle of a check.
+      Thread { while true { _ = try? arena.check() } }.start()
+      Thread {
+        while true {
+          do throws(AccessError<Never>) {
+            try secrets[0].withBytes { _ in if isWiped != 0 { _exit(42) } }
+          } catch { if case .access(.destroyed) = error { isWiped = 1 } }
+        }
+      }.start()
+      _ = poll(nil, 0, 20)
+      kill(getpid(), SIGTERM)
+      while true { _ = poll(nil, 0, 1000) }
+    }
+  }
+
+  // MARK: - Violation handlers
+
+  static let found = ["overflow", "overflow isolated", "double free", "foreign free", "resize"]
+  static let uses = ["check", "destroy", "wipe", "exit"]
+
+  /// A violation's handler runs outside of everything that what it calls could wait for.
+  @Test(arguments: found, uses) func aViolationHandlerMayUseTheLibrary(what: String, use: String)
+    async
+  {
+    await #expect(processExitsWith: .success) { [what = what as String, use = use as String] in
+      alarm(60)  // ends a process that waits for itself
+      final class Seen: @unchecked Sendable { var count = 0 }
+      let seen = Seen()
+      let arena = try Arena(
+        "shop",
+        .init(layout: what == "overflow isolated" ? .isolated : .slab, lock: .off, gate: .none))
+      ViolationHandler.set { _ in
+        seen.count += 1
+        switch use {
+        case "check": _ = try? arena.check()
+        case "destroy": try? arena.destroy()
+        case "wipe": EmergencyWipe.wipeEverything()
+        default: exit(0)
+        }
+        return .goOn
+      }
+      let address = try unsafe arena.allocate(byteCount: 30).leak()
+      let foreign = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 16)
+      switch what {
+      case "double free":
+        try arena.free(address)
+        try arena.free(address)
+      case "foreign free": try arena.free(foreign)
+      case "resize":
+        address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
+        _ = try Place.live(startingAt: address)!.resize(to: 31)
+      default:
+        address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
+        try arena.free(address)
+      }
+      // Here, where the handler did not end the process.
+      exit(use != "exit" && seen.count == 1 ? 0 : 2)
+    }
+  }
+
+  // MARK: - Children
+
+  /// What a body read in a child that it forked was zeros: there is no result.
+  @Test(arguments: allGates, [true, false])
+  func aChildThatIsForkedInAWindowGetsNoResult(gate: Arena.Gate, isWriting: Bool) async {
+    let number = allGates.firstIndex(of: gate)!
+    await #expect(processExitsWith: .success) {
+      [number = number as Int, isWriting = isWriting as Bool] in
+      let arena = try Arena("forked", .init(lock: .off, gate: allGates[number]))
+      var secret = try arena.allocate(byteCount: 32)
+      var child: Int32 = -1
+      do throws(AccessError<Never>) {
+        if isWriting {
+          try secret.withMutableBytes { _ in child = ct_fork() }
+        } else {
+          try secret.withBytes { _ in child = ct_fork() }
+        }
+        if child == 0 { _exit(1) }
+      } catch { _exit(child == 0 && error == .access(.inheritedByFork) ? 0 : 2) }
+      var status: Int32 = 0
+      guard waitpid(child, &status, 0) == child, status == 0 else { exit(3) }
+      if arena.statistics.openWindows != 0 { exit(4) }
+    }
+  }
+
+  // MARK: - The barrier
+
+  /// A filter that came later refuses membarrier(2): freezing, destroying, wiping everything and the
+  /// wipe at exit do what they do, and the failure is counted.
+  @Test(arguments: ["freeze", "destroy", "wipe", "exit"])
+  func aRefusedBarrierStopsNoWipe(what: String) async {
+    await #expect(processExitsWith: .exitCode(what == "exit" ? 7 : 0)) { [what = what as String] in
+      // Before the library's own: it runs after that.
+      if what == "exit" {
+        atexit { _exit(UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0] == 0 ? 7 : 8) }
+      }
+      let arena = try Arena("kept", .init(lock: .off, gate: .none))
+      var secret = try arena.allocate(byteCount: 32)
+      try fill(&secret, from: 1)
+      GateProtocolTests.at = try address(of: secret)
+      guard ct_refuse_call(ct_membarrier_number()) == 0 else { exit(2) }
+      switch what {
+      case "freeze":
+        try arena.freeze()
+        guard try contents(secret)[0] == 1 else { exit(3) }
+      case "destroy":
+        try arena.destroy()
+        guard arena.statistics.bytesMapped == 0 else { exit(4) }
+      case "wipe":
+        EmergencyWipe.wipeEverything()
+        guard UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0] == 0 else { exit(5) }
+      default: exit(9)
+      }
+      guard SystemCall.barrier.failureCount == 1 else { exit(6) }
+    }
+  }
+  nonisolated(unsafe) static var at: UInt = 0
+
+  /// Pages that cannot be opened to be wiped are reported: by wiping everything, to whoever called it;
+  /// at exit, on standard error; and the pages beside them are wiped.
+  @Test(arguments: ["wipe", "exit"]) func whatCannotBeWipedIsReported(what: String) async throws {
+    let result = await #expect(
+      processExitsWith: .success, observing: [\.standardErrorContent]
+    ) { [what = what as String] in
+      let arena = try Arena("partly", .init(lock: .off, gate: .none))
+      let first = try unsafe arena.allocate(byteCount: 4000).leak()
+      let second = try unsafe arena.allocate(byteCount: 4000).leak()
+      let (low, high) = (
+        min(UInt(bitPattern: first), UInt(bitPattern: second)),
+        max(UInt(bitPattern: first), UInt(bitPattern: second))
+      )
+      UnsafeMutablePointer<UInt8>(bitPattern: high)!.pointee = 1
+      GateProtocolTests.at = high & ~4095
+      guard munmap(UnsafeMutableRawPointer(bitPattern: low & ~4095), 4096) == 0 else { exit(2) }
+      guard high & ~4095 != low & ~4095 else { exit(3) }
+      if what == "exit" { exit(0) }
+      let failures = EmergencyWipe.wipeEverything()
+      guard failures.count == 1, failures[0].arena == "partly", failures[0].byteCount == 4096,
+        failures[0].reason.errno == ENOMEM
+      else { exit(4) }
+      guard UnsafePointer<UInt8>(bitPattern: high)!.pointee == 0 else { exit(5) }
+      _exit(0)
+    }
+    let error = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
+    #expect(
+      error.contains("4096 bytes of arena partly were not wiped") == (what == "exit"), "\(error)")
+  }
+
+  // MARK: - Waiting
+
+  /// Whoever waits for a lock leaves the processor to its holder, whatever their priorities: it sleeps.
+  @Test func waitingForALockTakesNoProcessorTime() throws {
+    nonisolated(unsafe) let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
+    word.initialize(to: 0)
+    defer { word.deallocate() }
+    lock(word)
+    let started = DispatchSemaphore(value: 0)
+    let done = DispatchSemaphore(value: 0)
+    nonisolated(unsafe) var used = timespec()
+    Thread {
+      started.signal()
+      lock(word)
+      unlock(word)
+      clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)
+      done.signal()
+    }.start()
+    started.wait()
+    // Not a wait for anything: the time that the waiter may not spend.
+    let end = ContinuousClock.now + .milliseconds(500)
+    while ContinuousClock.now < end { _ = poll(nil, 0, 50) }
+    unlock(word)
+    done.wait()
+    #expect(used.tv_sec == 0 && used.tv_nsec < 200_000_000, "\(used.tv_nsec) ns of 500 ms")
+  }
+}
