@@ -57,7 +57,8 @@ extension Run {
 extension Place {
   /// Whether an address was a destroyed arena's when it was last one's: its secrets were live then.
   package static func isDestroyed(_ address: UnsafeRawPointer) -> Bool {
-    unsafe pageOwner(of: address) == Run.destroyed
+    guard let owner = unsafe pageOwner(of: address) else { return false }
+    return unsafe owner == Run.destroyed
   }
 
   /// Whether an address lies in an arena.

@@ -37,6 +37,8 @@ public enum EnclaveError: Error, Sendable, Equatable {
   /// The arena is being frozen, sealed, checked or destroyed, and this cannot be waited for: a signal
   /// handler interrupted the thread that does it, or it takes longer than 5 s.
   case busy
+  /// There is no secret: nil was given, since it was parked or taken already.
+  case noSecret
   /// Sealing was asked for without a key gate: read-only memory that is sealed could not be wiped.
   case sealNeedsKeyGate
   /// The bytes that were asked for did not come: `received` did.
@@ -66,6 +68,9 @@ extension EnclaveError: CustomStringConvertible {
       "RLIMIT_MEMLOCK is \(soft) bytes, \(inUse) are in use, \(needed) more are needed: raise it "
         + "with prlimit --pid \(ProcessFacts.pid) --memlock=\(inUse + needed), or "
         + "LimitMEMLOCK= in the unit"
+    case .capacity(0, let limit):
+      "the arena's capacity of \(limit) bytes has no room for such a secret: memory is taken in "
+        + "pages of \(Page.size) bytes; give it a larger capacity"
     case .capacity(let inUse, let limit):
       "the arena's capacity is \(limit) bytes and \(inUse) are in use: free secrets, or give it "
         + "a larger capacity"
@@ -90,6 +95,8 @@ extension EnclaveError: CustomStringConvertible {
       """
     case .destroyed:
       "the arena was destroyed, and its secrets with it"
+    case .noSecret:
+      "there is no secret: nil was given; it was parked or taken already"
     case .inheritedByFork:
       "this process is a forked child, and the arena is its parent's: make one of its own"
     case .windowsOpen(let count, let label):

@@ -14,6 +14,7 @@ extension EnclaveError {
     case .invalidSize, .misaligned: ENCLAVE_ERROR_SIZE
     case .frozen: ENCLAVE_ERROR_FROZEN
     case .destroyed: ENCLAVE_ERROR_DESTROYED
+    case .noSecret: ENCLAVE_ERROR_ARGUMENT
     case .inheritedByFork: ENCLAVE_ERROR_INHERITED
     case .windowsOpen, .windowsAbandoned: ENCLAVE_ERROR_WINDOWS_OPEN
     case .windowOfAnotherThread: ENCLAVE_ERROR_THREAD
@@ -54,6 +55,14 @@ func failed(_ status: enclave_status, _ text: String, errno: Int32 = 0) -> encla
 
 func failedArgument(_ what: String) -> enclave_status {
   failed(ENCLAVE_ERROR_ARGUMENT, "\(what)")
+}
+
+/// A size_t above what Swift counts to.
+func failedSize(_ size: Int, _ alignment: Int) -> enclave_status {
+  failed(
+    ENCLAVE_ERROR_SIZE,
+    "\(UInt(bitPattern: size)) bytes aligned to \(UInt(bitPattern: alignment)): sizes are 0 to 2 GiB, "
+      + "alignments powers of two up to the page size")
 }
 
 func failedStale() -> enclave_status {

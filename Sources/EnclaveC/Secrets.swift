@@ -14,6 +14,10 @@ private func allocate(
     _ = failedArgument("the arena is NULL")
     return nil
   }
+  guard size >= 0, alignment >= 0 else {
+    _ = failedSize(size, alignment)
+    return nil
+  }
   return unsafe try reference(arena).allocate(
     byteCount: size, alignment: alignment == 0 ? 16 : alignment,
     label: unsafe label.map { unsafe Label(copying: $0) } ?? unnamed)
@@ -42,7 +46,14 @@ public func enclave_allocate_array(
   defer { cenclave_leave() }
   let (bytes, overflow) = UInt(bitPattern: count).multipliedReportingOverflow(
     by: UInt(bitPattern: size))
-  return unsafe enclave_allocate(arena, overflow ? -1 : Int(bitPattern: bytes), 0, label)
+  guard !overflow else {
+    _ = failed(
+      ENCLAVE_ERROR_SIZE,
+      "\(UInt(bitPattern: count)) times \(UInt(bitPattern: size)) bytes are more than there are "
+        + "addresses")
+    return nil
+  }
+  return unsafe enclave_allocate(arena, Int(bitPattern: bytes), 0, label)
 }
 
 @c @implementation
@@ -57,6 +68,10 @@ public func enclave_realloc(
   }
   guard let place = unsafe Place.live(startingAt: address) else {
     unsafe misused(address)
+    return nil
+  }
+  guard size >= 0 else {
+    _ = failedSize(size, 16)
     return nil
   }
   do throws(EnclaveError) { return unsafe try place.resize(to: size).address } catch {
@@ -213,7 +228,7 @@ public func enclave_secret_allocate(
   guard let secret = unsafe secret else { return failedArgument("the secret is NULL") }
   do throws(EnclaveError) {
     guard let place: Place = unsafe try allocate(arena, size, alignment, label) else {
-      return ENCLAVE_ERROR_ARGUMENT
+      return enclave_last_status()
     }
     unsafe secret.pointee.state = place.words
   } catch { return failed(error) }

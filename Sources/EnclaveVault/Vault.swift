@@ -164,9 +164,9 @@
 
     /// Encrypts a secret and destroys it. When this throws, the secret is as it was.
     ///
-    /// - Throws: as `encrypt`; `destroyed` when there is no secret.
+    /// - Throws: as `encrypt`; `noSecret` when there is none: it was parked already, say.
     public func park(_ secret: inout Secret?) throws(EnclaveError) -> EncryptedSecret {
-      guard let taken = secret.take() else { throw .destroyed }
+      guard let taken = secret.take() else { throw .noSecret }
       let encrypted: EncryptedSecret
       do { encrypted = try encrypt(taken) } catch {
         secret = consume taken

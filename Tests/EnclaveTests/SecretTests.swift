@@ -224,4 +224,17 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(arena.statistics.secretCount == 1)
     #expect(arena.statistics.openWindows == 0)
   }
+
+  /// Nothing can be freed where nothing is in use.
+  @Test func aCapacityBelowAPageSaysWhatAPageIs() throws {
+    let arena = try Arena("small", .init(lock: .off, gate: .none, capacity: 100))
+    do {
+      _ = try arena.allocate(byteCount: 16)
+      Issue.record("it was allocated")
+    } catch {
+      let text = "\(error)"
+      #expect(text.contains("capacity of 100 bytes") && text.contains("pages of"))
+      #expect(!text.contains("free secrets"))
+    }
+  }
 }

@@ -164,6 +164,7 @@
       let encrypted = try vault.park(&held)
       let isGone = held == nil
       #expect(isGone && arena.statistics.secretCount == 0)
+      #expect(throws: EnclaveError.noSecret) { _ = try vault.park(&held) }
       held = try vault.decrypt(encrypted, into: arena)
       try vault.destroy()
       #expect(throws: EnclaveError.destroyed) { _ = try vault.park(&held) }

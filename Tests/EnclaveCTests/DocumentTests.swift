@@ -1,0 +1,94 @@
+// The code in the documents, word for word: each Swift block is a main.swift, each C block a program,
+// that compiles, links as documented, runs, and ends with 0.
+
+import Foundation
+import TestSupport
+import Testing
+
+struct CodeBlock: CustomTestStringConvertible, Sendable {
+  var file: String
+  var line: Int
+  var language: String
+  var text: String
+  var testDescription: String { "\(file):\(line)" }
+
+  /// Of README.md and of every article, in order.
+  static let all: [CodeBlock] = {
+    let sources = Programs.package.appending(path: "Sources").path
+    let articles = (FileManager.default.enumerator(atPath: sources)?.allObjects ?? [])
+      .compactMap { $0 as? String }.filter { $0.contains(".docc/") && $0.hasSuffix(".md") }
+    return (["README.md"] + articles.sorted().map { "Sources/" + $0 }).flatMap(read)
+  }()
+
+  private static func read(_ file: String) -> [CodeBlock] {
+    let path = Programs.package.appending(path: file).path
+    guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return [] }
+    var blocks: [CodeBlock] = []
+    var open: CodeBlock?
+    let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+    for (index, line) in lines.enumerated() {
+      if line.hasPrefix("```") {
+        if let block = open { blocks.append(block) }
+        open =
+          open == nil
+          ? CodeBlock(file: file, line: index + 2, language: String(line.dropFirst(3)), text: "")
+          : nil
+      } else {
+        open?.text += line + "\n"
+      }
+    }
+    return blocks
+  }
+
+  static func of(_ language: String) -> [CodeBlock] { all.filter { $0.language == language } }
+}
+
+@Suite struct DocumentTests {
+  /// A block in another language, or one that a mistake hides, is noticed here.
+  @Test func everyBlockIsKnown() {
+    #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
+    #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: ["swift", "c", "sh", ""]))
+    for block in CodeBlock.all where block.language == "" {
+      #expect(!block.text.contains("import ") && !block.text.contains("#include"))
+    }
+  }
+
+  @Test(arguments: CodeBlock.of("swift")) func aSwiftBlockIsAProgram(block: CodeBlock) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (source, program) = (scratch.file("main.swift"), scratch.file("program"))
+    try block.text.write(toFile: source, atomically: true, encoding: .utf8)
+    // The library as SwiftPM built it: what the sample process is linked from, but for its own code.
+    let build = Programs.directory.path
+    let objects = try String(
+      contentsOfFile: build + "/enclave-demo.product/Objects.LinkFileList", encoding: .utf8
+    )
+    .split(separator: "\n").map { $0.trimmingCharacters(in: ["'"]) }
+    .filter { !$0.contains("/enclave_demo.build/") }
+    let sources = Programs.package.appending(path: "Sources").path
+    let compiled = try Launch(
+      [
+        "swiftc", "-swift-version", "6", "-warnings-as-errors", "-o", program, source, "-I",
+        build + "/Modules", "-Xcc",
+        "-fmodule-map-file=\(build)/CEnclaveSystem.build/module.modulemap",
+        "-Xcc", "-I\(sources)/CEnclaveSystem/include", "-I", sources + "/CEnclaveSodium",
+      ] + objects + ["-lsodium"]
+    ).run()
+    try #require(compiled.status == 0, "\(compiled.error)\(compiled.output)")
+    let result = try Launch([program], stats: scratch).run()
+    #expect(result.status == 0, "\(result.error)")
+  }
+
+  @Test(arguments: CodeBlock.of("c")) func aCBlockIsAProgram(block: CodeBlock) throws {
+    let installed = try Installed.shared.get()
+    let scratch = try Scratch(onTmpfs: true)
+    let source = scratch.file("program.c")
+    try block.text.write(toFile: source, atomically: true, encoding: .utf8)
+    // By the line that the block itself gives.
+    let line = try #require(block.text.firstMatch(of: /\/\/ (cc program\.c .*)/)?.1)
+    let launch = Launch(
+      ["sh", "-c", "cd \(scratch.path) && \(line) -Wall -Wextra -Werror && ./a.out"],
+      environment: ["PKG_CONFIG_PATH": installed.libraries + "/pkgconfig"])
+    let result = try launch.run()
+    #expect(result.status == 0, "\(result.error)")
+  }
+}
