@@ -1,0 +1,115 @@
+// Whole ranges, to their edges: what is wiped, what is guarded, what a canary covers.
+
+import CTestSupport
+import Enclave
+import EnclaveSystem
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite struct EdgeTests {
+  /// Bytes that are not zero.
+  private static func count(_ start: UInt, _ byteCount: Int) -> Int {
+    UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: start), count: byteCount)
+      .reduce(0) { $0 + ($1 == 0 ? 0 : 1) }
+  }
+
+  /// Freeing wipes every page of a secret, and wiping everything every page that was ever used: the
+  /// first, the last, and all between.
+  @Test(arguments: [1, 2, 3, 4, 16]) func everyPageIsWiped(pages: Int) async {
+    await #expect(processExitsWith: .success) { [pages = pages as Int] in
+      let arena = try Arena("pages", .init(layout: .isolated, lock: .off, gate: .none))
+      func make() throws -> (UnsafeMutableRawPointer, UInt) {
+        let secret = try unsafe arena.allocate(byteCount: pages * 4096).leak()
+        memset(secret, 0xff, pages * 4096)
+        return (secret, UInt(bitPattern: secret))
+      }
+      let (freed, first) = try make()
+      let (_, second) = try make()
+      guard EdgeTests.count(first, pages * 4096) == pages * 4096 else { exit(1) }
+      try unsafe arena.free(freed)
+      guard EdgeTests.count(first, pages * 4096) == 0 else { exit(2) }
+      EmergencyWipe.wipeEverything()
+      guard EdgeTests.count(second, pages * 4096) == 0 else { exit(3) }
+    }
+  }
+
+  @Test func everyPageOfASlabIsWiped() async {
+    await #expect(processExitsWith: .success) {
+      let arena = try Arena("pages", .init(lock: .off, gate: .none))
+      var places: [UInt] = []
+      for _ in 0..<64 {
+        let secret = try unsafe arena.allocate(byteCount: 1000).leak()
+        memset(secret, 0xff, 1000)
+        places.append(UInt(bitPattern: secret))
+      }
+      EmergencyWipe.wipeEverything()
+      for place in places where EdgeTests.count(place, 1000) != 0 { exit(1) }
+    }
+  }
+
+  /// The bytes just before and just behind an arena's pages are nobody's, whatever its gate; those
+  /// within are there (the control, where the gate lets it).
+  @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
+  func bothGuardsAreClosed(gate: Arena.Gate, layout: Arena.Layout) async {
+    let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
+    await #expect(processExitsWith: .success) {
+      [number = number as Int, isSlab = isSlab as Bool] in
+      let arena = try Arena(
+        "guarded",
+        .init(layout: isSlab ? .slab : .isolated, lock: .off, gate: allGates[number]))
+      let secret = try arena.allocate(byteCount: 32)
+      let start = try address(of: secret) & ~4095
+      let end = start + UInt(arena.statistics.bytesMapped)
+      try secret.withBytes { _ in
+        if ct_try_read(start) != 0 { exit(1) }
+        for outside in [start - 1, start - 4096, end, end + 4095]
+        where ct_try_read(outside) == 0 || ct_try_write(outside) == 0 { exit(2) }
+      }
+      if allGates[number] == .none, ct_try_read(end - 1) != 0 { exit(3) }
+    }
+  }
+
+  /// Every bit of a canary counts, in front and behind.
+  @Test(arguments: [Arena.Layout.slab, .isolated]) func everyBitOfACanaryCounts(
+    layout: Arena.Layout
+  ) throws {
+    let arena = try Arena("canaries", .init(layout: layout, lock: .off, gate: .none))
+    let secret = try arena.allocate(byteCount: 32)
+    let start = UnsafeMutablePointer<UInt8>(bitPattern: try address(of: secret))!
+    #expect(try arena.check().isEmpty)
+    let behind = layout == .slab ? 32..<48 : 32..<32
+    let before = layout == .slab ? 0..<0 : -16..<0
+    for offset in Array(before) + Array(behind) {
+      for bit in 0..<8 {
+        start[offset] ^= 1 << bit
+        #expect(try arena.check().map(\.offset) == [offset], "\(offset), bit \(bit)")
+        start[offset] ^= 1 << bit
+      }
+    }
+    #expect(try arena.check().isEmpty)
+  }
+
+  /// And every bit when the secret is freed.
+  @Test func everyBitOfACanaryCountsWhenFreed() async {
+    await #expect(processExitsWith: .success) {
+      final class Seen: @unchecked Sendable { var offsets: [Int?] = [] }
+      let seen = Seen()
+      ViolationHandler.set { violation in
+        seen.offsets.append(violation.offset)
+        return .goOn
+      }
+      let arena = try Arena("canaries", .init(lock: .off, gate: .none))
+      for offset in 32..<48 {
+        for bit in 0..<8 {
+          let secret = try unsafe arena.allocate(byteCount: 32).leak()
+          secret.assumingMemoryBound(to: UInt8.self)[offset] ^= 1 << bit
+          try unsafe arena.free(secret)
+          guard seen.offsets == [offset] else { exit(Int32(offset)) }
+          seen.offsets = []
+        }
+      }
+    }
+  }
+}
