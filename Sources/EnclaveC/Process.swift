@@ -19,7 +19,9 @@ public func enclave_wipe(_ start: UnsafeMutableRawPointer?, _ size: Int) {
 public func enclave_fill_random(_ start: UnsafeMutableRawPointer?, _ size: Int) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let start = unsafe start, size >= 0 else { return failedArgument("the start is NULL") }
+  guard size != 0 else { return ENCLAVE_OK }
+  guard let start = unsafe start else { return failedArgument("the start is NULL") }
+  guard size > 0 else { return failedSize(size, 1) }
   do throws(SystemFailure) {
     unsafe try Enclave.fillRandom(start, byteCount: size)
     return ENCLAVE_OK

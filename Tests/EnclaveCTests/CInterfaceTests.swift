@@ -224,7 +224,8 @@ struct Installed: Sendable {
     Attack(name: "thread-in-a-window", gates: ["pages", "none"], output: "read 0\n"),
     Attack(name: "wipe-everything", output: "0 8 0 8\n0\n"),
     Attack(
-      name: "arguments", output: "14 14 14 14 15 8 0 0 14\n0 6 14 14 14 0 6 0 6 0 6 6 yes 0 0 0\n"),
+      name: "arguments",
+      output: "14 14 14 14 15 8 0 0 14\n0 6 14 14 14 0 6 0 6 0 6 6 yes 6 0 14 0 0 0\n"),
     Attack(name: "open-free", status: aborted, error: "freedWhileOpen: a secret was freed while a"),
     Attack(
       name: "open-free-handled",

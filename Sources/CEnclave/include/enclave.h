@@ -333,7 +333,7 @@ enclave_status enclave_secret_free(const enclave_secret *secret);
 bool enclave_equal(const void *a, const void *b, size_t size);
 /* Zeros, never optimised away. */
 void enclave_wipe(void *start, size_t size);
-/* Random bytes of the kernel: getrandom(2). */
+/* Random bytes of the kernel: getrandom(2). ENCLAVE_ERROR_SYSTEM, or what is said of the arguments. */
 enclave_status enclave_fill_random(void *start, size_t size);
 
 /* Wipes every arena of the process, now. They stay mapped, as zeros; from now on each use of one is
@@ -423,7 +423,7 @@ void enclave_publish_refresh(void);
 void *enclave_arena_call(enclave_arena *arena, void *(*allocator)(size_t), size_t size);
 
 /* Makes an arena this thread's active one (NULL: none) and stores the one that was in `before`
- * (which may be NULL). The caller keeps the arena alive meanwhile. */
+ * (which may be NULL). The caller keeps the arena alive meanwhile. Errors as above. */
 enclave_status enclave_set_active(enclave_arena *arena, enclave_arena **before);
 
 #ifdef __cplusplus
