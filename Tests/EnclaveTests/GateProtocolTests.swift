@@ -6,6 +6,7 @@ import Enclave
 import EnclaveSystem
 import Foundation
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 
@@ -22,9 +23,11 @@ import Testing
       final class Shared: @unchecked Sendable {
         var arena: Arena?
         var secrets: [SharedSecret] = []
+        let freed = Atomic<Int>(0)
         let start = DispatchSemaphore(value: 0)
         let done = DispatchSemaphore(value: 0)
       }
+      ct_perturb_heap()  // what is freed too early does not look as it did
       for round in 0..<400 {
         let shared = Shared()
         let arena = try Arena("dropped", .init(lock: .off, gate: allGates[number]))
@@ -33,11 +36,14 @@ import Testing
         shared.arena = consume arena
         Thread {
           shared.start.wait()
-          while !shared.secrets.isEmpty { shared.secrets.removeLast() }
+          while !shared.secrets.isEmpty {
+            shared.secrets.removeLast()
+            shared.freed.add(1, ordering: .relaxed)
+          }
           shared.done.signal()
         }.start()
         shared.start.signal()
-        for _ in 0..<(round % 40) { sched_yield() }
+        while shared.freed.load(ordering: .relaxed) < round % 60 {}
         shared.arena = nil
         shared.done.wait()
       }
@@ -86,7 +92,9 @@ import Testing
 
   // MARK: - Violation handlers
 
-  static let found = ["overflow", "overflow isolated", "double free", "foreign free", "resize"]
+  static let found = [
+    "overflow", "overflow isolated", "double free", "stale free", "foreign free", "resize",
+  ]
   static let uses = ["check", "destroy", "wipe", "exit"]
 
   /// A violation's handler runs outside of everything that what it calls could wait for.
@@ -116,6 +124,10 @@ import Testing
       case "double free":
         try arena.free(address)
         try arena.free(address)
+      case "stale free":
+        let place = Place.live(startingAt: address)!
+        try arena.free(address)
+        try place.free()
       case "foreign free": try arena.free(foreign)
       case "resize":
         address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)

@@ -2,6 +2,7 @@
 #include "CTestSupport.h"
 
 #include <linux/filter.h>
+#include <malloc.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/prctl.h>
@@ -127,6 +128,8 @@ int ct_refuse_call(int number) {
   long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
   return result == 0 ? 0 : result < 0 ? -errno : -1;
 }
+
+void ct_perturb_heap(void) { mallopt(M_PERTURB, 0xa5); }
 
 int ct_membarrier_number(void) { return SYS_membarrier; }
 

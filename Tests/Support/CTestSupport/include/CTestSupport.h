@@ -21,6 +21,9 @@ void ct_on_signal(void (*handler)(int));
 int ct_refuse_call(int number);
 int ct_membarrier_number(void);
 
+/// What is freed from the heap is overwritten from now on: mallopt(3), M_PERTURB.
+void ct_perturb_heap(void);
+
 /// fork(2), which Swift does not import.
 int ct_fork(void);
 /// clone(2) with no flags but SIGCHLD: a fork that the C library does not know of.
