@@ -25,6 +25,9 @@ package struct ProcessProbe: Equatable, Sendable {
   /// CAP_IPC_LOCK (capabilities(7)).
   private static let ipcLock: UInt64 = 1 << 14
 
+  /// More is not read, and then not counted.
+  private static let mostMapBytes = 64 << 20
+
   /// Of no process.
   init() {}
 
@@ -47,7 +50,9 @@ package struct ProcessProbe: Equatable, Sendable {
       hasLockCapability = ProcText.value("CapEff", in: status)
         .flatMap { ProcText.number($0, radix: 16) }.map { $0 & Self.ipcLock != 0 }
     }
-    if countingMaps, let maps = bytes(.maps, limit: 64 << 20), !maps.isEmpty {
+    if countingMaps, let maps = bytes(.maps, limit: Self.mostMapBytes), !maps.isEmpty,
+      maps.count < Self.mostMapBytes
+    {
       mapCount = maps.count { $0 == UInt8(ascii: "\n") }
     }
     if let settings, settings.startTime == startTime {

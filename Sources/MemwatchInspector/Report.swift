@@ -30,8 +30,9 @@ extension Snapshot {
     }
     let vmLck = memlock.locked == nil ? "VmLck n/a" : "VmLck agrees"
     let kernel = audit == nil ? "\(vmLck); not audited" : auditCounts
+    let more = (arenasUnlisted ?? 0) == 0 ? "" : ", \(arenasUnlisted!) more not listed"
     return
-      "no problem seen: \(locked) of \(counted(arenas.count, "arena")) locked\(without); "
+      "no problem seen: \(locked) of \(counted(arenas.count, "arena")) locked\(without)\(more); "
       + "\(kernel)"
   }
 
@@ -160,7 +161,7 @@ extension Snapshot {
         arena.bytesLocked.map { bytes($0) } ?? "n/a",
       ]
     }
-    lines += table([columns + ["IN USE", "LOCKED"]] + rows)
+    lines += table([columns + ["IN USE", "LOCKED"]] + rows) + unlistedLines
     lines += findingLines
     lines += postMortemLines
     if !vaults.isEmpty { lines += [""] + vaultLines }
@@ -168,6 +169,14 @@ extension Snapshot {
     lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
     for (path, value) in document.leaves { lines.append("\(path): \(value.plain)") }
     return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// What the tables of the page had no room for.
+  package var unlistedLines: [String] {
+    [(arenasUnlisted, "arena"), (chunksUnlisted, "chunk"), (labelsUnlisted, "label")].compactMap {
+      guard let count = $0, count > 0 else { return nil }
+      return "\(counted(Int(clamping: count), "more " + $1)) not listed: the page's table is full"
+    }
   }
 
   /// What the vaults hold.
@@ -205,6 +214,7 @@ extension Snapshot {
       ]
     }
     lines += table([["ARENA", "KERNEL", "LOCK", "GATE", "SEAL", "FORK", "DUMPS"]] + rows)
+    lines += unlistedLines
     if arenas.contains(where: { $0.gate?.hasPrefix("key") ?? false }) {
       lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")
     }

@@ -134,16 +134,20 @@ extension Snapshot {
     case .notSwapped: judge.each(.swapped) { _ in true }
     case .noFindings:
       let found = audit?.findings.filter(\.isDifference) ?? []
+      let isWhole = audit?.scope == .arenas && (audit?.unconfirmed ?? 0) == 0 && listsEverything
       judge.whole(
-        audit?.scope == .arenas || !found.isEmpty ? found.isEmpty : nil,
+        isWhole || !found.isEmpty ? found.isEmpty : nil,
         found.isEmpty
-          ? auditCounts
+          ? auditCounts + (listsEverything ? "" : "; not everything is listed")
           : found.map { "\($0.kind.rawValue): \($0.kernel)" }
             .joined(separator: "; "))
     case .noProblems:
       let found = problems.filter { $0.severity <= .differs }
       judge.whole(
-        found.isEmpty, found.isEmpty ? "none" : found.map(\.text).joined(separator: "; "))
+        found.isEmpty && !listsEveryArena ? nil : found.isEmpty,
+        found.isEmpty
+          ? listsEveryArena ? "none" : "not all arenas are listed"
+          : found.map(\.text).joined(separator: "; "))
     case .noDebugger:
       judge.whole(
         process.debugger.map { $0 == 0 },
@@ -170,12 +174,19 @@ extension Snapshot {
       let limit = requirement.amount
       let longest = arenas.compactMap { arena in arena.longestOpenMs.map { ($0, arena.name) } }
         .max { $0.0 < $1.0 }
+      let isKnown = listsEveryArena && arenas.allSatisfy { $0.longestOpenMs != nil }
+      let isLonger = (longest?.0 ?? 0) > limit
       judge.claim(
-        arenas.contains { $0.longestOpenMs == nil } ? nil : (longest?.0 ?? 0) <= limit,
+        isLonger ? false : isKnown ? true : nil,
         longest.map { "longest seen \($0.0) ms, in \($0.1)" } ?? "no arena was open")
     }
     return judge.outcome
   }
+
+  /// No arena is left out of what the page lists.
+  private var listsEveryArena: Bool { arenasUnlisted == 0 }
+  /// Nor is a chunk.
+  private var listsEverything: Bool { listsEveryArena && chunksUnlisted == 0 }
 
   private struct Judge {
     let requirement: Requirement
@@ -217,7 +228,9 @@ extension Snapshot {
       let arenas = snapshot.arenas.filter { $0.name.string == wanted }
       guard !arenas.isEmpty else {
         outcome.isAbsent = true
-        return whole(false, "there is no arena \(wanted)")
+        return snapshot.listsEveryArena
+          ? whole(false, "there is no arena \(wanted)")
+          : whole(nil, "no arena \(wanted) is listed, and not all are")
       }
       judge(arenas, kinds, claim)
     }
@@ -245,7 +258,7 @@ extension Snapshot {
       {
         broken.append("VmLck is less than what is claimed")
       }
-      let unlisted = snapshot.arenasUnlisted.map { $0 > 0 } ?? true
+      let unlisted = !snapshot.listsEveryArena
       if !broken.isEmpty {
         whole(false, broken.joined(separator: "; "))
       } else if !unknown.isEmpty || unlisted && requirement.name.isEmpty {

@@ -59,6 +59,31 @@ import Testing
       ])
   }
 
+  /// The page has room for one arena of two: what is asked of all of them cannot be known.
+  @Test func whatIsNotListedIsNotKnown() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start one-arena")
+    try peer.send("arena a alpha slab required none")
+    try peer.send("arena b bravo slab required none")
+    try peer.send("alloc a 1 100")
+    let now = try check(
+      peer, scratch, "locked,no-findings,no-problems,no-open-longer-than=1m,arena=alpha,arena=bravo"
+    )
+    #expect(
+      now.words == [
+        "locked": "n/a", "no-findings": "n/a", "no-problems": "n/a",
+        "no-open-longer-than=1m": "n/a", "arena=alpha": "ok", "arena=bravo": "n/a",
+      ])
+    #expect(now.status == 6)
+    for command in ["audit", "snapshot"] {
+      let text = try memwatch(command, "\(peer.pid)", stats: scratch).output
+      #expect(text.contains("1 more arena not listed"), "\(text.prefix(2000))")
+    }
+    let verdict = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
+    #expect(verdict.contains("1 of 1 arena locked, 1 more not listed"), "\(verdict.prefix(300))")
+  }
+
   /// What the page claims and the kernel denies is broken.
   @Test func aFindingBreaks() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -75,6 +100,15 @@ import Testing
     let text = try memwatch("check", "\(peer.pid)", stats: scratch)
     #expect(text.status == 6 && text.output.contains("BROKEN  locked"), "\(text.output)")
     #expect(text.output.contains("strace"))
+  }
+
+  /// The sample process freezes an arena, or seals it where it can: the kernel agrees in each case.
+  @Test func theSampleProcessAgreesWithTheKernel() throws {
+    let shown = try memwatch("demo", "-1", stats: try Scratch(onTmpfs: true)).output
+    #expect(
+      shown.contains("tls-keys") && shown.contains("Kernel   audited"), "\(shown.prefix(999))")
+    #expect(!shown.contains("DIFFERS") && !shown.contains("differs"), "\(shown.prefix(2000))")
+    #expect(shown.contains(#/ agree, 0 differ, /#))
   }
 
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))

@@ -10,6 +10,9 @@ struct Auditor {
   private static let shareOfTime: UInt64 = 200
   private static let shortestIntervalMs: UInt64 = 10_000
 
+  /// Of so many children the mappings are read.
+  private static let mostChildren = 32
+
   private(set) var last: Audit?
   /// Open pages that were seen, and how the arena had been used until then.
   private var suspects: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]
@@ -139,6 +142,7 @@ struct Auditor {
     }
     let comparison = Comparison(pid: pid, claims: claims, regions: regions)
     audit.compared.subtract(comparison.unconfirmed.keys)
+    audit.unconfirmed = comparison.unconfirmed.count
     for kind in Comparison.Unconfirmed.allCases {
       let count = comparison.unconfirmed.count { $0.value.contains(kind) }
       guard count > 0 else { continue }
@@ -179,7 +183,9 @@ struct Auditor {
   ) -> [Finding] {
     let broken = Set(findings.filter { $0.kind == .notWipedOnFork }.compactMap(\.arenaID))
     var found: [UInt64: [Int32]] = [:]
-    for child in ProcText.children(of: pid).prefix(32) {
+    let children = ProcText.children(of: pid)
+    let others = max(0, children.count - Self.mostChildren)
+    for child in children.prefix(Self.mostChildren) {
       guard let regions = try? Regions(pid: child) else { continue }
       for claim in claims where broken.contains(claim.id) {
         let copied = claim.chunks.contains { chunk in
@@ -195,7 +201,7 @@ struct Auditor {
       Finding(
         severity: .problem, kind: .childHasCopy, arenaID: id, claim: "not in forked children",
         kernel: "the child \(children.map { "\($0)" }.joined(separator: ", ")) has these pages, "
-          + "not locked",
+          + "not locked" + (others > 0 ? "; \(others) more children were not looked at" : ""),
         cause: "the fork protection was gone when the child was made",
         fix: "end the child, and treat the secrets as copied")
     }.sorted { $0.arenaID! < $1.arenaID! }

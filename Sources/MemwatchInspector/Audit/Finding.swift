@@ -58,6 +58,8 @@ package struct Audit: Equatable, Sendable, Codable {
   package var findings: [Finding] = []
   /// Arenas that were compared whole.
   package var compared: Set<UInt64> = []
+  /// How many arenas this kernel does not confirm everything of.
+  package var unconfirmed: Int?
 
   func with(_ more: [Finding]) -> Audit {
     var copy = self
