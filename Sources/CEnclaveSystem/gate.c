@@ -406,14 +406,18 @@ int64_t ces_seal(void *address, size_t length) {
   return result < 0 ? -errno : 0;
 }
 
+static int64_t set_length(int fd, uint64_t length) {
+  return ftruncate(fd, (off_t)length) < 0 ? -errno : 0;
+}
+
 int64_t ces_map_secret(void *address, size_t length) {
   long fd = syscall(NR_MEMFD_SECRET, 02000000 /* O_CLOEXEC */);
   if (fd < 0) return -errno;
   int64_t result = 0;
   if (length > 0) {
-    if (ftruncate((int)fd, (off_t)length) < 0) {
-      result = -errno;
-    } else if (mmap(address, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)fd, 0) ==
+    // memfd_secret(2)'s files are under RLIMIT_FSIZE too.
+    result = ces_without_xfsz(set_length, (int)fd, length);
+    if (result == 0 && mmap(address, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)fd, 0) ==
                MAP_FAILED) {
       result = -errno;
     }

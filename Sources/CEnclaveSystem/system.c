@@ -232,7 +232,25 @@ int64_t ces_is_tmpfs(int fd) {
   if (fstatfs(fd, &s) < 0) return -errno;
   return s.f_type == TMPFS_MAGIC || s.f_type == RAMFS_MAGIC;
 }
-int64_t ces_fallocate(int fd, uint64_t length) { return -posix_fallocate(fd, 0, (off_t)length); }
+
+int64_t ces_without_xfsz(int64_t (*call)(int, uint64_t), int fd, uint64_t length) {
+  sigset_t xfsz, before, pending;
+  sigemptyset(&xfsz);
+  sigaddset(&xfsz, SIGXFSZ);
+  pthread_sigmask(SIG_BLOCK, &xfsz, &before);
+  bool was_pending = sigpending(&pending) == 0 && sigismember(&pending, SIGXFSZ) == 1;
+  int64_t result = call(fd, length);
+  if (result == -EFBIG && !was_pending) {
+    const struct timespec none = {0, 0};
+    while (sigtimedwait(&xfsz, NULL, &none) < 0 && errno == EINTR) {
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return result;
+}
+
+static int64_t allocate(int fd, uint64_t length) { return -posix_fallocate(fd, 0, (off_t)length); }
+int64_t ces_fallocate(int fd, uint64_t length) { return ces_without_xfsz(allocate, fd, length); }
 int64_t ces_chmod(int fd, uint32_t mode) { RESULT(fchmod(fd, mode)); }
 
 int64_t ces_link(int fd, int directory, const char *name) {
@@ -244,6 +262,7 @@ int64_t ces_rename_exclusive(int at, const char *from, const char *to) {
   RESULT(renameat2(at == -1 ? AT_FDCWD : at, from, at == -1 ? AT_FDCWD : at, to, RENAME_NOREPLACE));
 }
 int64_t ces_unlink(int at, const char *name) { RESULT(unlinkat(at == -1 ? AT_FDCWD : at, name, 0)); }
+int64_t ces_rmdir(const char *path) { RESULT(rmdir(path)); }
 
 int64_t ces_pread(int fd, void *bytes, size_t length, uint64_t offset) {
   size_t done = 0;

@@ -22,8 +22,8 @@ struct ArenaPage {
   /// Addresses go when the process is not dumpable any more.
   let followsDumpable: Bool
   var unlistedChunks: UInt64 = 0
-  /// The sum of all changes when the record was written last.
-  var written: UInt64?
+  /// The counts of changes and windows when the record was written last.
+  var written: SIMD4<UInt64>?
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0
@@ -266,9 +266,8 @@ extension ArenaCore {
     page!.peakSecrets = max(page!.peakSecrets, totals.secrets, totals.peakSecrets)
     page!.peakBytesInUse = max(page!.peakBytesInUse, totals.bytesInUse, totals.peakBytesInUse)
     noteHeld(windows)
-    let written =
-      (totals.changes &+ changes) &* 4096 &+ windows.opens &* 64 &+ UInt64(windows.reads) &* 8
-      &+ UInt64(windows.writes)
+    let written = SIMD4(
+      totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes))
     page!.hasChanged = written != page!.written
     page!.written = written
     guard let page, let index = page.record, page.hasChanged || page.openSince != nil else {

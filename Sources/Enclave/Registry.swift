@@ -32,6 +32,8 @@ package enum Registry {
     var ticks: UInt64 = 0
     var lockedBytes: UInt64?
     var isKept = false
+    /// ENCLAVE_STATS=1 started it, and nobody has called start since.
+    var isFromEnvironment = false
   }
 
   nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> = {
@@ -221,12 +223,31 @@ package enum Registry {
     guard wanted else { return }
     // Watching is never a reason for the watched program to fail: the failure is counted with its
     // call, and memwatch finds no page.
-    if let number = try? startPublishing(options: StatsPublisher.Options()) { keep(number) }
+    if let number = try? startPublishing(options: StatsPublisher.Options()) {
+      with { state in
+        if state.publication?.number == number {
+          state.publication!.isKept = true
+          state.publication!.isFromEnvironment = true
+        }
+      }
+    }
   }
 
   static func startPublishing(options: StatsPublisher.Options) throws(EnclaveError) -> UInt64 {
     try with { state throws(EnclaveError) in
-      guard state.publication == nil else { throw .alreadyPublishing }
+      if let publication = state.publication {
+        // What ENCLAVE_STATS=1 started becomes the caller's, once.
+        guard publication.isFromEnvironment else { throw .alreadyPublishing }
+        state.publication!.isFromEnvironment = false
+        state.publication!.isKept = false
+        if options.addresses == .never {
+          state.publication!.addresses = .never
+          for arena in state.arenas { arena.withholdAddresses() }
+          heartbeat(&state)
+        }
+        if let name = options.name { publication.file.rename(unsafe Array(name.bytes)) }
+        return publication.number
+      }
       try prepare(&state)
       var capacities = PageCapacities()
       capacities.secrets = max(0, options.listedSecrets)
@@ -335,8 +356,7 @@ package enum Registry {
     state.publication = nil
     PageCalls.unguardPage()
     unsafe PageCalls.unmap(publication.file.base, publication.file.writer.layout.byteCount)
-    PageCalls.close(publication.file.descriptor)
-    PageCalls.close(publication.file.directory)
+    publication.file.close()
   }
 
   /// At exit the page says that its publisher left, and loses its name; then everything is wiped.

@@ -21,6 +21,14 @@ package enum PageFailure: Error {
   case system(SystemFailure)
   /// The directory is not fit to hold a page, and why.
   case unsuitable(directory: String, reason: String)
+
+  /// Whether another directory could serve, because this one is unfit or cannot be opened.
+  var isOfTheDirectory: Bool {
+    switch self {
+    case .unsuitable: true
+    case .system(let failure): failure.call == .openStatsDirectory
+    }
+  }
 }
 
 package struct PageGeometry: Sendable {
@@ -40,7 +48,7 @@ package struct PageFile: Sendable {
   package let writer: PageWriter
   /// Held for life: closing any descriptor of the file would drop the lock that says "alive".
   package let descriptor: Int32
-  package let directory: Int32
+  package let identity: PageCalls.Identity
   package let directoryPath: String
   package let name: String
   package let id: UInt64
@@ -49,21 +57,39 @@ package struct PageFile: Sendable {
   package var path: String { directoryPath + "/" + name }
 
   /// Takes the page's name away. The memory stays mapped: other threads may be writing.
-  package func unlink() { _ = PageCalls.unlink(directory, name) }
+  package func unlink() { PageCalls.unlink(path, of: identity) }
+
+  /// Gives the descriptor back, if it still is this file's.
+  package func close() { PageCalls.close(descriptor, of: identity) }
+
+  /// Writes another name of the process into the header. A reader may meet half of it, once.
+  package func rename(_ text: [UInt8]) {
+    let length = unsafe base + HeaderWord.nameLength.rawValue * 8
+    unsafe storeRelaxed(0, at: length)
+    for (index, byte) in text.prefix(PageFormat.textBytes).enumerated() {
+      unsafe (base + HeaderWord.name.rawValue * 8 + index).storeBytes(of: byte, as: UInt8.self)
+    }
+    unsafe storeRelease(UInt64(min(text.count, PageFormat.textBytes)), at: length)
+  }
 
   package static func create(
     in candidates: [DirectoryCandidate], capacities: PageCapacities, processName: [UInt8],
     geometry: [PageGeometry], tickMs: Int, firstHeartbeat: (PageWriter) -> Void
   ) throws(PageFailure) -> PageFile {
     var firstFailure: PageFailure?
-    for candidate in candidates {
+    var isLastUnfit = false
+    for candidate in candidates where !candidate.isSpare || isLastUnfit {
+      var isNew = false
       do {
         return try create(
           candidate, capacities: capacities, processName: processName, geometry: geometry,
-          tickMs: tickMs, firstHeartbeat: firstHeartbeat)
+          tickMs: tickMs, isNew: &isNew, firstHeartbeat: firstHeartbeat)
       } catch {
         // The first answer is the one that the user can act on.
         firstFailure = firstFailure ?? error
+        isLastUnfit = error.isOfTheDirectory
+        // Not while another publisher has a page in it: then it is not empty.
+        if isNew { PageCalls.removeDirectory(candidate.path) }
       }
     }
     throw firstFailure ?? .unsuitable(directory: "(none)", reason: "no directory to try")
@@ -77,11 +103,10 @@ package struct PageFile: Sendable {
 
   private static func create(
     _ candidate: DirectoryCandidate, capacities: PageCapacities, processName: [UInt8],
-    geometry: [PageGeometry], tickMs: Int, firstHeartbeat: (PageWriter) -> Void
+    geometry: [PageGeometry], tickMs: Int, isNew: inout Bool, firstHeartbeat: (PageWriter) -> Void
   ) throws(PageFailure) -> PageFile {
-    let directory = try openDirectory(candidate)
-    var keepDirectory = false
-    defer { if !keepDirectory { PageCalls.close(directory) } }
+    let directory = try openDirectory(candidate, isNew: &isNew)
+    defer { PageCalls.close(directory) }
 
     guard let layout = PageLayout(capacities: capacities.all) else {
       throw .unsuitable(directory: candidate.path, reason: "the capacities are out of range")
@@ -127,22 +152,25 @@ package struct PageFile: Sendable {
       throw error
     }
     keepFile = true
-    keepDirectory = true
+    var status = PageCalls.Status()
+    _ = PageCalls.status(file, &status)
     let page = unsafe PageFile(
-      writer: writer, descriptor: file, directory: directory, directoryPath: candidate.path,
+      writer: writer, descriptor: file, identity: status.identity, directoryPath: candidate.path,
       name: name, id: id, base: base)
     page.sweep()
     return page
   }
 
+  /// `isNew`: this call made the directory.
   private static func openDirectory(
-    _ candidate: DirectoryCandidate
+    _ candidate: DirectoryCandidate, isNew: inout Bool
   ) throws(PageFailure) -> Int32 {
     do {
-      _ = try system(.makeStatsDirectory) {
+      let exists = try system(.makeStatsDirectory) {
         let result = PageCalls.makeDirectory(candidate.path)
-        return result == -Int64(FileFailure.eexist) ? 0 : result
+        return result == -Int64(FileFailure.eexist) ? 1 : result
       }
+      isNew = exists == 0
     } catch {
       // Missing parents are the next call's to report, with the same path.
     }
@@ -217,7 +245,7 @@ package struct PageFile: Sendable {
         let holder = try? file.lockHolder(), holder == .nobody,
         let now = try? Files.status(directoryPath + "/" + other), now.inode == status.inode
       else { continue }
-      _ = try? perform(.removeStalePage) { PageCalls.unlink(directory, other) }
+      _ = try? perform(.removeStalePage) { PageCalls.unlink(opened.descriptor, other) }
     }
   }
 }
@@ -227,9 +255,12 @@ package struct DirectoryCandidate: Equatable, Sendable {
   package var path: String
   /// Where the path comes from, as it is told to the user.
   package var origin: String
-  package init(path: String, origin: String) {
+  /// Only tried when the one before is somebody else's, or unfit.
+  package var isSpare: Bool
+  package init(path: String, origin: String, isSpare: Bool = false) {
     self.path = path
     self.origin = origin
+    self.isSpare = isSpare
   }
 
   /// Where a publisher puts its page, in the order of trying.
@@ -249,7 +280,9 @@ package struct DirectoryCandidate: Equatable, Sendable {
     unsafe withUnsafeMutableBytes(of: &random) { raw in
       _ = try? unsafe fillRandom(raw.baseAddress!, byteCount: 8)
     }
-    all.append(DirectoryCandidate(path: shared + "." + hex(random), origin: "shared memory"))
+    all.append(
+      DirectoryCandidate(
+        path: shared + "." + hex(random), origin: "shared memory", isSpare: true))
     return all
   }
 }

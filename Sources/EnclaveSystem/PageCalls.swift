@@ -6,7 +6,18 @@ package enum PageCalls {
   package struct Status {
     package var owner: UInt32 = 0
     package var mode: UInt32 = 0
+    package var identity = Identity(device: 0, inode: 0)
     package init() {}
+  }
+
+  /// What tells a file from all others.
+  package struct Identity: Equatable, Sendable {
+    package var device: UInt64
+    package var inode: UInt64
+    package init(device: UInt64, inode: UInt64) {
+      self.device = device
+      self.inode = inode
+    }
   }
 
   package static func makeDirectory(_ path: String) -> Int64 { unsafe ces_mkdir(-1, path, 0o700) }
@@ -18,6 +29,7 @@ package enum PageCalls {
     let result = unsafe ces_fstat(fd, &raw)
     status.owner = raw.uid
     status.mode = raw.mode
+    status.identity = Identity(device: raw.device, inode: raw.inode)
     return result
   }
   package static func isTmpfs(_ fd: Int32) -> Int64 { ces_is_tmpfs(fd) }
@@ -51,6 +63,25 @@ package enum PageCalls {
     unsafe ces_unlink(directory, name)
   }
   package static func close(_ fd: Int32) { _ = ces_close(fd) }
+
+  /// Closes a descriptor if it is still the file's: a program may have closed it, and have been given
+  /// its number for a file of its own.
+  package static func close(_ fd: Int32, of file: Identity) {
+    var status = Status()
+    if Self.status(fd, &status) == 0, status.identity == file { close(fd) }
+  }
+
+  /// Takes a file's name away, if it still is that file's.
+  package static func unlink(_ path: String, of file: Identity) {
+    var raw = ces_stat_t()
+    guard unsafe ces_lstat(-1, path, &raw) == 0, raw.device == file.device,
+      raw.inode == file.inode
+    else { return }
+    _ = unsafe ces_unlink(-1, path)
+  }
+
+  /// Takes an empty directory away.
+  package static func removeDirectory(_ path: String) { _ = unsafe ces_rmdir(path) }
 
   /// Starts a thread that calls `tick` at each interval until that returns 0.
   package static func startTicker(

@@ -36,4 +36,53 @@ import Testing
       #expect(result.status == 0, "\(arguments): \(result.error)")
     }
   }
+
+  @Test func aChildForkedAtAnyPointEnds() throws {
+    let result = try Launch(
+      [installed.compile("process"), "fork-while-arenas-work", "500"],
+      stats: Scratch(onTmpfs: true)
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+  }
+
+  // MARK: - Publishing
+
+  private func names(_ directory: Scratch) throws -> [String] {
+    try FileManager.default.contentsOfDirectory(atPath: directory.path)
+  }
+
+  @Test func aStartAdoptsWhatTheEnvironmentStarted() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      [installed.compile("process"), "start-after-the-environment"], stats: stats,
+      environment: ["ENCLAVE_STATS": "1"]
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+    #expect(try names(stats) == [])
+  }
+
+  @Test func stoppingClosesNoDescriptorOfTheProgram() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      [installed.compile("process"), "stop-after-closing-descriptors"], stats: stats
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+    #expect(try names(stats) == [])
+  }
+
+  @Test func aFileSizeLimitKillsNobody() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      ["prlimit", "--fsize=65536", installed.compile("process"), "use-an-arena"], stats: stats,
+      environment: ["ENCLAVE_STATS": "1"]
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+    #expect(try names(stats) == [])
+  }
+
+  @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1"])
+  func theLibrariesStayLoaded(library: String) throws {
+    let dynamic = try Launch(["readelf", "-d", installed.libraries + "/" + library]).run().output
+    #expect(dynamic.contains("NODELETE"))
+  }
 }

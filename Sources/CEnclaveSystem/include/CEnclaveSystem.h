@@ -104,10 +104,14 @@ int64_t ces_fstat(int fd, ces_stat_t *out);
 int64_t ces_lstat(int at, const char *path, ces_stat_t *out);
 int64_t ces_is_tmpfs(int fd);
 int64_t ces_fallocate(int fd, uint64_t length);
+/// Makes a call that may grow a file. Past RLIMIT_FSIZE such a call raises SIGXFSZ beside its EFBIG
+/// (setrlimit(2)), which would end the process: the signal is held back, and taken.
+int64_t ces_without_xfsz(int64_t (*call)(int, uint64_t), int fd, uint64_t length);
 int64_t ces_chmod(int fd, uint32_t mode);
 int64_t ces_link(int fd, int directory, const char *name);
 int64_t ces_rename_exclusive(int at, const char *from, const char *to);
 int64_t ces_unlink(int at, const char *name);
+int64_t ces_rmdir(const char *path);
 int64_t ces_pread(int fd, void *bytes, size_t length, uint64_t offset);
 int64_t ces_write(int fd, const void *bytes, size_t length);
 int64_t ces_fsync(int fd);
