@@ -3,44 +3,70 @@
 #if Vault
   import Enclave
 
-  /// The head of one block of memory; the ciphertext follows it.
+  /// One encrypted secret: what never changes of it, and its ciphertext of now.
+  ///
+  /// A ciphertext is written once and replaced whole. Whoever reads one counts itself in under the
+  /// vault's lock and reads without it; a rotation puts a new one in its place meanwhile, and the
+  /// last reader of the old one frees it:
+  ///
+  ///     entry ── current ──▶ ciphertext (epoch 2)
+  ///                          ciphertext (epoch 1, superseded, 1 reader)
   @safe
   struct Entry {
-    /// Which of the two keys.
-    var side: UInt32
     /// Never used again in this vault.
     let number: UInt64
-    var epoch: UInt64
-    var nonce: UInt64
     let byteCount: Int
     let label: LabelKey
     /// Where in a stream a chunk of one belongs: what `.secret` is no chunk of.
     var chunk: ChunkPlace
+    /// Replaced under the vault's lock by the rotation that holds the entry.
+    var current: UnsafeMutablePointer<Ciphertext>
     var previous: UnsafeMutablePointer<Entry>?
     var next: UnsafeMutablePointer<Entry>?
-    var tag: (UInt64, UInt64) = (0, 0)
-
-    /// In front of the head, apart from what it covers.
-    private static let wordBytes = 16
-
-    static func allocate(byteCount: Int) -> UnsafeMutablePointer<Entry> {
-      let block = UnsafeMutableRawPointer.allocate(
-        byteCount: wordBytes + MemoryLayout<Entry>.stride + byteCount, alignment: 16)
-      unsafe block.storeBytes(of: 0, as: UInt32.self)
-      return unsafe (block + wordBytes).assumingMemoryBound(to: Entry.self)
-    }
+    /// A rotation is moving it, and frees it when its owner let it go meanwhile.
+    var isHeld = false
+    var isGone = false
 
     static func deallocate(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe (UnsafeMutableRawPointer(entry) - wordBytes).deallocate()
+      unsafe Ciphertext.deallocate(entry.pointee.current)
+      unsafe entry.deallocate()
+    }
+  }
+
+  /// The head of one block of memory; the encrypted bytes follow it.
+  @safe
+  struct Ciphertext {
+    /// Which of the two keys.
+    let side: UInt32
+    /// Who decrypts it now; under the vault's lock.
+    var readers: UInt32 = 0
+    var epoch: UInt64
+    var nonce: UInt64
+    var tag: (UInt64, UInt64) = (0, 0)
+    /// Another took its place: the last reader frees it.
+    var isSuperseded = false
+
+    init(side: Int, epoch: UInt64, nonce: UInt64) {
+      self.side = UInt32(side)
+      self.epoch = epoch
+      self.nonce = nonce
     }
 
-    /// Held while the ciphertext is being read or written.
-    static func word(of entry: UnsafeMutablePointer<Entry>) -> UnsafeMutablePointer<UInt32> {
-      unsafe (UnsafeMutableRawPointer(entry) - wordBytes).assumingMemoryBound(to: UInt32.self)
+    /// The head is the caller's to initialize.
+    static func allocate(byteCount: Int) -> UnsafeMutablePointer<Ciphertext> {
+      unsafe UnsafeMutableRawPointer.allocate(
+        byteCount: MemoryLayout<Ciphertext>.stride + byteCount, alignment: 16
+      ).assumingMemoryBound(to: Ciphertext.self)
     }
 
-    static func ciphertext(of entry: UnsafeMutablePointer<Entry>) -> UnsafeMutableRawPointer {
-      unsafe UnsafeMutableRawPointer(entry + 1)
+    static func deallocate(_ ciphertext: UnsafeMutablePointer<Ciphertext>) {
+      unsafe UnsafeMutableRawPointer(ciphertext).deallocate()
+    }
+
+    static func bytes(
+      of ciphertext: UnsafeMutablePointer<Ciphertext>
+    ) -> UnsafeMutableRawPointer {
+      unsafe UnsafeMutableRawPointer(ciphertext + 1)
     }
   }
 
@@ -76,6 +102,14 @@
         unsafe last = unsafe previous
       }
       count -= 1
+    }
+
+    /// Puts the first entry at the end, and returns it.
+    mutating func turn() -> UnsafeMutablePointer<Entry>? {
+      guard let entry = unsafe first else { return nil }
+      unsafe remove(entry)
+      unsafe append(entry)
+      return unsafe entry
     }
   }
 #endif

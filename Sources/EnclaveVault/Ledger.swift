@@ -12,6 +12,15 @@
     nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
     /// The lock, apart from what it covers: nobody's access to the one is an access to the other.
     nonisolated(unsafe) private let word: UnsafeMutablePointer<UInt32>
+    /// Changes, under the lock, whenever something happened that a rotation sleeps for.
+    nonisolated(unsafe) private let turns: UnsafeMutablePointer<UInt32>
+
+    /// Who uses a key outside of the lock.
+    struct Users {
+      /// Encryptions whose entries are not in the list yet.
+      var sealing = 0
+      var opening = 0
+    }
 
     struct Core {
       var side = 0
@@ -19,9 +28,11 @@
       var nextNumber: UInt64 = 1
       var nonceLimit: UInt64 = Vault.messagesPerKey
       var lists = (EntryList(), EntryList())
+      var users = (Users(), Users())
+      /// A rotation sleeps until users of a key are gone.
+      var isAwaited = false
       var statistics = Vault.Statistics()
       var lastRotatedAtMs: UInt64?
-      var largest = 0
     }
 
     init(cipher: Vault.Cipher, arenaID: UInt64, nonceLimit: UInt64) {
@@ -32,19 +43,46 @@
       unsafe core.pointee.nonceLimit = nonceLimit
       unsafe word = .allocate(capacity: 1)
       unsafe word.initialize(to: 0)
+      unsafe turns = .allocate(capacity: 1)
+      unsafe turns.initialize(to: 0)
     }
 
     deinit {
       // Entries hold their vault, so there are none.
       unsafe core.deallocate()
       unsafe word.deallocate()
+      unsafe turns.deallocate()
     }
 
+    /// The body is short: no cipher, no allocation, no system call. Others spin meanwhile.
     func withCore<R>(_ body: (inout Core) -> R) -> R {
       unsafe lock(word)
       defer { unsafe unlock(word) }
       return unsafe body(&core.pointee)
     }
+
+    /// Sleeps until something is so that users of a key bring about by going.
+    func wait(until isSo: (Core) -> Bool) {
+      while true {
+        let seen = withCore { core -> UInt32? in
+          if isSo(core) { return nil }
+          core.isAwaited = true
+          return unsafe turns.pointee
+        }
+        guard let seen else { return }
+        unsafe sleep(while: turns, is: seen)
+      }
+    }
+
+    /// Takes note, under the lock, that users of a key are gone: true when `wake()` is due.
+    func noteChange(_ core: inout Core) -> Bool {
+      guard core.isAwaited else { return false }
+      core.isAwaited = false
+      unsafe turns.pointee &+= 1
+      return true
+    }
+
+    func wake() { unsafe EnclaveSystem.wake(turns) }
 
     var statistics: Vault.Statistics {
       withCore { core in
@@ -72,14 +110,49 @@
       set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
     }
 
+    subscript(users side: Int) -> Ledger.Users {
+      get { side == 0 ? users.0 : users.1 }
+      set { if side == 0 { users.0 = newValue } else { users.1 = newValue } }
+    }
+
     mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.side)].append(entry)
+      unsafe self[list: Int(entry.pointee.current.pointee.side)].append(entry)
       unsafe count(entry, by: 1)
     }
 
     mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.side)].remove(entry)
+      unsafe self[list: Int(entry.pointee.current.pointee.side)].remove(entry)
       unsafe count(entry, by: -1)
+    }
+
+    /// The ciphertext of an entry, which stays until `endOpening`.
+    mutating func beginOpening(
+      _ entry: UnsafeMutablePointer<Entry>
+    ) -> UnsafeMutablePointer<Ciphertext> {
+      let ciphertext = unsafe entry.pointee.current
+      unsafe ciphertext.pointee.readers += 1
+      unsafe self[users: Int(ciphertext.pointee.side)].opening += 1
+      return unsafe ciphertext
+    }
+
+    /// True when the caller is to free the ciphertext.
+    mutating func endOpening(_ ciphertext: UnsafeMutablePointer<Ciphertext>) -> Bool {
+      unsafe ciphertext.pointee.readers -= 1
+      unsafe self[users: Int(ciphertext.pointee.side)].opening -= 1
+      return unsafe ciphertext.pointee.isSuperseded && ciphertext.pointee.readers == 0
+    }
+
+    /// Puts a new ciphertext in the place of an entry's, and the entry among those of its key. True
+    /// when the caller is to free the old one.
+    mutating func replace(
+      _ entry: UnsafeMutablePointer<Entry>, with ciphertext: UnsafeMutablePointer<Ciphertext>
+    ) -> Bool {
+      let old = unsafe entry.pointee.current
+      unsafe self[list: Int(old.pointee.side)].remove(entry)
+      unsafe entry.pointee.current = unsafe ciphertext
+      unsafe self[list: Int(ciphertext.pointee.side)].append(entry)
+      unsafe old.pointee.isSuperseded = true
+      return unsafe old.pointee.readers == 0
     }
 
     private mutating func count(_ entry: UnsafeMutablePointer<Entry>, by one: Int) {

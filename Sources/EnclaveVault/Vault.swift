@@ -23,11 +23,14 @@
     public let cipher: Cipher
     package let arena: Arena
     let keys: Secret
-    private let id: (UInt64, UInt64)
-    private let ledger: Ledger
-    /// Held by whoever rotates.
-    private let rotation = Mutex(())
+    let id: (UInt64, UInt64)
+    let ledger: Ledger
+    /// Held by whoever rotates; others sleep.
+    let rotation = Mutex(())
     let timer = Mutex<RotationTimer?>(nil)
+    #if DEBUG
+      let pause = Mutex<(@Sendable () -> Void)?>(nil)
+    #endif
 
     /// How many messages one key encrypts before the vault rotates by itself: 2^32, what NIST SP
     /// 800-38D (8.3) allows a key; counted nonces would allow more.
@@ -103,6 +106,8 @@
         entry: try encrypt(place, byteCount: Int(place.byteCount), label: secret.labelKey))
     }
 
+    // Ciphers run outside of the vault's lock: it is held to take a nonce and to change lists.
+
     /// Encrypts the first bytes of a place, as a secret or as a chunk of a stream.
     func encrypt(
       _ place: Place, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
@@ -127,31 +132,38 @@
       }
     }
 
+    /// Nil when the key has encrypted as much as one key should.
     private func encrypt(
       _ text: UnsafeRawPointer, byteCount: Int, label: LabelKey, chunk: ChunkPlace, _ keys: Keys
     ) -> UnsafeMutablePointer<Entry>? {
-      let entry = unsafe Entry.allocate(byteCount: byteCount)
+      let ciphertext = unsafe Ciphertext.allocate(byteCount: byteCount)
+      let entry = UnsafeMutablePointer<Entry>.allocate(capacity: 1)
       let isPlaced = withCore { core -> Bool in
         let side = core.side
         guard let nonce = keys.nextNonce(side, limit: core.nonceLimit) else { return false }
+        unsafe ciphertext.initialize(to: Ciphertext(side: side, epoch: core.epoch, nonce: nonce))
         unsafe entry.initialize(
           to: Entry(
-            side: UInt32(side), number: core.nextNumber, epoch: core.epoch, nonce: nonce,
-            byteCount: byteCount, label: label, chunk: chunk))
+            number: core.nextNumber, byteCount: byteCount, label: label, chunk: chunk,
+            current: ciphertext))
         core.nextNumber += 1
-        // In the list, and held, before the lock is left: a rotation waits for it.
-        unsafe lockAcrossCalls(Entry.word(of: entry))
-        unsafe core.append(entry)
+        // A rotation that begins now waits until the entry is in the list.
+        core[users: side].sealing += 1
         core.statistics.encryptions += 1
-        core.largest = max(core.largest, byteCount)
         return true
       }
       guard isPlaced else {
-        unsafe Entry.deallocate(entry)
+        unsafe Ciphertext.deallocate(ciphertext)
+        unsafe entry.deallocate()
         return nil
       }
-      unsafe seal(entry, text, keys)
-      unsafe unlockAcrossCalls(Entry.word(of: entry))
+      unsafe seal(entry, ciphertext, text, keys)
+      let isAwaited = withCore { core in
+        unsafe core.append(entry)
+        unsafe core[users: Int(ciphertext.pointee.side)].sealing -= 1
+        return ledger.noteChange(&core)
+      }
+      if isAwaited { ledger.wake() }
       return unsafe entry
     }
 
@@ -213,160 +225,22 @@
     ) throws(EnclaveError) {
       let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
-          unsafe lockAcrossCalls(Entry.word(of: entry))
-          defer { unsafe unlockAcrossCalls(Entry.word(of: entry)) }
-          return unsafe open(entry, into: place.address, keys)
+          let ciphertext = unsafe withCore { unsafe $0.beginOpening(entry) }
+          let isAuthentic = unsafe open(entry, ciphertext, into: place.address, keys)
+          let (isLast, isAwaited) = withCore { core in
+            if isAuthentic {
+              core.statistics.decryptions += 1
+            } else {
+              core.statistics.failures += 1
+            }
+            return unsafe (core.endOpening(ciphertext), ledger.noteChange(&core))
+          }
+          if isLast { unsafe Ciphertext.deallocate(ciphertext) }
+          if isAwaited { ledger.wake() }
+          return isAuthentic
         }
-      }
-      withCore { core in
-        if isAuthentic { core.statistics.decryptions += 1 } else { core.statistics.failures += 1 }
       }
       guard isAuthentic else { throw .notAuthentic }
-    }
-
-    // MARK: - Rotation
-
-    /// Makes a new key, and encrypts everything that the vault holds under it, one secret at a time,
-    /// while other threads encrypt and decrypt. The old key is wiped when its last entry has moved.
-    ///
-    /// - Throws: `notAuthentic` when an entry could not be decrypted: all others have moved then, and
-    ///   the old key stays for it until it goes. `lockLimit` and others of `Arena.allocate` when there
-    ///   is no place for a plaintext: calling again goes on where this stopped. Nothing is lost.
-    /// - Complexity: O(all bytes). Waits for a rotation that is under way.
-    public func rotate() throws(EnclaveError) {
-      try rotation.withLock { _ throws(EnclaveError) in
-        // What an earlier rotation left: there are two places for keys.
-        let old = withCore { $0.side ^ 1 }
-        if withCore({ $0[list: old].count > 0 }) { try moveAll(from: old) }
-        try withKeys { keys throws(EnclaveError) in
-          try keys.make(old, cipher)
-          withCore { core in
-            core.side = old
-            core.epoch += 1
-            core.statistics.epoch = core.epoch
-            core.statistics.rotations += 1
-            core.lastRotatedAtMs = ProcessFacts.bootMilliseconds
-          }
-        }
-        Registry.rotated(ledger)
-        try moveAll(from: old ^ 1)
-      }
-    }
-
-    /// Encrypts every entry of one key under the other, and wipes the key.
-    private func moveAll(from old: Int) throws(EnclaveError) {
-      let (count, largest) = withCore { ($0[list: old].count, $0.largest) }
-      var failed = 0
-      if count > 0 {
-        // One place for one plaintext.
-        let scratch = try arena.allocate(byteCount: largest, label: "rotation")
-        let place = scratch.place
-        for _ in 0..<count {
-          guard let entry = unsafe takeFirst(of: old) else { break }
-          defer { unsafe unlockAcrossCalls(Entry.word(of: entry)) }
-          let isMoved = try place.withWindow(writing: true) { () throws(EnclaveError) in
-            try withKeys { keys throws(EnclaveError) in
-              let isMoved = unsafe move(entry, from: old, through: place.address, keys)
-              unsafe wipe(place.address, byteCount: entry.pointee.byteCount)
-              return isMoved
-            }
-          }
-          if !isMoved { failed += 1 }
-        }
-      }
-      guard failed == 0 else { throw .notAuthentic }
-      try withKeys { keys throws(EnclaveError) in
-        let isEmpty = withCore { $0[list: old].count == 0 }
-        if isEmpty { keys.destroy(old) }
-      }
-    }
-
-    /// The first entry of a list, held; it goes to the list's end.
-    private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
-      var tries: UInt32 = 0
-      while true {
-        let (entry, isHeld) = unsafe withCore { core -> (UnsafeMutablePointer<Entry>?, Bool) in
-          guard let first = unsafe core[list: side].first else { return (nil, true) }
-          guard unsafe tryLockAcrossCalls(Entry.word(of: first)) else {
-            return unsafe (first, false)
-          }
-          unsafe core[list: side].remove(first)
-          unsafe core[list: side].append(first)
-          return unsafe (first, true)
-        }
-        if isHeld { return unsafe entry }
-        ProcessFacts.backOff(&tries)
-      }
-    }
-
-    private func move(
-      _ entry: UnsafeMutablePointer<Entry>, from old: Int, through scratch: UnsafeMutableRawPointer,
-      _ keys: Keys
-    ) -> Bool {
-      guard unsafe open(entry, into: scratch, keys) else {
-        withCore { $0.statistics.failures += 1 }
-        return false
-      }
-      let isPlaced = withCore { core -> Bool in
-        guard let nonce = keys.nextNonce(core.side, limit: .max) else { return false }
-        unsafe core[list: old].remove(entry)
-        unsafe entry.pointee.side = UInt32(core.side)
-        unsafe entry.pointee.epoch = core.epoch
-        unsafe entry.pointee.nonce = nonce
-        unsafe core[list: core.side].append(entry)
-        return true
-      }
-      if isPlaced { unsafe seal(entry, scratch, keys) }
-      return isPlaced
-    }
-
-    // MARK: - The ciphertext
-
-    private func seal(
-      _ entry: UnsafeMutablePointer<Entry>, _ text: UnsafeRawPointer, _ keys: Keys
-    ) {
-      unsafe withBinding(entry) { nonce, associated in
-        unsafe cipher.seal(
-          text, byteCount: entry.pointee.byteCount, into: Entry.ciphertext(of: entry),
-          tag: &entry.pointee.tag, nonce: nonce, associated: associated,
-          schedule: keys.schedule(Int(entry.pointee.side)))
-      }
-    }
-
-    private func open(
-      _ entry: UnsafeMutablePointer<Entry>, into text: UnsafeMutableRawPointer, _ keys: Keys
-    ) -> Bool {
-      unsafe withBinding(entry) { nonce, associated in
-        unsafe cipher.open(
-          Entry.ciphertext(of: entry), byteCount: entry.pointee.byteCount, into: text,
-          tag: &entry.pointee.tag, nonce: nonce, associated: associated,
-          schedule: keys.schedule(Int(entry.pointee.side)))
-      }
-    }
-
-    /// The nonce, and what the ciphertext is bound to.
-    private func withBinding<R>(
-      _ entry: UnsafeMutablePointer<Entry>,
-      _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
-    ) -> R {
-      let isChunk = unsafe entry.pointee.chunk.isOfStream
-      // Field by field: neighbours in the list change the links meanwhile.
-      let associated = unsafe (
-        id.0, id.1, entry.pointee.epoch, entry.pointee.number, UInt64(entry.pointee.byteCount),
-        UInt64(entry.pointee.label.address),
-        UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32,
-        entry.pointee.chunk.stream, entry.pointee.chunk.position
-      )
-      // What is no chunk is bound by what stands in front of those two.
-      let bound = MemoryLayout.size(ofValue: associated) - (isChunk ? 0 : 16)
-      let nonce: (UInt64, UInt64, UInt64) = unsafe (entry.pointee.nonce, 0, 0)
-      return unsafe withUnsafeBytes(of: associated) { associated in
-        unsafe withUnsafeBytes(of: nonce) { nonce in
-          unsafe body(
-            nonce.baseAddress.unsafelyUnwrapped,
-            UnsafeRawBufferPointer(rebasing: associated[..<bound]))
-        }
-      }
     }
 
     /// Whether one of the two places for keys is empty: it was wiped, or never used.
@@ -394,14 +268,16 @@
     func remove(_ entry: UnsafeMutablePointer<Entry>) {
       // In a child the lock may be held by a thread that is not there.
       guard !arena.reference.isInherited else { return }
-      // Whoever moves it now is waited for.
-      unsafe lockAcrossCalls(Entry.word(of: entry))
-      withCore { unsafe $0.remove(entry) }
-      unsafe unlockAcrossCalls(Entry.word(of: entry))  // nobody else can find it any more
-      unsafe Entry.deallocate(entry)
+      let isFree = withCore { core in
+        unsafe core.remove(entry)
+        // The rotation that moves it now frees it.
+        unsafe entry.pointee.isGone = true
+        return unsafe !entry.pointee.isHeld
+      }
+      if isFree { unsafe Entry.deallocate(entry) }
     }
 
-    private func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
+    func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
       let place = keys.place
       return try place.withWindow(writing: true) { () throws(EnclaveError) in
         unsafe try body(Keys(base: place.address))
@@ -437,13 +313,18 @@
     /// A rotation changes them.
     package var epochAndNonce: (epoch: UInt64, nonce: UInt64) {
       let entry = unsafe entry
-      return vault.withCore { _ in unsafe (entry.pointee.epoch, entry.pointee.nonce) }
+      return vault.withCore { _ in
+        unsafe (entry.pointee.current.pointee.epoch, entry.pointee.current.pointee.nonce)
+      }
     }
 
     /// The tests' way to what else lies in ordinary memory.
     package func copyNonce(from other: borrowing EncryptedSecret) {
-      unsafe entry.pointee.nonce = other.entry.pointee.nonce
+      unsafe entry.pointee.current.pointee.nonce = other.entry.pointee.current.pointee.nonce
     }
+
+    /// The same for the epoch that the entry says it is of.
+    package func claim(epoch: UInt64) { unsafe entry.pointee.current.pointee.epoch = epoch }
 
     /// The tests' way to what an attacker can change: the ciphertext and its tag.
     package func withStorage<R>(
@@ -451,7 +332,8 @@
     ) -> R {
       unsafe body(
         UnsafeMutableRawBufferPointer(
-          start: Entry.ciphertext(of: entry), count: entry.pointee.byteCount), &entry.pointee.tag)
+          start: Ciphertext.bytes(of: entry.pointee.current), count: entry.pointee.byteCount),
+        &entry.pointee.current.pointee.tag)
     }
   }
 

@@ -11,11 +11,6 @@
 
   private let chunk = 100
 
-  private func arena() throws -> Arena { try Arena("plaintext", .init(lock: .preferred)) }
-  private func vault(_ cipher: Vault.Cipher? = nil) throws -> Vault {
-    try Vault("vault", lock: .preferred, cipher: cipher)
-  }
-
   /// The data of the tests: byte by byte what its place says.
   private func byte(_ place: Int) -> UInt8 { UInt8(truncatingIfNeeded: place &* 131 &+ place >> 8) }
 
@@ -54,8 +49,6 @@
   }
 
   @Suite struct StreamTests {
-    static let ciphers = Vault.Cipher.allCases.filter(\.isAvailable)
-
     @Test(arguments: ciphers, [0, 1, 99, 100, 101, 200, 1017])
     func whatIsWrittenIsRead(cipher: Vault.Cipher, count: Int) throws {
       let (vault, arena) = (try vault(cipher), try arena())

@@ -9,114 +9,6 @@
   import TestSupport
   import Testing
 
-  private let ciphers = Vault.Cipher.allCases.filter(\.isAvailable)
-
-  private func arena(_ layout: Arena.Layout = .slab) throws -> Arena {
-    try Arena("plaintext", .init(layout: layout, lock: .preferred))
-  }
-
-  private func vault(
-    _ cipher: Vault.Cipher? = nil, gate: Arena.Gate = .automatic,
-    limit: UInt64 = Vault.messagesPerKey
-  ) throws -> Vault {
-    try Vault("vault", lock: .preferred, gate: gate, cipher: cipher, nonceLimit: limit)
-  }
-
-  /// A secret whose bytes follow from a number.
-  private func secret(_ arena: Arena, _ size: Int, _ number: Int) throws -> Secret {
-    var secret = try arena.allocate(byteCount: size)
-    try secret.withMutableBytes { bytes in
-      bytes.withUnsafeMutableBytes { raw in
-        for index in raw.indices {
-          raw[index] = UInt8(truncatingIfNeeded: number &* 31 &+ index &* 7)
-        }
-      }
-    }
-    return secret
-  }
-
-  private func isRight(_ secret: borrowing Secret, _ number: Int) throws -> Bool {
-    try secret.withBytes { bytes in
-      bytes.withUnsafeBytes { raw in
-        raw.indices.allSatisfy { raw[$0] == UInt8(truncatingIfNeeded: number &* 31 &+ $0 &* 7) }
-      }
-    }
-  }
-
-  private func bytes(_ hex: String) -> [UInt8] {
-    let digits = Array(hex)
-    return stride(from: 0, to: digits.count, by: 2).map {
-      UInt8(String(digits[$0...$0 + 1]), radix: 16)!
-    }
-  }
-
-  @Suite struct CipherTests {
-    struct Vector: Sendable {
-      var cipher: Vault.Cipher
-      var key, nonce, associated, text, ciphertext, tag: [UInt8]
-    }
-
-    static let vectors = [
-      // McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
-      Vector(
-        cipher: .aes256gcm,
-        key: bytes("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308"),
-        nonce: bytes("cafebabefacedbaddecaf888"),
-        associated: bytes("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
-        text: bytes(
-          "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
-            + "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"),
-        ciphertext: bytes(
-          "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
-            + "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"),
-        tag: bytes("76fc6ece0f4e1768cddf8853bb2d551b")),
-      // draft-irtf-cfrg-xchacha-03, A.3.1.
-      Vector(
-        cipher: .xchacha20poly1305,
-        key: bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"),
-        nonce: bytes("404142434445464748494a4b4c4d4e4f5051525354555657"),
-        associated: bytes("50515253c0c1c2c3c4c5c6c7"),
-        text: Array(
-          ("Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the "
-            + "future, sunscreen would be it.").utf8),
-        ciphertext: bytes(
-          "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb731c7f1b0b4aa6440bf3a82f"
-            + "4eda7e39ae64c6708c54c216cb96b72e1213b4522f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc36948"
-            + "8f76b2383565d3fff921f9664c97637da9768812f615c68b13b52e"),
-        tag: bytes("c0875924c1c7987947deafd8780acf49")),
-    ]
-
-    @Test(arguments: vectors.filter(\.cipher.isAvailable)) func knownAnswers(vector: Vector) {
-      let schedule = UnsafeMutableRawPointer.allocate(
-        byteCount: Vault.Cipher.scheduleBytes, alignment: 16)
-      defer { schedule.deallocate() }
-      var (made, tag) = (
-        [UInt8](repeating: 0, count: vector.text.count), [UInt8](repeating: 0, count: 16)
-      )
-      let cipher = vector.cipher
-      #expect(vector.nonce.count == cipher.nonceBytes)
-      cipher.prepare(key: vector.key, schedule: schedule)
-      vector.associated.withUnsafeBytes { associated in
-        cipher.seal(
-          vector.text, byteCount: vector.text.count, into: &made, tag: &tag, nonce: vector.nonce,
-          associated: associated, schedule: schedule)
-        #expect(made == vector.ciphertext && tag == vector.tag)
-        var back = [UInt8](repeating: 1, count: vector.text.count)
-        #expect(
-          cipher.open(
-            made, byteCount: made.count, into: &back, tag: tag, nonce: vector.nonce,
-            associated: associated, schedule: schedule))
-        #expect(back == vector.text)
-        tag[3] ^= 4
-        #expect(
-          !cipher.open(
-            made, byteCount: made.count, into: &back, tag: tag, nonce: vector.nonce,
-            associated: associated, schedule: schedule))
-        #expect(back.allSatisfy { $0 == 0 })
-      }
-    }
-  }
-
   @Suite struct VaultTests {
     @Test(arguments: ciphers, [Arena.Gate.automatic, .pages, .none])
     func whatGoesInComesBack(cipher: Vault.Cipher, gate: Arena.Gate) throws {
@@ -239,6 +131,18 @@
 
     // MARK: - Epochs
 
+    /// Ordinary memory can say of which epoch an entry is: the tag knows.
+    @Test(arguments: ciphers) func aForgedEpochIsNotAuthentic(cipher: Vault.Cipher) throws {
+      let (vault, arena) = (try vault(cipher), try arena())
+      let encrypted = try vault.encrypt(secret(arena, 32, 1))
+      for epoch: UInt64 in [0, 2, 3, .max] {
+        encrypted.claim(epoch: epoch)
+        #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(encrypted, into: arena) }
+      }
+      encrypted.claim(epoch: 1)
+      #expect(try isRight(vault.decrypt(encrypted, into: arena), 1))
+    }
+
     @Test(arguments: ciphers) func rotatingEncryptsEverythingAnew(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       var all: [Holder] = []
@@ -246,23 +150,18 @@
         all.append(Holder(try vault.encrypt(secret(arena, number * 13, number))))
       }
       for round in 1...5 {
-        let before = all.map { copy($0.encrypted) }
+        let before = all.map { copy($0.encrypted!) }
         try vault.rotate()
         #expect(vault.statistics.epoch == UInt64(round + 1))
         #expect(vault.statistics.entriesOfOldEpoch == 0)
         for (number, holder) in all.enumerated() {
-          #expect(copy(holder.encrypted) != before[number])
-          #expect(try isRight(vault.decrypt(holder.encrypted, into: arena), number))
+          #expect(copy(holder.encrypted!) != before[number])
+          #expect(try isRight(vault.decrypt(holder.encrypted!, into: arena), number))
         }
       }
       // The old key is wiped, and a place for it is all there is.
       #expect(vault.isOldKeyWiped)
       #expect(vault.statistics.rotations == 5 && vault.statistics.entries == 50)
-    }
-
-    final class Holder {
-      let encrypted: EncryptedSecret
-      init(_ encrypted: consuming EncryptedSecret) { self.encrypted = encrypted }
     }
 
     /// An entry that cannot be decrypted holds the old key; the others move.
@@ -271,17 +170,17 @@
       let good = try vault.encrypt(secret(arena, 32, 1))
       let damaged = Holder(try vault.encrypt(secret(arena, 32, 2)))
       let better = try vault.encrypt(secret(arena, 32, 3))
-      let right = copy(damaged.encrypted)
-      put([UInt8](repeating: 0, count: 48), into: damaged.encrypted)
+      let right = copy(damaged.encrypted!)
+      put([UInt8](repeating: 0, count: 48), into: damaged.encrypted!)
       #expect(throws: EnclaveError.notAuthentic) { try vault.rotate() }
       #expect(vault.statistics.entriesOfOldEpoch == 1 && !vault.isOldKeyWiped)
       #expect(try isRight(vault.decrypt(good, into: arena), 1))
       #expect(try isRight(vault.decrypt(better, into: arena), 3))
       // What was lost in between is not lost: put right, it can be read and moved.
-      put(right, into: damaged.encrypted)
-      #expect(try isRight(vault.decrypt(damaged.encrypted, into: arena), 2))
+      put(right, into: damaged.encrypted!)
+      #expect(try isRight(vault.decrypt(damaged.encrypted!, into: arena), 2))
       try vault.rotate()
-      #expect(try isRight(vault.decrypt(damaged.encrypted, into: arena), 2))
+      #expect(try isRight(vault.decrypt(damaged.encrypted!, into: arena), 2))
       #expect(vault.isOldKeyWiped && vault.statistics.entriesOfOldEpoch == 0)
     }
 
@@ -324,7 +223,7 @@
           mine.append(epoch << 40 | nonce)
           if round % 25_000 == 0 { kept.append(Holder(encrypted)) }
         }
-        for holder in kept where try !isRight(vault.decrypt(holder.encrypted, into: arena), thread)
+        for holder in kept where try !isRight(vault.decrypt(holder.encrypted!, into: arena), thread)
         {
           throw Failed("contents")
         }
@@ -364,7 +263,7 @@
           kept.append((number, Holder(try vault.encrypt(secret(arena, number % 300, number)))))
           if kept.count > 40 { kept.remove(at: Int.random(in: 0..<kept.count, using: &random)) }
           let (expected, holder) = kept[Int.random(in: 0..<kept.count, using: &random)]
-          if try !isRight(vault.decrypt(holder.encrypted, into: arena), expected) {
+          if try !isRight(vault.decrypt(holder.encrypted!, into: arena), expected) {
             throw Failed("contents of \(expected)")
           }
         }
@@ -456,127 +355,5 @@
       try expect(vaults.allSatisfy { $0.statistics.entries == 0 }, "all entries are gone")
       try expect(arenas.allSatisfy { (try? $0.check().isEmpty) == true }, "the arenas are whole")
     }
-
-    // MARK: - Forks and limits
-
-    @Test func aChildHasNoVault() async {
-      await #expect(processExitsWith: .success) {
-        let (vault, arena) = (
-          try Vault("vault", lock: .preferred), try Arena("plaintext", .init(lock: .preferred))
-        )
-        let encrypted = try vault.encrypt(secret(arena, 32, 1))
-        let child = ct_fork()
-        if child == 0 {
-          do {
-            _ = try vault.decrypt(encrypted, into: arena)
-            _exit(1)
-          } catch EnclaveError.inheritedByFork {
-          } catch { _exit(2) }
-          do {
-            try vault.rotate()
-            _exit(3)
-          } catch EnclaveError.inheritedByFork {
-          } catch { _exit(4) }
-          do {
-            // One of its own.
-            let (own, place) = (
-              try Vault("own", lock: .preferred), try Arena("own", .init(lock: .preferred))
-            )
-            guard try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2) else {
-              _exit(5)
-            }
-            guard vault.statistics.encryptions == 0 else { _exit(6) }
-          } catch { _exit(7) }
-          _exit(0)
-        }
-        var status: Int32 = 0
-        waitpid(child, &status, 0)
-        guard status == 0 else { exit(8) }
-        guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(9) }
-      }
-    }
-
-    /// Everything that decrypting needs is there from the start.
-    @Test func decryptingNeedsNoHeadroom() async {
-      await #expect(processExitsWith: .success) {
-        guard ct_drop_lock_capability() == 0 else { exit(1) }
-        let vault = try Vault("vault")
-        let arena = try Arena("plaintext")
-        let encrypted = try vault.encrypt(secret(arena, 32, 1))
-        var none = rlimit(rlim_cur: 0, rlim_max: 0)
-        guard setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &none) == 0 else { exit(2) }
-        do {
-          _ = try Arena("more").allocate(byteCount: 32)
-          exit(3)
-        } catch {}
-        for _ in 0..<100 {
-          guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(4) }
-        }
-        _ = try vault.encrypt(secret(arena, 32, 1))
-      }
-    }
-
-    /// The thread that writes the page may be the last to hold what it writes.
-    @Test func vaultsComeAndGoWhileTheProcessPublishes() async throws {
-      let stats = try Scratch(onTmpfs: true)
-      await #expect(processExitsWith: .success) { [path = stats.path as String] in
-        setenv("ENCLAVE_STATS_DIR", path, 1)
-        var options = StatsPublisher.Options()
-        options.tickMilliseconds = 10
-        try StatsPublisher.start(options).keepUntilExit()
-        let arena = try arena()
-        try concurrently(3) { thread in
-          let secret = try secret(arena, 32, thread)
-          for _ in 0..<400 {
-            let vault = try vault()
-            let encrypted = try vault.encrypt(secret)
-            guard try isRight(vault.decrypt(encrypted, into: arena), thread) else {
-              throw Failed("contents")
-            }
-          }
-        }
-      }
-    }
-
-    @Test func aVaultSharesNoKeyWithAnArena() throws {
-      guard Capability.protectionKeys.isAvailable else { return }
-      let vault = try vault()
-      let arenas = try (0..<20).map { _ in try arena() }
-      for arena in arenas { #expect(arena.statistics.protectionKey != vault.protectionKey) }
-    }
-  }
-
-  /// Runs a body in several threads; throws what any of them threw.
-  func concurrently(_ count: Int, _ body: @escaping (Int) throws -> Void) throws {
-    final class Shared: @unchecked Sendable {
-      let body: (Int) throws -> Void
-      var errors: [(any Error)?]
-      init(_ count: Int, _ body: @escaping (Int) throws -> Void) {
-        self.body = body
-        errors = .init(repeating: nil, count: count)
-      }
-    }
-    let shared = Shared(count, body)
-    final class Part {
-      let shared: Shared
-      let index: Int
-      init(_ shared: Shared, _ index: Int) { (self.shared, self.index) = (shared, index) }
-    }
-    var threads = [pthread_t](repeating: 0, count: count)
-    for index in 0..<count {
-      let part = Unmanaged.passRetained(Part(shared, index))
-      let result = pthread_create(
-        &threads[index], nil,
-        { raw in
-          let part = Unmanaged<Part>.fromOpaque(raw!).takeRetainedValue()
-          var error: (any Error)?
-          do { try part.shared.body(part.index) } catch let thrown { error = thrown }
-          if let error { part.shared.errors[part.index] = error }
-          return nil
-        }, part.toOpaque())
-      if result != 0 { throw Failed("pthread_create: \(result)") }
-    }
-    for thread in threads { pthread_join(thread, nil) }
-    for case let error? in shared.errors { throw error }
   }
 #endif

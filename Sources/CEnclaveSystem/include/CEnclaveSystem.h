@@ -71,6 +71,10 @@ int64_t ces_sleep_ms(uint32_t ms);
 /// a sleep, which even a waiter of a higher real-time priority leaves to the one that it waits for.
 /// Async-signal-safe.
 void ces_back_off(uint32_t tries);
+/// futex(2): sleeps while the word is `seen`; may return early.
+void ces_word_wait(const uint32_t *word, uint32_t seen);
+/// futex(2): wakes all that sleep for the word.
+void ces_word_wake(const uint32_t *word);
 int64_t ces_processors(void);
 
 /// Calls `child` in each forked child of this process (pthread_atfork(3)).

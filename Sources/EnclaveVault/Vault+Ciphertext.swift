@@ -1,0 +1,74 @@
+// Encrypting and decrypting one ciphertext: what it is bound to.
+
+#if Vault
+  import Enclave
+  import Synchronization
+
+  extension Vault {
+    /// Outside of the vault's lock: takes as long as the bytes need.
+    func seal(
+      _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
+      _ text: UnsafeRawPointer, _ keys: Keys
+    ) {
+      pauseBeforeCipher()
+      unsafe withBinding(entry, ciphertext) { nonce, associated in
+        unsafe cipher.seal(
+          text, byteCount: entry.pointee.byteCount, into: Ciphertext.bytes(of: ciphertext),
+          tag: &ciphertext.pointee.tag, nonce: nonce, associated: associated,
+          schedule: keys.schedule(Int(ciphertext.pointee.side)))
+      }
+    }
+
+    /// Outside of the vault's lock: takes as long as the bytes need.
+    func open(
+      _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
+      into text: UnsafeMutableRawPointer, _ keys: Keys
+    ) -> Bool {
+      pauseBeforeCipher()
+      return unsafe withBinding(entry, ciphertext) { nonce, associated in
+        var tag = unsafe ciphertext.pointee.tag
+        return unsafe cipher.open(
+          Ciphertext.bytes(of: ciphertext), byteCount: entry.pointee.byteCount, into: text,
+          tag: &tag, nonce: nonce, associated: associated,
+          schedule: keys.schedule(Int(ciphertext.pointee.side)))
+      }
+    }
+
+    /// The nonce, and what the ciphertext is bound to.
+    private func withBinding<R>(
+      _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
+      _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
+    ) -> R {
+      let isChunk = unsafe entry.pointee.chunk.isOfStream
+      // Field by field: others change the links and the count of readers meanwhile.
+      let associated = unsafe (
+        id.0, id.1, ciphertext.pointee.epoch, entry.pointee.number,
+        UInt64(entry.pointee.byteCount), UInt64(entry.pointee.label.address),
+        UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32,
+        entry.pointee.chunk.stream, entry.pointee.chunk.position
+      )
+      // What is no chunk is bound by what stands in front of those two.
+      let bound = MemoryLayout.size(ofValue: associated) - (isChunk ? 0 : 16)
+      let nonce: (UInt64, UInt64, UInt64) = unsafe (ciphertext.pointee.nonce, 0, 0)
+      return unsafe withUnsafeBytes(of: associated) { associated in
+        unsafe withUnsafeBytes(of: nonce) { nonce in
+          unsafe body(
+            nonce.baseAddress.unsafelyUnwrapped,
+            UnsafeRawBufferPointer(rebasing: associated[..<bound]))
+        }
+      }
+    }
+
+    #if DEBUG
+      /// The tests' way to be there while a cipher runs.
+      package func setPause(_ body: (@Sendable () -> Void)?) { pause.withLock { $0 = body } }
+    #endif
+
+    private func pauseBeforeCipher() {
+      #if DEBUG
+        let body = pause.withLock { $0 }
+        body?()
+      #endif
+    }
+  }
+#endif

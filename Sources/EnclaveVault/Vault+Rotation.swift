@@ -1,0 +1,144 @@
+// A new key, and everything encrypted anew under it.
+
+#if Vault
+  public import Enclave
+  import Synchronization
+
+  extension Vault {
+    /// Makes a new key, and encrypts everything that the vault holds under it, one secret at a time,
+    /// while other threads encrypt and decrypt. The old key is wiped when its last entry has moved and
+    /// nobody decrypts under it any more.
+    ///
+    /// - Throws: `notAuthentic` when an entry could not be decrypted: all others have moved then, and
+    ///   the old key stays for it until it goes. `lockLimit` and others of `Arena.allocate` when there
+    ///   is no place for the largest plaintext that is to move: calling again goes on where this
+    ///   stopped. Nothing is lost. `inheritedByFork` in a forked child.
+    /// - Complexity: O(all bytes). Sleeps while another thread rotates, and until encryptions and
+    ///   decryptions under the old key have ended.
+    public func rotate() throws(EnclaveError) {
+      // In a child, a thread that is not there may hold the locks.
+      guard !arena.reference.isInherited else { throw .inheritedByFork }
+      try rotation.withLock { _ throws(EnclaveError) in
+        // What an earlier rotation left: there are two places for keys.
+        let old = withCore { $0.side ^ 1 }
+        if withCore({ $0.uses(old) }) { try moveAll(from: old) }
+        try withKeys { keys throws(EnclaveError) in
+          try keys.make(old, cipher)
+          withCore { core in
+            core.side = old
+            core.epoch += 1
+            core.statistics.epoch = core.epoch
+            core.statistics.rotations += 1
+            core.lastRotatedAtMs = ProcessFacts.bootMilliseconds
+          }
+        }
+        Registry.rotated(ledger)
+        try moveAll(from: old ^ 1)
+      }
+    }
+
+    /// Encrypts every entry of one key under the other, and wipes the key.
+    private func moveAll(from old: Int) throws(EnclaveError) {
+      // No encryption begins under this key any more; those that did are about to enter the list.
+      ledger.wait { $0[users: old].sealing == 0 }
+      let count = withCore { $0[list: old].count }
+      var failed = 0
+      if count > 0 {
+        // One place for one plaintext.
+        let scratch = try arena.allocate(byteCount: largest(of: old), label: "rotation")
+        for _ in 0..<count {
+          guard let entry = unsafe takeFirst(of: old) else { break }
+          defer { unsafe release(entry) }
+          if unsafe try !move(entry, through: scratch.place) { failed += 1 }
+        }
+      }
+      guard failed == 0 else { throw .notAuthentic }
+      ledger.wait { $0[users: old].opening == 0 }
+      try withKeys { keys throws(EnclaveError) in
+        let isEmpty = withCore { $0[list: old].count == 0 }
+        if isEmpty { keys.destroy(old) }
+      }
+    }
+
+    /// The size of the largest entry of a key. Looks at a few each time it has the lock.
+    private func largest(of side: Int) -> Int {
+      var largest = 0
+      var left = withCore { $0[list: side].count }
+      while left > 0 {
+        let step = min(left, 64)
+        withCore { core in
+          for _ in 0..<step {
+            guard let entry = unsafe core[list: side].turn() else { return }
+            largest = unsafe max(largest, entry.pointee.byteCount)
+          }
+        }
+        left -= step
+      }
+      return largest
+    }
+
+    /// The first entry of a list, held; it goes to the list's end.
+    private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
+      unsafe withCore { core in
+        guard let entry = unsafe core[list: side].turn() else { return nil }
+        unsafe entry.pointee.isHeld = true
+        return unsafe entry
+      }
+    }
+
+    private func release(_ entry: UnsafeMutablePointer<Entry>) {
+      let isGone = withCore { _ in
+        unsafe entry.pointee.isHeld = false
+        return unsafe entry.pointee.isGone
+      }
+      if isGone { unsafe Entry.deallocate(entry) }
+    }
+
+    /// Encrypts an entry under the vault's key; false when it is not authentic. The caller holds it.
+    private func move(
+      _ entry: UnsafeMutablePointer<Entry>, through scratch: Place
+    ) throws(EnclaveError) -> Bool {
+      try scratch.withWindow(writing: true) { () throws(EnclaveError) in
+        try withKeys { keys throws(EnclaveError) in
+          defer { unsafe wipe(scratch.address, byteCount: entry.pointee.byteCount) }
+          return unsafe move(entry, through: scratch.address, keys)
+        }
+      }
+    }
+
+    private func move(
+      _ entry: UnsafeMutablePointer<Entry>, through scratch: UnsafeMutableRawPointer, _ keys: Keys
+    ) -> Bool {
+      // Only the rotation that holds the entry replaces its ciphertext.
+      let old = unsafe entry.pointee.current
+      guard unsafe open(entry, old, into: scratch, keys) else {
+        withCore { $0.statistics.failures += 1 }
+        return false
+      }
+      let new = unsafe Ciphertext.allocate(byteCount: entry.pointee.byteCount)
+      let isPlaced = withCore { core -> Bool in
+        guard let nonce = keys.nextNonce(core.side, limit: .max) else { return false }
+        unsafe new.initialize(to: Ciphertext(side: core.side, epoch: core.epoch, nonce: nonce))
+        return true
+      }
+      guard isPlaced else {
+        unsafe Ciphertext.deallocate(new)
+        return false
+      }
+      unsafe seal(entry, new, scratch, keys)
+      let unused = unsafe withCore { core -> UnsafeMutablePointer<Ciphertext>? in
+        if unsafe entry.pointee.isGone { return unsafe new }
+        return unsafe core.replace(entry, with: new) ? old : nil
+      }
+      if let unused = unsafe unused { unsafe Ciphertext.deallocate(unused) }
+      return true
+    }
+  }
+
+  extension Ledger.Core {
+    /// Whether anything needs the key at a place.
+    fileprivate func uses(_ side: Int) -> Bool {
+      self[list: side].count > 0 || self[users: side].sealing > 0 || self[users: side].opening > 0
+    }
+  }
+#endif

@@ -1,0 +1,122 @@
+// Vaults in forked children, under limits, on the page and beside keys of arenas.
+
+#if Vault
+  import CTestSupport
+  import Enclave
+  import EnclaveSystem
+  import EnclaveVault
+  import Glibc
+  import TestSupport
+  import Testing
+
+  @Suite struct VaultLimitTests {
+    @Test func aChildHasNoVault() async {
+      await #expect(processExitsWith: .success) {
+        let (vault, arena) = (
+          try Vault("vault", lock: .preferred), try Arena("plaintext", .init(lock: .preferred))
+        )
+        let encrypted = try vault.encrypt(secret(arena, 32, 1))
+        let child = ct_fork()
+        if child == 0 {
+          do {
+            _ = try vault.decrypt(encrypted, into: arena)
+            _exit(1)
+          } catch EnclaveError.inheritedByFork {
+          } catch { _exit(2) }
+          do {
+            try vault.rotate()
+            _exit(3)
+          } catch EnclaveError.inheritedByFork {
+          } catch { _exit(4) }
+          do {
+            // One of its own.
+            let (own, place) = (
+              try Vault("own", lock: .preferred), try Arena("own", .init(lock: .preferred))
+            )
+            guard try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2) else {
+              _exit(5)
+            }
+            guard vault.statistics.encryptions == 0 else { _exit(6) }
+          } catch { _exit(7) }
+          _exit(0)
+        }
+        var status: Int32 = 0
+        waitpid(child, &status, 0)
+        guard status == 0 else { exit(8) }
+        guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(9) }
+      }
+    }
+
+    /// Everything that decrypting needs is there from the start.
+    @Test func decryptingNeedsNoHeadroom() async {
+      await #expect(processExitsWith: .success) {
+        guard ct_drop_lock_capability() == 0 else { exit(1) }
+        let vault = try Vault("vault")
+        let arena = try Arena("plaintext")
+        let encrypted = try vault.encrypt(secret(arena, 32, 1))
+        var none = rlimit(rlim_cur: 0, rlim_max: 0)
+        guard setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &none) == 0 else { exit(2) }
+        do {
+          _ = try Arena("more").allocate(byteCount: 32)
+          exit(3)
+        } catch {}
+        for _ in 0..<100 {
+          guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(4) }
+        }
+        _ = try vault.encrypt(secret(arena, 32, 1))
+      }
+    }
+
+    /// A rotation needs room for the largest secret that the vault holds, and not for those it held once.
+    @Test func rotatingNeedsRoomForWhatIsThere() async {
+      await #expect(processExitsWith: .success) {
+        try #require(ct_drop_lock_capability() == 0)
+        let vault = try Vault("vault")
+        let arena = try Arena("plaintext", .init(lock: .off))
+        let small = try vault.encrypt(secret(arena, 5000, 1))
+        do { _ = try vault.encrypt(secret(arena, 1 << 20, 2)) }
+        #expect(vault.statistics.entries == 1)
+        var limit = rlimit(rlim_cur: 32768, rlim_max: 32768)
+        try #require(setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0)
+        try vault.rotate()
+        #expect(vault.isOldKeyWiped)
+        #expect(try isRight(vault.decrypt(small, into: arena), 1))
+        // One that has no room stops it, and nothing is lost.
+        let large = try vault.encrypt(secret(arena, 1 << 20, 2))
+        #expect(throws: EnclaveError.self) { try vault.rotate() }
+        #expect(vault.statistics.entriesOfOldEpoch == 2)
+        #expect(try isRight(vault.decrypt(large, into: arena), 2))
+        #expect(try isRight(vault.decrypt(small, into: arena), 1))
+      }
+    }
+
+    /// The thread that writes the page may be the last to hold what it writes.
+    @Test func vaultsComeAndGoWhileTheProcessPublishes() async throws {
+      let stats = try Scratch(onTmpfs: true)
+      await #expect(processExitsWith: .success) { [path = stats.path as String] in
+        setenv("ENCLAVE_STATS_DIR", path, 1)
+        var options = StatsPublisher.Options()
+        options.tickMilliseconds = 10
+        try StatsPublisher.start(options).keepUntilExit()
+        let arena = try arena()
+        try concurrently(3) { thread in
+          let secret = try secret(arena, 32, thread)
+          for _ in 0..<400 {
+            let vault = try vault()
+            let encrypted = try vault.encrypt(secret)
+            guard try isRight(vault.decrypt(encrypted, into: arena), thread) else {
+              throw Failed("contents")
+            }
+          }
+        }
+      }
+    }
+
+    @Test(.enabled(if: Capability.protectionKeys.isAvailable, "no protection keys here"))
+    func aVaultSharesNoKeyWithAnArena() throws {
+      let vault = try vault()
+      let arenas = try (0..<20).map { _ in try arena() }
+      for arena in arenas { #expect(arena.statistics.protectionKey != vault.protectionKey) }
+    }
+  }
+#endif
