@@ -174,8 +174,9 @@ SCREEN *mwn_new_terminal(FILE *output, FILE *input) {
   // line): exported once, they outlive every resize (curs_util(3X)).
   struct winsize size;
   if (ioctl(fileno(output), TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0) {
-    use_env(FALSE);
-    use_tioctl(TRUE);
+    // (use_env(3X) would do, but then curses misses resizes.)
+    unsetenv("LINES");
+    unsetenv("COLUMNS");
   }
   SCREEN *screen = newterm(NULL, output, input);
   if (is_known) tcsetattr(fileno(input), TCSANOW, &before);
