@@ -1,4 +1,4 @@
-// Threads' numbers, shards, protection keys, seals, secret memory.
+// Threads' numbers, counters, protection keys, seals, secret memory.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -19,7 +19,7 @@ enum { ADVICE_GUARD_INSTALL = 102, ADVICE_GUARD_REMOVE = 103 };
 
 // --- Threads -----------------------------------------------------------------------------------
 
-_Static_assert(sizeof(ces_shard) == 64, "a cache line");
+_Static_assert(sizeof(ces_counters) == 64, "a cache line");
 
 __thread int32_t ces_thread = -1;
 
@@ -70,11 +70,11 @@ static void abandon_windows(int32_t number) {
   if (generation == 0 || generation != ces_fork_generation()) return;
   ces_spin_lock(&gates_lock);
   for (ces_gate *gate = gates; gate; gate = gate->next) {
-    ces_shard *shard = ces_gate_shard(gate, number);
-    if (!shard) continue;
-    __atomic_store_n(&shard->abandoned_reads, ces_load_relaxed(&shard->reads) & CES_OPEN_MASK,
+    ces_counters *counters = ces_gate_counters(gate, number);
+    if (!counters) continue;
+    __atomic_store_n(&counters->abandoned_reads, ces_load_relaxed(&counters->reads) & CES_OPEN_MASK,
                      __ATOMIC_RELAXED);
-    __atomic_store_n(&shard->abandoned_writes, ces_load_relaxed(&shard->writes) & CES_OPEN_MASK,
+    __atomic_store_n(&counters->abandoned_writes, ces_load_relaxed(&counters->writes) & CES_OPEN_MASK,
                      __ATOMIC_RELAXED);
   }
   ces_spin_unlock(&gates_lock);
@@ -223,15 +223,15 @@ static labels_t *labels_of(uint64_t *words) {
   return words ? (labels_t *)((char *)words - sizeof(labels_t)) : NULL;
 }
 
-static int64_t make_labels(ces_shard *shard, uint32_t label, bool shared) {
+static int64_t make_labels(ces_counters *counters, uint32_t label, bool shared) {
   for (;;) {
-    uint64_t *words = __atomic_load_n(&shard->labels, __ATOMIC_ACQUIRE);
+    uint64_t *words = __atomic_load_n(&counters->labels, __ATOMIC_ACQUIRE);
     labels_t *before = labels_of(words);
     if (before && label < before->count) {
       // Only ever more: a handler that came in between may have left more than is known here.
-      uint64_t known = __atomic_load_n(&shard->label_count, __ATOMIC_RELAXED);
+      uint64_t known = __atomic_load_n(&counters->label_count, __ATOMIC_RELAXED);
       while (known < before->count &&
-             !__atomic_compare_exchange_n(&shard->label_count, &known, before->count, false,
+             !__atomic_compare_exchange_n(&counters->label_count, &known, before->count, false,
                                           __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
       }
       return 0;
@@ -246,7 +246,7 @@ static int64_t make_labels(ces_shard *shard, uint32_t label, bool shared) {
     made->bytes = bytes;
     made->count = bytes / sizeof(uint64_t) - sizeof(labels_t) / sizeof(uint64_t);
     // Another's that came first stays; this one's memory is lost then, which is little and rare.
-    if (!__atomic_compare_exchange_n(&shard->labels, &words, made->words, false, __ATOMIC_ACQ_REL,
+    if (!__atomic_compare_exchange_n(&counters->labels, &words, made->words, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED) &&
         shared) {
       munmap(made, bytes);
@@ -254,43 +254,43 @@ static int64_t make_labels(ces_shard *shard, uint32_t label, bool shared) {
   }
 }
 
-int64_t ces_shard_make(ces_gate *gate, uint32_t label) {
+int64_t ces_counters_make(ces_gate *gate, uint32_t label) {
   int32_t number = ces_thread_number();
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
-  if (!shard) {
-    ces_shard *made = counts_take(sizeof *made);
+  ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_ACQUIRE);
+  if (!counters) {
+    ces_counters *made = counts_take(sizeof *made);
     if (!made) return -ENOMEM;
-    shard = made;
-    ces_shard *other = NULL;
-    if (!__atomic_compare_exchange_n(&gate->shards[number], &other, made, false, __ATOMIC_ACQ_REL,
+    counters = made;
+    ces_counters *other = NULL;
+    if (!__atomic_compare_exchange_n(&gate->counters[number], &other, made, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_ACQUIRE)) {
-      shard = other;
+      counters = other;
     }
   }
-  return make_labels(shard, label, number == CES_THREADS - 1);
+  return make_labels(counters, label, number == CES_THREADS - 1);
 }
 
-uint64_t ces_shard_label(const ces_shard *shard, uint32_t label) {
+uint64_t ces_shard_label(const ces_counters *counters, uint32_t label) {
   uint64_t sum = 0;
-  for (labels_t *at = labels_of(__atomic_load_n(&shard->labels, __ATOMIC_ACQUIRE)); at;
+  for (labels_t *at = labels_of(__atomic_load_n(&counters->labels, __ATOMIC_ACQUIRE)); at;
        at = at->next) {
     if (label < at->count) sum += __atomic_load_n(&at->words[label], __ATOMIC_RELAXED);
   }
   return sum;
 }
 
-void ces_shards_free(ces_gate *gate) {
+void ces_counters_free(ces_gate *gate) {
   unlist(gate);
   for (int i = 0; i < CES_THREADS; i++) {
-    ces_shard *shard = gate->shards[i];
-    if (!shard) continue;
-    for (labels_t *at = labels_of(shard->labels); at;) {
+    ces_counters *counters = gate->counters[i];
+    if (!counters) continue;
+    for (labels_t *at = labels_of(counters->labels); at;) {
       labels_t *next = at->next;
       counts_give(at, at->bytes);
       at = next;
     }
-    counts_give(shard, sizeof *shard);
-    gate->shards[i] = NULL;
+    counts_give(counters, sizeof *counters);
+    gate->counters[i] = NULL;
   }
 }
 
@@ -372,7 +372,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   if (!make) {
     // A sanitizer's comes after this one where this one is the program's own; where this one lies
     // in a shared library, the sanitizer's came first.
-    make = __interceptor_pthread_create && ces_births_are_closed()
+    make = __interceptor_pthread_create && ces_threads_start_closed()
                ? __interceptor_pthread_create
                : (pthread_create_function *)dlsym(RTLD_NEXT, "pthread_create");
     if (!make) return EAGAIN;
@@ -392,7 +392,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   return result;
 }
 
-int ces_births_are_closed(void) {
+int ces_threads_start_closed(void) {
   Dl_info used, own;
   void *create = dlsym(RTLD_DEFAULT, "pthread_create");
   return create && dladdr(create, &used) && dladdr((void *)born_closed, &own) &&

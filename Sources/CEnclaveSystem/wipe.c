@@ -165,9 +165,9 @@ static bool has_writers(const ces_gate *gate) {
   for (int i = 0; i < CES_THREADS; i++) {
     // This thread cannot go on before the handler does. (The shared number may be another's too.)
     if (i == ces_thread && i != CES_THREADS - 1) continue;
-    ces_shard *shard = ces_gate_shard(gate, i);
-    if (shard && ((ces_load_relaxed(&shard->writes) & CES_OPEN_MASK) != 0 ||
-                  ces_load_relaxed32(&shard->wiping) != 0)) {
+    ces_counters *counters = ces_gate_counters(gate, i);
+    if (counters && ((ces_load_relaxed(&counters->writes) & CES_OPEN_MASK) != 0 ||
+                  ces_load_relaxed32(&counters->wiping) != 0)) {
       return true;
     }
   }

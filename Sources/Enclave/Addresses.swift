@@ -7,112 +7,116 @@ import EnclaveSystem
 extension ArenaReference {
   package func allocate(
     byteCount: Int, alignment: Int, label: Label
-  ) throws(EnclaveError) -> Place {
-    let place = try allocate(
-      Lane.Request(byteCount: byteCount, alignment: alignment), key: LabelKey(label))
-    countWindows(of: place)
-    return place
+  ) throws(EnclaveError) -> SecretHandle {
+    let handle = try allocate(
+      Shard.Request(byteCount: byteCount, alignment: alignment), key: LabelKey(label))
+    countWindows(of: handle)
+    return handle
   }
 
   // MARK: - Resizing
 
   /// Changes a secret's size, where it lies if that is possible; its handles are stale then.
-  package func resize(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place {
+  package func resize(_ handle: SecretHandle, to byteCount: Int) throws(EnclaveError)
+    -> SecretHandle
+  {
     // Before any lock: another thread of the parent may have held it when the child was made.
     guard gate.isOwn else { throw .inheritedByFork }
-    let request = try Lane.Request(byteCount: byteCount, alignment: 16)
-    if let error = openWindows(of: place) { throw error }
-    if fits(place, request), let resized = try resizeInPlace(place, to: byteCount) {
+    let request = try Shard.Request(byteCount: byteCount, alignment: 16)
+    if let error = openWindows(of: handle) { throw error }
+    if fits(handle, request), let resized = try resizeInPlace(handle, to: byteCount) {
       return resized
     }
-    let key = withCore { core in core.labels.entries[Int(place.label)].key }
-    let copy: Place
+    let key = withCore { core in core.labels.entries[Int(handle.label)].key }
+    let copy: SecretHandle
     do {
       copy = try allocate(request, key: key)
       countWindows(of: copy)
     } catch {
       // Less needs no other place, though a smaller one would do.
-      if byteCount <= Int(place.byteCount), unsafe !place.run.pointee.isIsolated,
-        let resized = try? resizeInPlace(place, to: byteCount)
+      if byteCount <= Int(handle.byteCount), unsafe !handle.slab.pointee.isIsolated,
+        let resized = try? resizeInPlace(handle, to: byteCount)
       {
         return resized
       }
       throw error
     }
     do throws(EnclaveError) {
-      try place.copy(into: copy)
+      try handle.copy(into: copy)
     } catch {
       _ = try? free(copy)
       throw error
     }
-    try free(place, isUnique: false)
+    try free(handle, isUnique: false)
     return copy
   }
 
   /// Whether the slot is of the class that the new size would get.
-  private func fits(_ place: Place, _ request: Lane.Request) -> Bool {
-    let run = unsafe place.run
-    guard unsafe !run.pointee.isIsolated, request.isSlab(options.layout) else { return false }
-    let start = unsafe run.pointee.base + Int(place.slot) * run.pointee.slotBytes
-    let slack = unsafe place.address - start
+  private func fits(_ handle: SecretHandle, _ request: Shard.Request) -> Bool {
+    let slab = unsafe handle.slab
+    guard unsafe !slab.pointee.isIsolated, request.isSlab(options.layout) else { return false }
+    let start = unsafe slab.pointee.base + Int(handle.slot) * slab.pointee.slotBytes
+    let slack = unsafe handle.address - start
     return unsafe slack + request.byteCount <= SizeClass.largest
-      && SizeClass.index(for: slack + request.byteCount) == Int(run.pointee.sizeClass)
+      && SizeClass.index(for: slack + request.byteCount) == Int(slab.pointee.sizeClass)
   }
 
   /// Nil when somebody else is freeing the secret.
-  private func resizeInPlace(_ place: Place, to byteCount: Int) throws(EnclaveError) -> Place? {
+  private func resizeInPlace(_ handle: SecretHandle, to byteCount: Int) throws(EnclaveError)
+    -> SecretHandle?
+  {
     while true {
       let entry = gate.enterWipe()
       if entry == 0 { break }
       try waitToWipe(for: entry)
     }
     var isClean = true
-    let resized: Place?
+    let resized: SecretHandle?
     do throws(EnclaveError) {
-      resized = try resizeInPlace(place, to: byteCount, &isClean)
+      resized = try resizeInPlace(handle, to: byteCount, &isClean)
     } catch {
       gate.leaveWipe()
       throw error
     }
     gate.leaveWipe()
     // Outside of that: the handler may check, destroy or wipe the arena, which wait for it.
-    if !isClean { violated(.overflow, place, offset: Int(place.byteCount)) }
+    if !isClean { violated(.overflow, handle, offset: Int(handle.byteCount)) }
     return resized
   }
 
   /// `isClean`: nothing was written behind the secret.
   private func resizeInPlace(
-    _ place: Place, to byteCount: Int, _ isClean: inout Bool
-  ) throws(EnclaveError) -> Place? {
+    _ handle: SecretHandle, to byteCount: Int, _ isClean: inout Bool
+  ) throws(EnclaveError) -> SecretHandle? {
     if gate.isFrozen { throw .frozen }
-    let run = unsafe place.run
-    let slot = unsafe Run.slots(of: run) + Int(place.slot)
-    guard unsafe Slot.claim(slot, place.generation) else { return nil }
-    let laneIndex = unsafe Int(run.pointee.lane)
-    let oldCount = Int(place.byteCount)
+    let slab = unsafe handle.slab
+    let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
+    guard unsafe Slot.claim(slot, handle.generation) else { return nil }
+    let shardIndex = unsafe Int(slab.pointee.shard)
+    let oldCount = Int(handle.byteCount)
     do throws(EnclaveError) {
       if hasPageGate {
-        try withLane(laneIndex) { lane throws(EnclaveError) in
-          unsafe try openPages(run, writing: true, lane: &lane)
+        try withShard(shardIndex) { shard throws(EnclaveError) in
+          unsafe try openPages(slab, writing: true, shard: &shard)
         }
       }
     } catch {
-      unsafe slot.pointee.generation = place.generation
+      unsafe slot.pointee.generation = handle.generation
       throw error
     }
     let found = gate.openKey(writing: true)
     if byteCount < oldCount {
-      unsafe wipe(place.address + byteCount, byteCount: oldCount - byteCount)
+      unsafe wipe(handle.address + byteCount, byteCount: oldCount - byteCount)
     } else if byteCount > oldCount {
-      isClean = unsafe isZero(place.address + oldCount, byteCount: byteCount - oldCount)
+      isClean = unsafe isZero(handle.address + oldCount, byteCount: byteCount - oldCount)
     }
     gate.closeKey(found)
-    let resized = unsafe Place(
-      run: run, address: place.address, generation: Slot.next(Slot.next(place.generation)),
-      byteCount: UInt32(byteCount), slot: place.slot, label: place.label)
-    withLane(laneIndex) { lane in
-      if hasPageGate { unsafe closePages(run, writing: true, lane: &lane) }
-      lane.resized(resized, from: oldCount)
+    let resized = unsafe SecretHandle(
+      slab: slab, address: handle.address, generation: Slot.next(Slot.next(handle.generation)),
+      byteCount: UInt32(byteCount), slot: handle.slot, label: handle.label)
+    withShard(shardIndex) { shard in
+      if hasPageGate { unsafe closePages(slab, writing: true, shard: &shard) }
+      shard.resized(resized, from: oldCount)
     }
     return resized
   }
@@ -150,20 +154,20 @@ package struct HeldWindow: BitwiseCopyable {
   package static func open(
     _ address: UnsafeMutableRawPointer, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
   ) throws(EnclaveError) -> Bool {
-    guard let place = unsafe Place.live(startingAt: address) else {
-      if unsafe Place.isDestroyed(address) { throw .destroyed }
+    guard let handle = unsafe SecretHandle.live(startingAt: address) else {
+      if unsafe SecretHandle.isDestroyed(address) { throw .destroyed }
       return false
     }
-    unsafe try open(place, writing: writing, window)
+    unsafe try open(handle, writing: writing, window)
     return true
   }
 
   @inline(__always)
   package static func open(
-    _ place: Place, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
+    _ handle: SecretHandle, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
   ) throws(EnclaveError) {
-    let found = try place.openWindow(writing: writing)
-    unsafe UnsafeMutableRawPointer(window).storeBytes(of: place, as: Place.self)
+    let found = try handle.openWindow(writing: writing)
+    unsafe UnsafeMutableRawPointer(window).storeBytes(of: handle, as: SecretHandle.self)
     unsafe window.pointee.found = found
     unsafe window.pointee.thread = threadSerial()
     unsafe window.pointee.flags = open | (writing ? Self.writing : 0)
@@ -179,9 +183,9 @@ package struct HeldWindow: BitwiseCopyable {
     let found = unsafe window.pointee.found
     if flags & wholeArena != 0 { return unsafe closeArena(window, flags & writing != 0) }
     // While a window is open its arena's metadata stays.
-    let place = unsafe UnsafeRawPointer(window).load(as: Place.self)
-    let isOwn = place.arena.gate.isOwn
-    if place.closeWindow(writing: flags & writing != 0, found) { return nil }
+    let handle = unsafe UnsafeRawPointer(window).load(as: SecretHandle.self)
+    let isOwn = handle.arena.gate.isOwn
+    if handle.closeWindow(writing: flags & writing != 0, found) { return nil }
     return isOwn ? .destroyed : .inheritedByFork
   }
 
@@ -224,17 +228,19 @@ package struct HeldWindow: BitwiseCopyable {
   }
 }
 
-extension Place {
+extension SecretHandle {
   package init?(words: (UInt64, UInt64, UInt64, UInt64)) {
     guard words.1 != 0 else { return nil }
-    self = unsafe withUnsafeBytes(of: words) { unsafe $0.load(as: Place.self) }
-    // What C holds may be older than the arena, and is looked at only when its run is still there.
-    guard isKnown, unsafe slot < run.pointee.slotCount else { return nil }
+    self = unsafe withUnsafeBytes(of: words) { unsafe $0.load(as: SecretHandle.self) }
+    // What C holds may be older than the arena, and is looked at only when its slab is still there.
+    guard isKnown, unsafe slot < slab.pointee.slotCount else { return nil }
   }
 
   package var words: (UInt64, UInt64, UInt64, UInt64) {
     var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
-    unsafe withUnsafeMutableBytes(of: &words) { unsafe $0.storeBytes(of: self, as: Place.self) }
+    unsafe withUnsafeMutableBytes(of: &words) {
+      unsafe $0.storeBytes(of: self, as: SecretHandle.self)
+    }
     return words
   }
 
@@ -243,18 +249,18 @@ extension Place {
 
   /// The same by its address. False when it is no live secret's.
   package static func free(at address: UnsafeMutableRawPointer) throws(EnclaveError) -> Bool {
-    guard let place = unsafe live(startingAt: address) else { return false }
-    try place.free()
+    guard let handle = unsafe live(startingAt: address) else { return false }
+    try handle.free()
     return true
   }
 
-  package func resize(to byteCount: Int) throws(EnclaveError) -> Place {
+  package func resize(to byteCount: Int) throws(EnclaveError) -> SecretHandle {
     try arena.resize(self, to: byteCount)
   }
 
   /// Whether the handle's secret is still there.
   package var isLive: Bool {
-    unsafe Run.slots(of: run)[Int(slot)].generation == generation && arena.gate.accessCode != 2
+    unsafe Slab.slots(of: slab)[Int(slot)].generation == generation && arena.gate.accessCode != 2
   }
 
   /// The arena of an address; nil when there is none.

@@ -154,8 +154,8 @@ public final class Arena: Sendable {
 
   /// Allocates a secret of zeros under a label that another secret has.
   package func allocate(byteCount: Int, key: LabelKey) throws(EnclaveError) -> Secret {
-    let request = try Lane.Request(byteCount: byteCount, alignment: 16)
-    return Secret(place: try reference.allocate(request, key: key))
+    let request = try Shard.Request(byteCount: byteCount, alignment: 16)
+    return Secret(handle: try reference.allocate(request, key: key))
   }
 
   /// Allocates a secret of zeros; does not wait.
@@ -163,9 +163,9 @@ public final class Arena: Sendable {
     byteCount: Int, alignment: Int = 16, label: Label? = nil, file: StaticString = #fileID,
     line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
-    let request = try Lane.Request(byteCount: byteCount, alignment: alignment)
+    let request = try Shard.Request(byteCount: byteCount, alignment: alignment)
     return Secret(
-      place: try reference.allocate(request, key: LabelKey(label, file: file, line: line)))
+      handle: try reference.allocate(request, key: LabelKey(label, file: file, line: line)))
   }
 
   /// Makes the arena write-once: from now on its contents can only be read, until it is destroyed.
@@ -206,8 +206,8 @@ public final class Arena: Sendable {
 
   /// Whether a range of addresses lies within one live secret of this arena. O(1), no lock.
   public func contains(_ range: UnsafeRawBufferPointer) -> Bool {
-    guard reference.gate.isOwn, let place = unsafe Place.live(at: range),
-      unsafe place.arena.header == reference.header
+    guard reference.gate.isOwn, let handle = unsafe SecretHandle.live(at: range),
+      unsafe handle.arena.header == reference.header
     else { return false }
     return true
   }

@@ -14,7 +14,7 @@ struct MapProgress: BitwiseCopyable {
   /// A tick looks at no more pages of an arena than this (8 MiB): some 0.2 ms. What is left waits
   /// for the next.
   static let pagesATick = 2048
-  /// All lanes are locked for so many pages at a time.
+  /// All shards are locked for so many pages at a time.
   static let pagesAtOnce = 64
 }
 
@@ -35,26 +35,26 @@ extension ArenaReference {
     }
   }
 
-  /// The next few chunks; returns how many pages were looked at. Lanes are locked for what they cover; windows
+  /// The next few chunks; returns how many pages were looked at. Shards are locked for what they cover; windows
   /// are looked for once they are free again.
   private func refreshSomeMaps() -> Int {
-    for index in 0..<laneCount { unsafe lock(laneWord(index)) }
+    for index in 0..<shardCount { unsafe lock(shardWord(index)) }
     return withCore { core in
       let (drafts, pages) = core.draftMaps()
-      for index in 0..<laneCount { unsafe unlock(laneWord(index)) }
+      for index in 0..<shardCount { unsafe unlock(shardWord(index)) }
       core.publishMaps(drafts)
       return pages
     }
   }
 }
 
-/// What is known of the pages of a run.
+/// What is known of the pages of a slab.
 @safe
 private struct Draft {
   let chunk: Int
   let firstPage: Int
-  let run: UnsafeMutablePointer<Run>
-  var contents: PageContents
+  let slab: UnsafeMutablePointer<Slab>
+  var contents: StatsPageContents
 }
 
 extension ArenaCore {
@@ -69,17 +69,17 @@ extension ArenaCore {
       page!.mapping.left -= 1
       pages += 1
       let chunk = chunks[index]
-      guard chunk.isMapped, chunk.record != Listing.none else { continue }
+      guard chunk.isMapped, chunk.record != PublishedSecret.none else { continue }
       let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
       var at = 0
-      while at < min(end, PageContents.capacity * Page.size) {
+      while at < min(end, StatsPageContents.capacity * Page.size) {
         var step = Page.size
         if let owner = unsafe pageOwner(of: chunk.mapping.data + at) {
-          let run = unsafe owner.assumingMemoryBound(to: Run.self)
+          let slab = unsafe owner.assumingMemoryBound(to: Slab.self)
           unsafe drafts.append(
             Draft(
-              chunk: index, firstPage: at / Page.size, run: run, contents: contents(of: run)))
-          step = unsafe max(step, run.pointee.byteCount)
+              chunk: index, firstPage: at / Page.size, slab: slab, contents: contents(of: slab)))
+          step = unsafe max(step, slab.pointee.byteCount)
         }
         at += step
         pages += step / Page.size
@@ -90,31 +90,31 @@ extension ArenaCore {
     return (drafts, pages)
   }
 
-  private func contents(of run: UnsafeMutablePointer<Run>) -> PageContents {
-    var contents = PageContents()
-    contents.live = unsafe isDestroyed ? 0 : Int(run.pointee.live)
-    let sizeClass = unsafe run.pointee.sizeClass
-    contents.kind = sizeClass == Run.isolatedClass ? PageContents.whole : Int(sizeClass) + 1
-    contents.isStuck = unsafe run.pointee.stuck != .closed
-    contents.isOpen = unsafe run.pointee.readers + run.pointee.writers > 0
+  private func contents(of slab: UnsafeMutablePointer<Slab>) -> StatsPageContents {
+    var contents = StatsPageContents()
+    contents.live = unsafe isDestroyed ? 0 : Int(slab.pointee.live)
+    let sizeClass = unsafe slab.pointee.sizeClass
+    contents.kind = sizeClass == Slab.isolatedClass ? StatsPageContents.whole : Int(sizeClass) + 1
+    contents.isStuck = unsafe slab.pointee.stuck != .closed
+    contents.isOpen = unsafe slab.pointee.readers + slab.pointee.writers > 0
     return contents
   }
 
-  /// Looks for windows where runs do not count them, and writes the maps. The caller holds the core's lock, so
-  /// that runs stay.
+  /// Looks for windows where slabs do not count them, and writes the maps. The caller holds the core's lock, so
+  /// that slabs stay.
   fileprivate mutating func publishMaps(_ drafts: [Draft]) {
-    // Under a page gate the runs know who is in; else the slots do, and only while somebody is.
+    // Under a page gate the slabs know who is in; else the slots do, and only while somebody is.
     let looksAtSlots = mechanism != .pages && arena.gate.windows.open > 0
     var map = Map(repeating: 0)
     for (index, draft) in drafts.enumerated() {
       var contents = draft.contents
-      if looksAtSlots, contents.live > 0, unsafe Self.hasWindow(draft.run) {
+      if looksAtSlots, contents.live > 0, unsafe Self.hasWindow(draft.slab) {
         contents.isOpen = true
       }
-      let pages = unsafe max(1, draft.run.pointee.byteCount / Page.size)
-      let isWhole = contents.kind == PageContents.whole
+      let pages = unsafe max(1, draft.slab.pointee.byteCount / Page.size)
+      let isWhole = contents.kind == StatsPageContents.whole
       for page in draft.firstPage..<draft.firstPage + (isWhole ? 1 : pages)
-      where page < PageContents.capacity {
+      where page < StatsPageContents.capacity {
         map[page / 4] |= contents.bits << UInt64(page % 4 * 16)
         contents.isContinuation = true
       }
@@ -127,15 +127,15 @@ extension ArenaCore {
 
   private typealias Map = InlineArray<16, UInt64>
 
-  private static func hasWindow(_ run: UnsafeMutablePointer<Run>) -> Bool {
-    guard let listings = unsafe Run.listings(of: run) else { return false }
-    for slot in unsafe 0..<Int(run.pointee.slotCount)
+  private static func hasWindow(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
+    guard let listings = unsafe Slab.listings(of: slab) else { return false }
+    for slot in unsafe 0..<Int(slab.pointee.slotCount)
     where unsafe loadRelaxed(&listings[slot].count) & 0xff_ffff > 0 { return true }
     return false
   }
 
   private func write(map: Map, of index: Int) {
-    let chunk = unsafe chunks.place(index)
+    let chunk = unsafe chunks.pointer(at: index)
     guard let page else { return }
     var sum: UInt64 = 1
     for word in map.indices {

@@ -1,17 +1,17 @@
 // What an arena writes into the stats page. Nothing here is reached unless the process publishes.
 //
-// Secrets are listed and taken off the list as they come and go, under their lane's lock; chunks,
+// Secrets are listed and taken off the list as they come and go, under their shard's lock; chunks,
 // events and new labels when they happen. Counts, windows and states are kept in ordinary memory
 // anyway, and written by the publisher's thread at each tick: so that an operation pays nothing for
-// them, and lanes stay apart.
+// them, and shards stay apart.
 
 import EnclaveStats
 import EnclaveSystem
 
 /// An arena's places on the page.
 @safe
-struct ArenaPage {
-  let pageWriter: Unmanaged<PageWriter>
+struct ArenaPublication {
+  let pageWriter: Unmanaged<StatsPageWriter>
   let arenas: TableWriter<ArenaWord>
   let labels: TableWriter<LabelWord>
   let chunks: TableWriter<ChunkWord>
@@ -34,9 +34,9 @@ struct ArenaPage {
   var mapping = MapProgress()
 
   /// Writers live as long as the process.
-  var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
+  var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
 
-  init(_ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
+  init(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
     unsafe pageWriter = unsafe .passUnretained(writer)
     arenas = writer.table(ArenaWord.self)
     labels = writer.table(LabelWord.self)
@@ -48,7 +48,7 @@ struct ArenaPage {
   }
 }
 
-/// The sum over an arena's lanes, gates and core.
+/// The sum over an arena's shards, gates and core.
 struct Totals {
   var secrets = 0
   var bytesInUse = 0
@@ -64,24 +64,24 @@ struct Totals {
   var changes: UInt64 = 0
   var unlistedSecrets: UInt64 = 0
 
-  mutating func add(_ lane: Lane) {
-    secrets += lane.totals.secrets
-    bytesInUse += lane.totals.bytesInUse
-    allocations &+= lane.totals.allocations
-    frees &+= lane.totals.frees
-    failedAllocations &+= lane.totals.failedAllocations
-    failedOpens &+= lane.totals.failedOpens
-    corruptions &+= lane.totals.corruptions
-    stuckPages += lane.totals.stuckPages
-    retiredSlots += lane.totals.retiredSlots
-    peakSecrets = max(peakSecrets, lane.totals.peakSecrets)
-    peakBytesInUse = max(peakBytesInUse, lane.totals.peakBytesInUse)
-    changes &+= lane.changes &+ lane.totals.allocations &+ lane.totals.frees
-    unlistedSecrets += lane.page?.unlistedSecrets ?? 0
+  mutating func add(_ shard: Shard) {
+    secrets += shard.totals.secrets
+    bytesInUse += shard.totals.bytesInUse
+    allocations &+= shard.totals.allocations
+    frees &+= shard.totals.frees
+    failedAllocations &+= shard.totals.failedAllocations
+    failedOpens &+= shard.totals.failedOpens
+    corruptions &+= shard.totals.corruptions
+    stuckPages += shard.totals.stuckPages
+    retiredSlots += shard.totals.retiredSlots
+    peakSecrets = max(peakSecrets, shard.totals.peakSecrets)
+    peakBytesInUse = max(peakBytesInUse, shard.totals.peakBytesInUse)
+    changes &+= shard.changes &+ shard.totals.allocations &+ shard.totals.frees
+    unlistedSecrets += shard.page?.unlistedSecrets ?? 0
   }
 
-  /// What no lane could count.
-  mutating func add(_ gate: Gate) {
+  /// What no shard could count.
+  mutating func add(_ gate: GateState) {
     let missed = gate.missedOpens
     failedOpens &+= missed
     changes &+= missed
@@ -92,26 +92,26 @@ extension ArenaReference {
   // MARK: - Start and stop
 
   /// Writes everything about this arena into a page, and keeps it there from now on.
-  func attach(_ writer: PageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
-    withEverything { lanes, core in
-      core.page = ArenaPage(
+  func attach(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
+    withEverything { shards, core in
+      core.page = ArenaPublication(
         writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
       core.publishArena()
       for index in 0..<core.labels.entries.count { core.publishNewLabel(UInt16(index)) }
       for index in 0..<core.chunks.count where core.chunks[index].isMapped {
         core.publishChunk(index, event: nil)
       }
-      for index in 0..<laneCount {
-        lanes[index].page = LanePage(writer, lane: index)
+      for index in 0..<shardCount {
+        shards[index].page = ShardPublication(writer, shard: index)
       }
-      for index in 0..<core.runs.count {
-        let run = unsafe core.runs[index].run
-        if unsafe run.pointee.listings == nil {
-          unsafe Run.setListings(ArenaCore.makeListings(Int(run.pointee.slotCount)), of: run)
+      for index in 0..<core.slabs.count {
+        let slab = unsafe core.slabs[index].slab
+        if unsafe slab.pointee.listings == nil {
+          unsafe Slab.setListings(ArenaCore.makeListings(Int(slab.pointee.slotCount)), of: slab)
         }
-        for slot in unsafe 0..<run.pointee.slotCount
-        where unsafe run.pointee.slots[Int(slot)].isLive {
-          unsafe lanes[Int(run.pointee.lane)].list(run, slot)
+        for slot in unsafe 0..<slab.pointee.slotCount
+        where unsafe slab.pointee.slots[Int(slot)].isLive {
+          unsafe shards[Int(slab.pointee.shard)].list(slab, slot)
         }
       }
     }
@@ -120,17 +120,17 @@ extension ArenaReference {
 
   /// Takes this arena's records off the page.
   func detach() {
-    withEverything { lanes, core in
+    withEverything { shards, core in
       guard core.page != nil else { return }
-      for index in 0..<laneCount {
-        guard var page = lanes[index].page else { continue }
-        lanes[index].page = nil
+      for index in 0..<shardCount {
+        guard var page = shards[index].page else { continue }
+        shards[index].page = nil
         for entry in 0..<page.listed.count {
-          let (run, slot) = unsafe (page.listed[entry].run, Int(page.listed[entry].slot))
-          let record = unsafe run.pointee.listings![slot].record
+          let (slab, slot) = unsafe (page.listed[entry].slab, Int(page.listed[entry].slot))
+          let record = unsafe slab.pointee.listings![slot].record
           page.secrets[Int(record)].unlist()
           page.writer.giveBackSecret(record)
-          unsafe run.pointee.listings![slot].record = Listing.none
+          unsafe slab.pointee.listings![slot].record = PublishedSecret.none
         }
         page.giveBack(leaving: 0)
         page.spare.deallocate()
@@ -150,10 +150,10 @@ extension ArenaReference {
     var totals = Totals()
     totals.add(gate)
     let opens = withCore { _ in gate.windows.opens }
-    for index in 0..<laneCount {
-      withLane(index) { lane in
-        lane.refreshListed(opens: opens)
-        totals.add(lane)
+    for index in 0..<shardCount {
+      withShard(index) { shard in
+        shard.refreshListed(opens: opens)
+        totals.add(shard)
       }
     }
     withCore { core in
@@ -161,19 +161,19 @@ extension ArenaReference {
       core.publishTotals(totals, gate.windows)
     }
     refreshMaps()
-    // Labels: the lanes' counts, one lane at a time, then the sums.
+    // Labels: the shards' counts, one shard at a time, then the sums.
     guard withCore({ $0.page?.hasChanged ?? false }) else { return }
     let count = withCore { $0.labels.entries.count }
     var sums = [LabelCounts](repeating: LabelCounts(), count: count)
     var classes = [UInt64](repeating: 0, count: SizeClass.all.count)
-    for index in 0..<laneCount {
-      withLane(index) { lane in
-        for label in 0..<min(count, lane.labels.counts.count) {
-          sums[label] = sums[label] + lane.labels.counts[label]
+    for index in 0..<shardCount {
+      withShard(index) { shard in
+        for label in 0..<min(count, shard.labels.counts.count) {
+          sums[label] = sums[label] + shard.labels.counts[label]
         }
         for sizeClass in 0..<classes.count {
           classes[sizeClass] &+=
-            lane.sizeClass(sizeClass)
+            shard.sizeClass(sizeClass)
         }
       }
     }
@@ -197,7 +197,7 @@ extension ArenaReference {
   var totals: Totals {
     var totals = Totals()
     totals.add(gate)
-    for index in 0..<laneCount { withLane(index) { totals.add($0) } }
+    for index in 0..<shardCount { withShard(index) { totals.add($0) } }
     return totals
   }
 }
@@ -207,21 +207,21 @@ extension ArenaCore {
     guard let page else { return }
     self.page = nil
     for index in 0..<labels.entries.count {
-      let entry = unsafe labels.entries.place(index)
-      if unsafe entry.pointee.record != Listing.none {
+      let entry = unsafe labels.entries.pointer(at: index)
+      if unsafe entry.pointee.record != PublishedSecret.none {
         unsafe page.labels[Int(entry.pointee.record)].clear(words: LabelWord.allCases.count)
         unsafe page.writer.giveBack(.labels, entry.pointee.record)
-        unsafe entry.pointee.record = Listing.none
+        unsafe entry.pointee.record = PublishedSecret.none
       } else {
         page.writer.forgetUnlisted(.labels)
       }
     }
-    for index in 0..<chunks.count where chunks[index].record != Listing.none {
+    for index in 0..<chunks.count where chunks[index].record != PublishedSecret.none {
       unlistChunk(index, page)
     }
     for _ in 0..<page.unlistedChunks { page.writer.forgetUnlisted(.chunks) }
     if let record = page.record {
-      page.arenas[Int(record)].clear(words: PageTable.arenas.recordBytes / 8)
+      page.arenas[Int(record)].clear(words: StatsPageTable.arenas.recordBytes / 8)
       page.writer.giveBack(.arenas, record)
     } else {
       page.writer.forgetUnlisted(.arenas)
@@ -241,9 +241,9 @@ extension ArenaCore {
     record.set(.backing, (options.backing == .secret ? BackingCode.secret : .anonymous).rawValue)
     record.set(.lockPolicy, options.lock.code.rawValue)
     record.set(.dumpProtection, DumpCode.excluded.rawValue)
-    record.set(.capacityBytes, options.capacity.map(UInt64.init) ?? PageFormat.unlimited)
+    record.set(.capacityBytes, options.capacity.map(UInt64.init) ?? StatsPageFormat.unlimited)
     unsafe record.set(.createdAtMs, arena.header.pointee.createdAtMs)
-    record.set(.encryptedCount, PageFormat.unknown)
+    record.set(.encryptedCount, StatsPageFormat.unknown)
     let text = unsafe arena.name.bytes
     record.set(.nameLength, UInt64(text.count))
     unsafe record.setText(ArenaWord.name.rawValue, text)
@@ -256,13 +256,13 @@ extension ArenaCore {
     return bytesLocked == 0 ? .unlocked : .partial
   }
 
-  private func protectionState(_ totals: Totals, _ windows: Gate.Windows) -> ProtectionCode {
+  private func protectionState(_ totals: Totals, _ windows: GateState.Windows) -> ProtectionCode {
     if mechanism == .none { return arena.gate.isFrozen ? .read : .readWrite }
     if windows.writes > 0 || totals.stuckPages > 0 { return .readWrite }
     return windows.reads > 0 ? .read : .closed
   }
 
-  mutating func publishTotals(_ totals: Totals, _ windows: Gate.Windows) {
+  mutating func publishTotals(_ totals: Totals, _ windows: GateState.Windows) {
     page!.peakSecrets = max(page!.peakSecrets, totals.secrets, totals.peakSecrets)
     page!.peakBytesInUse = max(page!.peakBytesInUse, totals.bytesInUse, totals.peakBytesInUse)
     noteHeld(windows)
@@ -275,7 +275,7 @@ extension ArenaCore {
     }
     let record = page.arenas[Int(index)]
     record.begin()
-    record.set(.keyNumber, arena.gate.key.map(UInt64.init) ?? PageFormat.unknown)
+    record.set(.keyNumber, arena.gate.key.map(UInt64.init) ?? StatsPageFormat.unknown)
     record.set(
       .sealState, (isSealed ? SealCode.sealed : arena.gate.isFrozen ? .frozen : .open).rawValue)
     record.set(.secretCount, UInt64(totals.secrets))
@@ -298,7 +298,7 @@ extension ArenaCore {
     record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
     record.set(.lockState, lockState.rawValue)
     let failure = bytesLocked < bytesMapped ? lockFailure : nil
-    let unknown = PageFormat.unknown
+    let unknown = StatsPageFormat.unknown
     record.set(.lockErrno, failure.map { UInt64($0.errno) } ?? unknown)
     record.set(
       .lockFailedCall, failure == nil ? unknown : UInt64(SystemCall.lockChunk.rawValue))
@@ -323,7 +323,7 @@ extension ArenaCore {
 
   /// A window that is seen open at two ticks with none opened between is the same one: so the ticker
   /// tells how long windows are held, and no window asks a clock.
-  private mutating func noteHeld(_ windows: Gate.Windows) {
+  private mutating func noteHeld(_ windows: GateState.Windows) {
     let now = page!.writer.now
     if windows.open == 0 || page!.openSince == nil || windows.opens != page!.opensWhenOpen {
       page!.openSince = windows.open == 0 ? nil : now
@@ -361,14 +361,14 @@ extension ArenaCore {
 
   func publishNewLabel(_ label: UInt16) {
     guard let page, let index = page.writer.take(.labels) else { return }
-    let entry = unsafe labels.entries.place(Int(label))
+    let entry = unsafe labels.entries.pointer(at: Int(label))
     unsafe entry.pointee.record = index
     let record = page.labels[Int(index)]
     record.begin()
     record.set(.arenaID, arena.id)
     record.set(.index, UInt64(label))
     let key = unsafe entry.pointee.key
-    record.set(.line, key.line == 0 ? PageFormat.unknown : UInt64(key.line))
+    record.set(.line, key.line == 0 ? StatsPageFormat.unknown : UInt64(key.line))
     record.set(.origin, (key.line == 0 ? OriginCode.label : .callSite).rawValue)
     unsafe record.set(.createdAtMs, entry.pointee.createdAtMs)
     let text = unsafe entry.pointee.text
@@ -388,14 +388,14 @@ extension ArenaCore {
     record.set(.openNow, entry.openNow)
     record.set(.lastOpenedAtMs, entry.lastOpenedAtMs)
     let isEmpty = counts.minimumSize == .max
-    record.set(.minimumSize, isEmpty ? PageFormat.unknown : counts.minimumSize)
-    record.set(.maximumSize, isEmpty ? PageFormat.unknown : counts.maximumSize)
+    record.set(.minimumSize, isEmpty ? StatsPageFormat.unknown : counts.minimumSize)
+    record.set(.maximumSize, isEmpty ? StatsPageFormat.unknown : counts.maximumSize)
   }
 
   func publishLabels(_ sums: [LabelCounts]) {
     guard let page else { return }
     for label in 0..<sums.count {
-      let entry = unsafe labels.entries.place(label)
+      let entry = unsafe labels.entries.pointer(at: label)
       let (opens, openNow) = arena.gate.label(UInt16(label))
       guard
         unsafe sums[label] != entry.pointee.counts || opens != entry.pointee.opens
@@ -407,7 +407,7 @@ extension ArenaCore {
       }
       unsafe entry.pointee.opens = opens
       unsafe entry.pointee.openNow = openNow
-      guard unsafe entry.pointee.record != Listing.none else { continue }
+      guard unsafe entry.pointee.record != PublishedSecret.none else { continue }
       let record = unsafe page.labels[Int(entry.pointee.record)]
       record.begin()
       unsafe writeCounts(record, entry.pointee)
@@ -420,13 +420,13 @@ extension ArenaCore {
   mutating func publishChunk(_ index: Int, event: EventCode?) {
     guard page != nil else { return }
     defer { publishLocked() }
-    let chunk = unsafe chunks.place(index)
+    let chunk = unsafe chunks.pointer(at: index)
     if let event {
       unsafe page!.writer.event(
         event, arena: arena.id, bytes: UInt64(chunk.pointee.mapping.byteCount))
     }
     if unsafe !chunk.pointee.isMapped {
-      if unsafe chunk.pointee.record != Listing.none {
+      if unsafe chunk.pointee.record != PublishedSecret.none {
         unlistChunk(index, page!)
       } else {
         page!.unlistedChunks -= 1
@@ -448,40 +448,40 @@ extension ArenaCore {
     republishChunk(index)
   }
 
-  private func unlistChunk(_ index: Int, _ page: ArenaPage) {
-    let chunk = unsafe chunks.place(index)
+  private func unlistChunk(_ index: Int, _ page: ArenaPublication) {
+    let chunk = unsafe chunks.pointer(at: index)
     let record = unsafe chunk.pointee.record
     page.chunks[Int(record)].clear(words: ChunkWord.allCases.count)
-    page.maps[Int(record)].clear(words: PageTable.maps.recordBytes / 8)
+    page.maps[Int(record)].clear(words: StatsPageTable.maps.recordBytes / 8)
     page.writer.giveBack(.chunks, record)
-    unsafe chunk.pointee.record = Listing.none
+    unsafe chunk.pointee.record = PublishedSecret.none
     unsafe chunk.pointee.mapSum = nil
   }
 
   /// A chunk's state changed, its place did not.
   func republishChunk(_ index: Int) {
     let chunk = chunks[index]
-    guard let page, chunk.record != Listing.none else { return }
+    guard let page, chunk.record != PublishedSecret.none else { return }
     let record = page.chunks[Int(chunk.record)]
     record.begin()
     record.set(.arenaID, arena.id)
     unsafe record.set(
       .address,
       page.publishesAddresses
-        ? UInt64(UInt(bitPattern: chunk.mapping.data)) : PageFormat.unknown)
+        ? UInt64(UInt(bitPattern: chunk.mapping.data)) : StatsPageFormat.unknown)
     record.set(.dataBytes, UInt64(chunk.mapping.byteCount))
     record.set(.guardBytes, UInt64(Page.size))
     let state: LockStateCode =
       chunk.isLocked ? .locked : lockState == .off ? .off : .unlocked
     record.set(.lockState, state.rawValue)
     record.set(
-      .lockErrno, state != .unlocked ? PageFormat.unknown : UInt64(chunk.lockErrno))
+      .lockErrno, state != .unlocked ? StatsPageFormat.unknown : UInt64(chunk.lockErrno))
     record.set(.kind, chunk.isIsolated ? 2 : 1)
     record.end()
   }
 }
 
-extension Mechanism {
+extension GateKind {
   var code: GateCode {
     switch self {
     case .key: .key

@@ -7,29 +7,29 @@
 //           forks, and put under the arena's key as a whole. Slab chunks start at 4 pages and
 //           double up to 64; an isolated secret has a chunk to itself, and leaves it to the next of
 //           as many pages.
-//   run     1, 2 or 4 pages of a slab chunk that belong to one size class (or all of an isolated
-//           chunk): the unit that a page gate opens and closes. Belongs to one lane.
-//   slot    one secret's place in a run:  | payload … zeros | canary, 16 bytes |
+//   slab    1, 2 or 4 pages of a slab chunk that belong to one size class (or all of an isolated
+//           chunk): the unit that a page gate opens and closes. Belongs to one shard.
+//   slot    one secret's place in a slab:  | payload … zeros | canary, 16 bytes |
 //           A free slot is zero and has its canary already, so that allocating opens nothing.
-//   lane    the runs, free slots and counts of some threads, under a lock of their own.
+//   shard    the slabs, free slots and counts of some threads, under a lock of their own.
 //   gate    who has windows open, and the protection key: see CEnclaveGate.h. Windows take no lock.
 //
-// What is known about slots (12 bytes each), runs and chunks lies in ordinary memory, outside of
+// What is known about slots (12 bytes each), slabs and chunks lies in ordinary memory, outside of
 // the secret pages: an overflow cannot reach it, and reading it opens nothing.
 //
-// Each size class has a list of runs with free slots; a run has a list of its free slots. Both are
+// Each size class has a list of slabs with free slots; a slab has a list of its free slots. Both are
 // LIFO: the slot that is warm in the cache is used next. Allocate and free are O(1), but for the
 // growth by a chunk.
 //
 // Locks, in the order in which they are taken: the registry's; `state`, for whoever freezes, seals
-// or destroys; the lanes', by number; the core's, for growth and the page. What is read without a
+// or destroys; the shards', by number; the core's, for growth and the page. What is read without a
 // lock never changes (ArenaHeader), or belongs to the gate.
 
 import EnclaveStats
 import EnclaveSystem
 
 /// What closes an arena, once it is known what the machine has.
-enum Mechanism: Sendable { case key, pages, none }
+enum GateKind: Sendable { case key, pages, none }
 
 /// The last lock that failed.
 struct LockFailure: BitwiseCopyable {
@@ -45,14 +45,14 @@ struct ArenaHeader {
   let id: UInt64
   let name: OwnedName
   let options: Arena.Options
-  let mechanism: Mechanism
+  let mechanism: GateKind
   let canaries: Canaries
-  let gate: Gate
+  let gate: GateState
   let createdAtMs: UInt64
-  /// Spin words, a cache line each: state, core, then the lanes'.
+  /// Spin words, a cache line each: state, core, then the shards'.
   let words: UnsafeMutablePointer<UInt32>
-  let lanes: Lanes
-  let laneCount: Int
+  let shards: Shards
+  let shardCount: Int
   let core: UnsafeMutablePointer<ArenaCore>
   /// Handles that are left once the Arena object is gone.
   let orphans: UnsafeMutablePointer<UInt64>
@@ -66,34 +66,34 @@ struct ArenaHeader {
 package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   let header: UnsafeMutablePointer<ArenaHeader>
 
-  static let maximumLanes = 8
+  static let maximumShards = 8
   private static let wordsPerLine = 16
 
   static func make(
-    id: UInt64, name: Label, options: Arena.Options, mechanism: Mechanism, key: Int?,
+    id: UInt64, name: Label, options: Arena.Options, mechanism: GateKind, key: Int?,
     canaries: Canaries, generation: UInt64
   ) -> ArenaReference {
     let arena = unsafe ArenaReference(header: .allocate(capacity: 1))
-    let laneCount = Self.processors
-    let wordCount = (2 + laneCount) * wordsPerLine
+    let shardCount = Self.processors
+    let wordCount = (2 + shardCount) * wordsPerLine
     let words = unsafe UnsafeMutableRawPointer.allocate(byteCount: wordCount * 4, alignment: 64)
       .bindMemory(to: UInt32.self, capacity: wordCount)
     unsafe words.initialize(repeating: 0, count: wordCount)
-    let gate = Gate(generation: generation)
+    let gate = GateState(generation: generation)
     gate.key = key
     let orphans = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
     unsafe orphans.initialize(to: 0)
-    let lanes = Lanes(count: laneCount)
+    let shards = Shards(count: shardCount)
     let core = UnsafeMutablePointer<ArenaCore>.allocate(capacity: 1)
     unsafe arena.header.initialize(
       to: ArenaHeader(
         id: id, name: OwnedName(copying: name), options: options, mechanism: mechanism,
         canaries: canaries, gate: gate,
-        createdAtMs: ProcessFacts.bootMilliseconds, words: words, lanes: lanes,
-        laneCount: laneCount, core: core, orphans: orphans))
+        createdAtMs: ProcessFacts.bootMilliseconds, words: words, shards: shards,
+        shardCount: shardCount, core: core, orphans: orphans))
     unsafe core.initialize(to: ArenaCore(arena: arena))
-    for index in 0..<laneCount {
-      unsafe lanes.place(index).initialize(to: Lane(arena: arena, index: UInt8(index)))
+    for index in 0..<shardCount {
+      unsafe shards.pointer(at: index).initialize(to: Shard(arena: arena, index: UInt8(index)))
     }
     return arena
   }
@@ -101,7 +101,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   /// As many as there are processors, rounded up to a power of two.
   private static let processors: Int = {
     var count = 1
-    while count < ProcessFacts.processors, count < maximumLanes { count *= 2 }
+    while count < ProcessFacts.processors, count < maximumShards { count *= 2 }
     return count
   }()
 
@@ -115,9 +115,9 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
 
   /// Frees the metadata; the chunks are gone, or stay closed until the process ends.
   private func free() {
-    for index in 0..<laneCount { unsafe header.pointee.lanes[index].deallocate() }
+    for index in 0..<shardCount { unsafe header.pointee.shards[index].deallocate() }
     unsafe header.pointee.core.pointee.deallocate()
-    unsafe header.pointee.lanes.deallocate()
+    unsafe header.pointee.shards.deallocate()
     unsafe header.pointee.core.deallocate()
     unsafe header.pointee.words.deallocate()
     unsafe header.pointee.orphans.deallocate()
@@ -129,10 +129,10 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   package var id: UInt64 { unsafe header.pointee.id }
   var name: OwnedName { unsafe header.pointee.name }
   var options: Arena.Options { unsafe header.pointee.options }
-  var mechanism: Mechanism { unsafe header.pointee.mechanism }
+  var mechanism: GateKind { unsafe header.pointee.mechanism }
   var canaries: Canaries { unsafe header.pointee.canaries }
-  var gate: Gate { unsafe header.pointee.gate }
-  var laneCount: Int { unsafe header.pointee.laneCount }
+  var gate: GateState { unsafe header.pointee.gate }
+  var shardCount: Int { unsafe header.pointee.shardCount }
 
   // MARK: - Locks
 
@@ -140,7 +140,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   private var coreWord: UnsafeMutablePointer<UInt32> {
     unsafe header.pointee.words + Self.wordsPerLine
   }
-  func laneWord(_ index: Int) -> UnsafeMutablePointer<UInt32> {
+  func shardWord(_ index: Int) -> UnsafeMutablePointer<UInt32> {
     unsafe header.pointee.words + (2 + index) * Self.wordsPerLine
   }
 
@@ -150,21 +150,21 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.core.pointee)
   }
 
-  func withLane<R, E: Error>(
-    _ index: Int, _ body: (inout Lane) throws(E) -> R
+  func withShard<R, E: Error>(
+    _ index: Int, _ body: (inout Shard) throws(E) -> R
   ) throws(E) -> R {
-    unsafe lock(laneWord(index))
-    defer { unsafe unlock(laneWord(index)) }
-    return unsafe try body(&header.pointee.lanes[index])
+    unsafe lock(shardWord(index))
+    defer { unsafe unlock(shardWord(index)) }
+    return unsafe try body(&header.pointee.shards[index])
   }
 
-  /// All lanes and the core: nothing moves but windows of a key gate.
+  /// All shards and the core: nothing moves but windows of a key gate.
   func withEverything<R, E: Error>(
-    _ body: (Lanes, inout ArenaCore) throws(E) -> R
+    _ body: (Shards, inout ArenaCore) throws(E) -> R
   ) throws(E) -> R {
-    for index in 0..<laneCount { unsafe lock(laneWord(index)) }
-    defer { for index in 0..<laneCount { unsafe unlock(laneWord(index)) } }
-    return try withCore { core throws(E) in unsafe try body(header.pointee.lanes, &core) }
+    for index in 0..<shardCount { unsafe lock(shardWord(index)) }
+    defer { for index in 0..<shardCount { unsafe unlock(shardWord(index)) } }
+    return try withCore { core throws(E) in unsafe try body(header.pointee.shards, &core) }
   }
 }
 
@@ -172,15 +172,15 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
 struct ArenaCore {
   let arena: ArenaReference
   let options: Arena.Options
-  let mechanism: Mechanism
+  let mechanism: GateKind
 
   var chunks = RawList<Chunk>()
-  var runs = RawList<RunReference>()
-  private var carving: Int?  // the slab chunk that runs are cut from
+  var slabs = RawList<SlabReference>()
+  private var carving: Int?  // the slab chunk that slabs are cut from
   private var deadChunks = RawList<UInt32>()
-  /// Isolated runs whose pages are gone; their slots keep stale handles stale.
-  private var deadRuns = RawList<RunReference>()
-  private var slabBytes = 0
+  /// Isolated slabs whose pages are gone; their slots keep stale handles stale.
+  private var deadSlabs = RawList<SlabReference>()
+  private var slabChunkBytes = 0
   var forkProtection: ForkProtection?
 
   var bytesMapped = 0
@@ -199,7 +199,7 @@ struct ArenaCore {
   var changes: UInt64 = 0
 
   var labels = LabelTable()
-  var page: ArenaPage?
+  var page: ArenaPublication?
 
   static let firstChunkPages = 4
   static let largestChunkPages = 64
@@ -211,17 +211,17 @@ struct ArenaCore {
   }
 
   mutating func deallocate() {
-    for index in 0..<runs.count {
-      unsafe runs[index].run.pointee.listings?.deallocate()
-      unsafe runs[index].run.deallocate()
+    for index in 0..<slabs.count {
+      unsafe slabs[index].slab.pointee.listings?.deallocate()
+      unsafe slabs[index].slab.deallocate()
     }
     for index in 0..<chunks.count where chunks[index].isMapped {
       chunks[index].wipeEntry?.remove()
-      unsafe PageTable.set(nil, at: chunks[index].mapping.data, chunks[index].mapping.byteCount)
+      unsafe PageOwners.set(nil, at: chunks[index].mapping.data, chunks[index].mapping.byteCount)
     }
     chunks.deallocate()
-    runs.deallocate()
-    deadRuns.deallocate()
+    slabs.deallocate()
+    deadSlabs.deallocate()
     deadChunks.deallocate()
     labels.deallocate()
   }
@@ -230,40 +230,40 @@ struct ArenaCore {
 
   /// The data bytes of the next slab chunk.
   var nextChunkBytes: Int {
-    let pages = slabBytes / Page.size
+    let pages = slabChunkBytes / Page.size
     return min(max(pages, Self.firstChunkPages), Self.largestChunkPages) * Page.size
   }
 
-  /// A run of a size class, with its canaries still to be written.
-  mutating func carveRun(
-    _ sizeClass: Int, lane: UInt8
-  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+  /// A slab of a size class, with its canaries still to be written.
+  mutating func carveSlab(
+    _ sizeClass: Int, shard: UInt8
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
     let shape = SizeClass.all[sizeClass]
-    let runBytes = shape.runPages * Page.size
-    if carving == nil || !canCarve(carving!, runBytes) { carving = try addSlabChunk(runBytes) }
-    let chunk = unsafe chunks.place(carving!)
+    let slabBytes = shape.slabPages * Page.size
+    if carving == nil || !canCarve(carving!, slabBytes) { carving = try addSlabChunk(slabBytes) }
+    let chunk = unsafe chunks.pointer(at: carving!)
     let base = unsafe chunk.pointee.mapping.data + chunk.pointee.carvedBytes
-    let run = unsafe makeRun(
-      base: base, byteCount: runBytes, chunk: carving!, slotBytes: shape.slotBytes,
-      slotCount: shape.slots(pageSize: Page.size), sizeClass: UInt8(sizeClass), lane: lane)
-    unsafe setCarved(carving!, chunk.pointee.carvedBytes + runBytes)
+    let slab = unsafe makeSlab(
+      base: base, byteCount: slabBytes, chunk: carving!, slotBytes: shape.slotBytes,
+      slotCount: shape.slots(pageSize: Page.size), sizeClass: UInt8(sizeClass), shard: shard)
+    unsafe setCarved(carving!, chunk.pointee.carvedBytes + slabBytes)
     changes &+= 1
-    return unsafe run
+    return unsafe slab
   }
 
-  /// A run that could not be used: its pages are carved again.
-  mutating func uncarve(_ run: UnsafeMutablePointer<Run>) {
-    let chunk = unsafe Int(run.pointee.chunk)
-    unsafe setCarved(chunk, chunks[chunk].carvedBytes - run.pointee.byteCount)
-    unsafe PageTable.set(nil, at: run.pointee.base, run.pointee.byteCount)
-    _ = runs.popLast()
-    unsafe run.pointee.listings?.deallocate()
-    unsafe run.deallocate()
+  /// A slab that could not be used: its pages are carved again.
+  mutating func uncarve(_ slab: UnsafeMutablePointer<Slab>) {
+    let chunk = unsafe Int(slab.pointee.chunk)
+    unsafe setCarved(chunk, chunks[chunk].carvedBytes - slab.pointee.byteCount)
+    unsafe PageOwners.set(nil, at: slab.pointee.base, slab.pointee.byteCount)
+    _ = slabs.popLast()
+    unsafe slab.pointee.listings?.deallocate()
+    unsafe slab.deallocate()
   }
 
   /// So many bytes of a chunk may hold secrets: what is wiped.
   private func setCarved(_ index: Int, _ byteCount: Int) {
-    unsafe chunks.place(index).pointee.carvedBytes = byteCount
+    unsafe chunks.pointer(at: index).pointee.carvedBytes = byteCount
     chunks[index].wipeEntry?.use(byteCount)
   }
 
@@ -272,31 +272,31 @@ struct ArenaCore {
     return chunk.isMapped && chunk.mapping.byteCount - chunk.carvedBytes >= byteCount
   }
 
-  private mutating func makeRun(
+  private mutating func makeSlab(
     base: UnsafeMutableRawPointer, byteCount: Int, chunk: Int, slotBytes: Int, slotCount: Int,
-    sizeClass: UInt8, lane: UInt8
-  ) -> UnsafeMutablePointer<Run> {
-    let run = unsafe Run.allocate(slotCount: slotCount)
-    let slots = unsafe Run.slots(of: run)
+    sizeClass: UInt8, shard: UInt8
+  ) -> UnsafeMutablePointer<Slab> {
+    let slab = unsafe Slab.allocate(slotCount: slotCount)
+    let slots = unsafe Slab.slots(of: slab)
     unsafe slots.initialize(repeating: Slot(), count: slotCount)
     for slot in 0..<slotCount {
-      unsafe slots[slot].nextFree = slot + 1 < slotCount ? UInt16(slot + 1) : Run.endOfList
+      unsafe slots[slot].nextFree = slot + 1 < slotCount ? UInt16(slot + 1) : Slab.endOfList
     }
-    unsafe run.initialize(
-      to: Run(
+    unsafe slab.initialize(
+      to: Slab(
         next: nil, listings: page == nil ? nil : Self.makeListings(slotCount), arena: arena,
-        lane: lane, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
+        shard: shard, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
         base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
-        reciprocal: Run.reciprocal(slotBytes: slotBytes, slotCount: slotCount),
+        reciprocal: Slab.reciprocal(slotBytes: slotBytes, slotCount: slotCount),
         previous: nil))
-    unsafe runs.append(RunReference(run: run))
-    unsafe PageTable.set(run, at: base, byteCount)
-    return unsafe run
+    unsafe slabs.append(SlabReference(slab: slab))
+    unsafe PageOwners.set(slab, at: base, byteCount)
+    return unsafe slab
   }
 
-  static func makeListings(_ count: Int) -> UnsafeMutablePointer<Listing> {
-    let listings = UnsafeMutablePointer<Listing>.allocate(capacity: count)
-    unsafe listings.initialize(repeating: Listing(), count: count)
+  static func makeListings(_ count: Int) -> UnsafeMutablePointer<PublishedSecret> {
+    let listings = UnsafeMutablePointer<PublishedSecret>.allocate(capacity: count)
+    unsafe listings.initialize(repeating: PublishedSecret(), count: count)
     return unsafe listings
   }
 
@@ -311,7 +311,7 @@ struct ArenaCore {
     while true {
       do {
         let index = try addChunk(byteCount, isIsolated: false, mayGoUnlocked: false)
-        slabBytes += byteCount
+        slabChunkBytes += byteCount
         return index
       } catch {
         guard error.isLockFailure else { throw error }
@@ -324,7 +324,7 @@ struct ArenaCore {
         let size = options.capacity.map { min(wanted, max(least, $0 - bytesMapped)) } ?? wanted
         let index = try addChunk(
           size & ~(Page.size - 1), isIsolated: false, mayGoUnlocked: true)
-        slabBytes += size
+        slabChunkBytes += size
         return index
       }
     }
@@ -347,7 +347,7 @@ struct ArenaCore {
     var isLocked = false
     let wipeEntry: WipeEntry
     do throws(SystemFailure) {
-      unsafe try PageTable.reserve(mapping.data, mapping.byteCount)
+      unsafe try PageOwners.reserve(mapping.data, mapping.byteCount)
       try mapping.excludeFromDumps()
       if !options.isInheritedByFork {
         let fork = isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
@@ -436,9 +436,9 @@ struct ArenaCore {
     return .system(failure)
   }
 
-  mutating func makeIsolatedRun(
-    _ byteCount: Int, lane: UInt8
-  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+  mutating func makeIsolatedSlab(
+    _ byteCount: Int, shard: UInt8
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
     var index: Int
     do {
       index = try addChunk(byteCount, isIsolated: true, mayGoUnlocked: false)
@@ -450,31 +450,31 @@ struct ArenaCore {
     }
     setCarved(index, byteCount)
     let base = unsafe chunks[index].mapping.data
-    // A run that died leaves its slots behind: their generations keep stale handles stale.
-    for dead in 0..<deadRuns.count where unsafe deadRuns[dead].run.pointee.lane == lane {
-      let run = unsafe deadRuns[dead].run
-      if let last = deadRuns.popLast(), dead < deadRuns.count { deadRuns[dead] = last }
-      unsafe run.pointee.base = unsafe base
-      unsafe run.pointee.byteCount = byteCount
-      unsafe run.pointee.slotBytes = byteCount
-      unsafe run.pointee.chunk = UInt32(index)
-      unsafe run.pointee.stuck = .closed
-      if page != nil, unsafe run.pointee.listings == nil {
-        unsafe Run.setListings(Self.makeListings(1), of: run)
+    // A slab that died leaves its slots behind: their generations keep stale handles stale.
+    for dead in 0..<deadSlabs.count where unsafe deadSlabs[dead].slab.pointee.shard == shard {
+      let slab = unsafe deadSlabs[dead].slab
+      if let last = deadSlabs.popLast(), dead < deadSlabs.count { deadSlabs[dead] = last }
+      unsafe slab.pointee.base = unsafe base
+      unsafe slab.pointee.byteCount = byteCount
+      unsafe slab.pointee.slotBytes = byteCount
+      unsafe slab.pointee.chunk = UInt32(index)
+      unsafe slab.pointee.stuck = .closed
+      if page != nil, unsafe slab.pointee.listings == nil {
+        unsafe Slab.setListings(Self.makeListings(1), of: slab)
       }
-      unsafe PageTable.set(run, at: base, byteCount)
-      return unsafe run
+      unsafe PageOwners.set(slab, at: base, byteCount)
+      return unsafe slab
     }
-    return unsafe makeRun(
+    return unsafe makeSlab(
       base: base, byteCount: byteCount, chunk: index, slotBytes: byteCount, slotCount: 1,
-      sizeClass: Run.isolatedClass, lane: lane)
+      sizeClass: Slab.isolatedClass, shard: shard)
   }
 
-  /// Gives a wiped isolated run's pages back.
-  mutating func dropIsolatedRun(_ run: UnsafeMutablePointer<Run>) {
-    guard unsafe removeChunk(Int(run.pointee.chunk)) == nil else { return }
-    unsafe run.pointee.byteCount = 0
-    unsafe deadRuns.append(RunReference(run: run))
+  /// Gives a wiped isolated slab's pages back.
+  mutating func dropIsolatedSlab(_ slab: UnsafeMutablePointer<Slab>) {
+    guard unsafe removeChunk(Int(slab.pointee.chunk)) == nil else { return }
+    unsafe slab.pointee.byteCount = 0
+    unsafe deadSlabs.append(SlabReference(slab: slab))
   }
 
   /// Unmaps a chunk whose contents are wiped.
@@ -482,9 +482,9 @@ struct ArenaCore {
     let chunk = chunks[index]
     // First: once it is unmapped, the addresses may be another arena's.
     chunk.wipeEntry?.remove()
-    unsafe chunks.place(index).pointee.wipeEntry = nil
+    unsafe chunks.pointer(at: index).pointee.wipeEntry = nil
     if !isDestroyed || !options.isHeldByAddress {
-      unsafe PageTable.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
+      unsafe PageOwners.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
     }
     do throws(SystemFailure) {
       if chunk.isSealed {
@@ -502,7 +502,7 @@ struct ArenaCore {
       page?.writer.event(.unmapFailed, arena: arena.id, failure: error)
       return error
     }
-    unsafe chunks.place(index).pointee.isMapped = false
+    unsafe chunks.pointer(at: index).pointee.isMapped = false
     chunkCount -= 1
     changes &+= 1
     bytesMapped -= chunk.mapping.byteCount
@@ -520,7 +520,7 @@ struct ArenaCore {
   mutating func lockLater(headroom: UInt64) -> UInt64 {
     var headroom = headroom
     for index in 0..<chunks.count where chunks[index].isMapped && !chunks[index].isLocked {
-      let chunk = unsafe chunks.place(index)
+      let chunk = unsafe chunks.pointer(at: index)
       let byteCount = unsafe chunk.pointee.mapping.byteCount
       guard UInt64(byteCount) <= headroom else { continue }
       let isPages = mechanism == .pages
@@ -533,11 +533,11 @@ struct ArenaCore {
       let isLocked = unsafe (try? chunk.pointee.mapping.lock()) != nil
       arena.gate.closeKey(found)
       if isPages, unsafe !closeAgain(chunk.pointee.mapping.data, byteCount) {
-        for run in 0..<runs.count where unsafe runs[run].run.pointee.chunk == UInt32(index) {
+        for slab in 0..<slabs.count where unsafe slabs[slab].slab.pointee.chunk == UInt32(index) {
           unsafe arena.markStuck(
-            runs[run].run,
-            lane: &arena.header.pointee.lanes[
-              Int(runs[run].run.pointee.lane)])
+            slabs[slab].slab,
+            shard: &arena.header.pointee.shards[
+              Int(slabs[slab].slab.pointee.shard)])
         }
       }
       guard isLocked else { return headroom }

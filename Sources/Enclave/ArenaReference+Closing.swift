@@ -9,8 +9,8 @@ extension ArenaReference {
   ///
   /// `body` returns the access from now on; when anything throws, it is what it was before.
   private func change(
-    unless refuses: (Gate.Windows) -> Bool,
-    _ body: (Lanes, inout ArenaCore) throws(EnclaveError) -> Gate.Access
+    unless refuses: (GateState.Windows) -> Bool,
+    _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
   ) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
     guard let windows = try attemptChange(unless: refuses, body) else { return }
@@ -19,9 +19,9 @@ extension ArenaReference {
 
   /// The windows that refuse it; nil when it was done.
   private func attemptChange(
-    unless refuses: (Gate.Windows) -> Bool,
-    _ body: (Lanes, inout ArenaCore) throws(EnclaveError) -> Gate.Access
-  ) throws(EnclaveError) -> Gate.Windows? {
+    unless refuses: (GateState.Windows) -> Bool,
+    _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
+  ) throws(EnclaveError) -> GateState.Windows? {
     unsafe lock(stateWord)
     defer { unsafe unlock(stateWord) }
     // A signal's wipe waits for no lock: what it sets, `destroyed`, stays, whatever comes of this.
@@ -34,9 +34,9 @@ extension ArenaReference {
     if refuses(windows) { return windows }
     var tries: UInt32 = 0
     while gate.windows.wiping > 0 { ProcessFacts.backOff(&tries) }
-    after = try withEverything { lanes, core throws(EnclaveError) in
+    after = try withEverything { shards, core throws(EnclaveError) in
       core.changes &+= 1
-      do throws(EnclaveError) { return try body(lanes, &core) } catch {
+      do throws(EnclaveError) { return try body(shards, &core) } catch {
         // What failed half way may have left the arena unusable.
         if core.isBroken { after = .destroyed }
         throw error
@@ -45,7 +45,7 @@ extension ArenaReference {
     return nil
   }
 
-  private func windowsError(_ windows: Gate.Windows) -> EnclaveError {
+  private func windowsError(_ windows: GateState.Windows) -> EnclaveError {
     let label = windows.label.map { labelText($0) }
     return windows.open > windows.abandoned
       ? .windowsOpen(windows.open, label: label)
@@ -66,7 +66,7 @@ extension ArenaReference {
       // An arena that shares its key needs another, which windows that are open would not have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
       return windows.writes > 0 || needsKey && windows.reads > 0
-    } _: { lanes, core throws(EnclaveError) in
+    } _: { shards, core throws(EnclaveError) in
       try freeze(&core)
       return .frozen
     }
@@ -97,7 +97,7 @@ extension ArenaReference {
     try freeze()
     try change { _ in
       false
-    } _: { lanes, core throws(EnclaveError) in
+    } _: { shards, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       if core.isSealed { return .frozen }
       // From the first sealed chunk on, the key is bound to its pages.
@@ -107,7 +107,7 @@ extension ArenaReference {
         do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
           throw EnclaveError.system(error)
         }
-        unsafe core.chunks.place(index).pointee.isSealed = true
+        unsafe core.chunks.pointer(at: index).pointee.isSealed = true
       }
       core.isSealed = true
       core.page?.writer.event(.arenaSealed, arena: id)
@@ -125,8 +125,8 @@ extension ArenaReference {
         try change { windows in
           // Nobody is left to use one that its thread has left open, nor to close it.
           windows.open > windows.abandoned
-        } _: { lanes, core throws(EnclaveError) in
-          try wipeAndUnmap(lanes, &core)
+        } _: { shards, core throws(EnclaveError) in
+          try wipeAndUnmap(shards, &core)
           return .destroyed
         }
         break
@@ -152,7 +152,7 @@ extension ArenaReference {
   }
 
   private func wipeAndUnmap(
-    _ lanes: Lanes, _ core: inout ArenaCore
+    _ shards: Shards, _ core: inout ArenaCore
   ) throws(EnclaveError) {
     var failure: SystemFailure?
     core.isDestroyed = true
@@ -165,20 +165,20 @@ extension ArenaReference {
       }
       failure = core.removeChunk(index) ?? failure
     }
-    countAsWiped(lanes)
+    countAsWiped(shards)
     if let failure { throw .system(failure) }
     // Nobody can come back by an address, and a handle of C's is looked at no further than that: the
     // metadata goes with the arena.
     if options.isHeldByAddress {
-      for index in 0..<laneCount { lanes[index].handles = 0 }
+      for index in 0..<shardCount { shards[index].handles = 0 }
     }
   }
 
-  private func countAsWiped(_ lanes: Lanes) {
-    for index in 0..<laneCount {
-      lanes[index].totals.wipedWithArena &+= UInt64(lanes[index].totals.secrets)
-      lanes[index].totals.bytesInUse = 0
-      lanes[index].totals.stuckPages = 0
+  private func countAsWiped(_ shards: Shards) {
+    for index in 0..<shardCount {
+      shards[index].totals.wipedWithArena &+= UInt64(shards[index].totals.secrets)
+      shards[index].totals.bytesInUse = 0
+      shards[index].totals.stuckPages = 0
     }
   }
 
@@ -190,11 +190,11 @@ extension ArenaReference {
     var failure: EmergencyWipe.Failure?
     _ = try? change { _ in
       false
-    } _: { lanes, core throws(EnclaveError) in
+    } _: { shards, core throws(EnclaveError) in
       core.isDestroyed = true
       gate.setWiped()
       failure = core.wipeWhatCanBe()
-      countAsWiped(lanes)
+      countAsWiped(shards)
       return .destroyed
     }
     return failure
@@ -206,11 +206,11 @@ extension ArenaReference {
   func orphan() {
     // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
     guard gate.isOwn else { return }
-    withEverything { lanes, _ in
+    withEverything { shards, _ in
       var handles = 0
-      for index in 0..<laneCount {
-        lanes[index].isOrphan = true
-        handles += lanes[index].handles
+      for index in 0..<shardCount {
+        shards[index].isOrphan = true
+        handles += shards[index].handles
       }
       unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.orphans)
     }
@@ -220,12 +220,12 @@ extension ArenaReference {
   /// A handle goes, and with the last one of an arena whose object is gone, the arena. Counting the
   /// handle out and looking whether it is an orphan's is one step: `orphan` either counted this handle,
   /// or comes later and does not.
-  func dropHandle(_ lane: Int) {
-    let isOrphan = withLane(lane) { lane in
+  func dropHandle(_ shard: Int) {
+    let isOrphan = withShard(shard) { shard in
       // Those of a C arena all went when it was destroyed.
-      guard lane.handles > 0 else { return false }
-      lane.handles -= 1
-      return lane.isOrphan
+      guard shard.handles > 0 else { return false }
+      shard.handles -= 1
+      return shard.isOrphan
     }
     if isOrphan { releaseOrphan() }
   }
@@ -271,10 +271,10 @@ extension ArenaReference {
     var found: [Violation] = []
     try change { _ in
       false
-    } _: { lanes, core throws(EnclaveError) in
+    } _: { shards, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
-      for index in 0..<core.runs.count {
-        unsafe try check(core.runs[index].run, lanes, core, &found)
+      for index in 0..<core.slabs.count {
+        unsafe try check(core.slabs[index].slab, shards, core, &found)
       }
       if gate.isWiped { throw .destroyed }  // meanwhile, by a signal
       return gate.isFrozen ? .frozen : .open
@@ -283,15 +283,15 @@ extension ArenaReference {
   }
 
   private func check(
-    _ run: UnsafeMutablePointer<Run>, _ lanes: Lanes, _ core: ArenaCore,
+    _ slab: UnsafeMutablePointer<Slab>, _ shards: Shards, _ core: ArenaCore,
     _ found: inout [Violation]
   ) throws(EnclaveError) {
-    guard unsafe run.pointee.byteCount > 0 else { return }
-    let lane = unsafe Int(run.pointee.lane)
-    if mechanism == .pages { unsafe try openPages(run, writing: false, lane: &lanes[lane]) }
+    guard unsafe slab.pointee.byteCount > 0 else { return }
+    let shard = unsafe Int(slab.pointee.shard)
+    if mechanism == .pages { unsafe try openPages(slab, writing: false, shard: &shards[shard]) }
     let key = gate.openKey(writing: false)
-    unsafe canaries.check(run) { slot, kind, offset in
-      let entry = unsafe run.pointee.slots[slot]
+    unsafe canaries.check(slab) { slot, kind, offset in
+      let entry = unsafe slab.pointee.slots[slot]
       let isLive = kind != .writeAfterFree
       let text = isLive ? core.labels.entries[Int(entry.label)].text : []
       found.append(
@@ -301,7 +301,7 @@ extension ArenaReference {
           byteCount: isLive ? Int(entry.byteCount) : nil, offset: offset))
     }
     gate.closeKey(key)
-    if mechanism == .pages { unsafe closePages(run, writing: false, lane: &lanes[lane]) }
+    if mechanism == .pages { unsafe closePages(slab, writing: false, shard: &shards[shard]) }
   }
 
   /// Wipes every chunk without a lock, as well as it can be done: the process is ending. Returns what

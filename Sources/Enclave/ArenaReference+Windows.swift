@@ -7,50 +7,50 @@ extension ArenaReference {
   // MARK: - Allocate
 
   func allocate(
-    _ request: Lane.Request, key: LabelKey
-  ) throws(EnclaveError) -> Place {
+    _ request: Shard.Request, key: LabelKey
+  ) throws(EnclaveError) -> SecretHandle {
     // Before any lock: another thread of the parent may have held it when the child was made.
     guard gate.isOwn else { throw .inheritedByFork }
-    let mine = Gate.thread & (laneCount - 1)
+    let mine = GateState.thread & (shardCount - 1)
     do {
-      return try withLane(mine) { lane throws(EnclaveError) in
+      return try withShard(mine) { shard throws(EnclaveError) in
         try checkAllocatable()
-        return try allocate(request, key, &lane)
+        return try allocate(request, key, &shard)
       }
     } catch {
       if error.isExhaustion {
-        // What this lane lacks may lie free in another.
-        for index in 0..<laneCount where index != mine {
-          let place = try withLane(index) { lane throws(EnclaveError) -> Place? in
-            guard gate.access == .open, lane.hasRoom(for: request) else { return nil }
-            return try allocate(request, key, &lane)
+        // What this shard lacks may lie free in another.
+        for index in 0..<shardCount where index != mine {
+          let handle = try withShard(index) { shard throws(EnclaveError) -> SecretHandle? in
+            guard gate.access == .open, shard.hasRoom(for: request) else { return nil }
+            return try allocate(request, key, &shard)
           }
-          if let place { return place }
+          if let handle { return handle }
         }
       }
-      withLane(mine) { $0.failed(error) }
+      withShard(mine) { $0.failed(error) }
       throw error
     }
   }
 
   private func allocate(
-    _ request: Lane.Request, _ key: LabelKey, _ lane: inout Lane
-  ) throws(EnclaveError) -> Place {
-    var label = lane.labels.find(key)
+    _ request: Shard.Request, _ key: LabelKey, _ shard: inout Shard
+  ) throws(EnclaveError) -> SecretHandle {
+    var label = shard.labels.find(key)
     if label == nil {
       let found = withCore { core in
         let (label, isNew) = core.labels.find(key)
         if isNew { core.publishNewLabel(label) }
         return label
       }
-      lane.labels.add(key, found)
+      shard.labels.add(key, found)
       label = found
     }
-    return unsafe try lane.allocate(request, label: label.unsafelyUnwrapped)
+    return unsafe try shard.allocate(request, label: label.unsafelyUnwrapped)
   }
 
   /// Whether the arena can be allocated from. (While it is being changed it still can: the change
-  /// waits for the lanes.)
+  /// waits for the shards.)
   private func checkAllocatable() throws(EnclaveError) {
     if gate.accessCode == 0 { return }
     switch gate.access {
@@ -60,39 +60,39 @@ extension ArenaReference {
     }
   }
 
-  func addSlabRun(
-    _ sizeClass: Int, lane: inout Lane
-  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
-    let index = lane.index
-    let run = unsafe try withCore { core throws(EnclaveError) in
-      unsafe try core.carveRun(sizeClass, lane: index)
+  func addSlab(
+    _ sizeClass: Int, shard: inout Shard
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
+    let index = shard.index
+    let slab = unsafe try withCore { core throws(EnclaveError) in
+      unsafe try core.carveSlab(sizeClass, shard: index)
     }
     let payload = SizeClass.all[sizeClass].payload
     do {
-      // Canaries are written once, while the run is new; a wipe stops short of them.
-      unsafe try withLibraryWindow(run, lane: &lane) {
-        for slot in unsafe 0..<Int(run.pointee.slotCount) {
-          unsafe canaries.write(behind: run.pointee.base + slot * run.pointee.slotBytes + payload)
+      // Canaries are written once, while the slab is new; a wipe stops short of them.
+      unsafe try withLibraryWindow(slab, shard: &shard) {
+        for slot in unsafe 0..<Int(slab.pointee.slotCount) {
+          unsafe canaries.write(behind: slab.pointee.base + slot * slab.pointee.slotBytes + payload)
         }
       }
     } catch {
-      // Another lane may have carved behind it: then its pages stay with the arena, unused.
+      // Another shard may have carved behind it: then its pages stay with the arena, unused.
       withCore { core in
-        if core.runs.count > 0, unsafe core.runs[core.runs.count - 1].run == run {
-          unsafe core.uncarve(run)
+        if core.slabs.count > 0, unsafe core.slabs[core.slabs.count - 1].slab == slab {
+          unsafe core.uncarve(slab)
         }
       }
       throw error
     }
-    return unsafe run
+    return unsafe slab
   }
 
-  func addIsolatedRun(
-    _ byteCount: Int, lane: inout Lane
-  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
-    let index = lane.index
+  func addIsolatedSlab(
+    _ byteCount: Int, shard: inout Shard
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
+    let index = shard.index
     return unsafe try withCore { core throws(EnclaveError) in
-      unsafe try core.makeIsolatedRun(byteCount, lane: index)
+      unsafe try core.makeIsolatedSlab(byteCount, shard: index)
     }
   }
 
@@ -126,58 +126,58 @@ extension ArenaReference {
     }
   }
 
-  /// Opens a run for the library itself. The caller holds the lane's lock.
+  /// Opens a slab for the library itself. The caller holds the shard's lock.
   func withLibraryWindow(
-    _ run: UnsafeMutablePointer<Run>, lane: inout Lane, _ body: () -> Void
+    _ slab: UnsafeMutablePointer<Slab>, shard: inout Shard, _ body: () -> Void
   ) throws(EnclaveError) {
-    if hasPageGate { unsafe try openPages(run, writing: true, lane: &lane) }
+    if hasPageGate { unsafe try openPages(slab, writing: true, shard: &shard) }
     let found = gate.openKey(writing: true)
     body()
     gate.closeKey(found)
-    if hasPageGate { unsafe closePages(run, writing: true, lane: &lane) }
+    if hasPageGate { unsafe closePages(slab, writing: true, shard: &shard) }
   }
 
   // MARK: - Windows under a page gate
 
-  /// Opens a run's pages as far as one more window needs it. The caller holds the lane's lock.
+  /// Opens a slab's pages as far as one more window needs it. The caller holds the shard's lock.
   func openPages(
-    _ run: UnsafeMutablePointer<Run>, writing: Bool, lane: inout Lane
+    _ slab: UnsafeMutablePointer<Slab>, writing: Bool, shard: inout Shard
   ) throws(EnclaveError) {
     let wanted: Protection = writing ? .readWrite : .read
-    if unsafe run.pointee.needed(closed).rawValue < wanted.rawValue {
+    if unsafe slab.pointee.needed(closed).rawValue < wanted.rawValue {
       do {
-        unsafe try setProtection(wanted, at: run.pointee.base, byteCount: run.pointee.byteCount)
+        unsafe try setProtection(wanted, at: slab.pointee.base, byteCount: slab.pointee.byteCount)
       } catch {
         throw ArenaCore.mapLimit(or: error)
       }
     }
-    if writing { unsafe run.pointee.writers += 1 } else { unsafe run.pointee.readers += 1 }
+    if writing { unsafe slab.pointee.writers += 1 } else { unsafe slab.pointee.readers += 1 }
   }
 
-  /// Closes a run's pages as far as the windows that are left allow.
-  func closePages(_ run: UnsafeMutablePointer<Run>, writing: Bool, lane: inout Lane) {
-    let before = unsafe run.pointee.needed(closed)
-    if writing { unsafe run.pointee.writers -= 1 } else { unsafe run.pointee.readers -= 1 }
-    let after = unsafe run.pointee.needed(closed)
+  /// Closes a slab's pages as far as the windows that are left allow.
+  func closePages(_ slab: UnsafeMutablePointer<Slab>, writing: Bool, shard: inout Shard) {
+    let before = unsafe slab.pointee.needed(closed)
+    if writing { unsafe slab.pointee.writers -= 1 } else { unsafe slab.pointee.readers -= 1 }
+    let after = unsafe slab.pointee.needed(closed)
     guard before != after else { return }
-    if unsafe closeAgain(run.pointee.base, run.pointee.byteCount, to: after) {
-      if unsafe run.pointee.stuck != .closed {
-        unsafe lane.totals.stuckPages -= run.pointee.byteCount / Page.size
-        unsafe run.pointee.stuck = .closed
-        lane.changes &+= 1
+    if unsafe closeAgain(slab.pointee.base, slab.pointee.byteCount, to: after) {
+      if unsafe slab.pointee.stuck != .closed {
+        unsafe shard.totals.stuckPages -= slab.pointee.byteCount / Page.size
+        unsafe slab.pointee.stuck = .closed
+        shard.changes &+= 1
       }
     } else {
-      unsafe markStuck(run, lane: &lane)
+      unsafe markStuck(slab, shard: &shard)
     }
   }
 
-  func markStuck(_ run: UnsafeMutablePointer<Run>, lane: inout Lane) {
-    if unsafe run.pointee.stuck == .closed {
-      unsafe lane.totals.stuckPages += run.pointee.byteCount / Page.size
+  func markStuck(_ slab: UnsafeMutablePointer<Slab>, shard: inout Shard) {
+    if unsafe slab.pointee.stuck == .closed {
+      unsafe shard.totals.stuckPages += slab.pointee.byteCount / Page.size
     }
-    unsafe run.pointee.stuck = .readWrite
-    lane.changes &+= 1
-    unsafe lane.page?.writer.event(.closeFailed, arena: id, bytes: UInt64(run.pointee.byteCount))
+    unsafe slab.pointee.stuck = .readWrite
+    shard.changes &+= 1
+    unsafe shard.page?.writer.event(.closeFailed, arena: id, bytes: UInt64(slab.pointee.byteCount))
   }
 
   // MARK: - Entering
@@ -186,10 +186,10 @@ extension ArenaReference {
   /// malloc(3): it may be a signal handler that opens.
   @inline(never)
   func wait(for entry: Int32, label: UInt16) throws(EnclaveError) {
-    switch Gate.Entry(rawValue: entry) {
+    switch GateState.Entry(rawValue: entry) {
     case .open, nil: return
-    case .noShard:
-      do { try gate.makeShard(label: label) } catch { throw .system(error) }
+    case .noCounters:
+      do { try gate.makeCounters(label: label) } catch { throw .system(error) }
     case .changing:
       // What this thread was doing when it was interrupted may be what the change waits for, or the
       // change itself.
@@ -214,7 +214,9 @@ extension ArenaReference {
   /// What is rare when a free begins, which is never a signal handler's.
   @inline(never)
   func waitToWipe(for entry: Int32) throws(EnclaveError) {
-    guard Gate.Entry(rawValue: entry) == .changing else { return try wait(for: entry, label: 0) }
+    guard GateState.Entry(rawValue: entry) == .changing else {
+      return try wait(for: entry, label: 0)
+    }
     var tries: UInt32 = 0
     while gate.access == .changing { ProcessFacts.backOff(&tries) }
   }
@@ -225,114 +227,114 @@ extension ArenaReference {
 
   /// A window that could not be opened, for the counts. Waits for no lock.
   @inline(never)
-  func openFailed(_ place: Place, _ error: EnclaveError) {
+  func openFailed(_ handle: SecretHandle, _ error: EnclaveError) {
     guard gate.isOwn else { return }
-    let word = unsafe laneWord(Int(place.run.pointee.lane))
+    let word = unsafe shardWord(Int(handle.slab.pointee.shard))
     guard !isInterruptedHere, unsafe tryLock(word) else { return gate.missOpen() }
     defer { unsafe unlock(word) }
-    let lane = unsafe header.pointee.lanes.place(Int(place.run.pointee.lane))
-    unsafe lane.pointee.totals.failedOpens &+= 1
-    unsafe lane.pointee.changes &+= 1
-    unsafe lane.pointee.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
+    let shard = unsafe header.pointee.shards.pointer(at: Int(handle.slab.pointee.shard))
+    unsafe shard.pointee.totals.failedOpens &+= 1
+    unsafe shard.pointee.changes &+= 1
+    unsafe shard.pointee.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
   }
 
   // MARK: - Free
 
   /// Wipes a secret and takes its slot back. A handle of Swift is nobody else's; what C holds may
   /// be freed by two threads at once, and one of them must win before either wipes.
-  func free(_ place: Place, isUnique: Bool = true) throws(EnclaveError) {
-    let run = unsafe place.run
-    let slot = unsafe Run.slots(of: run) + Int(place.slot)
+  func free(_ handle: SecretHandle, isUnique: Bool = true) throws(EnclaveError) {
+    let slab = unsafe handle.slab
+    let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
     unsafe prefetch(slot)
-    unsafe prefetch(run)
-    unsafe prefetch(UnsafeRawPointer(run) + 64)
-    unsafe prefetch(place.address)
-    unsafe prefetch(place.address + Int(place.byteCount))
+    unsafe prefetch(slab)
+    unsafe prefetch(UnsafeRawPointer(slab) + 64)
+    unsafe prefetch(handle.address)
+    unsafe prefetch(handle.address + Int(handle.byteCount))
     while true {
       let entry = gate.enterWipe()
       if entry == 0 { break }
-      if entry == Gate.Entry.destroyed.rawValue {
+      if entry == GateState.Entry.destroyed.rawValue {
         // It is wiped already; the handle goes. (An address may come twice.)
-        guard unsafe isUnique || Slot.claim(slot, place.generation) else {
-          violated(.doubleFree, place, offset: nil)
+        guard unsafe isUnique || Slot.claim(slot, handle.generation) else {
+          violated(.doubleFree, handle, offset: nil)
           return
         }
-        unsafe dropHandle(Int(run.pointee.lane))
+        unsafe dropHandle(Int(slab.pointee.shard))
         return
       }
       try waitToWipe(for: entry)
     }
-    let laneIndex = unsafe Int(run.pointee.lane)
+    let shardIndex = unsafe Int(slab.pointee.shard)
     let isMine =
       unsafe isUnique
-      ? slot.pointee.generation == place.generation : Slot.claim(slot, place.generation)
+      ? slot.pointee.generation == handle.generation : Slot.claim(slot, handle.generation)
     guard isMine else {
       gate.leaveWipe()
-      violated(.doubleFree, place, offset: nil)
+      violated(.doubleFree, handle, offset: nil)
       return
     }
-    if !isUnique, let error = unsafe refusal(of: place, slot) {
+    if !isUnique, let error = unsafe refusal(of: handle, slot) {
       gate.leaveWipe()
-      violated(.freedWhileOpen, place, offset: nil)
+      violated(.freedWhileOpen, handle, offset: nil)
       throw error
     }
     let isFrozen = gate.isFrozen
     let opensPages = isClosedByPages
     if opensPages {
       do throws(EnclaveError) {
-        try withLane(laneIndex) { lane throws(EnclaveError) in
+        try withShard(shardIndex) { shard throws(EnclaveError) in
           do throws(EnclaveError) {
-            unsafe try openPages(run, writing: true, lane: &lane)
+            unsafe try openPages(slab, writing: true, shard: &shard)
           } catch {
             // The contents are still there, so the slot is not used again: destroying the arena
             // wipes it, or says that it cannot.
-            lane.totals.failedOpens &+= 1
-            lane.changes &+= 1
-            lane.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
+            shard.totals.failedOpens &+= 1
+            shard.changes &+= 1
+            shard.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
             throw error
           }
         }
       } catch {
         gate.leaveWipe()
-        dropHandle(laneIndex)
+        dropHandle(shardIndex)
         throw error
       }
     }
     let found = gate.openKey(writing: true)
-    let damage = canaries.wipeContents(of: place)
+    let damage = canaries.wipeContents(of: handle)
     gate.closeKey(found)
-    let (isLarge, isOrphan) = withLane(laneIndex) { lane in
-      if opensPages { unsafe closePages(run, writing: true, lane: &lane) }
-      let isLarge = lane.finishFree(place, isFrozen: isFrozen, isDamaged: damage != nil)
+    let (isLarge, isOrphan) = withShard(shardIndex) { shard in
+      if opensPages { unsafe closePages(slab, writing: true, shard: &shard) }
+      let isLarge = shard.finishFree(handle, isFrozen: isFrozen, isDamaged: damage != nil)
       // What is still to be reported keeps its handle: the arena must be there for that.
-      if damage != nil { lane.handles += 1 }
-      return (isLarge, lane.isOrphan && damage == nil)
+      if damage != nil { shard.handles += 1 }
+      return (isLarge, shard.isOrphan && damage == nil)
     }
-    if isLarge { withCore { unsafe $0.dropIsolatedRun(run) } }
+    if isLarge { withCore { unsafe $0.dropIsolatedSlab(slab) } }
     // The last that is touched of the arena, where nothing else keeps it: who drops it waits for that.
     gate.leaveWipe()
     if isOrphan { releaseOrphan() }
     guard let damage else { return }
-    violated(damage < 0 ? .underflow : .overflow, place, offset: damage)
-    dropHandle(laneIndex)
+    violated(damage < 0 ? .underflow : .overflow, handle, offset: damage)
+    dropHandle(shardIndex)
   }
 
-  func violated(_ kind: Violation.Kind, _ place: Place, offset: Int?) {
+  func violated(_ kind: Violation.Kind, _ handle: SecretHandle, offset: Int?) {
     // A signal's wipe takes canaries and contents alike, and waits for no lock.
     if gate.isWiped { return }
     let label = withCore { core in
-      core.page?.writer.event(.corruption, arena: id, bytes: UInt64(place.byteCount))
-      return core.labels.entries[Int(place.label)].text
+      core.page?.writer.event(.corruption, arena: id, bytes: UInt64(handle.byteCount))
+      return core.labels.entries[Int(handle.label)].text
     }
     ViolationHandler.report(
       Violation(
         kind: kind, arena: "\(name)", label: String(decoding: label, as: UTF8.self),
-        byteCount: Int(place.byteCount), offset: offset))
+        byteCount: Int(handle.byteCount), offset: offset))
   }
 }
 
 extension EnclaveError {
-  /// Whether another lane's free slots would help.
+  /// Whether another shard's free slots would help.
   var isExhaustion: Bool {
     switch self {
     case .lockLimit, .mapLimit, .capacity: true

@@ -10,8 +10,8 @@ struct Canaries: BitwiseCopyable {
 
   private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
     // Bound to the place, so that one that leaks is not good for another slot.
-    let place = UInt64(UInt(bitPattern: address))
-    return (seed.0 ^ place, seed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
+    let handle = UInt64(UInt(bitPattern: address))
+    return (seed.0 ^ handle, seed.1 &+ handle &* 0x9e37_79b9_7f4a_7c15)
   }
 
   func write(behind address: UnsafeMutableRawPointer) {
@@ -41,10 +41,10 @@ struct Canaries: BitwiseCopyable {
 
   /// Before the data 16 bytes where there is room; behind it what alignment left over.
   func writeIsolated(
-    _ run: UnsafeMutablePointer<Run>, address: UnsafeMutableRawPointer, byteCount: Int
+    _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
   ) {
-    if unsafe address - run.pointee.base >= 16 { unsafe writeBytes(address - 16, address, 16) }
-    let end = unsafe run.pointee.base + run.pointee.byteCount
+    if unsafe address - slab.pointee.base >= 16 { unsafe writeBytes(address - 16, address, 16) }
+    let end = unsafe slab.pointee.base + slab.pointee.byteCount
     unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
   }
 
@@ -53,23 +53,23 @@ struct Canaries: BitwiseCopyable {
   }
 
   private func writeBytes(
-    _ place: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
+    _ handle: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
   ) {
     for offset in 0..<count {
-      unsafe (place + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
+      unsafe (handle + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
     }
   }
 
   private func isolatedDamage(
-    _ run: UnsafeMutablePointer<Run>, address: UnsafeMutableRawPointer, byteCount: Int
+    _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
   ) -> Int? {
-    if unsafe address - run.pointee.base >= 16 {
+    if unsafe address - slab.pointee.base >= 16 {
       for offset in 0..<16
       where unsafe (address - 16 + offset).load(as: UInt8.self) != expected(address, offset) {
         return offset - 16
       }
     }
-    let end = unsafe run.pointee.base + run.pointee.byteCount
+    let end = unsafe slab.pointee.base + slab.pointee.byteCount
     for offset in unsafe 0..<(end - (address + byteCount))
     where unsafe (address + byteCount + offset).load(as: UInt8.self) != expected(address, offset) {
       return byteCount + offset
@@ -81,22 +81,22 @@ struct Canaries: BitwiseCopyable {
 
   /// Wipes a secret, outside of the lock. What was written beside it: the offset of the first such
   /// byte from the secret's first.
-  func wipeContents(of place: Place) -> Int? {
-    let run = unsafe place.run
-    let byteCount = Int(place.byteCount)
-    if unsafe run.pointee.isIsolated {
-      let damage = unsafe isolatedDamage(run, address: place.address, byteCount: byteCount)
-      unsafe wipe(run.pointee.base, byteCount: run.pointee.byteCount)
+  func wipeContents(of handle: SecretHandle) -> Int? {
+    let slab = unsafe handle.slab
+    let byteCount = Int(handle.byteCount)
+    if unsafe slab.pointee.isIsolated {
+      let damage = unsafe isolatedDamage(slab, address: handle.address, byteCount: byteCount)
+      unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount)
       return damage
     }
-    let start = unsafe run.pointee.base + Int(place.slot) * run.pointee.slotBytes
-    let payload = unsafe run.pointee.slotBytes - SizeClass.canaryBytes
+    let start = unsafe slab.pointee.base + Int(handle.slot) * slab.pointee.slotBytes
+    let payload = unsafe slab.pointee.slotBytes - SizeClass.canaryBytes
     let canary = unsafe start + payload
-    let before = unsafe place.address - start
+    let before = unsafe handle.address - start
     let behind = payload - before - byteCount
     let isWhole =
       unsafe isIntact(at: canary) && (before == 0 || isZero(start, byteCount: before))
-      && (behind == 0 || isZero(place.address + byteCount, byteCount: behind))
+      && (behind == 0 || isZero(handle.address + byteCount, byteCount: behind))
     let damage =
       isWhole
       ? nil : unsafe slabDamage(start, payload: payload, before: before, byteCount: byteCount)
@@ -121,17 +121,17 @@ struct Canaries: BitwiseCopyable {
 
   // MARK: - Looking
 
-  /// Looks at a run that is open for reading.
+  /// Looks at a slab that is open for reading.
   func check(
-    _ run: UnsafeMutablePointer<Run>, _ found: (Int, Violation.Kind, Int?) -> Void
+    _ slab: UnsafeMutablePointer<Slab>, _ found: (Int, Violation.Kind, Int?) -> Void
   ) {
-    let isIsolated = unsafe run.pointee.isIsolated
-    for slot in unsafe 0..<Int(run.pointee.slotCount) {
-      let entry = unsafe run.pointee.slots[slot]
-      let start = unsafe run.pointee.base + slot * run.pointee.slotBytes
+    let isIsolated = unsafe slab.pointee.isIsolated
+    for slot in unsafe 0..<Int(slab.pointee.slotCount) {
+      let entry = unsafe slab.pointee.slots[slot]
+      let start = unsafe slab.pointee.base + slot * slab.pointee.slotBytes
       let payload =
         unsafe isIsolated
-        ? run.pointee.byteCount : run.pointee.slotBytes - SizeClass.canaryBytes
+        ? slab.pointee.byteCount : slab.pointee.slotBytes - SizeClass.canaryBytes
       guard entry.isLive else {
         if unsafe !isZero(start, byteCount: payload)
           || !isIsolated && firstDamage(at: start + payload) != nil
@@ -140,11 +140,11 @@ struct Canaries: BitwiseCopyable {
         }
         continue
       }
-      let data = unsafe Run.dataStart(of: run, slot)
+      let data = unsafe Slab.dataStart(of: slab, slot)
       let byteCount = Int(entry.byteCount)
       let damage =
         unsafe isIsolated
-        ? isolatedDamage(run, address: data, byteCount: byteCount)
+        ? isolatedDamage(slab, address: data, byteCount: byteCount)
         : slabDamage(start, payload: payload, before: data - start, byteCount: byteCount)
       if let damage { found(slot, damage < 0 ? .underflow : .overflow, damage) }
     }

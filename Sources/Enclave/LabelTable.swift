@@ -59,18 +59,18 @@ struct LabelEntry: BitwiseCopyable {
   /// Of a copy that lives as long as the process.
   let key: LabelKey
   var createdAtMs: UInt64
-  var record: UInt32 = Listing.none
+  var record: UInt32 = PublishedSecret.none
   /// As they were written last.
   var counts = LabelCounts()
   var opens: UInt64 = 0
   var openNow: UInt64 = 0
-  var lastOpenedAtMs = PageFormat.unknown
+  var lastOpenedAtMs = StatsPageFormat.unknown
 
   /// What the page shows.
   var text: [UInt8] { key.text }
 }
 
-/// What a lane counts under a label.
+/// What a shard counts under a label.
 struct LabelCounts: BitwiseCopyable, Equatable {
   var bytes: UInt64 = 0
   var allocations: UInt64 = 0
@@ -175,9 +175,9 @@ struct LabelTable {
   }
 }
 
-/// What a lane knows of the arena's labels: their numbers, and its own counts.
+/// What a shard knows of the arena's labels: their numbers, and its own counts.
 @safe
-struct LaneLabels {
+struct ShardLabels {
   private var index = LabelIndex()
   private(set) var counts = RawList<LabelCounts>()
   /// What was found last: allocations come in groups.
@@ -201,7 +201,7 @@ struct LaneLabels {
   }
 
   func allocated(_ label: UInt16, byteCount: Int) {
-    let counts = unsafe counts.place(Int(label))
+    let counts = unsafe counts.pointer(at: Int(label))
     let size = UInt64(byteCount)
     unsafe counts.pointee.bytes &+= size
     unsafe counts.pointee.allocations &+= 1
@@ -210,12 +210,12 @@ struct LaneLabels {
   }
 
   func resized(_ label: UInt16, by growth: Int) {
-    let counts = unsafe counts.place(Int(label))
+    let counts = unsafe counts.pointer(at: Int(label))
     unsafe counts.pointee.bytes &+= UInt64(bitPattern: Int64(growth))
   }
 
   func freed(_ label: UInt16, byteCount: Int) {
-    let counts = unsafe counts.place(Int(label))
+    let counts = unsafe counts.pointer(at: Int(label))
     unsafe counts.pointee.bytes &-= UInt64(byteCount)
     unsafe counts.pointee.frees &+= 1
   }

@@ -46,7 +46,7 @@ struct RawList<Element: BitwiseCopyable> {
   }
 
   /// The place of an element, until the list grows.
-  func place(_ index: Int) -> UnsafeMutablePointer<Element> {
+  func pointer(at index: Int) -> UnsafeMutablePointer<Element> {
     precondition(index >= 0 && index < count)
     return unsafe base + index
   }

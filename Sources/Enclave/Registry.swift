@@ -25,7 +25,7 @@ package enum Registry {
   @safe
   struct Publication {
     var number: UInt64
-    var file: PageFile
+    var file: StatsPageFile
     var addresses: StatsPublisher.Addresses
     var addressesLost = false
     var tickMs: UInt32
@@ -53,7 +53,7 @@ package enum Registry {
     return unsafe state
   }()
 
-  /// Runs under the registry's lock. In a forked child the parent's list and publisher are
+  /// Slabs under the registry's lock. In a forked child the parent's list and publisher are
   /// forgotten first: they are none of its business. (Another thread of the parent may have held
   /// the lock when the child was made; the child has one thread, so it takes the lock over.)
   static func with<R: ~Copyable, E: Error>(
@@ -122,7 +122,7 @@ package enum Registry {
   /// What closes an arena on this machine.
   private static func mechanism(
     _ options: Arena.Options, _ kind: KeyKind
-  ) throws(EnclaveError) -> (Mechanism, Int?) {
+  ) throws(EnclaveError) -> (GateKind, Int?) {
     switch options.gate {
     case .none: return (.none, nil)
     case .pages: return (.pages, nil)
@@ -140,7 +140,7 @@ package enum Registry {
   private static func prepare(_ state: inout State) throws(EnclaveError) {
     if !state.hasExitHandler {
       do throws(SystemFailure) {
-        try perform(.watchExit) { PageCalls.atExit { asLibrary { Registry.leave() } } }
+        try perform(.watchExit) { StatsPageCalls.atExit { asLibrary { Registry.leave() } } }
       } catch { throw .system(error) }
       state.hasExitHandler = true
     }
@@ -249,7 +249,7 @@ package enum Registry {
         return publication.number
       }
       try prepare(&state)
-      var capacities = PageCapacities()
+      var capacities = StatsPageCapacities()
       capacities.secrets = max(0, options.listedSecrets)
       capacities.arenas = max(1, options.listedArenas)
       let isDumpable = try? ProcessFacts.isDumpable()
@@ -261,20 +261,20 @@ package enum Registry {
         case .always: .published
         case .whileDumpable: isDumpable == true ? .published : .withheld
         }
-      let file: PageFile
-      do throws(PageFailure) {
-        file = try PageFile.create(
+      let file: StatsPageFile
+      do throws(StatsPageFailure) {
+        file = try StatsPageFile.create(
           in: DirectoryCandidate.forPublisher(), capacities: capacities,
           processName: options.name.map { unsafe Array($0.bytes) }
             ?? ProcessFacts.commandName(),
           geometry: SizeClass.all.map {
-            PageGeometry(
-              payload: $0.payload, runBytes: $0.runPages * Page.size,
+            StatsPageGeometry(
+              payload: $0.payload, slabBytes: $0.slabPages * Page.size,
               slots: $0.slots(pageSize: Page.size))
           }, tickMs: Int(options.tickMilliseconds)
         ) { writer in
           writer.write(
-            PageWriter.Heartbeat(
+            StatsPageWriter.Heartbeat(
               state: .live, memlock: try? ProcessFacts.memlockLimit(),
               lockedBytes: ProcessFacts.lockedBytes(), arenas: arenas,
               arenasDestroyed: destroyed, addresses: addresses, isDumpable: isDumpable))
@@ -296,7 +296,7 @@ package enum Registry {
       unsafe WipeTable.report(to: file.writer.wipeWords)
       do throws(SystemFailure) {
         try perform(.startThread) {
-          unsafe PageCalls.startTicker(
+          unsafe StatsPageCalls.startTicker(
             named: "enclave-stats", everyMs: options.tickMilliseconds,
             context: UnsafeMutableRawPointer(bitPattern: UInt(number))
           ) { number in
@@ -340,7 +340,7 @@ package enum Registry {
   static func page(_ number: UInt64) -> (path: String, isLost: Bool)? {
     with { state in
       guard let publication = state.publication, publication.number == number else { return nil }
-      return (publication.file.path, PageCalls.isPageLost)
+      return (publication.file.path, StatsPageCalls.isPageLost)
     }
   }
 
@@ -354,8 +354,8 @@ package enum Registry {
     publication.file.unlink()
     unsafe WipeTable.report(to: nil)
     state.publication = nil
-    PageCalls.unguardPage()
-    unsafe PageCalls.unmap(publication.file.base, publication.file.writer.layout.byteCount)
+    StatsPageCalls.unguardPage()
+    unsafe StatsPageCalls.unmap(publication.file.base, publication.file.writer.layout.byteCount)
     publication.file.close()
   }
 
@@ -378,8 +378,8 @@ package enum Registry {
   private static func tick(_ number: UInt64) -> Bool {
     with { state in
       guard state.publication?.number == number else { return false }
-      if PageCalls.isPageLost { return false }
-      PageCalls.keepPageGuarded()
+      if StatsPageCalls.isPageLost { return false }
+      StatsPageCalls.keepPageGuarded()
       state.publication!.file.writer.advanceClock()
       state.publication!.ticks &+= 1
       if state.publication!.addresses == .whileDumpable, !state.publication!.addressesLost,
@@ -424,7 +424,7 @@ package enum Registry {
       publication.addresses == .never
       ? .withheld : publication.addressesLost ? .lost : .published
     unsafe publication.file.writer.write(
-      PageWriter.Heartbeat(
+      StatsPageWriter.Heartbeat(
         state: ending ? .closed : .live, memlock: try? ProcessFacts.memlockLimit(),
         lockedBytes: state.publication!.lockedBytes, arenas: state.arenas.count,
         arenasDestroyed: state.destroyed, addresses: addresses,

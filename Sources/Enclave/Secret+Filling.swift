@@ -7,10 +7,10 @@ extension Secret {
   ///
   /// - Throws: as opening a window for writing; `system` when the kernel refuses.
   public mutating func fillRandom() throws(EnclaveError) {
-    let place = place
-    try place.withWindow(writing: true) { () throws(EnclaveError) in
+    let handle = handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
       do throws(SystemFailure) {
-        unsafe try EnclaveSystem.fillRandom(place.address, byteCount: Int(place.byteCount))
+        unsafe try EnclaveSystem.fillRandom(handle.address, byteCount: Int(handle.byteCount))
       } catch { throw .system(error) }
     }
   }
@@ -21,14 +21,14 @@ extension Secret {
   /// - Throws: as opening a window for writing; `endOfInput` when the input ends before, and what
   ///   came is in the secret; `system` when the call fails.
   public mutating func fill(fromDescriptor descriptor: Int32) throws(EnclaveError) {
-    let place = place
-    try place.withWindow(writing: true) { () throws(EnclaveError) in
-      let byteCount = Int(place.byteCount)
+    let handle = handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      let byteCount = Int(handle.byteCount)
       var received = 0
       while received < byteCount {
         let count: Int
         do throws(SystemFailure) {
-          count = unsafe try Input.read(descriptor, place.address + received, byteCount - received)
+          count = unsafe try Input.read(descriptor, handle.address + received, byteCount - received)
         } catch { throw .system(error) }
         if count == 0 { throw .endOfInput(received: received) }
         received += count
@@ -63,16 +63,16 @@ extension Arena {
     file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     let longest = try allocate(byteCount: max(limit, 1), label: label, file: file, line: line)
-    let place = longest.place
-    let count = try place.withWindow(writing: true) { () throws(EnclaveError) in
+    let handle = longest.handle
+    let count = try handle.withWindow(writing: true) { () throws(EnclaveError) in
       do throws(SystemFailure) {
         return unsafe try Input.readLine(
-          descriptor, prompt: prompt, into: place.address, limit: Int(place.byteCount))
+          descriptor, prompt: prompt, into: handle.address, limit: Int(handle.byteCount))
       } catch { throw .system(error) }
     }
     guard count >= 0 else { throw .endOfInput(received: -count - 1) }
     let secret = try allocate(byteCount: count, label: label, file: file, line: line)
-    try place.copy(into: secret.place)
+    try handle.copy(into: secret.handle)
     return secret
   }
 

@@ -15,44 +15,44 @@ import EnclaveSystem
 /// for many.
 @safe
 public struct Secret: ~Copyable, @unchecked Sendable {
-  package let place: Place
+  package let handle: SecretHandle
 
-  init(place: Place) { self.place = place }
+  init(handle: SecretHandle) { self.handle = handle }
 
   deinit {
     // Failing here is counted and shown on the page; `destroy` is there for who wants to know.
-    _ = try? arena.free(place)
+    _ = try? arena.free(handle)
   }
 
-  private var arena: ArenaReference { place.arena }
+  private var arena: ArenaReference { handle.arena }
 
   /// The size in bytes that was asked for.
-  public var byteCount: Int { Int(place.byteCount) }
+  public var byteCount: Int { Int(handle.byteCount) }
 
   /// What the secret is counted under.
   package var labelKey: LabelKey {
-    arena.withCore { core in core.labels.entries[Int(place.label)].key }
+    arena.withCore { core in core.labels.entries[Int(handle.label)].key }
   }
 
-  @usableFromInline var start: UnsafeMutableRawPointer { unsafe place.address }
+  @usableFromInline var start: UnsafeMutableRawPointer { unsafe handle.address }
 
   @usableFromInline
   func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
-    try place.openWindow(writing: writing)
+    try handle.openWindow(writing: writing)
   }
 
   @usableFromInline
   func closeWindow(writing: Bool, _ found: UInt64) -> Bool {
-    place.closeWindow(writing: writing, found)
+    handle.closeWindow(writing: writing, found)
   }
 
   /// Why closing a window returned false.
-  @usableFromInline var loss: EnclaveError { place.loss }
+  @usableFromInline var loss: EnclaveError { handle.loss }
 
   /// Closes the window of a body that threw.
   @usableFromInline
   func abandonWindow(writing: Bool, _ found: UInt64) {
-    place.closeWindow(writing: writing, found)
+    handle.closeWindow(writing: writing, found)
   }
 
   /// Opens a window for reading, and closes it when the body returns or throws.
@@ -109,7 +109,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   /// - Throws: when either cannot be opened.
   public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
     guard byteCount == other.byteCount else { return false }
-    let (a, b) = (place, other.place)
+    let (a, b) = (handle, other.handle)
     return try a.withWindow(writing: false) { () throws(EnclaveError) in
       try b.withWindow(writing: false) { () throws(EnclaveError) in
         unsafe EnclaveSystem.isEqual(a.address, b.address, byteCount: Int(a.byteCount))
@@ -124,7 +124,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     let copy = try arena.allocate(byteCount: byteCount, label: label, file: file, line: line)
-    try place.copy(into: copy.place)
+    try handle.copy(into: copy.handle)
     return copy
   }
 
@@ -147,17 +147,17 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   ///   and is wiped when the arena is destroyed. `inheritedByFork` in a child, where there is
   ///   nothing to wipe.
   public consuming func destroy() throws(EnclaveError) {
-    let place = self.place
+    let handle = self.handle
     let arena = self.arena
     discard self
-    try arena.free(place)
+    try arena.free(handle)
   }
 
   /// Takes the address out of the handle, for code that works with pointers. From now on
   /// `Arena.free(_:)` frees the secret, and the arena's gate decides who can touch it.
   @unsafe
   public consuming func leak() -> UnsafeMutableRawPointer {
-    let address = unsafe place.address
+    let address = unsafe handle.address
     discard self
     return unsafe address
   }

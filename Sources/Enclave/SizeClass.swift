@@ -8,28 +8,28 @@ struct SizeClass: Equatable {
   static let canaryBytes = 16
 
   var payload: Int
-  var runPages: Int
+  var slabPages: Int
 
   var slotBytes: Int { payload + Self.canaryBytes }
-  func slots(pageSize: Int) -> Int { runPages * pageSize / slotBytes }
+  func slots(pageSize: Int) -> Int { slabPages * pageSize / slotBytes }
 
   static let all: [SizeClass] = [
-    SizeClass(payload: 16, runPages: 1),  // 128 slots of 32
-    SizeClass(payload: 32, runPages: 1),  // 85 of 48
-    SizeClass(payload: 48, runPages: 1),  // 64 of 64
-    SizeClass(payload: 64, runPages: 1),  // 51 of 80
-    SizeClass(payload: 96, runPages: 1),  // 36 of 112
-    SizeClass(payload: 128, runPages: 1),  // 28 of 144
-    SizeClass(payload: 192, runPages: 1),  // 19 of 208
-    SizeClass(payload: 256, runPages: 1),  // 15 of 272
-    SizeClass(payload: 384, runPages: 1),  // 10 of 400
-    SizeClass(payload: 512, runPages: 1),  // 7 of 528
-    SizeClass(payload: 768, runPages: 1),  // 5 of 784
-    SizeClass(payload: 1024, runPages: 2),  // 7 of 1040
-    SizeClass(payload: 1536, runPages: 2),  // 5 of 1552
-    SizeClass(payload: 2048, runPages: 2),  // 3 of 2064
-    SizeClass(payload: 3072, runPages: 4),  // 5 of 3088
-    SizeClass(payload: 4096, runPages: 4),  // 3 of 4112
+    SizeClass(payload: 16, slabPages: 1),  // 128 slots of 32
+    SizeClass(payload: 32, slabPages: 1),  // 85 of 48
+    SizeClass(payload: 48, slabPages: 1),  // 64 of 64
+    SizeClass(payload: 64, slabPages: 1),  // 51 of 80
+    SizeClass(payload: 96, slabPages: 1),  // 36 of 112
+    SizeClass(payload: 128, slabPages: 1),  // 28 of 144
+    SizeClass(payload: 192, slabPages: 1),  // 19 of 208
+    SizeClass(payload: 256, slabPages: 1),  // 15 of 272
+    SizeClass(payload: 384, slabPages: 1),  // 10 of 400
+    SizeClass(payload: 512, slabPages: 1),  // 7 of 528
+    SizeClass(payload: 768, slabPages: 1),  // 5 of 784
+    SizeClass(payload: 1024, slabPages: 2),  // 7 of 1040
+    SizeClass(payload: 1536, slabPages: 2),  // 5 of 1552
+    SizeClass(payload: 2048, slabPages: 2),  // 3 of 2064
+    SizeClass(payload: 3072, slabPages: 4),  // 5 of 3088
+    SizeClass(payload: 4096, slabPages: 4),  // 3 of 4112
   ]
 
   /// The largest request that a slab slot serves; above it a secret gets pages of its own.

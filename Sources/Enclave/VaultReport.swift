@@ -78,7 +78,7 @@ extension Registry {
   }
 
   /// Writes the vaults' records; returns how many have none.
-  static func writeVaults(_ state: inout State, _ writer: PageWriter) -> UInt64 {
+  static func writeVaults(_ state: inout State, _ writer: StatsPageWriter) -> UInt64 {
     let vaults = state.vaults.compactMap { $0.vault }
     let table = writer.table(VaultWord.self)
     let capacity = writer.layout.capacity(.vaults)
@@ -100,7 +100,7 @@ extension Registry {
       record.set(.decryptions, report.decryptions)
       record.set(.failures, report.failures)
       record.set(.rotations, report.rotations)
-      record.set(.lastRotatedAtMs, report.lastRotatedAtMs ?? PageFormat.unknown)
+      record.set(.lastRotatedAtMs, report.lastRotatedAtMs ?? StatsPageFormat.unknown)
       record.set(.failedRotations, report.failedRotations)
       record.set(.streams, UInt64(report.streams))
       record.set(.streamChunks, UInt64(report.streamChunks))

@@ -2,7 +2,7 @@
 
 import EnclaveSystem
 
-extension Place {
+extension SecretHandle {
   /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
   @inline(__always)
   package func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
@@ -16,14 +16,14 @@ extension Place {
         throw error
       }
     }
-    guard unsafe Run.slots(of: run)[Int(slot)].generation == generation else {
+    guard unsafe Slab.slots(of: slab)[Int(slot)].generation == generation else {
       gate.undo(writing: writing, label: label)
       throw .destroyed
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
     var counted: UInt64 = 0
-    if let listings = unsafe Run.listings(of: run) {
-      unsafe addRelaxed(Listing.opened, to: &listings[Int(slot)].count)
+    if let listings = unsafe Slab.listings(of: slab) {
+      unsafe addRelaxed(PublishedSecret.opened, to: &listings[Int(slot)].count)
       counted = Self.isCounted
     }
     return counted | UInt64(gate.openKey(writing: writing))
@@ -37,8 +37,8 @@ extension Place {
   private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
     do throws(EnclaveError) {
       if arena.isInterruptedHere { throw .busy }
-      unsafe try arena.withLane(Int(run.pointee.lane)) { lane throws(EnclaveError) in
-        unsafe try arena.openPages(run, writing: writing, lane: &lane)
+      unsafe try arena.withShard(Int(slab.pointee.shard)) { shard throws(EnclaveError) in
+        unsafe try arena.openPages(slab, writing: writing, shard: &shard)
       }
     } catch {
       arena.gate.undo(writing: writing, label: label)
@@ -56,12 +56,12 @@ extension Place {
     // In a forked child that was made inside of the body there is nothing to close but the key.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return false }
-    if found & Self.isCounted != 0, let listings = unsafe Run.listings(of: run) {
+    if found & Self.isCounted != 0, let listings = unsafe Slab.listings(of: slab) {
       unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
     }
     if arena.hasPageGate {
-      unsafe arena.withLane(Int(run.pointee.lane)) { lane in
-        unsafe arena.closePages(run, writing: writing, lane: &lane)
+      unsafe arena.withShard(Int(slab.pointee.shard)) { shard in
+        unsafe arena.closePages(slab, writing: writing, shard: &shard)
       }
     }
     arena.gate.leave(writing: writing, label: label)
@@ -72,7 +72,7 @@ extension Place {
   /// it was open.
   package var loss: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
 
-  /// Runs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
+  /// Slabs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
   /// contents were lost meanwhile.
   package func withWindow<R: ~Copyable>(
     writing: Bool, _ body: () throws(EnclaveError) -> R
@@ -88,7 +88,7 @@ extension Place {
   }
 
   /// Copies as many bytes as fit.
-  func copy(into other: Place) throws(EnclaveError) {
+  func copy(into other: SecretHandle) throws(EnclaveError) {
     try withWindow(writing: false) { () throws(EnclaveError) in
       try other.withWindow(writing: true) { () throws(EnclaveError) in
         unsafe copySecret(

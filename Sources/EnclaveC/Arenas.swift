@@ -36,7 +36,7 @@ public func enclave_probe(_ capability: enclave_capability) -> enclave_status {
   case ENCLAVE_CAPABILITY_WIPE_ON_FORK: known = .wipeOnFork
   case ENCLAVE_CAPABILITY_MEMORY_TAGGING: known = .memoryTagging
   case ENCLAVE_CAPABILITY_CLOSED_BIRTHS:
-    return ProcessFacts.birthsAreClosed
+    return ProcessFacts.threadsStartClosed
       ? ENCLAVE_OK
       : failed(
         ENCLAVE_ERROR_UNSUPPORTED,
@@ -59,7 +59,7 @@ public func enclave_arena_create(
   cenclave_enter()
   defer { cenclave_leave() }
   guard let name = unsafe name, let arena = unsafe arena else {
-    return failedArgument("an arena needs a name and a place for its pointer")
+    return failedArgument("an arena needs a name and a handle for its pointer")
   }
   var swiftOptions = Arena.Options()
   if let options = unsafe options {
@@ -214,7 +214,7 @@ public func enclave_arena_owns(_ arena: OpaquePointer?, _ address: UnsafeRawPoin
   cenclave_enter()
   defer { cenclave_leave() }
   guard let arena = unsafe arena, let address = unsafe address,
-    let found = unsafe Place.arena(of: address)
+    let found = unsafe SecretHandle.arena(of: address)
   else {
     return false
   }

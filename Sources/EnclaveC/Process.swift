@@ -184,7 +184,8 @@ public func enclave_arena_call(
     // Why is kept already, where it was this library that had no memory.
     return nil
   }
-  guard unsafe Place.arena(of: result).map({ unsafe $0.isSame(as: reference(arena)) }) ?? false
+  guard
+    unsafe SecretHandle.arena(of: result).map({ unsafe $0.isSame(as: reference(arena)) }) ?? false
   else {
     unsafe enclave_private_foreign_allocator("the allocator that was called")
   }

@@ -9,7 +9,7 @@ private let unnamed: Label = "C"
 @inline(__always)
 private func allocate(
   _ arena: OpaquePointer?, _ size: Int, _ alignment: Int, _ label: UnsafePointer<CChar>?
-) throws(EnclaveError) -> Place? {
+) throws(EnclaveError) -> SecretHandle? {
   guard let arena = unsafe arena else {
     _ = failedArgument("the arena is NULL")
     return nil
@@ -30,8 +30,8 @@ public func enclave_allocate(
   cenclave_enter()
   defer { cenclave_leave() }
   do throws(EnclaveError) {
-    let place: Place? = unsafe try allocate(arena, size, alignment, label)
-    return unsafe place?.address
+    let handle: SecretHandle? = unsafe try allocate(arena, size, alignment, label)
+    return unsafe handle?.address
   } catch {
     _ = failed(error)
     return nil
@@ -66,7 +66,7 @@ public func enclave_realloc(
     _ = failedArgument("the address is NULL, which is in no arena: use enclave_allocate")
     return nil
   }
-  guard let place = unsafe Place.live(startingAt: address) else {
+  guard let handle = unsafe SecretHandle.live(startingAt: address) else {
     unsafe misused(address)
     return nil
   }
@@ -74,7 +74,7 @@ public func enclave_realloc(
     _ = failedSize(size, 16)
     return nil
   }
-  do throws(EnclaveError) { return unsafe try place.resize(to: size).address } catch {
+  do throws(EnclaveError) { return unsafe try handle.resize(to: size).address } catch {
     _ = failed(error)
     return nil
   }
@@ -86,7 +86,7 @@ public func enclave_free(_ address: UnsafeMutableRawPointer?) -> enclave_status 
   defer { cenclave_leave() }
   guard let address = unsafe address else { return ENCLAVE_OK }
   do throws(EnclaveError) {
-    return unsafe try Place.free(at: address) ? ENCLAVE_OK : misused(address)
+    return unsafe try SecretHandle.free(at: address) ? ENCLAVE_OK : misused(address)
   } catch { return failed(error) }
 }
 
@@ -94,14 +94,16 @@ public func enclave_free(_ address: UnsafeMutableRawPointer?) -> enclave_status 
 public func enclave_free_if_owned(_ address: UnsafeMutableRawPointer?) -> Bool {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let address = unsafe address, unsafe Place.isOwned(address) else { return false }
+  guard let address = unsafe address, unsafe SecretHandle.isOwned(address) else { return false }
   _ = unsafe enclave_free(address)
   return true
 }
 
 @inline(never) @discardableResult
 private func misused(_ address: UnsafeMutableRawPointer) -> enclave_status {
-  do throws(EnclaveError) { unsafe try Place.misused(address) } catch { return failed(error) }
+  do throws(EnclaveError) { unsafe try SecretHandle.misused(address) } catch {
+    return failed(error)
+  }
   return failedNotOurs()
 }
 
@@ -110,16 +112,16 @@ public func enclave_usable_size(_ address: UnsafeRawPointer?) -> Int {
   cenclave_enter()
   defer { cenclave_leave() }
   guard let address = unsafe address,
-    let place = unsafe Place.live(startingAt: UnsafeMutableRawPointer(mutating: address))
+    let handle = unsafe SecretHandle.live(startingAt: UnsafeMutableRawPointer(mutating: address))
   else { return 0 }
-  return Int(place.byteCount)
+  return Int(handle.byteCount)
 }
 
 @c @implementation
 public func enclave_owns(_ address: UnsafeRawPointer?) -> Bool {
   cenclave_enter()
   defer { cenclave_leave() }
-  return unsafe address.map { unsafe Place.isOwned($0) } ?? false
+  return unsafe address.map { unsafe SecretHandle.isOwned($0) } ?? false
 }
 
 @c @implementation
@@ -127,7 +129,7 @@ public func enclave_contains(_ start: UnsafeRawPointer?, _ size: Int) -> Bool {
   cenclave_enter()
   defer { cenclave_leave() }
   guard let start = unsafe start, size >= 0 else { return false }
-  return unsafe Place.live(at: UnsafeRawBufferPointer(start: start, count: size)) != nil
+  return unsafe SecretHandle.live(at: UnsafeRawBufferPointer(start: start, count: size)) != nil
 }
 
 // MARK: - Windows
@@ -211,11 +213,11 @@ public func enclave_arena_open(
 
 // MARK: - Handles
 
-private func place(_ secret: UnsafePointer<enclave_secret>?) -> Place? {
-  guard let secret = unsafe secret, let place = unsafe Place(words: secret.pointee.state),
-    place.isLive
+private func place(_ secret: UnsafePointer<enclave_secret>?) -> SecretHandle? {
+  guard let secret = unsafe secret, let handle = unsafe SecretHandle(words: secret.pointee.state),
+    handle.isLive
   else { return nil }
-  return place
+  return handle
 }
 
 @c @implementation
@@ -227,10 +229,10 @@ public func enclave_secret_allocate(
   defer { cenclave_leave() }
   guard let secret = unsafe secret else { return failedArgument("the secret is NULL") }
   do throws(EnclaveError) {
-    guard let place: Place = unsafe try allocate(arena, size, alignment, label) else {
+    guard let handle: SecretHandle = unsafe try allocate(arena, size, alignment, label) else {
       return enclave_last_status()
     }
-    unsafe secret.pointee.state = place.words
+    unsafe secret.pointee.state = handle.words
   } catch { return failed(error) }
   return ENCLAVE_OK
 }
@@ -244,8 +246,8 @@ public func enclave_secret_find(
   guard let address = unsafe address, let secret = unsafe secret else {
     return failedArgument("the address or the secret is NULL")
   }
-  guard let place = unsafe Place.live(startingAt: address) else { return failedNotOurs() }
-  unsafe secret.pointee.state = place.words
+  guard let handle = unsafe SecretHandle.live(startingAt: address) else { return failedNotOurs() }
+  unsafe secret.pointee.state = handle.words
   return ENCLAVE_OK
 }
 
@@ -276,11 +278,11 @@ public func enclave_secret_open(
   guard let window = unsafe window else { return failedArgument("the window is NULL") }
   unsafe held(window).pointee.flags = 0
   guard let writing = writes(access) else { return failedAccess() }
-  guard let place = unsafe place(secret) else { return failedStale() }
+  guard let handle = unsafe place(secret) else { return failedStale() }
   do throws(EnclaveError) {
-    unsafe try HeldWindow.open(place, writing: writing, held(window))
+    unsafe try HeldWindow.open(handle, writing: writing, held(window))
   } catch { return failed(error) }
-  unsafe bytes?.pointee = unsafe place.address
+  unsafe bytes?.pointee = unsafe handle.address
   return ENCLAVE_OK
 }
 
@@ -288,7 +290,7 @@ public func enclave_secret_open(
 public func enclave_secret_free(_ secret: UnsafePointer<enclave_secret>?) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let place = unsafe place(secret) else { return failedStale() }
-  do throws(EnclaveError) { try place.free() } catch { return failed(error) }
+  guard let handle = unsafe place(secret) else { return failedStale() }
+  do throws(EnclaveError) { try handle.free() } catch { return failed(error) }
   return ENCLAVE_OK
 }

@@ -56,7 +56,7 @@ package enum ProcessFacts {
   }
 
   /// Whether threads that are born in a window are closed: see gate.c.
-  package static var birthsAreClosed: Bool { ces_births_are_closed() != 0 }
+  package static var threadsStartClosed: Bool { ces_threads_start_closed() != 0 }
 
   /// abort(3).
   package static func abort() -> Never { ces_abort() }

@@ -11,7 +11,7 @@ package struct WipeEntry: BitwiseCopyable {
   }
 
   /// Enters a chunk that holds nothing yet.
-  package init(data: UnsafeMutableRawPointer, gate: Gate) throws(SystemFailure) {
+  package init(data: UnsafeMutableRawPointer, gate: GateState) throws(SystemFailure) {
     var made: UnsafeMutableRawPointer?
     try perform(.extendWipeTable) {
       let entry = unsafe ces_wipe_add(data, gate.raw.assumingMemoryBound(to: ces_gate.self))

@@ -85,7 +85,7 @@
     }
 
     /// Decrypts a chunk into a buffer of `chunkByteCount` bytes; returns how many came.
-    fileprivate func decrypt(_ index: Int, into buffer: Place) throws(EnclaveError) -> Int {
+    fileprivate func decrypt(_ index: Int, into buffer: SecretHandle) throws(EnclaveError) -> Int {
       guard index < chunkCount else { throw .notAuthentic }
       let (chunk, isLast) = unsafe (chunks[index], index == chunkCount - 1)
       let byteCount = unsafe chunk.pointee.byteCount
@@ -149,13 +149,13 @@
   public struct EncryptedStreamWriter: ~Copyable, @unchecked Sendable {
     private let stream: EncryptedStream
     private var buffer: Secret?
-    private let place: Place
+    private let handle: SecretHandle
     private let label: LabelKey
     private var filled = 0
 
     init(_ stream: EncryptedStream, buffer: consuming Secret) {
       self.stream = stream
-      place = buffer.place
+      handle = buffer.handle
       label = buffer.labelKey
       self.buffer = consume buffer
     }
@@ -176,10 +176,10 @@
       while taken < count {
         let (room, start) = (try makeRoom(), filled)
         let step = min(room, count - taken)
-        try place.withWindow(writing: true) {
+        try handle.withWindow(writing: true) {
           unsafe bytes.extracting(taken..<taken + step).withUnsafeBytes { source in
             unsafe copySecret(
-              from: source.baseAddress.unsafelyUnwrapped, to: place.address + start,
+              from: source.baseAddress.unsafelyUnwrapped, to: handle.address + start,
               byteCount: step)
           }
         }
@@ -207,9 +207,9 @@
     public mutating func append(fromDescriptor descriptor: Int32) throws(EnclaveError) {
       while true {
         let (room, start) = (try makeRoom(), filled)
-        let count = try place.withWindow(writing: true) { () throws(EnclaveError) in
+        let count = try handle.withWindow(writing: true) { () throws(EnclaveError) in
           do throws(SystemFailure) {
-            return unsafe try Input.read(descriptor, place.address + start, room)
+            return unsafe try Input.read(descriptor, handle.address + start, room)
           } catch { throw .system(error) }
         }
         if count == 0 { return }
@@ -240,7 +240,7 @@
 
     private func encrypt(isLast: Bool) throws(EnclaveError) {
       let chunk = unsafe try stream.vault.encrypt(
-        place, byteCount: filled, label: label,
+        handle, byteCount: filled, label: label,
         chunk: ChunkPlace(stream: stream.number, index: stream.chunkCount, isLast: isLast))
       unsafe stream.append(chunk)
     }
@@ -268,8 +268,8 @@
     /// - Returns: the place.
     /// - Complexity: O(1).
     @discardableResult
-    public mutating func seek(to place: Int) -> Int {
-      position = min(max(place, 0), stream.byteCount)
+    public mutating func seek(to handle: Int) -> Int {
+      position = min(max(handle, 0), stream.byteCount)
       return position
     }
 
@@ -298,7 +298,7 @@
     /// - Returns: how many bytes came: less than the secret's at the end of the data.
     /// - Throws: `notAuthentic`, and the position is behind what came; as opening windows.
     public mutating func read(over secret: inout Secret) throws(EnclaveError) -> Int {
-      let (from, to) = (buffer.place, secret.place)
+      let (from, to) = (buffer.handle, secret.handle)
       var received = 0
       while received < Int(to.byteCount) {
         let range = try next(upTo: Int(to.byteCount) - received)
@@ -323,7 +323,7 @@
       let index = max(0, min(position / chunkBytes, stream.chunkCount - 1))
       if decrypted?.index != index {
         decrypted = nil
-        decrypted = (index, try stream.decrypt(index, into: buffer.place))
+        decrypted = (index, try stream.decrypt(index, into: buffer.handle))
       }
       let start = position - index * chunkBytes
       let available = max(0, (decrypted?.byteCount ?? 0) - start)

@@ -45,7 +45,7 @@
       let context = unsafe Unmanaged.passRetained(self)
       do {
         try perform(.startThread) {
-          unsafe PageCalls.startTicker(
+          unsafe StatsPageCalls.startTicker(
             named: "enclave-rotate", everyMs: 1000, context: context.toOpaque()
           ) { context in
             let timer = unsafe Unmanaged<RotationTimer>.fromOpaque(context!)

@@ -32,7 +32,7 @@
             core.lastRotatedAtMs = ProcessFacts.bootMilliseconds
           }
         }
-        Registry.rotated(ledger)
+        Registry.rotated(store)
         try moveAll(from: old ^ 1)
       }
     }
@@ -40,7 +40,7 @@
     /// Encrypts every entry of one key under the other, and wipes the key.
     private func moveAll(from old: Int) throws(EnclaveError) {
       // No encryption begins under this key any more; those that did are about to enter the list.
-      ledger.wait { $0[users: old].sealing == 0 }
+      store.wait { $0[users: old].sealing == 0 }
       let count = withCore { $0[list: old].count }
       var failed = 0
       if count > 0 {
@@ -49,11 +49,11 @@
         for _ in 0..<count {
           guard let entry = unsafe takeFirst(of: old) else { break }
           defer { unsafe release(entry) }
-          if unsafe try !move(entry, through: scratch.place) { failed += 1 }
+          if unsafe try !move(entry, through: scratch.handle) { failed += 1 }
         }
       }
       guard failed == 0 else { throw .notAuthentic }
-      ledger.wait { $0[users: old].opening == 0 }
+      store.wait { $0[users: old].opening == 0 }
       try withKeys { keys throws(EnclaveError) in
         let isEmpty = withCore { $0[list: old].count == 0 }
         if isEmpty { keys.destroy(old) }
@@ -96,7 +96,7 @@
 
     /// Encrypts an entry under the vault's key; false when it is not authentic. The caller holds it.
     private func move(
-      _ entry: UnsafeMutablePointer<Entry>, through scratch: Place
+      _ entry: UnsafeMutablePointer<Entry>, through scratch: SecretHandle
     ) throws(EnclaveError) -> Bool {
       try scratch.withWindow(writing: true) { () throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
@@ -135,7 +135,7 @@
     }
   }
 
-  extension Ledger.Core {
+  extension EntryStore.Core {
     /// Whether anything needs the key at a place.
     fileprivate func uses(_ side: Int) -> Bool {
       self[list: side].count > 0 || self[users: side].sealing > 0 || self[users: side].opening > 0

@@ -24,7 +24,7 @@
     package let arena: Arena
     let keys: Secret
     let id: (UInt64, UInt64)
-    let ledger: Ledger
+    let store: EntryStore
     /// Held by whoever rotates; others sleep.
     let rotation = Mutex(())
     let timer = Mutex<RotationTimer?>(nil)
@@ -88,9 +88,9 @@
         }
       } catch { throw .system(error) }
       self.id = id
-      ledger = Ledger(cipher: chosen, arenaID: arena.reference.id, nonceLimit: nonceLimit)
+      store = EntryStore(cipher: chosen, arenaID: arena.reference.id, nonceLimit: nonceLimit)
       try withKeys { keys throws(EnclaveError) in try keys.make(0, chosen) }
-      Registry.add(ledger)
+      Registry.add(store)
     }
 
     // MARK: - Encrypt and decrypt
@@ -100,25 +100,25 @@
     /// - Throws: when the secret or the vault cannot be opened; `destroyed`, `inheritedByFork`.
     /// - Complexity: O(bytes). At the end of a key's life, a rotation.
     public func encrypt(_ secret: borrowing Secret) throws(EnclaveError) -> EncryptedSecret {
-      let place = secret.place
+      let handle = secret.handle
       return unsafe EncryptedSecret(
         vault: self,
-        entry: try encrypt(place, byteCount: Int(place.byteCount), label: secret.labelKey))
+        entry: try encrypt(handle, byteCount: Int(handle.byteCount), label: secret.labelKey))
     }
 
     // Ciphers run outside of the vault's lock: it is held to take a nonce and to change lists.
 
     /// Encrypts the first bytes of a place, as a secret or as a chunk of a stream.
     func encrypt(
-      _ place: Place, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
+      _ handle: SecretHandle, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
     ) throws(EnclaveError) -> UnsafeMutablePointer<Entry> {
       while true {
         var made: UnsafeMutablePointer<Entry>?
         do throws(EnclaveError) {
-          try place.withWindow(writing: false) { () throws(EnclaveError) in
+          try handle.withWindow(writing: false) { () throws(EnclaveError) in
             try withKeys { keys throws(EnclaveError) in
               unsafe made = unsafe encrypt(
-                place.address, byteCount: byteCount, label: label, chunk: chunk, keys)
+                handle.address, byteCount: byteCount, label: label, chunk: chunk, keys)
             }
           }
         } catch {
@@ -161,9 +161,9 @@
       let isAwaited = withCore { core in
         unsafe core.append(entry)
         unsafe core[users: Int(ciphertext.pointee.side)].sealing -= 1
-        return ledger.noteChange(&core)
+        return store.noteChange(&core)
       }
-      if isAwaited { ledger.wake() }
+      if isAwaited { store.wake() }
       return unsafe entry
     }
 
@@ -201,7 +201,7 @@
       let entry = unsafe encrypted.entry
       let secret = unsafe try arena.allocate(
         byteCount: entry.pointee.byteCount, key: entry.pointee.label)
-      unsafe try decrypt(entry, into: secret.place)
+      unsafe try decrypt(entry, into: secret.handle)
       return secret
     }
 
@@ -217,26 +217,26 @@
       guard encrypted.byteCount == secret.byteCount else {
         throw .invalidSize(byteCount: secret.byteCount, alignment: 1)
       }
-      unsafe try decrypt(encrypted.entry, into: secret.place)
+      unsafe try decrypt(encrypted.entry, into: secret.handle)
     }
 
     func decrypt(
-      _ entry: UnsafeMutablePointer<Entry>, into place: Place
+      _ entry: UnsafeMutablePointer<Entry>, into handle: SecretHandle
     ) throws(EnclaveError) {
-      let isAuthentic = try place.withWindow(writing: true) { () throws(EnclaveError) in
+      let isAuthentic = try handle.withWindow(writing: true) { () throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
           let ciphertext = unsafe withCore { unsafe $0.beginOpening(entry) }
-          let isAuthentic = unsafe open(entry, ciphertext, into: place.address, keys)
+          let isAuthentic = unsafe open(entry, ciphertext, into: handle.address, keys)
           let (isLast, isAwaited) = withCore { core in
             if isAuthentic {
               core.statistics.decryptions += 1
             } else {
               core.statistics.failures += 1
             }
-            return unsafe (core.endOpening(ciphertext), ledger.noteChange(&core))
+            return unsafe (core.endOpening(ciphertext), store.noteChange(&core))
           }
           if isLast { unsafe Ciphertext.deallocate(ciphertext) }
-          if isAwaited { ledger.wake() }
+          if isAwaited { store.wake() }
           return isAuthentic
         }
       }
@@ -256,7 +256,7 @@
     /// What the vault has done, and holds. All 0 in a forked child.
     public var statistics: Statistics {
       guard !arena.reference.isInherited else { return Statistics() }
-      return ledger.statistics
+      return store.statistics
     }
 
     /// Wipes the keys: nothing that the vault holds can be decrypted any more.
@@ -278,13 +278,13 @@
     }
 
     func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
-      let place = keys.place
-      return try place.withWindow(writing: true) { () throws(EnclaveError) in
-        unsafe try body(Keys(base: place.address))
+      let handle = keys.handle
+      return try handle.withWindow(writing: true) { () throws(EnclaveError) in
+        unsafe try body(Keys(base: handle.address))
       }
     }
 
-    func withCore<R>(_ body: (inout Ledger.Core) -> R) -> R { ledger.withCore(body) }
+    func withCore<R>(_ body: (inout EntryStore.Core) -> R) -> R { store.withCore(body) }
 
     private static func prepareSodium() throws(EnclaveError) {
       guard Sodium.isReady else { throw .cipherUnavailable("libsodium") }

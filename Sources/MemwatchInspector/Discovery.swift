@@ -28,7 +28,7 @@ package struct Publisher: Equatable, Sendable {
 }
 
 /// A place that was looked at.
-package struct Place: Equatable, Sendable {
+package struct Location: Equatable, Sendable {
   package var path: SafeText
   package var outcome: SafeText
   package var isDenied: Bool
@@ -42,20 +42,20 @@ package struct Place: Equatable, Sendable {
 
 package struct Discovery: Sendable {
   package var publishers: [Publisher] = []
-  package var places: [Place] = []
+  package var places: [Location] = []
 
   /// Looks in every place where a publisher may put its page.
   package static func run() -> Discovery {
     var discovery = Discovery()
     do throws(FileFailure) {
       for place in try InspectedFiles.current.search() { discovery.add(place) }
-    } catch { discovery.places.append(Place(path: "the places of pages", outcome: "\(error)")) }
+    } catch { discovery.places.append(Location(path: "the places of pages", outcome: "\(error)")) }
     return discovery
   }
 
-  private mutating func add(_ place: PagePlace) {
+  private mutating func add(_ place: StatsPageLocation) {
     func add(_ outcome: String, isDenied: Bool = false) {
-      places.append(Place(path: place.path, outcome: outcome, isDenied: isDenied))
+      places.append(Location(path: place.path, outcome: outcome, isDenied: isDenied))
     }
     switch place.outcome {
     case .foreign(let owner): add("belongs to user \(Users.name(owner))", isDenied: true)
@@ -67,7 +67,7 @@ package struct Discovery: Sendable {
         isDenied: error.isDenied)
     case .opened(let owner):
       var found = 0
-      for page in place.pages where PageName(page.name) != nil {
+      for page in place.pages where StatsPageName(page.name) != nil {
         do {
           let file = try Inspected.page(page.number).open()
           let status = try file.status()
@@ -85,7 +85,7 @@ package struct Discovery: Sendable {
         } catch {
           if error.isDenied {
             places.append(
-              Place(
+              Location(
                 path: place.path + "/" + page.name, outcome: "may not be opened", isDenied: true))
           }
         }
@@ -100,8 +100,8 @@ extension Publisher {
   init?(_ file: consuming OpenFile, _ source: Inspected, path: String, fileName: String) {
     guard let status = try? file.status() else { return nil }
     let holder = try? file.lockHolder()
-    do throws(PageReadFailure) {
-      let reader = try PageReader(file)
+    do throws(StatsPageReadFailure) {
+      let reader = try StatsPageReader(file)
       let header = reader.header
       let length = header[.nameLength]
       self.init(
@@ -129,7 +129,7 @@ extension Publisher {
       }
       if !state.isCurrent { lastSeenAt = reader.lastHeartbeat }
     } catch {
-      let pid = PageName(fileName)
+      let pid = StatsPageName(fileName)
       self.init(
         source: source, path: path, fileName: fileName, pid: nil,
         publisherPid: UInt64(pid?.pid ?? 0),
@@ -139,7 +139,8 @@ extension Publisher {
       switch error {
       case .incompatible(let major, let minor):
         state = .incompatible
-        stateDetail = "the page is of version \(major).\(minor), memwatch reads \(PageFormat.major)"
+        stateDetail =
+          "the page is of version \(major).\(minor), memwatch reads \(StatsPageFormat.major)"
       case .corrupt(let reason): stateDetail = reason
       case .file(let failure):
         if failure.isDenied { state = .notPermitted }

@@ -23,8 +23,8 @@ package enum Target: Equatable, Sendable {
 
 /// Why there is nothing to look at.
 package enum AttachFailure: Error, Sendable {
-  case none(Target, [Place])
-  case notPermitted(Target, [Place])
+  case none(Target, [Location])
+  case notPermitted(Target, [Location])
   case several([Publisher])
   case unreadable(Publisher)
 }
@@ -33,8 +33,8 @@ package enum AttachFailure: Error, Sendable {
 package final class Inspector {
   package let target: Target
   package private(set) var publisher: Publisher
-  private var reader: PageReader
-  private var image: PageImage?
+  private var reader: StatsPageReader
+  private var image: StatsPageImage?
   private var pid: Int32?
   private var restart: Restart?
   private var lastSearchMs: UInt64 = 0
@@ -59,7 +59,7 @@ package final class Inspector {
   /// At one sample a second, each reads them.
   private static let settingsMs: UInt64 = 900
 
-  private init(target: Target, publisher: Publisher, reader: consuming PageReader) {
+  private init(target: Target, publisher: Publisher, reader: consuming StatsPageReader) {
     self.target = target
     self.publisher = publisher
     self.reader = reader
@@ -88,12 +88,12 @@ package final class Inspector {
 
   private static func open(
     _ publisher: Publisher, _ retryMilliseconds: UInt64 = 40
-  ) throws(AttachFailure) -> PageReader {
+  ) throws(AttachFailure) -> StatsPageReader {
     let file: OpenFile
     do {
       file = try publisher.source.open()
     } catch { throw .unreadable(publisher.failing(with: .file(error))) }
-    do { return try PageReader(file, retryMilliseconds: retryMilliseconds) } catch {
+    do { return try StatsPageReader(file, retryMilliseconds: retryMilliseconds) } catch {
       throw .unreadable(publisher.failing(with: error))
     }
   }
@@ -125,12 +125,12 @@ package final class Inspector {
       Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
       // It may live in a container: only who may trace it may look into its root.
-      let root = Place(
+      let root = Location(
         path: "/proc/\(pid)/root", outcome: "may not be opened (permission denied)", isDenied: true)
       throw .notPermitted(target, discovery.places + [root])
     }
     let named = namesakes.map {
-      Place(
+      Location(
         path: $0.path,
         outcome: "is of pid \($0.pid.map { "\($0)" } ?? "n/a"), which publishes as \(pid)")
     }
@@ -140,25 +140,25 @@ package final class Inspector {
   private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {
     let opened: OpenFile
     do { opened = try Inspected.named(path).open() } catch {
-      let place = Place(path: path, outcome: "\(error)", isDenied: error.isDenied)
+      let place = Location(path: path, outcome: "\(error)", isDenied: error.isDenied)
       if error.isDenied { throw .notPermitted(target, [place]) }
       throw .none(target, [place])
     }
     let name = path.split(separator: "/").last.map(String.init) ?? path
     guard let publisher = Publisher(opened, .named(path), path: path, fileName: name) else {
-      throw .none(target, [Place(path: path, outcome: "cannot be examined")])
+      throw .none(target, [Location(path: path, outcome: "cannot be examined")])
     }
     return publisher
   }
 
-  // MARK: - Reading
+  // MARK: - SnapshotBuilder
 
   /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
   /// largest by far.
   package enum Detail: Sendable {
     case none, secrets, pages, all
 
-    fileprivate var tables: PageDetail {
+    fileprivate var tables: StatsPageDetail {
       switch self {
       case .none: []
       case .secrets: .secrets
@@ -224,7 +224,7 @@ package final class Inspector {
     openSince = open
   }
 
-  private func audit(_ reading: inout Reading, _ auditing: Auditing) {
+  private func audit(_ reading: inout SnapshotBuilder, _ auditing: Auditing) {
     defer { reading.audit = auditor.last.map { $0.with(reading.processFindings) } }
     guard reading.state == .live || reading.state == .stopped, let pid = reading.pid else {
       auditor = Auditor()
@@ -255,9 +255,9 @@ package final class Inspector {
     ) { try? reader.read([]) }
   }
 
-  private func read(_ detail: PageDetail) -> Reading {
-    var reading = Reading(sampledAt: ProcessFacts.realMilliseconds)
-    do throws(PageReadFailure) {
+  private func read(_ detail: StatsPageDetail) -> SnapshotBuilder {
+    var reading = SnapshotBuilder(sampledAt: ProcessFacts.realMilliseconds)
+    do throws(StatsPageReadFailure) {
       var image = try reader.read(detail)
       // A writer that the scheduler keeps waiting is not one that stopped.
       let deadline = ProcessFacts.bootMilliseconds + 200
@@ -302,7 +302,7 @@ package final class Inspector {
     return reading
   }
 
-  private func decideState(_ reading: inout Reading, holder: LockHolder?) {
+  private func decideState(_ reading: inout SnapshotBuilder, holder: LockHolder?) {
     let startTime = image?.header[.startTime]
     let isSameProcess =
       !reading.probe.isGone && (startTime == nil || reading.probe.startTime == startTime)
@@ -400,7 +400,7 @@ extension Publisher {
     }
   }
 
-  func failing(with failure: PageReadFailure) -> Publisher {
+  func failing(with failure: StatsPageReadFailure) -> Publisher {
     var copy = self
     switch failure {
     case .corrupt(let reason):
@@ -409,7 +409,7 @@ extension Publisher {
     case .incompatible(let major, let minor):
       copy.state = .incompatible
       copy.stateDetail =
-        "the page is of version \(major).\(minor), memwatch reads \(PageFormat.major)"
+        "the page is of version \(major).\(minor), memwatch reads \(StatsPageFormat.major)"
     case .file(let failure):
       copy.state = failure.isDenied ? .notPermitted : failure.isMissing ? .exited : .corrupt
       copy.stateDetail = SafeText("\(failure)").string

@@ -76,7 +76,7 @@ package struct Broker: ~Copyable {
       // Loaded before files are out of reach.
       _ = ProcessFacts.localTime(0, withDate: false)
       let confinement = Confinement.enter(mechanisms)
-      InspectedFiles.become(client)
+      InspectedFiles.use(client)
       body(prepared, client, confinement)
     }
     pair.second = nil

@@ -131,11 +131,11 @@ package final class BrokerClient: FileOpening {
     return bytes
   }
 
-  package func search() throws(FileFailure) -> [PagePlace] {
+  package func search() throws(FileFailure) -> [StatsPageLocation] {
     guard let answer = try ask(Request(.search), for: "the places of pages").takeFile() else {
       return []
     }
-    let places = PagePlace.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
+    let places = StatsPageLocation.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
       for place in places {
         for page in place.pages { state.paths[page.number] = place.path + "/" + page.name }

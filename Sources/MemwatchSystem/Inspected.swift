@@ -71,7 +71,7 @@ package enum Inspected: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// A place where pages may lie, and what a search saw there.
-package struct PagePlace: Equatable, Sendable {
+package struct StatsPageLocation: Equatable, Sendable {
   package enum Outcome: Equatable, Sendable {
     case opened(owner: UInt32)
     /// Somebody else's, and not looked into.
@@ -100,7 +100,7 @@ package protocol FileOpening: AnyObject, Sendable {
   func open(_ file: Inspected) throws(FileFailure) -> OpenFile
   /// All of a file, at most `limit` bytes; nil when it cannot be read.
   func read(_ file: Inspected, limit: Int) -> [UInt8]?
-  func search() throws(FileFailure) -> [PagePlace]
+  func search() throws(FileFailure) -> [StatsPageLocation]
   /// A new file, mode 0600, never over another. `whole`: under another name until it is finished.
   func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile
   /// Gives a file that was made whole its name, or takes it away.
@@ -111,7 +111,7 @@ package enum InspectedFiles {
   private static let opener = Mutex<any FileOpening>(DirectFiles())
   /// This process itself, unless it gave up its rights.
   package static var current: any FileOpening { opener.withLock { $0 } }
-  package static func become(_ files: any FileOpening) { opener.withLock { $0 = files } }
+  package static func use(_ files: any FileOpening) { opener.withLock { $0 = files } }
 }
 
 /// Texts one after the other, each ended by a zero byte: paths hold any other.
@@ -127,11 +127,11 @@ package enum Fields {
 
 /// A process that opens files by itself.
 package final class DirectFiles: FileOpening {
-  private let pages = Mutex(PageSearch())
+  private let pages = Mutex(StatsPageSearch())
 
   package init() {}
 
-  package func search() -> [PagePlace] { pages.withLock { $0.run() } }
+  package func search() -> [StatsPageLocation] { pages.withLock { $0.run() } }
 
   package func open(_ file: Inspected) throws(FileFailure) -> OpenFile {
     switch file {

@@ -127,7 +127,7 @@ extension Model {
   }
 
   /// The chunks of an arena as rows of pages, or one row page by page.
-  func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+  func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     let stretches = Stretch.all(of: arena)
     if let chunkOfMap, let open = stretches.first(where: { $0.id == chunkOfMap }),
       let pages = open.pages
@@ -150,7 +150,7 @@ extension Model {
     let rows = stretches.map { stretch in
       let chunk = stretch.chunk
       let isBad = chunk.lockState == "unlocked" || (stretch.pages ?? []).contains(where: \.isStuck)
-      var row = Listing.Row(
+      var row = ListModel.Row(
         id: stretch.id,
         cells: [
           .init(stretch.letters(Letter(chunk, isSealed: isSealed)), Double(stretch.count)),
@@ -176,7 +176,7 @@ extension Model {
     }
     let count = UInt64(arena.chunks.count)
     let unlisted = arena.chunkCount.map { $0 > count ? $0 - count : 0 } ?? 0
-    return Listing(
+    return ListModel(
       title: "arenas > \(arena.name) > map",
       note: counted(arena.chunks.count, "chunk")
         + (unlisted > 0 ? ", \(grouped(unlisted)) not listed" : ""),
@@ -191,7 +191,7 @@ extension Model {
   /// Pages that are opened together, one row each.
   private func list(
     _ all: [PagesSnapshot], of stretch: Stretch, _ arena: ArenaSnapshot
-  ) -> Listing {
+  ) -> ListModel {
     let isFixed = arena.sealState == "frozen" || arena.sealState == "sealed"
     let letter = Letter(stretch.chunk, isSealed: arena.sealState == "sealed")
     let rows = all.map { pages in
@@ -207,7 +207,7 @@ extension Model {
         }
       let free = pages.slots.map { $0 > pages.live ? $0 - pages.live : 0 }
       let address = stretch.chunk.address.map { $0 &+ UInt64(pages.first) &* pageByteCount }
-      var row = Listing.Row(
+      var row = ListModel.Row(
         id: "page \(pages.first)",
         cells: [
           .init("\(range): \(holds)", -Double(pages.first)),
@@ -242,7 +242,7 @@ extension Model {
       ]
       return row
     }
-    return Listing(
+    return ListModel(
       title: "arenas > \(arena.name) > map > pages",
       note: "\(stretch.chunk.kind ?? "n/a") chunk, \(counted(stretch.pageCount, "page"))",
       columns: [

@@ -24,7 +24,7 @@ package enum Effect: Equatable, Sendable {
   case quit(leaveRunning: Bool)
 }
 
-package enum Column: String, CaseIterable, Sendable {
+package enum ArenaColumn: String, CaseIterable, Sendable {
   case arena = "ARENA"
   case state = "STATE"
   case lock = "LOCK"
@@ -51,7 +51,7 @@ package struct Alert: Equatable, Sendable {
 }
 
 /// Where a list is on the screen.
-package struct Layout: Equatable, Sendable {
+package struct ScreenLayout: Equatable, Sendable {
   /// The rows that there is room for.
   package var pageRows = 10
   /// The first row of the list, and the item that is in it.
@@ -97,7 +97,7 @@ package struct Model: Sendable {
   /// The time of the sample at which alerts were acknowledged last.
   private var acknowledgedAt: UInt64 = 0
   package private(set) var publishers: [Publisher] = []
-  package private(set) var places: [Place] = []
+  package private(set) var places: [Location] = []
   /// Read when its view is opened.
   package private(set) var host: Host?
   package private(set) var prompt: Prompt?
@@ -107,7 +107,7 @@ package struct Model: Sendable {
   package private(set) var replay: (index: Int, count: Int)?
   package private(set) var pausedAt: UInt64 = 0
   package private(set) var intervalMs: Int
-  package private(set) var sort = Column.arena
+  package private(set) var sort = ArenaColumn.arena
   package private(set) var isSorted = false
   package private(set) var isInverted = false
   /// What each view shows only.
@@ -132,7 +132,7 @@ package struct Model: Sendable {
   /// The file that samples are written to.
   package var recording: String?
   /// Where the renderer put the list.
-  package var layout = Layout()
+  package var layout = ScreenLayout()
   package var output: [String]?
   /// The command that `memwatch run` started and that would go on without the screen.
   package var runningChild: Int32?
@@ -440,7 +440,7 @@ package struct Model: Sendable {
         say("sorted by \(name ?? "what it comes by")\(isInverted ? ", inverted" : "")")
         break
       }
-      let columns = Column.allCases
+      let columns = ArenaColumn.allCases
       sort = isSorted ? columns[(columns.firstIndex(of: sort)! + 1) % columns.count] : .arena
       isSorted = true
       arrange()
@@ -541,7 +541,7 @@ package struct Model: Sendable {
   /// The titles of the columns of this view.
   private var availableColumns: [String] {
     view == .arenas
-      ? Column.allCases.map(\.rawValue)
+      ? ArenaColumn.allCases.map(\.rawValue)
       : (listing?.columns ?? []).map { $0.title.filter { !"v^".contains($0) } }
   }
 
@@ -623,7 +623,7 @@ package struct Model: Sendable {
     show(.arenas)
   }
 
-  private var selectedListRow: Listing.Row? {
+  private var selectedListRow: ListModel.Row? {
     guard let rows = listing?.rows, !rows.isEmpty else { return nil }
     return rows[min(selectedRow(of: rows), rows.count - 1)]
   }
@@ -639,7 +639,7 @@ package struct Model: Sendable {
   }
 
   /// Where the selection of a list is. Events follow the newest until another one is selected.
-  package func selectedRow(of rows: Listing.Rows) -> Int {
+  package func selectedRow(of rows: ListModel.Rows) -> Int {
     if let id = selectedItem[view], let row = rows.firstIndex(ofID: id) { return row }
     return view == .events && sorting[view] == nil && !isInverted ? max(0, rows.count - 1) : 0
   }

@@ -20,12 +20,12 @@ package struct Renderer {
   /// Milliseconds since 1970.
   let now: UInt64
   var grid: Grid
-  private var layout = Layout()
+  private var layout = ScreenLayout()
 
   /// Draws the screen.
   package static func render(
     _ model: Model, width: Int, height: Int, style: Style, now: UInt64
-  ) -> (grid: Grid, layout: Layout) {
+  ) -> (grid: Grid, layout: ScreenLayout) {
     var renderer = Renderer(
       model: model, style: style, now: now, grid: Grid(width: width, height: height))
     renderer.layout.pageRows = 1
@@ -370,13 +370,13 @@ package struct Renderer {
     drawList(from: 3, rows: height - 5)
   }
 
-  private func columns() -> [(Column, Int)] {
-    var widths: [(Column, Int)] = [
+  private func columns() -> [(ArenaColumn, Int)] {
+    var widths: [(ArenaColumn, Int)] = [
       (.state, 8), (.lock, 8), (.protection, 6), (.open, 4), (.seal, 6), (.gate, 6),
       (.layout, 8), (.secrets, 8), (.since, 8), (.inUse, 8), (.locked, 8),
     ]
     if let chosen = model.chosenColumns[.arenas] {
-      let all = [(Column.arena, 16)] + widths
+      let all = [(ArenaColumn.arena, 16)] + widths
       widths = chosen.compactMap { title in all.first { $0.0.rawValue == title } }
       while widths.count > 1, widths.reduce(2, { $0 + $1.1 + 1 }) > width { widths.removeLast() }
       if let name = widths.firstIndex(where: { $0.0 == .arena }) {
@@ -386,7 +386,7 @@ package struct Renderer {
     }
     if width < 60 { widths = [(.state, 7), (.lock, 8)] }
     if model.mark == nil { widths.removeAll { $0.0 == .since } }
-    for dropped in [Column.layout, .gate, .inUse, .open, .seal, .protection, .since] {
+    for dropped in [ArenaColumn.layout, .gate, .inUse, .open, .seal, .protection, .since] {
       if widths.reduce(2 + 16, { $0 + $1.1 + 1 }) <= width { break }
       widths.removeAll { $0.0 == dropped }
     }
@@ -394,7 +394,7 @@ package struct Renderer {
     return [(.arena, min(name, 40))] + widths
   }
 
-  private func isNumber(_ column: Column) -> Bool {
+  private func isNumber(_ column: ArenaColumn) -> Bool {
     [.open, .secrets, .since, .inUse, .locked].contains(column)
   }
 
@@ -437,7 +437,7 @@ package struct Renderer {
     }
   }
 
-  private mutating func drawRow(_ arena: ArenaSnapshot, row: Int, _ columns: [(Column, Int)]) {
+  private mutating func drawRow(_ arena: ArenaSnapshot, row: Int, _ columns: [(ArenaColumn, Int)]) {
     let word = model.snapshot?.stateWord(of: arena) ?? "n/a"
     let isSelected = arena.id == model.selectedArena
     var role = Role.normal
@@ -468,7 +468,7 @@ package struct Renderer {
 
   // MARK: - Lists
 
-  private mutating func drawListing(_ listing: Listing) {
+  private mutating func drawListing(_ listing: ListModel) {
     drawVerdict(row: 1)
     rule(2, listing.title, since(width >= 60 ? listing.note : "", besides: listing.title))
     var columns = Array(listing.columns.enumerated())
@@ -524,7 +524,7 @@ package struct Renderer {
   }
 
   private mutating func drawCells(
-    _ columns: [(offset: Int, element: Listing.Column)], row: Int, _ text: (Int) -> String
+    _ columns: [(offset: Int, element: ListModel.Column)], row: Int, _ text: (Int) -> String
   ) {
     var at = 2
     for (index, column) in columns {

@@ -189,13 +189,13 @@ struct Terminal: ~Copyable {
     return true
   }
 
-  enum Reading {
+  enum SnapshotBuilder {
     case key(Key)
     case ignored, nothing
   }
 
   /// The next key that is waiting.
-  func nextKey() -> Reading {
+  func nextKey() -> SnapshotBuilder {
     var code = wint_t()
     let kind = unsafe wget_wch(window, &code)
     if kind == ERR { return .nothing }

@@ -10,7 +10,7 @@ import Glibc
 
 /// What the attacks need of a library.
 @safe
-struct Target {
+struct AttackedMemory {
   var name: String
   /// Allocates a secret of so many bytes of 0xa5, and leaves it closed if that can be done.
   var allocate: (Int) throws -> UnsafeMutableRawPointer
@@ -152,7 +152,7 @@ enum Attacks {
     return unsafe address
   }
 
-  static func target(_ number: Int) -> Target {
+  static func target(_ number: Int) -> AttackedMemory {
     switch targets[number] {
     case "enclave", "enclave isolated":
       let arena: Arena
@@ -160,7 +160,7 @@ enum Attacks {
         arena = try Arena(
           "attacked", .init(layout: targets[number] == "enclave" ? .slab : .isolated))
       } catch { exit(detected) }
-      return unsafe Target(
+      return unsafe AttackedMemory(
         name: targets[number],
         allocate: { count in
           let place = UnsafeMutablePointer<Secret>.allocate(capacity: 1)
@@ -192,7 +192,7 @@ enum Attacks {
       let close = unsafe symbol(sodium, "sodium_mprotect_noaccess", as: Protect.self)
       let open = unsafe symbol(sodium, "sodium_mprotect_readwrite", as: Protect.self)
       let readOnly = unsafe symbol(sodium, "sodium_mprotect_readonly", as: Protect.self)
-      return unsafe Target(
+      return unsafe AttackedMemory(
         name: "libsodium",
         allocate: { count in
           let address = unsafe try filled(allocate(count), count)
@@ -219,7 +219,7 @@ enum Attacks {
         ) -> Void
       let allocate = unsafe symbol(crypto, "CRYPTO_secure_malloc", as: Traced.self)
       let free = unsafe symbol(crypto, "CRYPTO_secure_clear_free", as: Cleared.self)
-      return unsafe Target(
+      return unsafe AttackedMemory(
         name: "openssl", allocate: { unsafe try filled(allocate($0, nil, 0), $0) },
         free: { unsafe free($0, 32, nil, 0) }, open: { _, body in body() }, freeze: { _ in })
     case "libgcrypt":
@@ -233,12 +233,12 @@ enum Attacks {
       if control(24, 1 << 20, 0) != 0 { exit(detected) }  // GCRYCTL_INIT_SECMEM
       _ = control(38, 0, 0)  // GCRYCTL_INITIALIZATION_FINISHED
       let allocate = unsafe symbol(gcrypt, "gcry_malloc_secure", as: Allocate.self)
-      return unsafe Target(
+      return unsafe AttackedMemory(
         name: "libgcrypt", allocate: { unsafe try filled(allocate($0), $0) },
         free: unsafe symbol(gcrypt, "gcry_free", as: Release.self), open: { _, body in body() },
         freeze: { _ in })
     default:
-      return unsafe Target(
+      return unsafe AttackedMemory(
         name: "malloc", allocate: { unsafe try filled(malloc($0), $0) },
         free: { unsafe Glibc.free($0) },
         open: { _, body in body() }, freeze: { _ in })
@@ -277,7 +277,7 @@ enum Attacks {
     pthread_join(thread, nil)
   }
 
-  private static func perform(_ attack: String, _ target: Target) throws {
+  private static func perform(_ attack: String, _ target: AttackedMemory) throws {
     // One among several: the first or last of a heap may have a guard to itself by chance.
     var several: [UnsafeMutableRawPointer] = unsafe []
     for _ in 0..<8 { unsafe several.append(try target.allocate(32)) }

@@ -34,7 +34,7 @@ struct Timing {
 
 /// A barrier of threads: spinning, so that all start within a microsecond.
 @safe
-final class Barrier: @unchecked Sendable {
+final class StartLine: @unchecked Sendable {
   private var barrier = pthread_barrier_t()
   init(_ count: Int) { unsafe pthread_barrier_init(&barrier, nil, UInt32(count)) }
   func wait() { unsafe pthread_barrier_wait(&barrier) }
@@ -52,14 +52,14 @@ func pin(to cpu: Int) {
 
 final class Worker: @unchecked Sendable {
   let make: () -> any Work
-  let barrier: Barrier
+  let barrier: StartLine
   let steps: Int
   let batchNs: UInt64
   let cpu: Int
   var ns = 0.0
   var latencies: [UInt64] = []
 
-  init(make: @escaping () -> any Work, barrier: Barrier, steps: Int, batchNs: UInt64, cpu: Int) {
+  init(make: @escaping () -> any Work, barrier: StartLine, steps: Int, batchNs: UInt64, cpu: Int) {
     self.make = make
     self.barrier = barrier
     self.steps = steps
@@ -104,7 +104,7 @@ func measure(threads: Int, batchMs: Int, _ make: @escaping (Int) -> any Work) ->
       steps *= 2
     }
   }
-  let barrier = Barrier(threads)
+  let barrier = StartLine(threads)
   let cpus = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
   let workers = (0..<threads).map { index in
     Worker(

@@ -41,7 +41,7 @@ enum Format: String, CaseIterable {
     }
   }
 
-  func render(_ seen: Seen) throws(Failure) -> String {
+  func render(_ seen: ViewExport) throws(Failure) -> String {
     switch self {
     case .json: try Self.json(seen.document)
     case .csv: seen.csv

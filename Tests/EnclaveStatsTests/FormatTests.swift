@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 let formatDocument = Programs.package
-  .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/PageFormat.md")
+  .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/StatsPageFormat.md")
 
 @Suite struct FormatTests {
   @Test func theDocumentationHasEveryWord() throws {
@@ -39,29 +39,29 @@ let formatDocument = Programs.package
   }
 
   @Test func layoutsAreRefusedWhereTheyMakeNoSense() {
-    let bytes = PageTable.allCases.map(\.recordBytes)
-    #expect(PageLayout(capacities: [1, 1, 1, 1, 1, 1, 1]) != nil)
-    #expect(PageLayout(capacities: [-1, 1, 1, 1, 1, 1, 1]) == nil)
-    #expect(PageLayout(capacities: [1 << 40, 1, 1, 1, 1, 1, 1]) == nil)
-    #expect(PageLayout(capacities: [1 << 22, 1 << 22, 1, 1, 1, 1, 1]) == nil)
-    #expect(PageLayout(capacities: [1, 1]) == nil)
+    let bytes = StatsPageTable.allCases.map(\.recordBytes)
+    #expect(StatsPageLayout(capacities: [1, 1, 1, 1, 1, 1, 1]) != nil)
+    #expect(StatsPageLayout(capacities: [-1, 1, 1, 1, 1, 1, 1]) == nil)
+    #expect(StatsPageLayout(capacities: [1 << 40, 1, 1, 1, 1, 1, 1]) == nil)
+    #expect(StatsPageLayout(capacities: [1 << 22, 1 << 22, 1, 1, 1, 1, 1]) == nil)
+    #expect(StatsPageLayout(capacities: [1, 1]) == nil)
     #expect(
-      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 - 8 })
+      StatsPageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 - 8 })
         == nil)
     #expect(
-      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 8 })
+      StatsPageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 8 })
         != nil)
     #expect(
-      PageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 4 })
+      StatsPageLayout(capacities: Array(repeating: 1, count: 7), recordBytes: bytes.map { $0 + 4 })
         == nil)
   }
 
   @Test func fileNames() {
-    #expect(PageName("12-0123456789abcdef.page")?.pid == 12)
+    #expect(StatsPageName("12-0123456789abcdef.page")?.pid == 12)
     for name in [
       "12-0123456789abcdef.pagf", "-1-0123456789abcdef.page", "12-012.page", ".page", "x",
     ] {
-      #expect(PageName(name) == nil)
+      #expect(StatsPageName(name) == nil)
     }
   }
 }

@@ -21,15 +21,15 @@ import Testing
     path = try peer.send("start")
   }
 
-  private func attach() throws -> PageReader {
-    try PageReader(OpenFile(reading: path, followingLinks: false))
+  private func attach() throws -> StatsPageReader {
+    try StatsPageReader(OpenFile(reading: path, followingLinks: false))
   }
 
   /// The pages of all chunks, one after the other, those without anything left out.
-  private func pages(_ reader: inout PageReader) throws -> [PageContents] {
+  private func pages(_ reader: inout StatsPageReader) throws -> [StatsPageContents] {
     let image = try reader.read()
     return zip(image.chunks, image.maps).flatMap { chunk, map in
-      let count = min(PageContents.capacity, Int(chunk[.dataBytes]) / 4096)
+      let count = min(StatsPageContents.capacity, Int(chunk[.dataBytes]) / 4096)
       return (0..<count).compactMap { page in
         map.map { $0.contents(ofPage: page) }.flatMap { $0.kind == 0 ? nil : $0 }
       }
@@ -37,9 +37,9 @@ import Testing
   }
 
   private func expect(
-    _ what: String, _ reader: inout PageReader, _ condition: ([PageContents]) -> Bool
+    _ what: String, _ reader: inout StatsPageReader, _ condition: ([StatsPageContents]) -> Bool
   ) throws {
-    var last: [PageContents] = []
+    var last: [StatsPageContents] = []
     let deadline = Date().addingTimeInterval(60)
     while Date() < deadline {
       last = try pages(&reader)
@@ -85,7 +85,7 @@ import Testing
     try peer.send("arena a alpha isolated off \(gate)")
     try peer.send("alloc a 2 10000")
     try expect("two chunks, each one secret's", &reader) { pages in
-      pages.map(\.live) == [1, 1] && pages.allSatisfy { $0.kind == PageContents.whole }
+      pages.map(\.live) == [1, 1] && pages.allSatisfy { $0.kind == StatsPageContents.whole }
     }
     try peer.send("hold a")
     try expect("one is open", &reader) { $0.map(\.isOpen).sorted { !$0 && $1 } == [false, true] }
@@ -112,11 +112,11 @@ import Testing
 
   @Test func contentsAreSixteenBits() {
     for bits: UInt64 in 0...0xffff {
-      #expect(PageContents(bits: bits).bits == bits)
+      #expect(StatsPageContents(bits: bits).bits == bits)
     }
-    var contents = PageContents()
+    var contents = StatsPageContents()
     contents.live = 1000
-    #expect(PageContents(bits: contents.bits).live == 255)
+    #expect(StatsPageContents(bits: contents.bits).live == 255)
   }
 
   /// Where the secrets are not wanted, and the maps are, and the reverse.

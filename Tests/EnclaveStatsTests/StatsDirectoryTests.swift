@@ -7,9 +7,10 @@ import TestSupport
 import Testing
 
 @Suite struct StatsDirectoryTests {
-  private static func create(in candidates: [DirectoryCandidate]) throws -> PageFile {
-    try PageFile.create(
-      in: candidates, capacities: PageCapacities(), processName: Array("test".utf8), geometry: [],
+  private static func create(in candidates: [DirectoryCandidate]) throws -> StatsPageFile {
+    try StatsPageFile.create(
+      in: candidates, capacities: StatsPageCapacities(), processName: Array("test".utf8),
+      geometry: [],
       tickMs: 1000, firstHeartbeat: { _ in })
   }
 
@@ -29,7 +30,7 @@ import Testing
       let call = try #require(SystemCall(rawValue: number))
       let scratch = try Scratch(onTmpfs: true)
       FaultPlan.fail(call, errno: ENOSPC, times: .max)
-      #expect(throws: PageFailure.self) { try Self.create(in: Self.candidates(scratch)) }
+      #expect(throws: StatsPageFailure.self) { try Self.create(in: Self.candidates(scratch)) }
       #expect(FaultPlan.failed == [call])
       try #expect(FileManager.default.contentsOfDirectory(atPath: scratch.path) == [])
     }
@@ -42,7 +43,7 @@ import Testing
       try FileManager.default.createDirectory(
         atPath: first, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
       FaultPlan.fail(.createPage, errno: ENOSPC, times: .max)
-      #expect(throws: PageFailure.self) { try Self.create(in: Self.candidates(scratch)) }
+      #expect(throws: StatsPageFailure.self) { try Self.create(in: Self.candidates(scratch)) }
       try #expect(FileManager.default.contentsOfDirectory(atPath: scratch.path) == ["first"])
     }
   }

@@ -10,11 +10,11 @@ import Testing
 @Suite(.serialized) struct TornRecordTests {
   private static let arenas = 64
 
-  private func page(_ scratch: Scratch) throws -> PageFile {
-    var capacities = PageCapacities()
+  private func page(_ scratch: Scratch) throws -> StatsPageFile {
+    var capacities = StatsPageCapacities()
     (capacities.arenas, capacities.labels, capacities.chunks) = (Self.arenas, 1, 1)
     (capacities.secrets, capacities.events) = (1, 1)
-    return try PageFile.create(
+    return try StatsPageFile.create(
       in: [DirectoryCandidate(path: scratch.path, origin: "this test")], capacities: capacities,
       processName: Array("test".utf8), geometry: [], tickMs: 1000, firstHeartbeat: { _ in })
   }
@@ -27,7 +27,7 @@ import Testing
   private func run(isMarked: Bool, until enough: (Int, Int) -> Bool) throws -> (Int, Int) {
     let scratch = try Scratch(onTmpfs: true)
     let file = try page(scratch)
-    let words = PageTable.arenas.recordBytes / 8
+    let words = StatsPageTable.arenas.recordBytes / 8
     let isOver = Atomic(false)
     let group = DispatchGroup()
     for thread in 0..<3 {
@@ -55,7 +55,7 @@ import Testing
       file.unlink()
     }
     // As another process would have it: the file by its name, read by pread.
-    var reader = try PageReader(OpenFile(reading: file.path, followingLinks: false))
+    var reader = try StatsPageReader(OpenFile(reading: file.path, followingLinks: false))
     var (accepted, torn) = (0, 0)
     let deadline = Date().addingTimeInterval(1200)
     while !enough(accepted, torn), Date() < deadline {

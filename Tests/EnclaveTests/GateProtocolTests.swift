@@ -64,13 +64,13 @@ import Testing
       nonisolated(unsafe) var secrets: [SharedSecret] = []
       for _ in 0..<1000 { secrets.append(SharedSecret(try arena.allocate(byteCount: 4096))) }
       let written = SharedSecret(try arena.allocate(byteCount: 32))
-      nonisolated(unsafe) let place = written.withSecret { $0.place }
+      nonisolated(unsafe) let handle = written.withSecret { $0.handle }
       try EmergencyWipe.install(signals: [SIGTERM])
       let opened = DispatchSemaphore(value: 0)
       nonisolated(unsafe) var isWiped: Int32 = 0
       // Keeps the wipe waiting, 20 ms.
       Thread {
-        _ = try? place.openWindow(writing: true)
+        _ = try? handle.openWindow(writing: true)
         opened.signal()
         while true { _ = poll(nil, 0, 1000) }
       }.start()
@@ -125,13 +125,13 @@ import Testing
         try arena.free(address)
         try arena.free(address)
       case "stale free":
-        let place = Place.live(startingAt: address)!
+        let handle = SecretHandle.live(startingAt: address)!
         try arena.free(address)
-        try place.free()
+        try handle.free()
       case "foreign free": try arena.free(foreign)
       case "resize":
         address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
-        _ = try Place.live(startingAt: address)!.resize(to: 31)
+        _ = try SecretHandle.live(startingAt: address)!.resize(to: 31)
       default:
         address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
         try arena.free(address)

@@ -12,7 +12,9 @@
   private let chunk = 100
 
   /// The data of the tests: byte by byte what its place says.
-  private func byte(_ place: Int) -> UInt8 { UInt8(truncatingIfNeeded: place &* 131 &+ place >> 8) }
+  private func byte(_ handle: Int) -> UInt8 {
+    UInt8(truncatingIfNeeded: handle &* 131 &+ handle >> 8)
+  }
 
   private func write(
     _ count: Int, to vault: Vault, _ arena: Arena, stepsUpTo longest: Int = 70
@@ -35,15 +37,15 @@
     _ reader: inout EncryptedStreamReader, upTo longest: Int = 77
   ) throws -> Bool {
     while true {
-      let place = reader.position
+      let handle = reader.position
       let step = Int.random(in: 1...longest)
       let isRight = try reader.withNext(upTo: step) { bytes in
         bytes.byteCount <= step
           && (0..<bytes.byteCount).allSatisfy {
-            bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(place + $0)
+            bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(handle + $0)
           }
       }
-      guard let isRight else { return place == reader.stream.byteCount }
+      guard let isRight else { return handle == reader.stream.byteCount }
       guard isRight else { return false }
     }
   }
@@ -69,12 +71,12 @@
         // From anywhere, into a secret that takes more than a chunk.
         var target = try arena.allocate(byteCount: 250)
         for _ in 0..<50 {
-          let place = reader.seek(to: Int.random(in: 0...count + 5))
+          let handle = reader.seek(to: Int.random(in: 0...count + 5))
           let received = try reader.read(over: &target)
-          #expect(received == min(250, count - place))
+          #expect(received == min(250, count - handle))
           let isSame = try target.withBytes { bytes in
             (0..<received).allSatisfy {
-              bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(place + $0)
+              bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(handle + $0)
             }
           }
           #expect(isSame)
@@ -95,7 +97,8 @@
       var writer = try vault.makeStream(through: arena, chunkByteCount: chunk)
       var secret = try arena.allocate(byteCount: 130)
       try secret.withMutableBytes { bytes in
-        bytes.withUnsafeMutableBytes { raw in for place in raw.indices { raw[place] = byte(place) }
+        bytes.withUnsafeMutableBytes { raw in
+          for handle in raw.indices { raw[handle] = byte(handle) }
         }
       }
       try writer.append(secret)
@@ -134,8 +137,8 @@
       #expect(throws: AccessError<Refused>.self) {
         _ = try reader.withNext { _ throws(Refused) in throw Refused() }
       }
-      let place = reader.position
-      #expect(place == 0)
+      let handle = reader.position
+      #expect(handle == 0)
       let isWhole = try isRight(&reader)
       #expect(isWhole)
     }
@@ -154,7 +157,7 @@
     @Test(arguments: [
       Tampering("swapped", at: 1) { $0.swapAt(1, 2) },
       Tampering("repeated", at: 2) { $0.insert($0[1], at: 2) },
-      Tampering("in the place of another", at: 3) { $0[3] = $0[1] },
+      Tampering("in the handle of another", at: 3) { $0[3] = $0[1] },
       Tampering("left out", at: 2) { $0.remove(at: 2) },
       Tampering("without the last", at: 3) { $0.removeLast() },
       Tampering("the last twice", at: 4) { $0.append($0[4]) },
@@ -192,17 +195,17 @@
     @Test func aForgedPlaceIsNotAuthentic() throws {
       let (vault, arena) = (try vault(), try arena())
       let stream = try write(450, to: vault, arena)
-      func read(_ place: Int) throws -> Int? {
+      func read(_ handle: Int) throws -> Int? {
         var reader = try stream.makeReader(through: arena)
-        reader.seek(to: place)
+        reader.seek(to: handle)
         return try reader.withNext { $0.byteCount }
       }
       #expect(try read(100) == 100)
       stream.withChunks { $0.swapAt(1, 2) }
       stream.claim(that: 1, is: 1, isLast: false)
       stream.claim(that: 2, is: 2, isLast: false)
-      for place in [100, 200] {
-        #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(place) }
+      for handle in [100, 200] {
+        #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(handle) }
       }
       #expect(vault.statistics.failures == 2)
       // Put right, it is read; and the last chunk cannot be made one in the middle, nor the reverse.

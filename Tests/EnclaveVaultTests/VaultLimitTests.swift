@@ -30,10 +30,11 @@
           } catch { _exit(4) }
           do {
             // One of its own.
-            let (own, place) = (
+            let (own, handle) = (
               try Vault("own", lock: .preferred), try Arena("own", .init(lock: .preferred))
             )
-            guard try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2) else {
+            guard try isRight(own.decrypt(own.encrypt(secret(handle, 32, 2)), into: handle), 2)
+            else {
               _exit(5)
             }
             guard vault.statistics.encryptions == 0 else { _exit(6) }

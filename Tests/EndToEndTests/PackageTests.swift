@@ -74,6 +74,26 @@ import Testing
     }
   }
 
+  /// One word, one type: no two top-level types of the package share a name.
+  @Test func topLevelTypeNamesAreUnique() throws {
+    let declaration =
+      /^(?:@\w+(?:\([^)]*\))? |[a-z]+ )*?(?:struct|class|enum|actor|protocol|typealias) (\w+)/
+    let sources = Programs.package.appending(path: "Sources")
+    var files: [String: [String]] = [:]
+    let all = try #require(
+      FileManager.default.enumerator(at: sources, includingPropertiesForKeys: nil))
+    for case let file as URL in all where file.pathExtension == "swift" {
+      for line in try String(contentsOf: file, encoding: .utf8).split(separator: "\n") {
+        guard let match = line.prefixMatch(of: declaration) else { continue }
+        files[String(match.1), default: []].append(file.lastPathComponent)
+      }
+    }
+    #expect(files["Arena"] != nil && files["Snapshot"] != nil, "the search found no types")
+    for (name, places) in files where places.count > 1 {
+      Issue.record("\(name) is declared in \(places.joined(separator: " and "))")
+    }
+  }
+
   @Test func aClientBuildsAndRuns() throws {
     let scratch = try Scratch()
     let stats = try Scratch(onTmpfs: true)

@@ -87,9 +87,9 @@ import Testing
 
   @Test func aPageThatIsCutIsCorrupt() throws {
     var cuts = [0, 1, 7, 8, 1023, 1024, 1535, 4095, 4096, page.count - 1]
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     #expect(layout.byteCount == page.count)
-    for table in PageTable.allCases {
+    for table in StatsPageTable.allCases {
       for index in stride(
         from: 0, to: layout.capacity(table), by: max(1, layout.capacity(table) / 9))
       {
@@ -118,9 +118,9 @@ import Testing
   /// All arenas say to be the same one, and everything says to be theirs: no more comes out than there are
   /// records.
   @Test func recordsAreNotMultiplied() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var bytes = page
-    for table in [PageTable.arenas, .labels, .chunks, .maps] {
+    for table in [StatsPageTable.arenas, .labels, .chunks, .maps] {
       for index in 0..<layout.capacity(table) {
         let at = layout.offset(table, index)
         for (word, value) in [UInt64(2), 1].enumerated() {
@@ -138,9 +138,9 @@ import Testing
 
   /// Every word of the page set to odd values, one at a time, in steps; all rendered.
   @Test func oddWordsAreShownAndDoNotCrash() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var words = Array(0..<192)
-    for table in [PageTable.arenas, .labels, .chunks, .secrets, .events, .maps] {
+    for table in [StatsPageTable.arenas, .labels, .chunks, .secrets, .events, .maps] {
       let first = layout.offset(table, 0) / 8
       words += Array(first..<(first + table.recordBytes / 8))
     }
@@ -168,7 +168,7 @@ import Testing
   }
 
   @Test func unknownEnumerationsAreShownAsTheyAre() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     // Records are handed out in order: the first arena is the first record.
     let record = layout.offset(.arenas, 0) / 8
     guard
@@ -185,7 +185,7 @@ import Testing
   }
 
   @Test func namesCannotCarryEscapes() throws {
-    let layout = PageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     let word = layout.offset(.arenas, 0) / 8 + ArenaWord.name.rawValue
     // ESC ] 0 ; x BEL
     guard case .success(let snapshot) = try sample(changed(word, to: 0x07_78_3b_30_5d_1b)) else {

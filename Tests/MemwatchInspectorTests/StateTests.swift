@@ -205,7 +205,7 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     var bytes = try Data(contentsOf: URL(fileURLWithPath: inspector.publisher.path))
-    let layout = PageLayout(capacities: [256, 1024, 2048, 4096, 256, 16, 2048])!
+    let layout = StatsPageLayout(capacities: [256, 1024, 2048, 4096, 256, 16, 2048])!
     bytes[layout.offset(.arenas, 0)] |= 1
     let path = scratch.file("odd.page")
     try bytes.write(to: URL(fileURLWithPath: path))

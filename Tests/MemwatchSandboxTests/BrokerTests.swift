@@ -44,16 +44,19 @@ import Testing
   }
 
   @Test func placesSurviveTheWire() {
-    var place = PagePlace(path: "/dev/shm/a\nb", outcome: .opened(owner: 7))
+    var place = StatsPageLocation(path: "/dev/shm/a\nb", outcome: .opened(owner: 7))
     place.pages = [.init(number: 3, name: "1-x.page"), .init(number: 9, name: "strange\n.page")]
     let places = [
-      place, PagePlace(path: "", outcome: .foreign(owner: .max)),
-      PagePlace(path: "/x", outcome: .failed(FileFailure(function: "open", path: "/x", errno: 13))),
+      place, StatsPageLocation(path: "", outcome: .foreign(owner: .max)),
+      StatsPageLocation(
+        path: "/x", outcome: .failed(FileFailure(function: "open", path: "/x", errno: 13))),
     ]
     #expect(
-      PagePlace.all(Fields.decode(Fields.encode(places.flatMap(\.fields)))) == places)
+      StatsPageLocation.all(Fields.decode(Fields.encode(places.flatMap(\.fields)))) == places)
     // What is cut off gives fewer places, and nothing worse.
     let fields = places.flatMap(\.fields)
-    for count in 0..<fields.count { #expect(PagePlace.all(Array(fields[..<count])).count <= 3) }
+    for count in 0..<fields.count {
+      #expect(StatsPageLocation.all(Array(fields[..<count])).count <= 3)
+    }
   }
 }

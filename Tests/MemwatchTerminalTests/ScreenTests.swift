@@ -463,7 +463,7 @@ let allKeys: [Key] =
     var model = model(sample(arenas: 200))
     press(&model, "fscratch\n")
     #expect(model.seen.rows.map { $0[0] } == ["scratch"])
-    #expect(model.seen.columns.count == Column.allCases.count - 1)
+    #expect(model.seen.columns.count == ArenaColumn.allCases.count - 1)
     press(&model, "m")
     #expect(model.seen.columns.contains("SINCE"))
     press(&model, "f\u{15}\n>\u{15}arena, locked\n")

@@ -1,6 +1,6 @@
 /*
  * Pages as files: a publisher makes one, locks it, gives it its name, and is killed at any moment; another one, at
- * its start, takes away what the dead left behind (PageFile.create, PageFile.sweep).
+ * its start, takes away what the dead left behind (StatsPageFile.create, StatsPageFile.sweep).
  *
  * -DNAME_FIRST gives the name before the lock; -DOPENS_OWN lets the publisher's process open and close its own page, which
  * drops the lock (fcntl(2)): then Spin must find a living publisher whose page was taken away.

@@ -3,8 +3,8 @@
  * interleaving, and every order in which the publisher's stores may reach memory: each word has a queue of
  * its own, and only a fence or a release waits for others (weaker than any processor that Swift runs on).
  *
- * The reader reads as memwatch does: a block twice (PageReader.block), accepted when both are alike and the sequence
- * is even, else sequence, record, sequence (PageReader.record). Within one pread(2) words come in any order. A
+ * The reader reads as memwatch does: a block twice (StatsPageReader.block), accepted when both are alike and the sequence
+ * is even, else sequence, record, sequence (StatsPageReader.record). Within one pread(2) words come in any order. A
  * block whose stamp did not change is not read again.
  *
  * -DNO_FIRST_FENCE, -DNO_RELEASE, -DSTAMP_FIRST and -DREAD_ONCE leave out what the protocol needs: then Spin must

@@ -1,9 +1,9 @@
 // The gate of an arena: what a window touches on its way in and out, without a lock and without a
 // system call.
 //
-// Each thread counts its windows in a shard of its own, by plain stores. Whoever wants to close an
+// Each thread counts its windows in counters of its own, by plain stores. Whoever wants to close an
 // arena (freeze, destroy) sets `access`, has every thread pass a barrier (membarrier(2), private
-// expedited), and reads the shards: a window that was counted before is seen, one that comes after
+// expedited), and reads the counters: a window that was counted before is seen, one that comes after
 // sees `access`. The price of the ordering lies with the closer.
 //
 // A window opens the arena's protection key for its own thread: it saves the key's two PKRU bits,
@@ -17,14 +17,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Threads with a shard of their own; further ones share the last, by atomic additions.
+/// Threads with counters of their own; further ones share the last, by atomic additions.
 enum { CES_THREADS = 64 };
 
 /// One thread's windows to one arena. A word of windows is: opened so far << 20 | open now; a window
 /// that is opened adds CES_OPENED, one that is closed takes 1 away.
 ///
 /// Nothing here takes a lock or calls malloc(3): a thread's first window, or its first to a label, may be a
-/// signal handler's. Where a shard needs more labels it gets a longer array, in front of the shorter
+/// signal handler's. Where counters needs more labels it gets a longer array, in front of the shorter
 /// ones: a word of windows of a label is the sum over all of them.
 typedef struct {
   uint64_t reads, writes;
@@ -33,8 +33,8 @@ typedef struct {
   uint32_t abandoned_reads, abandoned_writes;  // of those, open when their thread ended
   uint64_t reserved[2];
   uint64_t *labels;      // the same words by label: the longest array
-  uint64_t label_count;  // how many of them this shard uses
-} ces_shard;  // one cache line, at a multiple of its size
+  uint64_t label_count;  // how many of them this counters uses
+} ces_counters;  // one cache line, at a multiple of its size
 
 #define CES_OPENED (1u << 20 | 1u)
 enum { CES_OPEN_MASK = (1 << 20) - 1, CES_OPENS_SHIFT = 20 };
@@ -53,13 +53,13 @@ typedef struct ces_gate {
   uint32_t wiped;     // 1 from before the contents are wiped under windows that are open
   uint64_t generation;
   uint64_t missed_opens;  // windows that could not be opened, and are counted nowhere else
-  ces_shard *shards[CES_THREADS];
+  ces_counters *counters[CES_THREADS];
   struct ces_gate *next, **link;  // all gates of the process, for threads that end
 } ces_gate;
 
 enum {
   CES_WINDOW_OPEN = 0,
-  CES_WINDOW_NO_SHARD = 1,  // this thread's first window here
+  CES_WINDOW_NO_COUNTERS = 1,  // this thread's first window here
   CES_WINDOW_FORKED = 2,
   CES_WINDOW_FROZEN = 3,
   CES_WINDOW_DESTROYED = 4,
@@ -162,8 +162,8 @@ static inline void ces_windows_order(void) {
   }
 }
 
-static inline uint64_t *ces_shard_labels(ces_shard *shard) {
-  return __atomic_load_n(&shard->labels, __ATOMIC_RELAXED);
+static inline uint64_t *ces_shard_labels(ces_counters *counters) {
+  return __atomic_load_n(&counters->labels, __ATOMIC_RELAXED);
 }
 
 /// Counts a window in; opens no key. CES_WINDOW_….
@@ -172,12 +172,12 @@ static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
   if (__builtin_expect(!ces_is_own(gate), 0)) return CES_WINDOW_FORKED;
   int32_t number = ces_thread_number();
   bool shared = number == CES_THREADS - 1;
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
+  ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_ACQUIRE);
   if (__builtin_expect(
-          !shard || label >= __atomic_load_n(&shard->label_count, __ATOMIC_ACQUIRE), 0)) {
-    return CES_WINDOW_NO_SHARD;
+          !counters || label >= __atomic_load_n(&counters->label_count, __ATOMIC_ACQUIRE), 0)) {
+    return CES_WINDOW_NO_COUNTERS;
   }
-  uint64_t *word = writing ? &shard->writes : &shard->reads;
+  uint64_t *word = writing ? &counters->writes : &counters->reads;
   CES_ADD(word, CES_OPENED, shared);
   ces_windows_order();
   uint32_t access = __atomic_load_n(&gate->access, __ATOMIC_RELAXED);
@@ -188,8 +188,8 @@ static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
            : access == CES_ACCESS_DESTROYED ? CES_WINDOW_DESTROYED
                                             : CES_WINDOW_CHANGING;
   }
-  __atomic_store_n(&shard->label, label, __ATOMIC_RELAXED);
-  CES_ADD(&ces_shard_labels(shard)[label], CES_OPENED, shared);
+  __atomic_store_n(&counters->label, label, __ATOMIC_RELAXED);
+  CES_ADD(&ces_shard_labels(counters)[label], CES_OPENED, shared);
   return CES_WINDOW_OPEN;
 }
 
@@ -198,11 +198,11 @@ static inline void ces_window_leave(void *raw, bool writing, uint32_t label, boo
   ces_gate *gate = raw;
   int32_t number = ces_thread_number();
   bool shared = number == CES_THREADS - 1;
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_RELAXED);
   int32_t change = undone ? -(int32_t)CES_OPENED : -1;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  CES_ADD(&ces_shard_labels(shard)[label], change, shared);
-  CES_ADD(writing ? &shard->writes : &shard->reads, change, shared);
+  CES_ADD(&ces_shard_labels(counters)[label], change, shared);
+  CES_ADD(writing ? &counters->writes : &counters->reads, change, shared);
 }
 
 /// Counts the wiping of a secret in: allowed while the arena is frozen too.
@@ -210,13 +210,13 @@ static inline int ces_wipe_enter(void *raw) {
   ces_gate *gate = raw;
   if (!ces_is_own(gate)) return CES_WINDOW_FORKED;
   int32_t number = ces_thread_number();
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
-  if (!shard) return CES_WINDOW_NO_SHARD;
-  CES_ADD(&shard->wiping, 1, number == CES_THREADS - 1);
+  ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_ACQUIRE);
+  if (!counters) return CES_WINDOW_NO_COUNTERS;
+  CES_ADD(&counters->wiping, 1, number == CES_THREADS - 1);
   ces_windows_order();
   uint32_t access = __atomic_load_n(&gate->access, __ATOMIC_RELAXED);
   if (__builtin_expect(access >= CES_ACCESS_DESTROYED, 0)) {
-    CES_ADD(&shard->wiping, -1, number == CES_THREADS - 1);
+    CES_ADD(&counters->wiping, -1, number == CES_THREADS - 1);
     return access == CES_ACCESS_DESTROYED ? CES_WINDOW_DESTROYED : CES_WINDOW_CHANGING;
   }
   return CES_WINDOW_OPEN;
@@ -225,32 +225,32 @@ static inline int ces_wipe_enter(void *raw) {
 static inline void ces_wipe_leave(void *raw) {
   ces_gate *gate = raw;
   int32_t number = ces_thread_number();
-  ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
+  ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_RELAXED);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  CES_ADD(&shard->wiping, -1, number == CES_THREADS - 1);
+  CES_ADD(&counters->wiping, -1, number == CES_THREADS - 1);
 }
 
 /// Makes room for this thread's counts, and for those of a label. -ENOMEM when there is no memory.
 /// Async-signal-safe.
-int64_t ces_shard_make(ces_gate *gate, uint32_t label);
-/// A label's windows in a shard: the sum over its arrays.
-uint64_t ces_shard_label(const ces_shard *shard, uint32_t label);
+int64_t ces_counters_make(ces_gate *gate, uint32_t label);
+/// A label's windows in counters: the sum over its arrays.
+uint64_t ces_shard_label(const ces_counters *counters, uint32_t label);
 /// In a forked child: a thread of the parent may have held the lock of the counts' memory.
 void ces_shards_forget_lock(void);
 /// Whether this thread is inside a free to this arena: then it is a signal handler that asks.
 static inline bool ces_is_wiping(const void *raw) {
   const ces_gate *gate = raw;
   int32_t number = ces_thread;
-  // What the shared shard counts may be another thread's.
+  // What the shared counters counts may be another thread's.
   if (number < 0 || number == CES_THREADS - 1) return false;
-  const ces_shard *shard = __atomic_load_n(&gate->shards[number], __ATOMIC_RELAXED);
-  return shard && __atomic_load_n(&shard->wiping, __ATOMIC_RELAXED) != 0;
+  const ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_RELAXED);
+  return counters && __atomic_load_n(&counters->wiping, __ATOMIC_RELAXED) != 0;
 }
-static inline ces_shard *ces_gate_shard(const ces_gate *gate, int32_t number) {
-  return __atomic_load_n(&gate->shards[number], __ATOMIC_ACQUIRE);
+static inline ces_counters *ces_gate_counters(const ces_gate *gate, int32_t number) {
+  return __atomic_load_n(&gate->counters[number], __ATOMIC_ACQUIRE);
 }
-void ces_shards_free(ces_gate *gate);
-/// Puts a gate on the list of which threads that end look for their windows; ces_shards_free takes it
+void ces_counters_free(ces_gate *gate);
+/// Puts a gate on the list of which threads that end look for their windows; ces_counters_free takes it
 /// off. The caller holds the registry's lock.
 void ces_gate_list(ces_gate *gate);
 

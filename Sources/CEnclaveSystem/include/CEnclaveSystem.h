@@ -206,7 +206,7 @@ void ces_reset_fork_word(void);
 void ces_complain(const char *text, size_t length);
 _Noreturn void ces_abort(void);
 /// 1 when this library's pthread_create is the one that the process uses.
-int ces_births_are_closed(void);
+int ces_threads_start_closed(void);
 
 // --- The process, once more: who it is, and reading a passphrase -------------------------------
 

@@ -4,7 +4,7 @@ import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
-/// The audits of one publisher. Reading smaps holds the target's mmap lock, so an audit that nobody
+/// The audits of one publisher. SnapshotBuilder smaps holds the target's mmap lock, so an audit that nobody
 /// asked for comes at most every 10 s, and takes at most one part in 200 of the time.
 struct Auditor {
   private static let shareOfTime: UInt64 = 200
@@ -26,7 +26,7 @@ struct Auditor {
   var isUnsettled: Bool { !suspects.isEmpty }
 
   /// Whether another audit would tell: the arenas were used since, or the time is over.
-  func canSettle(_ image: PageImage) -> Bool {
+  func canSettle(_ image: StatsPageImage) -> Bool {
     let now = Dictionary(ArenaClaim.all(in: image).map { ($0.id, $0.activity) }) { first, _ in first
     }
     return suspects.allSatisfy { id, suspect in
@@ -34,14 +34,14 @@ struct Auditor {
     }
   }
 
-  private static func isOver(since seenAt: UInt64, _ image: PageImage) -> Bool {
+  private static func isOver(since seenAt: UInt64, _ image: StatsPageImage) -> Bool {
     let beat = image.process[.heartbeatBootMs]
     return beat > seenAt
       && beat - seenAt > max(1, min(image.header[.tickMs], 10_000)) * ticksToSettle
   }
 
   /// Whether it is time for one that nobody asked for.
-  func isDue(_ image: PageImage, now: UInt64) -> Bool {
+  func isDue(_ image: StatsPageImage, now: UInt64) -> Bool {
     guard let last else { return true }
     let pause = last.durationMs * Self.shareOfTime
     let calls = isUnsettled || hasEvents(image)
@@ -49,7 +49,7 @@ struct Auditor {
   }
 
   /// Whether something happened since that changes what should be found.
-  private func hasEvents(_ image: PageImage) -> Bool {
+  private func hasEvents(_ image: StatsPageImage) -> Bool {
     image.events.contains { event in
       guard event[.serial] > eventsThen, let kind = EventCode(rawValue: event[.kind]) else {
         return false
@@ -69,7 +69,7 @@ struct Auditor {
   ///   - image: the page as it was just read.
   ///   - read: reads it again.
   mutating func audit(
-    pid: Int32, isOwnUser: Bool, user: SafeText, image: PageImage, read: () -> PageImage?
+    pid: Int32, isOwnUser: Bool, user: SafeText, image: StatsPageImage, read: () -> StatsPageImage?
   ) {
     let start = ProcessFacts.bootMilliseconds
     eventsThen = image.events.last?[.serial] ?? 0
@@ -115,7 +115,8 @@ struct Auditor {
   }
 
   private mutating func compare(
-    _ audit: inout Audit, pid: Int32, _ before: PageImage, _ after: PageImage, _ regions: Regions
+    _ audit: inout Audit, pid: Int32, _ before: StatsPageImage, _ after: StatsPageImage,
+    _ regions: Regions
   ) -> [Finding] {
     let then = Dictionary(ArenaClaim.all(in: before).map { ($0.id, $0) }) { first, _ in first }
     var claims: [ArenaClaim] = []
@@ -156,7 +157,7 @@ struct Auditor {
   /// would have counted a window or a wipe in between, and it counted none.
   private mutating func openPages(
     _ claims: [ArenaClaim], _ then: [UInt64: ArenaClaim], _ comparison: Comparison,
-    _ image: PageImage
+    _ image: StatsPageImage
   ) -> [Finding] {
     var findings: [Finding] = []
     var seen: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]

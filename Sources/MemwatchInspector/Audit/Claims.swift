@@ -50,7 +50,7 @@ struct ArenaClaim: Equatable {
 
 extension ArenaClaim {
   /// Everything that a page claims; numbers that make no sense are left out.
-  static func all(in image: PageImage) -> [ArenaClaim] {
+  static func all(in image: StatsPageImage) -> [ArenaClaim] {
     var chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
     let apart = Chunk.apart(image.chunks.compactMap(Chunk.init))
     return image.arenas.map { record in
@@ -64,8 +64,8 @@ extension ArenaClaim {
         fork: ForkCode(rawValue: record[.forkProtection]),
         dump: DumpCode(rawValue: record[.dumpProtection]),
         backing: BackingCode(rawValue: record[.backing]),
-        lockedBytes: record[.bytesLocked] == PageFormat.unknown ? 0 : record[.bytesLocked],
-        mappedBytes: record[.bytesMapped] == PageFormat.unknown ? 0 : record[.bytesMapped],
+        lockedBytes: record[.bytesLocked] == StatsPageFormat.unknown ? 0 : record[.bytesLocked],
+        mappedBytes: record[.bytesMapped] == StatsPageFormat.unknown ? 0 : record[.bytesMapped],
         activity: Activity(
           opens: record[.opens], allocations: record[.allocations], frees: record[.frees],
           openWindows: record[.openWindows], stuckOpenPages: record[.stuckOpenPages]),
@@ -87,10 +87,10 @@ extension ArenaClaim.Chunk {
       })
   }
 
-  init?(_ record: PageRecord<ChunkWord>) {
+  init?(_ record: StatsPageRecord<ChunkWord>) {
     let (address, count, guards) = (record[.address], record[.dataBytes], record[.guardBytes])
     // User addresses end below 2^56, and one chunk is less than 2^40.
-    guard address != PageFormat.unknown, address < 1 << 56, count > 0, count < 1 << 40,
+    guard address != StatsPageFormat.unknown, address < 1 << 56, count > 0, count < 1 << 40,
       guards <= 1 << 24, guards <= address
     else { return nil }
     data = address..<address + count

@@ -89,7 +89,7 @@ struct Comparison {
         }, "not sealed (no sl in VmFlags)",
         "the page says more than was done: this should not happen", "report it as a defect")
     }
-    if claim.gate == .key, claim.key != PageFormat.unknown {
+    if claim.gate == .key, claim.key != StatsPageFormat.unknown {
       report(
         .keyDiffers, claim, "protection key \(claim.key)",
         sum { regions.bytes(in: $0.data) { $0.key.map { UInt64($0) != claim.key } ?? false } },
@@ -182,7 +182,7 @@ struct Comparison {
     }
     var all: Set<Unconfirmed> = []
     if any({ !$0.flags.contains(.areKnown) }) { all.insert(.flags) }
-    if claim.gate == .key, claim.key == PageFormat.unknown || any({ $0.key == nil }) {
+    if claim.gate == .key, claim.key == StatsPageFormat.unknown || any({ $0.key == nil }) {
       all.insert(.key)
     }
     if claim.seal == .sealed,

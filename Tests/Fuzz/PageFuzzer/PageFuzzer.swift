@@ -39,7 +39,7 @@ final class InputFiles: FileOpening {
     guard let opened = try? open(file) else { return nil }
     return try? opened.readAll(limit: limit)
   }
-  func search() throws(FileFailure) -> [PagePlace] { [] }
+  func search() throws(FileFailure) -> [StatsPageLocation] { [] }
   func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
     throw FileFailure(function: "create", path: path, errno: 1)
   }
@@ -76,7 +76,7 @@ func draw(_ model: Model, _ choice: Int) {
 /// calls, and the tables one after the other.
 func page(_ input: [UInt8]) -> [UInt8] {
   let capacities = [4, 8, 8, 16, 16, 2, 8]
-  let layout = PageLayout(capacities: capacities)!
+  let layout = StatsPageLayout(capacities: capacities)!
   var page = [UInt8](repeating: 0, count: layout.byteCount)
   var rest = input[...]
   func place(_ offset: Int, _ count: Int) {
@@ -84,21 +84,21 @@ func page(_ input: [UInt8]) -> [UInt8] {
     page.replaceSubrange(offset..<offset + part.count, with: part)
     rest = rest.dropFirst(count)
   }
-  place(0, PageFormat.headerBytes)
-  place(PageFormat.processOffset, PageFormat.processBytes)
-  place(PageFormat.callsOffset, PageFormat.callCapacity * 32)
-  for table in PageTable.allCases {
+  place(0, StatsPageFormat.headerBytes)
+  place(StatsPageFormat.processOffset, StatsPageFormat.processBytes)
+  place(StatsPageFormat.callsOffset, StatsPageFormat.callCapacity * 32)
+  for table in StatsPageTable.allCases {
     place(layout.offset(table, 0), layout.capacity(table) * table.recordBytes)
   }
   func set(_ word: HeaderWord, _ offset: Int, _ value: UInt64) {
     let at = (word.rawValue + offset) * 8
     for byte in 0..<8 { page[at + byte] = UInt8(truncatingIfNeeded: value >> (8 * byte)) }
   }
-  set(.magic, 0, PageFormat.magic)
-  set(.version, 0, PageFormat.major << 32)
+  set(.magic, 0, StatsPageFormat.magic)
+  set(.version, 0, StatsPageFormat.major << 32)
   set(.byteCount, 0, UInt64(layout.byteCount))
   set(.callBytes, 0, 32)
-  for table in PageTable.allCases {
+  for table in StatsPageTable.allCases {
     set(.arenaCapacity, table.rawValue, UInt64(capacities[table.rawValue]))
     set(.arenaBytes, table.rawValue, UInt64(table.recordBytes))
   }
@@ -159,7 +159,7 @@ func readRecord(_ bytes: [UInt8]) {
 
 @_cdecl("LLVMFuzzerInitialize")
 public func begin(_ count: UnsafeMutableRawPointer, _ arguments: UnsafeMutableRawPointer) -> Int32 {
-  InspectedFiles.become(InputFiles())
+  InspectedFiles.use(InputFiles())
   return 0
 }
 

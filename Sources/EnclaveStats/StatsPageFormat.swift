@@ -1,5 +1,5 @@
 // The stats page's format, whole. Documented for readers in other languages in
-// EnclaveStats.docc/PageFormat.md; a test compares that table with these enumerations.
+// EnclaveStats.docc/StatsPageFormat.md; a test compares that table with these enumerations.
 //
 //   0      header      written before the page has a name, then never changed
 //   1024   process     one record, rewritten by the ticker
@@ -13,7 +13,7 @@
 
 internal import EnclaveSystem
 
-package enum PageFormat {
+package enum StatsPageFormat {
   /// "ENCLAVE" and 1, as a little-endian word; the last thing that a publisher writes.
   package static let magic: UInt64 = 0x01_45_56_41_4c_43_4e_45
   package static let major: UInt64 = 1
@@ -41,7 +41,7 @@ package enum PageFormat {
 package protocol RecordWord: RawRepresentable, SendableMetatype where RawValue == Int {}
 /// … of a kind that stands in a table.
 package protocol TableWord: RecordWord {
-  static var table: PageTable { get }
+  static var table: StatsPageTable { get }
 }
 
 /// Word numbers of the header.
@@ -109,7 +109,7 @@ package enum CallWord: Int, CaseIterable, RecordWord {
 }
 
 package enum ArenaWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .arenas }
+  package static var table: StatsPageTable { .arenas }
   case sequence = 0
   case id = 1  // 0: the record is not in use
   case state = 2  // 1 live
@@ -161,7 +161,7 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
 }
 
 package enum LabelWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .labels }
+  package static var table: StatsPageTable { .labels }
   case sequence = 0
   case arenaID = 1  // 0: the record is not in use
   case index = 2
@@ -182,7 +182,7 @@ package enum LabelWord: Int, CaseIterable, TableWord {
 }
 
 package enum ChunkWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .chunks }
+  package static var table: StatsPageTable { .chunks }
   case sequence = 0
   case arenaID = 1  // 0: the record is not in use
   case address = 2
@@ -194,7 +194,7 @@ package enum ChunkWord: Int, CaseIterable, TableWord {
 }
 
 package enum SecretWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .secrets }
+  package static var table: StatsPageTable { .secrets }
   case sequence = 0
   case owner = 1  // arena id | label index << 32; 0: the record is not in use
   case serial = 2
@@ -206,7 +206,7 @@ package enum SecretWord: Int, CaseIterable, TableWord {
 }
 
 package enum EventWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .events }
+  package static var table: StatsPageTable { .events }
   case sequence = 0
   case serial = 1  // from 1; 0: the record is not in use
   case kind = 2
@@ -218,7 +218,7 @@ package enum EventWord: Int, CaseIterable, TableWord {
 }
 
 package enum VaultWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .vaults }
+  package static var table: StatsPageTable { .vaults }
   case sequence = 0
   case arenaID = 1  // of the arena that holds its keys; 0: the record is not in use
   case cipher = 2
@@ -239,17 +239,17 @@ package enum VaultWord: Int, CaseIterable, TableWord {
 
 /// What lies in the pages of a chunk: record N is of chunk record N.
 package enum MapWord: Int, CaseIterable, TableWord {
-  package static var table: PageTable { .maps }
+  package static var table: StatsPageTable { .maps }
   case sequence = 0
   case arenaID = 1  // 0: the record is not in use
-  case pages = 2  // 16 words, four pages a word: see PageContents
+  case pages = 2  // 16 words, four pages a word: see StatsPageContents
 }
 
 /// What lies in one page of a chunk: 16 bits of `MapWord.pages`, the first page in the lowest ones.
 ///
 /// Pages that are opened together say the same, and all but the first that they continue it. The
 /// pages of an isolated chunk hold one secret: its first page tells of all.
-package struct PageContents: Equatable, Sendable {
+package struct StatsPageContents: Equatable, Sendable {
   /// Secrets that live here; 255 is that many or more.
   package var live = 0
   /// What it is cut into: 0 nothing yet, 1 to 16 a size class of the header, 31 the whole.
@@ -370,16 +370,16 @@ package enum EventCode: UInt64, CaseIterable {
   case wiped = 17
 }
 
-extension PageRecord<MapWord> {
+extension StatsPageRecord<MapWord> {
   /// What lies in a page, 0 to 63.
-  package func contents(ofPage page: Int) -> PageContents {
+  package func contents(ofPage page: Int) -> StatsPageContents {
     let word = self[MapWord.pages.rawValue + page / 4]
-    return PageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)
+    return StatsPageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)
   }
 }
 
 /// The tables of records.
-package enum PageTable: Int, CaseIterable {
+package enum StatsPageTable: Int, CaseIterable {
   case arenas, labels, chunks, secrets, events, vaults, maps
 
   /// The bytes of one record in this version of the format.
@@ -403,7 +403,7 @@ package enum PageTable: Int, CaseIterable {
 }
 
 /// Where everything is, from the capacities alone.
-package struct PageLayout: Equatable, Sendable {
+package struct StatsPageLayout: Equatable, Sendable {
   package private(set) var capacities: [Int]
   package private(set) var recordBytes: [Int]
   package private(set) var offsets: [Int] = []
@@ -412,12 +412,12 @@ package struct PageLayout: Equatable, Sendable {
 
   /// nil when a number is negative, too large, or a record is smaller than this version's.
   package init?(capacities: [Int], recordBytes: [Int]) {
-    guard capacities.count == PageTable.allCases.count, recordBytes.count == capacities.count
+    guard capacities.count == StatsPageTable.allCases.count, recordBytes.count == capacities.count
     else { return nil }
     self.capacities = capacities
     self.recordBytes = recordBytes
-    var stamp = PageFormat.stampsOffset
-    for table in PageTable.allCases {
+    var stamp = StatsPageFormat.stampsOffset
+    for table in StatsPageTable.allCases {
       let capacity = capacities[table.rawValue]
       let bytes = recordBytes[table.rawValue]
       guard (0...(1 << 22)).contains(capacity), (table.recordBytes...4096).contains(bytes),
@@ -425,24 +425,24 @@ package struct PageLayout: Equatable, Sendable {
       else { return nil }
       stampOffsets.append(stamp)
       if table.isStamped {
-        stamp += (capacity + PageFormat.blockRecords - 1) / PageFormat.blockRecords * 8
+        stamp += (capacity + StatsPageFormat.blockRecords - 1) / StatsPageFormat.blockRecords * 8
       }
     }
     var offset = (stamp + 4095) & ~4095
-    for table in PageTable.allCases {
+    for table in StatsPageTable.allCases {
       offsets.append(offset)
       offset += capacities[table.rawValue] * recordBytes[table.rawValue]
-      guard offset <= PageFormat.maximumBytes else { return nil }
+      guard offset <= StatsPageFormat.maximumBytes else { return nil }
     }
     byteCount = (offset + 4095) & ~4095
   }
 
   package init?(capacities: [Int]) {
-    self.init(capacities: capacities, recordBytes: PageTable.allCases.map(\.recordBytes))
+    self.init(capacities: capacities, recordBytes: StatsPageTable.allCases.map(\.recordBytes))
   }
 
-  package func capacity(_ table: PageTable) -> Int { capacities[table.rawValue] }
-  package func offset(_ table: PageTable, _ index: Int) -> Int {
+  package func capacity(_ table: StatsPageTable) -> Int { capacities[table.rawValue] }
+  package func offset(_ table: StatsPageTable, _ index: Int) -> Int {
     offsets[table.rawValue] + index * recordBytes[table.rawValue]
   }
 }

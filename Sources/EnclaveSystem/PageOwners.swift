@@ -3,7 +3,7 @@
 public import CEnclaveSystem
 
 /// What object each page of memory belongs to.
-package enum PageTable {
+package enum PageOwners {
   /// Makes place for a range. Each GiB of addresses takes one mapping, once for the process.
   package static func reserve(
     _ address: UnsafeRawPointer, _ byteCount: Int

@@ -1,10 +1,10 @@
 // The birth of a page: where it lies, and the order of the steps that make it safe to read at any
-// time. The steps, and why each is there, stand in EnclaveStats.docc/PageFormat.md.
+// time. The steps, and why each is there, stand in EnclaveStats.docc/StatsPageFormat.md.
 
 package import EnclaveSystem
 
 /// How many records of each kind a page has room for.
-package struct PageCapacities: Sendable {
+package struct StatsPageCapacities: Sendable {
   package var arenas = 256
   package var labels = 1024
   package var chunks = 2048
@@ -17,7 +17,7 @@ package struct PageCapacities: Sendable {
 }
 
 /// Why a page could not be made.
-package enum PageFailure: Error {
+package enum StatsPageFailure: Error {
   case system(SystemFailure)
   /// The directory is not fit to hold a page, and why.
   case unsuitable(directory: String, reason: String)
@@ -31,24 +31,24 @@ package enum PageFailure: Error {
   }
 }
 
-package struct PageGeometry: Sendable {
+package struct StatsPageGeometry: Sendable {
   package var payload: Int
-  package var runBytes: Int
+  package var slabBytes: Int
   package var slots: Int
-  package init(payload: Int, runBytes: Int, slots: Int) {
+  package init(payload: Int, slabBytes: Int, slots: Int) {
     self.payload = payload
-    self.runBytes = runBytes
+    self.slabBytes = slabBytes
     self.slots = slots
   }
 }
 
 /// A page that was created, locked and named.
 @safe
-package struct PageFile: Sendable {
-  package let writer: PageWriter
+package struct StatsPageFile: Sendable {
+  package let writer: StatsPageWriter
   /// Held for life: closing any descriptor of the file would drop the lock that says "alive".
   package let descriptor: Int32
-  package let identity: PageCalls.Identity
+  package let identity: StatsPageCalls.Identity
   package let directoryPath: String
   package let name: String
   package let id: UInt64
@@ -57,26 +57,26 @@ package struct PageFile: Sendable {
   package var path: String { directoryPath + "/" + name }
 
   /// Takes the page's name away. The memory stays mapped: other threads may be writing.
-  package func unlink() { PageCalls.unlink(path, of: identity) }
+  package func unlink() { StatsPageCalls.unlink(path, of: identity) }
 
   /// Gives the descriptor back, if it still is this file's.
-  package func close() { PageCalls.close(descriptor, of: identity) }
+  package func close() { StatsPageCalls.close(descriptor, of: identity) }
 
   /// Writes another name of the process into the header. A reader may meet half of it, once.
   package func rename(_ text: [UInt8]) {
     let length = unsafe base + HeaderWord.nameLength.rawValue * 8
     unsafe storeRelaxed(0, at: length)
-    for (index, byte) in text.prefix(PageFormat.textBytes).enumerated() {
+    for (index, byte) in text.prefix(StatsPageFormat.textBytes).enumerated() {
       unsafe (base + HeaderWord.name.rawValue * 8 + index).storeBytes(of: byte, as: UInt8.self)
     }
-    unsafe storeRelease(UInt64(min(text.count, PageFormat.textBytes)), at: length)
+    unsafe storeRelease(UInt64(min(text.count, StatsPageFormat.textBytes)), at: length)
   }
 
   package static func create(
-    in candidates: [DirectoryCandidate], capacities: PageCapacities, processName: [UInt8],
-    geometry: [PageGeometry], tickMs: Int, firstHeartbeat: (PageWriter) -> Void
-  ) throws(PageFailure) -> PageFile {
-    var firstFailure: PageFailure?
+    in candidates: [DirectoryCandidate], capacities: StatsPageCapacities, processName: [UInt8],
+    geometry: [StatsPageGeometry], tickMs: Int, firstHeartbeat: (StatsPageWriter) -> Void
+  ) throws(StatsPageFailure) -> StatsPageFile {
+    var firstFailure: StatsPageFailure?
     var isLastUnfit = false
     for candidate in candidates where !candidate.isSpare || isLastUnfit {
       var isNew = false
@@ -89,7 +89,7 @@ package struct PageFile: Sendable {
         firstFailure = firstFailure ?? error
         isLastUnfit = error.isOfTheDirectory
         // Not while another publisher has a page in it: then it is not empty.
-        if isNew { PageCalls.removeDirectory(candidate.path) }
+        if isNew { StatsPageCalls.removeDirectory(candidate.path) }
       }
     }
     throw firstFailure ?? .unsuitable(directory: "(none)", reason: "no directory to try")
@@ -97,32 +97,33 @@ package struct PageFile: Sendable {
 
   private static func system(
     _ call: SystemCall, _ body: () -> Int64
-  ) throws(PageFailure) -> Int64 {
+  ) throws(StatsPageFailure) -> Int64 {
     do { return try perform(call, body) } catch { throw .system(error) }
   }
 
   private static func create(
-    _ candidate: DirectoryCandidate, capacities: PageCapacities, processName: [UInt8],
-    geometry: [PageGeometry], tickMs: Int, isNew: inout Bool, firstHeartbeat: (PageWriter) -> Void
-  ) throws(PageFailure) -> PageFile {
+    _ candidate: DirectoryCandidate, capacities: StatsPageCapacities, processName: [UInt8],
+    geometry: [StatsPageGeometry], tickMs: Int, isNew: inout Bool,
+    firstHeartbeat: (StatsPageWriter) -> Void
+  ) throws(StatsPageFailure) -> StatsPageFile {
     let directory = try openDirectory(candidate, isNew: &isNew)
-    defer { PageCalls.close(directory) }
+    defer { StatsPageCalls.close(directory) }
 
-    guard let layout = PageLayout(capacities: capacities.all) else {
+    guard let layout = StatsPageLayout(capacities: capacities.all) else {
       throw .unsuitable(directory: candidate.path, reason: "the capacities are out of range")
     }
     let size = layout.byteCount
-    let file = Int32(try system(.createPage) { PageCalls.createTemporary(directory) })
+    let file = Int32(try system(.createPage) { StatsPageCalls.createTemporary(directory) })
     var keepFile = false
-    defer { if !keepFile { PageCalls.close(file) } }
+    defer { if !keepFile { StatsPageCalls.close(file) } }
     // In full and before use: a store into a hole of a full tmpfs would be a SIGBUS.
-    _ = try system(.allocatePage) { PageCalls.allocate(file, size) }
-    let address = try system(.mapPage) { PageCalls.map(file, size) }
+    _ = try system(.allocatePage) { StatsPageCalls.allocate(file, size) }
+    let address = try system(.mapPage) { StatsPageCalls.map(file, size) }
     let base = unsafe UnsafeMutableRawPointer(bitPattern: Int(address))!
     var keepMapping = false
-    defer { if !keepMapping { unsafe PageCalls.unmap(base, size) } }
+    defer { if !keepMapping { unsafe StatsPageCalls.unmap(base, size) } }
     // A child would write into its parent's page.
-    _ = try system(.keepPageFromFork) { unsafe PageCalls.keepFromFork(base, size) }
+    _ = try system(.keepPageFromFork) { unsafe StatsPageCalls.keepFromFork(base, size) }
     var id: UInt64 = 0
     do {
       try unsafe withUnsafeMutableBytes(of: &id) { raw throws(SystemFailure) in
@@ -131,30 +132,30 @@ package struct PageFile: Sendable {
     } catch { throw .system(error) }
     id = id == 0 ? 1 : id
 
-    let writer = unsafe PageWriter(base: base, layout: layout)
+    let writer = unsafe StatsPageWriter(base: base, layout: layout)
     unsafe writeHeader(
       base, layout: layout, id: id, processName: processName, geometry: geometry, tickMs: tickMs)
     firstHeartbeat(writer)
     // A record lock and not flock(2): the kernel drops it when this process ends, even while a
     // forked child still has the file open.
-    _ = try system(.lockPage) { PageCalls.lockFile(file) }
-    unsafe storeRelease(PageFormat.magic, at: base)
-    _ = try system(.restrictPage) { PageCalls.chmod(file, 0o400) }
-    _ = try system(.guardPage) { unsafe PageCalls.guardPage(base, size) }
+    _ = try system(.lockPage) { StatsPageCalls.lockFile(file) }
+    unsafe storeRelease(StatsPageFormat.magic, at: base)
+    _ = try system(.restrictPage) { StatsPageCalls.chmod(file, 0o400) }
+    _ = try system(.guardPage) { unsafe StatsPageCalls.guardPage(base, size) }
     // From now on the mapping must stay: the SIGBUS guard knows it.
     keepMapping = true
     let name = "\(ProcessFacts.pid)-\(hex(id)).page"
     do {
-      _ = try system(.linkPage) { PageCalls.link(file, directory, name) }
+      _ = try system(.linkPage) { StatsPageCalls.link(file, directory, name) }
     } catch {
-      PageCalls.unguardPage()
+      StatsPageCalls.unguardPage()
       keepMapping = false
       throw error
     }
     keepFile = true
-    var status = PageCalls.Status()
-    _ = PageCalls.status(file, &status)
-    let page = unsafe PageFile(
+    var status = StatsPageCalls.Status()
+    _ = StatsPageCalls.status(file, &status)
+    let page = unsafe StatsPageFile(
       writer: writer, descriptor: file, identity: status.identity, directoryPath: candidate.path,
       name: name, id: id, base: base)
     page.sweep()
@@ -164,10 +165,10 @@ package struct PageFile: Sendable {
   /// `isNew`: this call made the directory.
   private static func openDirectory(
     _ candidate: DirectoryCandidate, isNew: inout Bool
-  ) throws(PageFailure) -> Int32 {
+  ) throws(StatsPageFailure) -> Int32 {
     do {
       let exists = try system(.makeStatsDirectory) {
-        let result = PageCalls.makeDirectory(candidate.path)
+        let result = StatsPageCalls.makeDirectory(candidate.path)
         return result == -Int64(FileFailure.eexist) ? 1 : result
       }
       isNew = exists == 0
@@ -175,61 +176,61 @@ package struct PageFile: Sendable {
       // Missing parents are the next call's to report, with the same path.
     }
     let fd = Int32(
-      try system(.openStatsDirectory) { PageCalls.openDirectory(candidate.path) })
+      try system(.openStatsDirectory) { StatsPageCalls.openDirectory(candidate.path) })
     do {
-      var status = PageCalls.Status()
-      _ = try system(.checkStatsDirectory) { PageCalls.status(fd, &status) }
+      var status = StatsPageCalls.Status()
+      _ = try system(.checkStatsDirectory) { StatsPageCalls.status(fd, &status) }
       guard status.owner == ProcessFacts.uid else {
-        throw PageFailure.unsuitable(
+        throw StatsPageFailure.unsuitable(
           directory: candidate.path, reason: "it belongs to user \(status.owner)")
       }
       guard status.mode & 0o022 == 0 else {
-        throw PageFailure.unsuitable(
+        throw StatsPageFailure.unsuitable(
           directory: candidate.path, reason: "others may write there (chmod 0700 it)")
       }
-      guard try system(.checkStatsFilesystem, { PageCalls.isTmpfs(fd) }) != 0 else {
-        throw PageFailure.unsuitable(
+      guard try system(.checkStatsFilesystem, { StatsPageCalls.isTmpfs(fd) }) != 0 else {
+        throw StatsPageFailure.unsuitable(
           directory: candidate.path,
           reason: "it is not on tmpfs, and a page on disk would stall its publisher")
       }
     } catch {
-      PageCalls.close(fd)
-      throw error as! PageFailure
+      StatsPageCalls.close(fd)
+      throw error as! StatsPageFailure
     }
     return fd
   }
 
   private static func writeHeader(
-    _ base: UnsafeMutableRawPointer, layout: PageLayout, id: UInt64, processName: [UInt8],
-    geometry: [PageGeometry], tickMs: Int
+    _ base: UnsafeMutableRawPointer, layout: StatsPageLayout, id: UInt64, processName: [UInt8],
+    geometry: [StatsPageGeometry], tickMs: Int
   ) {
     func set(_ word: Int, _ value: UInt64) { unsafe storeRelaxed(value, at: base + word * 8) }
     func set(_ word: HeaderWord, _ value: UInt64) { set(word.rawValue, value) }
-    set(.version, PageFormat.major << 32 | PageFormat.minor)
+    set(.version, StatsPageFormat.major << 32 | StatsPageFormat.minor)
     set(.byteCount, UInt64(layout.byteCount))
     set(.publisherID, id)
     set(.pid, UInt64(ProcessFacts.pid))
-    set(.startTime, ProcessFacts.startTime() ?? PageFormat.unknown)
-    set(.bootID, ProcessFacts.bootIdentifier() ?? PageFormat.unknown)
+    set(.startTime, ProcessFacts.startTime() ?? StatsPageFormat.unknown)
+    set(.bootID, ProcessFacts.bootIdentifier() ?? StatsPageFormat.unknown)
     set(.uid, UInt64(ProcessFacts.uid))
     set(.createdBootMs, ProcessFacts.bootMilliseconds)
     set(.createdRealMs, ProcessFacts.realMilliseconds)
     set(.tickMs, UInt64(tickMs))
     set(.pageBytes, UInt64(Page.size))
-    for table in PageTable.allCases {
+    for table in StatsPageTable.allCases {
       set(HeaderWord.arenaCapacity.rawValue + table.rawValue, UInt64(layout.capacity(table)))
       set(HeaderWord.arenaBytes.rawValue + table.rawValue, UInt64(table.recordBytes))
     }
     set(.callBytes, 32)
     set(.nameLength, UInt64(processName.count))
-    for (index, byte) in processName.prefix(PageFormat.textBytes).enumerated() {
+    for (index, byte) in processName.prefix(StatsPageFormat.textBytes).enumerated() {
       unsafe (base + HeaderWord.name.rawValue * 8 + index).storeBytes(of: byte, as: UInt8.self)
     }
-    for (index, size) in geometry.prefix(PageFormat.sizeClassCount).enumerated() {
+    for (index, size) in geometry.prefix(StatsPageFormat.sizeClassCount).enumerated() {
       set(HeaderWord.sizeClasses.rawValue + index * 2, UInt64(size.payload))
       set(
         HeaderWord.sizeClasses.rawValue + index * 2 + 1,
-        UInt64(size.runBytes) | UInt64(size.slots) << 32)
+        UInt64(size.slabBytes) | UInt64(size.slots) << 32)
     }
   }
 
@@ -239,13 +240,13 @@ package struct PageFile: Sendable {
       let names = try? opened.names(limit: 10_000)
     else { return }
     // Never this process' own page: closing a descriptor of it would drop the lock.
-    for other in names where other != name && PageName(other) != nil {
+    for other in names where other != name && StatsPageName(other) != nil {
       guard let file = try? OpenFile(reading: other, in: opened),
         let status = try? file.status(), status.isRegular, status.owner == ProcessFacts.uid,
         let holder = try? file.lockHolder(), holder == .nobody,
         let now = try? Files.status(directoryPath + "/" + other), now.inode == status.inode
       else { continue }
-      _ = try? perform(.removeStalePage) { PageCalls.unlink(opened.descriptor, other) }
+      _ = try? perform(.removeStalePage) { StatsPageCalls.unlink(opened.descriptor, other) }
     }
   }
 }
@@ -288,7 +289,7 @@ package struct DirectoryCandidate: Equatable, Sendable {
 }
 
 /// The name of a page's file: `PID-RANDOM.page`.
-package struct PageName: Equatable, Sendable {
+package struct StatsPageName: Equatable, Sendable {
   package var pid: Int32
   package var id: UInt64
 

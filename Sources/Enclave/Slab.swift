@@ -1,4 +1,4 @@
-// What is known about memory: chunks, runs and slots. All of it lies outside of the secret pages.
+// What is known about memory: chunks, slabs and slots. All of it lies outside of the secret pages.
 
 import EnclaveStats
 import EnclaveSystem
@@ -10,7 +10,7 @@ struct Slot: BitwiseCopyable {
   var generation: UInt32 = 0
   var byteCount: UInt32 = 0
   var label: UInt16 = 0
-  /// The next free slot of the run; of a live secret, the bytes that alignment left over: before
+  /// The next free slot of the slab; of a live secret, the bytes that alignment left over: before
   /// it in a slab, behind it in pages of its own.
   var nextFree: UInt16 = 0
 
@@ -35,13 +35,13 @@ struct Slot: BitwiseCopyable {
 }
 
 /// What the page's record of a secret needs to know, where the process publishes.
-struct Listing: BitwiseCopyable {
+struct PublishedSecret: BitwiseCopyable {
   static let none = UInt32.max
   /// A window that is opened adds this, one that is closed takes 1 away.
   static let opened: UInt64 = 1 << 24 | 1
 
-  var record: UInt32 = Listing.none
-  /// In the lane's list of what is listed.
+  var record: UInt32 = PublishedSecret.none
+  /// In the shard's list of what is listed.
   var position: UInt32 = 0
   /// Opens << 24 | open now. Changed by any thread, by atomic additions.
   var count: UInt64 = 0
@@ -61,27 +61,27 @@ struct Chunk: BitwiseCopyable {
   var isIsolated: Bool
   var lockErrno: Int32 = 0
   var carvedBytes = 0
-  var record: UInt32 = Listing.none
+  var record: UInt32 = PublishedSecret.none
   /// Of the map that was written last.
   var mapSum: UInt64?
 
   var pageCount: Int { mapping.byteCount / Page.size }
 }
 
-/// Pages that are opened and closed together, cut into slots of one size. A run keeps its place in
+/// Pages that are opened and closed together, cut into slots of one size. A slab keeps its place in
 /// memory as long as the arena's metadata lives: handles point to it.
 @safe
-struct Run: BitwiseCopyable {
+struct Slab: BitwiseCopyable {
   static let isolatedClass: UInt8 = 0xff
   static let endOfList = UInt16.max
 
   /// First, because the thread sanitizer counts a change of any field as one of the first byte:
-  /// what is read without the lane's lock stands behind it.
-  var next: UnsafeMutablePointer<Run>?
+  /// what is read without the shard's lock stands behind it.
+  var next: UnsafeMutablePointer<Slab>?
   /// nil until the process publishes for the first time; then it stays.
-  private(set) var listings: UnsafeMutablePointer<Listing>?
+  private(set) var listings: UnsafeMutablePointer<PublishedSecret>?
   let arena: ArenaReference
-  let lane: UInt8
+  let shard: UInt8
   let sizeClass: UInt8
   let slotCount: UInt16
   let slots: UnsafeMutablePointer<Slot>
@@ -92,18 +92,18 @@ struct Run: BitwiseCopyable {
   /// 2^32 / slotBytes, rounded up: which slot an offset lies in, by a multiplication. 0 where there
   /// is one slot.
   let reciprocal: UInt32
-  // What the lane's lock covers.
+  // What the shard's lock covers.
   /// Pages that could not be closed again: how far they are open.
   var stuck: Protection = .closed
   var freeHead: UInt16 = 0
   var live: UInt16 = 0
   /// Slots of a frozen arena that are wiped and not used again.
   var retired: UInt16 = 0
-  var previous: UnsafeMutablePointer<Run>?
+  var previous: UnsafeMutablePointer<Slab>?
   var readers: UInt32 = 0
   var writers: UInt32 = 0
 
-  /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slab runs are smaller.
+  /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slabs are smaller.
   func slot(at offset: Int) -> Int {
     (Int(truncatingIfNeeded: UInt32(truncatingIfNeeded: offset)) &* Int(reciprocal)) >> 32
   }
@@ -113,51 +113,53 @@ struct Run: BitwiseCopyable {
   }
 
   var isFull: Bool { live + retired == slotCount }
-  var isIsolated: Bool { sizeClass == Run.isolatedClass }
+  var isIsolated: Bool { sizeClass == Slab.isolatedClass }
 
-  /// A run and its slots in one block: where a slot is follows from the run's address alone, so
+  /// A slab and its slots in one block: where a slot is follows from the slab's address alone, so
   /// that a free can bring all that it needs into the cache at once.
-  static func allocate(slotCount: Int) -> UnsafeMutablePointer<Run> {
+  static func allocate(slotCount: Int) -> UnsafeMutablePointer<Slab> {
     let byteCount = slotsOffset + slotCount * MemoryLayout<Slot>.stride
     return unsafe UnsafeMutableRawPointer.allocate(byteCount: byteCount, alignment: 16)
-      .assumingMemoryBound(to: Run.self)
+      .assumingMemoryBound(to: Slab.self)
   }
 
   @inline(__always)
-  private static var slotsOffset: Int { (MemoryLayout<Run>.size + 15) & ~15 }
+  private static var slotsOffset: Int { (MemoryLayout<Slab>.size + 15) & ~15 }
 
-  private static let listingsOffset = unsafe MemoryLayout<Run>.offset(of: \.listings)!
+  private static let listingsOffset = unsafe MemoryLayout<Slab>.offset(of: \.listings)!
 
   /// The listings, for who has no lock.
   @inline(__always)
-  static func listings(of run: UnsafeMutablePointer<Run>) -> UnsafeMutablePointer<Listing>? {
-    unsafe UnsafeMutablePointer(bitPattern: UInt(loadRelaxed(UnsafeRawPointer(run) + 8)))
+  static func listings(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutablePointer<
+    PublishedSecret
+  >? {
+    unsafe UnsafeMutablePointer(bitPattern: UInt(loadRelaxed(UnsafeRawPointer(slab) + 8)))
   }
 
   static func setListings(
-    _ listings: UnsafeMutablePointer<Listing>, of run: UnsafeMutablePointer<Run>
+    _ listings: UnsafeMutablePointer<PublishedSecret>, of slab: UnsafeMutablePointer<Slab>
   ) {
     precondition(listingsOffset == 8)
-    unsafe storeRelease(UInt64(UInt(bitPattern: listings)), at: UnsafeMutableRawPointer(run) + 8)
+    unsafe storeRelease(UInt64(UInt(bitPattern: listings)), at: UnsafeMutableRawPointer(slab) + 8)
   }
 
   @inline(__always)
-  static func slots(of run: UnsafeMutablePointer<Run>) -> UnsafeMutablePointer<Slot> {
-    unsafe (UnsafeMutableRawPointer(run) + slotsOffset)
+  static func slots(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutablePointer<Slot> {
+    unsafe (UnsafeMutableRawPointer(slab) + slotsOffset)
       .assumingMemoryBound(to: Slot.self)
   }
 
   /// The first byte of a live secret. (A function of the pointer: one of the value would copy it.)
   @inline(__always)
   static func dataStart(
-    of run: UnsafeMutablePointer<Run>, _ slot: Int
+    of slab: UnsafeMutablePointer<Slab>, _ slot: Int
   ) -> UnsafeMutableRawPointer {
-    let entry = unsafe slots(of: run) + slot
+    let entry = unsafe slots(of: slab) + slot
     let offset =
-      unsafe run.pointee.isIsolated
-      ? run.pointee.byteCount - Int(entry.pointee.nextFree) - Int(entry.pointee.byteCount)
-      : slot * run.pointee.slotBytes + Int(entry.pointee.nextFree)
-    return unsafe run.pointee.base + offset
+      unsafe slab.pointee.isIsolated
+      ? slab.pointee.byteCount - Int(entry.pointee.nextFree) - Int(entry.pointee.byteCount)
+      : slot * slab.pointee.slotBytes + Int(entry.pointee.nextFree)
+    return unsafe slab.pointee.base + offset
   }
 
   /// How far the pages must be open for the windows there are.
@@ -168,6 +170,6 @@ struct Run: BitwiseCopyable {
 }
 
 @safe
-struct RunReference: BitwiseCopyable {
-  let run: UnsafeMutablePointer<Run>
+struct SlabReference: BitwiseCopyable {
+  let slab: UnsafeMutablePointer<Slab>
 }

@@ -1,12 +1,12 @@
-// A part of an arena that has its own runs, free slots and counts under its own lock, so that
-// threads that use different lanes do not meet. A thread allocates in the lane of its number; a
-// secret is freed in the lane that its run belongs to.
+// A part of an arena that has its own slabs, free slots and counts under its own lock, so that
+// threads that use different shards do not meet. A thread allocates in the shard of its number; a
+// secret is freed in the shard that its slab belongs to.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// What a lane counts. An arena's totals are the sum over its lanes.
-struct LaneTotals: BitwiseCopyable {
+/// What a shard counts. An arena's totals are the sum over its shards.
+struct ShardTotals: BitwiseCopyable {
   var bytesInUse = 0
   var allocations: UInt64 = 0
   var frees: UInt64 = 0
@@ -23,28 +23,28 @@ struct LaneTotals: BitwiseCopyable {
   var secrets: Int { Int(allocations &- frees &- wipedWithArena) }
 }
 
-/// What the page needs of a lane.
+/// What the page needs of a shard.
 @safe
-struct LanePage {
-  let pageWriter: Unmanaged<PageWriter>
+struct ShardPublication {
+  let pageWriter: Unmanaged<StatsPageWriter>
   let secrets: TableWriter<SecretWord>
   /// Records that are free, kept here: taken from the page and given back in batches.
-  var spare = RawList<UInt32>(capacity: 2 * LanePage.batch)
+  var spare = RawList<UInt32>(capacity: 2 * ShardPublication.batch)
   static let batch = 64
-  /// What is listed one by one: the run, and the slot.
+  /// What is listed one by one: the slab, and the slot.
   var listed = RawList<ListedSecret>()
   var unlistedSecrets: UInt64 = 0
   /// Windows that were opened when the listed secrets were last looked at.
   var seenOpens: UInt64 = 0
   var serial: UInt64
-  let lane: Int
+  let shard: Int
   let clock: UnsafeRawPointer
 
-  init(_ writer: PageWriter, lane: Int) {
+  init(_ writer: StatsPageWriter, shard: Int) {
     unsafe pageWriter = unsafe .passUnretained(writer)
     secrets = writer.table(SecretWord.self)
-    serial = UInt64(lane) << 48
-    self.lane = lane
+    serial = UInt64(shard) << 48
+    self.shard = shard
     unsafe clock = unsafe writer.clockWord
   }
 
@@ -52,12 +52,12 @@ struct LanePage {
   var now: UInt64 { unsafe loadRelaxed(clock) }
 
   /// Writers live as long as the process.
-  var writer: PageWriter { unsafe pageWriter.takeUnretainedValue() }
+  var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
 
   mutating func takeRecord() -> UInt32? {
     if spare.isEmpty {
       var taken = spare
-      writer.takeSecrets(Self.batch, lane: lane) { taken.append($0) }
+      writer.takeSecrets(Self.batch, shard: shard) { taken.append($0) }
       spare = taken
     }
     return spare.popLast()
@@ -75,15 +75,15 @@ struct LanePage {
 
 @safe
 struct ListedSecret: BitwiseCopyable {
-  var run: UnsafeMutablePointer<Run>
+  var slab: UnsafeMutablePointer<Slab>
   var slot: UInt16
   var count: UInt64
 }
 
-/// An arena's lanes, each in cache lines of its own (two: processors fetch them in pairs).
+/// An arena's shards, each in cache lines of its own (two: processors fetch them in pairs).
 @safe
-struct Lanes: BitwiseCopyable {
-  private static let stride = (MemoryLayout<Lane>.stride + 127) & ~127
+struct Shards: BitwiseCopyable {
+  private static let stride = (MemoryLayout<Shard>.stride + 127) & ~127
   private let base: UnsafeMutableRawPointer
 
   init(count: Int) {
@@ -92,35 +92,35 @@ struct Lanes: BitwiseCopyable {
 
   func deallocate() { unsafe base.deallocate() }
 
-  func place(_ index: Int) -> UnsafeMutablePointer<Lane> {
-    unsafe (base + index * Self.stride).assumingMemoryBound(to: Lane.self)
+  func pointer(at index: Int) -> UnsafeMutablePointer<Shard> {
+    unsafe (base + index * Self.stride).assumingMemoryBound(to: Shard.self)
   }
 
-  subscript(index: Int) -> Lane {
-    unsafeAddress { unsafe UnsafePointer(place(index)) }
-    nonmutating unsafeMutableAddress { unsafe place(index) }
+  subscript(index: Int) -> Shard {
+    unsafeAddress { unsafe UnsafePointer(pointer(at: index)) }
+    nonmutating unsafeMutableAddress { unsafe pointer(at: index) }
   }
 }
 
 @safe
-struct Lane {
+struct Shard {
   let arena: ArenaReference
   let layout: Arena.Layout
   let index: UInt8
-  /// Runs with a free slot: one list for each size class, then one for each number of pages of
-  /// isolated runs (1 to 16).
-  let heads: UnsafeMutablePointer<UnsafeMutablePointer<Run>?>
+  /// Slabs with a free slot: one list for each size class, then one for each number of pages of
+  /// isolated slabs (1 to 16).
+  let heads: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
   let liveByClass: UnsafeMutablePointer<UInt32>
   let slotsByClass: UnsafeMutablePointer<UInt32>
-  var labels = LaneLabels()
-  var totals = LaneTotals()
+  var labels = ShardLabels()
+  var totals = ShardTotals()
   /// Raised by what the page tells and no other count shows.
   var changes: UInt64 = 0
   /// Handles that are out: what keeps the arena's memory alive once the Arena object is gone.
   var handles = 0
   /// The Arena object is gone.
   var isOrphan = false
-  var page: LanePage?
+  var page: ShardPublication?
 
   static let isolatedLists = 16
   static let listCount = SizeClass.all.count + isolatedLists
@@ -149,37 +149,37 @@ struct Lane {
     unsafe UInt64(liveByClass[index]) | UInt64(slotsByClass[index] - liveByClass[index]) << 32
   }
 
-  // MARK: - Lists of runs
+  // MARK: - Lists of slabs
 
   private func head(
-    of run: UnsafeMutablePointer<Run>
-  ) -> UnsafeMutablePointer<UnsafeMutablePointer<Run>?>? {
-    if unsafe run.pointee.sizeClass != Run.isolatedClass {
-      return unsafe heads + Int(run.pointee.sizeClass)
+    of slab: UnsafeMutablePointer<Slab>
+  ) -> UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>? {
+    if unsafe slab.pointee.sizeClass != Slab.isolatedClass {
+      return unsafe heads + Int(slab.pointee.sizeClass)
     }
-    let pages = unsafe run.pointee.byteCount / Page.size
+    let pages = unsafe slab.pointee.byteCount / Page.size
     return unsafe pages <= Self.isolatedLists ? heads + SizeClass.all.count + pages - 1 : nil
   }
 
-  func push(_ run: UnsafeMutablePointer<Run>) {
-    guard let head = unsafe head(of: run) else { return }
-    unsafe run.pointee.previous = nil
-    unsafe run.pointee.next = unsafe head.pointee
-    unsafe head.pointee?.pointee.previous = unsafe run
-    unsafe head.pointee = unsafe run
+  func push(_ slab: UnsafeMutablePointer<Slab>) {
+    guard let head = unsafe head(of: slab) else { return }
+    unsafe slab.pointee.previous = nil
+    unsafe slab.pointee.next = unsafe head.pointee
+    unsafe head.pointee?.pointee.previous = unsafe slab
+    unsafe head.pointee = unsafe slab
   }
 
-  private func remove(_ run: UnsafeMutablePointer<Run>) {
-    guard let head = unsafe head(of: run) else { return }
-    let (previous, next) = unsafe (run.pointee.previous, run.pointee.next)
+  private func remove(_ slab: UnsafeMutablePointer<Slab>) {
+    guard let head = unsafe head(of: slab) else { return }
+    let (previous, next) = unsafe (slab.pointee.previous, slab.pointee.next)
     if unsafe previous != nil {
       unsafe previous.unsafelyUnwrapped.pointee.next = unsafe next
-    } else if unsafe head.pointee == run {
+    } else if unsafe head.pointee == slab {
       unsafe head.pointee = unsafe next
     }
     unsafe next?.pointee.previous = unsafe previous
-    unsafe run.pointee.next = nil
-    unsafe run.pointee.previous = nil
+    unsafe slab.pointee.next = nil
+    unsafe slab.pointee.previous = nil
   }
 
   // MARK: - Allocate
@@ -220,33 +220,33 @@ struct Lane {
     return unsafe pages <= Self.isolatedLists && heads[SizeClass.all.count + pages - 1] != nil
   }
 
-  mutating func allocate(_ request: Request, label: UInt16) throws(EnclaveError) -> Place {
-    let run: UnsafeMutablePointer<Run>
+  mutating func allocate(_ request: Request, label: UInt16) throws(EnclaveError) -> SecretHandle {
+    let slab: UnsafeMutablePointer<Slab>
     let address: UnsafeMutableRawPointer
     let slot: UInt16
     let slack: Int
     if request.isSlab(layout) {
       let sizeClass = SizeClass.index(for: request.slotBytes)
       if unsafe heads[sizeClass] == nil {
-        unsafe push(try arena.addSlabRun(sizeClass, lane: &self))
+        unsafe push(try arena.addSlab(sizeClass, shard: &self))
         unsafe slotsByClass[sizeClass] += UInt32(
           heads[sizeClass].unsafelyUnwrapped.pointee.slotCount)
       }
-      unsafe run = unsafe heads[sizeClass].unsafelyUnwrapped
-      slot = unsafe pop(run)
-      if unsafe run.pointee.isFull { unsafe remove(run) }
-      let start = unsafe run.pointee.base + Int(slot) * run.pointee.slotBytes
+      unsafe slab = unsafe heads[sizeClass].unsafelyUnwrapped
+      slot = unsafe pop(slab)
+      if unsafe slab.pointee.isFull { unsafe remove(slab) }
+      let start = unsafe slab.pointee.base + Int(slot) * slab.pointee.slotBytes
       unsafe address =
         unsafe request.alignment <= 16 ? start : start.alignedUp(toMultipleOf: request.alignment)
       slack = unsafe address - start
       unsafe liveByClass[sizeClass] += 1
     } else {
-      unsafe run = unsafe try takeIsolatedRun(request)
-      unsafe address = unsafe run.pointee.base + run.pointee.byteCount - request.dataBytes
+      unsafe slab = unsafe try takeIsolatedSlab(request)
+      unsafe address = unsafe slab.pointee.base + slab.pointee.byteCount - request.dataBytes
       slack = request.dataBytes - request.byteCount
-      slot = unsafe pop(run)
+      slot = unsafe pop(slab)
     }
-    let entry = unsafe Run.slots(of: run) + Int(slot)
+    let entry = unsafe Slab.slots(of: slab) + Int(slot)
     unsafe entry.pointee.generation = unsafe Slot.next(entry.pointee.generation)
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
@@ -258,46 +258,46 @@ struct Lane {
     if secrets > totals.peakSecrets { totals.peakSecrets = secrets }
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
     labels.allocated(label, byteCount: request.byteCount)
-    if let listings = unsafe run.pointee.listings {
+    if let listings = unsafe slab.pointee.listings {
       // Nobody has a window to it yet.
       unsafe listings[Int(slot)].count = 0
-      if page != nil { unsafe list(run, slot) }
+      if page != nil { unsafe list(slab, slot) }
     }
-    return unsafe Place(
-      run: run, address: address, generation: entry.pointee.generation,
+    return unsafe SecretHandle(
+      slab: slab, address: address, generation: entry.pointee.generation,
       byteCount: UInt32(request.byteCount), slot: slot, label: label)
   }
 
-  private func pop(_ run: UnsafeMutablePointer<Run>) -> UInt16 {
-    let slot = unsafe run.pointee.freeHead
-    unsafe run.pointee.freeHead = unsafe run.pointee.slots[Int(slot)].nextFree
-    unsafe run.pointee.live += 1
+  private func pop(_ slab: UnsafeMutablePointer<Slab>) -> UInt16 {
+    let slot = unsafe slab.pointee.freeHead
+    unsafe slab.pointee.freeHead = unsafe slab.pointee.slots[Int(slot)].nextFree
+    unsafe slab.pointee.live += 1
     return slot
   }
 
-  private mutating func takeIsolatedRun(
+  private mutating func takeIsolatedSlab(
     _ request: Request
-  ) throws(EnclaveError) -> UnsafeMutablePointer<Run> {
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
     let arena = self.arena
     let pages = request.pageBytes / Page.size
-    let run: UnsafeMutablePointer<Run>
+    let slab: UnsafeMutablePointer<Slab>
     if pages <= Self.isolatedLists, let free = unsafe heads[SizeClass.all.count + pages - 1] {
-      unsafe run = unsafe free
-      unsafe remove(run)
+      unsafe slab = unsafe free
+      unsafe remove(slab)
     } else {
-      unsafe run = unsafe try arena.addIsolatedRun(request.pageBytes, lane: &self)
+      unsafe slab = unsafe try arena.addIsolatedSlab(request.pageBytes, shard: &self)
     }
     // Data against the trailing guard: one byte more than alignment allows for is a fault.
-    let address = unsafe run.pointee.base + request.pageBytes - request.dataBytes
+    let address = unsafe slab.pointee.base + request.pageBytes - request.dataBytes
     do {
-      unsafe try arena.withLibraryWindow(run, lane: &self) {
-        unsafe arena.canaries.writeIsolated(run, address: address, byteCount: request.byteCount)
+      unsafe try arena.withLibraryWindow(slab, shard: &self) {
+        unsafe arena.canaries.writeIsolated(slab, address: address, byteCount: request.byteCount)
       }
     } catch {
-      unsafe push(run)
+      unsafe push(slab)
       throw error
     }
-    return unsafe run
+    return unsafe slab
   }
 
   mutating func failed(_ error: EnclaveError) {
@@ -308,92 +308,93 @@ struct Lane {
 
   // MARK: - Free
 
-  /// Takes a wiped slot back. True: an isolated run that is too large to be kept.
+  /// Takes a wiped slot back. True: an isolated slab that is too large to be kept.
   mutating func finishFree(
-    _ place: Place, isFrozen: Bool, isDamaged: Bool
+    _ handle: SecretHandle, isFrozen: Bool, isDamaged: Bool
   ) -> Bool {
-    let run = unsafe place.run
-    let slot = unsafe Run.slots(of: run) + Int(place.slot)
-    if page != nil { unsafe unlist(run, place.slot) }
-    let wasFull = unsafe run.pointee.isFull
-    unsafe slot.pointee.generation = Slot.next(place.generation)
-    unsafe run.pointee.live -= 1
+    let slab = unsafe handle.slab
+    let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
+    if page != nil { unsafe unlist(slab, handle.slot) }
+    let wasFull = unsafe slab.pointee.isFull
+    unsafe slot.pointee.generation = Slot.next(handle.generation)
+    unsafe slab.pointee.live -= 1
     handles -= 1
-    totals.bytesInUse -= Int(place.byteCount)
+    totals.bytesInUse -= Int(handle.byteCount)
     totals.frees &+= 1
     if isDamaged { totals.corruptions &+= 1 }
-    labels.freed(place.label, byteCount: Int(place.byteCount))
-    let sizeClass = unsafe run.pointee.sizeClass
-    if sizeClass != Run.isolatedClass { unsafe liveByClass[Int(sizeClass)] -= 1 }
+    labels.freed(handle.label, byteCount: Int(handle.byteCount))
+    let sizeClass = unsafe slab.pointee.sizeClass
+    if sizeClass != Slab.isolatedClass { unsafe liveByClass[Int(sizeClass)] -= 1 }
     if isFrozen {
       // What a frozen arena holds does not change: the slot is wiped and stays empty.
-      unsafe run.pointee.retired += 1
+      unsafe slab.pointee.retired += 1
       totals.retiredSlots += 1
-      if sizeClass != Run.isolatedClass { unsafe slotsByClass[Int(sizeClass)] -= 1 }
+      if sizeClass != Slab.isolatedClass { unsafe slotsByClass[Int(sizeClass)] -= 1 }
       return false
     }
-    unsafe slot.pointee.nextFree = unsafe run.pointee.freeHead
-    unsafe run.pointee.freeHead = place.slot
+    unsafe slot.pointee.nextFree = unsafe slab.pointee.freeHead
+    unsafe slab.pointee.freeHead = handle.slot
     guard wasFull else { return false }
-    if sizeClass == Run.isolatedClass, unsafe run.pointee.byteCount / Page.size > Self.isolatedLists
+    if sizeClass == Slab.isolatedClass,
+      unsafe slab.pointee.byteCount / Page.size > Self.isolatedLists
     {
       // Large pages are given back rather than kept for another secret of just that size.
       return true
     }
-    unsafe push(run)
+    unsafe push(slab)
     return false
   }
 
   /// A live secret has another size now, and its slot another generation.
-  mutating func resized(_ place: Place, from oldCount: Int) {
-    let run = unsafe place.run
-    let slot = unsafe Run.slots(of: run) + Int(place.slot)
-    if page != nil { unsafe unlist(run, place.slot) }
-    unsafe slot.pointee.byteCount = place.byteCount
-    unsafe slot.pointee.generation = place.generation
-    let growth = Int(place.byteCount) - oldCount
+  mutating func resized(_ handle: SecretHandle, from oldCount: Int) {
+    let slab = unsafe handle.slab
+    let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
+    if page != nil { unsafe unlist(slab, handle.slot) }
+    unsafe slot.pointee.byteCount = handle.byteCount
+    unsafe slot.pointee.generation = handle.generation
+    let growth = Int(handle.byteCount) - oldCount
     totals.bytesInUse += growth
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
-    labels.resized(place.label, by: growth)
+    labels.resized(handle.label, by: growth)
     changes &+= 1
-    if page != nil { unsafe list(run, place.slot) }
+    if page != nil { unsafe list(slab, handle.slot) }
   }
 
-  // MARK: - Listing
+  // MARK: - PublishedSecret
 
-  mutating func list(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
-    guard let listings = unsafe run.pointee.listings else { return }
+  mutating func list(_ slab: UnsafeMutablePointer<Slab>, _ slotIndex: UInt16) {
+    guard let listings = unsafe slab.pointee.listings else { return }
     let listing = unsafe listings + Int(slotIndex)
     guard let index = page!.takeRecord() else {
       page!.unlistedSecrets += 1
       return
     }
-    let slot = unsafe Run.slots(of: run) + Int(slotIndex)
+    let slot = unsafe Slab.slots(of: slab) + Int(slotIndex)
     unsafe listing.pointee.record = index
     unsafe listing.pointee.position = UInt32(page!.listed.count)
-    unsafe page!.listed.append(ListedSecret(run: run, slot: slotIndex, count: 0))
+    unsafe page!.listed.append(ListedSecret(slab: slab, slot: slotIndex, count: 0))
     page!.serial &+= 1
     unsafe page!.secrets[Int(index)].list(
       owner: (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32, serial: page!.serial,
       size: UInt64(slot.pointee.byteCount), now: page!.now)
   }
 
-  private mutating func unlist(_ run: UnsafeMutablePointer<Run>, _ slotIndex: UInt16) {
-    guard let listings = unsafe run.pointee.listings else { return }
+  private mutating func unlist(_ slab: UnsafeMutablePointer<Slab>, _ slotIndex: UInt16) {
+    guard let listings = unsafe slab.pointee.listings else { return }
     let listing = unsafe listings + Int(slotIndex)
     let index = unsafe listing.pointee.record
-    guard index != Listing.none else {
+    guard index != PublishedSecret.none else {
       page!.unlistedSecrets -= 1
       return
     }
     page!.secrets[Int(index)].unlist()
     page!.giveBack(index)
-    unsafe listing.pointee.record = Listing.none
+    unsafe listing.pointee.record = PublishedSecret.none
     // The last one takes its place.
     let position = unsafe Int(listing.pointee.position)
     guard let last = page!.listed.popLast(), position < page!.listed.count else { return }
     page!.listed[position] = last
-    unsafe last.run.pointee.listings![Int(last.slot)].position = UInt32(position)
+    unsafe last.slab.pointee.listings![Int(last.slot)].position = UInt32(position)
   }
 
   /// Writes what windows changed since the last time.
@@ -402,8 +403,8 @@ struct Lane {
     page!.seenOpens = opens
     let now = page!.now
     for index in 0..<page!.listed.count {
-      let entry = unsafe page!.listed.place(index)
-      let listing = unsafe entry.pointee.run.pointee.listings! + Int(entry.pointee.slot)
+      let entry = unsafe page!.listed.pointer(at: index)
+      let listing = unsafe entry.pointee.slab.pointee.listings! + Int(entry.pointee.slot)
       let count = unsafe loadRelaxed(&listing.pointee.count)
       guard unsafe count != entry.pointee.count else { continue }
       let isNew = unsafe count >> 24 != entry.pointee.count >> 24

@@ -4,7 +4,7 @@
 package import EnclaveSystem
 
 /// Why a file could not be read as a page.
-package enum PageReadFailure: Error, Equatable, Sendable {
+package enum StatsPageReadFailure: Error, Equatable, Sendable {
   case file(FileFailure)
   /// Not a page, or one that is cut or contradicts itself; and what was found.
   case corrupt(String)
@@ -13,19 +13,19 @@ package enum PageReadFailure: Error, Equatable, Sendable {
 }
 
 /// The words of one record.
-package struct PageRecord<Word: RecordWord>: Equatable, Sendable {
+package struct StatsPageRecord<Word: RecordWord>: Equatable, Sendable {
   package var words: [UInt64]
 
   package init(words: [UInt64]) { self.words = words }
 
   package subscript(_ word: Word) -> UInt64 { self[word.rawValue] }
   package subscript(index: Int) -> UInt64 {
-    index < words.count ? words[index] : PageFormat.unknown
+    index < words.count ? words[index] : StatsPageFormat.unknown
   }
 
   /// The bytes of a text of 64 bytes at most.
   package func text(at word: Word, length: UInt64) -> [UInt8] {
-    let count = Int(min(length, UInt64(PageFormat.textBytes)))
+    let count = Int(min(length, UInt64(StatsPageFormat.textBytes)))
     return (0..<count).map { index in
       UInt8(truncatingIfNeeded: self[word.rawValue + index / 8] >> (8 * UInt64(index % 8)))
     }
@@ -33,22 +33,22 @@ package struct PageRecord<Word: RecordWord>: Equatable, Sendable {
 }
 
 /// One reading of a page.
-package struct PageImage: Equatable, Sendable {
-  package var header: PageRecord<HeaderWord>
-  package var layout: PageLayout
-  package var process: PageRecord<ProcessWord>
-  package var calls: [PageRecord<CallWord>] = []
-  package var arenas: [PageRecord<ArenaWord>] = []
-  package var labels: [PageRecord<LabelWord>] = []
-  package var chunks: [PageRecord<ChunkWord>] = []
-  package var secrets: [PageRecord<SecretWord>] = []
+package struct StatsPageImage: Equatable, Sendable {
+  package var header: StatsPageRecord<HeaderWord>
+  package var layout: StatsPageLayout
+  package var process: StatsPageRecord<ProcessWord>
+  package var calls: [StatsPageRecord<CallWord>] = []
+  package var arenas: [StatsPageRecord<ArenaWord>] = []
+  package var labels: [StatsPageRecord<LabelWord>] = []
+  package var chunks: [StatsPageRecord<ChunkWord>] = []
+  package var secrets: [StatsPageRecord<SecretWord>] = []
   /// What lies in the pages of each chunk of `chunks`; nil where it is not known. Empty where it was
   /// not asked for.
-  package var maps: [PageRecord<MapWord>?] = []
+  package var maps: [StatsPageRecord<MapWord>?] = []
   /// Another number when the secrets may be others.
   package var secretsVersion: UInt64 = 0
-  package var events: [PageRecord<EventWord>] = []
-  package var vaults: [PageRecord<VaultWord>] = []
+  package var events: [StatsPageRecord<EventWord>] = []
+  package var vaults: [StatsPageRecord<VaultWord>] = []
   /// False when a record kept changing while it was read: that record is as it was before, or
   /// missing.
   package var isComplete = true
@@ -59,15 +59,15 @@ package struct PageImage: Equatable, Sendable {
 }
 
 /// Tables that are read only where somebody looks at them: they can be the largest by far.
-package struct PageDetail: OptionSet, Sendable {
+package struct StatsPageDetail: OptionSet, Sendable {
   package let rawValue: Int
   package init(rawValue: Int) { self.rawValue = rawValue }
 
-  package static let secrets = PageDetail(rawValue: 1)
-  package static let maps = PageDetail(rawValue: 2)
-  package static let all: PageDetail = [.secrets, .maps]
+  package static let secrets = StatsPageDetail(rawValue: 1)
+  package static let maps = StatsPageDetail(rawValue: 2)
+  package static let all: StatsPageDetail = [.secrets, .maps]
 
-  fileprivate func leavesOut(_ table: PageTable) -> Bool {
+  fileprivate func leavesOut(_ table: StatsPageTable) -> Bool {
     switch table {
     case .secrets: !contains(.secrets)
     case .maps: !contains(.maps)
@@ -77,10 +77,10 @@ package struct PageDetail: OptionSet, Sendable {
 }
 
 /// Reads one page again and again; blocks of records whose stamp did not change are not read.
-package struct PageReader: ~Copyable {
+package struct StatsPageReader: ~Copyable {
   package let file: OpenFile
-  private let layout: PageLayout
-  package let header: PageRecord<HeaderWord>
+  private let layout: StatsPageLayout
+  package let header: StatsPageRecord<HeaderWord>
   private var stamps: [UInt64] = []
   private var tables: [[[UInt64]]]
   private var process: [UInt64]
@@ -89,7 +89,7 @@ package struct PageReader: ~Copyable {
   /// the same again need not be read twice, nor taken apart.
   private var lastBlocks: [Int: [UInt64]] = [:]
   /// The secrets that were in use when their table changed last.
-  private var secrets: [PageRecord<SecretWord>] = []
+  private var secrets: [StatsPageRecord<SecretWord>] = []
   private var secretsVersion: UInt64 = 0
   private var versionOfSecrets: UInt64?
 
@@ -99,23 +99,26 @@ package struct PageReader: ~Copyable {
   /// Takes over an open page, and checks its header.
   package init(
     _ file: consuming OpenFile, retryMilliseconds: UInt64 = 40
-  ) throws(PageReadFailure) {
+  ) throws(StatsPageReadFailure) {
     let status: FileStatus
     do { status = try file.status() } catch { throw .file(error) }
     guard status.isRegular else { throw .corrupt("it is not a regular file") }
-    guard status.size >= UInt64(PageFormat.stampsOffset) else {
-      throw .corrupt("it has \(status.size) bytes; a page has at least \(PageFormat.stampsOffset)")
+    guard status.size >= UInt64(StatsPageFormat.stampsOffset) else {
+      throw .corrupt(
+        "it has \(status.size) bytes; a page has at least \(StatsPageFormat.stampsOffset)")
     }
     let words = try Self.words(
-      file, at: 0, count: PageFormat.headerBytes / 8, what: "the header")
-    let header = PageRecord<HeaderWord>(words: words)
+      file, at: 0, count: StatsPageFormat.headerBytes / 8, what: "the header")
+    let header = StatsPageRecord<HeaderWord>(words: words)
     func word(_ word: HeaderWord) -> UInt64 { header[word] }
-    guard word(.magic) == PageFormat.magic else { throw .corrupt("it has no page's magic number") }
+    guard word(.magic) == StatsPageFormat.magic else {
+      throw .corrupt("it has no page's magic number")
+    }
     let (major, minor) = (word(.version) >> 32, word(.version) & 0xffff_ffff)
-    guard major == PageFormat.major else { throw .incompatible(major: major, minor: minor) }
+    guard major == StatsPageFormat.major else { throw .incompatible(major: major, minor: minor) }
     func numbers(_ first: HeaderWord) -> [Int]? {
       var all: [Int] = []
-      for table in PageTable.allCases {
+      for table in StatsPageTable.allCases {
         guard let number = Int(exactly: header[first.rawValue + table.rawValue]) else {
           return nil
         }
@@ -124,7 +127,7 @@ package struct PageReader: ~Copyable {
       return all
     }
     guard let capacities = numbers(.arenaCapacity), let recordBytes = numbers(.arenaBytes),
-      let layout = PageLayout(capacities: capacities, recordBytes: recordBytes)
+      let layout = StatsPageLayout(capacities: capacities, recordBytes: recordBytes)
     else { throw .corrupt("its capacities or record sizes are out of range") }
     guard word(.byteCount) == UInt64(layout.byteCount) else {
       throw .corrupt(
@@ -138,16 +141,16 @@ package struct PageReader: ~Copyable {
     self.retryMilliseconds = retryMilliseconds
     self.layout = layout
     self.header = header
-    process = Array(repeating: 0, count: PageFormat.processBytes / 8)
+    process = Array(repeating: 0, count: StatsPageFormat.processBytes / 8)
     calls = []
-    tables = PageTable.allCases.map { table in
+    tables = StatsPageTable.allCases.map { table in
       Array(repeating: [], count: layout.capacity(table))
     }
   }
 
   private static func words(
     _ file: borrowing OpenFile, at offset: Int, count: Int, what: String
-  ) throws(PageReadFailure) -> [UInt64] {
+  ) throws(StatsPageReadFailure) -> [UInt64] {
     var words = [UInt64](repeating: 0, count: count)
     var got = 0
     var failure: FileFailure?
@@ -167,51 +170,54 @@ package struct PageReader: ~Copyable {
   package var lastHeartbeat: UInt64? {
     var budget = Budget(milliseconds: 10)
     let words = try? record(
-      at: PageFormat.processOffset, bytes: PageFormat.processBytes, &budget)
-    let time = words.map { PageRecord<ProcessWord>(words: $0)[.heartbeatRealMs] }
-    return time.flatMap { $0 == 0 || $0 == PageFormat.unknown ? nil : $0 }
+      at: StatsPageFormat.processOffset, bytes: StatsPageFormat.processBytes, &budget)
+    let time = words.map { StatsPageRecord<ProcessWord>(words: $0)[.heartbeatRealMs] }
+    return time.flatMap { $0 == 0 || $0 == StatsPageFormat.unknown ? nil : $0 }
   }
 
   /// Reads what changed since the last reading.
   ///
   /// - Parameter detail: which of the large tables are wanted.
-  package mutating func read(_ detail: PageDetail = .all) throws(PageReadFailure) -> PageImage {
+  package mutating func read(_ detail: StatsPageDetail = .all) throws(StatsPageReadFailure)
+    -> StatsPageImage
+  {
     var budget = Budget(milliseconds: retryMilliseconds)
-    var image = PageImage(header: header, layout: layout, process: PageRecord(words: process))
+    var image = StatsPageImage(
+      header: header, layout: layout, process: StatsPageRecord(words: process))
 
     let stampEnd = layout.offsets[0]
     let newStamps = try Self.words(
-      file, at: PageFormat.stampsOffset, count: (stampEnd - PageFormat.stampsOffset) / 8,
+      file, at: StatsPageFormat.stampsOffset, count: (stampEnd - StatsPageFormat.stampsOffset) / 8,
       what: "the stamps")
 
     var seen = newStamps
 
     if let record = try record(
-      at: PageFormat.processOffset, bytes: PageFormat.processBytes, &budget)
+      at: StatsPageFormat.processOffset, bytes: StatsPageFormat.processBytes, &budget)
     {
       process = record
     }
-    image.process = PageRecord(words: process)
+    image.process = StatsPageRecord(words: process)
     calls = try block(
-      at: PageFormat.callsOffset, count: PageFormat.callCapacity, bytes: 32, old: calls,
+      at: StatsPageFormat.callsOffset, count: StatsPageFormat.callCapacity, bytes: 32, old: calls,
       isStamped: false, &budget)
 
-    for table in PageTable.allCases {
+    for table in StatsPageTable.allCases {
       let capacity = layout.capacity(table)
       let bytes = layout.recordBytes[table.rawValue]
-      let firstStamp = (layout.stampOffsets[table.rawValue] - PageFormat.stampsOffset) / 8
+      let firstStamp = (layout.stampOffsets[table.rawValue] - StatsPageFormat.stampsOffset) / 8
       var first = 0
       if detail.leavesOut(table) {
         // What changes meanwhile is read when it is wanted again.
-        let blocks = (capacity + PageFormat.blockRecords - 1) / PageFormat.blockRecords
+        let blocks = (capacity + StatsPageFormat.blockRecords - 1) / StatsPageFormat.blockRecords
         for stamp in firstStamp..<firstStamp + blocks {
           seen[stamp] = stamps.isEmpty ? ~newStamps[stamp] : stamps[stamp]
         }
         first = capacity
       }
       while first < capacity {
-        let count = min(PageFormat.blockRecords, capacity - first)
-        let stamp = firstStamp + first / PageFormat.blockRecords
+        let count = min(StatsPageFormat.blockRecords, capacity - first)
+        let stamp = firstStamp + first / StatsPageFormat.blockRecords
         let isUnchanged =
           table.isStamped && !stamps.isEmpty && stamps[stamp] == newStamps[stamp]
         if !isUnchanged {
@@ -229,11 +235,11 @@ package struct PageReader: ~Copyable {
       }
     }
     stamps = seen
-    image.calls = calls.map(PageRecord.init(words:))
-    func used<Word: TableWord>(_ word: Word) -> [PageRecord<Word>] {
+    image.calls = calls.map(StatsPageRecord.init(words:))
+    func used<Word: TableWord>(_ word: Word) -> [StatsPageRecord<Word>] {
       tables[Word.table.rawValue].lazy
         .filter { $0.count > word.rawValue && $0[word.rawValue] != 0 }
-        .map(PageRecord.init(words:))
+        .map(StatsPageRecord.init(words:))
     }
     image.arenas = used(ArenaWord.id)
     image.labels = used(LabelWord.arenaID)
@@ -253,15 +259,15 @@ package struct PageReader: ~Copyable {
   }
 
   /// Of the chunks in use, in their order.
-  private var mapsOfChunks: [PageRecord<MapWord>?] {
-    let maps = tables[PageTable.maps.rawValue]
-    return tables[PageTable.chunks.rawValue].enumerated().compactMap { index, chunk in
+  private var mapsOfChunks: [StatsPageRecord<MapWord>?] {
+    let maps = tables[StatsPageTable.maps.rawValue]
+    return tables[StatsPageTable.chunks.rawValue].enumerated().compactMap { index, chunk in
       let id = ChunkWord.arenaID.rawValue
       guard chunk.count > id, chunk[id] != 0 else { return nil }
       guard index < maps.count, maps[index].count > MapWord.arenaID.rawValue,
         maps[index][MapWord.arenaID.rawValue] == chunk[id]
       else { return .some(nil) }
-      return PageRecord(words: maps[index])
+      return StatsPageRecord(words: maps[index])
     }
   }
 
@@ -280,7 +286,7 @@ package struct PageReader: ~Copyable {
   private mutating func block(
     at offset: Int, count: Int, bytes: Int, old: [[UInt64]], isStamped: Bool,
     _ budget: inout Budget
-  ) throws(PageReadFailure) -> [[UInt64]] {
+  ) throws(StatsPageReadFailure) -> [[UInt64]] {
     let words = bytes / 8
     let first = try Self.words(file, at: offset, count: count * words, what: "a table")
     if !isStamped, lastBlocks[offset] == first { return old }
@@ -310,7 +316,7 @@ package struct PageReader: ~Copyable {
   /// retries is used up.
   private func record(
     at offset: Int, bytes: Int, _ budget: inout Budget
-  ) throws(PageReadFailure) -> [UInt64]? {
+  ) throws(StatsPageReadFailure) -> [UInt64]? {
     // A page on which everything is always being written takes no more time than one.
     guard !budget.isSpent else {
       budget.failures += 1

@@ -3,7 +3,7 @@
 import MemwatchInspector
 
 /// A table that can be searched, filtered and sorted.
-package struct Listing: Sendable {
+package struct ListModel: Sendable {
   package struct Column: Equatable, Sendable {
     package var title: String
     package var width: Int
@@ -117,9 +117,9 @@ package struct Listing: Sendable {
 
 extension Model {
   /// The list of this view; nil where it shows none.
-  package var listing: Listing? {
+  package var listing: ListModel? {
     guard let snapshot else { return nil }
-    var listing: Listing
+    var listing: ListModel
     switch view {
     case .secrets:
       guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
@@ -147,7 +147,7 @@ extension Model {
     text.lowercased().contains(part.lowercased())
   }
 
-  private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+  private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     // A number that no label has is a page's mistake: it has no row either.
     let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
     var ages = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
@@ -176,7 +176,7 @@ extension Model {
         rate: labelRates["\(arena.id)/\(label.label)"], now: now)
     }.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }
     let live = arena.secretCount.map { grouped($0) } ?? "n/a"
-    return Listing(
+    return ListModel(
       title: "arenas > \(arena.name) > secrets",
       note: "\(live) live, \(grouped(listed)) listed   by label",
       columns: [
@@ -195,7 +195,7 @@ extension Model {
 
   private func row(
     _ label: LabelSnapshot, _ ages: SecretAges?, since: UInt64?, rate: Double?, now: UInt64
-  ) -> Listing.Row {
+  ) -> ListModel.Row {
     let live = label.live ?? 0
     let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
     // It grew, and what it grew from was never used.
@@ -211,7 +211,7 @@ extension Model {
       ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
       : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
     let isOpen = (label.openNow ?? 0) > 0
-    var row = Listing.Row(
+    var row = ListModel.Row(
       id: label.label.string,
       cells: [
         .init(label.label.string + (isLeak ? "  leak?" : "")), .init(grouped(live), Double(live)),
@@ -249,7 +249,7 @@ extension Model {
     return row
   }
 
-  private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Listing {
+  private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     // The secrets of a process that is gone grow no older.
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
@@ -261,13 +261,13 @@ extension Model {
     @Sendable func held(_ secret: SecretSnapshot) -> UInt64? {
       secret.openNow > 0 ? ms(secret.lastOpenedAt) : nil
     }
-    @Sendable func row(_ index: Int) -> Listing.Row {
+    @Sendable func row(_ index: Int) -> ListModel.Row {
       let secret = all[index]
       let label = names[secret.labelIndex] ?? "?"
-      func age(_ ms: UInt64?) -> Listing.Cell {
+      func age(_ ms: UInt64?) -> ListModel.Cell {
         ms.map { .init(duration($0), Double($0)) } ?? .init("-")
       }
-      return Listing.Row(
+      return ListModel.Row(
         id: "\(secret.serial)",
         cells: [
           .init(label), .init("\(secret.serial)", Double(secret.serial)),
@@ -276,7 +276,7 @@ extension Model {
           .init(grouped(secret.openNow), Double(secret.openNow)), age(held(secret)),
         ], role: secret.openNow > 0 ? .strong : .normal)
     }
-    let rows = Listing.Rows(
+    let rows = ListModel.Rows(
       all.indices.filter { all[$0].arenaID == arena.id }, make: row,
       key: { index, column in
         let secret = all[index]
@@ -299,7 +299,7 @@ extension Model {
     let unlisted = arena.unlistedSecrets ?? 0
     let isRecorded = arena.labels.contains { $0.ages != nil }
     let others = unlisted > 0 ? "\(grouped(unlisted)) more are only counted" : "all are listed"
-    return Listing(
+    return ListModel(
       title: "arenas > \(arena.name) > secrets > one by one",
       note: isRecorded ? "a record" : others,
       columns: [
@@ -315,12 +315,12 @@ extension Model {
       empty: isRecorded ? "a record holds secrets by label, not one by one" : "no secret is listed")
   }
 
-  private func events(in snapshot: Snapshot) -> Listing {
+  private func events(in snapshot: Snapshot) -> ListModel {
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
     let rows = snapshot.events.map { event in
       let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
       let isBad = ["failed", "corruption", "lost"].contains { event.kind.contains($0) }
-      return Listing.Row(
+      return ListModel.Row(
         id: "\(event.serial)",
         cells: [
           .init(event.kind),
@@ -330,7 +330,7 @@ extension Model {
         ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
     }
     let total = snapshot.eventCount ?? UInt64(rows.count)
-    return Listing(
+    return ListModel(
       title: "events", note: "the last \(grouped(rows.count)) of \(grouped(total))",
       columns: [
         .init(title: "EVENT", width: 18), .init(title: "TIME", width: 8, dropsAt: 1),

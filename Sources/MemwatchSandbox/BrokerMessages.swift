@@ -59,7 +59,7 @@ extension ProcessFile {
   var kind: Request.Kind { Request.Kind(rawValue: rawValue)! }
 }
 
-extension PagePlace {
+extension StatsPageLocation {
   var fields: [String] {
     var fields = [path]
     switch outcome {
@@ -71,8 +71,8 @@ extension PagePlace {
     return fields + pages.flatMap { ["\($0.number)", $0.name] }
   }
 
-  static func all(_ fields: [String]) -> [PagePlace] {
-    var places: [PagePlace] = []
+  static func all(_ fields: [String]) -> [StatsPageLocation] {
+    var places: [StatsPageLocation] = []
     var rest = fields[...]
     while rest.count >= 5 {
       let head = Array(rest.prefix(5))
@@ -85,7 +85,7 @@ extension PagePlace {
         outcome = .failed(
           FileFailure(function: head[3], path: head[0], errno: Int32(head[2]) ?? 0))
       }
-      var place = PagePlace(path: head[0], outcome: outcome)
+      var place = StatsPageLocation(path: head[0], outcome: outcome)
       for _ in 0..<(Int(head[4]) ?? 0) {
         guard rest.count >= 2 else { break }
         if let number = Int(rest[rest.startIndex]) {

@@ -2,7 +2,7 @@
 
 import EnclaveSystem
 
-extension Gate {
+extension GateState {
   /// Counts a window in: an `Entry` as a number, 0 is open.
   @inline(__always)
   func enter(writing: Bool, label: UInt16) -> Int32 {

@@ -60,7 +60,7 @@ package struct RecordWriter<Word: RecordWord> {
 
   /// Stores at most 64 bytes of text.
   package func setText(_ word: Int, _ text: UnsafeBufferPointer<UInt8>) {
-    for index in 0..<(PageFormat.textBytes / 8) {
+    for index in 0..<(StatsPageFormat.textBytes / 8) {
       var value: UInt64 = 0
       for byte in 0..<8 where index * 8 + byte < text.count {
         unsafe value |= UInt64(text[index * 8 + byte]) << (8 * UInt64(byte))
@@ -85,7 +85,7 @@ extension RecordWriter where Word == SecretWord {
     set(.size, size)
     set(.allocatedAtMs, now)
     set(.opens, 0)
-    set(.lastOpenedAtMs, PageFormat.unknown)
+    set(.lastOpenedAtMs, StatsPageFormat.unknown)
     set(.openNow, 0)
     end()
   }
@@ -118,8 +118,8 @@ package struct TableWriter<Word: TableWord> {
 ///
 /// Threads: `take` and `giveBack` lock; a record belongs to whoever took it.
 @safe
-package final class PageWriter: @unchecked Sendable {
-  package let layout: PageLayout
+package final class StatsPageWriter: @unchecked Sendable {
+  package let layout: StatsPageLayout
   private let base: UnsafeMutableRawPointer
   private let sequences: UnsafeMutablePointer<UInt64>
   private let spin: UnsafeMutablePointer<UInt32>
@@ -137,12 +137,12 @@ package final class PageWriter: @unchecked Sendable {
   private static let processSequence = 0
   private static let callSequences = 1
 
-  package init(base: UnsafeMutableRawPointer, layout: PageLayout) {
+  package init(base: UnsafeMutableRawPointer, layout: StatsPageLayout) {
     unsafe self.base = base
     self.layout = layout
     var first: [Int] = []
-    var total = Self.callSequences + PageFormat.callCapacity
-    for table in PageTable.allCases {
+    var total = Self.callSequences + StatsPageFormat.callCapacity
+    for table in StatsPageTable.allCases {
       first.append(total)
       total += layout.capacity(table)
     }
@@ -160,10 +160,10 @@ package final class PageWriter: @unchecked Sendable {
     unsafe secretsLeft = .allocate(capacity: 8)  // a line of its own
     unsafe secretsLeft.initialize(repeating: UInt64(layout.capacity(.secrets)), count: 8)
     unsafe unlisted = .allocate(capacity: 1)
-    unsafe unlisted.initialize(to: Array(repeating: 0, count: PageTable.allCases.count))
+    unsafe unlisted.initialize(to: Array(repeating: 0, count: StatsPageTable.allCases.count))
     unsafe free = .allocate(capacity: 1)
     unsafe free.initialize(
-      to: PageTable.allCases.map { table in
+      to: StatsPageTable.allCases.map { table in
         table == .events || table == .secrets ? [] : (0..<UInt32(layout.capacity(table))).reversed()
       })
     unsafe freeSecrets = .allocate(capacity: 1)
@@ -189,12 +189,12 @@ package final class PageWriter: @unchecked Sendable {
 
   package var process: RecordWriter<ProcessWord> {
     unsafe RecordWriter(
-      base: base + PageFormat.processOffset, sequence: sequences + Self.processSequence,
+      base: base + StatsPageFormat.processOffset, sequence: sequences + Self.processSequence,
       stamp: nil, stampTag: 0)
   }
 
   /// A free record of the table, or nil (which is counted as one more that is not listed).
-  package func take(_ table: PageTable) -> UInt32? {
+  package func take(_ table: StatsPageTable) -> UInt32? {
     unsafe lock(spin)
     defer { unsafe unlock(spin) }
     if let index = unsafe free.pointee[table.rawValue].popLast() { return index }
@@ -202,15 +202,15 @@ package final class PageWriter: @unchecked Sendable {
     return nil
   }
 
-  /// Up to `count` free records for secrets, given one by one: lanes keep some, so that threads do
-  /// not meet here. Each lane has a region that it takes from first, so that the stamps of two
-  /// lanes' records are not in one cache line. Where all are taken, that is one load.
-  package func takeSecrets(_ count: Int, lane: Int, _ each: (UInt32) -> Void) {
+  /// Up to `count` free records for secrets, given one by one: shards keep some, so that threads do
+  /// not meet here. Each shard has a region that it takes from first, so that the stamps of two
+  /// shards' records are not in one cache line. Where all are taken, that is one load.
+  package func takeSecrets(_ count: Int, shard: Int, _ each: (UInt32) -> Void) {
     guard unsafe loadRelaxed(secretsLeft) > 0 else { return }
     unsafe lock(spin)
     var left = count
     for offset in 0..<Self.regions {
-      let region = (lane + offset) % Self.regions
+      let region = (shard + offset) % Self.regions
       while left > 0, let index = unsafe freeSecrets.pointee[region].popLast() {
         each(index)
         left -= 1
@@ -237,20 +237,20 @@ package final class PageWriter: @unchecked Sendable {
     unsafe storeRelaxed(left, at: UnsafeMutableRawPointer(secretsLeft))
   }
 
-  package func giveBack(_ table: PageTable, _ index: UInt32) {
+  package func giveBack(_ table: StatsPageTable, _ index: UInt32) {
     unsafe lock(spin)
     unsafe free.pointee[table.rawValue].append(index)
     unsafe unlock(spin)
   }
 
   /// What went unlisted is gone.
-  package func forgetUnlisted(_ table: PageTable) {
+  package func forgetUnlisted(_ table: StatsPageTable) {
     unsafe lock(spin)
     unsafe unlisted.pointee[table.rawValue] -= 1
     unsafe unlock(spin)
   }
 
-  private func unlistedCount(_ table: PageTable) -> UInt64 {
+  private func unlistedCount(_ table: StatsPageTable) -> UInt64 {
     unsafe lock(spin)
     defer { unsafe unlock(spin) }
     return unsafe unlisted.pointee[table.rawValue]
@@ -276,9 +276,9 @@ package final class PageWriter: @unchecked Sendable {
     record.set(.kind, kind.rawValue)
     record.set(.arenaID, arena)
     record.set(.atMs, ProcessFacts.bootMilliseconds)
-    record.set(.call, failure.map { UInt64($0.call.rawValue) } ?? PageFormat.unknown)
-    record.set(.errno, failure.map { UInt64($0.errno) } ?? PageFormat.unknown)
-    record.set(.bytes, bytes ?? failure?.byteCount.map(UInt64.init) ?? PageFormat.unknown)
+    record.set(.call, failure.map { UInt64($0.call.rawValue) } ?? StatsPageFormat.unknown)
+    record.set(.errno, failure.map { UInt64($0.errno) } ?? StatsPageFormat.unknown)
+    record.set(.bytes, bytes ?? failure?.byteCount.map(UInt64.init) ?? StatsPageFormat.unknown)
     record.end()
     unsafe unlock(eventSpin)
   }
@@ -324,7 +324,7 @@ package final class PageWriter: @unchecked Sendable {
   /// Where a signal's wipe leaves its status, and the signal.
   package var wipeWords: (status: UnsafeMutableRawPointer, signal: UnsafeMutableRawPointer) {
     func word(_ word: ProcessWord) -> UnsafeMutableRawPointer {
-      unsafe base + PageFormat.processOffset + word.rawValue * 8
+      unsafe base + StatsPageFormat.processOffset + word.rawValue * 8
     }
     return unsafe (word(.emergencyWipe), word(.endedBySignal))
   }
@@ -332,8 +332,8 @@ package final class PageWriter: @unchecked Sendable {
   /// Rewrites the process record and the table of calls. One thread at a time.
   package func write(_ heartbeat: Heartbeat) {
     func limit(_ value: UInt64?) -> UInt64 {
-      guard let value else { return PageFormat.unknown }
-      return value == UInt64.max ? PageFormat.unlimited : value
+      guard let value else { return StatsPageFormat.unknown }
+      return value == UInt64.max ? StatsPageFormat.unlimited : value
     }
     let record = process
     record.begin()
@@ -342,7 +342,7 @@ package final class PageWriter: @unchecked Sendable {
     record.set(.heartbeatRealMs, ProcessFacts.realMilliseconds)
     record.set(.memlockSoft, limit(heartbeat.memlock?.soft))
     record.set(.memlockHard, limit(heartbeat.memlock?.hard))
-    record.set(.lockedBytes, heartbeat.lockedBytes ?? PageFormat.unknown)
+    record.set(.lockedBytes, heartbeat.lockedBytes ?? StatsPageFormat.unknown)
     record.set(.arenas, UInt64(heartbeat.arenas))
     record.set(.arenasUnlisted, unlistedCount(.arenas))
     record.set(.labelsUnlisted, unlistedCount(.labels))
@@ -360,7 +360,7 @@ package final class PageWriter: @unchecked Sendable {
     for call in SystemCall.allCases {
       let number = Int(call.rawValue)
       let record = unsafe RecordWriter<CallWord>(
-        base: base + PageFormat.callsOffset + number * 32,
+        base: base + StatsPageFormat.callsOffset + number * 32,
         sequence: sequences + Self.callSequences + number, stamp: nil, stampTag: 0)
       record.begin()
       record.set(.count, call.count)

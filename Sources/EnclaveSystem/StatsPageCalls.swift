@@ -1,8 +1,8 @@
-// The bare calls that make a stats page. Unchecked: `PageFile` makes each through `perform`.
+// The bare calls that make a stats page. Unchecked: `StatsPageFile` makes each through `perform`.
 
 internal import CEnclaveSystem
 
-package enum PageCalls {
+package enum StatsPageCalls {
   package struct Status {
     package var owner: UInt32 = 0
     package var mode: UInt32 = 0

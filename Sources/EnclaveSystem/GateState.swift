@@ -4,7 +4,7 @@ public import CEnclaveSystem
 
 /// What the gate of an arena lets in. See CEnclaveGate.h for how it works.
 @safe
-package struct Gate: BitwiseCopyable {
+package struct GateState: BitwiseCopyable {
   package enum Access: UInt32, Sendable {
     case open = 0
     case frozen = 1
@@ -16,8 +16,8 @@ package struct Gate: BitwiseCopyable {
   /// The answer to an attempt to get in.
   package enum Entry: Int32, Sendable {
     case open = 0
-    /// The first window of this thread, or of this label in this thread: `makeShard`, then again.
-    case noShard = 1
+    /// The first window of this thread, or of this label in this thread: `makeCounters`, then again.
+    case noCounters = 1
     case forked = 2
     case frozen = 3
     case destroyed = 4
@@ -53,7 +53,7 @@ package struct Gate: BitwiseCopyable {
   }
 
   package func free() {
-    unsafe ces_shards_free(gate)
+    unsafe ces_counters_free(gate)
     unsafe gate.deallocate()
   }
 
@@ -100,8 +100,8 @@ package struct Gate: BitwiseCopyable {
   }
 
   /// Room for this thread's counts, and for those of a label. No lock, no malloc(3).
-  package func makeShard(label: UInt16) throws(SystemFailure) {
-    try perform(.extendCounts) { unsafe ces_shard_make(gate, UInt32(label)) }
+  package func makeCounters(label: UInt16) throws(SystemFailure) {
+    try perform(.extendCounts) { unsafe ces_counters_make(gate, UInt32(label)) }
   }
 
   /// Whether this thread is inside a free to this arena: then a signal handler asks.
@@ -117,20 +117,20 @@ package struct Gate: BitwiseCopyable {
   package var windows: Windows {
     var sum = Windows()
     for index in 0..<Int(CES_THREADS) {
-      guard let shard = unsafe ces_gate_shard(gate, Int32(index)) else { continue }
-      let reads = unsafe ces_load_relaxed(&shard.pointee.reads)
-      let writes = unsafe ces_load_relaxed(&shard.pointee.writes)
+      guard let counters = unsafe ces_gate_counters(gate, Int32(index)) else { continue }
+      let reads = unsafe ces_load_relaxed(&counters.pointee.reads)
+      let writes = unsafe ces_load_relaxed(&counters.pointee.writes)
       let (readsNow, writesNow) = (reads & Self.openMask, writes & Self.openMask)
       sum.reads += Int(readsNow)
       sum.writes += Int(writesNow)
-      unsafe sum.wiping += Int(ces_load_relaxed32(&shard.pointee.wiping))
+      unsafe sum.wiping += Int(ces_load_relaxed32(&counters.pointee.wiping))
       unsafe sum.abandoned += Int(
-        ces_load_relaxed32(&shard.pointee.abandoned_reads)
-          + ces_load_relaxed32(&shard.pointee.abandoned_writes))
+        ces_load_relaxed32(&counters.pointee.abandoned_reads)
+          + ces_load_relaxed32(&counters.pointee.abandoned_writes))
       sum.opens &+= (reads >> Self.opensShift) &+ (writes >> Self.opensShift)
       sum.opensForWriting &+= writes >> Self.opensShift
       if readsNow + writesNow > 0 {
-        sum.label = unsafe UInt16(ces_load_relaxed32(&shard.pointee.label))
+        sum.label = unsafe UInt16(ces_load_relaxed32(&counters.pointee.label))
       }
     }
     return sum
@@ -143,8 +143,8 @@ package struct Gate: BitwiseCopyable {
   package func label(_ label: UInt16) -> (opens: UInt64, openNow: UInt64) {
     var sum: (opens: UInt64, openNow: UInt64) = (0, 0)
     for index in 0..<Int(CES_THREADS) {
-      guard let shard = unsafe ces_gate_shard(gate, Int32(index)) else { continue }
-      let word = unsafe ces_shard_label(shard, UInt32(label))
+      guard let counters = unsafe ces_gate_counters(gate, Int32(index)) else { continue }
+      let word = unsafe ces_shard_label(counters, UInt32(label))
       sum.opens &+= word >> Self.opensShift
       sum.openNow &+= word & Self.openMask
     }
@@ -153,7 +153,7 @@ package struct Gate: BitwiseCopyable {
 }
 
 package enum Barrier {
-  /// Prepares `Gate.order`, once a process. Where the kernel has no private expedited barrier,
+  /// Prepares `GateState.order`, once a process. Where the kernel has no private expedited barrier,
   /// every window pays for a fence instead.
   package static func prepare() {
     do throws(SystemFailure) { try perform(.registerBarrier) { ces_barrier_register() } } catch {

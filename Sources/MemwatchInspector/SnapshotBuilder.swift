@@ -8,9 +8,9 @@ extension ProcessProbe {
   static let none = ProcessProbe()
 }
 
-struct Reading {
+struct SnapshotBuilder {
   var sampledAt: UInt64
-  var image: PageImage?
+  var image: StatsPageImage?
   var isFresh = false
   var pid: Int32?
   var probe = ProcessProbe.none
@@ -27,7 +27,7 @@ struct Reading {
   /// kernels count it there (6.18 does), some do not (6.12): then it is left out.
   var claimedLocked: UInt64 {
     let arenas = image?.arenas ?? []
-    func sum(_ records: [PageRecord<ArenaWord>]) -> UInt64 {
+    func sum(_ records: [StatsPageRecord<ArenaWord>]) -> UInt64 {
       saturatingSum(records.map { number($0[.bytesLocked]) ?? 0 })
     }
     let all = sum(arenas)
@@ -63,18 +63,18 @@ struct Reading {
 
   // MARK: - Words
 
-  private func number(_ word: UInt64) -> UInt64? { word == PageFormat.unknown ? nil : word }
+  private func number(_ word: UInt64) -> UInt64? { word == StatsPageFormat.unknown ? nil : word }
 
   private func word<Code: RawRepresentable<UInt64>>(
     _ value: UInt64, _ names: (Code) -> String
   ) -> String? {
-    if value == 0 || value == PageFormat.unknown { return nil }
+    if value == 0 || value == StatsPageFormat.unknown { return nil }
     return Code(rawValue: value).map(names) ?? "?\(value)"
   }
 
   /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
   private func time(_ bootMs: UInt64) -> UInt64? {
-    guard bootMs != PageFormat.unknown, bootMs != 0, let image else { return nil }
+    guard bootMs != StatsPageFormat.unknown, bootMs != 0, let image else { return nil }
     var boot = image.header[.createdBootMs]
     var real = image.header[.createdRealMs]
     // Two readings of the clocks differ by a millisecond now and then: the first pair keeps times
@@ -83,7 +83,9 @@ struct Reading {
     if max(beatReal &- real, beatBoot &- boot) &- min(beatReal &- real, beatBoot &- boot) > 2000 {
       (boot, real) = (beatBoot, beatReal)
     }
-    guard boot != 0, real != PageFormat.unknown, boot != PageFormat.unknown else { return nil }
+    guard boot != 0, real != StatsPageFormat.unknown, boot != StatsPageFormat.unknown else {
+      return nil
+    }
     let (difference, overflow) = Int64(truncatingIfNeeded: boot)
       .subtractingReportingOverflow(Int64(truncatingIfNeeded: bootMs))
     guard !overflow else { return nil }
@@ -168,7 +170,7 @@ struct Reading {
       guard image.calls.indices.contains(Int(call.rawValue)) else { return nil }
       let record = image.calls[Int(call.rawValue)]
       let failures = record[.failures]
-      guard record[.count] > 0, record[.count] != PageFormat.unknown else {
+      guard record[.count] > 0, record[.count] != StatsPageFormat.unknown else {
         return nil
       }
       return CallSnapshot(
@@ -225,7 +227,7 @@ struct Reading {
       path: SafeText(publisher.path))
   }
 
-  private func arena(_ record: PageRecord<ArenaWord>) -> ArenaSnapshot {
+  private func arena(_ record: StatsPageRecord<ArenaWord>) -> ArenaSnapshot {
     var arena = ArenaSnapshot(
       id: record[.id],
       name: SafeText(
@@ -272,17 +274,17 @@ struct Reading {
     arena.peakBytesLocked = number(record[.peakBytesLocked])
     arena.nextChunkBytes = number(record[.nextChunkBytes])
     let capacity = record[.capacityBytes]
-    arena.capacityBytes = capacity == PageFormat.unlimited ? nil : number(capacity)
+    arena.capacityBytes = capacity == StatsPageFormat.unlimited ? nil : number(capacity)
     arena.createdAt = time(record[.createdAtMs])
     arena.stuckOpenPages = number(record[.stuckOpenPages])
     arena.corruptions = number(record[.corruptions])
     arena.longestOpenMs = number(record[.longestOpenMs])
     arena.encryptedCount = number(record[.encryptedCount])
     arena.unlistedSecrets = number(record[.unlistedSecrets])
-    for sizeClass in 0..<PageFormat.sizeClassCount {
+    for sizeClass in 0..<StatsPageFormat.sizeClassCount {
       let word = record[ArenaWord.sizeClasses.rawValue + sizeClass]
       let header = HeaderWord.sizeClasses.rawValue + sizeClass * 2
-      guard word & 0xffff_ffff != 0, word != PageFormat.unknown,
+      guard word & 0xffff_ffff != 0, word != StatsPageFormat.unknown,
         let payload = Int(exactly: image!.header[header])
       else { continue }
       arena.sizes.append(
@@ -292,7 +294,7 @@ struct Reading {
     return arena
   }
 
-  private func label(_ record: PageRecord<LabelWord>) -> LabelSnapshot {
+  private func label(_ record: StatsPageRecord<LabelWord>) -> LabelSnapshot {
     LabelSnapshot(
       label: SafeText(
         record.text(at: .text, length: record[.textLength])),
@@ -308,7 +310,7 @@ struct Reading {
   }
 
   private func chunk(
-    _ record: PageRecord<ChunkWord>, _ map: PageRecord<MapWord>?, _ image: PageImage
+    _ record: StatsPageRecord<ChunkWord>, _ map: StatsPageRecord<MapWord>?, _ image: StatsPageImage
   ) -> ChunkSnapshot {
     ChunkSnapshot(
       address: number(record[.address]), dataBytes: number(record[.dataBytes]),
@@ -321,14 +323,14 @@ struct Reading {
   }
 
   private func pages(
-    _ record: PageRecord<ChunkWord>, _ map: PageRecord<MapWord>, _ image: PageImage
+    _ record: StatsPageRecord<ChunkWord>, _ map: StatsPageRecord<MapWord>, _ image: StatsPageImage
   ) -> [PagesSnapshot] {
     let pageBytes = max(image.header[.pageBytes], 512)
     let pageCount = number(record[.dataBytes]).map { Int(clamping: $0 / pageBytes) } ?? 0
     var all: [PagesSnapshot] = []
-    for at in 0..<min(pageCount, PageContents.capacity) {
+    for at in 0..<min(pageCount, StatsPageContents.capacity) {
       let contents = map.contents(ofPage: at)
-      if contents.kind == PageContents.whole, at == 0 {
+      if contents.kind == StatsPageContents.whole, at == 0 {
         return [
           PagesSnapshot(
             first: 0, count: pageCount, use: .whole, live: UInt64(contents.live),
@@ -343,7 +345,7 @@ struct Reading {
       var pages = PagesSnapshot(
         first: at, count: 1, use: isUnused ? .unused : .odd, live: UInt64(contents.live),
         isOpen: contents.isOpen, isStuck: contents.isStuck)
-      if (1...PageFormat.sizeClassCount).contains(contents.kind) {
+      if (1...StatsPageFormat.sizeClassCount).contains(contents.kind) {
         let geometry = HeaderWord.sizeClasses.rawValue + (contents.kind - 1) * 2
         pages.use = .slots
         pages.payload = image.header[geometry]
@@ -352,16 +354,17 @@ struct Reading {
       all.append(pages)
     }
     // More than a slab chunk has: nothing is told of them.
-    if pageCount > PageContents.capacity {
+    if pageCount > StatsPageContents.capacity {
       all.append(
         PagesSnapshot(
-          first: PageContents.capacity, count: pageCount - PageContents.capacity, use: .odd,
+          first: StatsPageContents.capacity, count: pageCount - StatsPageContents.capacity,
+          use: .odd,
           live: 0, isOpen: false, isStuck: false))
     }
     return all
   }
 
-  private func secret(_ record: PageRecord<SecretWord>) -> SecretSnapshot {
+  private func secret(_ record: StatsPageRecord<SecretWord>) -> SecretSnapshot {
     SecretSnapshot(
       arenaID: record[.owner] & 0xffff_ffff, serial: record[.serial],
       labelIndex: record[.owner] >> 32, byteCount: record[.size],
@@ -369,7 +372,7 @@ struct Reading {
       lastOpenedAt: time(record[.lastOpenedAtMs]), openNow: record[.openNow])
   }
 
-  private func vault(_ record: PageRecord<VaultWord>, _ name: SafeText?) -> VaultSnapshot {
+  private func vault(_ record: StatsPageRecord<VaultWord>, _ name: SafeText?) -> VaultSnapshot {
     VaultSnapshot(
       arenaID: record[.arenaID], name: name,
       cipher: word(record[.cipher]) { (code: CipherCode) in
@@ -386,7 +389,7 @@ struct Reading {
       streamChunks: number(record[.streamChunks]), streamBytes: number(record[.streamBytes]))
   }
 
-  private func event(_ record: PageRecord<EventWord>) -> EventSnapshot {
+  private func event(_ record: StatsPageRecord<EventWord>) -> EventSnapshot {
     EventSnapshot(
       serial: record[.serial],
       kind: word(record[.kind]) { (code: EventCode) in eventName(code) } ?? "?0",
@@ -424,7 +427,7 @@ struct Reading {
     var memlock = Memlock()
     func limit(_ kernel: UInt64?, _ claimed: UInt64) -> (UInt64?, Bool) {
       if let kernel { return kernel == .max ? (nil, true) : (kernel, false) }
-      if claimed == PageFormat.unlimited { return (nil, true) }
+      if claimed == StatsPageFormat.unlimited { return (nil, true) }
       return (number(claimed).flatMap { $0 == 0 ? nil : $0 }, false)
     }
     let page = image!.process
@@ -482,7 +485,7 @@ struct Reading {
 
   private func runShape(_ payload: Int) -> (runBytes: Int, slots: Int)? {
     guard let header = image?.header else { return nil }
-    for sizeClass in 0..<PageFormat.sizeClassCount {
+    for sizeClass in 0..<StatsPageFormat.sizeClassCount {
       let index = HeaderWord.sizeClasses.rawValue + sizeClass * 2
       if header[index] == UInt64(payload) {
         let shape = header[index + 1]

@@ -3,7 +3,7 @@
 internal import EnclaveSystem
 
 /// Searches, and remembers what it found under numbers that stay.
-package struct PageSearch: Sendable {
+package struct StatsPageSearch: Sendable {
   /// A directory, and how it is reached: by its path, or from the root of another mount namespace, where
   /// no link may be followed, because it would lead out.
   struct Route: Hashable, Sendable {
@@ -44,11 +44,11 @@ package struct PageSearch: Sendable {
   func page(_ number: Int) -> Found? { found.indices.contains(number) ? found[number] : nil }
 
   /// Looks in every place where a publisher may put its page.
-  mutating func run() -> [PagePlace] {
-    var places: [PagePlace] = []
+  mutating func run() -> [StatsPageLocation] {
+    var places: [StatsPageLocation] = []
     var seen: Set<String> = []
     if found.count > Self.mostPages { (found, numbers) = ([], [:]) }
-    func look(_ path: String, _ search: inout PageSearch) {
+    func look(_ path: String, _ search: inout StatsPageSearch) {
       guard seen.insert(path).inserted else { return }
       places.append(search.look(Route(path: path)))
     }
@@ -65,7 +65,7 @@ package struct PageSearch: Sendable {
       if status.owner == uid || uid == 0 {
         look(path, &self)
       } else if seen.insert(path).inserted {
-        places.append(PagePlace(path: path, outcome: .foreign(owner: status.owner)))
+        places.append(StatsPageLocation(path: path, outcome: .foreign(owner: status.owner)))
       }
     }
     if uid == 0 {
@@ -79,15 +79,15 @@ package struct PageSearch: Sendable {
     return ((try? directory.names()) ?? []).sorted()
   }
 
-  private mutating func look(_ route: Route) -> PagePlace {
+  private mutating func look(_ route: Route) -> StatsPageLocation {
     do {
       let directory = try route.open()
       let owner = try directory.status().owner
       guard owner == ProcessFacts.uid || ProcessFacts.uid == 0 else {
-        return PagePlace(path: route.path, outcome: .foreign(owner: owner))
+        return StatsPageLocation(path: route.path, outcome: .foreign(owner: owner))
       }
       let names = try directory.names().filter { $0.hasSuffix(".page") }.sorted()
-      var place = PagePlace(path: route.path, outcome: .opened(owner: owner))
+      var place = StatsPageLocation(path: route.path, outcome: .opened(owner: owner))
       for name in names {
         let page = Found(route: route, name: name)
         let number = numbers[page] ?? found.count
@@ -98,13 +98,13 @@ package struct PageSearch: Sendable {
         place.pages.append(.init(number: number, name: name))
       }
       return place
-    } catch { return PagePlace(path: route.path, outcome: .failed(error)) }
+    } catch { return StatsPageLocation(path: route.path, outcome: .failed(error)) }
   }
 
   /// Looks into the mount namespaces of other processes, as far as this one may.
-  private mutating func lookIntoContainers() -> [PagePlace] {
+  private mutating func lookIntoContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
-    var places: [PagePlace] = []
+    var places: [StatsPageLocation] = []
     var seen: Set<String> = [own]
     for name in Self.names(in: "/proc") {
       guard let pid = Int32(name), let namespace = Files.link("/proc/\(pid)/ns/mnt"),

@@ -3,7 +3,7 @@
 
 package import MemwatchInspector
 
-package struct Seen: Equatable, Sendable {
+package struct ViewExport: Equatable, Sendable {
   package var title: String
   /// Empty: the rows are lines of text.
   package var columns: [String] = []
@@ -35,12 +35,12 @@ package struct Seen: Equatable, Sendable {
 /// What is written to a file from the screen.
 package enum Export: Sendable {
   case everything(Snapshot)
-  case seen(Seen)
+  case seen(ViewExport)
 }
 
 extension Model {
   /// What this view shows; of a process that is gone or stopped, when that was so.
-  package var seen: Seen {
+  package var seen: ViewExport {
     var seen = shownRows
     if let snapshot, !snapshot.process.state.isCurrent, ![.processes, .host, .help].contains(view) {
       let at = snapshot.lastSeenAt.map { clock($0, withDate: true) } ?? "n/a"
@@ -49,11 +49,11 @@ extension Model {
     return seen
   }
 
-  private var shownRows: Seen {
+  private var shownRows: ViewExport {
     if let listing {
       let titles = listing.columns.map { $0.title.filter { !"v^".contains($0) } }
       return chosen(
-        Seen(
+        ViewExport(
           title: listing.title, columns: ["MARK"] + titles,
           rows: listing.rows.map { row in
             [row.mark == " " ? "" : row.mark] + row.cells.map(\.text)
@@ -61,13 +61,13 @@ extension Model {
     }
     switch view {
     case .arenas:
-      let columns = Column.allCases.filter { $0 != .since || mark != nil }
+      let columns = ArenaColumn.allCases.filter { $0 != .since || mark != nil }
       return chosen(
-        Seen(
+        ViewExport(
           title: "arenas", columns: columns.map(\.rawValue),
           rows: arenas.map { arena in columns.map { cell($0, of: arena) } }))
     case .processes:
-      return Seen(
+      return ViewExport(
         title: "processes that publish",
         columns: ["PID", "STATE", "LAST SEEN", "USER", "NAME", "PAGE"],
         rows: publishers.map {
@@ -78,7 +78,7 @@ extension Model {
           ]
         })
     case .history:
-      return Seen(
+      return ViewExport(
         title: "history", columns: ["TIME", "LOCKED", "OPENS/S", "OPERATIONS/S", "FAILURES/S"],
         rows: history.moments.map {
           [
@@ -88,21 +88,21 @@ extension Model {
           ]
         })
     case .secrets, .map, .events, .findings, .host, .vaults, .output, .help:
-      return Seen(title: view.rawValue, rows: lines.map { [$0] })
+      return ViewExport(title: view.rawValue, rows: lines.map { [$0] })
     }
   }
 
   /// With the columns that were chosen for this view, in their order.
-  private func chosen(_ seen: Seen) -> Seen {
+  private func chosen(_ seen: ViewExport) -> ViewExport {
     guard let titles = chosenColumns[view] else { return seen }
     let places = titles.compactMap { seen.columns.firstIndex(of: $0) }
-    return Seen(
+    return ViewExport(
       title: seen.title, columns: places.map { seen.columns[$0] },
       rows: seen.rows.map { row in places.map { row[$0] } })
   }
 
   /// A cell of the list of arenas.
-  func cell(_ column: Column, of arena: ArenaSnapshot) -> String {
+  func cell(_ column: ArenaColumn, of arena: ArenaSnapshot) -> String {
     func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
     func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
     return switch column {

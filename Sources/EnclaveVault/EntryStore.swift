@@ -6,7 +6,7 @@
   /// The entries of a vault under its lock, and what the page shows. An object of its own, which the
   /// thread that writes the page may be the last to hold: letting go of it takes no locks.
   @safe
-  final class Ledger: ReportingVault {
+  final class EntryStore: ReportingVault {
     let arenaID: UInt64
     private let cipher: Vault.Cipher
     nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
@@ -104,13 +104,13 @@
     }
   }
 
-  extension Ledger.Core {
+  extension EntryStore.Core {
     subscript(list side: Int) -> EntryList {
       get { side == 0 ? lists.0 : lists.1 }
       set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
     }
 
-    subscript(users side: Int) -> Ledger.Users {
+    subscript(users side: Int) -> EntryStore.Users {
       get { side == 0 ? users.0 : users.1 }
       set { if side == 0 { users.0 = newValue } else { users.1 = newValue } }
     }
