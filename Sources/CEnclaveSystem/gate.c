@@ -270,7 +270,7 @@ int64_t ces_counters_make(ces_gate *gate, uint32_t label) {
   return make_labels(counters, label, number == CES_THREADS - 1);
 }
 
-uint64_t ces_shard_label(const ces_counters *counters, uint32_t label) {
+uint64_t ces_counters_label(const ces_counters *counters, uint32_t label) {
   uint64_t sum = 0;
   for (labels_t *at = labels_of(__atomic_load_n(&counters->labels, __ATOMIC_ACQUIRE)); at;
        at = at->next) {

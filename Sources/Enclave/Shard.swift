@@ -360,7 +360,7 @@ struct Shard {
     if page != nil { unsafe list(slab, handle.slot) }
   }
 
-  // MARK: - PublishedSecret
+  // MARK: - Listing
 
   mutating func list(_ slab: UnsafeMutablePointer<Slab>, _ slotIndex: UInt16) {
     guard let listings = unsafe slab.pointee.listings else { return }

@@ -1,5 +1,5 @@
 // The birth of a page: where it lies, and the order of the steps that make it safe to read at any
-// time. The steps, and why each is there, stand in EnclaveStats.docc/StatsPageFormat.md.
+// time. The steps, and why each is there, stand in EnclaveStats.docc/PageFormat.md.
 
 package import EnclaveSystem
 

@@ -1,5 +1,5 @@
 // The stats page's format, whole. Documented for readers in other languages in
-// EnclaveStats.docc/StatsPageFormat.md; a test compares that table with these enumerations.
+// EnclaveStats.docc/PageFormat.md; a test compares that table with these enumerations.
 //
 //   0      header      written before the page has a name, then never changed
 //   1024   process     one record, rewritten by the ticker

@@ -144,7 +144,7 @@ package struct GateState: BitwiseCopyable {
     var sum: (opens: UInt64, openNow: UInt64) = (0, 0)
     for index in 0..<Int(CES_THREADS) {
       guard let counters = unsafe ces_gate_counters(gate, Int32(index)) else { continue }
-      let word = unsafe ces_shard_label(counters, UInt32(label))
+      let word = unsafe ces_counters_label(counters, UInt32(label))
       sum.opens &+= word >> Self.opensShift
       sum.openNow &+= word & Self.openMask
     }

@@ -59,7 +59,7 @@ package struct Host: Equatable, Sendable {
 
   package var worst: [HostFact] { facts.filter { $0.judgement == .bad } }
 
-  // MARK: - SnapshotBuilder
+  // MARK: - Reading
 
   private func read(_ path: String) -> String? {
     files[path].map { text in

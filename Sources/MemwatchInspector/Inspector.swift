@@ -151,7 +151,7 @@ package final class Inspector {
     return publisher
   }
 
-  // MARK: - SnapshotBuilder
+  // MARK: - Reading
 
   /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
   /// largest by far.

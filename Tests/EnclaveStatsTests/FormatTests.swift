@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 let formatDocument = Programs.package
-  .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/StatsPageFormat.md")
+  .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/PageFormat.md")
 
 @Suite struct FormatTests {
   @Test func theDocumentationHasEveryWord() throws {

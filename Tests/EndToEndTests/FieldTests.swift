@@ -17,7 +17,7 @@ struct FieldTests {
   func page(_ path: String) throws -> [String: Any] {
     let reader = Programs.package.appending(path: "Tests/Support/Readers/read_page.py").path
     let format = Programs.package
-      .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/StatsPageFormat.md").path
+      .appending(path: "Sources/EnclaveStats/EnclaveStats.docc/PageFormat.md").path
     let result = try Launch(["python3", reader, format, path]).run()
     guard result.status == 0 else { throw Failed(result.error) }
     return try json(result.output)

@@ -162,7 +162,7 @@ static inline void ces_windows_order(void) {
   }
 }
 
-static inline uint64_t *ces_shard_labels(ces_counters *counters) {
+static inline uint64_t *ces_counters_labels(ces_counters *counters) {
   return __atomic_load_n(&counters->labels, __ATOMIC_RELAXED);
 }
 
@@ -189,7 +189,7 @@ static inline int ces_window_enter(void *raw, bool writing, uint32_t label) {
                                             : CES_WINDOW_CHANGING;
   }
   __atomic_store_n(&counters->label, label, __ATOMIC_RELAXED);
-  CES_ADD(&ces_shard_labels(counters)[label], CES_OPENED, shared);
+  CES_ADD(&ces_counters_labels(counters)[label], CES_OPENED, shared);
   return CES_WINDOW_OPEN;
 }
 
@@ -201,7 +201,7 @@ static inline void ces_window_leave(void *raw, bool writing, uint32_t label, boo
   ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_RELAXED);
   int32_t change = undone ? -(int32_t)CES_OPENED : -1;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  CES_ADD(&ces_shard_labels(counters)[label], change, shared);
+  CES_ADD(&ces_counters_labels(counters)[label], change, shared);
   CES_ADD(writing ? &counters->writes : &counters->reads, change, shared);
 }
 
@@ -234,7 +234,7 @@ static inline void ces_wipe_leave(void *raw) {
 /// Async-signal-safe.
 int64_t ces_counters_make(ces_gate *gate, uint32_t label);
 /// A label's windows in counters: the sum over its arrays.
-uint64_t ces_shard_label(const ces_counters *counters, uint32_t label);
+uint64_t ces_counters_label(const ces_counters *counters, uint32_t label);
 /// In a forked child: a thread of the parent may have held the lock of the counts' memory.
 void ces_shards_forget_lock(void);
 /// Whether this thread is inside a free to this arena: then it is a signal handler that asks.

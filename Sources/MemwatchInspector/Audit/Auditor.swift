@@ -4,7 +4,7 @@ import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
-/// The audits of one publisher. SnapshotBuilder smaps holds the target's mmap lock, so an audit that nobody
+/// The audits of one publisher. Reading smaps holds the target's mmap lock, so an audit that nobody
 /// asked for comes at most every 10 s, and takes at most one part in 200 of the time.
 struct Auditor {
   private static let shareOfTime: UInt64 = 200
