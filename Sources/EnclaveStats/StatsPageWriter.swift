@@ -36,6 +36,7 @@ package struct RecordWriter<Word: RecordWord> {
 
   @inlinable @inline(__always)
   package func set(_ word: Int, _ value: UInt64) {
+    assert(unsafe sequence.pointee & 1 == 1, "a word is written outside begin() and end()")
     unsafe storeRelaxed(value, at: base + word &* 8)
   }
 
