@@ -131,7 +131,7 @@ let package = Package(
       swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveStatsTests",
-      dependencies: ["EnclaveStats", "EnclaveSystem", "TestSupport", "test-publisher"],
+      dependencies: ["Enclave", "EnclaveStats", "EnclaveSystem", "TestSupport", "test-publisher"],
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchInspectorTests",
