@@ -94,6 +94,7 @@ let formatDocument = Programs.package
     try peer.send("alloc b 1000 32")
     try peer.send("free b 7")
     try peer.send("touch a 5")
+    let start = ContinuousClock.now
     try peer.send("hold a")
     let page = try read(path)
     #expect(page.json["holder"] as? Int == Int(peer.pid))
@@ -116,8 +117,13 @@ let formatDocument = Programs.package
     // Unknown is 2^64-1, never 0.
     #expect(page.table("chunk").allSatisfy { $0["address"] as? UInt64 == .max })
     #expect(a["keyNumber"] as? UInt64 == .max)
-    #expect(a["longestOpenMs"] as! Int >= 0)
     #expect(a["encryptedCount"] as? UInt64 == .max)
+    var longest = 0
+    try eventually("the window is held for some ticks") {
+      longest = try read(path).table("arena")[0]["longestOpenMs"] as? Int ?? 0
+      return longest >= 100
+    }
+    #expect(.milliseconds(longest) <= ContinuousClock.now - start + .seconds(1))
   }
 
   @Test func addressesAreThereWhileDumpableAndGoWhenThatEnds() throws {
