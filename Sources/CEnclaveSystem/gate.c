@@ -42,12 +42,11 @@ static uint64_t gates_generation;  // of which process these are; a forked child
 static uint32_t gates_lock;
 
 void ces_gate_list(ces_gate *gate) {
-  if (__atomic_load_n(&gates_generation, __ATOMIC_RELAXED) != gate->generation) {
-    ces_spin_reset(&gates_lock);
+  ces_process_lock(&gates_lock);
+  if (gates_generation != gate->generation) {
     gates = NULL;
     __atomic_store_n(&gates_generation, gate->generation, __ATOMIC_RELEASE);
   }
-  ces_spin_lock(&gates_lock);
   gate->next = gates;
   gate->link = &gates;
   if (gates) gates->link = &gate->next;
@@ -57,9 +56,12 @@ void ces_gate_list(ces_gate *gate) {
 
 static void unlist(ces_gate *gate) {
   if (!gate->link) return;
-  ces_spin_lock(&gates_lock);
-  *gate->link = gate->next;
-  if (gate->next) gate->next->link = gate->link;
+  ces_process_lock(&gates_lock);
+  // In a forked child, an inherited gate stands in a list that the child has left.
+  if (gate->generation == gates_generation && gate->generation == ces_fork_generation()) {
+    *gate->link = gate->next;
+    if (gate->next) gate->next->link = gate->link;
+  }
   gate->link = NULL;
   ces_spin_unlock(&gates_lock);
 }
@@ -68,7 +70,7 @@ static void unlist(ces_gate *gate) {
 static void abandon_windows(int32_t number) {
   uint64_t generation = __atomic_load_n(&gates_generation, __ATOMIC_ACQUIRE);
   if (generation == 0 || generation != ces_fork_generation()) return;
-  ces_spin_lock(&gates_lock);
+  ces_process_lock(&gates_lock);
   for (ces_gate *gate = gates; gate; gate = gate->next) {
     ces_counters *counters = ces_gate_counters(gate, number);
     if (!counters) continue;
@@ -179,7 +181,7 @@ static void *counts_map(size_t bytes) {
 static void *counts_take(size_t bytes) {
   int size = __builtin_ctzll(bytes / COUNTS_LEAST);
   if (size >= COUNTS_SIZES || bytes > COUNTS_BLOCK - COUNTS_HEADER) return counts_map(bytes);
-  if (__atomic_load_n(&counts_free[size], __ATOMIC_RELAXED) && ces_spin_try(&counts_lock)) {
+  if (__atomic_load_n(&counts_free[size], __ATOMIC_RELAXED) && ces_process_try(&counts_lock)) {
     void *found = counts_free[size];
     if (found) counts_free[size] = *(void **)found;
     ces_spin_unlock(&counts_lock);
@@ -209,13 +211,12 @@ static void counts_give(void *counts, size_t bytes) {
     munmap(counts, bytes);
     return;
   }
-  ces_spin_lock(&counts_lock);
+  ces_process_lock(&counts_lock);
   *(void **)counts = counts_free[size];
   __atomic_store_n(&counts_free[size], counts, __ATOMIC_RELAXED);
   ces_spin_unlock(&counts_lock);
 }
 
-void ces_shards_forget_lock(void) { ces_spin_reset(&counts_lock); }
 
 // --- Shards --------------------------------------------------------------------------------------
 

@@ -373,6 +373,22 @@ void ces_spin_wait(uint32_t *word) {
   }
 }
 
+bool ces_process_try(uint32_t *word) {
+  uint32_t mine = (uint32_t)getpid();
+  uint32_t holder = __atomic_load_n(word, __ATOMIC_RELAXED);
+  ces_held_locks++;
+  if (holder != mine && __atomic_compare_exchange_n(word, &holder, mine, false, __ATOMIC_ACQUIRE,
+                                                    __ATOMIC_RELAXED)) {
+    return true;
+  }
+  ces_held_locks--;
+  return false;
+}
+
+void ces_process_lock(uint32_t *word) {
+  for (uint32_t tries = 0; !ces_process_try(word);) ces_back_off(tries++);
+}
+
 // --- Processes ---------------------------------------------------------------------------------
 
 int64_t ces_kill(int pid, int signal) { RESULT(kill(pid, signal)); }

@@ -37,7 +37,7 @@ static ces_wipe_entry *free_entry;  // under `table_lock`, as all changes but th
 static uint32_t table_lock;
 
 ces_wipe_entry *ces_wipe_add(void *data, ces_gate *gate) {
-  ces_spin_lock(&table_lock);
+  ces_process_lock(&table_lock);
   if (!free_entry) {
     block_t *block = mmap(NULL, BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) {
@@ -70,13 +70,12 @@ void ces_wipe_remove(ces_wipe_entry *entry) {
     ces_sleep_ms(1000);  // a wipe has taken it: what comes next is the end of the process
     live = CES_WIPE_LIVE;
   }
-  ces_spin_lock(&table_lock);
+  ces_process_lock(&table_lock);
   entry->data = free_entry;
   free_entry = entry;
   ces_spin_unlock(&table_lock);
 }
 
-void ces_wipe_forget_lock(void) { ces_spin_reset(&table_lock); }
 
 // --- Status ------------------------------------------------------------------------------------
 

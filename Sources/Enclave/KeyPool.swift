@@ -34,7 +34,7 @@ enum KeyPool {
 
   /// A key for an arena.
   static func take(_ kind: KeyKind, isExclusive: Bool) throws(SystemFailure) -> Int {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
     return try pick(kind, isExclusive: isExclusive)
   }
@@ -76,7 +76,7 @@ enum KeyPool {
   static func freeze(
     _ key: Int, isExclusive: Bool, retag: (Int) throws(SystemFailure) -> Void
   ) throws(SystemFailure) -> Int {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
     guard let index = unsafe entries.firstIndex(where: { $0.key == key }) else { return key }
     if unsafe entries[index].kind == .frozen { return key }
@@ -95,14 +95,14 @@ enum KeyPool {
 
   /// Whether freezing needs another key.
   static func isShared(_ key: Int) -> Bool {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
     return unsafe entries.contains { $0.key == key && $0.kind != .frozen && $0.owners > 1 }
   }
 
   /// Pages carry the key until the process ends.
   static func bind(_ key: Int) {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     if let index = unsafe entries.firstIndex(where: { $0.key == key }) {
       unsafe entries[index].isBound = true
     }
@@ -110,7 +110,7 @@ enum KeyPool {
   }
 
   static func giveBack(_ key: Int) {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     release(key)
     unsafe unlock(word)
   }
@@ -126,7 +126,8 @@ enum KeyPool {
 
   /// In a forked child the parent's arenas are nobody's: they read as zeros or are not there.
   static func forget() {
-    unsafe forgetLock(word)
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
     for index in unsafe entries.indices {
       unsafe entries[index].owners = 0
       unsafe entries[index].isExclusive = false

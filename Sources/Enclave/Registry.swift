@@ -20,6 +20,17 @@ package enum Registry {
     var hasReadEnvironment = false
     var hasExitHandler = false
     var nextPublication: UInt64 = 1
+    /// The process that this is the state of; 0 before the first use.
+    var process: Int32 = 0
+
+    init() {}
+
+    /// The state of a forked child: numbers go on, and exit handlers were inherited.
+    init(succeeding parent: borrowing State) {
+      nextArena = parent.nextArena
+      nextPublication = parent.nextPublication
+      hasExitHandler = parent.hasExitHandler
+    }
   }
 
   @safe
@@ -41,37 +52,28 @@ package enum Registry {
     unsafe word.initialize(repeating: 0, count: 16)
     return unsafe word
   }()
-  /// The generation that the state belongs to, for the one look at it without the lock.
-  nonisolated(unsafe) private static let known: UnsafeMutableRawPointer = {
-    let known = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
-    unsafe known.initialize(to: 0)
-    return UnsafeMutableRawPointer(known)
-  }()
   nonisolated(unsafe) private static let state: UnsafeMutablePointer<State> = {
     let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
     unsafe state.initialize(to: State())
     return unsafe state
   }()
 
-  /// Slabs under the registry's lock. In a forked child the parent's list and publisher are
-  /// forgotten first: they are none of its business. (Another thread of the parent may have held
-  /// the lock when the child was made; the child has one thread, so it takes the lock over.)
+  /// Runs `body` under the registry's lock. A forked child starts with a registry of its own: its
+  /// parent's arenas, vaults and page are none of its business. It may have been forked in the middle of
+  /// a change of the parent's, so the old lists are abandoned, not released.
   static func with<R: ~Copyable, E: Error>(
     _ body: (inout State) throws(E) -> R
   ) throws(E) -> R {
-    if unsafe loadRelaxed(known) != 0, ForkWatch.current == 0 {
-      unsafe storeRelaxed(0, at: known)
-      unsafe state.pointee.arenas = []
-      unsafe state.pointee.vaults = []
-      unsafe state.pointee.listedVaults = 0
-      KeyPool.forget()
-      WipeTable.forgetLock()
-      unsafe state.pointee.publication = nil
-      unsafe state.pointee.generation = 0
-      unsafe forgetLock(word)
-    }
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
+    let process = ProcessFacts.pid
+    if unsafe state.pointee.process != process {
+      if unsafe state.pointee.process != 0 {
+        KeyPool.forget()
+        unsafe state.initialize(to: State(succeeding: state.pointee))
+      }
+      unsafe state.pointee.process = process
+    }
     return unsafe try body(&state.pointee)
   }
 
@@ -145,7 +147,6 @@ package enum Registry {
       state.hasExitHandler = true
     }
     do { state.generation = try ForkWatch.prepare() } catch { throw .system(error) }
-    unsafe storeRelaxed(state.generation, at: known)
   }
 
   /// Takes a destroyed arena off the list and the page.

@@ -78,13 +78,13 @@ public enum ViolationHandler {
   /// The handler runs on the thread that found the violation, outside of all locks; it may use the
   /// library.
   public static func set(_ handler: (@Sendable (Violation) -> Response)?) {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     unsafe self.handler = handler
     unsafe unlock(word)
   }
 
   static func report(_ violation: Violation) {
-    unsafe lock(word)
+    unsafe lockInProcess(word)
     let handler = unsafe self.handler
     unsafe unlock(word)
     if let handler, asApplication({ handler(violation) }) == .goOn { return }

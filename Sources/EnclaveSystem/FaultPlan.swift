@@ -36,8 +36,34 @@
     /// The calls that a rule made fail.
     package static var failed: Set<SystemCall> { reached.withLock { $0 } }
 
+    private static let held = Mutex<SystemCall?>(nil)
+    private static let isHolding = Atomic<Bool>(false)
+
+    /// Holds the next thread that makes `call`, before it makes it, until `letGo`.
+    package static func hold(_ call: SystemCall) {
+      held.withLock { $0 = call }
+      armed.store(true, ordering: .releasing)
+    }
+
+    /// Whether a thread is held.
+    package static var holdsThread: Bool { isHolding.load(ordering: .acquiring) }
+
+    package static func letGo() { isHolding.store(false, ordering: .releasing) }
+
+    private static func holdThread(at call: SystemCall) {
+      let isChosen = held.withLock { held in
+        guard held == call else { return false }
+        held = nil
+        return true
+      }
+      guard isChosen else { return }
+      isHolding.store(true, ordering: .releasing)
+      while holdsThread { ces_sleep_ms(1) }
+    }
+
     static func answer(to call: SystemCall) -> Int64? {
       guard armed.load(ordering: .acquiring) else { return nil }
+      holdThread(at: call)
       let errno: Int32? = rules.withLock { rules in
         guard let index = rules.firstIndex(where: { $0.call == call && $0.times > 0 }) else {
           return nil

@@ -10,6 +10,10 @@ public import CEnclaveSystem
 @inlinable @inline(__always)
 package func lock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_lock(word) }
 
+/// Takes a word that a forked child never finds taken by a thread of its parent. `unlock` gives it
+/// back.
+package func lockInProcess(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_process_lock(word) }
+
 @inlinable @inline(__always)
 package func unlock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_unlock(word) }
 
@@ -55,6 +59,3 @@ package func asLibrary<R>(_ body: () -> R) -> R {
   defer { ces_leave_library() }
   return body()
 }
-
-/// Frees a word that a thread of the parent may have held when this child was made.
-package func forgetLock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_reset(word) }

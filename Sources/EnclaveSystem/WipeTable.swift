@@ -35,9 +35,6 @@ package enum WipeTable {
   /// A signal has begun to wipe: the process is ending.
   package static var hasBegun: Bool { ces_wipe_status() >= CES_WIPE_BEGUN }
 
-  /// In a forked child.
-  package static func forgetLock() { ces_wipe_forget_lock() }
-
   /// Has a signal wipe; false where it is ignored or the application's, and stays so.
   package static func install(signal: Int32, isFault: Bool) throws(SystemFailure) -> Bool {
     try perform(.installWipeHandler) { ces_wipe_install(signal, isFault) } > 0

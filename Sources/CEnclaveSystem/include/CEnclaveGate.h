@@ -235,8 +235,6 @@ static inline void ces_wipe_leave(void *raw) {
 int64_t ces_counters_make(ces_gate *gate, uint32_t label);
 /// A label's windows in counters: the sum over its arrays.
 uint64_t ces_counters_label(const ces_counters *counters, uint32_t label);
-/// In a forked child: a thread of the parent may have held the lock of the counts' memory.
-void ces_shards_forget_lock(void);
 /// Whether this thread is inside a free to this arena: then it is a signal handler that asks.
 static inline bool ces_is_wiping(const void *raw) {
   const ces_gate *gate = raw;

@@ -191,8 +191,13 @@ static inline void ces_spin_unlock(uint32_t *word) {
 /// From a lock that no call of the library is made under to one that is, and back.
 static inline void ces_lock_spans_calls(void) { ces_held_locks += CES_IN_LIBRARY - 1; }
 static inline void ces_lock_spans_no_calls(void) { ces_held_locks -= CES_IN_LIBRARY - 1; }
-/// Frees a word that a thread of the parent may have held when this child was made.
-static inline void ces_spin_reset(uint32_t *word) { __atomic_store_n(word, 0, __ATOMIC_RELEASE); }
+
+/// A lock that a forked child never finds taken: the word holds the pid of the process whose thread
+/// has it, and a pid that is not the caller's counts as free. It costs a getpid(2) each time. (A child
+/// that has its parent's pid, in a pid namespace of its own, is not told apart.)
+void ces_process_lock(uint32_t *word);
+/// Takes such a lock if it is free. Async-signal-safe.
+bool ces_process_try(uint32_t *word);
 
 /// The fork word, read on each use of an arena: one load.
 static inline uint64_t ces_fork_generation(void) {

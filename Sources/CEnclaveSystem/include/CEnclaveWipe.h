@@ -46,8 +46,6 @@ static inline void ces_wipe_use(ces_wipe_entry *entry, size_t used) {
   __atomic_store_n(&entry->used, used, __ATOMIC_RELEASE);
 }
 void ces_wipe_remove(ces_wipe_entry *entry);
-/// In a forked child: a thread of the parent may have held the table's lock.
-void ces_wipe_forget_lock(void);
 
 /// The page's EmergencyWipe, too.
 enum : uint32_t {
