@@ -182,8 +182,9 @@ let allGates: [Arena.Gate] = closingGates + [.none]
     // Not at once, nor within its patience: how many windows, and whose.
     #expect(throws: EnclaveError.windowsOpen(1, label: "held")) { try arena.destroy() }
     // It never gives up early, wherever in a millisecond of the clock it began.
+    var random = SeededGenerator()
     for _ in 0..<30 {
-      let patience = Duration.microseconds(.random(in: 1...3000))
+      let patience = Duration.microseconds(Int.random(in: 1...3000, using: &random))
       let start = ContinuousClock.now
       #expect(throws: EnclaveError.windowsOpen(1, label: "held")) {
         try arena.destroy(waitingUpTo: patience)

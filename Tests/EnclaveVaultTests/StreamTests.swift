@@ -16,13 +16,17 @@
     UInt8(truncatingIfNeeded: handle &* 131 &+ handle >> 8)
   }
 
+  /// How much is written and read at a time follows from one seed, and from how long a stream is.
+  private let seeded = SeededGenerator(for: "StreamTests")
+
   private func write(
     _ count: Int, to vault: Vault, _ arena: Arena, stepsUpTo longest: Int = 70
   ) throws -> EncryptedStream {
+    var random = seeded.stream(count)
     var writer = try vault.makeStream(through: arena, chunkByteCount: chunk)
     var written = 0
     while written < count {
-      let step = Int.random(in: 1...min(longest, count - written))
+      let step = Int.random(in: 1...min(longest, count - written), using: &random)
       let bytes = (written..<written + step).map(byte)
       try writer.append(bytes.span.bytes)
       written += step
@@ -36,9 +40,10 @@
   private func isRight(
     _ reader: inout EncryptedStreamReader, upTo longest: Int = 77
   ) throws -> Bool {
+    var random = seeded.stream(reader.stream.byteCount)
     while true {
       let handle = reader.position
-      let step = Int.random(in: 1...longest)
+      let step = Int.random(in: 1...longest, using: &random)
       let isRight = try reader.withNext(upTo: step) { bytes in
         bytes.byteCount <= step
           && (0..<bytes.byteCount).allSatisfy {
@@ -70,8 +75,9 @@
         }
         // From anywhere, into a secret that takes more than a chunk.
         var target = try arena.allocate(byteCount: 250)
+        var random = seeded.stream(~count)
         for _ in 0..<50 {
-          let handle = reader.seek(to: Int.random(in: 0...count + 5))
+          let handle = reader.seek(to: Int.random(in: 0...count + 5, using: &random))
           let received = try reader.read(over: &target)
           #expect(received == min(250, count - handle))
           let isSame = try target.withBytes { bytes in

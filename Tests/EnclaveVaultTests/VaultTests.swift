@@ -251,13 +251,14 @@
     @Test(arguments: ciphers) func rotatingUnderLoad(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       let rounds = 60
+      let seeded = SeededGenerator()
       try concurrently(4) { thread in
         if thread == 0 {
           for _ in 0..<rounds { try vault.rotate() }
           return
         }
         var kept: [(Int, Holder)] = []
-        var random = SystemRandomNumberGenerator()
+        var random = seeded.stream(thread)
         for round in 0..<1500 {
           let number = thread * 10_000 + round
           kept.append((number, Holder(try vault.encrypt(secret(arena, number % 300, number)))))
@@ -286,17 +287,8 @@
           self.secret = consume secret
         }
       }
-      struct Steps: RandomNumberGenerator {
-        var state: UInt64
-        mutating func next() -> UInt64 {
-          state ^= state << 13
-          state ^= state >> 7
-          state ^= state << 17
-          return state
-        }
-      }
-      let seed = UInt64.random(in: 1 ... .max)
-      var steps = Steps(state: seed)
+      var steps = SeededGenerator()
+      let seed = steps.seed
       let arenas = [try arena(), try arena(.isolated)]
       let vaults = [try vault(cipher), try vault(cipher, limit: 5000)]
       var items: [(item: Item, vault: Vault)] = []

@@ -160,7 +160,7 @@ import Testing
     /// 100,000 operations in all; contents are compared at every step.
     @Test(arguments: ["none", "pages"], ["free", "wipe"])
     func operationsAgreeAndLeaveNothing(gate: String, end: String) throws {
-      let seed = UInt64.random(in: 1..<1 << 62)
+      let seed = SeededGenerator().stream(0).seed >> 2 | 1
       let scratch = try Scratch(onTmpfs: true)
       let peer = try Peer(stats: scratch)
       try peer.send("start")

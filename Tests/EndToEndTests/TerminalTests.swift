@@ -297,8 +297,7 @@ import Testing
   /// MEMWATCH_KEYS (how many) make longer runs.
   @Test func theTerminalShowsTheGrid() throws {
     let environment = ProcessInfo.processInfo.environment
-    let seed = environment["MEMWATCH_SEED"].flatMap { UInt64($0) } ?? .random(in: 0 ... .max)
-    var random = Generator(seed: seed)
+    var random = SeededGenerator()
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
       scratch, "arena a tls-keys isolated preferred pages", "alloc a 5 40",
@@ -343,20 +342,8 @@ import Testing
           return trimmed(shown) == trimmed(drawn)
         }
       } catch {
-        throw Failed("seed \(seed), step \(step), \(what):\n\(shown)\n--- drawn\n\(drawn)")
+        throw Failed("seed \(random.seed), step \(step), \(what):\n\(shown)\n--- drawn\n\(drawn)")
       }
-    }
-  }
-
-  private struct Generator: RandomNumberGenerator {
-    var state: UInt64
-    init(seed: UInt64) { state = seed }
-    /// SplitMix64.
-    mutating func next() -> UInt64 {
-      state &+= 0x9e37_79b9_7f4a_7c15
-      var word = (state ^ (state >> 30)) &* 0xbf58_476d_1ce4_e5b9
-      word = (word ^ (word >> 27)) &* 0x94d0_49bb_1331_11eb
-      return word ^ (word >> 31)
     }
   }
 

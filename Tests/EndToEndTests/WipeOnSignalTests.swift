@@ -159,6 +159,7 @@ import Testing
   /// Signals at random instants, while four threads allocate, free, grow, encrypt, decrypt and rotate:
   /// the victim stands still at its exit, and no eight bytes of its secret are in its memory.
   @Test(arguments: ["none", "pages"]) func nothingOutlivesASignal(gate: String) throws {
+    var random = SeededGenerator()
     for instant in 0..<Self.instants {
       let scratch = try Scratch(onTmpfs: true)
       let pattern = Masked()
@@ -172,7 +173,7 @@ import Testing
       try victim.send("storm a \(gate)")
       guard ct_stop_at_exit(victim.pid) == 0 else { throw Failed("ptrace: \(errno)") }
       // Not a wait for something: an instant.
-      usleep(.random(in: 0...5000))
+      usleep(.random(in: 0...5000, using: &random))
       let signal = [SIGTERM, SIGINT, SIGHUP, SIGSEGV, SIGABRT][instant % 5]
       kill(victim.pid, signal)
       guard ct_wait_for_exit(victim.pid) == 0 else { throw Failed("no exit: \(errno)") }

@@ -2,6 +2,7 @@
 
 import EnclaveStats
 import Glibc
+import TestSupport
 import Testing
 
 @testable import MemwatchInspector
@@ -86,15 +87,17 @@ import Testing
 
   /// Whatever bytes: no trap, and no region that ends before it starts or before another one.
   @Test func garbage() {
+    var random = SeededGenerator()
     var bytes = Array(Self.text.utf8)
     for _ in 0..<2000 {
-      for _ in 0..<Int.random(in: 1...20) {
-        bytes[Int.random(in: 0..<bytes.count)] = .random(in: 0...255)
+      for _ in 0..<Int.random(in: 1...20, using: &random) {
+        bytes[Int.random(in: 0..<bytes.count, using: &random)] = .random(
+          in: 0...255, using: &random)
       }
       let regions = Regions(text: String(decoding: bytes, as: UTF8.self))
       #expect(regions.all.allSatisfy { $0.start < $0.end })
       #expect(zip(regions.all, regions.all.dropFirst()).allSatisfy { $0.end <= $1.start })
-      if Bool.random() { bytes = Array(Self.text.utf8) }
+      if Bool.random(using: &random) { bytes = Array(Self.text.utf8) }
     }
   }
 

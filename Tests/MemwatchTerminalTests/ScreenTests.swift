@@ -188,7 +188,7 @@ let allKeys: [Key] =
   }
 
   @Test func aLongRunOfRandomKeys() {
-    var generator = SystemRandomNumberGenerator()
+    var generator = SeededGenerator()
     var model = model(sample(arenas: 40))
     for step in 0..<3000 {
       let key = allKeys[Int.random(in: 0..<allKeys.count, using: &generator)]
@@ -540,15 +540,16 @@ let allKeys: [Key] =
 
   /// Whatever changes from sample to sample, each is read as it was.
   @Test func aRecordHoldsEverySample() throws {
+    var random = SeededGenerator()
     var samples = [sample()]
     for step in 1...400 {
       var next = samples[step - 1]
       next.sampledAt += 1000
-      for _ in 0..<Int.random(in: 0...2) {
-        let arena = Int.random(in: 0..<max(1, next.arenas.count))
-        switch Int.random(in: 0..<14) {
-        case 0: next = sample(arenas: Int.random(in: 1...6), at: next.sampledAt)
-        case 1: next.arenas.shuffle()
+      for _ in 0..<Int.random(in: 0...2, using: &random) {
+        let arena = Int.random(in: 0..<max(1, next.arenas.count), using: &random)
+        switch Int.random(in: 0..<14, using: &random) {
+        case 0: next = sample(arenas: Int.random(in: 1...6, using: &random), at: next.sampledAt)
+        case 1: next.arenas.shuffle(using: &random)
         case 2: next.arenas.removeAll { $0.id == 2 }
         case 3: next.events.removeFirst(next.events.isEmpty ? 0 : 1)
         case 4:
@@ -562,8 +563,8 @@ let allKeys: [Key] =
         default:
           guard !next.arenas.isEmpty else { continue }
           var changed = next.arenas[arena]
-          switch Int.random(in: 0..<6) {
-          case 0: changed.labels.shuffle()
+          switch Int.random(in: 0..<6, using: &random) {
+          case 0: changed.labels.shuffle(using: &random)
           case 1: changed.labels = changed.labels.dropLast()
           case 2: changed.chunks.append(contentsOf: changed.chunks.prefix(1))
           case 3: changed.chunks = []
@@ -605,18 +606,20 @@ let allKeys: [Key] =
       "18446744073709551615", "1e300", "null", "[]", "{}", "\"x\"", "true",
     ].map { Array($0.utf8) }
     func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
+    var random = SeededGenerator()
     var shown = 0
     for _ in 0..<600 {
       var lines = good
-      for _ in 0..<Int.random(in: 1...3) {
-        let line = Int.random(in: 0..<3)
-        let from = Int.random(in: 0..<lines[line].count)
-        if Int.random(in: 0..<10) == 0 {
-          lines[line].removeSubrange(from..<Int.random(in: from...lines[line].count))
+      for _ in 0..<Int.random(in: 1...3, using: &random) {
+        let line = Int.random(in: 0..<3, using: &random)
+        let from = Int.random(in: 0..<lines[line].count, using: &random)
+        if Int.random(in: 0..<10, using: &random) == 0 {
+          let end = Int.random(in: from...lines[line].count, using: &random)
+          lines[line].removeSubrange(from..<end)
           if lines[line].isEmpty { lines[line] = [0] }
         } else if let start = lines[line][from...].firstIndex(where: isDigit) {
           let end = lines[line][start...].firstIndex { !isDigit($0) } ?? lines[line].count
-          lines[line].replaceSubrange(start..<end, with: strange.randomElement()!)
+          lines[line].replaceSubrange(start..<end, with: strange.randomElement(using: &random)!)
         }
       }
       var samples: [Snapshot] = []

@@ -1,0 +1,33 @@
+// The seeds of random tests.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite struct SeedTests {
+  @Test func theEnvironmentSetsTheSeed() async {
+    await #expect(processExitsWith: .success) {
+      setenv("MEMWATCH_SEED", "17", 1)
+      var (first, second) = (SeededGenerator(), SeededGenerator())
+      guard first.seed == 17 else { exit(2) }
+      for _ in 0..<100 where first.next() != second.next() { exit(3) }
+      // Streams are of the seed, not of how far the generator is.
+      var (one, same, other) = (first.stream(1), SeededGenerator().stream(1), first.stream(2))
+      for _ in 0..<100 {
+        let number = one.next()
+        guard number == same.next(), number != other.next() else { exit(4) }
+      }
+    }
+  }
+
+  @Test func theSeedIsTold() async throws {
+    let result = await #expect(
+      processExitsWith: .success, observing: [\.standardErrorContent]
+    ) {
+      setenv("MEMWATCH_SEED", "18446744073709551615", 1)
+      _ = SeededGenerator(for: "aTest")
+    }
+    let output = String(decoding: try #require(result).standardErrorContent, as: UTF8.self)
+    #expect(output.contains("aTest: MEMWATCH_SEED=18446744073709551615"), "\(output)")
+  }
+}
