@@ -131,7 +131,9 @@ let package = Package(
       swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveStatsTests",
-      dependencies: ["Enclave", "EnclaveStats", "EnclaveSystem", "TestSupport", "test-publisher"],
+      dependencies: [
+        "Enclave", "EnclaveStats", "EnclaveSystem", "TestSupport", "CTestSupport", "test-publisher",
+      ],
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchInspectorTests",

@@ -239,8 +239,15 @@ package struct StatsPageFile: Sendable {
     guard let opened = try? OpenFile(directory: directoryPath),
       let names = try? opened.names(limit: 10_000)
     else { return }
-    // Never this process' own page: closing a descriptor of it would drop the lock.
-    for other in names where other != name && StatsPageName(other) != nil {
+    for other in names where other != name {
+      guard let parsed = StatsPageName(other) else { continue }
+      // Never a page of this process, which another copy of the library may publish: the process' own
+      // record lock does not show, and closing a descriptor of the file would drop it.
+      if parsed.pid == ProcessFacts.pid {
+        guard let status = try? Files.status(directoryPath + "/" + other),
+          ProcessFacts.mapsFile(inode: status.inode) == false
+        else { continue }
+      }
       guard let file = try? OpenFile(reading: other, in: opened),
         let status = try? file.status(), status.isRegular, status.owner == ProcessFacts.uid,
         let holder = try? file.lockHolder(), holder == .nobody,

@@ -37,6 +37,16 @@ package enum ProcessFacts {
     return bytes.count { $0 == UInt8(ascii: "\n") }
   }
 
+  /// Whether this process maps a file with that inode number, on whatever file system; nil when its
+  /// mappings cannot be read. O(mappings).
+  package static func mapsFile(inode: UInt64) -> Bool? {
+    guard let text = readFile("/proc/self/maps", limit: 64 << 20) else { return nil }
+    return text.split(separator: UInt8(ascii: "\n")).contains { line in
+      let fields = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
+      return fields.count > 4 && ProcText.number(fields[4]) == inode
+    }
+  }
+
   /// vm.max_map_count; nil when it cannot be read.
   package static func mapLimit() -> Int? {
     readText("/proc/sys/vm/max_map_count", limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
