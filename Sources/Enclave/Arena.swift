@@ -137,14 +137,38 @@ public final class Arena: Sendable {
   ) throws(EnclaveError) -> Secret {
     let end = patience.endFromNow
     while true {
+      let before = room
       do {
         return try allocate(
           byteCount: byteCount, alignment: alignment, label: label, file: file, line: line)
       } catch {
-        guard error.isLockFailure, ProcessFacts.bootMilliseconds < end else { throw error }
-        ProcessFacts.pause(milliseconds: 10)
+        guard error.isLockFailure else { throw error }
+        // One attempt is one failure, counted and published: the next is made when it can succeed.
+        repeat {
+          guard ProcessFacts.bootMilliseconds < end else { throw error }
+          ProcessFacts.pause(milliseconds: 10)
+        } while !room.isLarger(than: before)
       }
     }
+  }
+
+  /// What decides whether a failed allocation may succeed now.
+  private struct Room {
+    var limit: UInt64?
+    var locked: UInt64?
+    var bytesInUse: Int
+
+    func isLarger(than other: Room) -> Bool {
+      guard let limit, let locked, let otherLimit = other.limit, let otherLocked = other.locked
+      else { return true }
+      return limit > otherLimit || locked < otherLocked || bytesInUse < other.bytesInUse
+    }
+  }
+
+  private var room: Room {
+    Room(
+      limit: (try? ProcessFacts.memlockLimit())?.soft, locked: ProcessFacts.lockedBytes(),
+      bytesInUse: statistics.bytesInUse)
   }
 
   /// An arena for a vault's keys: it shares its protection key with other vaults at most.

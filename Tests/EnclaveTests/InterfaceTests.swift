@@ -127,12 +127,14 @@ import Testing
         guard case .lockLimit(65536, let inUse, 40960) = error, inUse >= 40960 else { exit(2) }
       }
       if DispatchTime.now().uptimeNanoseconds - start.uptimeNanoseconds < 50_000_000 { exit(3) }
+      #expect(arena.statistics.failedLocks == 1, "each look counts as a failure")
       let shared = Holder(large)
       Thread {
         _ = poll(nil, 0, 30)
         shared.drop()
       }.start()
       _ = try arena.allocate(byteCount: 40960, waitingForHeadroom: .seconds(20))
+      #expect(arena.statistics.failedLocks == 2)
     }
   }
 
