@@ -64,40 +64,37 @@ import Testing
   }
 
   /// Threads create, use and drop arenas, and end, while the process forks: no child waits for a lock
-  /// that a thread of its parent held. Each child drops an inherited arena, makes arenas of its own on
-  /// two threads, and ends.
+  /// of the library that a thread of its parent held. Each child drops an inherited arena, makes arenas
+  /// of its own on two threads, and ends.
+  ///
+  /// Everything has run once before the first fork, and all threads are bare ones: a child inherits
+  /// the locks of the Swift runtime and of Foundation as they are.
   @Test func aChildForkedAtAnyMomentEnds() async {
     await #expect(processExitsWith: .success) {
+      Self.work()
+      let first = try #require(Self.startThread(Self.work))
+      pthread_join(first, nil)
+      var probe: Arena? = try Arena("inherited", .init(lock: .off))
+      probe = nil
+      withExtendedLifetime(probe) {}
       let isOver = Atomic<Bool>(false)
-      let made = Atomic<Int>(0)
+      var threads: [pthread_t] = []
       for _ in 0..<6 {
-        Thread {
+        let thread = Self.startThread {
           while !isOver.load(ordering: .relaxed) {
-            let thread = Thread {
-              guard let arena = try? Arena("of a thread", .init(lock: .off)) else { return }
-              for _ in 0..<8 { _ = try? arena.allocate(byteCount: 32) }
-              made.add(1, ordering: .relaxed)
-            }
-            thread.start()
-            while !thread.isFinished { sched_yield() }
+            if let thread = Self.startThread(Self.work) { pthread_join(thread, nil) }
           }
-        }.start()
+        }
+        threads.append(try #require(thread))
       }
       for round in 0..<500 {
         var inherited: Arena? = try Arena("inherited", .init(lock: .off))
         let child = ct_fork()
         if child == 0 {
           inherited = nil
-          let own = Atomic<Int>(0)
-          for _ in 0..<2 {
-            Thread {
-              if (try? Arena("of a child", .init(lock: .off))) != nil {
-                own.add(1, ordering: .relaxed)
-              }
-            }.start()
-          }
-          while own.load(ordering: .relaxed) < 2 { sched_yield() }
-          _exit(0)
+          guard let one = Self.startThread(Self.work), let other = Self.startThread(Self.work)
+          else { _exit(1) }
+          _exit(pthread_join(one, nil) == 0 && pthread_join(other, nil) == 0 ? 0 : 2)
         }
         withExtendedLifetime(inherited) {}
         let status = Self.end(of: child)
@@ -105,7 +102,29 @@ import Testing
         if status == nil { break }
       }
       isOver.store(true, ordering: .relaxed)
-      #expect(made.load(ordering: .relaxed) > 0)
+      for thread in threads { pthread_join(thread, nil) }
     }
+  }
+
+  @Sendable private static func work() {
+    guard let arena = try? Arena("of a thread", .init(lock: .off)) else { return }
+    for _ in 0..<8 { _ = try? arena.allocate(byteCount: 32) }
+  }
+
+  private final class Body {
+    let run: () -> Void
+    init(_ run: @escaping () -> Void) { self.run = run }
+  }
+
+  private static func startThread(_ run: @escaping () -> Void) -> pthread_t? {
+    var thread = pthread_t()
+    let body = Unmanaged.passRetained(Body(run))
+    let result = pthread_create(
+      &thread, nil,
+      { body in
+        Unmanaged<Body>.fromOpaque(body!).takeRetainedValue().run()
+        return nil
+      }, body.toOpaque())
+    return result == 0 ? thread : nil
   }
 }
