@@ -87,7 +87,7 @@ import Testing
         }
         threads.append(try #require(thread))
       }
-      for round in 0..<500 {
+      for round in 0..<200 {
         var inherited: Arena? = try Arena("inherited", .init(lock: .off))
         let child = ct_fork()
         if child == 0 {
