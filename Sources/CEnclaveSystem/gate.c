@@ -57,8 +57,8 @@ void ces_gate_list(ces_gate *gate) {
 static void unlist(ces_gate *gate) {
   if (!gate->link) return;
   ces_process_lock(&gates_lock);
-  // In a forked child, an inherited gate stands in a list that the child has left.
-  if (gate->generation == gates_generation && gate->generation == ces_fork_generation()) {
+  // In a forked child, an inherited gate stands in its parent's list.
+  if (gate->generation == ces_fork_generation()) {
     *gate->link = gate->next;
     if (gate->next) gate->next->link = gate->link;
   }
@@ -217,8 +217,7 @@ static void counts_give(void *counts, size_t bytes) {
   ces_spin_unlock(&counts_lock);
 }
 
-
-// --- Shards --------------------------------------------------------------------------------------
+// --- Counters --------------------------------------------------------------------------------------
 
 static labels_t *labels_of(uint64_t *words) {
   return words ? (labels_t *)((char *)words - sizeof(labels_t)) : NULL;

@@ -76,7 +76,6 @@ void ces_wipe_remove(ces_wipe_entry *entry) {
   ces_spin_unlock(&table_lock);
 }
 
-
 // --- Status ------------------------------------------------------------------------------------
 
 static uint32_t installed;  // handlers

@@ -143,7 +143,7 @@ public final class Arena: Sendable {
           byteCount: byteCount, alignment: alignment, label: label, file: file, line: line)
       } catch {
         guard error.isLockFailure else { throw error }
-        // One attempt is one failure, counted and published: the next is made when it can succeed.
+        // Each failed attempt is counted and published: try again only when that may succeed.
         repeat {
           guard ProcessFacts.bootMilliseconds < end else { throw error }
           ProcessFacts.pause(milliseconds: 10)

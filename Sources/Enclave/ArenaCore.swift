@@ -11,7 +11,7 @@
 //           chunk): the unit that a page gate opens and closes. Belongs to one shard.
 //   slot    one secret's place in a slab:  | payload … zeros | canary, 16 bytes |
 //           A free slot is zero and has its canary already, so that allocating opens nothing.
-//   shard    the slabs, free slots and counts of some threads, under a lock of their own.
+//   shard   the slabs, free slots and counts of some threads, under a lock of their own.
 //   gate    who has windows open, and the protection key: see CEnclaveGate.h. Windows take no lock.
 //
 // What is known about slots (12 bytes each), slabs and chunks lies in ordinary memory, outside of
@@ -533,11 +533,12 @@ struct ArenaCore {
       let isLocked = unsafe (try? chunk.pointee.mapping.lock()) != nil
       arena.gate.closeKey(found)
       if isPages, unsafe !closeAgain(chunk.pointee.mapping.data, byteCount) {
-        for slab in 0..<slabs.count where unsafe slabs[slab].slab.pointee.chunk == UInt32(index) {
+        for number in 0..<slabs.count where unsafe slabs[number].slab.pointee.chunk == UInt32(index)
+        {
           unsafe arena.markStuck(
-            slabs[slab].slab,
+            slabs[number].slab,
             shard: &arena.header.pointee.shards[
-              Int(slabs[slab].slab.pointee.shard)])
+              Int(slabs[number].slab.pointee.shard)])
         }
       }
       guard isLocked else { return headroom }

@@ -10,8 +10,8 @@ struct Canaries: BitwiseCopyable {
 
   private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
     // Bound to the place, so that one that leaks is not good for another slot.
-    let handle = UInt64(UInt(bitPattern: address))
-    return (seed.0 ^ handle, seed.1 &+ handle &* 0x9e37_79b9_7f4a_7c15)
+    let place = UInt64(UInt(bitPattern: address))
+    return (seed.0 ^ place, seed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
   }
 
   func write(behind address: UnsafeMutableRawPointer) {
@@ -53,10 +53,10 @@ struct Canaries: BitwiseCopyable {
   }
 
   private func writeBytes(
-    _ handle: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
+    _ place: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
   ) {
     for offset in 0..<count {
-      unsafe (handle + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
+      unsafe (place + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
     }
   }
 

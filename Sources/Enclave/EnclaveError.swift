@@ -104,7 +104,7 @@ extension EnclaveError: CustomStringConvertible {
         + "close them first"
     case .sealNeedsKeyGate:
       "only an arena with a key gate can be sealed, since sealed read-only memory could never be "
-        + "wiped: freeze it, or slab it where protection keys are"
+        + "wiped: freeze it, or run it where protection keys are"
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):

@@ -58,9 +58,9 @@ package enum Registry {
     return unsafe state
   }()
 
-  /// Runs `body` under the registry's lock. A forked child starts with a registry of its own: its
-  /// parent's arenas, vaults and page are none of its business. It may have been forked in the middle of
-  /// a change of the parent's, so the old lists are abandoned, not released.
+  /// Runs `body` under the registry's lock. A forked child starts with an empty registry, without its
+  /// parent's arenas, vaults and page. Another thread may have been changing the lists when it was
+  /// forked, so they are abandoned, not released.
   static func with<R: ~Copyable, E: Error>(
     _ body: (inout State) throws(E) -> R
   ) throws(E) -> R {

@@ -72,7 +72,7 @@ extension SecretHandle {
   /// it was open.
   package var loss: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
 
-  /// Slabs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
+  /// Runs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
   /// contents were lost meanwhile.
   package func withWindow<R: ~Copyable>(
     writing: Bool, _ body: () throws(EnclaveError) -> R

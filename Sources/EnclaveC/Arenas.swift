@@ -59,7 +59,7 @@ public func enclave_arena_create(
   cenclave_enter()
   defer { cenclave_leave() }
   guard let name = unsafe name, let arena = unsafe arena else {
-    return failedArgument("an arena needs a name and a handle for its pointer")
+    return failedArgument("an arena needs a name and a place for its pointer")
   }
   var swiftOptions = Arena.Options()
   if let options = unsafe options {

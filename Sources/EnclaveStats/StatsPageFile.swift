@@ -241,8 +241,8 @@ package struct StatsPageFile: Sendable {
     else { return }
     for other in names where other != name {
       guard let parsed = StatsPageName(other) else { continue }
-      // Never a page of this process, which another copy of the library may publish: the process' own
-      // record lock does not show, and closing a descriptor of the file would drop it.
+      // Another copy of the library may publish that page in this process: F_GETLK does not report
+      // the process' own lock, and closing any descriptor of the file drops it (fcntl(2)).
       if parsed.pid == ProcessFacts.pid {
         guard let status = try? Files.status(directoryPath + "/" + other),
           ProcessFacts.mapsFile(inode: status.inode) == false

@@ -268,8 +268,8 @@
     /// - Returns: the place.
     /// - Complexity: O(1).
     @discardableResult
-    public mutating func seek(to handle: Int) -> Int {
-      position = min(max(handle, 0), stream.byteCount)
+    public mutating func seek(to place: Int) -> Int {
+      position = min(max(place, 0), stream.byteCount)
       return position
     }
 

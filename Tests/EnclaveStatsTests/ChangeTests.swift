@@ -18,7 +18,8 @@ import Testing
       // The publisher's own ticks stay out of the way.
       options.tickMilliseconds = 10_000
       let publisher = try StatsPublisher.start(options)
-      guard let path = publisher.path else { exit(4) }
+      let published = publisher.path
+      let path = try #require(published)
       var reader = try StatsPageReader(OpenFile(reading: path, followingLinks: false))
       let arena = try Arena("changes", .init(lock: .preferred, gate: .pages))
       let secret = SharedSecret(try arena.allocate(byteCount: 32))
@@ -29,12 +30,12 @@ import Testing
       }
       try hold(8) { publisher.refresh() }
       var record = try reader.read([]).arenas[0]
-      guard record[.openWindows] == 8, record[.opens] == 8 else { exit(2) }
+      #expect(record[.openWindows] == 8 && record[.opens] == 8)
 
       for _ in 0..<further { try secret.withBytes { _ in } }
       publisher.refresh()
       record = try reader.read([]).arenas[0]
-      guard record[.openWindows] == 0, record[.opens] == UInt64(8 + further) else { exit(3) }
+      #expect(record[.openWindows] == 0 && record[.opens] == UInt64(8 + further))
     }
   }
 }

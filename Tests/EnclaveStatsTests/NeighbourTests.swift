@@ -10,25 +10,25 @@ import Testing
   func whatLiesInTheWayIsLeftAlone(kind: String) throws {
     let runtime = try Scratch(onTmpfs: true)
     let other = try Scratch(onTmpfs: true)
-    let handle = runtime.file("enclave")
+    let place = runtime.file("enclave")
     let files = FileManager.default
     switch kind {
-    case "link": try files.createSymbolicLink(atPath: handle, withDestinationPath: other.path)
+    case "link": try files.createSymbolicLink(atPath: place, withDestinationPath: other.path)
     case "link to nothing":
-      try files.createSymbolicLink(atPath: handle, withDestinationPath: other.file("new"))
-    case "file": try Data("mine".utf8).write(to: URL(fileURLWithPath: handle))
-    case "fifo": mkfifo(handle, 0o600)
+      try files.createSymbolicLink(atPath: place, withDestinationPath: other.file("new"))
+    case "file": try Data("mine".utf8).write(to: URL(fileURLWithPath: place))
+    case "fifo": mkfifo(place, 0o600)
     default:
-      try files.createDirectory(atPath: handle, withIntermediateDirectories: false)
-      try files.setAttributes([.posixPermissions: 0o777], ofItemAtPath: handle)
+      try files.createDirectory(atPath: place, withIntermediateDirectories: false)
+      try files.setAttributes([.posixPermissions: 0o777], ofItemAtPath: place)
     }
     let peer = try Peer(stats: nil, environment: ["XDG_RUNTIME_DIR": runtime.path])
     let path = try peer.send("start elsewhere")
     #expect(path.hasPrefix("/dev/shm/enclave-\(geteuid())"))
     try peer.send("arena a alpha slab off none")
     #expect(try files.contentsOfDirectory(atPath: other.path).isEmpty)
-    if kind == "file" { #expect(try String(contentsOfFile: handle, encoding: .utf8) == "mine") }
-    if kind == "open" { #expect(try files.contentsOfDirectory(atPath: handle).isEmpty) }
+    if kind == "file" { #expect(try String(contentsOfFile: place, encoding: .utf8) == "mine") }
+    if kind == "open" { #expect(try files.contentsOfDirectory(atPath: place).isEmpty) }
   }
 
   /// The page's own user takes it away, opens it to all, or writes over it.
@@ -116,10 +116,10 @@ import Testing
   /// A program that runs with more rights than who started it does not believe that one's environment.
   @Test(.enabled(if: Programs.isRoot, "only root can make a set-user-ID program of another user"))
   func aSetUserIDProgramIgnoresTheEnvironment() throws {
-    let handle = try Scratch(onTmpfs: false, mode: 0o755)
+    let place = try Scratch(onTmpfs: false, mode: 0o755)
     let stats = try Scratch(onTmpfs: true, mode: 0o777)
     try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: stats.path)
-    let program = handle.file("publisher")
+    let program = place.file("publisher")
     try FileManager.default.copyItem(atPath: Programs.publisher, toPath: program)
     #expect(chown(program, 65533, 65533) == 0 && chmod(program, 0o4755) == 0)
     let peer = try Peer(

@@ -9,13 +9,14 @@ import Testing
     await #expect(processExitsWith: .success) {
       setenv("MEMWATCH_SEED", "17", 1)
       var (first, second) = (SeededGenerator(), SeededGenerator())
-      guard first.seed == 17 else { exit(2) }
-      for _ in 0..<100 where first.next() != second.next() { exit(3) }
+      try #require(first.seed == 17)
+      for _ in 0..<100 { #expect(first.next() == second.next()) }
       // Streams are of the seed, not of how far the generator is.
       var (one, same, other) = (first.stream(1), SeededGenerator().stream(1), first.stream(2))
       for _ in 0..<100 {
         let number = one.next()
-        guard number == same.next(), number != other.next() else { exit(4) }
+        #expect(number == same.next())
+        #expect(number != other.next())
       }
     }
   }

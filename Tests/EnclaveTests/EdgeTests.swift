@@ -45,7 +45,7 @@ import Testing
         places.append(UInt(bitPattern: secret))
       }
       EmergencyWipe.wipeEverything()
-      for handle in places where EdgeTests.count(handle, 1000) != 0 { exit(1) }
+      for place in places where EdgeTests.count(place, 1000) != 0 { exit(1) }
     }
   }
 

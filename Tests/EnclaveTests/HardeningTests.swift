@@ -13,8 +13,8 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
   try secret.withMutableBytes { bytes in
     bytes.withUnsafeMutableBytes {
       // Changed whatever it was: a canary's byte may have any value.
-      let handle = $0.baseAddress! + offset
-      handle.storeBytes(of: handle.load(as: UInt8.self) ^ 0x5a, as: UInt8.self)
+      let place = $0.baseAddress! + offset
+      place.storeBytes(of: place.load(as: UInt8.self) ^ 0x5a, as: UInt8.self)
     }
   }
 }

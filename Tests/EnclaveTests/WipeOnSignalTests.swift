@@ -130,13 +130,13 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
         if isItsOwn { raise(signal) }
         _exit(5)
       }
-      var handle = 0
-      guard read(up[0], &handle, 8) == 8, ct_stop_at_exit(child) == 0, write(down[1], "x", 1) == 1,
+      var place = 0
+      guard read(up[0], &place, 8) == 8, ct_stop_at_exit(child) == 0, write(down[1], "x", 1) == 1,
         ct_wait_for_exit(child) == 0
       else { exit(6) }
       let memory = open("/proc/\(child)/mem", O_RDONLY)
       var byte: UInt8 = 7
-      guard pread(memory, &byte, 1, off_t(handle)) == 1 else { exit(7) }
+      guard pread(memory, &byte, 1, off_t(place)) == 1 else { exit(7) }
       let status = ct_let_go(child)
       guard status & 0x7f == signal else { exit(8) }
       guard byte == (how == "not installed" || isItsOwn ? 0x41 : 0) else { exit(9) }

@@ -12,8 +12,8 @@
   private let chunk = 100
 
   /// The data of the tests: byte by byte what its place says.
-  private func byte(_ handle: Int) -> UInt8 {
-    UInt8(truncatingIfNeeded: handle &* 131 &+ handle >> 8)
+  private func byte(_ place: Int) -> UInt8 {
+    UInt8(truncatingIfNeeded: place &* 131 &+ place >> 8)
   }
 
   /// How much is written and read at a time follows from one seed, and from how long a stream is.
@@ -42,15 +42,15 @@
   ) throws -> Bool {
     var random = seeded.stream(reader.stream.byteCount)
     while true {
-      let handle = reader.position
+      let place = reader.position
       let step = Int.random(in: 1...longest, using: &random)
       let isRight = try reader.withNext(upTo: step) { bytes in
         bytes.byteCount <= step
           && (0..<bytes.byteCount).allSatisfy {
-            bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(handle + $0)
+            bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(place + $0)
           }
       }
-      guard let isRight else { return handle == reader.stream.byteCount }
+      guard let isRight else { return place == reader.stream.byteCount }
       guard isRight else { return false }
     }
   }
@@ -77,12 +77,12 @@
         var target = try arena.allocate(byteCount: 250)
         var random = seeded.stream(~count)
         for _ in 0..<50 {
-          let handle = reader.seek(to: Int.random(in: 0...count + 5, using: &random))
+          let place = reader.seek(to: Int.random(in: 0...count + 5, using: &random))
           let received = try reader.read(over: &target)
-          #expect(received == min(250, count - handle))
+          #expect(received == min(250, count - place))
           let isSame = try target.withBytes { bytes in
             (0..<received).allSatisfy {
-              bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(handle + $0)
+              bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == byte(place + $0)
             }
           }
           #expect(isSame)
@@ -104,7 +104,7 @@
       var secret = try arena.allocate(byteCount: 130)
       try secret.withMutableBytes { bytes in
         bytes.withUnsafeMutableBytes { raw in
-          for handle in raw.indices { raw[handle] = byte(handle) }
+          for place in raw.indices { raw[place] = byte(place) }
         }
       }
       try writer.append(secret)
@@ -143,8 +143,8 @@
       #expect(throws: AccessError<Refused>.self) {
         _ = try reader.withNext { _ throws(Refused) in throw Refused() }
       }
-      let handle = reader.position
-      #expect(handle == 0)
+      let place = reader.position
+      #expect(place == 0)
       let isWhole = try isRight(&reader)
       #expect(isWhole)
     }
@@ -163,7 +163,7 @@
     @Test(arguments: [
       Tampering("swapped", at: 1) { $0.swapAt(1, 2) },
       Tampering("repeated", at: 2) { $0.insert($0[1], at: 2) },
-      Tampering("in the handle of another", at: 3) { $0[3] = $0[1] },
+      Tampering("in the place of another", at: 3) { $0[3] = $0[1] },
       Tampering("left out", at: 2) { $0.remove(at: 2) },
       Tampering("without the last", at: 3) { $0.removeLast() },
       Tampering("the last twice", at: 4) { $0.append($0[4]) },
@@ -201,17 +201,17 @@
     @Test func aForgedPlaceIsNotAuthentic() throws {
       let (vault, arena) = (try vault(), try arena())
       let stream = try write(450, to: vault, arena)
-      func read(_ handle: Int) throws -> Int? {
+      func read(_ place: Int) throws -> Int? {
         var reader = try stream.makeReader(through: arena)
-        reader.seek(to: handle)
+        reader.seek(to: place)
         return try reader.withNext { $0.byteCount }
       }
       #expect(try read(100) == 100)
       stream.withChunks { $0.swapAt(1, 2) }
       stream.claim(that: 1, is: 1, isLast: false)
       stream.claim(that: 2, is: 2, isLast: false)
-      for handle in [100, 200] {
-        #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(handle) }
+      for place in [100, 200] {
+        #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(place) }
       }
       #expect(vault.statistics.failures == 2)
       // Put right, it is read; and the last chunk cannot be made one in the middle, nor the reverse.

@@ -30,10 +30,10 @@
           } catch { _exit(4) }
           do {
             // One of its own.
-            let (own, handle) = (
+            let (own, place) = (
               try Vault("own", lock: .preferred), try Arena("own", .init(lock: .preferred))
             )
-            guard try isRight(own.decrypt(own.encrypt(secret(handle, 32, 2)), into: handle), 2)
+            guard try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2)
             else {
               _exit(5)
             }

@@ -32,16 +32,16 @@
     @Test func decryptsOverASecretOfTheSameSize() throws {
       let (vault, arena) = (try vault(), try arena())
       let encrypted = try vault.encrypt(secret(arena, 48, 1))
-      var handle = try secret(arena, 48, 2)
-      try vault.decrypt(encrypted, over: &handle)
-      var isSame = try isRight(handle, 1)
+      var place = try secret(arena, 48, 2)
+      try vault.decrypt(encrypted, over: &place)
+      var isSame = try isRight(place, 1)
       #expect(isSame)
       encrypted.withStorage { text, _ in text[7] ^= 1 }
       do {
-        try vault.decrypt(encrypted, over: &handle)
+        try vault.decrypt(encrypted, over: &place)
         Issue.record("a changed byte was decrypted")
       } catch { #expect(error == .notAuthentic) }
-      isSame = try handle.withBytes { $0.withUnsafeBytes { $0.allSatisfy { $0 == 0 } } }
+      isSame = try place.withBytes { $0.withUnsafeBytes { $0.allSatisfy { $0 == 0 } } }
       #expect(isSame)
       var other = try arena.allocate(byteCount: 47)
       do {
@@ -71,14 +71,14 @@
       let encrypted = try vault.encrypt(secret)
       for index in 0..<56 {
         encrypted.withStorage { text, tag in
-          let handle = index < 40 ? text.baseAddress! + index : tag + (index - 40)
-          handle.storeBytes(of: handle.load(as: UInt8.self) ^ 1, as: UInt8.self)
+          let place = index < 40 ? text.baseAddress! + index : tag + (index - 40)
+          place.storeBytes(of: place.load(as: UInt8.self) ^ 1, as: UInt8.self)
         }
         #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(encrypted, into: arena) }
         #expect(arena.statistics.secretCount == 1)
         encrypted.withStorage { text, tag in
-          let handle = index < 40 ? text.baseAddress! + index : tag + (index - 40)
-          handle.storeBytes(of: handle.load(as: UInt8.self) ^ 1, as: UInt8.self)
+          let place = index < 40 ? text.baseAddress! + index : tag + (index - 40)
+          place.storeBytes(of: place.load(as: UInt8.self) ^ 1, as: UInt8.self)
         }
       }
       #expect(try isRight(vault.decrypt(encrypted, into: arena), 1))
@@ -299,10 +299,10 @@
         let choice = steps.next() % 100
         if items.count < 20 || choice < 20 && items.count < 200 {
           // Isolated secrets are dear: a few.
-          let handle = arenas[steps.next() % 16 == 0 ? 1 : 0]
+          let place = arenas[steps.next() % 16 == 0 ? 1 : 0]
           let size = Int(steps.next() % 500)
           items.append(
-            (Item(step, size, try secret(handle, size, step)), vaults[Int(steps.next() % 2)]))
+            (Item(step, size, try secret(place, size, step)), vaults[Int(steps.next() % 2)]))
           continue
         }
         if choice == 99, step % 50 == 0 {

@@ -24,7 +24,7 @@ enum { CES_THREADS = 64 };
 /// that is opened adds CES_OPENED, one that is closed takes 1 away.
 ///
 /// Nothing here takes a lock or calls malloc(3): a thread's first window, or its first to a label, may be a
-/// signal handler's. Where counters needs more labels it gets a longer array, in front of the shorter
+/// signal handler's. Where a thread needs more labels it gets a longer array, in front of the shorter
 /// ones: a word of windows of a label is the sum over all of them.
 typedef struct {
   uint64_t reads, writes;
@@ -33,7 +33,7 @@ typedef struct {
   uint32_t abandoned_reads, abandoned_writes;  // of those, open when their thread ended
   uint64_t reserved[2];
   uint64_t *labels;      // the same words by label: the longest array
-  uint64_t label_count;  // how many of them this counters uses
+  uint64_t label_count;  // how many of them are in use
 } ces_counters;  // one cache line, at a multiple of its size
 
 #define CES_OPENED (1u << 20 | 1u)
@@ -233,13 +233,13 @@ static inline void ces_wipe_leave(void *raw) {
 /// Makes room for this thread's counts, and for those of a label. -ENOMEM when there is no memory.
 /// Async-signal-safe.
 int64_t ces_counters_make(ces_gate *gate, uint32_t label);
-/// A label's windows in counters: the sum over its arrays.
+/// A label's windows in a thread's counters: the sum over its arrays.
 uint64_t ces_counters_label(const ces_counters *counters, uint32_t label);
 /// Whether this thread is inside a free to this arena: then it is a signal handler that asks.
 static inline bool ces_is_wiping(const void *raw) {
   const ces_gate *gate = raw;
   int32_t number = ces_thread;
-  // What the shared counters counts may be another thread's.
+  // What the shared counters count may be another thread's.
   if (number < 0 || number == CES_THREADS - 1) return false;
   const ces_counters *counters = __atomic_load_n(&gate->counters[number], __ATOMIC_RELAXED);
   return counters && __atomic_load_n(&counters->wiping, __ATOMIC_RELAXED) != 0;

@@ -192,9 +192,9 @@ static inline void ces_spin_unlock(uint32_t *word) {
 static inline void ces_lock_spans_calls(void) { ces_held_locks += CES_IN_LIBRARY - 1; }
 static inline void ces_lock_spans_no_calls(void) { ces_held_locks -= CES_IN_LIBRARY - 1; }
 
-/// A lock that a forked child never finds taken: the word holds the pid of the process whose thread
-/// has it, and a pid that is not the caller's counts as free. It costs a getpid(2) each time. (A child
-/// that has its parent's pid, in a pid namespace of its own, is not told apart.)
+/// A lock that a forked child never finds taken. The word holds the pid of the holder's process; any
+/// other process' pid counts as free. Each attempt calls getpid(2). Limit: a child in another pid
+/// namespace with the same pid as its parent is not recognised as a child.
 void ces_process_lock(uint32_t *word);
 /// Takes such a lock if it is free. Async-signal-safe.
 bool ces_process_try(uint32_t *word);
