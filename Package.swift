@@ -98,10 +98,12 @@ let package = Package(
     .plugin(
       name: "DemoBuilder", capability: .buildTool(), dependencies: ["enclave-demo"],
       path: "Sources/DemoBuilder"),
+    .target(
+      name: "MemwatchExporter", dependencies: ["MemwatchInspector"], swiftSettings: settings),
     .executableTarget(
       name: "memwatch",
       dependencies: [
-        "MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal",
+        "MemwatchExporter", "MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings, plugins: ["DemoBuilder"]),
@@ -141,8 +143,12 @@ let package = Package(
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchTerminalTests",
-      dependencies: ["MemwatchTerminal", "MemwatchInspector", "TestSupport"],
+      dependencies: ["MemwatchTerminal", "MemwatchInspector", "MemwatchSystem", "TestSupport"],
       exclude: ["Golden"], swiftSettings: testSettings),
+    .testTarget(
+      name: "MemwatchExporterTests",
+      dependencies: ["MemwatchExporter", "MemwatchInspector", "TestSupport"],
+      swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchSandboxTests",
       dependencies: [

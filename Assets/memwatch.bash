@@ -173,20 +173,20 @@ _memwatch() {
     unset 'unparsed_words[0]'
     unparsed_words=("${unparsed_words[@]}")
     case "${subcommand}" in
-    watch|list|snapshot|audit|check|host|diff|record|replay|demo|run|help)
+    watch|list|snapshot|audit|check|host|diff|record|replay|export|demo|run|help)
         # Offer subcommand argument completions
         "_memwatch_${subcommand}"
         ;;
     *)
         # Offer subcommand completions
-        COMPREPLY+=($(compgen -W 'watch list snapshot audit check host diff record replay demo run help' -- "${cur}"))
+        COMPREPLY+=($(compgen -W 'watch list snapshot audit check host diff record replay export demo run help' -- "${cur}"))
         ;;
     esac
 }
 
 _memwatch_watch() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --screen-reader --no-audit --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse -1 --once --screen-reader --no-audit --version -h --help)
     repeating_options=()
     non_repeating_options=(--file --wait -W --interval -i --open-limit --on-alert)
     __memwatch_offer_flags_options 1
@@ -335,7 +335,7 @@ _memwatch_record() {
 
 _memwatch_replay() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse -1 --once --version -h --help)
     repeating_options=()
     non_repeating_options=(--interval -i --open-limit --on-alert)
     __memwatch_offer_flags_options 1
@@ -354,9 +354,27 @@ _memwatch_replay() {
     esac
 }
 
+_memwatch_export() {
+    repeating_flags=()
+    non_repeating_flags=(-1 --once --describe --no-audit --version -h --help)
+    repeating_options=()
+    non_repeating_options=(--textfile --interval -i)
+    __memwatch_offer_flags_options 0
+
+    # Offer option value completions
+    case "${prev}" in
+    '--textfile')
+        return
+        ;;
+    '--interval'|'-i')
+        return
+        ;;
+    esac
+}
+
 _memwatch_demo() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse -1 --once --version -h --help)
     repeating_options=()
     non_repeating_options=(--interval -i --open-limit --on-alert --seed)
     __memwatch_offer_flags_options 0
@@ -380,7 +398,7 @@ _memwatch_demo() {
 
 _memwatch_run() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse --check --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse --check --version -h --help)
     repeating_options=(--require)
     non_repeating_options=(--interval -i --open-limit --on-alert --policy)
     __memwatch_offer_flags_options -1

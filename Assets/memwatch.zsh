@@ -59,6 +59,7 @@ _memwatch() {
             'diff:What changed between two snapshots that were written as JSON.'
             'record:Writes a sample at each interval to a new file, for replay.'
             'replay:Shows a record on the screen: p pauses, . and , step, t goes to a time.'
+            'export:Writes metrics of all publishers of the host as Prometheus text.'
             'demo:Starts a sample process, shows it, and ends it again.'
             'run:Starts a command publishing, and shows it.'
             'help:Show subcommand help information.'
@@ -67,7 +68,7 @@ _memwatch() {
         ;;
     arg)
         case "${words[1]}" in
-        watch|list|snapshot|audit|check|host|diff|record|replay|demo|run|help)
+        watch|list|snapshot|audit|check|host|diff|record|replay|export|demo|run|help)
             "_memwatch_${words[1]}" && ret=0
             ;;
         esac
@@ -83,12 +84,13 @@ _memwatch_watch() {
         ':target:'
         '--file[Attach to this page.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms.]:time:'
+        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
         '--ascii[Draw with ASCII alone.]'
         '--no-color[No colours (as with NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[Select rows and scroll with the mouse.]'
-        '--open-limit[Warn of a window that stays open for so long\: 60s.]:time:'
+        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
         '--screen-reader[No screen\: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)]'
@@ -214,14 +216,31 @@ _memwatch_replay() {
     local -i ret=1
     local -ar arg_specs=(
         ':file:'
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms.]:time:'
+        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
         '--ascii[Draw with ASCII alone.]'
         '--no-color[No colours (as with NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[Select rows and scroll with the mouse.]'
-        '--open-limit[Warn of a window that stays open for so long\: 60s.]:time:'
+        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '(-1 --once)'{-1,--once}'[The last sample as text, also on a terminal.]'
+        '--version[Show the version.]'
+        '(-h --help)'{-h,--help}'[Show help information.]'
+    )
+    _arguments -w -s -S : "${arg_specs[@]}" && ret=0
+
+    return "${ret}"
+}
+
+_memwatch_export() {
+    local -i ret=1
+    local -ar arg_specs=(
+        '--textfile[Write memwatch.prom in this directory.]:dir:'
+        '(--interval -i)'{--interval,-i}'[Collect this often\: 15s, 1m (with --textfile).]:time:'
+        '(-1 --once)'{-1,--once}'[Collect once, without counters, and leave the file there.]'
+        '--describe[Describe the metrics (Markdown) instead.]'
+        '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -233,12 +252,13 @@ _memwatch_replay() {
 _memwatch_demo() {
     local -i ret=1
     local -ar arg_specs=(
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms.]:time:'
+        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
         '--ascii[Draw with ASCII alone.]'
         '--no-color[No colours (as with NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[Select rows and scroll with the mouse.]'
-        '--open-limit[Warn of a window that stays open for so long\: 60s.]:time:'
+        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '--seed[The same seed gives the same run of the sample process.]:seed:'
         '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
@@ -253,12 +273,13 @@ _memwatch_demo() {
 _memwatch_run() {
     local -i ret=1
     local -ar arg_specs=(
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms.]:time:'
+        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
         '--ascii[Draw with ASCII alone.]'
         '--no-color[No colours (as with NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[Select rows and scroll with the mouse.]'
-        '--open-limit[Warn of a window that stays open for so long\: 60s.]:time:'
+        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
+        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '*--require[What must hold, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
         '--policy[Requirements from a file, one a line; # begins a comment.]:file:'

@@ -20,7 +20,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +31,12 @@
 
 // --- Memory ------------------------------------------------------------------------------------
 
+int64_t ces_has_room(size_t length) {
+  void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return -errno;
+  munmap(p, length);
+  return 0;
+}
 int64_t ces_map_reserve(size_t length) {
   void *p = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return p == MAP_FAILED ? -errno : (int64_t)(uintptr_t)p;
@@ -48,8 +53,39 @@ int64_t ces_lock(void *address, size_t length) { RESULT(mlock(address, length));
 int64_t ces_unlock(void *address, size_t length) { RESULT(munlock(address, length)); }
 
 int64_t ces_advise(void *address, size_t length, int advice) {
-  static const int values[] = {MADV_DONTDUMP, MADV_WIPEONFORK, MADV_DONTFORK};
+  static const int values[] = {MADV_DONTDUMP, MADV_WIPEONFORK, MADV_DONTFORK,
+                               MADV_UNMERGEABLE, MADV_NOHUGEPAGE};
   RESULT(madvise(address, length, values[advice]));
+}
+
+int64_t ces_metadata_allocate(size_t length, size_t alignment) {
+  void *address = NULL;
+  if (alignment < sizeof(void *)) alignment = sizeof(void *);
+  int error = posix_memalign(&address, alignment, length);
+  return error ? -error : (int64_t)(uintptr_t)address;
+}
+
+void ces_metadata_free(void *address) { free(address); }
+
+static void *metadata_reserve;
+
+int64_t ces_metadata_room(void) {
+  if (!__atomic_load_n(&metadata_reserve, __ATOMIC_RELAXED)) {
+    void *none = NULL, *made = malloc(CES_METADATA_RESERVE);
+    if (!made) return -ENOMEM;
+    if (!__atomic_compare_exchange_n(&metadata_reserve, &none, made, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED)) {
+      free(made);  // another thread was faster
+    }
+  }
+  // The compiler may not leave the pair out: the answer is what it is asked for.
+  void *volatile room = malloc(CES_METADATA_ROOM);
+  if (!room) {
+    free(__atomic_exchange_n(&metadata_reserve, NULL, __ATOMIC_ACQ_REL));
+    return -ENOMEM;
+  }
+  free(room);
+  return 0;
 }
 
 void ces_wipe(void *address, size_t length) { explicit_bzero(address, length); }
@@ -391,38 +427,24 @@ void ces_process_lock(uint32_t *word) {
 
 // --- Processes ---------------------------------------------------------------------------------
 
-int64_t ces_kill(int pid, int signal) { RESULT(kill(pid, signal)); }
 int64_t ces_pid(void) { return getpid(); }
 int64_t ces_uid(void) { return geteuid(); }
-int64_t ces_is_terminal(int fd) { return isatty(fd); }
-
-int64_t ces_read(int fd, void *bytes, size_t length) {
-  ssize_t n;
-  do n = read(fd, bytes, length); while (n < 0 && errno == EINTR);
-  return n < 0 ? -errno : n;
+int64_t ces_settled_uid(void) {
+  uid_t real, effective, saved;
+  if (getresuid(&real, &effective, &saved) < 0) return -errno;
+  return real == effective && effective == saved ? (int64_t)effective : -EAGAIN;
 }
 
-int64_t ces_echo_off(int fd, void **saved) {
-  struct termios *before = malloc(sizeof *before);
-  if (!before) return -ENOMEM;
-  struct termios now;
-  if (tcgetattr(fd, before) == 0) {
-    now = *before;
-    now.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG);
-    now.c_cc[VMIN] = 1;
-    now.c_cc[VTIME] = 0;
-    if (tcsetattr(fd, TCSAFLUSH, &now) == 0) {
-      *saved = before;
-      return 0;
-    }
+int64_t ces_map_count(void) {
+  int descriptor = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return -errno;
+  char buffer[4096];
+  int64_t lines = 0;
+  ssize_t count;
+  while ((count = read(descriptor, buffer, sizeof buffer)) > 0 || (count < 0 && errno == EINTR)) {
+    for (ssize_t i = 0; i < count; i++) lines += buffer[i] == '\n';
   }
-  int error = errno;
-  free(before);
-  return -error;
-}
-
-int64_t ces_echo_on(int fd, void *saved) {
-  int64_t result = tcsetattr(fd, TCSAFLUSH, saved) < 0 ? -errno : 0;
-  free(saved);
-  return result;
+  if (count < 0) lines = -errno;
+  close(descriptor);
+  return lines;
 }

@@ -20,6 +20,7 @@
 #endif
 
 #include "CEnclaveSystem.h"
+#include "CEnclaveTerminal.h"
 
 // --- The table ---------------------------------------------------------------------------------
 
@@ -435,6 +436,7 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
     wipe_everything(signal);
     clear_interrupted(context);
   }
+  ces_terminal_rescue();
   if (handled[signal].before == IS_RUNTIME) {
     call(&handled[signal].action, signal, info, context);
   }
@@ -456,15 +458,19 @@ static bool is_runtime(const struct sigaction *action) {
   return true;
 }
 
+/// A signal's action; while a passphrase is read, what stands behind the reader's handler.
+static int look_up(int signal, struct sigaction *action) {
+  return ces_terminal_covered(signal, action) ? 0 : sigaction(signal, NULL, action);
+}
+
 bool ces_wipe_covers(int signal) {
   struct sigaction now;
-  return sigaction(signal, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) &&
-         now.sa_sigaction == on_signal;
+  return look_up(signal, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_signal;
 }
 
 int64_t ces_wipe_install(int signal, bool is_fault) {
   struct sigaction now;
-  if (sigaction(signal, NULL, &now) < 0) return -errno;
+  if (look_up(signal, &now) < 0) return -errno;
   if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_signal) return 1;
   bool is_default = !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
   if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_IGN) return 0;
@@ -486,45 +492,7 @@ int64_t ces_wipe_install(int signal, bool is_fault) {
     own.sa_flags |= SA_NODEFER;
   }
   own.sa_sigaction = on_signal;
-  if (sigaction(signal, &own, NULL) < 0) return -errno;
+  if (!ces_terminal_replace(signal, &own) && sigaction(signal, &own, NULL) < 0) return -errno;
   __atomic_add_fetch(&installed, 1, __ATOMIC_RELEASE);
   return 1;
-}
-
-// --- Alternate stacks --------------------------------------------------------------------------
-
-static __thread void *own_stack;
-static __thread size_t own_stack_bytes;
-
-int64_t ces_alternate_stack(void) {
-  stack_t now;
-  if (own_stack || sigaltstack(NULL, &now) < 0 || !(now.ss_flags & SS_DISABLE)) return 0;
-  long least = sysconf(_SC_SIGSTKSZ), page = sysconf(_SC_PAGESIZE);
-  size_t size = least > 65536 ? ((size_t)least + page - 1) & ~(size_t)(page - 1) : 65536;
-  char *base = mmap(NULL, size + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  int64_t answer = base == MAP_FAILED ? -errno : 0;
-  if (answer == 0 && mprotect(base + page, size, PROT_READ | PROT_WRITE) < 0) answer = -errno;
-  stack_t stack = {.ss_sp = base + page, .ss_size = size};
-  if (answer == 0 && sigaltstack(&stack, NULL) < 0) answer = -errno;
-  if (answer == 0) {
-    own_stack = base;
-    own_stack_bytes = size + page;
-  } else if (base != MAP_FAILED) {
-    munmap(base, size + page);
-  }
-  ces_count(CES_CALL_ALTERNATE_STACK, answer < 0, answer < 0 ? (int)-answer : 0);
-  return answer;
-}
-
-void ces_alternate_stack_free(void) {
-  if (!own_stack) return;
-  stack_t now;
-  // Only if it is still this one that the thread uses.
-  if (sigaltstack(NULL, &now) == 0 && (char *)now.ss_sp > (char *)own_stack &&
-      (char *)now.ss_sp < (char *)own_stack + own_stack_bytes) {
-    stack_t none = {.ss_flags = SS_DISABLE};
-    sigaltstack(&none, NULL);
-  }
-  munmap(own_stack, own_stack_bytes);
-  own_stack = NULL;
 }

@@ -99,6 +99,9 @@ bool mwn_can_place_cursor(void) {
   return can;
 }
 
+static const char paste_on[] = "\033[?2004h", paste_off[] = "\033[?2004l";
+static const char mouse_off[] = "\033[?1000l\033[?1002l\033[?1003l\033[?1006l";
+
 static struct termios saved;
 static int has_saved, input_fd = -1, output_fd = -1;
 static char leave[256];
@@ -117,6 +120,43 @@ void mwn_restore_terminal(void) {
     /* nothing left to do */
   }
   if (has_saved) tcsetattr(input_fd, TCSANOW, &saved);
+}
+
+static volatile sig_atomic_t marks_paste;
+static struct sigaction suspend;
+
+static void send(const char *text, size_t length) {
+  if (mwn_can_write(output_fd) && write(output_fd, text, length) < 0) {
+    /* it takes nothing */
+  }
+}
+
+void mwn_send(const uint8_t *text, size_t length) { send((const char *)text, length); }
+
+void mwn_bracket_paste(bool on) {
+  marks_paste = on;
+  if (on) {
+    send(paste_on, sizeof paste_on - 1);
+  } else {
+    send(paste_off, sizeof paste_off - 1);
+  }
+}
+
+bool mwn_knows_paste(void) {
+  char *text = tigetstr("BE");
+  return text && text != (char *)-1;
+}
+
+int mwn_waiting_bytes(int input) {
+  int count = 0;
+  return ioctl(input, FIONREAD, &count) == 0 ? count : 0;
+}
+
+// curses' handler puts the terminal's own screen back, stops, and comes back here.
+static void on_suspend(int signal) {
+  if (marks_paste) send(paste_off, sizeof paste_off - 1);
+  suspend.sa_handler(signal);
+  if (marks_paste) send(paste_on, sizeof paste_on - 1);
 }
 
 static void on_fault(int signal) {
@@ -141,6 +181,10 @@ static void keep(int input, int output) {
   input_fd = input;
   output_fd = output;
   leave_length = 0;
+  memcpy(leave, paste_off, sizeof paste_off - 1);
+  leave_length = sizeof paste_off - 1;
+  memcpy(leave + leave_length, mouse_off, sizeof mouse_off - 1);
+  leave_length += sizeof mouse_off - 1;
   add("sgr0");
   add("cnorm");
   add("rmkx");
@@ -165,6 +209,12 @@ void mwn_restore_on_fault(int input, int output) {
   action.sa_handler = on_fault;
   action.sa_flags = SA_RESETHAND | SA_NODEFER;
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigaction(faults[i], &action, NULL);
+  if (sigaction(SIGTSTP, NULL, &suspend) == 0 && suspend.sa_handler != SIG_DFL &&
+      suspend.sa_handler != SIG_IGN && suspend.sa_handler != on_suspend) {
+    action = suspend;
+    action.sa_handler = on_suspend;
+    sigaction(SIGTSTP, &action, NULL);
+  }
 }
 
 SCREEN *mwn_new_terminal(FILE *output, FILE *input) {

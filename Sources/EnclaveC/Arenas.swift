@@ -79,6 +79,7 @@ public func enclave_arena_create(
       backing: given.flags & UInt32(ENCLAVE_SECRET_MEMORY) != 0 ? .secret : .anonymous,
       isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
     swiftOptions.isInheritedByFork = given.flags & CENCLAVE_INHERITED_BY_FORK != 0
+    swiftOptions.endsAtGuard = given.flags & UInt32(ENCLAVE_ENDS_AT_GUARD) != 0
     swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
   }
   swiftOptions.isHeldByAddress = true
@@ -90,7 +91,8 @@ public func enclave_arena_create(
 
 private let knownFlags =
   UInt32(
-    ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT)
+    ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT
+      | ENCLAVE_ENDS_AT_GUARD)
   | CENCLAVE_INHERITED_BY_FORK
 
 extension Arena.Layout {

@@ -19,7 +19,7 @@ private func allocate(
     return nil
   }
   return unsafe try reference(arena).allocate(
-    byteCount: size, alignment: alignment == 0 ? 16 : alignment,
+    byteCount: size, alignment: alignment == 0 ? nil : alignment,
     label: unsafe label.map { unsafe Label(copying: $0) } ?? unnamed)
 }
 

@@ -52,6 +52,8 @@ package struct StatsPageFile: Sendable {
   package let directoryPath: String
   package let name: String
   package let id: UInt64
+  /// The directory was not there before.
+  package private(set) var isDirectoryNew = false
   nonisolated(unsafe) package let base: UnsafeMutableRawPointer
 
   package var path: String { directoryPath + "/" + name }
@@ -59,8 +61,18 @@ package struct StatsPageFile: Sendable {
   /// Takes the page's name away. The memory stays mapped: other threads may be writing.
   package func unlink() { StatsPageCalls.unlink(path, of: identity) }
 
+  /// Takes the directory away that was made for the page; one that holds other pages stays.
+  package func removeDirectory() {
+    if isDirectoryNew { StatsPageCalls.removeDirectory(directoryPath) }
+  }
+
   /// Gives the descriptor back, if it still is this file's.
   package func close() { StatsPageCalls.close(descriptor, of: identity) }
+
+  /// Puts the guard against truncation on this page again, after another was made and given up.
+  package func guardAgain() {
+    _ = try? perform(.guardPage) { unsafe StatsPageCalls.guardPage(base, writer.layout.byteCount) }
+  }
 
   /// Writes another name of the process into the header. A reader may meet half of it, once.
   package func rename(_ text: [UInt8]) {
@@ -69,7 +81,7 @@ package struct StatsPageFile: Sendable {
     for (index, byte) in text.prefix(StatsPageFormat.textBytes).enumerated() {
       unsafe (base + HeaderWord.name.rawValue * 8 + index).storeBytes(of: byte, as: UInt8.self)
     }
-    unsafe storeRelease(UInt64(min(text.count, StatsPageFormat.textBytes)), at: length)
+    unsafe storeRelease(UInt64(text.count), at: length)
   }
 
   package static func create(
@@ -81,9 +93,11 @@ package struct StatsPageFile: Sendable {
     for candidate in candidates where !candidate.isSpare || isLastUnfit {
       var isNew = false
       do {
-        return try create(
+        var file = try create(
           candidate, capacities: capacities, processName: processName, geometry: geometry,
           tickMs: tickMs, isNew: &isNew, firstHeartbeat: firstHeartbeat)
+        file.isDirectoryNew = isNew
+        return file
       } catch {
         // The first answer is the one that the user can act on.
         firstFailure = firstFailure ?? error
@@ -94,6 +108,9 @@ package struct StatsPageFile: Sendable {
     }
     throw firstFailure ?? .unsuitable(directory: "(none)", reason: "no directory to try")
   }
+
+  /// What starting to publish takes for a while, files of /proc among it; and the thread's stack.
+  private static let workingByteCount = 512 << 10
 
   private static func system(
     _ call: SystemCall, _ body: () -> Int64
@@ -122,6 +139,10 @@ package struct StatsPageFile: Sendable {
     let base = unsafe UnsafeMutableRawPointer(bitPattern: Int(address))!
     var keepMapping = false
     defer { if !keepMapping { unsafe StatsPageCalls.unmap(base, size) } }
+    // Swift ends the program when malloc answers nil; here a limit of memory is an error.
+    _ = try system(.mapPage) {
+      StatsPageCalls.hasRoom(StatsPageWriter.privateByteCount(layout) + workingByteCount)
+    }
     // A child would write into its parent's page.
     _ = try system(.keepPageFromFork) { unsafe StatsPageCalls.keepFromFork(base, size) }
     var id: UInt64 = 0
@@ -133,6 +154,7 @@ package struct StatsPageFile: Sendable {
     id = id == 0 ? 1 : id
 
     let writer = unsafe StatsPageWriter(base: base, layout: layout)
+    defer { if !keepMapping { writer.deallocate() } }
     unsafe writeHeader(
       base, layout: layout, id: id, processName: processName, geometry: geometry, tickMs: tickMs)
     firstHeartbeat(writer)
@@ -163,6 +185,9 @@ package struct StatsPageFile: Sendable {
   }
 
   /// `isNew`: this call made the directory.
+  /// EPERM, ENOENT, EACCES, ENOTDIR, ENAMETOOLONG and ELOOP: what says nothing without the path.
+  private static let answersOfAPath: Set<Int32> = [1, 2, 13, 20, 36, 40]
+
   private static func openDirectory(
     _ candidate: DirectoryCandidate, isNew: inout Bool
   ) throws(StatsPageFailure) -> Int32 {
@@ -175,8 +200,13 @@ package struct StatsPageFile: Sendable {
     } catch {
       // Missing parents are the next call's to report, with the same path.
     }
-    let fd = Int32(
-      try system(.openStatsDirectory) { StatsPageCalls.openDirectory(candidate.path) })
+    let opened: Int64
+    do {
+      opened = try system(.openStatsDirectory) { StatsPageCalls.openDirectory(candidate.path) }
+    } catch StatsPageFailure.system(let failure) where answersOfAPath.contains(failure.errno) {
+      throw .unsuitable(directory: candidate.path, reason: "\(failure)")
+    }
+    let fd = Int32(opened)
     do {
       var status = StatsPageCalls.Status()
       _ = try system(.checkStatsDirectory) { StatsPageCalls.status(fd, &status) }

@@ -154,6 +154,7 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case longestOpenMs = 41
   case unlistedSecrets = 42
   case encryptedCount = 43
+  case openSinceMs = 44  // windows are open, and none was opened since; 0 from older libraries
   case nameLength = 45
   case name = 46  // 8 words
   case lockLimitSoft = 54  // when the lock failed

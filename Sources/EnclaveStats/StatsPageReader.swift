@@ -65,12 +65,14 @@ package struct StatsPageDetail: OptionSet, Sendable {
 
   package static let secrets = StatsPageDetail(rawValue: 1)
   package static let maps = StatsPageDetail(rawValue: 2)
-  package static let all: StatsPageDetail = [.secrets, .maps]
+  package static let labels = StatsPageDetail(rawValue: 4)
+  package static let all: StatsPageDetail = [.secrets, .maps, .labels]
 
   fileprivate func leavesOut(_ table: StatsPageTable) -> Bool {
     switch table {
     case .secrets: !contains(.secrets)
     case .maps: !contains(.maps)
+    case .labels: !contains(.labels)
     default: false
     }
   }
@@ -168,11 +170,20 @@ package struct StatsPageReader: ~Copyable {
 
   /// When the publisher wrote last, in milliseconds since 1970; nil: not known. One small read.
   package var lastHeartbeat: UInt64? {
+    lastProcess.map { $0[.heartbeatRealMs] }
+      .flatMap { $0 == 0 || $0 == StatsPageFormat.unknown ? nil : $0 }
+  }
+
+  /// Whether the publisher wrote that it ended. One small read.
+  package var hasClosed: Bool {
+    lastProcess.map { $0[.state] == PublisherStateCode.closed.rawValue } ?? false
+  }
+
+  private var lastProcess: StatsPageRecord<ProcessWord>? {
     var budget = Budget(milliseconds: 10)
     let words = try? record(
       at: StatsPageFormat.processOffset, bytes: StatsPageFormat.processBytes, &budget)
-    let time = words.map { StatsPageRecord<ProcessWord>(words: $0)[.heartbeatRealMs] }
-    return time.flatMap { $0 == 0 || $0 == StatsPageFormat.unknown ? nil : $0 }
+    return words.map { StatsPageRecord<ProcessWord>(words: $0) }
   }
 
   /// Reads what changed since the last reading.
@@ -242,7 +253,7 @@ package struct StatsPageReader: ~Copyable {
         .map(StatsPageRecord.init(words:))
     }
     image.arenas = used(ArenaWord.id)
-    image.labels = used(LabelWord.arenaID)
+    if detail.contains(.labels) { image.labels = used(LabelWord.arenaID) }
     image.chunks = used(ChunkWord.arenaID)
     if detail.contains(.maps) { image.maps = mapsOfChunks }
     if detail.contains(.secrets), versionOfSecrets != secretsVersion {

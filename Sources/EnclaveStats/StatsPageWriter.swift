@@ -138,6 +138,13 @@ package final class StatsPageWriter: @unchecked Sendable {
   private static let processSequence = 0
   private static let callSequences = 1
 
+  /// No less than a writer takes: a sequence for each record, and a free list that doubles as it grows.
+  package static func privateByteCount(_ layout: StatsPageLayout) -> Int {
+    StatsPageTable.allCases.reduce(StatsPageFormat.callCapacity * 8) {
+      $0 + layout.capacity($1) * 24
+    }
+  }
+
   package init(base: UnsafeMutableRawPointer, layout: StatsPageLayout) {
     unsafe self.base = base
     self.layout = layout
@@ -177,7 +184,19 @@ package final class StatsPageWriter: @unchecked Sendable {
   /// The page's time: what `now` reads, for who must not touch this object on its way.
   package var clockWord: UnsafeRawPointer { unsafe UnsafeRawPointer(clock) }
 
-  // A writer lives as long as its process: records of it may be in use by any thread.
+  /// Frees the private memory of a page that nobody writes to any more: its arenas have let go of it,
+  /// and it is unmapped. About 130 KB for a page of usual size.
+  package func deallocate() {
+    unsafe sequences.deallocate()
+    unsafe spin.deallocate()
+    unsafe eventSpin.deallocate()
+    unsafe nextEvent.deallocate()
+    unsafe clock.deallocate()
+    unsafe secretsLeft.deallocate()
+    unsafe unlisted.deinitialize(count: 1).deallocate()
+    unsafe free.deinitialize(count: 1).deallocate()
+    unsafe freeSecrets.deinitialize(count: 1).deallocate()
+  }
 
   package func table<Word: TableWord>(_ word: Word.Type) -> TableWriter<Word> {
     let table = Word.table

@@ -44,8 +44,10 @@ package struct GateState: BitwiseCopyable {
     unsafe raw.assumingMemoryBound(to: ces_gate.self)
   }
 
-  package init(generation: UInt64) {
-    let gate = UnsafeMutablePointer<ces_gate>.allocate(capacity: 1)
+  package init(generation: UInt64) throws(SystemFailure) {
+    let gate = unsafe try Metadata.allocate(
+      byteCount: MemoryLayout<ces_gate>.size, alignment: 64
+    ).bindMemory(to: ces_gate.self, capacity: 1)
     unsafe gate.initialize(to: ces_gate())
     unsafe gate.pointee.generation = generation
     unsafe ces_gate_list(gate)
@@ -54,7 +56,7 @@ package struct GateState: BitwiseCopyable {
 
   package func free() {
     unsafe ces_counters_free(gate)
-    unsafe gate.deallocate()
+    unsafe Metadata.free(gate)
   }
 
   // MARK: - Windows

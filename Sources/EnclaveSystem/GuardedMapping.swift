@@ -85,6 +85,26 @@ package struct GuardedMapping: BitwiseCopyable {
     }
   }
 
+  /// Undoes what the process, or a program that started it, asked for all of its memory:
+  /// prctl(PR_SET_MEMORY_MERGE) has the kernel compare pages and share equal ones (which others can
+  /// time), and khugepaged copies pages into huge ones and frees the old ones as they are.
+  package func keepToItself() throws(SystemFailure) {
+    try advise(.keepUnmerged, CES_ADVICE_UNMERGEABLE)
+    // A huge page lies within one mapping, and smaller ones are left alone.
+    if byteCount >= Self.hugePageBytes {
+      try advise(.keepFromHugePages, CES_ADVICE_NO_HUGE_PAGES)
+    }
+  }
+
+  /// EINVAL (22) is the answer of a kernel that merges no pages, or has no huge ones.
+  private func advise(_ call: SystemCall, _ advice: Int32) throws(SystemFailure) {
+    do {
+      try perform(call, byteCount: byteCount) { unsafe ces_advise(data, byteCount, advice) }
+    } catch { if error.errno != 22 { throw error } }
+  }
+
+  private static let hugePageBytes = 2 << 20
+
   /// Keeps the contents from a forked child: wiped there, or where the kernel does not know that,
   /// absent there.
   package func keepFromFork() throws(SystemFailure) -> ForkProtection {
@@ -135,14 +155,7 @@ package struct GuardedMapping: BitwiseCopyable {
 
   /// mlock(2). The memory must be readable: mlock of PROT_NONE answers ENOMEM and is charged all
   /// the same. After a failure nothing is left locked.
-  package func lock() throws(SystemFailure) {
-    do {
-      try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock(data, byteCount) }
-    } catch {
-      _ = try? unlock()
-      throw error
-    }
-  }
+  package func lock() throws(SystemFailure) { unsafe try lockPages(data, byteCount: byteCount) }
 
   package func unlock() throws(SystemFailure) {
     try perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(data, byteCount) }
@@ -157,6 +170,18 @@ package struct GuardedMapping: BitwiseCopyable {
 
   package func unmap() throws(SystemFailure) {
     try perform(.unmapChunk, byteCount: reservedBytes) { unsafe ces_unmap(base, reservedBytes) }
+  }
+}
+
+/// mlock(2) of pages inside a mapping. After a failure none of them is left locked.
+package func lockPages(
+  _ address: UnsafeMutableRawPointer, byteCount: Int
+) throws(SystemFailure) {
+  do {
+    try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock(address, byteCount) }
+  } catch {
+    _ = try? perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(address, byteCount) }
+    throw error
   }
 }
 

@@ -26,7 +26,18 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
 
   package var description: String {
     let answer = unsafe String(cString: ces_strerror(errno))
-    return "\(function) \(path): \(answer) (\(SystemFailure.name(ofErrno: errno)))"
+    return "\(function) \(path): \(answer) (\(SystemFailure.name(ofErrno: errno)))" + limit
+  }
+
+  /// The limit behind an answer that has one (getrlimit(2)).
+  private var limit: String {
+    switch errno {
+    case 27: "; RLIMIT_FSIZE (ulimit -f) allows no larger file"
+    case 24: "; RLIMIT_NOFILE (ulimit -n) allows no more open files"
+    case 11 where function == "fork" || function == "posix_spawn":
+      "; RLIMIT_NPROC (ulimit -u) allows no more processes"
+    default: ""
+    }
   }
 }
 
@@ -37,6 +48,10 @@ package struct FileStatus: Equatable, Sendable {
   package var links: UInt64
   package var mode: UInt32
   package var owner: UInt32
+
+  /// The numbers of the device as /proc/PID/maps writes them (makedev(3)).
+  package var deviceMajor: UInt64 { device >> 32 & 0xffff_f000 | device >> 8 & 0xfff }
+  package var deviceMinor: UInt64 { device >> 12 & 0xffff_ff00 | device & 0xff }
 
   package var isRegular: Bool { mode & 0o170000 == 0o100000 }
   package var isDirectory: Bool { mode & 0o170000 == 0o040000 }

@@ -32,6 +32,12 @@ package func loadAcquire(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 {
   unsafe ces_load_acquire32(word)
 }
 
+/// Changes a word that other threads load; who sees the value sees what was written before.
+@inlinable @inline(__always)
+package func publish(_ value: UInt32, to word: UnsafeMutablePointer<UInt32>) {
+  unsafe ces_publish32(word, value)
+}
+
 /// Replaces a word that has the value `old`; false when it has another.
 @inlinable @inline(__always)
 package func exchange(

@@ -32,9 +32,10 @@ package enum ProcessFacts {
   }
 
   /// The number of mappings (lines of /proc/self/maps); nil when it cannot be read. O(mappings).
+  /// It allocates nothing: it is asked when memory has run out.
   package static func mapCount() -> Int? {
-    guard let bytes = readFile("/proc/self/maps", limit: 64 << 20) else { return nil }
-    return bytes.count { $0 == UInt8(ascii: "\n") }
+    let count = ces_map_count()
+    return count < 0 ? nil : Int(count)
   }
 
   /// Whether this process maps a file with that inode number, on whatever file system; nil when its
@@ -58,6 +59,10 @@ package enum ProcessFacts {
   package static var realMilliseconds: UInt64 { ces_realtime_ms() }
   package static var pid: Int32 { Int32(ces_pid()) }
   package static var uid: UInt32 { UInt32(ces_uid()) }
+
+  /// The user, where the real, effective and saved ids are one (getresuid(2)); nil while a program
+  /// acts as another user for a time.
+  package static var settledUser: UInt32? { UInt32(exactly: ces_settled_uid()) }
 
   /// Writes to standard error, as far as that takes it.
   package static func complain(_ text: String) {

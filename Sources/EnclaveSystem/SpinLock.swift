@@ -10,6 +10,13 @@ public import CEnclaveSystem
 @inlinable @inline(__always)
 package func lock(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_spin_lock(word) }
 
+/// A free lock word, which stays for as long as the process runs.
+package func makeLockWord() -> UnsafeMutablePointer<UInt32> {
+  let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 16)
+  unsafe word.initialize(repeating: 0, count: 16)
+  return unsafe word
+}
+
 /// Takes a word that a forked child never finds taken by a thread of its parent. `unlock` gives it
 /// back.
 package func lockInProcess(_ word: UnsafeMutablePointer<UInt32>) { unsafe ces_process_lock(word) }
@@ -54,8 +61,8 @@ package func asApplication<R>(_ body: () -> R) -> R {
 
 /// Runs a body of the library's own, in which an interposed malloc stays away as it does while the
 /// thread holds a lock.
-package func asLibrary<R>(_ body: () -> R) -> R {
+package func asLibrary<R, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
   ces_enter_library()
   defer { ces_leave_library() }
-  return body()
+  return try body()
 }

@@ -40,6 +40,8 @@ package enum StatsPageCalls {
     ces_fallocate(fd, UInt64(byteCount))
   }
   package static func map(_ fd: Int32, _ byteCount: Int) -> Int64 { ces_map_shared(fd, byteCount) }
+  /// Whether so much private memory can be had now.
+  package static func hasRoom(_ byteCount: Int) -> Int64 { ces_has_room(byteCount) }
   package static func unmap(_ base: UnsafeMutableRawPointer, _ byteCount: Int) {
     _ = unsafe ces_unmap(base, byteCount)
   }

@@ -61,6 +61,10 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case alternateStack = 47
   case extendWipeTable = 48
   case extendCounts = 49
+  // What an arena knows about its secrets; settings of the process that its pages do not take.
+  case allocateMetadata = 56
+  case keepUnmerged = 57
+  case keepFromHugePages = 58
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
@@ -102,6 +106,9 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .readInput: "read"
     case .setEcho: "tcsetattr"
     case .installWipeHandler: "sigaction"
+    case .allocateMetadata: "malloc"
+    case .keepUnmerged: "madvise(MADV_UNMERGEABLE)"
+    case .keepFromHugePages: "madvise(MADV_NOHUGEPAGE)"
     case .alternateStack: "sigaltstack"
     }
   }
@@ -154,6 +161,9 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .reservePageTable: "make place to find a chunk's addresses"
     case .installWipeHandler: "have a signal wipe"
     case .alternateStack: "give a thread a stack for signals"
+    case .allocateMetadata: "keep track of secrets outside of their pages"
+    case .keepUnmerged: "keep a chunk from being merged with equal pages"
+    case .keepFromHugePages: "keep a chunk from being copied into a huge page"
     case .extendWipeTable: "enter a chunk in the wipe table"
     case .extendCounts: "count a thread's windows"
     }
@@ -195,6 +205,22 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
     let size = byteCount.map { " of \($0) bytes" } ?? ""
     let answer = unsafe String(cString: ces_strerror(errno))
     return "\(call.function)\(size) (to \(call.purpose)) answered \(errnoName): \(answer)"
+      + (limit.map { " (\($0))" } ?? "")
+  }
+
+  /// What limits of the process or the machine the answer comes from; nil where errno says it all, or
+  /// does not tell. (errno numbers are Linux', where EAGAIN is 11, ENOMEM 12, ENFILE 23, EMFILE 24 and
+  /// EFBIG 27.)
+  private var limit: String? {
+    switch (errno, call) {
+    case (24, _): "RLIMIT_NOFILE"
+    case (23, _): "fs.file-max"
+    case (27, _): "RLIMIT_FSIZE"
+    case (11, .startThread):
+      "RLIMIT_NPROC, pids.max of the cgroup, or RLIMIT_AS for the thread's stack"
+    case (12, .mapPage): "RLIMIT_AS, RLIMIT_DATA, or vm.overcommit_memory=2"
+    default: nil
+    }
   }
 }
 

@@ -170,7 +170,7 @@
     /// Encrypts a copy of a shared secret.
     ///
     /// - Throws: as `encrypt(_:)` of a secret.
-    public func encrypt(_ secret: SharedSecret) throws(EnclaveError) -> EncryptedSecret {
+    public func encrypt(_ secret: SecretReference) throws(EnclaveError) -> EncryptedSecret {
       try secret.withSecret { secret throws(EnclaveError) in try encrypt(secret) }
     }
 

@@ -41,10 +41,9 @@ extension Snapshot {
       tell("gate", past.gate, arena.gate)
     }
     func isSame(_ a: Problem, _ b: Problem) -> Bool { a.kind == b.kind && a.arenaID == b.arenaID }
-    for problem in problems where !old.problems.contains(where: { isSame($0, problem) }) {
-      lines.append("\(problem.severity.rawValue): \(problem.text)")
-      if let fix = problem.fix { lines.append("fix: \(fix)") }
-    }
+    let new = problems.filter { problem in !old.problems.contains { isSame($0, problem) } }
+    lines += new.map { "\($0.severity.rawValue): \($0.text)" }
+    lines += new.told(\.fix, as: "fix")
     for problem in old.problems where !problems.contains(where: { isSame($0, problem) }) {
       lines.append("over: \(problem.text)")
     }
@@ -54,6 +53,20 @@ extension Snapshot {
       let arena = event.arenaID.map { ", arena \(names[$0] ?? "\($0)")" } ?? ""
       let answer = event.errno.map { ", \(errnoName($0))" } ?? ""
       lines.append("event \(event.kind)\(arena)\(answer)")
+    }
+    return lines
+  }
+}
+
+extension [Problem] {
+  /// What helps against several problems, said once with their number.
+  func told(_ text: (Problem) -> String?, as title: String) -> [String] {
+    var counts: [String: Int] = [:]
+    for case let text? in map(text) { counts[text, default: 0] += 1 }
+    var lines: [String] = []
+    for case let text? in map(text) {
+      guard let count = counts.removeValue(forKey: text) else { continue }
+      lines.append("\(title)\(count == 1 ? "" : ", for \(count) problems"): \(text)")
     }
     return lines
   }

@@ -61,17 +61,26 @@ package final class Command {
   package func waitForPublisher(milliseconds: UInt64) -> Inspector? {
     let deadline = ProcessFacts.bootMilliseconds + milliseconds
     while ProcessFacts.bootMilliseconds < deadline {
-      for publisher in Discovery.run().publishers where publisher.state.isHeld {
-        guard let pid = publisher.pid, isDescendant(pid),
-          let inspector = try? Inspector.attach(to: publisher)
-        else { continue }
-        return inspector
-      }
-      if poll() != nil, !hasDescendants { return nil }
+      if let inspector = publisher() { return inspector }
+      if !mayPublish { return nil }
       ProcessFacts.pause(milliseconds: 20)
     }
     return nil
   }
+
+  /// The publisher that the command or a descendant of it is; nil: none is seen now.
+  package func publisher() -> Inspector? {
+    for publisher in Discovery.run().publishers where publisher.state.isHeld {
+      guard let pid = publisher.pid, isDescendant(pid),
+        let inspector = try? Inspector.attach(to: publisher)
+      else { continue }
+      return inspector
+    }
+    return nil
+  }
+
+  /// Whether anything of it still runs.
+  package var mayPublish: Bool { poll() == nil || hasDescendants }
 
   /// Whether a process is the command or comes from it: by its parents, or by the process group
   /// where the command has one of its own.

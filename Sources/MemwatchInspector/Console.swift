@@ -17,6 +17,9 @@ package enum Console {
     return nil
   }
 
+  /// A write past RLIMIT_FSIZE is an error from now on, and ends nothing.
+  package static func surviveFileLimit() { ChildProcess.ignoreFileLimit() }
+
   /// Writes a file that must not exist yet, whole or not at all; what went wrong, or nil.
   package static func writeNewFile(_ text: String, to path: String) -> String? {
     let files = InspectedFiles.current

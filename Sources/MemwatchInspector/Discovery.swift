@@ -32,8 +32,11 @@ package struct Location: Equatable, Sendable {
   package var path: SafeText
   package var outcome: SafeText
   package var isDenied: Bool
+  /// It could not be searched at all: whether there is a page is not known.
+  package var hasFailed: Bool
 
-  init(path: String, outcome: String, isDenied: Bool = false) {
+  init(path: String, outcome: String, isDenied: Bool = false, hasFailed: Bool = false) {
+    self.hasFailed = hasFailed
     self.path = SafeText(path)
     self.outcome = SafeText(outcome)
     self.isDenied = isDenied
@@ -49,7 +52,11 @@ package struct Discovery: Sendable {
     var discovery = Discovery()
     do throws(FileFailure) {
       for place in try InspectedFiles.current.search() { discovery.add(place) }
-    } catch { discovery.places.append(Location(path: "the places of pages", outcome: "\(error)")) }
+    } catch {
+      discovery.places = [
+        Location(path: "the places of pages", outcome: "\(error)", hasFailed: true)
+      ]
+    }
     return discovery
   }
 
@@ -90,7 +97,7 @@ package struct Discovery: Sendable {
           }
         }
       }
-      add(found == 0 ? "holds no page" : "holds \(found) pages")
+      add(found == 0 ? "holds no page" : "holds \(counted(found, "page"))")
     }
   }
 }
@@ -107,7 +114,7 @@ extension Publisher {
       self.init(
         source: source, path: path, fileName: fileName, pid: nil, publisherPid: header[.pid],
         id: header[.publisherID],
-        name: SafeText(header.text(at: .name, length: length)),
+        name: header.safeText(at: .name, length: length),
         uid: status.owner, createdAt: header[.createdRealMs], state: .live)
       switch holder {
       case .process(let pid): self.pid = pid
@@ -123,7 +130,9 @@ extension Publisher {
       } else if state == .exited, let pid = Int32(exactly: publisherPid) {
         let probe = ProcessProbe(pid: pid, countingMaps: false)
         if !probe.isGone, probe.startTime == header[.startTime] {
-          state = .detached
+          let page = UnlockedPage(
+            pid: pid, status: status, fileName: fileName, hasClosed: reader.hasClosed)
+          (state, stateDetail) = (page.state, page.detail)
           self.pid = pid
         }
       }

@@ -91,7 +91,7 @@ extension Snapshot {
     ])
   }
 
-  private var secretsUnlisted: UInt64? {
+  var secretsUnlisted: UInt64? {
     let counts = arenas.compactMap(\.unlistedSecrets)
     return counts.count == arenas.count ? saturatingSum(counts) : nil
   }
@@ -201,6 +201,7 @@ extension ArenaSnapshot {
       ("nextChunkBytes", Value(nextChunkBytes)), ("capacityBytes", Value(capacityBytes)),
       ("createdAt", Value(createdAt)), ("stuckOpenPages", Value(stuckOpenPages)),
       ("corruptions", Value(corruptions)), ("longestOpenMs", Value(longestOpenMs)),
+      ("openSince", Value(openSince)),
       ("encryptedCount", Value(encryptedCount)), ("unlistedSecrets", Value(unlistedSecrets)),
       (
         "sizes",

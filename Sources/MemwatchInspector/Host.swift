@@ -5,7 +5,7 @@ import MemwatchSystem
 
 /// One setting of the host.
 package struct HostFact: Equatable, Sendable {
-  package enum Judgement: String, Sendable { case good, bad, unknown }
+  package enum Judgement: String, Sendable, CaseIterable { case good, bad, unknown }
   package var name: String
   package var judgement: Judgement
   /// What was seen.

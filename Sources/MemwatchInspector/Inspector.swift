@@ -43,10 +43,11 @@ package final class Inspector {
   /// The probe that last read what seldom changes, and when.
   private var settings: (probe: ProcessProbe, readMs: UInt64)?
   private var auditor = Auditor()
+  private var unlocked: (page: UnlockedPage, readMs: UInt64)?
   /// Milliseconds that a window may stay open before it is told as a warning.
   package var openLimitMs: UInt64 = 60_000
   /// Since when arenas are open without a new window, as far as this viewer saw: the count of windows then.
-  private var openSince: [UInt64: (opens: UInt64, since: UInt64)] = [:]
+  var openSince: [UInt64: (opens: UInt64, since: UInt64)] = [:]
   /// As they were when their table changed last.
   private var secrets: (version: UInt64?, all: [SecretSnapshot]) = (nil, [])
 
@@ -116,7 +117,9 @@ package final class Inspector {
         return last
       }
     }
-    guard case .pid(let pid) = target else { throw .none(target, discovery.places) }
+    guard case .pid(let pid) = target, !discovery.places.contains(where: \.hasFailed) else {
+      throw .none(target, discovery.places)
+    }
     let probe = ProcessProbe(pid: pid, countingMaps: false)
     // A name may be a number: it is meant where no process has that number.
     let namesakes = discovery.publishers.filter { $0.matches(.name("\(pid)")) }
@@ -156,13 +159,16 @@ package final class Inspector {
   /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
   /// largest by far.
   package enum Detail: Sendable {
+    /// No labels either.
+    case totals
     case none, secrets, pages, all
 
     fileprivate var tables: StatsPageDetail {
       switch self {
-      case .none: []
-      case .secrets: .secrets
-      case .pages: .maps
+      case .totals: []
+      case .none: .labels
+      case .secrets: [.labels, .secrets]
+      case .pages: [.labels, .maps]
       case .all: .all
       }
     }
@@ -199,29 +205,6 @@ package final class Inspector {
     if reading.isFresh, reading.state.isHeld { watchWindows(&snapshot) }
     if let version, reading.isFresh { secrets = (version, snapshot.secrets) }
     return snapshot
-  }
-
-  /// Windows that stay open.
-  private func watchWindows(_ snapshot: inout Snapshot) {
-    let now = ProcessFacts.bootMilliseconds
-    var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
-    for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 {
-      guard let opens = arena.opens else { continue }
-      if let before = openSince[arena.id], before.opens == opens {
-        open[arena.id] = before
-        let ms = now - before.since
-        if ms >= openLimitMs {
-          snapshot.add(
-            Problem(
-              severity: .warning, kind: .openTooLong, arenaID: arena.id,
-              text: "\(arena.name): open for \(ms / 1000) s without a new window; what is open can "
-                + "be read by every bug of that thread"))
-        }
-      } else {
-        open[arena.id] = (opens, now)
-      }
-    }
-    openSince = open
   }
 
   private func audit(_ reading: inout SnapshotBuilder, _ auditing: Auditing) {
@@ -308,12 +291,14 @@ package final class Inspector {
       !reading.probe.isGone && (startTime == nil || reading.probe.startTime == startTime)
     if holder == .nobody {
       let closed = image?.process[.state] == PublisherStateCode.closed.rawValue
-      if isSameProcess, reading.pid != nil {
-        reading.state = .detached
-        reading.stateDetail =
-          closed
-          ? "the program stopped publishing"
-          : "the program closed the descriptor of its page, and still runs"
+      if isSameProcess, let pid = reading.pid {
+        let found = withoutLock(pid, hasClosed: closed)
+        (reading.state, reading.stateDetail) = (found.state, found.detail)
+        if found.state == .exec {
+          // What /proc tells is of the new program.
+          reading.probe = ProcessProbe.none
+          reading.mapCount = nil
+        }
       } else if reading.state != .corrupt {
         reading.state = .exited
         reading.stateDetail = closed ? "after publishing ended in good order" : "without a word"
@@ -343,6 +328,19 @@ package final class Inspector {
     }
   }
 
+  /// Looked at once a second: a process may have many mappings.
+  private func withoutLock(_ pid: Int32, hasClosed: Bool) -> UnlockedPage {
+    let now = ProcessFacts.bootMilliseconds
+    if let unlocked, unlocked.page.hasClosed == hasClosed, now < unlocked.readMs + 1000 {
+      return unlocked.page
+    }
+    let page = UnlockedPage(
+      pid: pid, status: try? reader.file.status(), fileName: publisher.fileName,
+      hasClosed: hasClosed)
+    unlocked = (page, now)
+    return page
+  }
+
   /// Another live page of the same process or the same file name; looked for twice a second, and
   /// kept once it was seen.
   private func replacement() -> Publisher? {
@@ -355,8 +353,10 @@ package final class Inspector {
       successor = found.flatMap { $0.id != publisher.id && $0.state.isHeld ? $0 : nil }
     } else {
       successor = Discovery.run().publishers.first {
+        // After setuid(2) the same process publishes as another user: the holder of a lock cannot be
+        // forged.
         $0.state.isHeld && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
-          && $0.uid == publisher.uid
+          && ($0.uid == publisher.uid || ($0.pid != nil && $0.pid == pid))
       }
     }
     return successor
@@ -385,35 +385,8 @@ package final class Inspector {
     maps = MapsCache()
     settings = nil
     auditor = Auditor()
+    unlocked = nil
     openSince = [:]
     secrets = (nil, [])
-  }
-}
-
-extension Publisher {
-  func matches(_ target: Target) -> Bool {
-    switch target {
-    case .only: return true
-    case .pid(let wanted): return pid == wanted || (pid == nil && publisherPid == UInt64(wanted))
-    case .name(let wanted): return name.string == SafeText(wanted).string
-    case .file: return true
-    }
-  }
-
-  func failing(with failure: StatsPageReadFailure) -> Publisher {
-    var copy = self
-    switch failure {
-    case .corrupt(let reason):
-      copy.state = .corrupt
-      copy.stateDetail = reason
-    case .incompatible(let major, let minor):
-      copy.state = .incompatible
-      copy.stateDetail =
-        "the page is of version \(major).\(minor), memwatch reads \(StatsPageFormat.major)"
-    case .file(let failure):
-      copy.state = failure.isDenied ? .notPermitted : failure.isMissing ? .exited : .corrupt
-      copy.stateDetail = SafeText("\(failure)").string
-    }
-    return copy
   }
 }

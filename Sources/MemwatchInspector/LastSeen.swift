@@ -8,7 +8,7 @@ extension PublisherState {
   package var isHeld: Bool {
     switch self {
     case .live, .unlinked, .stopped, .midUpdate: true
-    case .detached, .exited, .replaced, .incompatible, .notPermitted, .corrupt: false
+    case .detached, .exited, .exec, .replaced, .incompatible, .notPermitted, .corrupt: false
     }
   }
 
@@ -16,7 +16,7 @@ extension PublisherState {
   fileprivate var arenaWord: String? {
     switch self {
     case .live, .unlinked: nil
-    case .exited, .replaced: "gone"
+    case .exited, .exec, .replaced: "gone"
     case .stopped, .midUpdate: "stopped"
     case .detached: "detached"
     case .incompatible, .notPermitted, .corrupt: "n/a"

@@ -80,10 +80,15 @@ extension Snapshot {
   /// The kernel's side in one line.
   package var kernelLine: String {
     var parts: [String] = []
+    if process.state == .exec {
+      return "n/a: it runs another program; what is shown was \(lastSeenText(at: sampledAt) ?? "")"
+    }
     if process.state == .exited {
       return "n/a: the process is gone; what is shown was \(lastSeenText(at: sampledAt) ?? "")"
     }
-    if let auditAge {
+    if let auditAge, audit?.scope == .arenas {
+      parts.append("\(agreement) (\(auditAge) ago)")
+    } else if let auditAge {
       parts.append("audited \(auditAge) ago: \(auditCounts)")
     } else if let locked = memlock.locked {
       parts.append(
@@ -95,8 +100,17 @@ extension Snapshot {
     }
     parts.append(
       process.debugger.map { $0 == 0 ? "debugger none" : "debugger \($0)" } ?? "debugger n/a")
-    parts.append(process.isDumpable.map { $0 ? "dumpable" : "not dumpable" } ?? "dumpable n/a")
+    parts.append("dumpable: " + (process.isDumpable.map { $0 ? "yes" : "no" } ?? "n/a"))
     return parts.joined(separator: "   ")
+  }
+
+  /// `agrees with 6 of 6`, `differs on 1 of 6, 2 n/a`.
+  private var agreement: String {
+    let words = arenas.map { audit?.word(of: $0.id) }
+    let (agree, differ) = (words.count { $0 == "agrees" }, words.count { $0 == "differs" })
+    let unknown = words.count - agree - differ
+    let verdict = differ > 0 ? "differs on \(differ)" : "agrees with \(agree)"
+    return "\(verdict) of \(words.count)" + (unknown > 0 && differ > 0 ? ", \(unknown) n/a" : "")
   }
 
   package var limitText: String {
@@ -133,13 +147,8 @@ extension Snapshot {
         + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
     lines.append(verdict)
     // What helps against several problems is said once.
-    var said: Set<String> = []
-    for problem in problems {
-      for (title, text) in [("fix now", problem.fix), ("to keep", problem.keep)] {
-        guard let text, said.insert(text).inserted else { continue }
-        lines.append("  \(title): \(text)")
-      }
-    }
+    let advice = problems.told(\.fix, as: "fix now") + problems.told(\.keep, as: "to keep")
+    lines += advice.map { "  " + $0 }
     lines.append(
       "Memlock  \(limitText)  locked \(memlock.locked.map { bytes($0) } ?? "n/a")"
         + " = arenas \(bytes(memlock.lockedByArenas))"
@@ -173,7 +182,10 @@ extension Snapshot {
 
   /// What the tables of the page had no room for.
   package var unlistedLines: [String] {
-    [(arenasUnlisted, "arena"), (chunksUnlisted, "chunk"), (labelsUnlisted, "label")].compactMap {
+    [
+      (arenasUnlisted, "arena"), (chunksUnlisted, "chunk"), (labelsUnlisted, "label"),
+      (vaultsUnlisted, "vault"), (secretsUnlisted, "secret"),
+    ].compactMap {
       guard let count = $0, count > 0 else { return nil }
       return "\(counted(Int(clamping: count), "more " + $1)) not listed: the page's table is full"
     }
@@ -181,7 +193,8 @@ extension Snapshot {
 
   /// What the vaults hold.
   package var vaultLines: [String] {
-    guard !vaults.isEmpty else { return ["no vaults"] }
+    let more = (vaultsUnlisted ?? 0) > 0 ? ["\(vaultsUnlisted!) more are not listed"] : []
+    guard !vaults.isEmpty else { return more.isEmpty ? ["no vaults"] : more }
     let vaultColumns = [
       "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "BYTES", "OLD EPOCH",
       "DECRYPTIONS", "FAILURES",
@@ -195,7 +208,7 @@ extension Snapshot {
       ]
     }
     return table([vaultColumns] + vaultRows)
-      + ((vaultsUnlisted ?? 0) > 0 ? ["\(vaultsUnlisted!) more are not listed"] : [])
+      + more
   }
 
   /// The audit alone, for people.

@@ -225,7 +225,7 @@ extension Snapshot {
       _ kinds: Finding.Kind..., claim: (ArenaSnapshot) -> Bool?
     ) {
       let wanted = SafeText(requirement.name).string
-      let arenas = snapshot.arenas.filter { $0.name.string == wanted }
+      let arenas = snapshot.arenas.filter { $0.name.isName(requirement.name) }
       guard !arenas.isEmpty else {
         outcome.isAbsent = true
         return snapshot.listsEveryArena

@@ -1,5 +1,7 @@
 // Text from another process, made fit for a screen or a file.
 
+import EnclaveStats
+
 /// Text that holds no control characters, nothing that changes the direction of writing, nothing
 /// without width, and no broken UTF-8. It can be made in one way only.
 package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible, Codable {
@@ -7,9 +9,33 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
   package var description: String { string }
 
   /// What is not printable becomes `\u{…}` with its scalar's number; bytes that are no UTF-8 become
-  /// U+FFFD. At most `limit` bytes are looked at.
-  package init(_ bytes: some Collection<UInt8>, limit: Int = 256) {
-    self.init(String(decoding: Array(bytes.prefix(limit)), as: UTF8.self))
+  /// U+FFFD. At most `limit` bytes are looked at; text that is longer, or was cut before, ends with `…`.
+  package init(_ bytes: some Collection<UInt8>, limit: Int = 256, isCut: Bool = false) {
+    var bytes = Array(bytes.prefix(limit + 1))
+    let isCut = isCut || bytes.count > limit
+    if isCut {
+      bytes = Array(bytes.prefix(limit))
+      Self.dropHalfScalar(&bytes)
+    }
+    self.init(String(decoding: bytes, as: UTF8.self) + (isCut ? "…" : ""))
+  }
+
+  /// What a cut left of a scalar of several bytes, at the end.
+  private static func dropHalfScalar(_ bytes: inout [UInt8]) {
+    guard let lead = bytes.suffix(4).lastIndex(where: { $0 & 0xc0 != 0x80 }) else { return }
+    let needed = (~bytes[lead]).leadingZeroBitCount
+    if (2...4).contains(needed), bytes.count - lead < needed { bytes.removeSubrange(lead...) }
+  }
+
+  /// Whether this is the name that somebody wrote; of a name that was cut, its beginning has to be.
+  package func isName(_ wanted: String) -> Bool {
+    let wanted = SafeText(wanted).string
+    if string == wanted { return true }
+    // A cut leaves 61 bytes or more; a shorter name may well end with three dots.
+    guard string.hasSuffix("…"), string.utf8.count > 61, wanted.utf8.count > 61 else {
+      return false
+    }
+    return wanted.hasPrefix(string.dropLast())
   }
 
   package init(_ text: String) {
@@ -46,5 +72,13 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
       // Hangul and Mongolian fillers, and the like: letters that draw nothing.
       return !scalar.properties.isDefaultIgnorableCodePoint
     }
+  }
+}
+
+extension StatsPageRecord {
+  /// A text of the page, which has 64 bytes for it; where it was longer it ends with `…`.
+  func safeText(at word: Word, length: UInt64) -> SafeText {
+    let isCut = length > UInt64(StatsPageFormat.textBytes) && length != StatsPageFormat.unknown
+    return SafeText(text(at: word, length: length), isCut: isCut)
   }
 }

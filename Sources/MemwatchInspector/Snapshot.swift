@@ -10,6 +10,8 @@ package enum PublisherState: String, Sendable, Codable, CaseIterable {
   case detached
   case unlinked
   case exited
+  /// The process runs another program (execve(2)), which does not publish.
+  case exec
   case replaced
   case incompatible
   case notPermitted = "not-permitted"
@@ -139,6 +141,8 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var stuckOpenPages: UInt64?
   package var corruptions: UInt64?
   package var longestOpenMs: UInt64?
+  /// Windows are open, and none was opened since then (ms since 1970); nil: none open, or not known.
+  package var openSince: UInt64?
   package var encryptedCount: UInt64?
   package var unlistedSecrets: UInt64?
   package var sizes: [SizeRoom] = []

@@ -196,7 +196,7 @@ struct SnapshotBuilder {
     let nameLength = header?[.nameLength] ?? 0
     return ProcessSnapshot(
       pid: pid, publisherPid: publisher.publisherPid, publisherID: hex(publisher.id),
-      name: header.map { SafeText($0.text(at: .name, length: nameLength)) }
+      name: header.map { $0.safeText(at: .name, length: nameLength) }
         ?? publisher.name,
       uid: publisher.uid, user: Users.name(publisher.uid), state: state,
       stateDetail: stateDetail,
@@ -230,8 +230,7 @@ struct SnapshotBuilder {
   private func arena(_ record: StatsPageRecord<ArenaWord>) -> ArenaSnapshot {
     var arena = ArenaSnapshot(
       id: record[.id],
-      name: SafeText(
-        record.text(at: .name, length: record[.nameLength])))
+      name: record.safeText(at: .name, length: record[.nameLength]))
     arena.layout = word(record[.layout]) { (code: LayoutCode) in layoutName(code) }
     arena.gate = word(record[.gate]) { (code: GateCode) in
       gateName(code, key: record[.keyNumber])
@@ -279,6 +278,7 @@ struct SnapshotBuilder {
     arena.stuckOpenPages = number(record[.stuckOpenPages])
     arena.corruptions = number(record[.corruptions])
     arena.longestOpenMs = number(record[.longestOpenMs])
+    arena.openSince = time(record[.openSinceMs])
     arena.encryptedCount = number(record[.encryptedCount])
     arena.unlistedSecrets = number(record[.unlistedSecrets])
     for sizeClass in 0..<StatsPageFormat.sizeClassCount {
@@ -296,8 +296,7 @@ struct SnapshotBuilder {
 
   private func label(_ record: StatsPageRecord<LabelWord>) -> LabelSnapshot {
     LabelSnapshot(
-      label: SafeText(
-        record.text(at: .text, length: record[.textLength])),
+      label: record.safeText(at: .text, length: record[.textLength]),
       origin: word(record[.origin]) { (code: OriginCode) in
         code == .label ? "label" : "call-site"
       },
@@ -392,33 +391,11 @@ struct SnapshotBuilder {
   private func event(_ record: StatsPageRecord<EventWord>) -> EventSnapshot {
     EventSnapshot(
       serial: record[.serial],
-      kind: word(record[.kind]) { (code: EventCode) in eventName(code) } ?? "?0",
+      kind: word(record[.kind]) { (code: EventCode) in code.name } ?? "?0",
       arenaID: record[.arenaID] == 0 ? nil : number(record[.arenaID]), at: time(record[.atMs]),
       call: number(record[.call]).map { number in
         UInt32(exactly: number).flatMap(SystemCall.init)?.function ?? "?\(number)"
       }, errno: errno(record[.errno]), bytes: number(record[.bytes]))
-  }
-
-  private func eventName(_ code: EventCode) -> String {
-    switch code {
-    case .arenaCreated: "arena-created"
-    case .arenaDestroyed: "arena-destroyed"
-    case .chunkMapped: "chunk-mapped"
-    case .chunkUnmapped: "chunk-unmapped"
-    case .lockFailed: "lock-failed"
-    case .lockRestored: "lock-restored"
-    case .allocationFailed: "allocation-failed"
-    case .openFailed: "open-failed"
-    case .closeFailed: "close-failed"
-    case .corruption: "corruption"
-    case .publishingStarted: "publishing-started"
-    case .addressesLost: "addresses-lost"
-    case .unmapFailed: "unmap-failed"
-    case .arenaFrozen: "arena-frozen"
-    case .arenaSealed: "arena-sealed"
-    case .vaultRotated: "vault-rotated"
-    case .wiped: "wiped"
-    }
   }
 
   // MARK: - Room
@@ -512,6 +489,7 @@ struct SnapshotBuilder {
     case .detached: add(.problem, "\(name) is detached from its page\(detail)")
     case .unlinked: add(.warning, "the page of \(name) is unlinked\(detail)")
     case .exited: add(.problem, "\(name) exited\(detail); this is its last page")
+    case .exec: add(.problem, "\(name) is another program now\(detail); this is its last page")
     case .replaced: add(.problem, "\(name) was replaced\(detail)")
     case .incompatible: add(.problem, "the page of \(name) is incompatible\(detail)")
     case .notPermitted: add(.problem, "the page of \(name) may not be read\(detail)")

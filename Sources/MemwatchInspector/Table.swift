@@ -31,6 +31,12 @@ extension Snapshot {
       if rows.isEmpty { rows.append(single.map(\.0)) }
       rows.append(single.map { $0.1 == .null ? "" : $0.1.plain })
     }
+    // What the page's table has no room for is a last row, with that for a name.
+    if let unlisted = arenasUnlisted, unlisted > 0 {
+      let text = "\(counted(Int(clamping: unlisted), "more arena")) not listed"
+      if rows.isEmpty { rows = [["name"]] }
+      rows.append(rows[0].map { $0 == "name" ? text : "" })
+    }
     return commaSeparated(rows)
   }
 

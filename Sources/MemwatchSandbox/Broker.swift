@@ -1,6 +1,6 @@
 // The side that keeps its rights. It opens what it is asked for, and looks into none of it.
 
-import EnclaveSystem
+package import EnclaveSystem
 import MemwatchSystem
 
 /// There is no sandbox to be had, and so nothing is read.
@@ -15,6 +15,10 @@ package struct Broker: ~Copyable {
   /// Where new files go: a directory, open since the start.
   let exportsPath: String
   private var exports: OpenFile?
+  /// Why that directory could not be opened.
+  package let exportsFailure: FileFailure?
+  /// The one file that may be replaced.
+  let replaced: ReplacedFile?
   private let files = DirectFiles()
 
   /// How the confined process ended.
@@ -34,10 +38,17 @@ package struct Broker: ~Copyable {
   /// opening pages, smaps and new files may need.
   private static let needed: UInt64 = 1 << 1 | 1 << 2 | 1 << 19 | 1 << 38
 
-  package init(named: [String], exportsTo directory: String) {
+  package init(named: [String], exportsTo directory: String, replacing: ReplacedFile? = nil) {
     self.named = named
     exportsPath = directory
-    exports = try? OpenFile(directory: directory, followingLinks: true)
+    replaced = replacing
+    do throws(FileFailure) {
+      exports = try OpenFile(directory: directory, followingLinks: true)
+      exportsFailure = nil
+    } catch {
+      exports = nil
+      exportsFailure = error
+    }
   }
 
   /// Forks. In the child: enters the confinement and runs `body`, which does not come back. Here: answers until
@@ -81,7 +92,9 @@ package struct Broker: ~Copyable {
     }
     pair.second = nil
     try? Rights.keepCapabilities(Self.needed)
-    return serve(child, pair.first.take(), try SignalWatch(), other, grace, tick)
+    let end = serve(child, pair.first.take(), try SignalWatch(), other, grace, tick)
+    removeReplaced()
+    return end
   }
 
   private func serve(
@@ -113,7 +126,7 @@ package struct Broker: ~Copyable {
   }
 
   /// Answers one request; false when the other side is gone.
-  private func answer(
+  func answer(
     _ socket: borrowing MessageSocket, _ other: (UInt64, UInt64) -> Int64
   ) -> Bool {
     guard let message = try? socket.receive(limit: Request.mostBytes + 1), !message.bytes.isEmpty
@@ -127,6 +140,10 @@ package struct Broker: ~Copyable {
       case .other: return reply(other(request.first, request.second))
       case .finish:
         try finish(request)
+        return reply(0)
+      case .replace where request.first != 0:
+        guard request.first <= 2 else { return reply(-22) }
+        try finishReplacing(keeping: request.first == 1)
         return reply(0)
       default:
         let file = try open(request)
@@ -164,26 +181,36 @@ package struct Broker: ~Copyable {
       return try OpenFile(
         holding: Fields.encode(files.search().flatMap(\.fields)), path: "the places of pages")
     case .create: return try create(request)
+    case .replace: return try beginReplacing()
     case .finish, .other: throw invalid
     }
   }
 
   // MARK: - New files
 
-  private func temporary(_ name: String) -> String { ".\(name).\(ProcessFacts.pid).tmp" }
+  func temporary(_ name: String) -> String { ".\(name).\(ProcessFacts.pid).tmp" }
 
-  private func directory() throws(FileFailure) -> Int32 {
+  func directory() throws(FileFailure) -> Int32 {
     switch exports {
     case .some(let exports): return exports.descriptor
-    case .none: throw FileFailure(function: "open", path: exportsPath, errno: FileFailure.enoent)
+    case .none:
+      throw exportsFailure ?? FileFailure(function: "open", path: exportsPath, errno: 9)
     }
+  }
+
+  /// Where one file is to be replaced, no other is made.
+  private func directoryOfNewFiles() throws(FileFailure) -> Int32 {
+    guard replaced == nil else {
+      throw FileFailure(function: "create", path: exportsPath, errno: FileFailure.eperm)
+    }
+    return try directory()
   }
 
   private func create(_ request: Request) throws(FileFailure) -> OpenFile {
     guard !request.name.isEmpty else {
       throw FileFailure(function: "create", path: "", errno: 22)
     }
-    let directory = try directory()
+    let directory = try directoryOfNewFiles()
     guard request.first == 1 else { return try OpenFile(creating: request.name, in: directory) }
     if (try? Files.status(request.name, in: directory)) != nil {
       throw FileFailure(function: "create", path: request.name, errno: FileFailure.eexist)
@@ -192,7 +219,7 @@ package struct Broker: ~Copyable {
   }
 
   private func finish(_ request: Request) throws(FileFailure) {
-    let directory = try directory()
+    let directory = try directoryOfNewFiles()
     guard !request.name.isEmpty else {
       throw FileFailure(function: "rename", path: "", errno: 22)
     }

@@ -172,6 +172,30 @@ package final class BrokerClient: FileOpening {
     }
   }
 
+  /// Replaces the one file that may be replaced, whole or not at all; what went wrong, or nil.
+  package func replacement(of path: String, with text: String) -> String? {
+    do throws(FileFailure) { try replace(with: Array(text.utf8), path: path) } catch {
+      var error = error
+      if error.function == "open" { error.function = "replace" }
+      return "\(error)"
+    }
+    return nil
+  }
+
+  private func replace(with bytes: [UInt8], path: String) throws(FileFailure) {
+    guard let file = try ask(Request(.replace, 0), for: path).takeFile() else {
+      throw FileFailure(function: "replace", path: path, errno: 9)
+    }
+    do throws(FileFailure) {
+      try file.write(bytes)
+      try file.synchronize()
+    } catch {
+      _ = try? ask(Request(.replace, 2), for: path)
+      throw error
+    }
+    _ = try ask(Request(.replace, 1), for: path)
+  }
+
   package func finish(_ path: String, keeping: Bool) throws(FileFailure) {
     _ = try ask(Request(.finish, keeping ? 1 : 0, name: name(of: path)), for: path)
   }

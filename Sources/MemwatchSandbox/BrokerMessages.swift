@@ -12,6 +12,11 @@ struct Request: Equatable {
     case search, create, finish
     /// What the program that uses this broker gave it to answer.
     case other
+    /// 0: begins to replace the one file that may be; 1: puts the new one in its place; 2: drops it.
+    case replace
+
+    /// Whether its requests carry the name of a new file. All others carry none.
+    var takesName: Bool { self == .create || self == .finish }
   }
 
   var kind: Kind
@@ -29,6 +34,8 @@ struct Request: Equatable {
     self.name = name
   }
 
+  /// Parses a message. Nil, so that nothing is done for it: a kind that has no number here, a name where
+  /// its kind takes none or lacks one, or a name that is more than one component.
   init?(_ bytes: ArraySlice<UInt8>) {
     guard bytes.count >= 17, bytes.count <= Self.mostBytes, let kind = Kind(rawValue: bytes.first!)
     else { return nil }
@@ -38,7 +45,8 @@ struct Request: Equatable {
     }
     self.init(kind, word(1), word(9))
     let rest = bytes.dropFirst(17)
-    guard !rest.isEmpty else { return }
+    guard rest.isEmpty != kind.takesName else { return nil }
+    guard kind.takesName else { return }
     // One component that is no hidden file and no way out.
     guard !rest.contains(0), !rest.contains(UInt8(ascii: "/")), rest.first != UInt8(ascii: "."),
       let name = String(validating: rest, as: UTF8.self)

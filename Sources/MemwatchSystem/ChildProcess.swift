@@ -74,6 +74,9 @@ package final class ChildProcess {
 
   package static func groupExists(_ group: Int32) -> Bool { cms_kill(-group, 0) == 0 }
 
+  /// A write past RLIMIT_FSIZE answers EFBIG from now on; children get the signal again.
+  package static func ignoreFileLimit() { cms_ignore_file_limit() }
+
   /// Sends a signal to it, and to its process group where it has one of its own.
   package func signal(_ number: Int32, group: Bool) {
     guard status == nil else { return }

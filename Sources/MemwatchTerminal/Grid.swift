@@ -1,10 +1,5 @@
 // The screen as a value: cells in rows, each a character and a role. Pure.
 
-/// What a cell means. The terminal gives roles their looks; a role only repeats what a word says.
-package enum Role: UInt8, Sendable, CaseIterable {
-  case normal, strong, faint, good, warning, bad, selected, arenas, others
-}
-
 package struct Cell: Equatable, Sendable {
   /// nil: covered by the wide character to the left.
   package var character: Character?
@@ -77,6 +72,19 @@ package struct Grid: Equatable, Sendable {
   package mutating func paint(row: Int, role: Role) {
     guard row >= 0, row < height else { return }
     for column in 0..<width { rows[row][column].role = role }
+  }
+
+  /// Gives one cell a role.
+  package mutating func paint(row: Int, column: Int, role: Role) {
+    guard (0..<height).contains(row), (0..<width).contains(column) else { return }
+    rows[row][column].role = role
+  }
+
+  /// Marks a row as the selected one; what its cells say stays in sight.
+  package mutating func select(row: Int) {
+    guard row >= 0, row < height else { return }
+    for column in 0..<width { rows[row][column].role = rows[row][column].role.whenSelected }
+    cursor = (row, 0)
   }
 
   /// The text of a row, without blanks at its end.

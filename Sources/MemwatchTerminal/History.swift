@@ -1,15 +1,18 @@
-// What was, since this screen was opened: plots that fit the space. Pure.
+// What was, since this screen was opened, of the process and of each arena. Pure.
 
-import MemwatchInspector
+package import MemwatchInspector
 
 /// One point of the past.
 package struct Moment: Equatable, Sendable {
   /// Milliseconds since 1970.
   package var at: UInt64
   package var locked: Double?
+  package var secrets: Double?
   package var opens: Double
   package var operations: Double
   package var failures: Double
+  /// It can hold what happened before anybody watched: it makes no peak.
+  package var isFirst = false
 }
 
 /// The last hour or so: each point is a sample, or the worst of several.
@@ -17,37 +20,18 @@ package struct History: Equatable, Sendable {
   /// As many points as the widest plot has halves of columns.
   static let capacity = 1024
   package private(set) var moments: [Moment] = []
-  private var previous: (at: UInt64, opens: UInt64, operations: UInt64, failures: UInt64)?
+  private let capacity: Int
   /// So many samples make one point.
   private var samplesAPoint = 1
   private var samplesInLast = 0
 
+  package init(capacity: Int = Self.capacity) { self.capacity = capacity }
+
   package static func == (a: History, b: History) -> Bool { a.moments == b.moments }
 
-  mutating func add(_ snapshot: Snapshot) {
-    func sum(_ value: (ArenaSnapshot) -> UInt64?) -> UInt64 {
-      snapshot.arenas.reduce(0) { $0 &+ (value($1) ?? 0) }
-    }
-    let now = (
-      at: snapshot.sampledAt, opens: sum(\.opens),
-      operations: sum { ($0.allocations ?? 0) &+ ($0.frees ?? 0) },
-      failures: sum {
-        ($0.failedAllocations ?? 0) &+ ($0.failedLocks ?? 0) &+ ($0.failedOpens ?? 0)
-      }
-    )
-    defer { previous = now }
-    guard let before = previous, now.at > before.at else { return }
-    let seconds = Double(now.at - before.at) / 1000
-    // Arenas that go take their counts with them.
-    func rate(_ a: UInt64, _ b: UInt64) -> Double { a > b ? Double(a - b) / seconds : 0 }
-    add(
-      Moment(
-        at: now.at, locked: snapshot.memlock.locked.map { Double($0) },
-        opens: rate(now.opens, before.opens), operations: rate(now.operations, before.operations),
-        failures: rate(now.failures, before.failures)))
-  }
-
-  private mutating func add(_ moment: Moment) {
+  mutating func add(_ moment: Moment) {
+    var moment = moment
+    moment.isFirst = moments.isEmpty
     if samplesInLast > 0, samplesInLast < samplesAPoint, let last = moments.last {
       moments[moments.count - 1] = last.worst(moment)
       samplesInLast += 1
@@ -55,12 +39,23 @@ package struct History: Equatable, Sendable {
       moments.append(moment)
       samplesInLast = 1
     }
-    guard moments.count > Self.capacity else { return }
+    guard moments.count > capacity else { return }
     moments = stride(from: 0, to: moments.count, by: 2).map { at in
       at + 1 < moments.count ? moments[at].worst(moments[at + 1]) : moments[at]
     }
     samplesAPoint *= 2
     samplesInLast = samplesAPoint
+  }
+
+  /// The largest value but the first, where there are others.
+  package func peak(_ value: (Moment) -> Double?) -> Double? {
+    let later = moments.filter { !$0.isFirst }
+    return (later.isEmpty ? moments : later).compactMap(value).max()
+  }
+
+  /// The moment that spans a time.
+  package func moment(at time: UInt64) -> Moment? {
+    moments.first { $0.at >= time } ?? moments.last
   }
 
   /// How long until a limit is reached, if what is locked goes on as it did in the last points; nil
@@ -84,61 +79,76 @@ package struct History: Equatable, Sendable {
 
 extension Moment {
   fileprivate func worst(_ other: Moment) -> Moment {
-    Moment(
-      at: other.at, locked: [locked, other.locked].compactMap { $0 }.max(),
-      opens: max(opens, other.opens), operations: max(operations, other.operations),
-      failures: max(failures, other.failures))
+    func larger(_ a: Double?, _ b: Double?) -> Double? { [a, b].compactMap { $0 }.max() }
+    var worst = other
+    worst.locked = larger(locked, other.locked)
+    worst.secrets = larger(secrets, other.secrets)
+    guard !isFirst else { return worst }
+    worst.opens = max(opens, other.opens)
+    worst.operations = max(operations, other.operations)
+    worst.failures = max(failures, other.failures)
+    return worst
   }
 }
 
-/// A line of values as rows of text.
-enum Plot {
-  /// Two points in each column, four levels in each row (braille); one of each without it.
-  static func rows(
-    _ values: [Double?], width: Int, height: Int, top: Double, unicode: Bool
-  ) -> [String] {
-    guard width > 0, height > 0 else { return [] }
-    let (across, down) = unicode ? (2, 4) : (1, 2)
-    let points = width * across
-    let shown = fitted(values, points)
-    func level(_ value: Double?) -> Int {
-      guard let value, top > 0, value > 0 else { return 0 }
-      let most = Double(height * down)
-      return Int(min(most, max(1, (value / top * most).rounded())))
-    }
-    return (0..<height).map { row in
-      let floor = (height - 1 - row) * down
-      var line = ""
-      for column in 0..<width {
-        if unicode {
-          // Dots of a braille cell, from the bottom: left 7 3 2 1, right 8 6 5 4.
-          let dots: [[UInt32]] = [[0x40, 0x04, 0x02, 0x01], [0x80, 0x20, 0x10, 0x08]]
-          var bits: UInt32 = 0
-          for side in 0..<2 {
-            let filled = min(4, max(0, level(shown[column * 2 + side]) - floor))
-            for dot in 0..<filled { bits |= dots[side][dot] }
-          }
-          line.unicodeScalars.append(bits == 0 ? " " : Unicode.Scalar(0x2800 + bits)!)
-        } else {
-          let filled = level(shown[column]) - floor
-          line += filled >= 2 ? "#" : filled == 1 ? "_" : " "
-        }
-      }
-      return line
+/// The histories of a process and of its arenas.
+package struct Histories: Equatable, Sendable {
+  package private(set) var process = History()
+  package private(set) var arenas: [UInt64: History] = [:]
+  /// A publisher that makes up arenas makes up no memory here.
+  private static let mostArenas = 64
+  private static let arenaCapacity = 512
+  private var previous: (at: UInt64, counts: [UInt64: Counts])?
+
+  private struct Counts {
+    var opens: UInt64
+    var operations: UInt64
+    var failures: UInt64
+
+    init(_ arena: ArenaSnapshot) {
+      opens = arena.opens ?? 0
+      operations = (arena.allocations ?? 0) &+ (arena.frees ?? 0)
+      failures =
+        (arena.failedAllocations ?? 0) &+ (arena.failedLocks ?? 0) &+ (arena.failedOpens ?? 0)
     }
   }
 
-  /// So many points, the newest at the right: each the largest of what falls on it.
-  private static func fitted(_ values: [Double?], _ points: Int) -> [Double?] {
-    guard values.count > points else {
-      return Array(repeating: nil, count: points - values.count) + values
+  package static func == (a: Histories, b: Histories) -> Bool {
+    a.process == b.process && a.arenas == b.arenas
+  }
+
+  package init() {}
+
+  package mutating func add(_ snapshot: Snapshot) {
+    let counts = Dictionary(
+      snapshot.arenas.map { ($0.id, Counts($0)) }, uniquingKeysWith: { first, _ in first })
+    defer { previous = (snapshot.sampledAt, counts) }
+    guard let before = previous, snapshot.sampledAt > before.at else { return }
+    let seconds = Double(snapshot.sampledAt - before.at) / 1000
+    func rate(_ a: UInt64, _ b: UInt64) -> Double { a > b ? Double(a - b) / seconds : 0 }
+    var whole = Moment(
+      at: snapshot.sampledAt, locked: snapshot.memlock.locked.map { Double($0) },
+      secrets: 0, opens: 0, operations: 0, failures: 0)
+    for (index, arena) in snapshot.arenas.enumerated() {
+      whole.secrets = (whole.secrets ?? 0) + Double(arena.secretCount ?? 0)
+      // An arena that is new counts from its start: that was not in this time. One that is gone took
+      // its counts along.
+      guard let now = counts[arena.id], let then = before.counts[arena.id] else { continue }
+      let moment = Moment(
+        at: snapshot.sampledAt, locked: arena.bytesLocked.map { Double($0) },
+        secrets: arena.secretCount.map { Double($0) }, opens: rate(now.opens, then.opens),
+        operations: rate(now.operations, then.operations),
+        failures: rate(now.failures, then.failures))
+      whole.opens += moment.opens
+      whole.operations += moment.operations
+      whole.failures += moment.failures
+      if index < Self.mostArenas {
+        arenas[arena.id, default: History(capacity: Self.arenaCapacity)].add(moment)
+      }
     }
-    return (0..<points).map { point in
-      let (from, to) = (
-        point * values.count / points,
-        max((point + 1) * values.count / points, point * values.count / points + 1)
-      )
-      return values[from..<to].compactMap { $0 }.max()
+    process.add(whole)
+    if arenas.count > 2 * Self.mostArenas {
+      arenas = arenas.filter { counts[$0.key] != nil }
     }
   }
 }

@@ -6,8 +6,10 @@ package enum Key: Equatable, Hashable, Sendable {
   case up, down, left, right, pageUp, pageDown, home, end
   case enter, escape, backspace, tab, backTab, help
   case interrupt, redraw, resize
-  /// A row of the screen, with the mouse.
-  case click(row: Int)
+  /// A place of the screen, with the mouse.
+  case click(row: Int, column: Int)
+  /// A text that was pasted.
+  case paste(String)
 
   /// How the key is written in the help.
   package var name: String {
@@ -32,7 +34,7 @@ package enum Key: Equatable, Hashable, Sendable {
     case .help: "F1"
     case .interrupt: "^C"
     case .redraw: "^L"
-    case .resize, .click: ""
+    case .resize, .click, .paste: ""
     }
   }
 }
@@ -40,13 +42,27 @@ package enum Key: Equatable, Hashable, Sendable {
 /// What a key asks for.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
-  case back, enter, nextView, arenas, secrets, map, events, findings, host, vaults, processes,
+  case back, enter, detail, nextView, arenas, secrets, map, events, findings, host, vaults,
+    processes,
     history,
     output
-  case search, next, previous, filter, sort, invert, columns
-  case mark, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower, faster,
+  case search, next, previous, nextProblem, previousProblem, filter, sort, invert, columns
+  case mark, copyFix, pause, refresh, audit, acknowledge, stepForward, stepBack, goToTime, slower,
+    faster,
     write, writeView, record
   case help, quit, quitNow, redraw
+
+  /// Whether it is of the process that is looked at.
+  var needsProcess: Bool {
+    switch self {
+    case .detail, .stepForward, .stepBack, .goToTime, .arenas, .secrets, .map, .events, .findings,
+      .vaults, .history, .mark, .pause,
+      .audit,
+      .acknowledge, .write, .writeView, .record, .copyFix, .nextProblem, .previousProblem:
+      true
+    default: false
+    }
+  }
 }
 
 package struct Binding: Sendable {
@@ -79,9 +95,11 @@ package struct Binding: Sendable {
       "in: an arena's secrets by label, then one by one; a chunk's pages; an event's arena; attach"),
     Binding(
       [.character("h"), .left, .backspace, .escape], .back, "back; ends a search or a filter"),
+    Binding(
+      [.character("d")], .detail, "everything of the selected arena, and what to type", "detail"),
     Binding([.tab, .backTab], .nextView, "next view", "view"),
     Binding([.character("1")], .arenas, "view of the arenas"),
-    Binding([.character("2")], .secrets, "view of the selected arena's secrets"),
+    Binding([.character("2")], .secrets, "view of the labels of all arenas"),
     Binding([.character("3")], .map, "view of the selected arena's chunks, as pages"),
     Binding([.character("4")], .events, "view of the events"),
     Binding([.character("5")], .findings, "view of the findings: where the kernel disagrees"),
@@ -93,19 +111,25 @@ package struct Binding: Sendable {
     Binding([.character("/")], .search, "search names as you type", "search"),
     Binding([.character("n")], .next, "next match; without a search the next problem"),
     Binding([.character("N")], .previous, "previous match or problem"),
+    Binding([.character("]")], .nextProblem, "next problem, also during a search"),
+    Binding([.character("[")], .previousProblem, "previous problem"),
     Binding(
       [.character("f"), .character("&")], .filter, "show only names that hold a text", "filter"),
     Binding([.character("s")], .sort, "sort by the next column", "sort"),
     Binding([.character("I")], .invert, "invert the order"),
     Binding([.character(">")], .columns, "choose columns, and their order"),
-    Binding([.character("m")], .mark, "mark now: changes since are shown", "mark"),
+    Binding(
+      [.character("m")], .mark, "count changes from now on; without, over five minutes", "since"),
+    Binding(
+      [.character("y")], .copyFix, "send the fix to the terminal's clipboard (OSC 52)", "copy fix"),
     Binding([.character("p"), .character("Z")], .pause, "pause, go on", "pause"),
     Binding([.character("r")], .refresh, "read now"),
     Binding([.character("A")], .audit, "audit now: compare claims with the kernel"),
     Binding([.character("a")], .acknowledge, "acknowledge alerts: what was wrong and is over goes"),
-    Binding([.character(".")], .stepForward, "replay: the next sample"),
-    Binding([.character(",")], .stepBack, "replay: the sample before"),
-    Binding([.character("t")], .goToTime, "replay: go to a time"),
+    Binding(
+      [.character(".")], .stepForward, "the next sample; behind the newest, live again", "time"),
+    Binding([.character(",")], .stepBack, "the sample before, of the last hour or of a record"),
+    Binding([.character("t")], .goToTime, "go to a time: 14:02, -5m, +30s, live"),
     Binding([.character("+")], .slower, "read half as often"),
     Binding([.character("-")], .faster, "read twice as often"),
     Binding([.character("w")], .write, "write everything to a new file", "write"),

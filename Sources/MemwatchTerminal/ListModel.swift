@@ -21,6 +21,9 @@ package struct ListModel: Sendable {
     /// Stays the same while rows come and go.
     package var id: String
     package var cells: [Cell]
+    /// What it is called, where its identity is no name.
+    package var label: String?
+    package var name: String { label ?? id }
     package var mark = " "
     package var role = Role.normal
     /// What is said of it below the list.
@@ -36,7 +39,13 @@ package struct ListModel: Sendable {
   /// The first takes the room that the others leave.
   package var columns: [Column]
   package var rows: Rows
+  /// How many rows there are without the filter.
+  package var total = 0
+  /// The column that it is sorted by.
+  package var sortedColumn: Int?
   package var empty: String
+  /// What is there and not in the list; nil: nothing.
+  package var unlisted: String?
 
   /// Rows that are made when they are looked at: of 100,000 a screen shows thirty.
   package struct Rows: RandomAccessCollection, Sendable {
@@ -101,16 +110,9 @@ package struct ListModel: Sendable {
 
     fileprivate mutating func invert() { order.reverse() }
 
-    /// The first match from a row on, in steps of 1 or -1, going round.
-    func match(_ text: String, from start: Int, step: Int) -> Int? {
-      for offset in 0..<count {
-        let index = ((start + offset * step) % count + count) % count
-        let isMatch =
-          holds?(order[index], text)
-          ?? self[index].cells.contains { Model.holds($0.text, text) }
-        if isMatch { return index }
-      }
-      return nil
+    /// Whether a row holds a text.
+    func holds(_ text: String, at index: Int) -> Bool {
+      holds?(order[index], text) ?? self[index].cells.contains { Model.holds($0.text, text) }
     }
   }
 }
@@ -121,139 +123,45 @@ extension Model {
     guard let snapshot else { return nil }
     var listing: ListModel
     switch view {
+    case .secrets where showsAllLabels && !isOneByOne: listing = labels(in: snapshot)
     case .secrets:
       guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
       listing =
-        isOneByOne ? secrets(of: arena, in: snapshot) : labels(of: arena, in: snapshot)
+        shownLabel.map { secrets(of: arena, label: $0, in: snapshot) }
+        ?? labels(of: arena, in: snapshot)
     case .map:
       guard let arena = snapshot.arenas.first(where: { $0.id == selectedArena }) else { return nil }
       listing = map(of: arena, in: snapshot)
     case .events: listing = events(in: snapshot)
     default: return nil
     }
+    listing.total = listing.rows.count
     if !filter.isEmpty {
       listing.rows.filter(filter)
       listing.empty = "nothing here holds \"\(filter)\""
     }
-    if let column = sorting[view], listing.columns.indices.contains(column) {
+    if let column = sorting, listing.columns.indices.contains(column) {
       listing.rows.sort(by: column)
-      listing.columns[column].title += isInverted ? "^" : "v"
+      listing.sortedColumn = column
     }
     if isInverted { listing.rows.invert() }
     return listing
   }
 
+  /// Whether a text holds another, in any case: capitals fold more alike (ß and SS, σ and ς) than small
+  /// letters do.
   static func holds(_ text: String, _ part: String) -> Bool {
-    text.lowercased().contains(part.lowercased())
+    text.uppercased().contains(part.uppercased())
   }
 
-  private func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
-    // A number that no label has is a page's mistake: it has no row either.
-    let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
-    var ages = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
-    var listed: UInt64 = 0
-    let markedAt = mark?.sampledAt ?? 0
-    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
-    for secret in snapshot.secrets where secret.arenaID == arena.id {
-      listed += 1
-      guard secret.labelIndex <= highest else { continue }
-      ages[Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
-    }
-    // A record holds what they have in common.
-    for label in arena.labels where label.index <= highest {
-      guard var recorded = label.ages else { continue }
-      if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
-      ages[Int(label.index)] = recorded
-      listed = saturatingSum([listed, recorded.listed])
-    }
-    let marked = mark?.arenas.first { $0.id == arena.id }
-    let before = Dictionary(
-      (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
-    let rows = arena.labels.map { label in
-      row(
-        label, label.index <= highest ? ages[Int(label.index)] : nil,
-        since: marked.map { _ in before[label.label] ?? 0 },
-        rate: labelRates["\(arena.id)/\(label.label)"], now: now)
-    }.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }
-    let live = arena.secretCount.map { grouped($0) } ?? "n/a"
-    return ListModel(
-      title: "arenas > \(arena.name) > secrets",
-      note: "\(live) live, \(grouped(listed)) listed   by label",
-      columns: [
-        .init(title: "LABEL", width: 16), .init(title: "LIVE", width: 7, isNumber: true),
-        .init(title: "SINCE MARK", width: 10, isNumber: true, dropsAt: 5),
-        .init(title: "SIZE", width: 14, isNumber: true, dropsAt: 4),
-        .init(title: "BYTES", width: 8, isNumber: true, dropsAt: 6),
-        .init(title: "OLDEST", width: 7, isNumber: true, dropsAt: 2),
-        .init(title: "IDLE", width: 7, isNumber: true, dropsAt: 3),
-        .init(title: "OPEN", width: 4, isNumber: true),
-        .init(title: "HELD", width: 6, isNumber: true, dropsAt: 7),
-        .init(
-          title: "OPENS/s", width: 7, isNumber: true, dropsAt: 1),
-      ], rows: .init(rows), empty: "no secret was ever allocated here")
-  }
-
-  private func row(
-    _ label: LabelSnapshot, _ ages: SecretAges?, since: UInt64?, rate: Double?, now: UInt64
-  ) -> ListModel.Row {
-    let live = label.live ?? 0
-    let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
-    // It grew, and what it grew from was never used.
-    let isLeak = (change ?? 0) > 0 && (ages?.neverOpened ?? 0) > 0
-    func age(_ since: UInt64?) -> (String, Double?) {
-      guard let since, since != .max, live > 0 else { return ("-", nil) }
-      let ms = now > since ? now - since : 0
-      return (duration(ms), Double(ms))
-    }
-    let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))
-    let sizes =
-      label.minimumSize == label.maximumSize || label.maximumSize == nil
-      ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
-      : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
-    let isOpen = (label.openNow ?? 0) > 0
-    var row = ListModel.Row(
-      id: label.label.string,
-      cells: [
-        .init(label.label.string + (isLeak ? "  leak?" : "")), .init(grouped(live), Double(live)),
-        .init(
-          change.map { $0 == 0 ? "0" : ($0 > 0 ? "+" : "-") + grouped($0.magnitude) } ?? "-",
-          change.map { Double($0) }),
-        .init(sizes, Double(label.maximumSize ?? 0)),
-        .init(label.bytes.map { bytes($0) } ?? "n/a", Double(label.bytes ?? 0)),
-        .init(oldest.0, oldest.1), .init(idle.0, idle.1),
-        .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
-        .init(held.0, held.1),
-        .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
-      ], mark: isLeak ? "!" : " ", role: isLeak ? .warning : isOpen ? .strong : .normal)
-    let origin =
-      label.origin == "label" ? "label given by the program" : "the place that allocated it"
-    let opened = label.lastOpenedAt.map { ", last at \(clock($0))" } ?? ""
-    row.details = [
-      ("Where", "\(label.label): \(origin)"),
-      (
-        "Used",
-        "opened \(label.opens.map { grouped($0) } ?? "n/a") times\(opened); allocated "
-          + "\(label.allocations.map { grouped($0) } ?? "n/a"), freed \(label.frees.map { grouped($0) } ?? "n/a")"
-      ),
-    ]
-    if isLeak {
-      row.details.insert(
-        (
-          "leak?",
-          "\(grouped(change ?? 0)) more since mark, and \(label.ages == nil ? grouped(ages!.neverOpened) : "some") "
-            + "from before it were never opened"
-        ), at: 0)
-    }
-    row.details.append(
-      ("", "Never shown: contents, hashes of them, canaries, keys. memwatch cannot read them."))
-    return row
-  }
-
-  private func secrets(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
+  private func secrets(
+    of arena: ArenaSnapshot, label: String, in snapshot: Snapshot
+  ) -> ListModel {
     // The secrets of a process that is gone grow no older.
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
     let all = snapshot.secrets
+    let indices = Set(arena.labels.filter { $0.label.string == label }.map(\.index))
     let ranks = Dictionary(
       names.values.sorted().enumerated().map { ($1, -Double($0)) }, uniquingKeysWith: { a, _ in a })
     let keys = names.mapValues { ranks[$0] ?? 0 }
@@ -277,7 +185,8 @@ extension Model {
         ], role: secret.openNow > 0 ? .strong : .normal)
     }
     let rows = ListModel.Rows(
-      all.indices.filter { all[$0].arenaID == arena.id }, make: row,
+      all.indices.filter { all[$0].arenaID == arena.id && indices.contains(all[$0].labelIndex) },
+      make: row,
       key: { index, column in
         let secret = all[index]
         return switch column {
@@ -300,7 +209,7 @@ extension Model {
     let isRecorded = arena.labels.contains { $0.ages != nil }
     let others = unlisted > 0 ? "\(grouped(unlisted)) more are only counted" : "all are listed"
     return ListModel(
-      title: "arenas > \(arena.name) > secrets > one by one",
+      title: "arenas > \(arena.name) > secrets > \(label)",
       note: isRecorded ? "a record" : others,
       columns: [
         .init(title: "LABEL", width: 16),
@@ -312,7 +221,9 @@ extension Model {
         .init(title: "OPEN", width: 4, isNumber: true),
         .init(title: "HELD", width: 6, isNumber: true, dropsAt: 3),
       ], rows: rows,
-      empty: isRecorded ? "a record holds secrets by label, not one by one" : "no secret is listed")
+      empty: isRecorded
+        ? "a record holds secrets by label, not one by one" : "no secret of this label is listed",
+      unlisted: isRecorded ? nil : arena.unlistedSecrets.unlistedText("secret", "only counted"))
   }
 
   private func events(in snapshot: Snapshot) -> ListModel {
@@ -333,10 +244,24 @@ extension Model {
     return ListModel(
       title: "events", note: "the last \(grouped(rows.count)) of \(grouped(total))",
       columns: [
-        .init(title: "EVENT", width: 18), .init(title: "TIME", width: 8, dropsAt: 1),
-        .init(title: "ARENA", width: 18), .init(title: "CALL", width: 12, dropsAt: 3),
-        .init(title: "ANSWER", width: 8, dropsAt: 2),
-        .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 4),
-      ], rows: .init(rows), empty: "no events")
+        .init(title: "EVENT", width: 18), .init(title: "TIME", width: 8, dropsAt: 4),
+        .init(title: "ARENA", width: 18), .init(title: "CALL", width: 12, dropsAt: 2),
+        .init(title: "ANSWER", width: 8, dropsAt: 3),
+        .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 1),
+      ], rows: .init(rows), empty: "no events",
+      unlisted: total > UInt64(rows.count)
+        ? "\(grouped(total - UInt64(rows.count))) earlier, no longer kept" : nil)
   }
+}
+
+extension UInt64? {
+  /// `3 labels not listed (in all arenas)`; nil where everything is listed, or it is not known.
+  func unlistedText(_ noun: String, _ note: String) -> String? {
+    guard let count = self, count > 0 else { return nil }
+    return "\(grouped(count)) \(noun)\(count == 1 ? "" : "s") not listed (\(note))"
+  }
+}
+
+extension Snapshot {
+  var unlistedArenasText: String? { arenasUnlisted.unlistedText("arena", "only counted") }
 }

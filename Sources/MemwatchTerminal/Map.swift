@@ -181,11 +181,12 @@ extension Model {
       note: counted(arena.chunks.count, "chunk")
         + (unlisted > 0 ? ", \(grouped(unlisted)) not listed" : ""),
       columns: [
-        .init(title: "PAGES", width: 34), .init(title: "LIVE", width: 7, isNumber: true),
+        .init(title: "PAGES", width: 34), .init(title: "LIVE", width: 6, isNumber: true),
         .init(title: "ADDRESS", width: 15, dropsAt: 2),
         .init(title: "SIZE", width: 9, isNumber: true, dropsAt: 3),
         .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 1),
-      ], rows: .init(rows), empty: "nothing is mapped yet")
+      ], rows: .init(rows), empty: "nothing is mapped yet",
+      unlisted: Optional(unlisted).unlistedText("chunk", "only counted"))
   }
 
   /// Pages that are opened together, one row each.

@@ -15,6 +15,9 @@ package struct ScreenSettings: Sendable {
   package var usesMouse = false
   /// How long a window may stay open before it is told.
   package var openLimitMs: UInt64 = 60_000
+  /// What a file says of the lists, and what a person should know of that file.
+  package var configuration = Configuration()
+  package var notice: String?
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
     self.intervalMs = intervalMs
     self.forceASCII = forceASCII
@@ -28,12 +31,30 @@ package enum Screen {
     case picking
     /// The samples of a record, at least one.
     case replay([Snapshot])
+    case waiting(Wait)
+  }
+
+  /// A publisher that is not there yet.
+  package struct Wait {
+    /// What is waited for.
+    package var what: String
+    /// Looks once.
+    package var find: () -> Inspector?
+    /// Whether it may still come.
+    package var goesOn: () -> Bool
+    package init(
+      what: String, find: @escaping () -> Inspector?, goesOn: @escaping () -> Bool
+    ) {
+      (self.what, self.find, self.goesOn) = (what, find, goesOn)
+    }
   }
 
   package struct End: Sendable {
     package var lastState: PublisherState?
     /// The user chose to leave the command running (`memwatch run`).
     package var leaveRunning = false
+    /// What was waited for did not come.
+    package var wasInVain = false
   }
 
   /// Writes a snapshot, or what a view shows, to a new file; what went wrong, or nil.
@@ -125,26 +146,52 @@ package enum Screen {
     defer { prepared.terminal.end() }
     let style = Style(unicode: prepared.terminal.isUTF8 && !settings.forceASCII)
     var model = Model(intervalMs: settings.intervalMs)
+    model.openLimitMs = settings.openLimitMs
+    model.begin(settings.configuration)
     var inspector: Inspector?
     var recorded: [Snapshot] = []
     var position = -1
+    var wait: Wait?
     switch start {
     case .attached(let attached):
       inspector = attached
       inspector?.openLimitMs = settings.openLimitMs
     case .picking: model.view = .processes
     case .replay(let snapshots): recorded = snapshots
+    case .waiting(let waited):
+      wait = waited
+      model.view = .processes
     }
-    if let notice { model.say(notice) }
+    let beginning = Console.milliseconds
+    if let notice = notice ?? settings.notice { model.say(notice) }
     var end = End()
     var nextSample: UInt64 = 0
+    var sampledAt: UInt64 = 0
+    var intervalMs = model.intervalMs
     var nextClock: UInt64 = 0
     var mustDraw = true
     var wantsAudit = false
     var record: ((Snapshot) -> String?)?
+    var others: [UInt64: Inspector] = [:]
+    func lookAround() {
+      let (discovery, summaries) = ProcessSummary.all(&others)
+      model.update(discovery, summaries)
+    }
     while true {
       let now = Console.milliseconds
       if now >= nextSample {
+        if let waited = wait {
+          model.waiting = "memwatch  WAITING \((now - beginning) / 1000) s for \(waited.what)"
+          if let found = waited.find() {
+            (inspector, wait, model.waiting) = (found, nil, nil)
+            found.openLimitMs = settings.openLimitMs
+            if model.view == .processes { model.view = .arenas }
+          } else if !waited.goesOn() {
+            end.wasInVain = true
+            return end
+          }
+          mustDraw = true
+        }
         if !model.isPaused {
           if position + 1 < recorded.count {
             position += 1
@@ -156,7 +203,7 @@ package enum Screen {
               inspector.sample(
                 auditing: wantsAudit ? .now : auditing, model.detail))
             wantsAudit = false
-            if let snapshot = model.snapshot, let failure = record?(snapshot) {
+            if let snapshot = model.lastSample, let failure = record?(snapshot) {
               (record, model.recording) = (nil, nil)
               model.say("the record ended: \(failure)")
             }
@@ -167,12 +214,13 @@ package enum Screen {
           }
           mustDraw = true
         }
-        if model.view == .processes { model.update(Discovery.run()) }
+        if model.view == .processes { lookAround() }
         if let child {
           model.output = child.output()
           model.runningChild = child.status() == nil ? child.pid : nil
         }
-        nextSample = now + UInt64(model.intervalMs)
+        sampledAt = now
+        nextSample = now + UInt64(wait == nil ? model.intervalMs : min(model.intervalMs, 100))
       }
       if now >= nextClock { mustDraw = true }
       if mustDraw, prepared.terminal.canDraw {
@@ -186,6 +234,8 @@ package enum Screen {
         drawn(grid)
         mustDraw = false
         nextClock = now + 1000
+        // The first screen does not wait for it; the next one has it.
+        if model.host == nil, inspector != nil { model.update(host()) }
       }
       // What waits to be drawn waits for the terminal, and not for the clock.
       let pause = mustDraw ? nextSample : min(nextSample, nextClock)
@@ -194,14 +244,11 @@ package enum Screen {
       if !isThere || prepared.terminal.signal != 0 { break }
       if prepared.terminal.resume() { mustDraw = true }
       // A resize comes without input: curses reports it as a key.
-      reading: while true {
-        switch prepared.terminal.nextKey() {
-        case .nothing: break reading
-        case .ignored: continue
-        case .key(.resize):
+      for key in prepared.terminal.takeKeys() {
+        if key == .resize {
           prepared.terminal.redraw()
           mustDraw = true
-        case .key(let key):
+        } else {
           mustDraw = true
           let before = model.view
           let wasPaused = model.isPaused
@@ -215,12 +262,14 @@ package enum Screen {
               position = min(max(0, position + count), recorded.count - 1)
               model.replay(recorded, at: position)
             case .goTo(let time):
-              guard let found = recorded.firstIndex(where: { clock($0.sampledAt) >= time }) else {
-                model.say("the record ends at \(clock(recorded[recorded.count - 1].sampledAt))")
-                break
-              }
+              let (found, note) = ReplayTime.place(
+                of: time, in: recorded.map(\.sampledAt), at: position,
+                secondOfDay: { secondOfDay($0) })
+              if let note { model.say(note) }
+              guard let found else { break }
               position = found
               model.replay(recorded, at: position)
+            case .copy(let text): prepared.terminal.copy(text)
             case .redraw: prepared.terminal.redraw()
             case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }
@@ -234,11 +283,12 @@ package enum Screen {
               } else if effect == .writeView(path) {
                 failure = write(.seen(model.seen), path)
               } else {
-                if let inspector, !model.isPaused { snapshot = inspector.sample() }
+                if let inspector, !model.isPaused, !model.isPast { snapshot = inspector.sample() }
                 failure = write(.everything(snapshot), path)
               }
               model.say(failure ?? "wrote \(SafeText(path))")
             case .attach(let publisher):
+              (wait, model.waiting) = (nil, nil)
               do throws(AttachFailure) {
                 inspector = try Inspector.attach(to: publisher)
                 inspector?.openLimitMs = settings.openLimitMs
@@ -259,16 +309,21 @@ package enum Screen {
               }
             case .quit(let leave):
               end.leaveRunning = leave
-              end.lastState = model.snapshot?.process.state
+              end.lastState = model.lastSample?.process.state
               return end
             }
           }
-          if model.view == .processes, before != .processes { model.update(Discovery.run()) }
+          if model.view == .processes, before != .processes { lookAround() }
           // Secrets and pages one by one are read only where they are looked at, or will be.
           if model.view != before, model.detail != .none { nextSample = 0 }
           if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }
           if model.view == .host, before != .host { model.update(host()) }
         }
+      }
+      // Another interval counts from the sample that is shown.
+      if model.intervalMs != intervalMs {
+        intervalMs = model.intervalMs
+        if nextSample != 0, wait == nil { nextSample = sampledAt + UInt64(intervalMs) }
       }
     }
     end.lastState = nil

@@ -21,6 +21,7 @@ struct Terminal: ~Copyable {
   private var looks: [UInt32]
   private var hasBegun = false
   private let usesMouse: Bool
+  private var parser = InputParser()
 
   /// Opens what drawing needs; the terminal stays as it is until `begin`.
   init(useColor: Bool, useMouse: Bool = false) throws(ScreenFailure) {
@@ -71,6 +72,7 @@ struct Terminal: ~Copyable {
       mouseinterval(0)
     }
     if unsafe getenv("ESCDELAY") == nil { set_escdelay(25) }
+    mwn_bracket_paste(true)
   }
 
   static func keep() { mwn_keep_terminal() }
@@ -91,6 +93,7 @@ struct Terminal: ~Copyable {
   mutating func end() {
     guard hasBegun else { return }
     hasBegun = false
+    mwn_bracket_paste(false)
     // curses would wait for ever on a terminal that takes nothing.
     if canDraw { endwin() } else { mwn_restore_terminal() }
   }
@@ -110,20 +113,25 @@ struct Terminal: ~Copyable {
   /// Roles to attributes. The terminal's own foreground and background are kept, so that light and
   /// dark terminals both work; colour is never the only sign.
   private mutating func setLooks(color: Bool) {
-    func look(_ role: Role, _ attributes: UInt32) { looks[Int(role.rawValue)] = attributes }
-    look(.strong, mwn_bold)
-    look(.faint, mwn_dim)
-    look(.bad, mwn_bold)
-    look(.selected, mwn_reverse)
-    guard color, has_colors(), start_color() == OK else { return }
-    use_default_colors()
-    let pairs: [(Role, Int32, UInt32)] = [
-      (.good, COLOR_GREEN, 0), (.warning, COLOR_YELLOW, 0), (.bad, COLOR_RED, mwn_bold),
-      (.arenas, COLOR_CYAN, 0), (.others, COLOR_MAGENTA, 0),
-    ]
-    for (index, (role, color, attributes)) in pairs.enumerated() {
-      guard init_pair(Int16(index + 1), Int16(color), -1) == OK else { continue }
-      look(role, UInt32(bitPattern: COLOR_PAIR(Int32(index + 1))) | attributes)
+    var depth = ColorDepth.none
+    if color, has_colors(), start_color() == OK, use_default_colors() == OK {
+      depth = mwn_color_count() >= 256 ? .many : .eight
+    }
+    for role in Role.allCases {
+      var look = role.look(depth)
+      var attributes: UInt32 = 0
+      if look.ink != nil || look.ground != nil {
+        let pair = Int16(role.rawValue) + 1
+        if init_pair(pair, Int16(look.ink ?? -1), Int16(look.ground ?? -1)) == OK {
+          attributes = UInt32(bitPattern: COLOR_PAIR(Int32(pair)))
+        } else {
+          look = role.look(.none)
+        }
+      }
+      if look.isBold { attributes |= mwn_bold }
+      if look.isFaint { attributes |= mwn_dim }
+      if look.isReversed { attributes |= mwn_reverse }
+      looks[Int(role.rawValue)] = attributes
     }
   }
 
@@ -158,6 +166,12 @@ struct Terminal: ~Copyable {
     drawn = grid
   }
 
+  /// Hands a text to the terminal's clipboard, where it takes output now.
+  func copy(_ text: String) {
+    let sequence = Clipboard.sequence(text)
+    unsafe sequence.withUnsafeBufferPointer { unsafe mwn_send($0.baseAddress, $0.count) }
+  }
+
   /// Rings the bell.
   func ring() { beep() }
 
@@ -185,54 +199,53 @@ struct Terminal: ~Copyable {
   mutating func resume() -> Bool {
     guard mwn_was_continued() else { return false }
     reset_prog_mode()
+    mwn_bracket_paste(true)
     redraw()
     return true
   }
 
-  enum SnapshotBuilder {
-    case key(Key)
-    case ignored, nothing
-  }
-
-  /// The next key that is waiting.
-  func nextKey() -> SnapshotBuilder {
-    var code = wint_t()
-    let kind = unsafe wget_wch(window, &code)
-    if kind == ERR { return .nothing }
-    if kind == KEY_CODE_YES {
-      switch Int32(bitPattern: code) {
-      case KEY_UP: return .key(.up)
-      case KEY_DOWN: return .key(.down)
-      case KEY_LEFT: return .key(.left)
-      case KEY_RIGHT: return .key(.right)
-      case KEY_PPAGE: return .key(.pageUp)
-      case KEY_NPAGE: return .key(.pageDown)
-      case KEY_HOME: return .key(.home)
-      case KEY_END: return .key(.end)
-      case KEY_ENTER: return .key(.enter)
-      case KEY_BACKSPACE: return .key(.backspace)
-      case KEY_BTAB: return .key(.backTab)
-      case KEY_F0 + 1: return .key(.help)
-      case KEY_RESIZE: return .key(.resize)
-      case KEY_MOUSE:
-        var event = MEVENT()
-        guard unsafe getmouse(&event) == OK else { return .ignored }
-        if event.bstate & mwn_wheel_up != 0 { return .key(.up) }
-        if event.bstate & mwn_wheel_down != 0 { return .key(.down) }
-        return .key(.click(row: Int(event.y)))
-      default: return .ignored
+  /// The keys that are waiting.
+  mutating func takeKeys() -> [Key] {
+    let byteCount = Int(unsafe mwn_waiting_bytes(mwn_stream_descriptor(input)))
+    var keys: [Key] = []
+    while true {
+      var code = wint_t()
+      let kind = unsafe wget_wch(window, &code)
+      if kind == ERR { break }
+      if kind == KEY_CODE_YES {
+        let key = special(Int32(bitPattern: code))
+        if key == .resize || parser.takesKey(), let key { keys.append(key) }
+      } else if let scalar = Unicode.Scalar(code), let key = parser.take(scalar) {
+        keys.append(key)
       }
     }
+    if let key = parser.flush() { keys.append(key) }
+    return InputParser.keys(keys, byteCount: byteCount, saysPaste: mwn_knows_paste())
+  }
+
+  /// A key of the terminal's description.
+  private func special(_ code: Int32) -> Key? {
     switch code {
-    case 9: return .key(.tab)
-    case 10, 13: return .key(.enter)
-    case 12: return .key(.redraw)
-    case 27: return .key(.escape)
-    case 3: return .key(.interrupt)
-    case 127, 8: return .key(.backspace)
-    default:
-      guard let scalar = Unicode.Scalar(code) else { return .ignored }
-      return .key(.character(Character(scalar)))
+    case KEY_UP: return .up
+    case KEY_DOWN: return .down
+    case KEY_LEFT: return .left
+    case KEY_RIGHT: return .right
+    case KEY_PPAGE: return .pageUp
+    case KEY_NPAGE: return .pageDown
+    case KEY_HOME: return .home
+    case KEY_END: return .end
+    case KEY_ENTER: return .enter
+    case KEY_BACKSPACE: return .backspace
+    case KEY_BTAB: return .backTab
+    case KEY_F0 + 1: return .help
+    case KEY_RESIZE: return .resize
+    case KEY_MOUSE:
+      var event = MEVENT()
+      guard unsafe getmouse(&event) == OK else { return nil }
+      if event.bstate & mwn_wheel_up != 0 { return .up }
+      if event.bstate & mwn_wheel_down != 0 { return .down }
+      return .click(row: Int(event.y), column: Int(event.x))
+    default: return nil
     }
   }
 }

@@ -8,13 +8,21 @@ package struct ViewExport: Equatable, Sendable {
   /// Empty: the rows are lines of text.
   package var columns: [String] = []
   package var rows: [[String]]
+  /// What is there and not in the rows; nil: nothing.
+  package var unlisted: String?
 
   package var text: String {
     let lines = columns.isEmpty ? rows.map { $0.joined() } : table([columns] + rows)
-    return ([title, ""] + lines).joined(separator: "\n") + "\n"
+    return ([title, ""] + lines + (unlisted.map { ["", $0] } ?? [])).joined(separator: "\n") + "\n"
   }
 
-  package var csv: String { commaSeparated((columns.isEmpty ? [] : [columns]) + rows) }
+  /// What is not listed is a last row, in its first cell.
+  package var csv: String {
+    let last = unlisted.map { text in
+      [columns.indices.map { $0 == 0 ? text : "" }].map { $0.isEmpty ? [text] : $0 }
+    }
+    return commaSeparated((columns.isEmpty ? [] : [columns]) + rows + (last ?? []))
+  }
 
   package var document: Value {
     .object([
@@ -27,7 +35,7 @@ package struct ViewExport: Equatable, Sendable {
               ? .text(row.joined())
               : .object(zip(columns, row).map { ($0, .text($1)) })
           })
-      ),
+      ), ("unlisted", unlisted.map { .text($0) } ?? .null),
     ])
   }
 }
@@ -51,35 +59,40 @@ extension Model {
 
   private var shownRows: ViewExport {
     if let listing {
-      let titles = listing.columns.map { $0.title.filter { !"v^".contains($0) } }
+      let titles = listing.columns.map(\.title)
       return chosen(
         ViewExport(
           title: listing.title, columns: ["MARK"] + titles,
           rows: listing.rows.map { row in
             [row.mark == " " ? "" : row.mark] + row.cells.map(\.text)
-          }))
+          }, unlisted: listing.unlisted))
     }
     switch view {
     case .arenas:
-      let columns = ArenaColumn.allCases.filter { $0 != .since || mark != nil }
+      let columns = ArenaColumn.allCases.filter { $0 != .since || base != nil }
       return chosen(
         ViewExport(
           title: "arenas", columns: columns.map(\.rawValue),
-          rows: arenas.map { arena in columns.map { cell($0, of: arena) } }))
+          rows: arenas.map { arena in columns.map { cell($0, of: arena) } },
+          unlisted: snapshot?.unlistedArenasText))
     case .processes:
       return ViewExport(
         title: "processes that publish",
-        columns: ["PID", "STATE", "LAST SEEN", "USER", "NAME", "PAGE"],
+        columns: [
+          "PID", "STATE", "LAST SEEN", "USER", "NAME", "VERDICT", "ARENAS", "LOCKED", "PAGE",
+        ],
         rows: publishers.map {
           [
             $0.pid.map { "\($0)" } ?? "n/a", $0.state.rawValue,
             $0.lastSeenAt.map { clock($0, withDate: true) } ?? ($0.state.isCurrent ? "now" : "n/a"),
-            Users.name($0.uid).string, $0.name.string, SafeText($0.path).string,
+            Users.name($0.uid).string, $0.name.string, summaries[$0.id]?.verdict ?? "n/a",
+            summaries[$0.id].map { grouped($0.arenas) } ?? "n/a",
+            summaries[$0.id]?.lockedText ?? "n/a", SafeText($0.path).string,
           ]
         })
     case .history:
       return ViewExport(
-        title: "history", columns: ["TIME", "LOCKED", "OPENS/S", "OPERATIONS/S", "FAILURES/S"],
+        title: historyTitle, columns: ["TIME", "LOCKED", "OPENS/S", "OPERATIONS/S", "FAILURES/S"],
         rows: history.moments.map {
           [
             clock($0.at), $0.locked.map { bytes(UInt64(wholeNumber($0))) } ?? "n/a",
@@ -87,18 +100,18 @@ extension Model {
             grouped(wholeNumber($0.failures)),
           ]
         })
-    case .secrets, .map, .events, .findings, .host, .vaults, .output, .help:
+    case .secrets, .map, .events, .findings, .host, .vaults, .output, .help, .detail:
       return ViewExport(title: view.rawValue, rows: lines.map { [$0] })
     }
   }
 
   /// With the columns that were chosen for this view, in their order.
   private func chosen(_ seen: ViewExport) -> ViewExport {
-    guard let titles = chosenColumns[view] else { return seen }
+    guard let titles = chosenColumns else { return seen }
     let places = titles.compactMap { seen.columns.firstIndex(of: $0) }
     return ViewExport(
       title: seen.title, columns: places.map { seen.columns[$0] },
-      rows: seen.rows.map { row in places.map { row[$0] } })
+      rows: seen.rows.map { row in places.map { row[$0] } }, unlisted: seen.unlisted)
   }
 
   /// A cell of the list of arenas.
@@ -107,7 +120,7 @@ extension Model {
     func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
     return switch column {
     case .arena: arena.name.string
-    case .state: snapshot?.stateWord(of: arena) ?? "n/a"
+    case .state: stateText(of: arena)
     case .lock: arena.lockState ?? "n/a"
     case .protection: arena.protectionState ?? "n/a"
     case .open: count(arena.openWindows)
@@ -118,6 +131,12 @@ extension Model {
     case .since: growth(of: arena).map { ($0 < 0 ? "-" : "+") + grouped($0.magnitude) } ?? "-"
     case .inUse: size(arena.bytesInUse)
     case .locked: size(arena.bytesLocked)
+    case .rate: rates[arena.id].map { grouped(wholeNumber($0.opens)) + "/s" } ?? "n/a"
+    case .peak: size(arena.peakBytesLocked)
+    case .chunks: count(arena.chunkCount)
+    case .maps: count(arena.mapsUsed)
+    case .failed: grouped(arena.failures)
+    case .longest: arena.longestOpenMs.map { duration($0) } ?? "n/a"
     }
   }
 }

@@ -25,13 +25,15 @@ struct Refused: Error {}
 
 enum Attacks {
   static let names = [
-    "overflow by 1 byte", "overflow by a page", "read while idle", "use after free",
+    "overflow by 1 byte, of 32", "overflow by 1 byte, of 30", "read 1 byte behind 30",
+    "overflow by a page", "read while idle", "use after free",
     "read by another thread in a window", "read by a thread born in a window",
     "read in a forked child", "left in a core dump", "lock that fails", "maps used up",
     "discard of write-once pages", "shown in a crash report",
   ]
   static let targets = [
-    "enclave", "enclave isolated", "libsodium", "openssl", "libgcrypt", "malloc",
+    "enclave", "enclave isolated", "enclave endsAtGuard", "libsodium", "openssl", "libgcrypt",
+    "malloc",
   ]
 
   private static let silent: Int32 = 10
@@ -40,6 +42,7 @@ enum Attacks {
   private static let notInstalled: Int32 = 13
   private static let crashes: Int32 = 14
   private static let pattern: UInt8 = 0xa5
+  nonisolated(unsafe) private static var byteRead: UInt8 = 0
 
   // MARK: - The table
 
@@ -154,11 +157,12 @@ enum Attacks {
 
   static func target(_ number: Int) -> AttackedMemory {
     switch targets[number] {
-    case "enclave", "enclave isolated":
+    case "enclave", "enclave isolated", "enclave endsAtGuard":
       let arena: Arena
       do {
-        arena = try Arena(
-          "attacked", .init(layout: targets[number] == "enclave" ? .slab : .isolated))
+        var options = Arena.Options(layout: targets[number] == "enclave" ? .slab : .isolated)
+        options.endsAtGuard = targets[number] == "enclave endsAtGuard"
+        arena = try Arena("attacked", options)
       } catch { exit(detected) }
       return unsafe AttackedMemory(
         name: targets[number],
@@ -280,14 +284,17 @@ enum Attacks {
   private static func perform(_ attack: String, _ target: AttackedMemory) throws {
     // One among several: the first or last of a heap may have a guard to itself by chance.
     var several: [UnsafeMutableRawPointer] = unsafe []
-    for _ in 0..<8 { unsafe several.append(try target.allocate(32)) }
+    let size = attack.hasSuffix("30") ? 30 : 32
+    for _ in 0..<8 { unsafe several.append(try target.allocate(size)) }
     nonisolated(unsafe) let secret = unsafe several[4]
     switch attack {
-    case "overflow by 1 byte":
+    case "read 1 byte behind 30":
+      unsafe target.open(secret) { unsafe byteRead = (secret + size).load(as: UInt8.self) }
+    case "overflow by 1 byte, of 32", "overflow by 1 byte, of 30":
       // A fault that comes later is the damage, not a protection.
       unsafe target.open(secret) {
-        unsafe (secret + 32).storeBytes(
-          of: (secret + 32).load(as: UInt8.self) ^ 1, as: UInt8.self)
+        unsafe (secret + size).storeBytes(
+          of: (secret + size).load(as: UInt8.self) ^ 1, as: UInt8.self)
       }
       signal(SIGSEGV) { _ in _exit(Attacks.crashes) }
       unsafe target.free(secret)

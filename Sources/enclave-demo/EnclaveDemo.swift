@@ -6,7 +6,7 @@
 //   vault-main      isolated  the key that it is encrypted under
 //   session-tokens  slab      thousands that come and go; outgrows the memlock limit
 //   webhooks        slab      a few, one of which stays open for a while
-//   scratch         slab      no lock asked for, no gate
+//   scratch         slab      no lock asked for, no gate; one label of it leaks
 //
 // It lowers its own memlock limit and drops CAP_IPC_LOCK, so that the lock that fails is refused by
 // the kernel, and not made up.
@@ -78,12 +78,22 @@ struct EnclaveDemo {
   static func main() {
     let arguments = Arguments(CommandLine.arguments)
     do {
+      restrictLocking()
+      try startPublishing()
       var gateway = try Gateway(seed: arguments.seed)
       try gateway.run(for: arguments.seconds)
     } catch {
       complain("enclave-demo: \(error)\n")
       exit(1)
     }
+  }
+
+  /// Publishes under this name, however the program was built and is called. Before the first arena: with
+  /// ENCLAVE_STATS=1 that one would publish under the command's name.
+  static func startPublishing() throws {
+    var options = StatsPublisher.Options()
+    options.name = "enclave-demo"
+    try StatsPublisher.start(options).keepUntilExit()
   }
 
   /// Lowers RLIMIT_MEMLOCK (soft and hard) and gives up the capability that goes past it.
@@ -126,19 +136,20 @@ struct Gateway {
   let sessions: Arena
   let webhooks: Arena
   let scratch: Arena
-  let keys: [SharedSecret]
+  let keys: [SecretReference]
   #if Vault
     let vault: Vault
     let password: ParkedSecret
   #else
-    let password: SharedSecret
+    let password: SecretReference
   #endif
-  var tokens: [SharedSecret] = []
-  let signing: [SharedSecret]
-  var buffers: [SharedSecret] = []
+  var tokens: [SecretReference] = []
+  let signing: [SecretReference]
+  var buffers: [SecretReference] = []
+  /// What a forgotten list holds on to: allocated, never opened, never freed.
+  var forgotten: [SecretReference] = []
 
   init(seed: UInt64) throws {
-    EnclaveDemo.restrictLocking()
     random = SeededGenerator(state: seed)
     tlsKeys = try Arena("tls-keys", .init(layout: .isolated, lock: .preferred))
     database = try Arena("db-password", .init(layout: .isolated, lock: .preferred))
@@ -146,10 +157,10 @@ struct Gateway {
     scratch = try Arena("scratch", .init(lock: .off, gate: .none))
     sessions = try Arena("session-tokens", .init(lock: .preferred))
     var generator = random
-    func filled(_ arena: Arena, _ byteCount: Int, _ label: Label) throws -> SharedSecret {
+    func filled(_ arena: Arena, _ byteCount: Int, _ label: Label) throws -> SecretReference {
       var secret = try arena.allocate(byteCount: byteCount, label: label)
       try fill(&secret, &generator)
-      return SharedSecret(secret)
+      return SecretReference(secret)
     }
     keys = try [
       filled(tlsKeys, 1192, "certificate key"), filled(tlsKeys, 121, "certificate key"),
@@ -172,10 +183,6 @@ struct Gateway {
   }
 
   mutating func run(for seconds: Double?) throws {
-    var options = StatsPublisher.Options()
-    options.name = "enclave-demo"
-    // Under ENCLAVE_STATS=1 the library publishes already.
-    if let publisher = try? StatsPublisher.start(options) { publisher.keepUntilExit() }
     print("enclave-demo: pid \(getpid()); memlock limit lowered; press ^C to end")
     fflush(nil)
     let clock = ContinuousClock()
@@ -203,13 +210,19 @@ struct Gateway {
     }
     #if Vault
       // In clear only while it is used; under a new key every minute.
-      if round % 10 == 0 { try open(SharedSecret(vault.decrypt(password.secret, into: database))) }
+      if round % 10 == 0 {
+        try open(SecretReference(vault.decrypt(password.secret, into: database)))
+      }
       if round % 1200 == 1199 { try vault.rotate() }
     #else
       if round % 10 == 0 { try open(password) }
     #endif
     buffers = try (0..<8).map { _ in
-      SharedSecret(try scratch.allocate(byteCount: 512, label: "handshake buffer"))
+      SecretReference(try scratch.allocate(byteCount: 512, label: "handshake buffer"))
+    }
+    if round % 10 == 0, forgotten.count < 10_000 {
+      forgotten.append(
+        SecretReference(try scratch.allocate(byteCount: 32, label: "one-time code")))
     }
     // Every other second a signature takes its time, with the secret open.
     if round % 40 >= 20 {
@@ -226,10 +239,10 @@ struct Gateway {
     var token = try sessions.allocate(
       byteCount: isRefresh ? 64 : 32, label: isRefresh ? "oauth refresh" : "http session")
     try fill(&token, &random)
-    tokens.append(SharedSecret(token))
+    tokens.append(SecretReference(token))
   }
 
-  private func open(_ secret: SharedSecret) throws {
+  private func open(_ secret: SecretReference) throws {
     do {
       try secret.withBytes { bytes in _ = bytes.byteCount }
     } catch { throw error.failure }

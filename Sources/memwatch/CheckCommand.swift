@@ -128,8 +128,11 @@ struct Watchdog {
   /// Watches until the command ends: the code to exit with.
   mutating func watch(_ command: Command, everyMs interval: Int) -> Int32 {
     guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
+      let what =
+        command.poll() == nil
+        ? "no publisher within 10 s" : "the command ended before it was seen to publish"
       command.waitForEnd()
-      Output.error("memwatch: the command published nothing: nothing was checked")
+      Output.error("memwatch: \(what): nothing was checked")
       return Exit.checkFailed
     }
     var isFirst = true

@@ -12,6 +12,8 @@ struct Needs {
   var named: [String] = []
   /// The only directory where files can be made.
   var exports = "."
+  /// The only file there that can be replaced.
+  var replaced: ReplacedFile?
   /// The screen, where there is to be one.
   var screen: ScreenSettings?
   /// A command that was started for this.
@@ -46,8 +48,18 @@ struct Viewer {
       ? nil : "the sandbox is incomplete: " + confinement.missing.joined(separator: "; ")
   }
 
+  /// Replaces the one file that this command may replace.
+  func replace(_ path: String, with text: String) throws(Failure) {
+    if let message = client.replacement(of: path, with: text) {
+      throw Failure(Exit.failure, message)
+    }
+  }
+
   /// Runs the screen, and turns its end into an exit code.
-  func show(_ start: Screen.Start, auditing: Bool, child: Screen.Child? = nil) throws {
+  ///
+  /// - Returns: false where what was waited for did not come.
+  @discardableResult
+  func show(_ start: Screen.Start, auditing: Bool, child: Screen.Child? = nil) throws -> Bool {
     guard let prepared else { throw Failure(Exit.failure, "no screen was prepared") }
     let ready: Screen.Prepared
     do { ready = try prepared.get() } catch { throw Failure(Exit.failure, error.message) }
@@ -72,6 +84,7 @@ struct Viewer {
       Output.error("memwatch: the publisher was \(state.rawValue) at the end")
       throw ExitCode(Exit.code(for: state))
     }
+    return !end.wasInVain
   }
 }
 
@@ -117,8 +130,11 @@ enum Confined {
     let keeper = needs.screen == nil ? nil : Screen.Keeper()
     var leaves = false
     let end: Broker.End
+    var broker = Broker(named: needs.named, exportsTo: needs.exports, replacing: needs.replaced)
+    if needs.replaced != nil, let failure = broker.exportsFailure {
+      throw Failure(Exit.failure, SafeText("\(failure)").string)
+    }
     do throws(SandboxFailure) {
-      var broker = Broker(named: needs.named, exportsTo: needs.exports)
       end = try broker.run(
         prepare: {
           needs.screen.map { settings in
@@ -161,6 +177,11 @@ enum Confined {
         // A key of the terminal (SIGINT, SIGQUIT) reached the command as well.
         if needs.endsCommand || signal == 15 || signal == 1 { needs.command?.end() }
         end.repeatHere()
+      }
+      if signal == 24 {  // SIGXCPU
+        needs.command?.end()
+        throw Failure(
+          Exit.failure, "RLIMIT_CPU (ulimit -t) or RLIMIT_RTTIME (ulimit -R) leaves no more time")
       }
       throw Failure(
         Exit.failure, "the process that reads and draws ended by signal \(signal); please report it"

@@ -120,13 +120,28 @@ struct Session {
 
   /// - Parameter lines: how changes are told as lines, where the terminal cannot show a screen.
   private func look(_ viewer: Viewer, endsWithScreen: Bool, lines: ScreenFlags?) throws {
-    guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
-      let tail = command.tail(10).map { "  " + $0 }
-      let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
-      let what =
-        command.status == nil
-        ? "no publisher within 10 s" : "the command ended without publishing"
-      throw Failure(Exit.noPublisher, ([what + log] + tail).joined(separator: "\n"))
+    let child = Screen.Child(
+      pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
+    // The sample process publishes at once; any other command in its own time, or never.
+    let hasScreen = command.isLogged && lines == nil
+    var found = command.waitForPublisher(
+      milliseconds: endsWithScreen ? 10_000 : hasScreen ? 300 : 10_000)
+    if found == nil, !endsWithScreen, command.mayPublish {
+      if hasScreen {
+        let wait = Screen.Wait(
+          what: "process \(command.pid) to publish", find: command.publisher,
+          goesOn: { command.mayPublish })
+        if try !viewer.show(.waiting(wait), auditing: true, child: child) { sayUnseen() }
+        return
+      }
+      Output.error("memwatch: no publisher within 10 s; the command goes on")
+      while found == nil, command.mayPublish {
+        found = command.waitForPublisher(milliseconds: 1000)
+      }
+    }
+    guard let inspector = found else {
+      guard endsWithScreen else { return sayUnseen() }
+      throw Failure(Exit.noPublisher, unseen)
     }
     if let lines {
       Speaking.begin()
@@ -140,8 +155,17 @@ struct Session {
       if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }
       return
     }
-    let child = Screen.Child(
-      pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
     try viewer.show(.attached(inspector), auditing: true, child: endsWithScreen ? nil : child)
+  }
+  private func sayUnseen() { Output.error("memwatch: " + unseen) }
+
+  /// That it did not publish, with the end of its output.
+  private var unseen: String {
+    let tail = command.tail(10).map { "  " + $0 }
+    let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
+    let what =
+      command.mayPublish
+      ? "no publisher within 10 s" : "the command ended before it was seen to publish"
+    return ([what + log] + tail).joined(separator: "\n")
   }
 }

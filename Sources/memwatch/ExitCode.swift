@@ -14,17 +14,22 @@ enum Exit {
   static let inconsistent: Int32 = 8
   static let several: Int32 = 9
   static let replaced: Int32 = 10
+  static let exec: Int32 = 11
   static let usage: Int32 = 64
 
   /// What a person is told of them.
   static let meanings: [(code: Int32, meaning: String)] = [
-    (0, "fine"), (failure, "memwatch's own failure: a full disk, a file that exists, a terminal"),
+    (0, "fine"),
+    (failure, "memwatch's own failure: a full disk, a file that exists, a directory, a terminal"),
     (noPublisher, "no publisher"), (notPermitted, "not permitted"), (corrupt, "a corrupt page"),
     (exited, "the process exited (its last page is still printed)"),
     (checkFailed, "a check failed"), (incompatible, "an incompatible version of the page"),
     (inconsistent, "no consistent reading: stopped in mid-update, detached, unlinked"),
     (several, "several match"), (replaced, "replaced by another process"),
+    (exec, "the process runs another program (exec), which does not publish"),
     (usage, "a wrong option or argument"),
+    (130, "ended by SIGINT, as a shell reports it"),
+    (143, "ended by SIGTERM, as a shell reports it: how record and export are stopped"),
   ]
 
   static func code(for state: PublisherState) -> Int32 {
@@ -32,6 +37,7 @@ enum Exit {
     case .live, .stopped: 0
     case .midUpdate, .detached, .unlinked: inconsistent
     case .exited: exited
+    case .exec: exec
     case .replaced: replaced
     case .incompatible: incompatible
     case .notPermitted: notPermitted
@@ -52,6 +58,10 @@ struct Failure: Error {
 
   init(_ failure: AttachFailure) {
     switch failure {
+    case .none(_, let places) where places.contains(where: \.hasFailed):
+      let outcomes = places.filter(\.hasFailed).map(\.outcome.string)
+      self.init(
+        Exit.failure, "pages could not be looked for: " + outcomes.joined(separator: "; "))
     case .none(let target, let places):
       var lines: [String]
       switch target {

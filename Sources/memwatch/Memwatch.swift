@@ -20,12 +20,13 @@ struct Memwatch: ParsableCommand {
     version: "0.1.0",
     subcommands: [
       Watch.self, List.self, SnapshotCommand.self, AuditCommand.self, Check.self, HostCommand.self,
-      Diff.self, Record.self, Replay.self, Demo.self, Run.self, Manual.self,
+      Diff.self, Record.self, Replay.self, ExportCommand.self, Demo.self, Run.self, Manual.self,
     ],
     defaultSubcommand: Watch.self)
 
   static func main() {
     Screen.prepareStreams()
+    Console.surviveFileLimit()
     finish {
       var command = try parseAsRoot()
       try command.run()
@@ -61,9 +62,14 @@ struct TargetOptions: ParsableArguments {
     }
   }
 
+  /// For people.
+  var text: String {
+    SafeText(file ?? target ?? "a publisher").string
+  }
+
   /// Attaches; waits as long as was asked.
-  func attach() throws(Failure) -> Inspector {
-    let deadline = Console.milliseconds + UInt64(wait?.milliseconds ?? 0)
+  func attach(waiting: Bool = true) throws(Failure) -> Inspector {
+    let deadline = Console.milliseconds + UInt64(waiting ? wait?.milliseconds ?? 0 : 0)
     while true {
       do { return try Inspector.attach(to: resolved) } catch {
         switch error {
@@ -107,9 +113,9 @@ struct AuditFlag: ParsableArguments {
 
 struct ScreenFlags: ParsableArguments {
   @Option(
-    name: [.long, .customShort("i")],
-    help: ArgumentHelp("Read so often: 1s, 500ms.", valueName: "time"))
-  var interval = Time(milliseconds: 1000)
+    name: [.customLong("interval"), .customShort("i")],
+    help: ArgumentHelp("Read so often: 1s, 500ms (default: 1s).", valueName: "time"))
+  var givenInterval: Time?
 
   @Flag(name: .long, help: "Draw with ASCII alone.")
   var ascii = false
@@ -120,14 +126,16 @@ struct ScreenFlags: ParsableArguments {
   @Flag(name: .long, help: "Ring the bell at each alert.")
   var bell = false
 
-  @Flag(name: .long, help: "Select rows and scroll with the mouse.")
-  var mouse = false
+  @Flag(
+    name: .customLong("mouse"), inversion: .prefixedNo,
+    help: "The mouse selects, sorts and scrolls; the terminal's own selecting then needs Shift.")
+  var givenMouse: Bool?
 
   @Option(
     name: .customLong("open-limit"),
     help: ArgumentHelp(
-      "Warn of a window that stays open for so long: 60s.", valueName: "time"))
-  var openLimit = Time(milliseconds: 60_000)
+      "Warn of a window that stays open for so long (default: 60s).", valueName: "time"))
+  var givenOpenLimit: Time?
 
   @Option(
     name: .customLong("on-alert"),
@@ -136,17 +144,32 @@ struct ScreenFlags: ParsableArguments {
         + "arena's id as arguments.", valueName: "program"))
   var onAlert: String?
 
+  /// What is given goes before what the file says.
+  var interval: Time {
+    givenInterval ?? Time(milliseconds: ConfigurationFile.settings.intervalMs ?? 1000)
+  }
+  var openLimit: Time {
+    givenOpenLimit
+      ?? Time(milliseconds: Int(clamping: ConfigurationFile.settings.openLimitMs ?? 60_000))
+  }
+
   func validate() throws {
+    // (This reads the file, too, while it can be read.)
     guard (50...3_600_000).contains(interval.milliseconds) else {
       throw ValidationError("--interval takes 50ms to 1h.")
     }
   }
 
   var settings: ScreenSettings {
+    let file = ConfigurationFile.settings
     var settings = ScreenSettings(
-      intervalMs: interval.milliseconds, forceASCII: ascii, useColor: !noColor)
-    (settings.rings, settings.onAlert, settings.usesMouse) = (bell, onAlert, mouse)
+      intervalMs: interval.milliseconds, forceASCII: ascii,
+      useColor: !noColor && file.useColor ?? true)
+    (settings.rings, settings.onAlert) = (bell, onAlert)
+    settings.usesMouse = givenMouse ?? file.usesMouse ?? true
     settings.openLimitMs = UInt64(openLimit.milliseconds)
+    settings.configuration = file
+    settings.notice = ConfigurationFile.notice
     return settings
   }
 }
@@ -186,8 +209,13 @@ struct Watch: ConfinedCommand {
     }
     let start: Screen.Start
     do throws(Failure) {
-      start = .attached(try target.attach())
+      start = .attached(try target.attach(waiting: false))
     } catch {
+      if error.code == Exit.noPublisher || error.code == Exit.notPermitted,
+        let wait = target.wait
+      {
+        return try show(waitingFor: wait, since: error, on: viewer)
+      }
       // Several: on a screen one can be picked.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
         throw error
@@ -195,6 +223,23 @@ struct Watch: ConfinedCommand {
       start = .picking
     }
     try viewer.show(start, auditing: !audit.isOff)
+  }
+
+  /// A screen that is there before the publisher is.
+  private func show(waitingFor time: Time, since first: Failure, on viewer: Viewer) throws {
+    var failure = first
+    var isOver = false
+    let deadline = Console.milliseconds + UInt64(time.milliseconds)
+    let wait = Screen.Wait(
+      what: target.text,
+      find: {
+        do throws(Failure) { return try target.attach(waiting: false) } catch {
+          failure = error
+          isOver = error.code != Exit.noPublisher && error.code != Exit.notPermitted
+          return nil
+        }
+      }, goesOn: { !isOver && Console.milliseconds < deadline })
+    if try !viewer.show(.waiting(wait), auditing: !audit.isOff) { throw failure }
   }
 }
 
@@ -296,9 +341,11 @@ struct SnapshotCommand: ConfinedCommand {
     let inspector = try target.attach()
     var snapshots = [inspector.sample(auditing: audit.mode(.now))]
     if format == .svg {
-      // Rates need two.
-      Exiting.pause(milliseconds: 500)
-      snapshots.append(inspector.sample(auditing: audit.mode(.automatic)))
+      // Rates need two; what was needs some more.
+      for _ in 0..<(view == .history ? 8 : 1) {
+        Exiting.pause(milliseconds: view == .history ? 250 : 500)
+        snapshots.append(inspector.sample(auditing: audit.mode(.automatic)))
+      }
     }
     if hidesLabels { snapshots = snapshots.map(\.withoutLabels) }
     let snapshot = snapshots[snapshots.count - 1]

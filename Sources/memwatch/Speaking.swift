@@ -22,7 +22,9 @@ enum Speaking {
       let snapshot = inspector.sample(auditing: auditing, .none)
       try say(snapshot, after: last)
       last = snapshot
-      if [.exited, .replaced].contains(snapshot.process.state) { return snapshot.process.state }
+      if [.exited, .exec, .replaced].contains(snapshot.process.state) {
+        return snapshot.process.state
+      }
       Exiting.pause(milliseconds: UInt32(flags.interval.milliseconds))
     }
   }

@@ -4,8 +4,10 @@
 #include <enclave.h>
 
 #include <err.h>
+#include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +105,19 @@ int main(int count, char **arguments) {
   all[n++] = strdup("a password");
   all[n++] = strndup("a password", 3);
   EXPECT(posix_memalign(&all[n++], 1024, 10) == 0);
+  // What the C library's manual says of these, with an arena too. (Volatile: the compiler knows
+  // these functions, and leaves out what it thinks nobody sees.)
+  void *volatile kept = &n;
+  void *place = kept;
+  volatile size_t large = SIZE_MAX / 4 + 1;
+  errno = 0;
+  EXPECT(reallocarray(NULL, large, 4) == NULL && errno == ENOMEM);
+  EXPECT(posix_memalign(&place, 24, 10) == EINVAL && place == kept);
+  EXPECT(posix_memalign(&place, 4, 10) == EINVAL && place == kept);
+  EXPECT(posix_memalign(&place, 64, large) == ENOMEM && place == kept);
+  kept = malloc(10);
+  EXPECT(enclave_arena_owns(arena, kept));
+  EXPECT(realloc(kept, 0) == NULL && !enclave_contains(kept, 1));
   char *printed;
   EXPECT(asprintf(&printed, "%s", "another password") == 16);
   all[n++] = printed;

@@ -391,7 +391,7 @@ int main(int count, char **arguments) {
     printf("%d %d %d ", enclave_open(real, (enclave_access)2, &window),
            enclave_secret_open(&none, (enclave_access)7, &window, &bytes),
            enclave_arena_open(arena, (enclave_access)3, &window));
-    given = enclave_calloc(arena, SIZE_MAX / 2, 3) != NULL;
+    given = enclave_calloc(arena, SIZE_MAX / 4 + 1, 4) != NULL;  // modulo 2^64: nothing
     printf("%d %d ", given, enclave_last_status());
     given = enclave_aligned_alloc(arena, 3, 8) != NULL;
     printf("%d %d ", given, enclave_last_status());
@@ -401,6 +401,13 @@ int main(int count, char **arguments) {
     printf("%d %d %d ", enclave_fill_random(real, SIZE_MAX), enclave_fill_random(NULL, 0),
            enclave_fill_random(NULL, 1));
     printf("%zu %d %d\n", enclave_usable_size(&window), enclave_owns(&window), enclave_contains(NULL, 0));
+    // Options of another version: shorter than these, or with a flag that is not known.
+    options = (enclave_options)ENCLAVE_OPTIONS_DEFAULT;
+    options.struct_size--;
+    printf("%d ", enclave_arena_create("short", &options, &arena));
+    options.struct_size++;
+    options.flags = 1u << 30;
+    printf("%d\n", enclave_arena_create("flags", &options, &arena));
     enclave_close(NULL);
     enclave_arena_release(NULL);
     return 0;

@@ -109,10 +109,20 @@ static void open_next(int signal) {
 }
 
 static volatile int stop;
+/// Takes no signals: the handlers and their counts are the main thread's.
 static void *use_heap(void *unused) {
   unsigned seed = 1;
   while (!stop) free(malloc(2000 + rand_r(&seed) % 50000));
   return unused;
+}
+
+static int start_heap_user(pthread_t *thread) {
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  int error = pthread_create(thread, NULL, use_heap, NULL);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  return error;
 }
 
 /// Each of the handler's windows is the thread's first to that arena, and the first is the thread's
@@ -120,7 +130,7 @@ static void *use_heap(void *unused) {
 static int first(void) {
   pthread_t thread;
   if (pthread_create(&thread, NULL, allocate_many, NULL) || pthread_join(thread, NULL)) return 70;
-  if (pthread_create(&thread, NULL, use_heap, NULL)) return 70;
+  if (start_heap_user(&thread)) return 70;
   every(50, open_next);
   void *blocks[64] = {0};
   unsigned seed = 2;
@@ -147,7 +157,7 @@ static int refused(void) {
   watched = take(arena, "frozen");
   if (enclave_arena_freeze(arena)) return 70;
   pthread_t thread;
-  if (pthread_create(&thread, NULL, use_heap, NULL)) return 70;
+  if (start_heap_user(&thread)) return 70;
   every(50, open_for_writing);
   void *blocks[64] = {0};
   unsigned seed = 2;

@@ -40,23 +40,10 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     return blocks
   }
 
-  static func of(_ language: String) -> [CodeBlock] { all.filter { $0.language == language } }
-}
-
-@Suite struct DocumentTests {
-  /// A block in another language, or one that a mistake hides, is noticed here.
-  @Test func everyBlockIsKnown() {
-    #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
-    #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: ["swift", "c", "sh", ""]))
-    for block in CodeBlock.all where block.language == "" {
-      #expect(!block.text.contains("import ") && !block.text.contains("#include"))
-    }
-  }
-
-  @Test(arguments: CodeBlock.of("swift")) func aSwiftBlockIsAProgram(block: CodeBlock) throws {
-    let scratch = try Scratch(onTmpfs: true)
+  /// Compiles a Swift block as it stands; the program's path.
+  func program(in scratch: Scratch) throws -> String {
     let (source, program) = (scratch.file("main.swift"), scratch.file("program"))
-    try block.text.write(toFile: source, atomically: true, encoding: .utf8)
+    try text.write(toFile: source, atomically: true, encoding: .utf8)
     // The library as SwiftPM built it: what the sample process is linked from, but for its own code.
     let build = Programs.directory.path
     let objects = try String(
@@ -73,7 +60,26 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
         "-Xcc", "-I\(sources)/CEnclaveSystem/include", "-I", sources + "/CEnclaveSodium",
       ] + objects + ["-lsodium"]
     ).run()
-    try #require(compiled.status == 0, "\(compiled.error)\(compiled.output)")
+    guard compiled.status == 0 else { throw Failed("\(compiled.error)\(compiled.output)") }
+    return program
+  }
+
+  static func of(_ language: String) -> [CodeBlock] { all.filter { $0.language == language } }
+}
+
+@Suite struct DocumentTests {
+  /// A block in another language, or one that a mistake hides, is noticed here.
+  @Test func everyBlockIsKnown() {
+    #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
+    #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: ["swift", "c", "sh", ""]))
+    for block in CodeBlock.all where block.language == "" {
+      #expect(!block.text.contains("import ") && !block.text.contains("#include"))
+    }
+  }
+
+  @Test(arguments: CodeBlock.of("swift")) func aSwiftBlockIsAProgram(block: CodeBlock) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let program = try block.program(in: scratch)
     let result = try Launch([program], stats: scratch).run()
     #expect(result.status == 0, "\(result.error)")
   }

@@ -129,6 +129,11 @@ import Testing
     let result = try Launch(unprivileged(memlock: 65536) + command, environment: heap("heap")).run()
     #expect(result.status == 0 && result.output == "3000000\n")
     #expect(result.error.contains("bytes are not locked: raise RLIMIT_MEMLOCK"), "\(result.error)")
+    // Where locks are required, what cannot be locked is not given.
+    let required = try Launch(
+      unprivileged(memlock: 65536) + command, environment: heap("heap,lock=required")
+    ).run()
+    #expect(required.status != 0 && required.output.isEmpty, "\(required)")
   }
 
   @Test func aWordThatIsNotKnownStopsTheProgram() throws {

@@ -45,6 +45,14 @@ import Testing
     #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
   }
 
+  /// The Swift runtime makes types and globals at their first use, under locks of its own.
+  @Test(arguments: ["lock", "global"], [Installed.Linkage.shared, .fixed])
+  func aChildForkedDuringAFirstUseEnds(of what: String, linkage: Installed.Linkage) throws {
+    let program = try installed.compile("firstuse", linkage: linkage)
+    let result = try Launch([program, what]).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+  }
+
   // MARK: - Publishing
 
   private func names(_ directory: Scratch) throws -> [String] {
@@ -70,6 +78,14 @@ import Testing
     #expect(try names(stats) == [])
   }
 
+  @Test func pagesThatAreGoneLeaveNoMemory() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch([installed.compile("process"), "publish-often", "500"], stats: stats)
+      .run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
+    #expect(try names(stats) == [])
+  }
+
   @Test func aFileSizeLimitKillsNobody() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
@@ -78,6 +94,50 @@ import Testing
     ).run()
     #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
     #expect(try names(stats) == [])
+  }
+
+  /// A limit that publishing does not fit into is named; nothing is left behind, and the program goes
+  /// on.
+  @Test(arguments: [
+    ("nofile", 3, "RLIMIT_NOFILE"), ("nofile", 4, "RLIMIT_NOFILE"), ("as", 100_000, "RLIMIT_AS"),
+    ("as", 1_150_000, "RLIMIT_AS"), ("as", 1_600_000, "RLIMIT_AS"),
+    ("data", 200_000, "RLIMIT_DATA"), ("nproc", 1, "RLIMIT_NPROC"),
+    ("fsize", 65536, "RLIMIT_FSIZE"),
+  ])
+  func aLimitIsNamed(limit: String, value: Int, name: String) throws {
+    try readable()
+    let stats = try open()
+    let result = try Launch(
+      unprivileged() + [installed.compile("limits"), limit, "\(value)"],
+      environment: ["ENCLAVE_STATS_DIR": stats.file("pages")]
+    ).run()
+    #expect(result.status == 0, "\(result.error)")
+    #expect(result.output.contains(name), "\(result.output)")
+    #expect(try names(stats) == [])
+  }
+
+  /// Limits that publishing needs nothing of.
+  @Test(arguments: [("memlock", 0), ("rttime", 1_000_000), ("nofile", 8), ("as", 8 << 20)])
+  func otherLimitsDoNotMatter(limit: String, value: Int) throws {
+    try readable()
+    let stats = try open()
+    let result = try Launch(
+      unprivileged() + [installed.compile("limits"), limit, "\(value)"],
+      environment: ["ENCLAVE_STATS_DIR": stats.file("pages")]
+    ).run()
+    #expect(result.status == 0 && result.output == "publishes\n", "\(result.output)\(result.error)")
+  }
+
+  /// For another user, who is not root.
+  private func readable() throws {
+    try FileManager.default.setAttributes(
+      [.posixPermissions: 0o755], ofItemAtPath: installed.prefix.path)
+  }
+
+  private func open() throws -> Scratch {
+    let scratch = try Scratch(onTmpfs: true)
+    try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: scratch.path)
+    return scratch
   }
 
   @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1"])

@@ -48,7 +48,7 @@ import Testing
   @Test(arguments: gates) func aWindowThatItsThreadLeftOpenIsReported(gate: String) throws {
     #expect(
       try run("left-open", gate) == """
-        10 1 windows of the arena were left open by threads that have ended, one of them to victim: \
+        10 1 window of the arena was left open by threads that have ended, one of them to victim: \
         nobody can close them, and the arena can only be destroyed
         19 0
 
@@ -58,5 +58,29 @@ import Testing
   /// What a child read in a window that it was forked in was zeros.
   @Test(arguments: gates) func aChildsWindowIsInherited(gate: String) throws {
     #expect(try run("forked", gate) == "child 0 parent 0\n")
+  }
+
+  /// The thread sanitizer sees how windows are counted: by atomic additions, not by assembly. (clang does
+  /// not define __SANITIZE_THREAD__.)
+  @Test(arguments: ["clang", "gcc"], [false, true])
+  func theThreadSanitizerSeesTheCounts(compiler: String, sanitizes: Bool) throws {
+    let scratch = try Scratch()
+    let source = scratch.file("a.c")
+    let text = """
+      #include "CEnclaveGate.h"
+      void probe(uint64_t *word) { CES_ADD(word, 1, 0); }
+      """
+    try text.write(toFile: source, atomically: true, encoding: .utf8)
+    let headers = Programs.package.appending(path: "Sources/CEnclaveSystem/include").path
+    let result = try Launch(
+      [compiler, "-std=c2x", "-E", "-P", "-I", headers]
+        + (sanitizes ? ["-fsanitize=thread", source] : [source])
+    ).run()
+    #expect(result.status == 0, "\(result.error)")
+    let probe = try #require(result.output.components(separatedBy: "void probe").last)
+    #expect(probe.contains("__atomic_fetch_add"))
+    #if arch(x86_64)
+      #expect(probe.contains("__asm__") == !sanitizes)
+    #endif
   }
 }

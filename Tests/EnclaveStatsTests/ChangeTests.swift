@@ -22,7 +22,7 @@ import Testing
       let path = try #require(published)
       var reader = try StatsPageReader(OpenFile(reading: path, followingLinks: false))
       let arena = try Arena("changes", .init(lock: .preferred, gate: .pages))
-      let secret = SharedSecret(try arena.allocate(byteCount: 32))
+      let secret = SecretReference(try arena.allocate(byteCount: 32))
 
       func hold(_ windows: Int, _ body: () -> Void) throws {
         if windows == 0 { return body() }

@@ -126,7 +126,8 @@ import Testing
     try peer.send("alloc a 3 32")
     try expect("three secrets", &reader) { $0.map(\.live) == [3] }
     let maps = try reader.read(.maps)
-    #expect(maps.maps.count == 1 && maps.secrets.isEmpty)
+    #expect(maps.maps.count == 1 && maps.secrets.isEmpty && maps.labels.isEmpty)
+    #expect(try !reader.read(.labels).labels.isEmpty)
     let secrets = try reader.read(.secrets)
     #expect(secrets.maps.isEmpty && secrets.secrets.count == 3)
     try peer.send("free a 1")

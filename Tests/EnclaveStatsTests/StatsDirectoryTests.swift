@@ -48,15 +48,17 @@ import Testing
       for page in [first, second] {
         #expect(FileManager.default.fileExists(atPath: page.path))
         // A process does not see its own locks: a child looks.
+        let report = try ChildReport()
         let child = ct_fork()
         if child == 0 {
-          do {
+          report.expectNoError("looking at the lock") {
             let file = try OpenFile(reading: page.path, followingLinks: false)
-            _exit(try file.lockHolder() == .nobody ? 1 : 0)
-          } catch { _exit(2) }
+            report.expect(try file.lockHolder() != .nobody, "somebody holds the lock")
+          }
+          report.end()
         }
-        var status: Int32 = -1
-        #expect(waitpid(child, &status, 0) == child && status == 0, "the lock of \(page.path)")
+        let failures = report.failures(of: child)
+        #expect(failures == [], "\(page.path): \(failures)")
       }
     }
   }
@@ -89,11 +91,30 @@ import Testing
     }
   }
 
-  @Test func theSpareIsForAnUnfitDirectory() throws {
+  /// What cannot be opened is named: a file, a way through a file, a place that is not there, a link.
+  @Test(arguments: ["file", "file/stats", "absent/stats", "link"])
+  func aDirectoryThatCannotBeOpenedIsNamed(name: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    try Data().write(to: URL(filePath: scratch.file("file")))
+    try FileManager.default.createSymbolicLink(
+      atPath: scratch.file("link"), withDestinationPath: scratch.file("link"))
+    let path = scratch.file(name)
+    do {
+      let page = try Self.create(in: [DirectoryCandidate(path: path, origin: "this test")])
+      page.close()
+      Issue.record("a page was made")
+    } catch StatsPageFailure.unsuitable(let directory, let reason) {
+      #expect(directory == path && reason.contains("openat"), "\(reason)")
+    }
+  }
+
+  /// Writable by the group is as unfit as writable by all.
+  @Test(arguments: [0o777, 0o770, 0o707, 0o720, 0o702])
+  func theSpareIsForAnUnfitDirectory(mode: Int) throws {
     let scratch = try Scratch(onTmpfs: true)
     let first = scratch.file("first")
     try FileManager.default.createDirectory(atPath: first, withIntermediateDirectories: false)
-    try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: first)
+    try FileManager.default.setAttributes([.posixPermissions: mode], ofItemAtPath: first)
     let page = try Self.create(in: Self.candidates(scratch))
     defer {
       page.unlink()

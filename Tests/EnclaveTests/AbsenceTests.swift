@@ -24,7 +24,7 @@
         [number = number as UInt32, withLockCapability = withLockCapability as Bool] in
         let call = SystemCall(rawValue: number)!
         if !withLockCapability {
-          guard ct_drop_lock_capability() == 0 else { exit(90) }
+          try #require(ct_drop_lock_capability() == 0, "dropping the capability")
           var limit = rlimit(rlim_cur: 1 << 20, rlim_max: 1 << 20)
           setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
         }
@@ -34,29 +34,31 @@
         round.run()
         // Nothing fails but what was asked for by name and is not there.
         for error in round.errors {
-          guard case .unsupported = error else { exit(1) }
+          guard case .unsupported = error else { throw error }
         }
         // A child has nothing of it, whichever way it is kept from it.
         let arena = try Arena("test", .init(lock: .preferred, gate: .none))
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let at = try address(of: secret)
+        let report = try ChildReport()
         let pid = ct_fork()
         if pid == 0 {
-          if ct_try_read(at) == 0, UnsafePointer<UInt8>(bitPattern: at)!.pointee != 0 { _exit(1) }
-          do throws(EnclaveError) {
+          if ct_try_read(at) == 0 {
+            report.expect(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 0, "zeros in the child")
+          }
+          report.expect(throws: EnclaveError.inheritedByFork, "allocating") {
             _ = try arena.allocate(byteCount: 1)
-            _exit(2)
-          } catch { _exit(error == .inheritedByFork ? 0 : 3) }
+          }
+          report.end()
         }
-        var status: Int32 = 0
-        waitpid(pid, &status, 0)
-        if status != 0 { exit(status >> 8 & 0xff | 64) }
+        let failures = report.failures(of: pid)
+        #expect(failures == [], "\(failures)")
         // The parent's is as it was, and closes as it should.
-        if try contents(secret)[31] != 32 { exit(2) }
+        #expect(try contents(secret)[31] == 32, "the parent's contents")
         let idle = try Arena("idle", .init(lock: .preferred))
         let closed = try idle.allocate(byteCount: 8)
-        if ct_try_read(try address(of: closed)) == 0 { exit(3) }
+        #expect(ct_try_read(try address(of: closed)) != 0, "idle: closed")
       }
     }
 
@@ -68,11 +70,14 @@
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let at = try address(of: secret)
+        let report = try ChildReport()
         let pid = ct_fork()
-        if pid == 0 { _exit(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 1 ? 0 : 1) }
-        var status: Int32 = 0
-        waitpid(pid, &status, 0)
-        if status != 0 { exit(1) }
+        if pid == 0 {
+          report.expect(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 1, "the child reads it")
+          report.end()
+        }
+        let failures = report.failures(of: pid)
+        #expect(failures == [], "\(failures)")
       }
     }
 
@@ -86,19 +91,20 @@
         var arena: Arena? = try Arena("test", .init(lock: .preferred))
         var secret: Secret? = try arena!.allocate(byteCount: 32)
         try fill(&secret!, from: 1)
+        let report = try ChildReport()
         let pid = ct_fork()
         if pid == 0 {
           secret = nil
           arena = nil
-          exit(0)
+          exit(EXIT_SUCCESS)  // with its exit handlers
         }
-        var status: Int32 = 0
-        waitpid(pid, &status, 0)
-        if status != 0 { exit(1) }
-        if try contents(secret!)[31] != 32 { exit(2) }
-        guard let page = publisher.path, access(page, F_OK) == 0, publisher.isPublishing else {
-          exit(3)
-        }
+        let failures = report.failures(of: pid)
+        #expect(failures == [], "\(failures)")
+        #expect(try contents(secret!)[31] == 32, "the parent's contents")
+        let (path, isPublishing) = (publisher.path, publisher.isPublishing)
+        let page = try #require(path, "a page")
+        #expect(access(page, F_OK) == 0, "the page is gone")
+        #expect(isPublishing, "it no longer publishes")
         try secret!.withBytes { _ in }
       }
     }
@@ -124,17 +130,20 @@
           do throws(EnclaveError) {
             let new = try other.allocate(byteCount: 32)
             // Whatever is handed out has its guard.
-            let at: UInt
-            do { at = try address(of: new) } catch { exit(1) }
-            if ct_try_read((at & ~4095) + 4096) == 0 { exit(2) }
+            guard let at = try? address(of: new) else {
+              Issue.record("a new secret cannot be read")
+              continue
+            }
+            #expect(ct_try_read((at & ~4095) + 4096) != 0, "a guard is open")
           } catch {
-            guard case .mapLimit(let inUse, let limit) = error, inUse + 3 >= limit else { exit(3) }
+            guard case .mapLimit(let inUse, let limit) = error else { throw error }
+            #expect(inUse + 3 >= limit, "\(error)")
             wasTold = true
           }
         }
-        if !wasTold { exit(4) }
+        #expect(wasTold, "no error")
         munmap(base, length)
-        if try contents(secret)[31] != 32 { exit(5) }
+        #expect(try contents(secret)[31] == 32, "contents")
         _ = try other.allocate(byteCount: 32)
       }
     }

@@ -1,6 +1,7 @@
 // What an attacker or a bug would do, and how it ends. Each protection has a twin without it, in
 // which the same attack succeeds: so the test can fail.
 
+import CTestSupport
 import Enclave
 import EnclaveSystem
 import Foundation
@@ -38,7 +39,8 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
       let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
       let secret = try arena.allocate(byteCount: 32)
       let address = try address(of: secret)
-      exit(UnsafePointer<UInt8>(bitPattern: address)!.pointee == 0 ? 0 : 1)
+      let first = UnsafePointer<UInt8>(bitPattern: address)!.pointee
+      Issue.record("it was read: \(first)")
     }
   }
 
@@ -47,7 +49,8 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       let secret = try arena.allocate(byteCount: 32)
       let address = try address(of: secret)
-      exit(UnsafePointer<UInt8>(bitPattern: address)!.pointee == 0 ? 0 : 1)
+      let first = UnsafePointer<UInt8>(bitPattern: address)!.pointee
+      #expect(first == 0, "\(first)")
     }
   }
 
@@ -74,6 +77,59 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
         }
       }
     }
+  }
+
+  /// With `endsAtGuard`, whatever the size is, and for reads too.
+  @Test(arguments: [1, 15, 17, 30, 33, 4095, 4097, 5000], [true, false])
+  func aByteBehindASecretThatEndsAtItsGuardIsAFault(byteCount: Int, writing: Bool) async {
+    await #expect(processExitsWith: .signal(SIGSEGV)) {
+      [byteCount = byteCount as Int, writing = writing as Bool] in
+      var options = Arena.Options(layout: .isolated, lock: .preferred, gate: .none)
+      options.endsAtGuard = true
+      let arena = try Arena("test", options)
+      var secret = try arena.allocate(byteCount: byteCount)
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes { raw in
+          raw.storeBytes(of: 7, toByteOffset: byteCount - 1, as: UInt8.self)
+          let behind = raw.baseAddress! + byteCount
+          if writing {
+            behind.storeBytes(of: 1, as: UInt8.self)
+          } else {
+            print(behind.load(as: UInt8.self))
+          }
+        }
+      }
+    }
+  }
+
+  /// Unaligned as they are, such secrets are used, resized, frozen and freed like others.
+  @Test(arguments: [Arena.Layout.slab, .isolated]) func secretsThatEndAtTheirGuard(
+    layout: Arena.Layout
+  ) throws {
+    var options = Arena.Options(layout: layout, lock: .preferred, gate: .none)
+    options.endsAtGuard = true
+    let arena = try Arena("test", options)
+    func isFlush(_ handle: SecretHandle) -> Bool {
+      (UInt(bitPattern: handle.address) + UInt(handle.byteCount)) % UInt(Page.size) == 0
+    }
+    for byteCount in [1, 30, 4097, 5001] {
+      let address = try unsafe arena.allocate(byteCount: byteCount).leak()
+      address.storeBytes(of: 9, as: UInt8.self)
+      var handle = try #require(SecretHandle.live(startingAt: address))
+      #expect(isFlush(handle) == (layout == .isolated || byteCount > 4096))
+      handle = try handle.resize(to: 31)
+      #expect(isFlush(handle) == (layout == .isolated))
+      #expect(handle.address.load(as: UInt8.self) == 9)
+      handle = try handle.resize(to: 9001)
+      #expect(isFlush(handle))
+      #expect(handle.address.load(as: UInt8.self) == 9)
+      try handle.free()
+    }
+    #expect(throws: EnclaveError.invalidSize(byteCount: 8, alignment: 3)) {
+      _ = try arena.allocate(byteCount: 8, alignment: 3)
+    }
+    #expect(try address(of: arena.allocate(byteCount: 8, alignment: 64)) % 64 == 0)
+    #expect(try arena.check().isEmpty)
   }
 
   @Test func overflowOfASlabSecretIsFoundWhenItIsFreed() async throws {
@@ -143,38 +199,37 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
 
   @Test func aForkedChildHasZerosAndTypedErrors() async {
     await #expect(processExitsWith: .success) {
-      guard let fork = dlsym(nil, "fork") else { exit(90) }
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 5)
       let at = try address(of: secret)
-      let shared = SharedSecret(try arena.allocate(byteCount: 8))
+      let shared = SecretReference(try arena.allocate(byteCount: 8))
       // A plain page beside it: a child inherits that one, so the test could fail.
       let plain = UnsafeMutablePointer<UInt8>.allocate(capacity: 32)
       plain.initialize(repeating: 5, count: 32)
-      let pid = unsafeBitCast(fork, to: (@convention(c) () -> Int32).self)()
+      let report = try ChildReport()
+      let pid = ct_fork()
       if pid == 0 {
-        for offset in 0..<32 where UnsafePointer<UInt8>(bitPattern: at)![offset] != 0 { _exit(1) }
-        if plain[31] != 5 { _exit(2) }
-        do throws(EnclaveError) {
+        let bytes = UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: at), count: 32)
+        report.expect(bytes.allSatisfy { $0 == 0 }, "the secret is zeros")
+        report.expect(plain[31] == 5, "a plain page is inherited")
+        report.expect(throws: EnclaveError.inheritedByFork, "allocating") {
           _ = try arena.allocate(byteCount: 1)
-          _exit(3)
-        } catch { if error != .inheritedByFork { _exit(4) } }
-        do throws(AccessError<Never>) {
+        }
+        report.expect(throws: AccessError<Never>.access(.inheritedByFork), "a window") {
           try shared.withBytes { _ in }
-          _exit(5)
-        } catch { if error != .access(.inheritedByFork) { _exit(6) } }
-        // The child may make something of its own.
-        guard let own = try? Arena("own", .init(lock: .preferred)),
-          var mine = try? own.allocate(byteCount: 16), (try? fill(&mine, from: 1)) != nil,
-          (try? contents(mine))?[15] == 16
-        else { _exit(7) }
-        _exit(0)
+        }
+        report.expectNoError("an arena of its own") {
+          let own = try Arena("own", .init(lock: .preferred))
+          var mine = try own.allocate(byteCount: 16)
+          try fill(&mine, from: 1)
+          report.expect(try contents(mine)[15] == 16, "contents of its own")
+        }
+        report.end()
       }
-      var status: Int32 = 0
-      waitpid(pid, &status, 0)
-      if status != 0 { exit(status >> 8 & 0xff | 64) }
-      if try contents(secret)[31] != 36 { exit(80) }
+      let failures = report.failures(of: pid)
+      #expect(failures == [], "\(failures)")
+      #expect(try contents(secret)[31] == 36, "the parent's contents")
     }
   }
 

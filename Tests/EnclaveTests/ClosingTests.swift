@@ -19,49 +19,49 @@ let allGates: [Arena.Gate] = closingGates + [.none]
       let arena = try Arena(
         "test",
         .init(layout: isSlab ? .slab : .isolated, lock: .preferred, gate: allGates[number]))
-      var secret = try arena.allocate(byteCount: 32)
+      var secret = try arena.allocate(byteCount: 32, label: "held")
       let other = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       let at = try address(of: secret)
       // Not while somebody writes, in this thread or another.
       try secret.withMutableBytes { _ in
-        do throws(EnclaveError) {
+        #expect(throws: EnclaveError.windowsOpen(1, label: "held"), "freezing in a window") {
           try arena.freeze()
-          exit(1)
-        } catch { guard case .windowsOpen(1, _) = error else { exit(2) } }
-        guard onAnotherThread({ (try? arena.freeze()) == nil }) else { exit(3) }
+        }
+        let isRefused = onAnotherThread { (try? arena.freeze()) == nil }
+        #expect(isRefused, "freezing from another thread")
       }
-      if arena.statistics.isFrozen { exit(4) }
+      #expect(!arena.statistics.isFrozen, "frozen although it was refused")
       // Reading is no hindrance.
       try secret.withBytes { _ in try! arena.freeze() }
       try arena.freeze()
-      guard arena.statistics.isFrozen else { exit(5) }
-      if try contents(secret)[31] != 32 { exit(6) }
-      do throws(AccessError<Never>) {
-        try secret.withMutableBytes { (_) -> Void in exit(7) }
-      } catch { if error != .access(.frozen) { exit(8) } }
-      do throws(EnclaveError) {
-        _ = try arena.allocate(byteCount: 8)
-        exit(9)
-      } catch { if error != .frozen { exit(10) } }
+      #expect(arena.statistics.isFrozen, "frozen")
+      #expect(try contents(secret)[31] == 32, "contents when frozen")
+      #expect(throws: AccessError<Never>.access(.frozen), "a window for writing") {
+        try secret.withMutableBytes { _ in Issue.record("a body that writes ran") }
+      }
+      #expect(throws: EnclaveError.frozen, "allocating") { _ = try arena.allocate(byteCount: 8) }
       // A fault where the API does not see it, in a window or not.
-      if ct_try_write(at) == 0 { exit(11) }
-      try secret.withBytes { _ in if ct_try_write(at) == 0 { exit(12) } }
+      #expect(ct_try_write(at) != 0, "a write without a window goes through")
+      try secret.withBytes { _ in
+        #expect(ct_try_write(at) != 0, "a write in a window for reading goes through")
+      }
       // Freeing wipes through the library's own window, and the slot stays empty.
       let otherAt = try address(of: other)
       try other.destroy()
-      if arena.statistics.retiredSlots != 1 || arena.statistics.secretCount != 1 { exit(13) }
+      #expect(arena.statistics.retiredSlots == 1, "retired slots")
+      #expect(arena.statistics.secretCount == 1, "secrets")
       if isSlab {
         try secret.withBytes { _ in
-          let bytes = UnsafePointer<UInt8>(bitPattern: otherAt)!
-          for offset in 0..<32 where bytes[offset] != 0 { exit(14) }
+          let start = UnsafeRawPointer(bitPattern: otherAt)
+          let bytes = Array(UnsafeRawBufferPointer(start: start, count: 32))
+          #expect(bytes == Array(repeating: 0, count: 32), "what a freed secret leaves: \(bytes)")
         }
       }
       try arena.destroy()
-      do throws(EnclaveError) {
+      #expect(throws: EnclaveError.destroyed, "freezing what is destroyed") {
         try arena.freeze()
-        exit(15)
-      } catch { if error != .destroyed { exit(16) } }
+      }
     }
   }
 
@@ -70,7 +70,7 @@ let allGates: [Arena.Gate] = closingGates + [.none]
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       let secret = try arena.allocate(byteCount: 32)
-      if ct_try_write(try address(of: secret)) != 0 { exit(1) }
+      #expect(ct_try_write(try address(of: secret)) == 0, "it can be written")
     }
   }
 
@@ -93,23 +93,25 @@ let allGates: [Arena.Gate] = closingGates + [.none]
         ("mprotect", ct_mprotect), ("discard locked", ct_discard_locked), ("mremap", ct_mremap),
         ("map over", ct_map_over), ("munmap", ct_munmap),
       ]
-      for (index, (_, attack)) in attacks.enumerated() {
+      for (name, attack) in attacks {
         let arena = try Arena("test", .init(lock: .preferred, gate: .key))
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let page = try address(of: secret) & ~4095
         if isSealed {
           try arena.seal()
-          guard arena.statistics.isSealed, arena.statistics.isFrozen else { exit(1) }
+          #expect(arena.statistics.isSealed, "sealed")
+          #expect(arena.statistics.isFrozen, "frozen")
         } else {
           try arena.freeze()
         }
         // The twin, frozen and not sealed: every one of them goes through.
         let expected = isSealed ? -EPERM : 0
-        if onAnotherThread({ attack(page, 4096) }) != expected { exit(Int32(10 + index)) }
+        let answer = onAnotherThread { attack(page, 4096) }
+        #expect(answer == expected, "\(name) from another thread: \(answer)")
         if isSealed {
-          if attack(page, 4096) != expected { exit(Int32(20 + index)) }
-          if try contents(secret)[31] != 32 { exit(Int32(30 + index)) }
+          #expect(attack(page, 4096) == expected, "\(name)")
+          #expect(try contents(secret)[31] == 32, "after \(name)")
         } else {
           _ = secret.leak()  // what is left of it is not the library's any more
           _ = Unmanaged.passRetained(arena)
@@ -127,18 +129,18 @@ let allGates: [Arena.Gate] = closingGates + [.none]
       try fill(&secret, from: 1)
       let at = try address(of: secret)
       try arena.seal()
-      if ProcessFacts.lockedBytes()! != before + 16384 { exit(1) }
+      #expect(ProcessFacts.lockedBytes() == before + 16384, "locked bytes of a sealed arena")
       try arena.destroy()
-      if ProcessFacts.lockedBytes()! != before { exit(2) }
-      do throws(AccessError<Never>) {
-        try secret.withBytes { (_) -> Void in exit(3) }
-      } catch { if error != .access(.destroyed) { exit(4) } }
+      #expect(ProcessFacts.lockedBytes() == before, "locked bytes of a destroyed arena")
+      #expect(throws: AccessError<Never>.access(.destroyed), "a window when destroyed") {
+        try secret.withBytes { _ in Issue.record("a body ran on a destroyed arena") }
+      }
       // The addresses are still there, still closed, and hold nothing.
-      if ct_try_read(at) != keyError { exit(5) }
+      #expect(ct_try_read(at) == keyError, "still closed")
       let file = open("/proc/self/mem", O_RDONLY)
       var bytes = [UInt8](repeating: 1, count: 4096)
-      guard pread(file, &bytes, 4096, off_t(at & ~4095)) == 4096 else { exit(6) }
-      if bytes.contains(where: { $0 != 0 }) { exit(7) }
+      try #require(pread(file, &bytes, 4096, off_t(at & ~4095)) == 4096, "still there")
+      #expect(bytes == Array(repeating: 0, count: 4096), "its page holds something")
     }
   }
 
@@ -148,17 +150,16 @@ let allGates: [Arena.Gate] = closingGates + [.none]
       await #expect(processExitsWith: .success) {
         FaultPlan.fail(.sealChunk, errno: ENOSYS, times: 1000)
         let arena = try Arena("test", .init(lock: .preferred, gate: .key))
-        _ = SharedSecret(try arena.allocate(byteCount: 32))
+        _ = SecretReference(try arena.allocate(byteCount: 32))
         do throws(EnclaveError) {
           try arena.seal()
-          exit(1)
+          Issue.record("sealing: no error")
         } catch {
-          guard case .unsupported(.seals, let failure) = error, failure.errno == ENOSYS else {
-            exit(2)
-          }
+          guard case .unsupported(.seals, let failure) = error else { throw error }
+          #expect(failure.errno == ENOSYS, "\(failure)")
         }
-        if arena.statistics.isFrozen { exit(3) }
-        if Capability.seals.isAvailable { exit(4) }
+        #expect(!arena.statistics.isFrozen, "frozen although sealing failed")
+        #expect(!Capability.seals.isAvailable, "seals are available without mseal(2)")
       }
     }
   #endif
@@ -167,7 +168,7 @@ let allGates: [Arena.Gate] = closingGates + [.none]
 @Suite struct LifetimeTests {
   @Test(arguments: allGates) func destroyWaitsForWindows(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
-    let shared = SharedSecret(try arena.allocate(byteCount: 32, label: "held"))
+    let shared = SecretReference(try arena.allocate(byteCount: 32, label: "held"))
     let opened = DispatchSemaphore(value: 0)
     let release = DispatchSemaphore(value: 0)
     let ended = DispatchSemaphore(value: 0)
@@ -210,7 +211,7 @@ let allGates: [Arena.Gate] = closingGates + [.none]
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
     await #expect(processExitsWith: .success) {
       [number = number as Int, isSlab = isSlab as Bool] in
-      typealias Step = @Sendable (Arena, SharedSecret) throws -> Void
+      typealias Step = @Sendable (Arena, SecretReference) throws -> Void
       let steps: [Step] = [
         { _, shared in try shared.withBytes { _ in } },
         { arena, _ in try arena.allocate(byteCount: 48).destroy() },
@@ -220,7 +221,10 @@ let allGates: [Arena.Gate] = closingGates + [.none]
         },
         { arena, _ in try arena.freeze() },
         { arena, _ in try arena.destroy() },
-        { arena, _ in if try !arena.check().isEmpty { exit(90) } },
+        { arena, _ in
+          let found = try arena.check()
+          #expect(found == [], "\(found)")
+        },
         { arena, _ in _ = arena.statistics },
       ]
       let before = ProcessFacts.lockedBytes()!
@@ -229,7 +233,7 @@ let allGates: [Arena.Gate] = closingGates + [.none]
           let arena = try Arena(
             "test",
             .init(layout: isSlab ? .slab : .isolated, lock: .preferred, gate: allGates[number]))
-          let shared = SharedSecret(try arena.allocate(byteCount: 48))
+          let shared = SecretReference(try arena.allocate(byteCount: 48))
           let start = DispatchSemaphore(value: 0)
           let done = DispatchSemaphore(value: 0)
           // One starts earlier by a growing number of turns, then the other.
@@ -239,14 +243,14 @@ let allGates: [Arena.Gate] = closingGates + [.none]
             do { try steps[step](arena, shared) } catch let error as EnclaveError {
               switch error {
               case .frozen, .destroyed, .windowsOpen: break
-              default: exit(91)
+              default: Issue.record(error, "steps \(first) and \(second)")
               }
             } catch let error as AccessError<Never> {
               switch error {
               case .access(.frozen), .access(.destroyed): break
-              default: exit(92)
+              default: Issue.record(error, "steps \(first) and \(second)")
               }
-            } catch { exit(93) }
+            } catch { Issue.record(error, "steps \(first) and \(second)") }
           }
           Thread {
             start.wait()
@@ -257,11 +261,11 @@ let allGates: [Arena.Gate] = closingGates + [.none]
           run(first, round % 2 == 0 ? 0 : turns)
           done.wait()
           try? arena.destroy()
-          if arena.statistics.bytesMapped != 0 { exit(94) }
-          if arena.statistics.openWindows != 0 { exit(95) }
+          #expect(arena.statistics.bytesMapped == 0, "mapped after steps \(first) and \(second)")
+          #expect(arena.statistics.openWindows == 0, "open after steps \(first) and \(second)")
         }
       }
-      if ProcessFacts.lockedBytes()! != before { exit(96) }
+      #expect(ProcessFacts.lockedBytes() == before, "locked bytes in the end")
     }
   }
 
@@ -273,41 +277,38 @@ let allGates: [Arena.Gate] = closingGates + [.none]
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       let at = try address(of: secret)
+      let report = try ChildReport()
       let pid = ct_raw_fork()
       if pid == 0 {
-        do throws(EnclaveError) {
+        report.expect(throws: EnclaveError.inheritedByFork, "allocating") {
           _ = try arena.allocate(byteCount: 8)
-          _exit(1)
-        } catch { if error != .inheritedByFork { _exit(2) } }
-        do throws(EnclaveError) {
-          try arena.destroy()
-          _exit(3)
-        } catch { if error != .inheritedByFork { _exit(4) } }
-        do throws(EnclaveError) {
-          try arena.freeze()
-          _exit(5)
-        } catch { if error != .inheritedByFork { _exit(6) } }
+        }
+        report.expect(throws: EnclaveError.inheritedByFork, "destroying") { try arena.destroy() }
+        report.expect(throws: EnclaveError.inheritedByFork, "freezing") { try arena.freeze() }
         // The guards hold in the child, and there is nothing between them.
         let page = at & ~4095
-        if ct_try_read(page - 4096) == 0 || ct_try_read(page + 16384) == 0 { _exit(7) }
+        report.expect(ct_try_read(page - 4096) != 0, "the guard in front is closed")
+        report.expect(ct_try_read(page + 16384) != 0, "the guard behind is closed")
         if allGates[number] == .none {
-          for offset in 0..<32 where UnsafePointer<UInt8>(bitPattern: at)![offset] != 0 {
-            _exit(8)
-          }
+          let bytes = UnsafeRawBufferPointer(
+            start: UnsafeRawPointer(bitPattern: at), count: 32)
+          report.expect(bytes.allSatisfy { $0 == 0 }, "the contents are gone")
         }
         // Something of its own works, under the same gate.
-        guard let own = try? Arena("own", .init(lock: .preferred, gate: allGates[number])),
-          var mine = try? own.allocate(byteCount: 16), (try? fill(&mine, from: 1)) != nil
-        else { _exit(9) }
-        do { try secret.destroy() } catch {
-          if case EnclaveError.inheritedByFork = error { _exit(0) }
+        report.expectNoError("an arena of its own") {
+          let own = try Arena("own", .init(lock: .preferred, gate: allGates[number]))
+          var mine = try own.allocate(byteCount: 16)
+          try fill(&mine, from: 1)
         }
-        _exit(10)
+        do throws(EnclaveError) {
+          try secret.destroy()
+          report.fail("destroying an inherited secret: no error")
+        } catch { report.expect(error == .inheritedByFork, "destroying a secret: \(error)") }
+        report.end()
       }
-      var status: Int32 = 0
-      waitpid(pid, &status, 0)
-      if status != 0 { exit(status >> 8 & 0xff | 64) }
-      if try contents(secret)[31] != 32 { exit(80) }
+      let failures = report.failures(of: pid)
+      #expect(failures == [], "\(failures)")
+      #expect(try contents(secret)[31] == 32, "the parent's contents")
     }
   }
 }

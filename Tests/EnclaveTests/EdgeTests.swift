@@ -27,11 +27,14 @@ import Testing
       }
       let (freed, first) = try make()
       let (_, second) = try make()
-      guard EdgeTests.count(first, pages * 4096) == pages * 4096 else { exit(1) }
+      let written = EdgeTests.count(first, pages * 4096)
+      #expect(written == pages * 4096, "\(written) bytes were written")
       try unsafe arena.free(freed)
-      guard EdgeTests.count(first, pages * 4096) == 0 else { exit(2) }
+      let left = EdgeTests.count(first, pages * 4096)
+      #expect(left == 0, "\(left) bytes are left of what was freed")
       EmergencyWipe.wipeEverything()
-      guard EdgeTests.count(second, pages * 4096) == 0 else { exit(3) }
+      let rest = EdgeTests.count(second, pages * 4096)
+      #expect(rest == 0, "\(rest) bytes are left after everything was wiped")
     }
   }
 
@@ -45,7 +48,8 @@ import Testing
         places.append(UInt(bitPattern: secret))
       }
       EmergencyWipe.wipeEverything()
-      for place in places where EdgeTests.count(place, 1000) != 0 { exit(1) }
+      let left = places.map { EdgeTests.count($0, 1000) }
+      #expect(left == Array(repeating: 0, count: 64), "bytes that are left: \(left)")
     }
   }
 
@@ -63,11 +67,18 @@ import Testing
       let start = try address(of: secret) & ~4095
       let end = start + UInt(arena.statistics.bytesMapped)
       try secret.withBytes { _ in
-        if ct_try_read(start) != 0 { exit(1) }
-        for outside in [start - 1, start - 4096, end, end + 4095]
-        where ct_try_read(outside) == 0 || ct_try_write(outside) == 0 { exit(2) }
+        #expect(ct_try_read(start) == 0, "the first byte can be read")
+        for (name, outside) in [
+          ("just before", start - 1), ("a page before", start - 4096), ("just behind", end),
+          ("a page behind", end + 4095),
+        ] {
+          #expect(ct_try_read(outside) != 0, "\(name): it can be read")
+          #expect(ct_try_write(outside) != 0, "\(name): it can be written")
+        }
       }
-      if allGates[number] == .none, ct_try_read(end - 1) != 0 { exit(3) }
+      if allGates[number] == .none {
+        #expect(ct_try_read(end - 1) == 0, "the last byte can be read")
+      }
     }
   }
 
@@ -106,7 +117,7 @@ import Testing
           let secret = try unsafe arena.allocate(byteCount: 32).leak()
           secret.assumingMemoryBound(to: UInt8.self)[offset] ^= 1 << bit
           try unsafe arena.free(secret)
-          guard seen.offsets == [offset] else { exit(Int32(offset)) }
+          #expect(seen.offsets == [offset], "\(offset), bit \(bit): \(seen.offsets)")
           seen.offsets = []
         }
       }

@@ -50,6 +50,29 @@ import Testing
     }
   }
 
+  /// What a child reports, and how it ended, reaches its parent.
+  @Test func aChildsFailuresReachItsParent() async {
+    await #expect(processExitsWith: .success) {
+      for (isRight, code, signal, expected) in [
+        (true, 0, 0, []), (false, 0, 0, ["not true: right"]),
+        (false, 3, 0, ["not true: right", "it ended with status 3"]),
+        (true, 0, SIGKILL, ["it ended by signal \(SIGKILL)"]),
+      ] as [(Bool, Int32, Int32, [String])] {
+        let report = try ChildReport()
+        let child = ct_fork()
+        if child == 0 {
+          report.expect(isRight, "right")
+          report.expect(throws: EnclaveError.frozen, "an error") { throw EnclaveError.frozen }
+          if signal != 0 { kill(getpid(), signal) }
+          if code != 0 { _exit(code) }
+          report.end()
+        }
+        let failures = report.failures(of: child)
+        #expect(failures == expected, "\(failures)")
+      }
+    }
+  }
+
   /// The exit status of a child; nil when it has not ended after a minute, and is killed.
   static func end(of child: pid_t) -> Int32? {
     let deadline = ContinuousClock.now + .seconds(60)

@@ -22,7 +22,7 @@ import Testing
       [number = number as Int, isDestroyed = isDestroyed as Bool] in
       final class Shared: @unchecked Sendable {
         var arena: Arena?
-        var secrets: [SharedSecret] = []
+        var secrets: [SecretReference] = []
         let freed = Atomic<Int>(0)
         let start = DispatchSemaphore(value: 0)
         let done = DispatchSemaphore(value: 0)
@@ -31,7 +31,9 @@ import Testing
       for round in 0..<400 {
         let shared = Shared()
         let arena = try Arena("dropped", .init(lock: .off, gate: allGates[number]))
-        for _ in 0..<64 { shared.secrets.append(SharedSecret(try arena.allocate(byteCount: 32))) }
+        for _ in 0..<64 {
+          shared.secrets.append(SecretReference(try arena.allocate(byteCount: 32)))
+        }
         if isDestroyed { try arena.destroy() }
         shared.arena = consume arena
         Thread {
@@ -61,9 +63,9 @@ import Testing
       sigfillset(&all)
       pthread_sigmask(SIG_UNBLOCK, &all, nil)
       let arena = try Arena("checked", .init(lock: .off, gate: .none))
-      nonisolated(unsafe) var secrets: [SharedSecret] = []
-      for _ in 0..<1000 { secrets.append(SharedSecret(try arena.allocate(byteCount: 4096))) }
-      let written = SharedSecret(try arena.allocate(byteCount: 32))
+      nonisolated(unsafe) var secrets: [SecretReference] = []
+      for _ in 0..<1000 { secrets.append(SecretReference(try arena.allocate(byteCount: 4096))) }
+      let written = SecretReference(try arena.allocate(byteCount: 32))
       nonisolated(unsafe) let handle = written.withSecret { $0.handle }
       try EmergencyWipe.install(signals: [SIGTERM])
       let opened = DispatchSemaphore(value: 0)
@@ -130,14 +132,15 @@ import Testing
         try handle.free()
       case "foreign free": try arena.free(foreign)
       case "resize":
-        address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
+        (address + 30).assumingMemoryBound(to: UInt8.self).pointee ^= 1  // whatever its canary is
         _ = try SecretHandle.live(startingAt: address)!.resize(to: 31)
       default:
-        address.storeBytes(of: 1, toByteOffset: 30, as: UInt8.self)
+        (address + 30).assumingMemoryBound(to: UInt8.self).pointee ^= 1  // whatever its canary is
         try arena.free(address)
       }
       // Here, where the handler did not end the process.
-      exit(use != "exit" && seen.count == 1 ? 0 : 2)
+      #expect(use != "exit", "the handler's exit did not end the process")
+      #expect(seen.count == 1, "\(seen.count) violations")
     }
   }
 
@@ -152,17 +155,25 @@ import Testing
       let arena = try Arena("forked", .init(lock: .off, gate: allGates[number]))
       var secret = try arena.allocate(byteCount: 32)
       var child: Int32 = -1
+      let report = try ChildReport()
       do throws(AccessError<Never>) {
         if isWriting {
           try secret.withMutableBytes { _ in child = ct_fork() }
         } else {
           try secret.withBytes { _ in child = ct_fork() }
         }
-        if child == 0 { _exit(1) }
-      } catch { _exit(child == 0 && error == .access(.inheritedByFork) ? 0 : 2) }
-      var status: Int32 = 0
-      guard waitpid(child, &status, 0) == child, status == 0 else { exit(3) }
-      if arena.statistics.openWindows != 0 { exit(4) }
+        if child == 0 {
+          report.fail("the child got a result")
+          report.end()
+        }
+      } catch {
+        guard child == 0 else { throw error }
+        report.expect(error == .access(.inheritedByFork), "\(error)")
+        report.end()
+      }
+      let failures = report.failures(of: child)
+      #expect(failures == [], "\(failures)")
+      #expect(arena.statistics.openWindows == 0, "windows that are counted as open")
     }
   }
 
@@ -172,32 +183,40 @@ import Testing
   /// wipe at exit do what they do, and the failure is counted.
   @Test(arguments: ["freeze", "destroy", "wipe", "exit"])
   func aRefusedBarrierStopsNoWipe(what: String) async {
-    await #expect(processExitsWith: .exitCode(what == "exit" ? 7 : 0)) { [what = what as String] in
+    await #expect(processExitsWith: .success) { [what = what as String] in
       // Before the library's own: it runs after that.
       if what == "exit" {
-        atexit { _exit(UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0] == 0 ? 7 : 8) }
+        atexit {
+          let first = UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0]
+          #expect(first == 0, "not wiped at exit")
+          _exit(first == 0 && GateProtocolTests.exits ? EXIT_SUCCESS : EXIT_FAILURE)
+        }
       }
       let arena = try Arena("kept", .init(lock: .off, gate: .none))
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       GateProtocolTests.at = try address(of: secret)
-      guard ct_refuse_call(ct_membarrier_number()) == 0 else { exit(2) }
+      try #require(ct_refuse_call(ct_membarrier_number()) == 0, "refusing the call")
       switch what {
       case "freeze":
         try arena.freeze()
-        guard try contents(secret)[0] == 1 else { exit(3) }
+        #expect(try contents(secret)[0] == 1, "contents when frozen")
       case "destroy":
         try arena.destroy()
-        guard arena.statistics.bytesMapped == 0 else { exit(4) }
+        #expect(arena.statistics.bytesMapped == 0, "still mapped")
       case "wipe":
         EmergencyWipe.wipeEverything()
-        guard UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0] == 0 else { exit(5) }
-      default: exit(9)
+        let first = UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0]
+        #expect(first == 0, "not wiped")
+      default:
+        GateProtocolTests.exits = true
+        exit(EXIT_FAILURE)  // unless the handler finds it wiped
       }
-      guard SystemCall.barrier.failureCount == 1 else { exit(6) }
+      #expect(SystemCall.barrier.failureCount == 1, "counted failures")
     }
   }
   nonisolated(unsafe) static var at: UInt = 0
+  nonisolated(unsafe) static var exits = false
 
   /// Pages that cannot be opened to be wiped are reported: by wiping everything, to whoever called it;
   /// at exit, on standard error; and the pages beside them are wiped.
@@ -214,15 +233,19 @@ import Testing
       )
       UnsafeMutablePointer<UInt8>(bitPattern: high)!.pointee = 1
       GateProtocolTests.at = high & ~4095
-      guard munmap(UnsafeMutableRawPointer(bitPattern: low & ~4095), 4096) == 0 else { exit(2) }
-      guard high & ~4095 != low & ~4095 else { exit(3) }
-      if what == "exit" { exit(0) }
+      try #require(high & ~4095 != low & ~4095, "two pages")
+      try #require(
+        munmap(UnsafeMutableRawPointer(bitPattern: low & ~4095), 4096) == 0, "unmapping")
+      // The exit wipes, and reports on standard error: the arena must still be there.
+      if what == "exit" { exit(EXIT_SUCCESS) }
       let failures = EmergencyWipe.wipeEverything()
-      guard failures.count == 1, failures[0].arena == "partly", failures[0].byteCount == 4096,
-        failures[0].reason.errno == ENOMEM
-      else { exit(4) }
-      guard UnsafePointer<UInt8>(bitPattern: high)!.pointee == 0 else { exit(5) }
-      _exit(0)
+      try #require(failures.count == 1, "\(failures)")
+      #expect(failures[0].arena == "partly", "\(failures)")
+      #expect(failures[0].byteCount == 4096, "\(failures)")
+      #expect(failures[0].reason.errno == ENOMEM, "\(failures)")
+      let beside = UnsafePointer<UInt8>(bitPattern: high)!.pointee
+      #expect(beside == 0, "the page beside it was not wiped")
+      _exit(EXIT_SUCCESS)  // without the wipe at exit
     }
     let error = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
     #expect(

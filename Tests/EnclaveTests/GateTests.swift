@@ -40,22 +40,25 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       let at = try address(of: secret)
-      if ct_try_read(at) == 0 || ct_try_write(at) == 0 { exit(1) }
-      if onAnotherThread({ ct_try_read(at) }) == 0 { exit(2) }
-      if isKey, ct_try_read(at) != keyError { exit(3) }
+      #expect(ct_try_read(at) != 0, "idle: no reading")
+      #expect(ct_try_write(at) != 0, "idle: no writing")
+      #expect(onAnotherThread({ ct_try_read(at) }) != 0, "idle: no reading by another thread")
+      if isKey { #expect(ct_try_read(at) == keyError, "idle: the key refuses it") }
       // The positive control: in a window both are as they should be.
       try secret.withBytes { _ in
-        if ct_try_read(at) != 0 { exit(4) }
-        if ct_try_write(at) == 0 { exit(5) }
-        let others = onAnotherThread { ct_try_read(at) }
-        // A key opens for this thread alone; pages are open for all.
-        if isKey ? others == 0 : others != 0 { exit(6) }
+        #expect(ct_try_read(at) == 0, "a window for reading: reading")
+        #expect(ct_try_write(at) != 0, "a window for reading: no writing")
+        let isOpenToOthers = onAnotherThread { ct_try_read(at) } == 0
+        #expect(isOpenToOthers == !isKey, "a key opens for this thread alone; pages for all")
       }
       try secret.withMutableBytes { _ in
-        if ct_try_write(at) != 0 { exit(7) }
-        if isKey, onAnotherThread({ ct_try_write(at) }) == 0 { exit(8) }
+        #expect(ct_try_write(at) == 0, "a window for writing: writing")
+        if isKey {
+          let others = onAnotherThread { ct_try_write(at) }
+          #expect(others != 0, "a window for writing: no writing by another thread")
+        }
       }
-      if ct_try_read(at) == 0 { exit(9) }
+      #expect(ct_try_read(at) != 0, "after the windows")
     }
   }
 
@@ -68,7 +71,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         FaultPlan.switchOff(.closeNewChunk)
         let arena = try Arena("test", .init(lock: .preferred, gate: isKey ? .key : .pages))
         let secret = try arena.allocate(byteCount: 32)
-        if ct_try_read(try address(of: secret)) != 0 { exit(1) }
+        #expect(ct_try_read(try address(of: secret)) == 0, "it can be read")
       }
     }
   #endif
@@ -83,26 +86,28 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       // Reading inside of writing: what is written to stays writable, as copying needs it.
       try a.withMutableBytes { _ in
         try! b.withBytes { _ in
-          if ct_try_write(atA) != 0 || ct_try_read(atB) != 0 { exit(1) }
+          #expect(ct_try_write(atA) == 0, "the outer one stays writable")
+          #expect(ct_try_read(atB) == 0, "the inner one is readable")
         }
-        if ct_try_write(atA) != 0 { exit(2) }
+        #expect(ct_try_write(atA) == 0, "writable after the inner window")
       }
-      if ct_try_read(atA) == 0 { exit(3) }
+      #expect(ct_try_read(atA) != 0, "closed after writing")
       // Writing inside of reading: writable for that long.
       try a.withBytes { _ in
-        if ct_try_write(atA) == 0 { exit(4) }
+        #expect(ct_try_write(atA) != 0, "the outer one is not writable")
         try! b.withMutableBytes { _ in
-          if ct_try_write(atB) != 0 { exit(5) }
+          #expect(ct_try_write(atB) == 0, "the inner one is writable")
         }
-        if ct_try_write(atB) == 0 { exit(6) }
-        if ct_try_read(atA) != 0 { exit(7) }
+        #expect(ct_try_write(atB) != 0, "not writable after the inner window")
+        #expect(ct_try_read(atA) == 0, "readable after the inner window")
       }
-      if ct_try_read(atA) == 0 || ct_try_read(atB) == 0 { exit(8) }
-      if arena.statistics.openWindows != 0 { exit(9) }
+      #expect(ct_try_read(atA) != 0, "the outer one is closed after both windows")
+      #expect(ct_try_read(atB) != 0, "the inner one is closed after both windows")
+      #expect(arena.statistics.openWindows == 0, "windows that are counted as open")
     }
   }
 
-  nonisolated(unsafe) static var shared: SharedSecret?
+  nonisolated(unsafe) static var shared: SecretReference?
   nonisolated(unsafe) static var handlerSaw: UInt8 = 0
 
   @Test(arguments: closingGates) func aWindowInAHandlerInsideAWindow(gate: Arena.Gate) async {
@@ -112,7 +117,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 7)
       let at = try address(of: secret)
-      let shared = SharedSecret(secret)
+      let shared = SecretReference(secret)
       GateTests.shared = shared
       ct_on_signal { _ in
         try! GateTests.shared!.withBytes { bytes in
@@ -121,14 +126,16 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       }
       try shared.withBytes { bytes in
         raise(SIGUSR2)
-        if GateTests.handlerSaw != 7 { exit(1) }
-        // The handler's window is gone, this one is not.
-        if bytes.unsafeLoad(as: UInt8.self) != 7 { exit(2) }
+        #expect(GateTests.handlerSaw == 7, "the handler read the secret")
+        let first = bytes.unsafeLoad(as: UInt8.self)
+        #expect(first == 7, "the handler's window is gone, this one is not")
       }
-      if ct_try_read(at) == 0 { exit(3) }
+      #expect(ct_try_read(at) != 0, "closed after the window")
+      GateTests.handlerSaw = 0
       raise(SIGUSR2)
-      if ct_try_read(at) == 0 { exit(4) }
-      if arena.statistics.openWindows != 0 { exit(5) }
+      #expect(GateTests.handlerSaw == 7, "the handler read the secret, in its own window alone")
+      #expect(ct_try_read(at) != 0, "closed after the handler's window")
+      #expect(arena.statistics.openWindows == 0, "windows that are counted as open")
     }
   }
 
@@ -137,35 +144,43 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   func aJumpOutOfAHandlerLeavesItClosed() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .key))
-      var secret = try arena.allocate(byteCount: 32)
+      var secret = try arena.allocate(byteCount: 32, label: "held")
       try fill(&secret, from: 7)
       let at = try address(of: secret)
-      GateTests.shared = SharedSecret(secret)
+      GateTests.shared = SecretReference(secret)
       let jumped = ct_jump_out(
         { _ in
           try! GateTests.shared!.withBytes { _ in _ = raise(SIGUSR1) }
         }, nil)
-      if jumped != 1 { exit(1) }
-      if ct_try_read(at) == 0 { exit(2) }
+      #expect(jumped == 1, "it jumped")
+      #expect(ct_try_read(at) != 0, "closed after the jump")
       // Later windows are as ever.
       let first = try GateTests.shared!.withBytes { $0.unsafeLoad(as: UInt8.self) }
-      if first != 7 { exit(3) }
-      if ct_try_read(at) == 0 { exit(4) }
-      // The window that never ended is told to whoever wants to destroy the arena.
-      do throws(EnclaveError) {
+      #expect(first == 7, "a later window reads the secret")
+      #expect(ct_try_read(at) != 0, "closed after a later window")
+      // The window that never ended is reported to whoever wants to destroy the arena.
+      #expect(throws: EnclaveError.windowsOpen(1, label: "held"), "the window that never ended") {
         try arena.destroy()
-        exit(5)
-      } catch { if case .windowsOpen(1, _) = error { exit(0) } }
-      exit(6)
+      }
     }
   }
 
   /// How a thread is born.
   enum Birth: Int, CaseIterable { case pthread, dispatch, task, foundation }
 
+  /// The twins switch the protection off, which debug builds alone can; and which thread a pool's
+  /// threads are born from is the runtime's choice, so pools have no twin.
+  static var births: [(Birth, isProtected: Bool)] {
+    var all = Birth.allCases.map { ($0, isProtected: true) }
+    #if DEBUG
+      all += [(.pthread, isProtected: false), (.foundation, isProtected: false)]
+    #endif
+    return all
+  }
+
   @Test(
     .enabled(if: closingGates.contains(.key), "this processor has no protection keys"),
-    arguments: Birth.allCases, [true, false])
+    arguments: births)
   func threadsBornInAWindowDoNotKeepIt(birth: Birth, isProtected: Bool) async {
     let number = birth.rawValue
     await #expect(processExitsWith: .success) {
@@ -175,8 +190,6 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       let at = try address(of: secret)
       #if DEBUG
         if !isProtected { FaultPlan.switchOffBirths() }
-      #else
-        if !isProtected { exit(0) }
       #endif
       let saw: Int32 = try secret.withMutableBytes { _ in
         let birth = Birth(rawValue: number)!
@@ -228,10 +241,8 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         done.wait()
         return saw
       }
-      // Which thread a pool's threads are born from is the runtime's choice.
-      if !isProtected, [.task, .dispatch].contains(Birth(rawValue: number)) { exit(0) }
-      // The twin: born with the library's eyes closed, the thread can read.
-      if isProtected ? saw != keyError : saw != 0 { exit(1) }
+      // The twin: without the protection the thread can read.
+      #expect(saw == (isProtected ? keyError : 0), "the thread's read answered \(saw)")
     }
   }
 
@@ -248,11 +259,11 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       let (atA, atF) = (try address(of: secretA), try address(of: secretF))
       try frozen.seal()
       try secretB.withMutableBytes { _ in
-        if ct_try_read(atA) != keyError { exit(1) }
-        if ct_try_write(atF) != keyError { exit(2) }
+        #expect(ct_try_read(atA) == keyError, "A cannot be read")
+        #expect(ct_try_write(atF) == keyError, "the sealed arena cannot be written")
         let page = atF & ~4095
-        for discard in [ct_discard(page, 4096), ct_discard_locked(page, 4096)]
-        where discard != -EPERM { exit(3) }
+        #expect(ct_discard(page, 4096) == -EPERM, "nor discarded")
+        #expect(ct_discard_locked(page, 4096) == -EPERM, "nor discarded while locked")
       }
     }
   }
@@ -262,44 +273,44 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   func alikeArenasShareKeys() async {
     await #expect(processExitsWith: .success) {
       var arenas: [Arena] = []
-      var secrets: [SharedSecret] = []
+      var secrets: [SecretReference] = []
       for _ in 0..<40 {
         let arena = try Arena("many", .init(lock: .preferred, gate: .key))
-        secrets.append(SharedSecret(try arena.allocate(byteCount: 16)))
+        secrets.append(SecretReference(try arena.allocate(byteCount: 16)))
         arenas.append(arena)
       }
       let keys = Set(arenas.map { $0.statistics.protectionKey! })
-      if keys.count != 12 { exit(1) }
+      #expect(keys.count == 12, "\(keys.count) keys")
       // Freezing an arena that shares moves it to another key, with its contents.
       try arenas[0].freeze()
       let frozen = arenas[0].statistics.protectionKey!
-      if keys.contains(frozen) { exit(2) }
+      #expect(!keys.contains(frozen), "a frozen arena shares with writable ones")
       try secrets[0].withBytes { _ in }
       for arena in arenas[1..<20] { try arena.freeze() }
       let cold = Set(arenas[0..<20].map { $0.statistics.protectionKey! })
       let warm = Set(arenas[20...].map { $0.statistics.protectionKey! })
-      if !cold.isDisjoint(with: warm) { exit(3) }
+      #expect(cold.isDisjoint(with: warm), "frozen \(cold), writable \(warm)")
       // A key of its own, or a typed error.
       var own: [Arena] = []
-      while true {
+      while own.count < 16 {
         do throws(EnclaveError) {
           own.append(try Arena("own", .init(gate: .key, keySharing: .never)))
           let key = own.last!.statistics.protectionKey!
-          if cold.contains(key) || warm.contains(key) { exit(4) }
-          if own.count > 15 { exit(5) }
+          #expect(!cold.contains(key) && !warm.contains(key), "key \(key) is shared")
         } catch {
-          guard case .unsupported(.protectionKeys, let failure) = error, failure.errno == ENOSPC
-          else { exit(6) }
+          guard case .unsupported(.protectionKeys, let failure) = error else { throw error }
+          #expect(failure.errno == ENOSPC, "\(failure)")
           break
         }
       }
+      #expect(own.count < 16, "there are 15 keys")
       // A destroyed arena's key is used again.
       if !own.isEmpty {
         own.removeLast()
         own.append(try Arena("own", .init(gate: .key, keySharing: .never)))
       }
       for (index, secret) in secrets.enumerated() {
-        do { try secret.withBytes { _ in } } catch { exit(Int32(10 + index)) }
+        #expect(throws: Never.self, "arena \(index)") { try secret.withBytes { _ in } }
       }
     }
   }
@@ -316,26 +327,26 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
           var secret = try arena.allocate(byteCount: 32)
           try fill(&secret, from: 3)
           let at = try address(of: secret)
-          if ct_try_read(at) == 0 { exit(1) }
-          if try contents(secret)[0] != 3 { exit(2) }
+          #expect(ct_try_read(at) != 0, "idle: closed")
+          #expect(try contents(secret)[0] == 3, "contents")
           try arena.freeze()
-          if try contents(secret)[31] != 34 { exit(3) }
-          do throws(AccessError<Never>) {
+          #expect(try contents(secret)[31] == 34, "contents when frozen")
+          #expect(throws: AccessError<Never>.access(.frozen), "writing when frozen") {
             try secret.withMutableBytes { _ in }
-            exit(4)
-          } catch { if error != .access(.frozen) { exit(5) } }
+          }
           arenas.append(arena)
           try secret.destroy()
         }
         let keyed = arenas.filter { $0.statistics.protectionKey != nil }.count
         // One key, which the first arena froze: a writable one may not share it.
-        if keyed != (available == 0 ? 0 : available == 1 ? 1 : 5) { exit(6) }
+        #expect(
+          keyed == (available == 0 ? 0 : available == 1 ? 1 : 5), "\(keyed) arenas have a key")
         do throws(EnclaveError) {
-          let arena = try Arena("key", .init(gate: .key))
-          if available < 15 { exit(7) }
-          _ = arena
+          _ = try Arena("key", .init(gate: .key))
+          #expect(available == 15, "no error with \(available) keys")
         } catch {
-          guard available < 15, case .unsupported(.protectionKeys, _) = error else { exit(8) }
+          guard case .unsupported(.protectionKeys, _) = error else { throw error }
+          #expect(available < 15, "\(error)")
         }
       }
     }

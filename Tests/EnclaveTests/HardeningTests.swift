@@ -61,17 +61,21 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let looked = try arena.check()
       try secret.destroy()
       guard let kind = attack.kind else {
-        exit(looked.isEmpty && HardeningTests.seen.isEmpty ? 0 : 1)
+        #expect(looked == [], "\(looked)")
+        #expect(HardeningTests.seen == [], "\(HardeningTests.seen)")
+        return
       }
       let expected = Violation(
         kind: kind, arena: "shop", label: "till", byteCount: attack.size, offset: attack.offset)
-      guard looked == [expected] else { exit(2) }
-      guard HardeningTests.seen == [expected] else { exit(3) }
-      guard arena.statistics.corruptions == 1 else { exit(4) }
+      #expect(looked == [expected], "found by looking: \(looked)")
+      #expect(HardeningTests.seen == [expected], "found when freed: \(HardeningTests.seen)")
+      #expect(arena.statistics.corruptions == 1, "counted corruptions")
       // Damage does not come back with the slot.
       let again = try arena.allocate(byteCount: attack.size, alignment: attack.alignment)
       try again.destroy()
-      guard HardeningTests.seen.count == 1, try arena.check().isEmpty else { exit(5) }
+      #expect(HardeningTests.seen.count == 1, "found again: \(HardeningTests.seen)")
+      let found = try arena.check()
+      #expect(found == [], "found by looking again: \(found)")
     }
   }
 
@@ -91,12 +95,15 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let middle = try arena.allocate(byteCount: 32).leak()
       try arena.free(middle + 8)
       let kinds = HardeningTests.seen.map(\.kind)
-      guard kinds == [.doubleFree, .foreignPointer, .foreignPointer] else { exit(1) }
-      guard HardeningTests.seen.allSatisfy({ $0.arena == "shop" }) else { exit(2) }
+      #expect(kinds == [.doubleFree, .foreignPointer, .foreignPointer], "\(kinds)")
+      let arenas = HardeningTests.seen.map(\.arena)
+      #expect(arenas == ["shop", "shop", "shop"], "\(arenas)")
       // The live ones are untouched, and can be freed still.
       try arena.free(middle)
       try other.free(foreign)
-      guard HardeningTests.seen.count == 3, arena.statistics.secretCount == 0 else { exit(3) }
+      #expect(HardeningTests.seen.count == 3, "\(HardeningTests.seen)")
+      #expect(arena.statistics.secretCount == 0, "secrets of the first")
+      #expect(other.statistics.secretCount == 0, "secrets of the other")
     }
   }
 
@@ -122,9 +129,12 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
         done.wait()
       }
       let kinds = reports.withLock { $0 }
-      guard kinds.count == rounds, kinds.allSatisfy({ $0 == .doubleFree }) else { exit(1) }
-      let left = arena.statistics
-      guard left.secretCount == 0, left.corruptions == 0, try arena.check().isEmpty else { exit(2) }
+      #expect(kinds.count == rounds, "\(kinds.count) reports")
+      #expect(Set(kinds) == [.doubleFree], "\(Set(kinds))")
+      #expect(arena.statistics.secretCount == 0, "secrets")
+      #expect(arena.statistics.corruptions == 0, "corruptions")
+      let found = try arena.check()
+      #expect(found == [], "\(found)")
     }
   }
 
@@ -136,13 +146,14 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let stale = try arena.allocate(byteCount: 32)
       let at = try address(of: stale)
       try stale.destroy()
-      guard try arena.check().isEmpty else { exit(1) }
+      #expect(try arena.check() == [], "before the write")
       // Through a window to a neighbour in the same page.
       try keeper.withMutableBytes { _ in
         UnsafeMutablePointer<UInt8>(bitPattern: at)![3] = 1
       }
       let found = try arena.check()
-      guard found.map(\.kind) == [.writeAfterFree], found[0].label == nil else { exit(2) }
+      #expect(found.map(\.kind) == [.writeAfterFree], "\(found)")
+      #expect(found.map(\.label) == [nil], "\(found)")
     }
   }
 
@@ -163,13 +174,12 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
           let bytes = UnsafePointer<UInt8>(bitPattern: HardeningTests.kept)!
           let file = open(HardeningTests.path, O_CREAT | O_WRONLY, 0o600)
           write(file, bytes, 32)
-          _exit(9)
+          _exit(EXIT_FAILURE)
         }
       }
       var secret = try arena.allocate(byteCount: 32)
       try overwrite(&secret, at: 32)
       try secret.destroy()
-      exit(0)
     }
     #expect(FileManager.default.contents(atPath: path) == Data(count: 32))
   }

@@ -69,38 +69,6 @@ import Testing
     }
   }
 
-  /// Typed at a real terminal: no echo, editing works, the settings come back.
-  @Test(
-    arguments: [
-      ("hunter2\n", "hunter2"), ("hunx\u{7f}ter2\r", "hunter2"), ("wrong\u{15}right\n", "right"),
-      ("\n", ""), ("\u{4}", nil), ("abc\u{4}\n", "abc\u{4}"),
-    ] as [(String, String?)])
-  func passphrases(typed: String, expected: String?) throws {
-    let arena = try Arena("test", .init(lock: .preferred))
-    var (main, terminal): (Int32, Int32) = (0, 0)
-    #expect(openpty(&main, &terminal, nil, nil, nil) == 0)
-    defer {
-      close(terminal)
-      close(main)
-    }
-    var before = termios()
-    tcgetattr(terminal, &before)
-    let typist = Typist(typed, into: main)
-    defer { typist.stop() }
-    do {
-      let secret = try arena.readPassphrase(prompt: "Passphrase: ", from: terminal)
-      #expect(try contents(secret) == Array((expected ?? "none").utf8))
-    } catch let error as EnclaveError {
-      #expect(expected == nil && error == .endOfInput(received: 0))
-    }
-    var after = termios()
-    tcgetattr(terminal, &after)
-    #expect(after.c_lflag == before.c_lflag)
-    var shown = [UInt8](repeating: 0, count: 200)
-    let count = read(main, &shown, 200)
-    #expect(String(decoding: shown[..<count], as: UTF8.self) == "Passphrase: ", "nothing else")
-  }
-
   @Test func movesBetweenArenas() throws {
     let a = try Arena("a", .init(lock: .preferred))
     let b = try Arena("b", .init(layout: .isolated, lock: .preferred))
@@ -114,7 +82,7 @@ import Testing
   @Test func waitingForHeadroom() async {
     await #expect(processExitsWith: .success) {
       // Without the capability the limit binds, for root too.
-      guard ct_drop_lock_capability() == 0 else { exit(90) }
+      try #require(ct_drop_lock_capability() == 0, "dropping the capability")
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
       setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
       let arena = try Arena("test")
@@ -122,11 +90,13 @@ import Testing
       let start = DispatchTime.now()
       do throws(EnclaveError) {
         _ = try arena.allocate(byteCount: 40960, waitingForHeadroom: .milliseconds(50))
-        exit(1)
+        Issue.record("allocating beyond the limit: no error")
       } catch {
-        guard case .lockLimit(65536, let inUse, 40960) = error, inUse >= 40960 else { exit(2) }
+        guard case .lockLimit(65536, let inUse, 40960) = error else { throw error }
+        #expect(inUse >= 40960, "\(error)")
       }
-      if DispatchTime.now().uptimeNanoseconds - start.uptimeNanoseconds < 50_000_000 { exit(3) }
+      let waited = DispatchTime.now().uptimeNanoseconds - start.uptimeNanoseconds
+      #expect(waited >= 50_000_000, "it waited \(waited) ns")
       #expect(arena.statistics.failedLocks == 1, "each look counts as a failure")
       let shared = Holder(large)
       Thread {
@@ -134,7 +104,7 @@ import Testing
         shared.drop()
       }.start()
       _ = try arena.allocate(byteCount: 40960, waitingForHeadroom: .seconds(20))
-      #expect(arena.statistics.failedLocks == 2)
+      #expect(arena.statistics.failedLocks == 2, "the second wait counts once")
     }
   }
 
@@ -168,21 +138,23 @@ import Testing
         var bytes = [UInt8](repeating: 0, count: 32)
         let canRead = pread(file, &bytes, 32, off_t(at)) == 32
         close(file)
-        if canRead != expected { exit(isSecret ? 1 : 2) }
-        if isSecret, arena.statistics.bytesLocked != arena.statistics.bytesMapped { exit(3) }
+        #expect(canRead == expected, "secret: \(isSecret), read through /proc: \(canRead)")
+        if isSecret {
+          let found = arena.statistics
+          #expect(found.bytesLocked == found.bytesMapped, "\(found.bytesLocked) bytes are locked")
+        }
         // A child has no such memory; its parent's is as it was.
+        let report = try ChildReport()
         let pid = ct_fork()
         if pid == 0 {
-          var entry = 0
-          if isSecret {
-            entry = mincore(UnsafeMutableRawPointer(bitPattern: at & ~4095), 1, &bytes) == 0 ? 1 : 0
-          }
-          _exit(Int32(entry))
+          let page = UnsafeMutableRawPointer(bitPattern: at & ~4095)
+          let isMapped = mincore(page, 1, &bytes) == 0
+          report.expect(isMapped == !isSecret, "secret: \(isSecret), mapped: \(isMapped)")
+          report.end()
         }
-        var status: Int32 = 0
-        waitpid(pid, &status, 0)
-        if status != 0 { exit(4) }
-        if try contents(secret)[31] != 32 { exit(5) }
+        let failures = report.failures(of: pid)
+        #expect(failures == [], "\(failures)")
+        #expect(try contents(secret)[31] == 32, "the parent's contents")
       }
     }
   }
@@ -203,14 +175,16 @@ import Testing
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
         let at = try address(of: secret)
-        if gate != .none, ct_try_read(at) == 0 { exit(1) }
+        if gate != .none { #expect(ct_try_read(at) != 0, "idle: closed") }
         if isSealed { try arena.seal() } else { try arena.freeze() }
-        if try contents(secret)[31] != 32 { exit(2) }
-        if ct_try_write(at) == 0 { exit(3) }
+        #expect(try contents(secret)[31] == 32, "contents, sealed: \(isSealed)")
+        #expect(ct_try_write(at) != 0, "it can be written, sealed: \(isSealed)")
         try arena.destroy()
         // Sealed secret memory stays, wiped; VmLck counts such memory on some kernels (6.18) only.
         let after = ProcessFacts.lockedBytes()!
-        if isSealed ? after < before : after != before { exit(4) }
+        #expect(
+          isSealed ? after >= before : after == before,
+          "sealed: \(isSealed), locked before \(before), after \(after)")
       }
     }
   }
@@ -292,7 +266,7 @@ import Testing
     Refused(
       description: "writing to a shared secret",
       code: """
-        func use(_ secret: SharedSecret) throws {
+        func use(_ secret: SecretReference) throws {
           try secret.withMutableBytes { _ in }
         }
         """, because: "no member 'withMutableBytes'"),
@@ -339,7 +313,7 @@ import Testing
 
 /// Holds a secret that another thread lets go.
 final class Holder: @unchecked Sendable {
-  private var secret: SharedSecret?
-  init(_ secret: consuming Secret) { self.secret = SharedSecret(secret) }
+  private var secret: SecretReference?
+  init(_ secret: consuming Secret) { self.secret = SecretReference(secret) }
   func drop() { secret = nil }
 }

@@ -31,7 +31,7 @@ import Testing
     let arena = try arena()
     let texts = ["a label", "a label", "another"]
     let secrets = try texts.map { text in
-      try text.withCString { SharedSecret(try allocate(arena, $0)) }
+      try text.withCString { SecretReference(try allocate(arena, $0)) }
     }
     #expect(labels(arena) == ["a label", "another"])
     #expect(secrets.count == 3)

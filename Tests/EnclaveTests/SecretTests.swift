@@ -1,6 +1,8 @@
 // The way of one secret: allocated, written, read, compared, copied, freed.
 
 import Enclave
+import EnclaveSystem
+import Foundation
 import Testing
 
 /// Fills a secret with a byte that goes up.
@@ -51,11 +53,11 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   func overalignedDataStaysClearOfTheCanary(alignment: Int) throws {
     let arena = try Arena("test", .init(lock: .off, gate: .none))
     for size in [32, 48, 96, 192, 384] {
-      var kept: [SharedSecret] = []
+      var kept: [SecretReference] = []
       for _ in 0..<12 {
         var secret = try arena.allocate(byteCount: size, alignment: alignment)
         try fill(&secret, from: 1)
-        kept.append(SharedSecret(secret))
+        kept.append(SecretReference(secret))
       }
       #expect(try arena.check().isEmpty, "\(size) bytes aligned to \(alignment)")
     }
@@ -153,7 +155,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   @Test func destroyingAnArenaEndsItsSecrets() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let secret = try arena.allocate(byteCount: 16)
-    let shared = SharedSecret(try arena.allocate(byteCount: 16, file: "held", line: 3))
+    let shared = SecretReference(try arena.allocate(byteCount: 16, file: "held", line: 3))
     try shared.withBytes { _ in
       _ = #expect(throws: EnclaveError.windowsOpen(1, label: "held:3")) {
         try arena.destroy()
@@ -168,10 +170,10 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
 
   @Test func capacityIsALimit() throws {
     let arena = try Arena("test", .init(lock: .preferred, capacity: 32768))
-    var kept: [SharedSecret] = []
+    var kept: [SecretReference] = []
     var refused: EnclaveError?
     for _ in 0..<2000 where refused == nil {
-      do { kept.append(SharedSecret(try arena.allocate(byteCount: 32))) } catch {
+      do { kept.append(SecretReference(try arena.allocate(byteCount: 32))) } catch {
         refused = error
       }
     }
@@ -184,8 +186,8 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   /// 170,000 secrets of 32 bytes in 8 MiB is what the layout promises; here a tenth of it.
   @Test func slabsAreDense() throws {
     let arena = try Arena("test", .init(lock: .off))
-    var kept: [SharedSecret] = []
-    for _ in 0..<17_000 { kept.append(SharedSecret(try arena.allocate(byteCount: 32))) }
+    var kept: [SecretReference] = []
+    for _ in 0..<17_000 { kept.append(SecretReference(try arena.allocate(byteCount: 32))) }
     #expect(arena.statistics.bytesMapped <= 1 << 20)
   }
 
@@ -195,14 +197,14 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     try secret.withMutableBytes { bytes in
       for offset in 0..<16 { bytes.storeBytes(of: 0x41, toByteOffset: offset, as: UInt8.self) }
     }
-    let shared = SharedSecret(secret)
+    let shared = SecretReference(secret)
     let texts = ["\(arena)", "\(shared)", String(reflecting: shared), "\(EnclaveError.frozen)"]
     for text in texts { #expect(!text.contains("AAAA")) }
   }
 
   @Test func manyThreadsUseOneArena() async throws {
     let arena = try Arena("test", .init(lock: .preferred))
-    let shared = SharedSecret(try arena.allocate(byteCount: 64))
+    let shared = SecretReference(try arena.allocate(byteCount: 64))
     await withTaskGroup(of: Int.self) { group in
       for worker in 0..<4 {
         group.addTask {
@@ -227,14 +229,102 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
 
   /// Nothing can be freed where nothing is in use.
   @Test func aCapacityBelowAPageSaysWhatAPageIs() throws {
-    let arena = try Arena("small", .init(lock: .off, gate: .none, capacity: 100))
-    do {
-      _ = try arena.allocate(byteCount: 16)
-      Issue.record("it was allocated")
-    } catch {
-      let text = "\(error)"
-      #expect(text.contains("capacity of 100 bytes") && text.contains("pages of"))
-      #expect(!text.contains("free secrets"))
+    for capacity in [100, 0, -5] {
+      do {
+        _ = try Arena("small", .init(lock: .off, gate: .none, capacity: capacity))
+        Issue.record("it was made")
+      } catch {
+        let text = "\(error)"
+        #expect(text.contains("capacity of \(capacity) bytes") && text.contains("pages of"))
+        #expect(!text.contains("free secrets"))
+      }
     }
+    _ = try Arena("small", .init(lock: .off, gate: .none, capacity: Page.size)).allocate(
+      byteCount: 16)
+  }
+
+  // MARK: - From other memory
+
+  static let bytes = [UInt8](1...100)
+
+  @Test(arguments: allGates) func bytesAreCopiedIn(gate: Arena.Gate) throws {
+    let arena = try Arena("test", .init(lock: .preferred, gate: gate))
+    let bytes = Self.bytes
+    let copy = try arena.allocate(copying: bytes.span.bytes)
+    #expect(try contents(copy) == bytes)
+    #expect(try contents(arena.allocate(copying: bytes)) == bytes)
+    #expect(try contents(arena.allocate(copying: bytes[10..<20])) == [UInt8](11...20))
+    #expect(try contents(arena.allocate(copying: Data(bytes))) == bytes)
+    #expect(try contents(arena.allocate(copying: "größe".utf8)) == [UInt8]("größe".utf8))
+    // Not in one piece.
+    #expect(try contents(arena.allocate(copying: bytes.reversed())) == bytes.reversed())
+    #expect(try arena.allocate(copying: []).byteCount == 0)
+    let none: [UInt8] = []
+    let empty = try arena.allocate(copying: none.span.bytes)
+    #expect(empty.byteCount == 0)
+    #expect(arena.statistics.openWindows == 0)
+  }
+
+  @Test func theSourceIsWiped() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    var bytes = Self.bytes
+    #expect(try contents(arena.allocate(wiping: &bytes)) == Self.bytes)
+    #expect(bytes == [UInt8](repeating: 0, count: 100))
+    var empty: [UInt8] = []
+    #expect(try arena.allocate(wiping: &empty).byteCount == 0)
+    // What cannot be allocated is not wiped.
+    let full = try Arena("full", .init(lock: .off, gate: .none, capacity: Page.size))
+    var large = [UInt8](repeating: 7, count: 5000)
+    #expect(throws: EnclaveError.self) { _ = try full.allocate(wiping: &large) }
+    #expect(large.allSatisfy { $0 == 7 })
+  }
+
+  @Test func secretsAreComparedWithBytes() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let secret = try arena.allocate(copying: Self.bytes)
+    func isEqual(_ bytes: [UInt8]) throws -> Bool { try secret.isEqual(to: bytes.span.bytes) }
+    #expect(try isEqual(Self.bytes))
+    for index in [0, 50, 99] {
+      var other = Self.bytes
+      other[index] ^= 0x80
+      #expect(try !isEqual(other))
+    }
+    #expect(try !isEqual(Self.bytes.dropLast()))
+    let none: [UInt8] = []
+    let emptyIsEqual = try arena.allocate(byteCount: 0).isEqual(to: none.span.bytes)
+    #expect(emptyIsEqual)
+  }
+
+  @Test func aReferenceReadsAndComparesAsASecretDoes() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let reference = SecretReference(try arena.allocate(copying: Self.bytes))
+    let bytes = Self.bytes
+    let isEqual = try reference.isEqual(to: bytes.span.bytes)
+    #expect(isEqual)
+    let (count, first) = try reference.withElements(of: UInt32.self) { ($0.count, $0[0]) }
+    #expect(count == 25 && first.littleEndian == 0x0403_0201)
+  }
+
+  @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
+  func secretsAreResized(gate: Arena.Gate, layout: Arena.Layout) throws {
+    let arena = try Arena("test", .init(layout: layout, lock: .preferred, gate: gate))
+    var secret = try arena.allocate(copying: Self.bytes)
+    for (size, expected) in [
+      (112, Self.bytes + [UInt8](repeating: 0, count: 12)), (40, [UInt8](1...40)),
+      (5000, [UInt8](1...40) + [UInt8](repeating: 0, count: 4960)), (0, []), (3, [0, 0, 0]),
+    ] {
+      try secret.resize(to: size)
+      #expect(secret.byteCount == size)
+      #expect(try contents(secret) == expected)
+    }
+    try secret.withMutableBytes { $0.storeBytes(of: 9, as: UInt8.self) }
+    #expect(throws: EnclaveError.invalidSize(byteCount: -1, alignment: 16)) {
+      try secret.resize(to: -1)
+    }
+    try arena.freeze()
+    #expect(throws: EnclaveError.frozen) { try secret.resize(to: 2) }
+    #expect(try contents(secret) == [9, 0, 0])
+    #expect(arena.statistics.secretCount == 1)
+    #expect(try arena.check().isEmpty)
   }
 }

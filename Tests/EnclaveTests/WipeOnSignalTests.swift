@@ -63,10 +63,10 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       try EmergencyWipe.install()
       raise(SIGHUP)
       raise(SIGBUS)
-      let covered = EmergencyWipe.coveredSignals
-      guard seen() == 0x41, !covered.contains(SIGHUP), !covered.contains(SIGBUS),
-        covered.contains(SIGTERM), covered.contains(SIGSEGV)
-      else { exit(2) }
+      let covered = Set(EmergencyWipe.coveredSignals)
+      #expect(seen() == 0x41, "wiped")
+      #expect(covered.isDisjoint(with: [SIGHUP, SIGBUS]), "\(covered)")
+      #expect(covered.isSuperset(of: [SIGTERM, SIGSEGV]), "\(covered)")
       _ = try arena.allocate(byteCount: 32)
     }
   }
@@ -79,7 +79,8 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       try EmergencyWipe.install()
       raise(SIGTERM)
       raise(SIGTERM)
-      guard calls == 2, seen() == 0x41 else { exit(2) }
+      #expect(calls == 2, "\(calls) calls of the application's handler")
+      #expect(seen() == 0x41, "wiped")
       _ = try arena.allocate(byteCount: 32)
     }
   }
@@ -92,9 +93,18 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       handle(SIGSEGV) { _ in calls += 1 }
       try EmergencyWipe.install()
       raise(SIGSEGV)
-      guard calls == 1, seen() == 0x41, ct_try_read(1) != 0 else { exit(2) }
+      #expect(calls == 1, "\(calls) calls of the application's handler")
+      #expect(seen() == 0x41, "wiped")
+      #expect(ct_try_read(1) != 0, "a fault that is survived")
       _ = try arena.allocate(byteCount: 32)
     }
+  }
+
+  /// How a child ends that should have been ended by its signal.
+  enum WrongEnd: Int32 {
+    case wipedBeforeTheHandler = 3
+    case notReady
+    case survived
   }
 
   /// What is in memory when a process stands still at its exit, that a signal ended: of itself
@@ -105,13 +115,13 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     await #expect(processExitsWith: .success) { [how = how as String, signal = signal as Int32] in
       let isItsOwn = how == "given up" && signal == SIGTERM
       var (up, down): ([Int32], [Int32]) = ([0, 0], [0, 0])
-      guard pipe(&up) == 0, pipe(&down) == 0 else { exit(2) }
+      try #require(pipe(&up) == 0 && pipe(&down) == 0, "pipes")
       let child = ct_fork()
       if child == 0 {
         _ = try WipeOnSignalTests.makeSecret(gate: how == "closed" ? .automatic : .none)
         if how == "given up" {
           handle(signal) { number in
-            if seen() != 0x41 { _exit(3) }  // it was not the first
+            if seen() != 0x41 { _exit(WrongEnd.wipedBeforeTheHandler.rawValue) }
             Glibc.signal(number, SIG_DFL)
           }
         } else {
@@ -122,24 +132,26 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
         guard how == "closed" || seen() == 0x41, write(up[1], &address, 8) == 8,
           read(down[0], &go, 1) == 1
         else {
-          _exit(4)
+          _exit(WrongEnd.notReady.rawValue)
         }
         raise(signal)
         // An application's termination is its own: its handler gave up without an end, which the
         // next signal brings.
         if isItsOwn { raise(signal) }
-        _exit(5)
+        _exit(WrongEnd.survived.rawValue)
       }
       var place = 0
-      guard read(up[0], &place, 8) == 8, ct_stop_at_exit(child) == 0, write(down[1], "x", 1) == 1,
-        ct_wait_for_exit(child) == 0
-      else { exit(6) }
+      try #require(read(up[0], &place, 8) == 8, "the child tells its address")
+      try #require(ct_stop_at_exit(child) == 0, "tracing the child")
+      try #require(write(down[1], "x", 1) == 1, "telling the child to go on")
+      try #require(ct_wait_for_exit(child) == 0, "the child's exit")
       let memory = open("/proc/\(child)/mem", O_RDONLY)
       var byte: UInt8 = 7
-      guard pread(memory, &byte, 1, off_t(place)) == 1 else { exit(7) }
+      try #require(pread(memory, &byte, 1, off_t(place)) == 1, "reading the child's memory")
       let status = ct_let_go(child)
-      guard status & 0x7f == signal else { exit(8) }
-      guard byte == (how == "not installed" || isItsOwn ? 0x41 : 0) else { exit(9) }
+      let end = WrongEnd(rawValue: status >> 8 & 0xff)
+      #expect(status & 0x7f == signal, "status \(status), \(end.map { "\($0)" } ?? "-")")
+      #expect(byte == (how == "not installed" || isItsOwn ? 0x41 : 0), "left in memory: \(byte)")
     }
   }
 
@@ -147,14 +159,17 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     await #expect(processExitsWith: .success) {
       do {
         try EmergencyWipe.install(signals: [SIGTERM, SIGKILL])
-        exit(2)
+        Issue.record("SIGKILL: no error")
       } catch EnclaveError.system(let failure) {
-        guard failure.call.function == "sigaction", failure.errno == EINVAL else { exit(3) }
+        #expect(failure.call.function == "sigaction", "\(failure)")
+        #expect(failure.errno == EINVAL, "\(failure)")
       }
-      guard EmergencyWipe.coveredSignals == [SIGTERM] else { exit(4) }
+      let first = EmergencyWipe.coveredSignals
+      #expect(first == [SIGTERM], "\(first)")
       try EmergencyWipe.install()
       try EmergencyWipe.install()
-      guard EmergencyWipe.coveredSignals.contains(SIGABRT) else { exit(5) }
+      let all = EmergencyWipe.coveredSignals
+      #expect(all.contains(SIGABRT), "\(all)")
     }
   }
 
@@ -166,11 +181,12 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       let child = ct_fork()
       if child == 0 {
         raise(SIGTERM)
-        _exit(9)
+        _exit(WrongEnd.survived.rawValue)
       }
       var status: Int32 = 0
-      guard waitpid(child, &status, 0) == child, status & 0x7f == SIGTERM else { exit(2) }
-      guard seen() == 0x41 else { exit(3) }
+      try #require(waitpid(child, &status, 0) == child, "the child's end")
+      #expect(status & 0x7f == SIGTERM, "the child ended with status \(status)")
+      #expect(seen() == 0x41, "the parent's secret was wiped")
       _ = try arena.allocate(byteCount: 32)
     }
   }

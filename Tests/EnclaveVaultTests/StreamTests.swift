@@ -269,15 +269,18 @@
           do { try writer.append(bytes.span.bytes) } catch { failures += 1 }
           FaultPlan.clear()
         }
-        guard failures > 5 else { exit(2) }
+        #expect(failures > 5, "\(failures) failures")
         FaultPlan.fail(.openWindow, errno: ENOMEM, times: 1)
         do {
           _ = try writer.finish()
-          exit(3)
+          Issue.record("finishing: no error")
+          return
         } catch {}
         FaultPlan.clear()
         var reader = try writer.finish().makeReader(through: arena)
-        guard try isRight(&reader), reader.stream.byteCount == 1000 else { exit(4) }
+        let (isRight, byteCount) = (try isRight(&reader), reader.stream.byteCount)
+        #expect(isRight, "contents")
+        #expect(byteCount == 1000, "\(byteCount) bytes")
       }
     }
 
@@ -307,21 +310,21 @@
         let (vault, arena) = (try vault(), try arena())
         let stream = try write(300, to: vault, arena)
         var reader = try stream.makeReader(through: arena)
+        let report = try ChildReport()
         let child = ct_fork()
         if child == 0 {
-          do throws(AccessError<Never>) {
+          report.expect(throws: AccessError<Never>.access(.inheritedByFork), "reading") {
             _ = try reader.withNext { $0.byteCount }
-            _exit(2)
-          } catch { guard error == .access(.inheritedByFork) else { _exit(3) } }
-          do throws(EnclaveError) {
+          }
+          report.expect(throws: EnclaveError.inheritedByFork, "a new stream") {
             _ = try vault.makeStream(through: arena)
-            _exit(4)
-          } catch { guard error == .inheritedByFork else { _exit(5) } }
-          _exit(0)
+          }
+          report.end()
         }
-        var status: Int32 = -1
-        guard waitpid(child, &status, 0) == child, status == 0 else { exit(6) }
-        guard try isRight(&reader) else { exit(7) }
+        let failures = report.failures(of: child)
+        #expect(failures == [], "\(failures)")
+        let isRight = try isRight(&reader)
+        #expect(isRight, "the parent's contents")
       }
     }
 

@@ -16,53 +16,45 @@
           try Vault("vault", lock: .preferred), try Arena("plaintext", .init(lock: .preferred))
         )
         let encrypted = try vault.encrypt(secret(arena, 32, 1))
+        let report = try ChildReport()
         let child = ct_fork()
         if child == 0 {
-          do {
+          report.expect(throws: EnclaveError.inheritedByFork, "decrypting") {
             _ = try vault.decrypt(encrypted, into: arena)
-            _exit(1)
-          } catch EnclaveError.inheritedByFork {
-          } catch { _exit(2) }
-          do {
-            try vault.rotate()
-            _exit(3)
-          } catch EnclaveError.inheritedByFork {
-          } catch { _exit(4) }
-          do {
-            // One of its own.
+          }
+          report.expect(throws: EnclaveError.inheritedByFork, "rotating") { try vault.rotate() }
+          report.expectNoError("a vault of its own") {
             let (own, place) = (
               try Vault("own", lock: .preferred), try Arena("own", .init(lock: .preferred))
             )
-            guard try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2)
-            else {
-              _exit(5)
-            }
-            guard vault.statistics.encryptions == 0 else { _exit(6) }
-          } catch { _exit(7) }
-          _exit(0)
+            report.expect(
+              try isRight(own.decrypt(own.encrypt(secret(place, 32, 2)), into: place), 2),
+              "contents of its own")
+          }
+          report.expect(vault.statistics.encryptions == 0, "no counts of an inherited vault")
+          report.end()
         }
-        var status: Int32 = 0
-        waitpid(child, &status, 0)
-        guard status == 0 else { exit(8) }
-        guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(9) }
+        let failures = report.failures(of: child)
+        #expect(failures == [], "\(failures)")
+        #expect(try isRight(vault.decrypt(encrypted, into: arena), 1), "the parent's contents")
       }
     }
 
     /// Everything that decrypting needs is there from the start.
     @Test func decryptingNeedsNoHeadroom() async {
       await #expect(processExitsWith: .success) {
-        guard ct_drop_lock_capability() == 0 else { exit(1) }
+        try #require(ct_drop_lock_capability() == 0, "dropping the capability")
         let vault = try Vault("vault")
         let arena = try Arena("plaintext")
         let encrypted = try vault.encrypt(secret(arena, 32, 1))
         var none = rlimit(rlim_cur: 0, rlim_max: 0)
-        guard setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &none) == 0 else { exit(2) }
-        do {
+        try #require(
+          setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &none) == 0, "no headroom")
+        #expect(throws: EnclaveError.self, "allocating without headroom") {
           _ = try Arena("more").allocate(byteCount: 32)
-          exit(3)
-        } catch {}
+        }
         for _ in 0..<100 {
-          guard try isRight(vault.decrypt(encrypted, into: arena), 1) else { exit(4) }
+          #expect(try isRight(vault.decrypt(encrypted, into: arena), 1), "contents")
         }
         _ = try vault.encrypt(secret(arena, 32, 1))
       }
@@ -71,23 +63,24 @@
     /// A rotation needs room for the largest secret that the vault holds, and not for those it held once.
     @Test func rotatingNeedsRoomForWhatIsThere() async {
       await #expect(processExitsWith: .success) {
-        try #require(ct_drop_lock_capability() == 0)
+        try #require(ct_drop_lock_capability() == 0, "dropping the capability")
         let vault = try Vault("vault")
         let arena = try Arena("plaintext", .init(lock: .off))
         let small = try vault.encrypt(secret(arena, 5000, 1))
         do { _ = try vault.encrypt(secret(arena, 1 << 20, 2)) }
-        #expect(vault.statistics.entries == 1)
+        #expect(vault.statistics.entries == 1, "entries")
         var limit = rlimit(rlim_cur: 32768, rlim_max: 32768)
-        try #require(setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0)
+        try #require(
+          setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0, "the limit")
         try vault.rotate()
-        #expect(vault.isOldKeyWiped)
-        #expect(try isRight(vault.decrypt(small, into: arena), 1))
+        #expect(vault.isOldKeyWiped, "the old key was not wiped")
+        #expect(try isRight(vault.decrypt(small, into: arena), 1), "the small secret, rotated")
         // One that has no room stops it, and nothing is lost.
         let large = try vault.encrypt(secret(arena, 1 << 20, 2))
-        #expect(throws: EnclaveError.self) { try vault.rotate() }
-        #expect(vault.statistics.entriesOfOldEpoch == 2)
-        #expect(try isRight(vault.decrypt(large, into: arena), 2))
-        #expect(try isRight(vault.decrypt(small, into: arena), 1))
+        #expect(throws: EnclaveError.self, "rotating without room") { try vault.rotate() }
+        #expect(vault.statistics.entriesOfOldEpoch == 2, "entries of the old epoch")
+        #expect(try isRight(vault.decrypt(large, into: arena), 2), "the large secret")
+        #expect(try isRight(vault.decrypt(small, into: arena), 1), "the small secret")
       }
     }
 

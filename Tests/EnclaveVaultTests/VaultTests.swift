@@ -164,6 +164,23 @@
       #expect(vault.statistics.rotations == 5 && vault.statistics.entries == 50)
     }
 
+    /// The place for a plaintext is as large as the largest, wherever in the list that stands.
+    @Test(arguments: [0, 63, 64, 199]) func rotatingMovesALargeEntryAmongManySmallOnes(place: Int)
+      throws
+    {
+      let (vault, arena) = (try vault(), try arena())
+      var all: [Holder] = []
+      for number in 0..<200 {
+        let size = number == place ? 5000 : 16
+        all.append(Holder(try vault.encrypt(secret(arena, size, number))))
+      }
+      try vault.rotate()
+      #expect(vault.statistics.entriesOfOldEpoch == 0 && vault.isOldKeyWiped)
+      for (number, holder) in all.enumerated() {
+        #expect(try isRight(vault.decrypt(holder.encrypted!, into: arena), number))
+      }
+    }
+
     /// An entry that cannot be decrypted holds the old key; the others move.
     @Test func aDamagedEntryStopsNoOther() throws {
       let (vault, arena) = (try vault(), try arena())
@@ -193,18 +210,13 @@
         )
         let encrypted = try vault.encrypt(secret(arena, 6000, 9))
         FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 3)
-        do {
-          try vault.rotate()
-          exit(2)
-        } catch {}
-        guard vault.statistics.entriesOfOldEpoch == 1,
-          try isRight(vault.decrypt(encrypted, into: arena), 9)
-        else { exit(3) }
+        #expect(throws: EnclaveError.self, "rotating") { try vault.rotate() }
+        #expect(vault.statistics.entriesOfOldEpoch == 1, "entries of the old epoch")
+        #expect(try isRight(vault.decrypt(encrypted, into: arena), 9), "contents, not rotated")
         FaultPlan.clear()
         try vault.rotate()
-        guard vault.statistics.entriesOfOldEpoch == 0,
-          try isRight(vault.decrypt(encrypted, into: arena), 9)
-        else { exit(4) }
+        #expect(vault.statistics.entriesOfOldEpoch == 0, "entries of the old epoch, rotated")
+        #expect(try isRight(vault.decrypt(encrypted, into: arena), 9), "contents, rotated")
       }
     }
 

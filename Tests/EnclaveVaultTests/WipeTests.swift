@@ -23,31 +23,27 @@
         try key.withMutableBytes { $0.storeBytes(of: 0x41, toByteOffset: 0, as: UInt8.self) }
         let other = try arena.allocate(byteCount: 32)
         var seen: (UInt8, UInt8) = (1, 1)
-        do {
+        do throws(AccessError<Never>) {
           let signature = try key.withBytes { bytes in
             seen.0 = bytes.unsafeLoad(as: UInt8.self)
             EmergencyWipe.wipeEverything()
             seen.1 = bytes.unsafeLoad(as: UInt8.self)
             return 5
           }
-          exit(Int32(signature))
-        } catch AccessError<Never>.access(.destroyed) {
-        } catch { exit(2) }
-        guard seen == (0x41, 0) else { exit(3) }
-        do {
+          Issue.record("a result: \(signature)")
+        } catch { #expect(error == .access(.destroyed), "\(error)") }
+        #expect(seen == (0x41, 0), "before and after the wipe: \(seen)")
+        #expect(throws: AccessError<Never>.access(.destroyed), "a window for writing") {
           try key.withMutableBytes { _ in }
-          exit(4)
-        } catch AccessError<Never>.access(.destroyed) {
-        } catch { exit(6) }
-        do {
+        }
+        #expect(throws: EnclaveError.destroyed, "allocating") {
           _ = try arena.allocate(byteCount: 16)
-          exit(7)
-        } catch EnclaveError.destroyed {
-        } catch { exit(8) }
+        }
         // Late users do not crash, and what is freed late is only forgotten.
         try other.destroy()
         try arena.destroy()
-        guard arena.statistics.secretCount == 0, arena.statistics.bytesMapped == 0 else { exit(9) }
+        #expect(arena.statistics.secretCount == 0, "secrets in the end")
+        #expect(arena.statistics.bytesMapped == 0, "mapped in the end")
       }
     }
 
@@ -59,8 +55,8 @@
         let address = try unsafe arena.allocate(byteCount: 32).leak()
         let page = UnsafeMutableRawPointer(bitPattern: UInt(bitPattern: address) & ~4095)!
         let result = what == "unmapped" ? munmap(page, 4096) : mprotect(page, 4096, PROT_NONE)
-        guard result == 0 else { _exit(1) }
-        exit(0)
+        try #require(result == 0, "\(what)")
+        exit(EXIT_SUCCESS)  // while the arena is there
       }
     }
 
@@ -75,14 +71,13 @@
           try secret.withMutableBytes { bytes in
             bytes.withUnsafeMutableBytes { raw in for index in raw.indices { raw[index] = 0x55 } }
           }
-          return SharedSecret(secret)
+          return SecretReference(secret)
         }()
         final class Work: @unchecked Sendable {
-          let body: (Int) -> Int32
-          var started = 0
-          init(_ body: @escaping (Int) -> Int32) { self.body = body }
+          let body: (Int) -> Void
+          init(_ body: @escaping (Int) -> Void) { self.body = body }
         }
-        // Returns when an operation said `destroyed`; 0: as it should be.
+        // Returns when an operation said `destroyed`.
         let work = Work { index in
           while true {
             do {
@@ -93,12 +88,12 @@
                 let isRight = try back.withBytes {
                   $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
                 }
-                if !isRight { return 20 }
+                #expect(isRight, "what was decrypted")
               case 1:
                 let isRight = try secret.withBytes {
                   $0.withUnsafeBytes { $0.allSatisfy { $0 == 0x55 } }
                 }
-                if !isRight { return 21 }
+                #expect(isRight, "what was read")
               case 2: try vault.rotate()
               default:
                 var fresh = try arena.allocate(byteCount: 300)
@@ -108,13 +103,16 @@
                     return raw.allSatisfy { $0 == 7 }
                   }
                 }
-                if !isRight { return 22 }
+                #expect(isRight, "what was just written")
               }
             } catch EnclaveError.destroyed {
-              return 0
+              return
             } catch AccessError<Never>.access(.destroyed) {
-              return 0
-            } catch { return 23 }
+              return
+            } catch {
+              Issue.record(error, "operation \(index)")
+              return
+            }
           }
         }
         final class Part {
@@ -128,17 +126,13 @@
             &threads[index], nil,
             { raw in
               let part = Unmanaged<Part>.fromOpaque(raw!).takeRetainedValue()
-              return UnsafeMutableRawPointer(bitPattern: Int(part.work.body(part.index)))
+              part.work.body(part.index)
+              return nil
             }, Unmanaged.passRetained(Part(work, index)).toOpaque())
         }
         while vault.statistics.rotations < 50 || vault.statistics.decryptions < 50 { sched_yield() }
         EmergencyWipe.wipeEverything()
-        for thread in threads {
-          var result: UnsafeMutableRawPointer?
-          pthread_join(thread, &result)
-          let code = Int32(Int(bitPattern: result))
-          if code != 0 { exit(code) }
-        }
+        for thread in threads { pthread_join(thread, nil) }
       }
     }
   }

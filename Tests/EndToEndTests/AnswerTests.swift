@@ -6,6 +6,15 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct AnswerTests {
+  /// A record would go to a file that must not be there afterwards.
+  private func asked(_ command: String, _ target: String, _ scratch: Scratch) throws -> Ended {
+    let file = scratch.file("record")
+    let output = command == "record" ? ["--output", file, "--for", "1s"] : []
+    let ended = try Launch([Programs.memwatch, command, target] + output, stats: scratch).run()
+    #expect(!FileManager.default.fileExists(atPath: file))
+    return ended
+  }
+
   /// A thread of the kernel, by its flag in /proc/PID/stat (PF_KTHREAD).
   static let kernelThread: Int32? = {
     guard let stat = try? procText("/proc/2/stat"), let end = stat.lastIndex(of: ")") else {
@@ -17,14 +26,15 @@ import Testing
 
   @Test(
     .enabled(if: kernelThread != nil, "no thread of the kernel is seen from this pid namespace"),
-    arguments: ["audit", "check", "snapshot"])
+    arguments: ["audit", "check", "snapshot", "record", "watch"])
   func aKernelThreadHasNoMemory(command: String) throws {
-    let ended = try memwatch(command, "2", stats: try Scratch(onTmpfs: true))
+    let ended = try asked(command, "2", try Scratch(onTmpfs: true))
     #expect(ended.status == 2 && ended.error.contains("is a thread of the kernel"), "\(ended)")
     #expect(ended.output.isEmpty)
   }
 
-  @Test(arguments: ["audit", "check", "snapshot"]) func aZombieHasEnded(command: String) throws {
+  @Test(arguments: ["audit", "check", "snapshot", "record", "watch"])
+  func aZombieHasEnded(command: String) throws {
     let parent = Launch([
       "python3", "-c",
       """
@@ -42,9 +52,53 @@ import Testing
     defer { kill(parent.processIdentifier, SIGKILL) }
     let text = String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
     let child = text.trimmingCharacters(in: .whitespacesAndNewlines)
-    let ended = try memwatch(command, child, stats: try Scratch(onTmpfs: true))
+    let ended = try asked(command, child, try Scratch(onTmpfs: true))
     #expect(ended.status == 2 && ended.error.contains("process \(child) has ended"), "\(ended)")
     #expect(ended.error.contains("zombie") && ended.output.isEmpty, "\(ended)")
+  }
+
+  /// The first process of another namespace is told by the number that it has here.
+  @Test(
+    .enabled(if: AuditTests.mayUnshare, "needs user and pid namespaces"),
+    arguments: ["snapshot", "audit", "check", "watch", "record"])
+  func processOneOfAnotherNamespace(command: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch, prefix: ["unshare", "-Urpf", "--kill-child"])
+    try peer.send("start")
+    try peer.send("arena a alpha slab off none")
+    let inside = try procText("/proc/\(peer.pid)/task/\(peer.pid)/children")
+      .trimmingCharacters(in: .whitespacesAndNewlines)
+    let file = scratch.file("record")
+    let options = command == "record" ? ["--output", file, "--for", "100ms"] : []
+    for target in ["test-publisher", inside] {
+      try? FileManager.default.removeItem(atPath: file)
+      let ended = try Launch([Programs.memwatch, command, target] + options, stats: scratch).run()
+      #expect(ended.status == 0, "\(command) \(target): \(ended)")
+      if ["snapshot", "watch"].contains(command) {
+        #expect(ended.output.contains("pid \(inside)"), "\(ended.output)")
+      }
+    }
+    let other = try Launch([Programs.memwatch, command, "1"] + options, stats: scratch).run()
+    #expect(other.status != 0, "the first process of this namespace does not publish")
+  }
+
+  /// What `run` is given is a command, whatever it is called.
+  @Test func aCommandMayBeANumber() throws {
+    let ended = try memwatch("run", "--", "2000000000", stats: try Scratch(onTmpfs: true))
+    #expect(ended.status == 127 && ended.error.contains("2000000000"), "\(ended)")
+  }
+
+  @Test func onePageIsOnePage() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    let one = try memwatch("snapshot", "nobody-of-this-name", stats: scratch)
+    #expect(one.error.contains("\(scratch.path): holds 1 page\n"), "\(one.error)")
+    let other = try Peer(stats: scratch)
+    try other.send("start")
+    let two = try memwatch("snapshot", "nobody-of-this-name", stats: scratch)
+    #expect(two.error.contains("\(scratch.path): holds 2 pages\n"), "\(two.error)")
+    _ = peer
   }
 
   @Test func aNameMayBeANumber() throws {
@@ -76,8 +130,10 @@ import Testing
     let fixes = Set(before.compactMap { $0["fix"] as? String })
     #expect(fixes.count == 1, "\(fixes)")
     let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
-    #expect(text.matches(of: #/fix now: /#).count == 1)
-    #expect(text.matches(of: #/to keep: /#).count == 1)
+    let count = before.count { $0["fix"] as? String != nil }
+    #expect(text.matches(of: #/fix now/#).count == 1)
+    #expect(text.matches(of: #/to keep/#).count == 1)
+    #expect(text.contains("fix now, for \(count) problems: "))
     let pasted = try Launch(["sh", "-c", try #require(fixes.first)]).run()
     #expect(pasted.status == 0, "\(pasted.error)")
     try eventually("everything is locked, and stays so") { try problems().isEmpty }

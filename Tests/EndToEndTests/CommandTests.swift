@@ -292,9 +292,14 @@ func publishing(
     #expect(result.status == 7, "the command's status")
   }
 
-  @Test func runWithoutAPublisherIs2() throws {
+  /// Without a terminal; with one, TerminalTests.
+  @Test func aCommandThatNeverPublishesGivesItsStatus() throws {
     let scratch = try Scratch(onTmpfs: true)
-    #expect(try memwatch("run", "--", "true", stats: scratch).status == 2)
+    for (command, status) in [(["true"], 0), (["sh", "-c", "exit 3"], 3)] {
+      let result = try Launch([Programs.memwatch, "run", "--"] + command, stats: scratch).run()
+      #expect(result.status == status)
+      #expect(result.error.contains("ended before it was seen to publish"), "\(result.error)")
+    }
     #expect(try memwatch("run", "--", "/nonexistent", stats: scratch).status == 127)
     #expect(try memwatch("run", "--", "/etc/passwd", stats: scratch).status == 126)
   }
@@ -373,7 +378,10 @@ final class Unprivileged {
   @Test func theManualNamesEverything() throws {
     let page = try String(
       contentsOf: Programs.package.appending(path: "Assets/memwatch.1"), encoding: .utf8)
-    for command in ["watch", "list", "snapshot", "audit", "check", "host", "diff", "demo", "run"] {
+    for command in [
+      "watch", "list", "snapshot", "audit", "check", "host", "diff", "record", "replay", "export",
+      "demo", "run",
+    ] {
       #expect(page.contains(".Ss \(command)\n"), "\(command)")
       let help = try memwatch(command, "--help").output
       for option in help.matches(of: #/--([a-z-]+)/#).map({ String($0.1) })

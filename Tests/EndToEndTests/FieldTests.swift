@@ -54,15 +54,15 @@ struct FieldTests {
       "arena a alpha slab preferred pages 262144", "arena b bravo isolated required pages")
     try peer.send("alloc b 2 100")
     try peer.send("free b 1")
-    try peer.send("alloc a 900 40")
+    try peer.send("alloc a 1100 40")
     try peer.send("free a 100")
     try peer.send("touch a 5")
     for _ in 0..<30 where (try? peer.send("alloc b 1 100")) == nil { break }
     let now = UInt64(Date().timeIntervalSince1970 * 1000)
     let found = try snapshot(path, scratch)
     let arenas = found["arenas"] as! [[String: Any]]
-    // 900 secrets of 40 bytes: 64 a page, 15 pages; 16, 16, 32 KiB of chunks, of which the lock
-    // limit, with 4 KiB for the other arena, leaves room for 15 pages.
+    // 1100 secrets of 40 bytes, 64 a page: 18 pages. The lock limit, with 4 KiB for the other arena,
+    // leaves room for 15; what is live at the end fills 16.
     let a = arenas[0]
     expect(
       a,
@@ -71,11 +71,11 @@ struct FieldTests {
         "keySharedWith": null,
         "backing": "anonymous", "lockPolicy": "preferred", "protectionState": "closed",
         "openWindows": 0, "sealState": "open", "forkProtection": "zeros",
-        "dumpProtection": "excluded", "secretCount": 800, "bytesInUse": 32000,
-        "allocations": 900, "frees": 100, "opens": 5, "opensForWriting": 0,
-        "failedAllocations": 0, "failedOpens": 0, "peakSecretCount": 900,
-        "peakBytesInUse": 36000, "capacityBytes": 262144, "stuckOpenPages": 0, "corruptions": 0,
-        "longestOpenMs": 0, "encryptedCount": null, "unlistedSecrets": 0,
+        "dumpProtection": "excluded", "secretCount": 1000, "bytesInUse": 40000,
+        "allocations": 1100, "frees": 100, "opens": 5, "opensForWriting": 0,
+        "failedAllocations": 0, "failedOpens": 0, "peakSecretCount": 1100,
+        "peakBytesInUse": 44000, "capacityBytes": 262144, "stuckOpenPages": 0, "corruptions": 0,
+        "longestOpenMs": 0, "openSince": null, "encryptedCount": null, "unlistedSecrets": 0,
       ], "alpha")
     let mapped = a["bytesMapped"] as! Int
     let locked = a["bytesLocked"] as! Int
@@ -91,21 +91,21 @@ struct FieldTests {
         .reduce(0) { $0 + ($1["dataBytes"] as! Int) } == locked)
     #expect(
       chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["kind"] as? String == "slab" })
-    // What is freed last was allocated last: 800 secrets fill 12 pages, and half of one.
-    try expectPages(["secrets": 800, "holding": 13, "open": 0, "stuck": 0], path, scratch)
+    // What is freed last was allocated last: 1000 secrets fill 15 pages, and half of one.
+    try expectPages(["secrets": 1000, "holding": 16, "open": 0, "stuck": 0], path, scratch)
     #expect(a["nextChunkBytes"] as? Int == min(max(mapped, 16384), 262144))
     let created = (a["createdAt"] as! NSNumber).uint64Value
     #expect(created >= begun - 1000 && created <= now + 1000)
     let sizes = a["sizes"] as! [[String: Any]]
     #expect(sizes.count == 1)
-    expect(sizes[0], ["payload": 48, "live": 800], "size")
+    expect(sizes[0], ["payload": 48, "live": 1000], "size")
     let labels = a["labels"] as! [[String: Any]]
     #expect(
       labels.map { $0["label"] as! String } == ["first", "second", "third", "fourth", "fifth"])
     expect(
       labels[4],
       [
-        "live": 160, "bytes": 6400, "allocations": 180, "frees": 20, "opens": 5, "openNow": 0,
+        "live": 200, "bytes": 8000, "allocations": 220, "frees": 20, "opens": 5, "openNow": 0,
         "origin": "label", "minimumSize": 40, "maximumSize": 40,
       ], "label")
     let opened = (labels[4]["lastOpenedAt"] as! NSNumber).uint64Value
@@ -334,13 +334,21 @@ struct FieldTests {
       ], "alpha")
     // The window lies in the page that is stuck.
     try expectPages(["stuck": 1, "open": 0, "holding": 1, "secrets": 10], path, scratch)
+    var held: [String: Any] = [:]
     try eventually("the publisher sees how long it is held") {
-      let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
-      return arena["longestOpenMs"] as! Int >= 40
+      held = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+      return held["longestOpenMs"] as! Int >= 40
     }
+    // What is open now is what is held for the longest time here.
+    let since = try #require(held["openSince"] as? Int)
+    let (created, now) = (held["createdAt"] as! Int, Int(Date().timeIntervalSince1970 * 1000))
+    #expect(since >= created && since + (held["longestOpenMs"] as! Int) <= now + 1000)
     try peer.send("release")
     let after = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
-    expect(after, ["openWindows": 0, "protectionState": "closed", "stuckOpenPages": 0], "closed")
+    expect(
+      after,
+      ["openWindows": 0, "openSince": null, "protectionState": "closed", "stuckOpenPages": 0],
+      "closed")
     try expectPages(["stuck": 0, "open": 0], path, scratch)
     // A window that was open before there was a page is not counted when it closes.
     let tables = try page(path)["tables"] as! [String: Any]

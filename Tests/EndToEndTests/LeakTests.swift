@@ -54,7 +54,8 @@ import Testing
       ["snapshot", target, "--no-labels", "--format", "json"], ["audit", target],
       ["audit", target, "--json"], ["check", target], ["check", target, "--json"], ["host"],
       ["host", "--json"], ["record", target, "-o", files.file("a.record"), "--for", "300ms"],
-      ["replay", "-1", files.file("a.record")],
+      ["replay", "-1", files.file("a.record")], ["export"],
+      ["export", "--textfile", files.path, "--once"],
     ] + pictures.map({ ["snapshot", target, "--format", "svg", "--view", $0] }) {
       let result = try Launch([Programs.memwatch] + arguments, stats: stats).run()
       #expect([0, 6].contains(result.status), "\(arguments): \(result.error)")

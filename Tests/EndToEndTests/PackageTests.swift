@@ -17,7 +17,10 @@ import Testing
     "CMemwatchSeccomp": [],
     "CMemwatchNcurses": [],
     "MemwatchTerminal": ["MemwatchInspector", "CMemwatchNcurses"],
-    "memwatch": ["MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal", "DemoBuilder"],
+    "MemwatchExporter": ["MemwatchInspector"],
+    "memwatch": [
+      "MemwatchExporter", "MemwatchInspector", "MemwatchSandbox", "MemwatchTerminal", "DemoBuilder",
+    ],
     "DemoBuilder": ["enclave-demo"],
     "enclave-demo": ["Enclave", "EnclaveVault"],
     "enclave-bench": ["Enclave", "EnclaveVault", "CEnclave", "EnclaveC"],

@@ -14,18 +14,82 @@ import Testing
     #expect(SafeText(text).string == safe)
   }
 
-  @Test func everyScalarIsHarmless() {
+  /// Why a scalar must not reach a screen or a file as it is; nil: it may.
+  static func reason(_ scalar: Unicode.Scalar) -> String? {
+    let properties = scalar.properties
+    switch properties.generalCategory {
+    case .control: return "a control"
+    case .format: return "a format character"
+    case .privateUse: return "private use"
+    case .surrogate: return "a surrogate"
+    case .unassigned: return "unassigned"
+    case .lineSeparator, .paragraphSeparator: return "a separator of lines"
+    case .spaceSeparator: return scalar == " " ? nil : "a space that is none"
+    default: break
+    }
+    if properties.isDefaultIgnorableCodePoint { return "ignored by default" }
+    if properties.isBidiControl { return "changes the direction" }
+    return properties.isNoncharacterCodePoint ? "no character" : nil
+  }
+
+  /// Every scalar there is, each between two letters: what must not pass is written as its number, and
+  /// all else stays what it is.
+  @Test func everyScalarThatDrawsNothingIsReplaced() {
+    var refused: [String: Int] = [:]
+    var wrong: [String] = []
     for value in UInt32(0)...0x10FFFF {
       guard let scalar = Unicode.Scalar(value) else { continue }
-      for out in SafeText(String(scalar)).string.unicodeScalars {
-        #expect(out.value >= 32 && !(127..<160).contains(out.value))
-        if out.value < 32 { return }
+      let text = SafeText("a" + String(scalar) + "b").string
+      let reason = Self.reason(scalar)
+      if let reason { refused[reason, default: 0] += 1 }
+      let hex = String(value, radix: 16)
+      // Scalars, not characters: equality of strings overlooks some differences.
+      let expected = reason == nil ? "a" + String(scalar) + "b" : "a\\u{\(hex)}b"
+      if !text.unicodeScalars.elementsEqual(expected.unicodeScalars) {
+        wrong.append("U+\(hex), \(reason ?? "printable")")
       }
+    }
+    #expect(wrong.isEmpty, "\(wrong.count): \(wrong.prefix(20))")
+    // The classes are not empty: Unicode only adds to them.
+    #expect(refused["a control", default: 0] == 65)
+    #expect(refused["a format character", default: 0] >= 163)
+    #expect(refused["ignored by default", default: 0] >= 260)
+    #expect(refused["private use", default: 0] == 137_468)
+    #expect(refused["a separator of lines", default: 0] == 2)
+  }
+
+  /// Half of a surrogate pair, written as bytes, is no scalar.
+  @Test func surrogatesAsBytesAreReplaced() {
+    for high in UInt8(0xa0)...0xbf {
+      let text = SafeText([0x61, 0xed, high, 0x80, 0x62] as [UInt8]).string
+      #expect(text == "a\u{fffd}\u{fffd}\u{fffd}b", "\(high)")
     }
   }
 
   @Test func brokenBytesBecomeReplacements() {
     #expect(SafeText([0xff, 0x41, 0xc0, 0xaf] as [UInt8]).string.contains("A"))
-    #expect(SafeText([UInt8](repeating: 0x41, count: 70_000)).string.count == 256)
+    #expect(SafeText([UInt8](repeating: 0x41, count: 256)).string.count == 256)
+  }
+
+  /// What is cut says so, and not within a scalar.
+  @Test func whatIsCutIsMarked() {
+    let long = SafeText([UInt8](repeating: 0x41, count: 70_000)).string
+    #expect(long == String(repeating: "A", count: 256) + "…")
+    for scalar in ["ü", "鍵", "🔑"] {
+      for limit in 0...12 {
+        let text = SafeText(Array(String(repeating: scalar, count: 5).utf8), limit: limit).string
+        let whole = min(5, limit / scalar.utf8.count)
+        #expect(text == String(repeating: scalar, count: whole) + (whole < 5 ? "…" : ""))
+      }
+    }
+    // Bytes that were broken before the cut stay replaced.
+    #expect(SafeText([0x41, 0xff, 0x42] as [UInt8], limit: 2).string == "A\u{fffd}…")
+  }
+
+  @Test func aCutNameIsFoundByTheWholeOne() {
+    let whole = String(repeating: "name ", count: 20)
+    let cut = SafeText(Array(whole.utf8), limit: 64)
+    #expect(cut.isName(whole) && cut.isName(cut.string) && !cut.isName(String(whole.prefix(63))))
+    #expect(!cut.isName("x" + whole) && !SafeText("a…").isName("abc"))
   }
 }

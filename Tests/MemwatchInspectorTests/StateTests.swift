@@ -31,6 +31,10 @@ import Testing
       return seen != nil
     }
     #expect(seen?.severity == .warning && seen?.text.hasPrefix("alpha: open for ") == true)
+    // Who looks for the first time is told by the publisher.
+    let later = try Inspector.attach(to: .file(inspector.sample().process.path.string))
+    later.openLimitMs = 100
+    #expect(later.sample().problems.contains { $0.kind == .openTooLong })
     try peer.send("release")
     try eventually("it is over") { problem() == nil }
   }

@@ -37,10 +37,142 @@ import Testing
       taken += 1
       #expect(!request.name.contains("/") && !request.name.hasPrefix("."))
     }
-    // Seventeen bytes of a known kind are a request, whatever the numbers.
+    // Seventeen bytes of a known kind without a name are a request, whatever the numbers.
     #expect(Request([99] + [UInt8](repeating: 0, count: 16)) == nil)
     #expect(Request([2] + [UInt8](repeating: 255, count: 16)) != nil)
     #expect(taken < 400)
+  }
+
+  // MARK: - Driven over its socket
+
+  /// A broker for this test, the directory where it makes files, and what it answers to raw messages.
+  final class Driven {
+    let directory: URL
+    private let broker: Broker
+    private let client: MessageSocket
+    private let server: MessageSocket
+
+    /// - Parameters:
+    ///   - replaced: the one file that may be replaced.
+    ///   - place: another directory than this test's own one.
+    init(
+      named: [String] = [], replacing replaced: ReplacedFile? = nil, at place: URL? = nil
+    ) throws {
+      directory = FileManager.default.temporaryDirectory
+        .appending(path: "broker-\(UUID().uuidString)")
+      try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
+      broker = Broker(
+        named: named, exportsTo: (place ?? directory).path, replacing: replaced)
+      var pair = try MessageSocket.pair()
+      client = pair.first.take()!
+      server = pair.second.take()!
+    }
+
+    deinit { try? FileManager.default.removeItem(at: directory) }
+
+    var files: [String] {
+      (try? FileManager.default.contentsOfDirectory(atPath: directory.path)) ?? ["unreadable"]
+    }
+
+    func answer(to bytes: [UInt8]) throws -> (value: Int64, hasFile: Bool) {
+      try client.send(bytes)
+      let isThere = broker.answer(server, { _, _ in 4711 })
+      #expect(isThere)
+      let message = try client.receive(limit: 9)
+      let value = message.bytes.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+      #expect(message.bytes.count == 8)
+      return (Int64(bitPattern: value), message.takeFile() != nil)
+    }
+  }
+
+  static func message(_ kind: UInt8, _ first: UInt64 = 0, name: String = "") -> [UInt8] {
+    [kind] + Request.little(first) + Request.little(0) + Array(name.utf8)
+  }
+
+  /// What has no number here is refused, whatever else the message says: nothing is opened or made.
+  @Test(arguments: [UInt64(0), 1, UInt64(getpid()), .max])
+  func unknownKindsAreRefused(first: UInt64) throws {
+    let driven = try Driven(named: ["/etc/hostname"])
+    let unknown = (UInt8.min...UInt8.max).filter { Request.Kind(rawValue: $0) == nil }
+    #expect(unknown.contains(0) && unknown.contains(200) && unknown.contains(255))
+    for kind in unknown {
+      for name in ["", "taken.txt", "/etc/passwd"] {
+        let answer = try driven.answer(to: Self.message(kind, first, name: name))
+        #expect(answer.value == -Int64(EINVAL) && !answer.hasFile, "kind \(kind), \(name)")
+      }
+    }
+    #expect(driven.files.isEmpty)
+  }
+
+  /// A name belongs to new files, and to nothing else.
+  @Test func namesComeWithNewFilesOnly() throws {
+    let driven = try Driven(named: ["/dev/null"])
+    for kind in (UInt8.min...UInt8.max).compactMap({ Request.Kind(rawValue: $0) }) {
+      let first: UInt64 = kind == .named ? 0 : UInt64(getpid())
+      let name = kind.takesName ? "" : "taken.txt"
+      let answer = try driven.answer(to: Self.message(kind.rawValue, first, name: name))
+      #expect(answer.value == -Int64(EINVAL) && !answer.hasFile, "\(kind)")
+    }
+    #expect(driven.files.isEmpty)
+    // The same driver, asking properly: what is refused above is refused for its own sake.
+    let named = try driven.answer(to: Self.message(Request.Kind.named.rawValue))
+    #expect(named.value == 0 && named.hasFile)
+    let made = try driven.answer(to: Self.message(Request.Kind.create.rawValue, name: "new.txt"))
+    #expect(made.value == 0 && made.hasFile && driven.files == ["new.txt"])
+    #expect(try driven.answer(to: Self.message(Request.Kind.other.rawValue)).value == 4711)
+  }
+
+  /// Messages of any length, and numbers that are none of a process, page or name.
+  @Test func brokenMessagesAreRefused() throws {
+    let driven = try Driven(named: ["/dev/null"])
+    for length in 1...400 where length != 17 {
+      for kind in [Request.Kind.stat, .host, .search, .other, .named] {
+        let bytes = [kind.rawValue] + [UInt8](repeating: 0x41, count: length - 1)
+        let answer = try driven.answer(to: bytes)
+        #expect(answer.value == -Int64(EINVAL) && !answer.hasFile, "\(kind), \(length) bytes")
+      }
+    }
+    for (kind, first) in [
+      (Request.Kind.stat, UInt64(0)), (.maps, 1 << 32), (.smaps, .max), (.userName, 1 << 32),
+      (.named, 1), (.named, .max), (.page, .max),
+    ] {
+      let answer = try driven.answer(to: Self.message(kind.rawValue, first))
+      #expect(answer.value < 0 && !answer.hasFile, "\(kind) \(first)")
+    }
+    #expect(driven.files.isEmpty)
+  }
+
+  /// Somebody else makes a file of that name while memwatch writes its own: theirs stays, and the
+  /// unfinished one goes.
+  @Test func aNameThatIsTakenMeanwhileIsKept() throws {
+    let driven = try Driven()
+    let (create, finish) = (Request.Kind.create.rawValue, Request.Kind.finish.rawValue)
+    let made = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
+    #expect(made.value == 0 && made.hasFile)
+    #expect(driven.files.count == 1 && driven.files[0].hasPrefix(".new.txt."))
+    let theirs = driven.directory.appending(path: "new.txt")
+    try Data("theirs".utf8).write(to: theirs)
+    let ended = try driven.answer(to: Self.message(finish, 1, name: "new.txt"))
+    #expect(ended.value == -Int64(EEXIST) && !ended.hasFile)
+    #expect(driven.files == ["new.txt"])
+    #expect(try Data(contentsOf: theirs) == Data("theirs".utf8))
+    // It is told earlier where the name is taken before; and without that it has its name at the end.
+    let taken = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
+    #expect(taken.value == -Int64(EEXIST) && driven.files == ["new.txt"])
+    for keeps: UInt64 in [0, 1] {
+      #expect(try driven.answer(to: Self.message(create, 1, name: "other.txt")).value == 0)
+      #expect(try driven.answer(to: Self.message(finish, keeps, name: "other.txt")).value == 0)
+      #expect(driven.files.sorted() == (keeps == 1 ? ["new.txt", "other.txt"] : ["new.txt"]))
+    }
+  }
+
+  /// Landlock and seccomp(2) confine one thread: a process that has more is told so, and none of it
+  /// is confined. (No mechanism is named here, since these tests go on.)
+  @Test func aProcessWithThreadsIsNotConfined() {
+    #expect((Rights.threads ?? 0) > 1, "the threads of this test runner")
+    let confinement = Confinement.enter([])
+    #expect(confinement.holds.isEmpty && confinement.missing.count == 1)
+    #expect(confinement.missing.first?.hasPrefix("everything: the process has ") == true)
   }
 
   @Test func placesSurviveTheWire() {

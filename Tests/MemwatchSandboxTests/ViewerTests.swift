@@ -54,17 +54,21 @@ import Testing
     arguments: [
       ["-1", "PID"], ["list"], ["snapshot", "PID", "--format", "json"], ["audit", "PID"],
       ["check", "PID"], ["host"], ["record", "PID", "-o", "RECORD", "--for", "100ms"],
+      ["export"], ["export", "--textfile", "FILES", "--once"],
     ])
   func everyCommandIsConfined(arguments: [String]) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer.publishing(scratch)
     defer { peer.kill() }
     let trace = scratch.file("trace")
-    let record = scratch.file("record")
+    let files = try Scratch()
+    let placeholders = [
+      "RECORD": scratch.file("record"), "FILES": files.path, "PID": "\(peer.pid)",
+    ]
     let result = try Launch(
       ["strace", "-f", "-o", trace, "-e", "trace=seccomp,landlock_restrict_self,openat,pread64"]
         + [Programs.memwatch]
-        + arguments.map { $0 == "RECORD" ? record : $0 == "PID" ? "\(peer.pid)" : $0 },
+        + arguments.map { placeholders[$0] ?? $0 },
       stats: scratch
     ).run()
     #expect([0, 6].contains(result.status), "\(result.error)")
@@ -135,10 +139,10 @@ import Testing
     try tmux.wait(for: "\(second.pid)")
     // Every publisher of the machine may be in the list.
     try eventually("the second is selected") {
-      let row = try tmux.screen().first { $0.contains(" \(second.pid) ") }
+      // (The tab of the view is in reverse, too.)
       let selected = try tmux.run(["capture-pane", "-p", "-e"]).output.split(separator: "\n")
-        .first { $0.contains("\u{1b}[7m") }
-      if row != nil, selected?.contains(" \(second.pid) ") == true { return true }
+        .filter { $0.contains("[7m") || $0.contains(";7m") }
+      if selected.contains(where: { $0.contains(" \(second.pid) ") }) { return true }
       try tmux.keys("j")
       return false
     }

@@ -9,7 +9,8 @@ import Testing
 
 @Suite struct LastSeenTests {
   static let states: [PublisherState] = [
-    .stopped, .midUpdate, .detached, .exited, .replaced, .incompatible, .notPermitted, .corrupt,
+    .stopped, .midUpdate, .detached, .exited, .exec, .replaced, .incompatible, .notPermitted,
+    .corrupt,
   ]
 
   /// As it was 75 s before `now`, and sampled at `now`.
@@ -50,8 +51,9 @@ import Testing
   @Test(arguments: [PublisherState.live, .unlinked]) func ofAProcessThatRuns(state: PublisherState)
   {
     let grid = draw(model(snapshot(state)), 100, 30)
-    #expect(!grid.text.contains("ago") && grid.line(0).contains("0.0 s old"))
-    #expect((9...11).allSatisfy { words(grid.line($0)).contains("ok") })
+    #expect(
+      !grid.text.contains("ago") && grid.line(0).contains("\(state.rawValue.uppercased()) 0.0 s"))
+    #expect((10...12).allSatisfy { words(grid.line($0)).contains("ok") })
   }
 
   @Test func textAndJSONSayIt() throws {

@@ -24,7 +24,9 @@
  * uses this library's pthread_create (see ENCLAVE_CAPABILITY_CLOSED_BIRTHS).
  *
  * Fork. In a forked child the parent's arenas are zeros or not there, and each function that is
- * given one returns ENCLAVE_ERROR_INHERITED. A child may make arenas of its own.
+ * given one returns ENCLAVE_ERROR_INHERITED. A child may make arenas of its own. fork(3) waits until no
+ * other thread is in the middle of its first use of something in this library, at most 5 seconds.
+ * _Fork(3) and a raw clone(2) do not: a child of theirs may call nothing here while other threads do.
  *
  * Signals. Of these functions only enclave_open, enclave_secret_open and enclave_close, for an arena
  * with a key gate or none, may be called in a signal handler: they take no lock and call no malloc(3).
@@ -154,7 +156,9 @@ enum {
   ENCLAVE_SECRET_MEMORY = 2, /* memfd_secret(2): unreachable for the kernel itself; about ten times
                                 the cost to map a page, always locked */
   ENCLAVE_TAGGED = 4,
-  ENCLAVE_KEPT_AT_EXIT = 8   /* not wiped by exit(3): for memory that exit itself still uses */
+  ENCLAVE_KEPT_AT_EXIT = 8,  /* not wiped by exit(3): for memory that exit itself still uses */
+  ENCLAVE_ENDS_AT_GUARD = 16 /* secrets with pages of their own end at the guard page at every size;
+                                their addresses have no alignment then, unless one is asked for */
 };
 
 /* A slab, locked (required), automatic gate, no capacity. */
@@ -190,8 +194,9 @@ enclave_status enclave_arena_statistics(enclave_arena *arena, enclave_statistics
 
 /* ---- Secrets by address --------------------------------------------------------------------- */
 
-/* `size` bytes of zeros, aligned to 16 or to `alignment` (a power of two up to 4096; 0: 16). `label`
- * is what memwatch counts the secret under; NULL: "C". NULL when it cannot be had. O(1).
+/* `size` bytes of zeros, aligned to `alignment`: a power of two up to 4096; 0: 16, or 1 with
+ * ENCLAVE_ENDS_AT_GUARD. `label` is what memwatch counts the secret under; NULL: "C". NULL when it
+ * cannot be had. O(1).
  *
  * Unless its gate is `none` the memory is closed: open it to use it. */
 void *enclave_allocate(enclave_arena *arena, size_t size, size_t alignment, const char *label);

@@ -130,8 +130,18 @@ static inline void ces_key_close(uint32_t bits, uint32_t found) {
   if (now != old) ces_wrpkru(now);
 }
 
+// The thread sanitizer does not see what assembly does. GCC defines __SANITIZE_THREAD__, clang has a
+// feature of this name.
+#if defined(__SANITIZE_THREAD__)
+#define CES_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CES_THREAD_SANITIZER 1
+#endif
+#endif
+
 // One instruction, so that a signal handler's windows cannot come between the load and the store.
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && !defined(CES_THREAD_SANITIZER)
 #define CES_ADD(p, d, shared)                                                      \
   do {                                                                             \
     if (shared) {                                                                  \

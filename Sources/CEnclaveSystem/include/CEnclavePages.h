@@ -34,6 +34,9 @@ static inline void ces_fence_all(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST)
 static inline uint32_t ces_load_acquire32(const uint32_t *word) {
   return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
+static inline void ces_publish32(uint32_t *word, uint32_t value) {
+  __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
 
 /// Replaces a word that has the value `old`; 0 when it has another.
 static inline _Bool ces_exchange(uint32_t *word, uint32_t old, uint32_t now) {

@@ -17,6 +17,7 @@
 
 #include "CEnclaveGate.h"
 #include "CEnclavePages.h"
+#include "CEnclaveTerminal.h"
 #include "CEnclaveTexts.h"
 #include "CEnclaveWipe.h"
 
@@ -24,6 +25,8 @@
 
 /// mmap(2), private and anonymous, PROT_NONE. The address, or -errno.
 int64_t ces_map_reserve(size_t length);
+/// Whether so much more private memory can be had now: RLIMIT_AS, RLIMIT_DATA and overcommit count it.
+int64_t ces_has_room(size_t length);
 int64_t ces_unmap(void *address, size_t length);
 
 enum : int { CES_PROTECTION_CLOSED = 0, CES_PROTECTION_READ = 1, CES_PROTECTION_READ_WRITE = 2 };
@@ -32,7 +35,10 @@ int64_t ces_protect(void *address, size_t length, int protection);
 int64_t ces_lock(void *address, size_t length);
 int64_t ces_unlock(void *address, size_t length);
 
-enum : int { CES_ADVICE_DONT_DUMP, CES_ADVICE_WIPE_ON_FORK, CES_ADVICE_DONT_FORK };
+enum : int {
+  CES_ADVICE_DONT_DUMP, CES_ADVICE_WIPE_ON_FORK, CES_ADVICE_DONT_FORK, CES_ADVICE_UNMERGEABLE,
+  CES_ADVICE_NO_HUGE_PAGES,
+};
 int64_t ces_advise(void *address, size_t length, int advice);
 
 /// explicit_bzero(3).
@@ -44,6 +50,14 @@ int ces_is_zero(const void *address, size_t length);
 /// 1 when equal. Takes the same time whatever the bytes.
 int ces_is_equal(const void *a, const void *b, size_t length);
 int64_t ces_page_size(void);
+
+/// malloc(3), aligned to a power of two; the address, or -ENOMEM.
+int64_t ces_metadata_allocate(size_t length, size_t alignment);
+void ces_metadata_free(void *address);
+/// -ENOMEM when malloc(3) cannot give CES_METADATA_ROOM bytes in one piece: what the Swift runtime
+/// and error texts need for one step. Some bytes are kept in reserve, and given up with that answer.
+enum { CES_METADATA_ROOM = 64 * 1024, CES_METADATA_RESERVE = 32 * 1024 };
+int64_t ces_metadata_room(void);
 
 // --- The process -------------------------------------------------------------------------------
 
@@ -213,16 +227,13 @@ _Noreturn void ces_abort(void);
 /// 1 when this library's pthread_create is the one that the process uses.
 int ces_threads_start_closed(void);
 
-// --- The process, once more: who it is, and reading a passphrase -------------------------------
+// --- The process, once more: who it is ---------------------------------------------------------
 
-int64_t ces_kill(int pid, int signal);
+/// The lines of /proc/self/maps. Asked when memory has run out: it allocates none.
+int64_t ces_map_count(void);
 int64_t ces_pid(void);
 int64_t ces_uid(void);
-int64_t ces_is_terminal(int fd);
-/// read(2), again after EINTR.
-int64_t ces_read(int fd, void *bytes, size_t length);
-/// tcsetattr(3): no echo, no line editing, no signals; *saved is what ces_echo_on puts back.
-int64_t ces_echo_off(int fd, void **saved);
-int64_t ces_echo_on(int fd, void *saved);
+/// The user id where the real, the effective and the saved one are the same; negative elsewhere.
+int64_t ces_settled_uid(void);
 
 #endif

@@ -13,7 +13,12 @@
 
 static const mmask_t mwn_wheel_up = BUTTON4_PRESSED, mwn_wheel_down = BUTTON5_PRESSED,
                      mwn_mouse_events = BUTTON1_PRESSED | BUTTON4_PRESSED | BUTTON5_PRESSED;
+// (A macro or a variable, from build to build.)
+static inline int mwn_color_count(void) { return COLORS; }
 static const uint32_t mwn_bold = A_BOLD, mwn_reverse = A_REVERSE, mwn_dim = A_DIM;
+
+/// Sends bytes to the terminal as they are, where it takes output now.
+void mwn_send(const uint8_t *text, size_t length);
 
 /// Whether the locale that the environment names is UTF-8 (setlocale(3), nl_langinfo(3)).
 bool mwn_use_locale(void);
@@ -54,6 +59,15 @@ void mwn_keep_terminal(void);
 /// Never blocks: a terminal that is stopped, or whose other end reads no more, gets its modes back, and what
 /// leaves full-screen mode only where it takes that.
 void mwn_restore_terminal(void);
+
+/// Asks the terminal to mark pasted text, or no more to: xterm's mode 2004, which terminals without it
+/// ignore. It is switched off while this process is suspended, and by mwn_restore_terminal.
+void mwn_bracket_paste(bool on);
+/// Whether the terminal's description says that it marks pasted text (terminfo's `BE`).
+bool mwn_knows_paste(void);
+
+/// How many bytes can be read (ioctl_tty(2), FIONREAD).
+int mwn_waiting_bytes(int input);
 
 /// Whether the terminal takes output now.
 bool mwn_can_write(int output);

@@ -55,6 +55,10 @@ void cms_stop(void);
 /// Ends this process as this signal does, without a core dump.
 void cms_die_by(int signal);
 
+/// From now on a write past RLIMIT_FSIZE answers EFBIG and raises no SIGXFSZ, which would end this process
+/// (setrlimit(2)). Programs that are started from here get the signal again.
+void cms_ignore_file_limit(void);
+
 /// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
 /// its own process group when `group`, environment `envp`. The pid or -errno.
 int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
@@ -63,6 +67,11 @@ int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int 
 int64_t cms_wait(int pid, bool block, int *status);
 int64_t cms_kill(int pid, int signal);
 char **cms_environment(void);
+
+/// fchmod(2).
+int64_t cms_change_mode(int fd, uint32_t mode);
+/// renameat(2) within a directory: takes the place of what has that name.
+int64_t cms_replace(int directory, const char *from, const char *to);
 
 int64_t cms_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
 int64_t cms_user_name(uint32_t uid, char *bytes, size_t length);

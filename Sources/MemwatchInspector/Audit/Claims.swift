@@ -58,7 +58,7 @@ extension ArenaClaim {
       let listed = chunks.removeValue(forKey: record[.id]) ?? []
       let usable = listed.compactMap(Chunk.init).filter { apart.contains($0) }
       return ArenaClaim(
-        id: record[.id], name: SafeText(record.text(at: .name, length: record[.nameLength])),
+        id: record[.id], name: record.safeText(at: .name, length: record[.nameLength]),
         gate: GateCode(rawValue: record[.gate]), key: record[.keyNumber],
         seal: SealCode(rawValue: record[.sealState]),
         fork: ForkCode(rawValue: record[.forkProtection]),

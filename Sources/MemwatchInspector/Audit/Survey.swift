@@ -224,7 +224,7 @@ extension Survey.Group {
 extension Survey {
   package var text: String {
     var lines = [
-      "process \(pid): \(regionCount) mappings, VmLck \(lockedBytes.map { bytes($0) } ?? "n/a")"
+      "process \(pid): \(counted(regionCount, "mapping")), VmLck \(lockedBytes.map { bytes($0) } ?? "n/a")"
     ]
     let unexplained = unexplainedBytes ?? 0
     if unexplained > 0 {

@@ -1,7 +1,7 @@
 // A process for tests to watch. It reads commands from standard input, one a line, and answers
 // each with `ok …` or `error …` on standard output.
 //
-//   start [always|never] [one-arena] [N]
+//   start [plain] [always|never] [one-arena] [N]
 //                                   publish, with addresses, one arena, N secrets listed
 //   arena SLOT NAME slab|isolated required|preferred|off pages|none [CAPACITY]
 //   alloc SLOT COUNT SIZE [fill]    allocate; `fill` writes the pattern of --pattern
@@ -16,6 +16,9 @@
 //   merge                           PR_SET_MEMORY_MERGE 1
 //   limit SOFT HARD                 setrlimit
 //   fork                            makes a child that waits; its pid
+//   exec PATH ARGUMENT…             execve(2), without an answer
+//   setuid ID                       setgid and setuid
+//   close-page                      the descriptor of the page
 //   stop                            end publishing
 //   churn SLOT THREADS              threads that allocate and free until the end
 //   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
@@ -26,7 +29,8 @@
 //   crash SLOT fault|trap|abort|kill|stack  in a window to the last secret
 //   exit, exit-at-once              exit(3), _exit(2)
 //
-// Names come from a pool: labels are literals.
+// Names come from a pool, since labels are literals; `arena-N`, of any N, is copied. With the argument
+// `ask` it does something else: Asker.
 
 import CTestSupport
 import Enclave
@@ -41,7 +45,13 @@ enum Pool {
   static let arenas: [Label] = [
     "alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett",
     "session-tokens", "tls-keys", "größe", "鍵",
+    // 72 bytes, of which the page has room for 64.
+    "a-name-that-is-longer-than-the-page-has-room-for-ends-where-it-says-END-",
   ]
+  /// `arena-1`, `arena-2`, …: for as many arenas as a measurement wants.
+  static func numbered(_ name: String) -> Label? {
+    name.hasPrefix("arena-") ? unsafe name.withCString { unsafe Label(copying: $0) } : nil
+  }
   static let labels: [Label] = ["first", "second", "third", "fourth", "fifth"]
 }
 
@@ -77,7 +87,7 @@ final class Gate: @unchecked Sendable {
 struct Host: ~Copyable {
   var publisher: StatsPublisher?
   var arenas: [String: Arena] = [:]
-  var secrets: [String: [SharedSecret]] = [:]
+  var secrets: [String: [SecretReference]] = [:]
   var holder: Holder?
   #if Vault
     var vaults: [String: (vault: Vault, encrypted: [Encrypted])] = [:]
@@ -148,7 +158,13 @@ extension Host {
       options.name = words.contains("elsewhere") ? "test-elsewhere" : "test-publisher"
       // More than any process id.
       if words.contains("numbered") { options.name = "2000000000" }
+      // 69 bytes; the 64th is the first of two.
+      if words.contains("long") {
+        options.name = "a-process-whose-name-is-longer-than-a-page-has-room-for-ends-größe-"
+      }
       options.tickMilliseconds = 20
+      // As most programs do: named after the command, with the tick that is the default.
+      if words.contains("plain") { options = StatsPublisher.Options() }
       if words.contains("always") { options.addresses = .always }
       if words.contains("never") { options.addresses = .never }
       if words.contains("one-arena") { options.listedArenas = 1 }
@@ -161,7 +177,8 @@ extension Host {
       publisher = nil
       return ""
     case "arena":
-      guard let name = Pool.arenas.first(where: { "\($0)" == words[2] }) else {
+      guard let name = Pool.arenas.first(where: { "\($0)" == words[2] }) ?? Pool.numbered(words[2])
+      else {
         throw Failure(text: "no such name")
       }
       arenas[words[1]] = try Arena(
@@ -181,14 +198,14 @@ extension Host {
       let file = unsafe open(try word(3), O_RDONLY)
       defer { close(file) }
       try secret.fill(fromDescriptor: file)
-      secrets[words[1]]!.append(SharedSecret(secret))
+      secrets[words[1]]!.append(SecretReference(secret))
       return ""
     case "copy":
       // The last secret of one arena into another.
       guard let to = arenas[try word(2)], let from = secrets[try word(1)]?.last else {
         throw Failure(text: "no such arena")
       }
-      secrets[words[2]]!.append(SharedSecret(try from.copy(into: to)))
+      secrets[words[2]]!.append(SecretReference(try from.copy(into: to)))
       return ""
     case "compare":
       guard let a = secrets[try word(1)]?.last, let b = secrets[try word(2)]?.last else {
@@ -252,7 +269,7 @@ extension Host {
         guard let arena = arenas[try word(2)], let (vault, encrypted) = vaults[words[1]],
           let last = encrypted.last
         else { throw Failure(text: "no such vault or arena") }
-        secrets[words[2]]!.append(SharedSecret(try vault.decrypt(last.secret, into: arena)))
+        secrets[words[2]]!.append(SecretReference(try vault.decrypt(last.secret, into: arena)))
         return ""
       case "drop":
         vaults[try word(1)]!.encrypted.removeLast(try number(2))
@@ -287,9 +304,9 @@ extension Host {
         spawnThread { while true { _ = try? secret.copy(into: pages) } }
         spawnThread {
           while true {
-            var copies: [SharedSecret] = []
+            var copies: [SecretReference] = []
             for _ in 0..<500 {
-              if let copy = try? secret.copy(into: slabs) { copies.append(SharedSecret(copy)) }
+              if let copy = try? secret.copy(into: slabs) { copies.append(SecretReference(copy)) }
             }
           }
         }
@@ -350,7 +367,7 @@ extension Host {
         var secret = try arena.allocate(
           byteCount: try number(3), label: Pool.labels[index % Pool.labels.count])
         if words.contains("fill") { try fill(&secret) }
-        secrets[words[1]]!.append(SharedSecret(secret))
+        secrets[words[1]]!.append(SecretReference(secret))
       }
       return ""
     case "free":
@@ -404,6 +421,7 @@ extension Host {
         case "munlock": unsafe Glibc.munlock(address, length)
         case "mlock": unsafe Glibc.mlock(address, length)
         case "madvise": unsafe Glibc.madvise(address, length, argument)
+        case "mlockall": Glibc.mlockall(argument)
         case "mprotect": unsafe Glibc.mprotect(address, length, argument)
         case "munmap": unsafe Glibc.munmap(address, length)
         case "pkey_mprotect":
@@ -417,6 +435,25 @@ extension Host {
       let child = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: Call.self)()
       if child == 0 { while true { pause() } }
       return "\(child)"
+    case "exec":
+      let arguments: [UnsafeMutablePointer<CChar>?] =
+        unsafe words.dropFirst().map { unsafe strdup($0) } + [nil]
+      _ = unsafe execv(try word(1), arguments)
+      throw Failure(text: "exec: \(errno)")
+    case "close-page":
+      // Not those by which Foundation sees that its child lives.
+      guard let path = publisher?.path else { throw Failure(text: "no page") }
+      var page = stat()
+      var other = stat()
+      guard unsafe stat(path, &page) == 0 else { throw Failure(text: "stat: \(errno)") }
+      for number in 3..<Int32(1024) {
+        if unsafe fstat(number, &other) == 0, other.st_ino == page.st_ino { close(number) }
+      }
+      return ""
+    case "setuid":
+      let id = uid_t(try number(1))
+      guard setgid(id) == 0, setuid(id) == 0 else { throw Failure(text: "setuid: \(errno)") }
+      return ""
     case "nodump", "merge":
       guard let set = unsafe dlsym(nil, "prctl") else { throw Failure(text: "prctl") }
       typealias Call = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32
@@ -456,7 +493,7 @@ extension Host {
         try secret.withBytes { bytes in
           unsafe bytes.withUnsafeBytes {
             unsafe UnsafeMutableRawPointer(mutating: $0.baseAddress! + bytes.byteCount)
-              .storeBytes(of: 1, as: UInt8.self)
+              .assumingMemoryBound(to: UInt8.self).pointee ^= 1  // never what was there
           }
         }
         return ""
@@ -476,7 +513,10 @@ extension Host {
 
 @main
 struct TestPublisher {
-  static func main() {
+  static func main() throws {
+    if CommandLine.arguments.count > 1, CommandLine.arguments[1] == "ask" {
+      return try Asker.run(Array(CommandLine.arguments.dropFirst(2)))
+    }
     unsafe setvbuf(fdopen(1, "w"), nil, _IOLBF, 0)
     if CommandLine.arguments.count > 1 {
       // The pattern comes as a seed, so that it is nowhere else than in the secrets.

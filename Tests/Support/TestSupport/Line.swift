@@ -80,10 +80,17 @@ public final class Line {
   /// Reads up to `step` bytes every 10 ms until a text has come that had not come before.
   public func wait(for text: String, step: Int = 65536, within seconds: Double = 60) throws {
     read = []
-    try eventually("the line shows \(text)", within: seconds) {
-      take(step)
-      return String(decoding: read, as: UTF8.self).contains(text)
-    }
+    try waitForMore(text, step: step, within: seconds)
+  }
+
+  /// The same where the text may have come already, since another was waited for.
+  public func waitForMore(_ text: String, step: Int = 65536, within seconds: Double = 60) throws {
+    do {
+      try eventually("the line shows \(text)", within: seconds) {
+        take(step)
+        return String(decoding: read, as: UTF8.self).contains(text)
+      }
+    } catch { throw Failed("\(error): \(self.text)") }
   }
 
   /// Stops the terminal's output, as ^S does, or lets it go on.

@@ -82,6 +82,10 @@ public struct Launch: Sendable {
       self.environment[name] = nil
     }
     if let stats { self.environment["ENCLAVE_STATS_DIR"] = stats.path }
+    // The settings of whoever runs the tests are none of theirs.
+    if arguments.first == Programs.memwatch || arguments.first == "tmux" {
+      self.environment["XDG_CONFIG_HOME"] = "/dev/null"
+    }
     self.environment["SWIFT_BACKTRACE"] = "enable=no"
     for (name, value) in environment { self.environment[name] = value }
   }
@@ -105,12 +109,12 @@ public struct Launch: Sendable {
     if let input {
       let pipe = Pipe()
       process.standardInput = pipe
-      try process.run()
+      try process.runUnblocked()
       try pipe.fileHandleForWriting.write(contentsOf: Data(input.utf8))
       try pipe.fileHandleForWriting.close()
     } else {
       process.standardInput = FileHandle.nullDevice
-      try process.run()
+      try process.runUnblocked()
     }
     let pid = process.processIdentifier
     let timer = DispatchWorkItem { kill(pid, SIGKILL) }
@@ -130,6 +134,18 @@ public struct Launch: Sendable {
     return Ended(
       status: status, output: String(decoding: data, as: UTF8.self),
       error: String(decoding: errors, as: UTF8.self), bytes: data)
+  }
+}
+
+extension Process {
+  /// Starts it with no signal blocked, as a shell does. Threads of Dispatch and of Swift's concurrency
+  /// block nearly all, and what they start inherits that: a signal that should end it would not.
+  public func runUnblocked() throws {
+    var (none, before) = (sigset_t(), sigset_t())
+    sigemptyset(&none)
+    pthread_sigmask(SIG_SETMASK, &none, &before)
+    defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+    try run()
   }
 }
 

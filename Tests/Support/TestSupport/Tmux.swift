@@ -22,8 +22,8 @@ public final class Tmux {
     for name in ["ENCLAVE_STATS_DIR", "LC_ALL", "NO_COLOR", "XDG_RUNTIME_DIR"] {
       if let value = launch.environment[name] { variables += "export \(name)='\(value)';" }
     }
-    // tmux sets TERM itself.
-    if let term = environment["TERM"] { variables += "export TERM='\(term)';" }
+    let term = environment["TERM"] ?? "tmux-256color"
+    variables += "export TERM='\(term)';"
     let place = directory.map { "cd '\($0)';" } ?? ""
     let script =
       "trap : INT QUIT; \(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
@@ -51,7 +51,7 @@ public final class Tmux {
   }
 
   public func keys(_ keys: String...) throws { try run(["send-keys"] + keys) }
-  public func type(_ text: String) throws { try run(["send-keys", "-l", text]) }
+  public func type(_ text: String) throws { try run(["send-keys", "-l", "--", text]) }
   public func resize(_ width: Int, _ height: Int) throws {
     try run(["resize-window", "-x", "\(width)", "-y", "\(height)"])
   }

@@ -1,0 +1,328 @@
+// The reader behind CEnclaveTerminal.h. A signal that ends the process by default is only ever
+// delayed until the reader, which waits in poll(2) and nowhere else, has restored the terminal.
+
+#define _GNU_SOURCE
+#include "CEnclaveTerminal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "CEnclaveSystem.h"
+#include "CEnclaveWipe.h"
+
+int64_t ces_is_terminal(int fd) { return isatty(fd); }
+
+int64_t ces_read(int fd, void *bytes, size_t length) {
+  ssize_t n;
+  do n = read(fd, bytes, length); while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : n;
+}
+
+void ces_await_input(int fd) {
+  struct pollfd input = {fd, POLLIN, 0};
+  while (poll(&input, 1, -1) < 0 && errno == EINTR) {
+  }
+}
+
+bool ces_has_input(int fd) {
+  struct pollfd input = {fd, POLLIN, 0};
+  return poll(&input, 1, 0) == 1;
+}
+
+bool ces_is_hung_up(int fd) {
+  struct pollfd input = {fd, 0, 0};
+  return poll(&input, 1, 0) == 1;
+}
+
+// --- The reader --------------------------------------------------------------------------------
+
+/// In the order in which they are raised again: what ends the process comes first.
+static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT};
+enum { SIGNALS = sizeof signals / sizeof *signals, ENDING = 4 };
+
+static uint32_t reader;       // the process whose reader it is, 0 when there is none
+static int terminal;          // what is read
+static bool is_registered;    // ces_terminal_rescue, to run at exit
+static bool is_saved;         // `before` is what is to be put back
+static struct termios before;
+static uint32_t is_silent;    // the echo is off, or is being turned off
+static int waker = -1;        // eventfd(2), for handlers in other threads
+static uint32_t noted;        // signals, as bits
+static uint32_t handlers;     // under way
+static struct {
+  bool is_covered;
+  struct sigaction own;
+} covered[SIGNALS];
+
+static int index_of(int signal) {
+  int index = 0;
+  while (index < SIGNALS && signals[index] != signal) index++;
+  return index;
+}
+
+static void on_signal(int signal);
+
+/// Unless somebody else has changed the signal's action meanwhile.
+static bool covers(int index) {
+  struct sigaction now;
+  return index < SIGNALS && covered[index].is_covered &&
+         sigaction(signals[index], NULL, &now) == 0 && now.sa_handler == on_signal;
+}
+
+static void uncover(int index) {
+  if (covers(index)) sigaction(signals[index], &covered[index].own, NULL);
+}
+
+static void on_signal(int signal) {
+  int error = errno;
+  __atomic_add_fetch(&handlers, 1, __ATOMIC_SEQ_CST);
+  int fd = __atomic_load_n(&waker, __ATOMIC_SEQ_CST);
+  bool is_own = __atomic_load_n(&reader, __ATOMIC_RELAXED) == (uint32_t)getpid();
+  if (is_own && fd >= 0) {
+    __atomic_fetch_or(&noted, 1u << index_of(signal), __ATOMIC_SEQ_CST);
+    uint64_t one = 1;
+    ssize_t ignored = write(fd, &one, sizeof one);
+    (void)ignored;
+  }
+  __atomic_sub_fetch(&handlers, 1, __ATOMIC_SEQ_CST);
+  if (!is_own || fd < 0) {
+    // A forked child has no reader; or the reader has just finished. The signal is delivered when
+    // this handler returns.
+    if (!is_own) uncover(index_of(signal));
+    raise(signal);
+  }
+  errno = error;
+}
+
+static void cover_signals(void) {
+  for (int i = 0; i < SIGNALS; i++) {
+    struct sigaction *own = &covered[i].own;
+    if (sigaction(signals[i], NULL, own) != 0) continue;
+    if (!(own->sa_flags & SA_SIGINFO) && own->sa_handler == SIG_IGN) continue;
+    struct sigaction noting;
+    memset(&noting, 0, sizeof noting);
+    noting.sa_handler = on_signal;
+    noting.sa_flags = SA_ONSTACK | SA_RESTART;
+    sigfillset(&noting.sa_mask);
+    covered[i].is_covered = true;
+    sigaction(signals[i], &noting, NULL);
+  }
+}
+
+static void uncover_signals(void) {
+  for (int i = 0; i < SIGNALS; i++) {
+    uncover(i);
+    covered[i].is_covered = false;
+  }
+}
+
+bool ces_terminal_covered(int signal, struct sigaction *own) {
+  int index = index_of(signal);
+  if (!covers(index)) return false;
+  *own = covered[index].own;
+  return true;
+}
+
+bool ces_terminal_replace(int signal, const struct sigaction *own) {
+  int index = index_of(signal);
+  if (!covers(index)) return false;
+  covered[index].own = *own;
+  return true;
+}
+
+/// Of a terminal that does not control this process, a process is never in the background.
+static bool is_in_background(void) {
+  pid_t group = tcgetpgrp(terminal);
+  return group > 0 && group != getpgrp();
+}
+
+void ces_terminal_rescue(void) {
+  int error = errno;
+  if (__atomic_load_n(&is_silent, __ATOMIC_ACQUIRE) &&
+      __atomic_load_n(&reader, __ATOMIC_RELAXED) == (uint32_t)getpid() && !is_in_background()) {
+    tcsetattr(terminal, TCSANOW, &before);
+  }
+  errno = error;
+}
+
+void ces_terminal_take(int fd) {
+  uint32_t own = (uint32_t)getpid();
+  for (;;) {
+    uint32_t found = __atomic_load_n(&reader, __ATOMIC_RELAXED);
+    if (found != own && __atomic_compare_exchange_n(&reader, &found, own, false, __ATOMIC_ACQUIRE,
+                                                    __ATOMIC_RELAXED)) {
+      // Another process' reader: this one is a child that was forked meanwhile.
+      if (found != 0) uncover_signals();
+      break;
+    }
+    nanosleep(&(struct timespec){0, 10000000}, NULL);
+  }
+  terminal = fd;
+  is_saved = false;
+  is_silent = noted = handlers = 0;
+  __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
+  if (!is_registered) is_registered = ces_at_exit(ces_terminal_rescue) == 0;
+}
+
+// --- Settings ----------------------------------------------------------------------------------
+
+/// Writes to the terminal, or to standard error where it was opened for reading only. Does not wait
+/// for a terminal that takes nothing longer than until a signal comes.
+static void show(const char *text, size_t length, int timeout) {
+  int flags = fcntl(terminal, F_GETFL);
+  int fd = flags >= 0 && (flags & O_ACCMODE) == O_RDONLY ? STDERR_FILENO : terminal;
+  struct pollfd files[] = {{fd, POLLOUT, 0}, {waker, POLLIN, 0}};
+  int ready;
+  do ready = poll(files, 2, timeout);
+  while (ready < 0 && errno == EINTR && !__atomic_load_n(&noted, __ATOMIC_SEQ_CST));
+  if (ready > 0 && files[0].revents) ces_write(fd, text, length);
+}
+
+int64_t ces_terminal_silence(const char *prompt, size_t length) {
+  // After a stop that was not noticed in time the settings are still those of the reading.
+  if (!is_saved && tcgetattr(terminal, &before) < 0) return -errno;
+  is_saved = true;
+  int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (made < 0) return -errno;
+  __atomic_store_n(&waker, made, __ATOMIC_SEQ_CST);
+  cover_signals();
+  struct sigaction stop;
+  if (sigaction(SIGTTOU, NULL, &stop) == 0 && !(stop.sa_flags & SA_SIGINFO) &&
+      stop.sa_handler == SIG_IGN && is_in_background()) {
+    return -EIO;  // as read(2) would answer: the terminal is somebody else's now
+  }
+  struct termios silent = before;
+  silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON);
+  // A read never waits: ^Z takes bytes away between poll(2) and read(2).
+  silent.c_cc[VMIN] = 0;
+  silent.c_cc[VTIME] = 0;
+  __atomic_store_n(&is_silent, 1, __ATOMIC_RELEASE);
+  // In the background this stops the process, unless SIGTTOU is blocked: then it would change the
+  // settings of whoever is in the foreground.
+  sigset_t output, mask;
+  sigemptyset(&output);
+  sigaddset(&output, SIGTTOU);
+  pthread_sigmask(SIG_UNBLOCK, &output, &mask);
+  int result, error;
+  do {
+    result = tcsetattr(terminal, TCSANOW, &silent);
+    // What was typed before was echoed, and is no passphrase.
+    if (result == 0) result = tcflush(terminal, TCIFLUSH);
+    error = errno;
+  } while (result < 0 && error == EINTR && !__atomic_load_n(&noted, __ATOMIC_SEQ_CST));
+  pthread_sigmask(SIG_SETMASK, &mask, NULL);
+  if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) return 0;  // ces_terminal_wait deals with it
+  if (result < 0) return -error;
+  show(prompt, length, -1);
+  return 0;
+}
+
+int32_t ces_terminal_key(uint8_t byte) {
+  const cc_t *keys = before.c_cc;
+  if (byte == '\n' || byte == '\r') return CES_KEY_LINE_END;
+  // _POSIX_VDISABLE is 0: a special character that does not exist.
+  if (byte == 0) return CES_KEY_TEXT;
+  if (byte == keys[VERASE] || byte == 8 || byte == 127) return CES_KEY_ERASE;
+  if (byte == keys[VWERASE] || byte == 23) return CES_KEY_ERASE_WORD;
+  if (byte == keys[VKILL] || byte == 21) return CES_KEY_ERASE_LINE;
+  if (byte == keys[VEOF] || byte == 4) return CES_KEY_END;
+  if (!(before.c_lflag & ISIG) && (byte == keys[VINTR] || byte == 3)) return CES_KEY_INTERRUPT;
+  return CES_KEY_TEXT;
+}
+
+int64_t ces_terminal_read(void *byte) {
+  ssize_t n = read(terminal, byte, 1);
+  if (n >= 0) return n;
+  // In the background it is EIO where SIGTTIN is blocked: ces_terminal_wait deals with that.
+  return errno == EINTR || (errno == EIO && is_in_background()) ? 0 : -errno;
+}
+
+int64_t ces_terminal_restore(void) {
+  if (waker < 0) return 0;
+  int64_t result = 0;
+  if (is_silent && !is_in_background()) {
+    show("\n", 1, 0);
+    if (tcsetattr(terminal, TCSANOW, &before) < 0) {
+      result = -errno;
+    } else {
+      is_saved = false;
+    }
+  }
+  __atomic_store_n(&is_silent, 0, __ATOMIC_RELEASE);
+  uncover_signals();
+  int made = waker;
+  __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
+  // A handler that has read `waker` writes to it; one that comes later raises its signal itself.
+  for (uint32_t tries = 0; __atomic_load_n(&handlers, __ATOMIC_SEQ_CST) != 0;) ces_back_off(tries++);
+  close(made);
+  return result;
+}
+
+// --- Signals -----------------------------------------------------------------------------------
+
+/// Has a signal do what it does, before this returns where that is stopping or ending.
+static void deliver(int signal) {
+  struct sigaction now;
+  sigset_t one, mask;
+  sigemptyset(&one);
+  sigaddset(&one, signal);
+  if (sigaction(signal, NULL, &now) != 0) return;
+  bool is_default = !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
+  if (is_default || ces_wipe_covers(signal)) {
+    pthread_sigmask(SIG_UNBLOCK, &one, &mask);
+    raise(signal);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    return;
+  }
+  // An application's handler runs where the application lets it.
+  pthread_sigmask(SIG_BLOCK, NULL, &mask);
+  if (sigismember(&mask, signal)) {
+    kill(getpid(), signal);
+  } else {
+    raise(signal);
+  }
+}
+
+/// Delivers what was noted; whether that ends the reading.
+static bool deliver_noted(void) {
+  uint32_t bits = __atomic_exchange_n(&noted, 0, __ATOMIC_SEQ_CST);
+  for (int i = 0; i < SIGNALS; i++) {
+    if (bits & 1u << i) deliver(signals[i]);
+  }
+  return bits & ((1u << ENDING) - 1);
+}
+
+int32_t ces_terminal_wait(void) {
+  for (;;) {
+    if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) {
+      ces_terminal_restore();
+      return deliver_noted() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
+    }
+    struct pollfd files[] = {{terminal, POLLIN, 0}, {waker, POLLIN, 0}};
+    int ready = poll(files, 2, -1);
+    if (ready < 0 && errno == EINTR) continue;
+    if (files[1].revents && ready > 0) continue;
+    if (is_in_background()) {
+      // Stopped by something else than ^Z, and continued: what is typed is typed for the shell.
+      ces_terminal_restore();
+      return deliver_noted() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
+    }
+    return CES_TERMINAL_INPUT;
+  }
+}
+
+void ces_terminal_release(void) {
+  ces_terminal_restore();
+  uint32_t left = __atomic_exchange_n(&noted, 0, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&reader, 0, __ATOMIC_RELEASE);
+  for (int i = 0; i < SIGNALS; i++) {
+    if (left & 1u << i) deliver(signals[i]);
+  }
+}

@@ -1,0 +1,333 @@
+// How an arena grows and gives memory back: mmap, mlock and munmap of a chunk may take long, so they
+// are made while no lock is held. A place is reserved under the core's lock; the chunk is mapped;
+// and it becomes the arena's under the lock again, unless the arena was frozen or destroyed
+// meanwhile.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaReference {
+  // MARK: - Allocating
+
+  /// Allocates where the shard has no room. Holds no lock.
+  @inline(never)
+  func allocateGrowing(
+    _ request: Shard.Request, _ key: LabelKey, _ mine: Int
+  ) throws(EnclaveError) -> SecretHandle {
+    var mayGiveBack = true
+    while true {
+      do {
+        try expectRoom()
+        return try grow(request, key, mine)
+      } catch {
+        guard error.isExhaustion else { throw error }
+        // What this shard lacks may lie free in another,
+        for index in 0..<shardCount where index != mine {
+          if gate.access == .open,
+            let handle = unsafe try allocateWithoutGrowing(request, key, index)
+          {
+            return handle
+          }
+        }
+        // or come with a chunk that another thread maps just now,
+        if withCore({ $0.growing > 0 }) {
+          ProcessFacts.pause(milliseconds: 1)
+          continue
+        }
+        // or be there when what nobody needs is given back.
+        guard mayGiveBack else { throw error }
+        mayGiveBack = false
+        var isMore = trim(all: true)
+        if case .capacity = error {} else { isMore = Registry.trimAll() || isMore }
+        guard isMore else { throw error }
+      }
+    }
+  }
+
+  private func expectRoom() throws(EnclaveError) {
+    do { try Metadata.expectRoom() } catch { throw .system(error) }
+  }
+
+  private func grow(
+    _ request: Shard.Request, _ key: LabelKey, _ shard: Int
+  ) throws(EnclaveError) -> SecretHandle {
+    guard request.isSlab(options.layout) else {
+      let slab = unsafe try addIsolatedSlab(request, shard)
+      do {
+        let handle = unsafe try allocateWithoutGrowing(request, key, shard, fresh: slab)
+        return unsafe handle.unsafelyUnwrapped
+      } catch {
+        unsafe dropIsolatedSlab(slab)
+        throw error
+      }
+    }
+    let sizeClass = SizeClass.index(for: request.slotBytes)
+    while true {
+      if try addSlab(sizeClass, shard) {
+        if let handle = unsafe try allocateWithoutGrowing(request, key, shard) { return handle }
+      } else {
+        try addSlabChunk(SizeClass.all[sizeClass].slabPages * Page.size)
+      }
+    }
+  }
+
+  /// Gives a shard a slab of a size class, cut from a chunk that has room; false when none has.
+  private func addSlab(_ sizeClass: Int, _ index: Int) throws(EnclaveError) -> Bool {
+    try withShard(index) { shard throws(EnclaveError) in
+      // Another thread may have been faster.
+      if unsafe shard.heads[sizeClass] != nil { return true }
+      guard
+        let (slab, isUsed) = unsafe try withCore({ core throws(EnclaveError) in
+          unsafe try core.carve(sizeClass, shard: UInt8(index))
+        })
+      else { return false }
+      do throws(EnclaveError) {
+        // Canaries are written once, while the slab is new; a wipe stops short of them.
+        unsafe try withLibraryWindow(slab, shard: &shard) {
+          if isUsed { unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount) }
+          unsafe canaries.write(all: slab)
+        }
+      } catch {
+        withCore { unsafe $0.release(slab) }
+        throw error
+      }
+      unsafe shard.add(slab)
+      return true
+    }
+  }
+
+  // MARK: - Mapping
+
+  /// A chunk for slabs: of the usual size; smaller where RLIMIT_MEMLOCK or the capacity is near.
+  private func addSlabChunk(_ least: Int) throws(EnclaveError) {
+    let (wanted, reserved) = try withCore { core throws(EnclaveError) in
+      let wanted = max(core.nextChunkBytes, least)
+      return (wanted, try core.reserve(wanted: wanted, least: least))
+    }
+    defer { withCore { $0.unreserve(reserved) } }
+    var byteCount = reserved
+    while true {
+      do {
+        try add(byteCount, isIsolated: false, mayGoUnlocked: false)
+        break
+      } catch {
+        guard error.isLockFailure, let failure = error.systemFailure else { throw error }
+        if byteCount / 2 >= max(least, Page.size) {
+          byteCount = byteCount / 2 & ~(Page.size - 1)
+          continue
+        }
+        if Registry.trimAll() {
+          byteCount = reserved
+          continue
+        }
+        try goOn(after: failure, wanted: wanted, needed: least)
+        try add(reserved, isIsolated: false, mayGoUnlocked: true)
+        LockRetry.start()
+        break
+      }
+    }
+    noteSize()
+  }
+
+  private func addIsolatedSlab(
+    _ request: Shard.Request, _ shard: Int
+  ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
+    let byteCount = request.pageBytes
+    let reserved = try withCore { core throws(EnclaveError) in
+      try core.reserve(wanted: byteCount, least: byteCount)
+    }
+    defer { withCore { $0.unreserve(reserved) } }
+    var index: Int
+    while true {
+      do {
+        index = try add(byteCount, isIsolated: true, mayGoUnlocked: false)
+        break
+      } catch {
+        guard error.isLockFailure, let failure = error.systemFailure else { throw error }
+        if Registry.trimAll() { continue }
+        try goOn(after: failure, wanted: byteCount, needed: byteCount)
+        index = try add(byteCount, isIsolated: true, mayGoUnlocked: true)
+        LockRetry.start()
+        break
+      }
+    }
+    do {
+      return unsafe try withCore { core throws(EnclaveError) in
+        unsafe try core.makeIsolatedSlab(chunk: index, shard: UInt8(shard))
+      }
+    } catch {
+      unmap(withCore { $0.isDestroyed ? nil : $0.detach(index) })
+      throw error
+    }
+  }
+
+  /// Notes that a lock failed. Throws where nothing goes without it.
+  private func goOn(
+    after failure: SystemFailure, wanted: Int, needed: Int
+  ) throws(EnclaveError) {
+    // Files are read outside of the lock.
+    let told = LockFailure(
+      errno: failure.errno, atMs: ProcessFacts.bootMilliseconds,
+      bytesInUse: ProcessFacts.lockedBytes(), soft: (try? ProcessFacts.memlockLimit())?.soft)
+    withCore { $0.noteLockFailure(failure, told, byteCount: wanted) }
+    guard options.lock == .preferred else {
+      throw ArenaCore.explained(failure, needed: needed)
+    }
+  }
+
+  /// Maps a chunk and makes it the arena's; returns its place. A lock that failed is thrown as the
+  /// system's answer: what comes next depends on the policy.
+  @discardableResult
+  private func add(
+    _ byteCount: Int, isIsolated: Bool, mayGoUnlocked: Bool
+  ) throws(EnclaveError) -> Int {
+    let fork: ForkProtection?
+    let chunk: Chunk
+    do throws(SystemFailure) {
+      (chunk, fork) = try map(byteCount, isIsolated: isIsolated, mayGoUnlocked: mayGoUnlocked)
+    } catch {
+      if error.call == .lockChunk || error.call == .mapSecretMemory && error.errno == 11 {
+        throw .system(error)
+      }
+      throw ArenaCore.explained(error, needed: byteCount)
+    }
+    let softLimit = options.lock == .off ? nil : (try? ProcessFacts.memlockLimit())?.soft
+    do {
+      return try withCore { core throws(EnclaveError) in
+        var chunk = chunk
+        if mayGoUnlocked { chunk.lockErrno = core.lockFailure?.errno ?? 0 }
+        return try core.publish(chunk, fork: fork, softLimit: softLimit)
+      }
+    } catch {
+      chunk.wipeEntry?.remove()
+      unmap(chunk.mapping)
+      throw error
+    }
+  }
+
+  /// Maps a chunk and puts its protections on, in the order that the kernel allows: advice, then the
+  /// lock while it is readable, then the gate.
+  private func map(
+    _ byteCount: Int, isIsolated: Bool, mayGoUnlocked: Bool
+  ) throws(SystemFailure) -> (Chunk, ForkProtection?) {
+    let isSecret = options.backing == .secret
+    let mapping = try GuardedMapping(
+      byteCount: byteCount, backing: isSecret ? .secret : .anonymous)
+    var chunk = Chunk(mapping: mapping, isIsolated: isIsolated)
+    chunk.isAwaited = true
+    do throws(SystemFailure) {
+      unsafe try PageOwners.reserve(mapping.data, mapping.byteCount)
+      try mapping.excludeFromDumps()
+      if !isSecret { try mapping.keepToItself() }
+      let fork: ForkProtection? =
+        options.isInheritedByFork
+        ? nil : isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
+      if isSecret {
+        chunk.isLocked = true  // by its nature, and charged when it was mapped
+      } else if options.lock != .off, !mayGoUnlocked {
+        try mapping.lock()
+        chunk.isLocked = true
+      }
+      switch mechanism {
+      case .key:
+        // Never key 0, which is open to everybody. EINVAL is 22.
+        guard let key = gate.key else { throw SystemFailure(.tagChunk, errno: 22) }
+        try mapping.tag(key: key)
+      case .pages: try mapping.close()
+      case .none: break
+      }
+      chunk.wipeEntry = unsafe try WipeEntry(data: mapping.data, gate: gate)
+      return (chunk, fork)
+    } catch {
+      // Nothing was written yet; addresses that stay mapped are counted by the failed unmap.
+      _ = try? mapping.unmap()
+      throw error
+    }
+  }
+
+  // MARK: - Giving back
+
+  /// Unmaps spare chunks: all of them, or what is more than is kept. Whether there were any.
+  @discardableResult
+  func trim(all: Bool = false) -> Bool {
+    var isMore = false
+    while let mapping = takeSpare(all: all, isFirst: !isMore) {
+      isMore = true
+      unmap(mapping)
+    }
+    return isMore
+  }
+
+  /// Once there is too much, half of what may be kept stays: what comes and goes around the limit
+  /// does not map and unmap.
+  ///
+  /// For another arena's sake, the last chunk stays: what comes and goes in small arenas (a vault's
+  /// keys, what it decrypts) needs no headroom once it was there.
+  func takeSpare(all: Bool, isFirst: Bool, forOther: Bool = false) -> GuardedMapping? {
+    withEverything { shards, core in
+      // What a frozen arena holds does not change.
+      if gate.isFrozen || core.isDestroyed || forOther && core.chunkCount < 2 { return nil }
+      if all { markIdleSlabs(shards, &core) }
+      let kept = all ? 0 : isFirst ? core.keepBytes : core.keepBytes / 2
+      return core.spareBytes > kept ? core.takeSpare(shards) : nil
+    }
+  }
+
+  /// Has shards tell of empty slabs from now on, once there is more than may be spare.
+  private func noteSize() {
+    guard !marksIdle, withCore({ $0.isLarge }) else { return }
+    withEverything { shards, core in
+      marksIdle = true
+      markIdleSlabs(shards, &core)
+    }
+  }
+
+  private func markIdleSlabs(_ shards: Shards, _ core: inout ArenaCore) {
+    for shard in 0..<shardCount {
+      for sizeClass in 0..<SizeClass.all.count {
+        if let slab = unsafe shards[shard].spareSlab(sizeClass) { unsafe core.markIdle(slab) }
+      }
+    }
+  }
+
+  /// Gives a wiped isolated slab's pages back, which no shard has.
+  func dropIsolatedSlab(_ slab: UnsafeMutablePointer<Slab>) {
+    let mapping = withCore { core -> GuardedMapping? in
+      if core.isDestroyed { return nil }
+      let index = unsafe Int(slab.pointee.chunk)
+      unsafe core.release(slab)
+      return core.detach(index)
+    }
+    unmap(mapping)
+  }
+
+  /// Unmaps what is wiped and the arena's no more.
+  func unmap(_ mapping: GuardedMapping?) {
+    guard let mapping else { return }
+    do { try mapping.unmap() } catch {
+      // The addresses stay, as zeros; what they hold of the lock limit need not.
+      if options.backing != .secret { _ = try? mapping.discard() }
+      withCore { $0.page?.writer.event(.unmapFailed, arena: id, failure: error) }
+    }
+  }
+}
+
+extension Registry {
+  /// Gives back what no arena of the process needs. Whether there was any.
+  static func trimAll() -> Bool {
+    // Taken under the lock, so that arenas stay; unmapped outside of it.
+    let mappings = with { state in
+      var mappings: [GuardedMapping] = []
+      for arena in state.arenas {
+        while let mapping = arena.takeSpare(all: true, isFirst: true, forOther: true) {
+          mappings.append(mapping)
+        }
+      }
+      return mappings
+    }
+    for mapping in mappings {
+      do { try mapping.unmap() } catch { _ = try? mapping.discard() }
+    }
+    return !mappings.isEmpty
+  }
+}

@@ -1,0 +1,165 @@
+// What is known about memory: chunks, slabs and slots. All of it lies outside of the secret pages.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// What is known about one slot.
+struct Slot: BitwiseCopyable {
+  /// Raised by each allocation and each free, so odd while a secret lives here: a handle with
+  /// another generation is stale. 31 bits; the highest says that somebody is freeing it.
+  var generation: UInt32 = 0
+  var byteCount: UInt32 = 0
+  var label: UInt16 = 0
+  /// The next free slot of the slab; of a live secret, the bytes that alignment left over: before
+  /// it in a slab, behind it in pages of its own.
+  var nextFree: UInt16 = 0
+
+  /// Nobody is freeing it, and it is not free.
+  var isLive: Bool { Self.isLive(generation) }
+
+  @inline(__always)
+  static func isLive(_ generation: UInt32) -> Bool { generation & (claimed | 1) == 1 }
+
+  private static let claimed: UInt32 = 1 << 31
+
+  /// The generation after one.
+  @inline(__always)
+  static func next(_ generation: UInt32) -> UInt32 { (generation &+ 1) & ~claimed }
+
+  /// Takes the right to free it; false when somebody else has it, or it is free. No lock.
+  @inline(__always)
+  static func claim(_ slot: UnsafeMutablePointer<Slot>, _ generation: UInt32) -> Bool {
+    unsafe isLive(generation)
+      && exchange(&slot.pointee.generation, from: generation, to: generation | claimed)
+  }
+}
+
+/// What the page's record of a secret needs to know, where the process publishes.
+struct PublishedSecret: BitwiseCopyable {
+  static let none = UInt32.max
+  /// A window that is opened adds this, one that is closed takes 1 away.
+  static let opened: UInt64 = 1 << 24 | 1
+
+  var record: UInt32 = PublishedSecret.none
+  /// In the shard's list of what is listed.
+  var position: UInt32 = 0
+  /// Opens << 24 | open now. Changed by any thread, by atomic additions.
+  var count: UInt64 = 0
+
+  var opens: UInt64 { count >> 24 }
+  var openNow: UInt64 { count & 0xff_ffff }
+}
+
+/// Pages that are opened and closed together, cut into slots of one size. A slab keeps its place in
+/// memory as long as the arena's metadata lives: handles point to it. One whose pages went serves as
+/// the next run of its class, and its slots' generations keep stale handles stale.
+@safe
+struct Slab: BitwiseCopyable {
+  static let isolatedClass: UInt8 = 0xff
+  static let endOfList = UInt16.max
+
+  /// First, because the thread sanitizer counts a change of any field as one of the first byte:
+  /// what is read without the shard's lock stands behind it.
+  var next: UnsafeMutablePointer<Slab>?
+  /// nil until the process publishes for the first time; then it stays.
+  private(set) var listings: UnsafeMutablePointer<PublishedSecret>?
+  let arena: ArenaReference
+  var shard: UInt8
+  let sizeClass: UInt8
+  let slotCount: UInt16
+  let slots: UnsafeMutablePointer<Slot>
+  var base: UnsafeMutableRawPointer
+  var byteCount: Int
+  var slotBytes: Int
+  var chunk: UInt32
+  /// 2^32 / slotBytes, rounded up: which slot an offset lies in, by a multiplication. 0 where there
+  /// is one slot.
+  var reciprocal: UInt32
+  // What the shard's lock covers.
+  /// Pages that could not be closed again: how far they are open.
+  var stuck: Protection = .closed
+  var freeHead: UInt16 = 0
+  var live: UInt16 = 0
+  /// Slots of a frozen arena that are wiped and not used again.
+  var retired: UInt16 = 0
+  /// It holds no secret, and its chunk counts it so.
+  var isIdle = false
+  var previous: UnsafeMutablePointer<Slab>?
+  var readers: UInt32 = 0
+  var writers: UInt32 = 0
+
+  /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slabs are smaller.
+  func slot(at offset: Int) -> Int {
+    (Int(truncatingIfNeeded: UInt32(truncatingIfNeeded: offset)) &* Int(reciprocal)) >> 32
+  }
+
+  static func reciprocal(slotBytes: Int, slotCount: Int) -> UInt32 {
+    slotCount == 1 ? 0 : UInt32(((1 << 32) + slotBytes - 1) / slotBytes)
+  }
+
+  /// Whether its pages may serve another: it holds no secret, none was retired in a frozen arena, and
+  /// its pages are closed.
+  var isEmpty: Bool { live == 0 && retired == 0 && stuck == .closed }
+  var pageCount: Int { byteCount / Page.size }
+
+  var isFull: Bool { live + retired == slotCount }
+  var isIsolated: Bool { sizeClass == Slab.isolatedClass }
+
+  /// A slab and its slots in one block: where a slot is follows from the slab's address alone, so
+  /// that a free can bring all that it needs into the cache at once.
+  static func allocate(slotCount: Int) throws(SystemFailure) -> UnsafeMutablePointer<Slab> {
+    let byteCount = slotsOffset + slotCount * MemoryLayout<Slot>.stride
+    return unsafe try Metadata.allocate(byteCount: byteCount)
+      .assumingMemoryBound(to: Slab.self)
+  }
+
+  @inline(__always)
+  private static var slotsOffset: Int { (MemoryLayout<Slab>.size + 15) & ~15 }
+
+  private static let listingsOffset = unsafe MemoryLayout<Slab>.offset(of: \.listings)!
+
+  /// The listings, for who has no lock.
+  @inline(__always)
+  static func listings(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutablePointer<
+    PublishedSecret
+  >? {
+    unsafe UnsafeMutablePointer(bitPattern: UInt(loadRelaxed(UnsafeRawPointer(slab) + 8)))
+  }
+
+  static func setListings(
+    _ listings: UnsafeMutablePointer<PublishedSecret>, of slab: UnsafeMutablePointer<Slab>
+  ) {
+    precondition(listingsOffset == 8)
+    unsafe storeRelease(UInt64(UInt(bitPattern: listings)), at: UnsafeMutableRawPointer(slab) + 8)
+  }
+
+  @inline(__always)
+  static func slots(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutablePointer<Slot> {
+    unsafe (UnsafeMutableRawPointer(slab) + slotsOffset)
+      .assumingMemoryBound(to: Slot.self)
+  }
+
+  /// The first byte of a live secret. (A function of the pointer: one of the value would copy it.)
+  @inline(__always)
+  static func dataStart(
+    of slab: UnsafeMutablePointer<Slab>, _ slot: Int
+  ) -> UnsafeMutableRawPointer {
+    let entry = unsafe slots(of: slab) + slot
+    let offset =
+      unsafe slab.pointee.isIsolated
+      ? slab.pointee.byteCount - Int(entry.pointee.nextFree) - Int(entry.pointee.byteCount)
+      : slot * slab.pointee.slotBytes + Int(entry.pointee.nextFree)
+    return unsafe slab.pointee.base + offset
+  }
+
+  /// How far the pages must be open for the windows there are.
+  func needed(_ closed: Protection) -> Protection {
+    if writers > 0 { return .readWrite }
+    return readers > 0 && closed == .closed ? .read : closed
+  }
+}
+
+@safe
+struct SlabReference: BitwiseCopyable {
+  let slab: UnsafeMutablePointer<Slab>
+}

@@ -1,0 +1,195 @@
+// Bytes that go into a secret without passing through other memory.
+
+import EnclaveSystem
+
+extension Secret {
+  /// Fills the secret from the system's randomness (getrandom(2)).
+  ///
+  /// - Throws: as opening a window for writing; `system` when the kernel refuses.
+  public mutating func fillRandom() throws(EnclaveError) {
+    let handle = handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      do throws(SystemFailure) {
+        unsafe try EnclaveSystem.fillRandom(handle.address, byteCount: Int(handle.byteCount))
+      } catch { throw .system(error) }
+    }
+  }
+
+  /// Fills the secret from a descriptor (read(2)), straight into its memory. Blocks until all bytes
+  /// are there.
+  ///
+  /// - Throws: as opening a window for writing; `endOfInput` when the input ends before, and what
+  ///   came is in the secret; `system` when the call fails.
+  public mutating func fill(fromDescriptor descriptor: Int32) throws(EnclaveError) {
+    let handle = handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      let byteCount = Int(handle.byteCount)
+      var received = 0
+      while received < byteCount {
+        let count: Int
+        do throws(SystemFailure) {
+          count = unsafe try Input.read(descriptor, handle.address + received, byteCount - received)
+        } catch { throw .system(error) }
+        if count == 0 { throw .endOfInput(received: received) }
+        received += count
+      }
+    }
+  }
+}
+
+extension Arena {
+  /// Allocates a secret and copies bytes into it. The bytes stay where they were: wiping them is the
+  /// caller's. `allocate(wiping:)` does both.
+  ///
+  /// - Throws: as `allocate`.
+  public func allocate(
+    copying bytes: RawSpan, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let secret = try allocate(
+      byteCount: bytes.byteCount, label: label, file: file, line: line)
+    let handle = secret.handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      unsafe bytes.withUnsafeBytes { raw in
+        guard let source = raw.baseAddress else { return }
+        unsafe copySecret(from: source, to: handle.address, byteCount: raw.count)
+      }
+    }
+    return secret
+  }
+
+  /// Allocates a secret and copies the bytes of a collection into it: an array, `Data`, a string's
+  /// `utf8`.
+  ///
+  /// - Throws: as `allocate`.
+  public func allocate(
+    copying bytes: some Collection<UInt8>, label: Label? = nil, file: StaticString = #fileID,
+    line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let secret = try allocate(byteCount: bytes.count, label: label, file: file, line: line)
+    let handle = secret.handle
+    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      let target = unsafe UnsafeMutableRawBufferPointer(
+        start: handle.address, count: Int(handle.byteCount))
+      unsafe target.copyBytes(from: bytes)
+    }
+    return secret
+  }
+
+  /// Allocates a secret, moves bytes into it, and wipes them where they were. Other copies of them (an
+  /// array that was copied or grew, what a file or a decoder left behind) stay.
+  ///
+  /// - Throws: as `allocate`; the bytes are as they were then.
+  public func allocate(
+    wiping bytes: inout MutableRawSpan, label: Label? = nil, file: StaticString = #fileID,
+    line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let secret = try allocate(copying: bytes.bytes, label: label, file: file, line: line)
+    unsafe bytes.withUnsafeMutableBytes { raw in
+      if let source = raw.baseAddress { unsafe wipe(source, byteCount: raw.count) }
+    }
+    return secret
+  }
+
+  /// As `allocate(wiping:)` of a span: the array keeps its length, and holds zeros.
+  public func allocate(
+    wiping bytes: inout [UInt8], label: Label? = nil, file: StaticString = #fileID,
+    line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    var span = bytes.mutableSpan
+    var raw = unsafe span.mutableBytes
+    return try allocate(wiping: &raw, label: label, file: file, line: line)
+  }
+
+  /// Allocates a secret and fills it from the system's randomness.
+  public func allocateRandom(
+    byteCount: Int, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    var secret = try allocate(byteCount: byteCount, label: label, file: file, line: line)
+    try secret.fillRandom()
+    return secret
+  }
+
+  /// Reads a line from a terminal without echo, straight into a secret: a passphrase.
+  ///
+  /// Backspace erases a Unicode scalar, ^W a word and ^U everything; the terminal's own characters
+  /// for these work as well. ^D on an empty line ends the input. A newline is shown after the line.
+  /// What was typed before the prompt is discarded; what is typed behind the line stays for whoever
+  /// reads next. The kernel's terminal buffer has held the bytes; nothing of this process has, but
+  /// the secret, which is open only while bytes are taken, not while they are waited for.
+  ///
+  /// SIGHUP, SIGINT (^C), SIGQUIT (^\\) and SIGTERM do what they would do, once the terminal is as
+  /// it was; when the process survives that, the input has ended. After a stop (^Z) the reading starts
+  /// over, with the prompt. Signals that are ignored, or blocked in every thread, stay so. Handlers that
+  /// other threads install for these signals meanwhile replace this; exit(3) and faults that
+  /// ``EmergencyWipe`` covers restore the terminal too. Blocks. Any thread, outside of signal
+  /// handlers; one thread of a process reads from a terminal at a time, others wait.
+  ///
+  /// - Parameters:
+  ///   - prompt: written to the terminal first, or to standard error if `descriptor` cannot be written.
+  ///   - descriptor: the terminal; anything else is read up to a newline, without echo settings.
+  ///   - limit: the longest line in bytes, at least 1; more is an `endOfInput`, on a terminal once
+  ///     the line is complete.
+  /// - Throws: as `allocate` and as opening a window for writing; `endOfInput` without a whole line;
+  ///   `system` when read(2) or tcsetattr(3) fails.
+  public func readPassphrase(
+    prompt: StaticString, from descriptor: Int32 = 0, limit: Int = 1024, label: Label? = nil,
+    file: StaticString = #fileID, line: UInt32 = #line
+  ) throws(EnclaveError) -> Secret {
+    let limit = max(limit, 1)
+    // One more byte: what comes behind the longest line is a secret, too.
+    let longest = try allocate(
+      byteCount: limit == .max ? limit : limit + 1, label: label, file: file, line: line)
+    let handle = longest.handle
+    let count = try handle.readLine(prompt: prompt, from: descriptor, limit: limit)
+    let secret = try allocate(byteCount: count, label: label, file: file, line: line)
+    try handle.copy(into: secret.handle)
+    return secret
+  }
+
+  /// Gives the body memory that is a secret for as long as the body runs.
+  ///
+  /// - Throws: `AccessError.access` when it cannot be allocated or opened.
+  @inlinable
+  public func withTemporary<R: ~Copyable, E: Error>(
+    byteCount: Int, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line,
+    _ body: (inout MutableRawSpan) throws(E) -> R
+  ) throws(AccessError<E>) -> R {
+    var secret: Secret
+    do {
+      secret = try allocate(byteCount: byteCount, label: label, file: file, line: line)
+    } catch { throw .access(error) }
+    return try secret.withMutableBytes(body)
+  }
+}
+
+extension SecretHandle {
+  /// Reads a line; returns its length in bytes.
+  fileprivate func readLine(
+    prompt: StaticString, from descriptor: Int32, limit: Int
+  ) throws(EnclaveError) -> Int {
+    var reader = LineReader(descriptor, limit: limit)
+    func begin() throws(EnclaveError) {
+      do throws(SystemFailure) { try reader.begin(prompt: prompt) } catch { throw .system(error) }
+    }
+    try begin()
+    while true {
+      switch reader.wait() {
+      case .ended: throw .endOfInput(received: reader.received)
+      case .startOver:
+        try withWindow(writing: true) { () throws(EnclaveError) in unsafe reader.clear(address) }
+        try begin()
+      case .input:
+        let result = try withWindow(writing: true) { () throws(EnclaveError) in
+          do throws(SystemFailure) { return unsafe try reader.take(into: address) } catch {
+            throw .system(error)
+          }
+        }
+        switch result {
+        case .line(let byteCount): return byteCount
+        case .ended(let byteCount): throw .endOfInput(received: byteCount)
+        case nil: continue
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,140 @@
+// Fifteen protection keys for any number of arenas.
+
+import EnclaveSystem
+
+/// What arenas of one key have in common. Keys separate what must be separate: a window to a
+/// writable arena must not make a frozen one writable, nor a vault readable.
+enum KeyKind: Sendable { case writable, frozen, vault }
+
+/// The process' protection keys. Taken from the kernel when they are needed, never given back to
+/// it (it would hand a freed key out again, opened, over pages that still carry it); a key that no
+/// arena uses any more is used for the next.
+///
+/// Each arena gets a key of its own while there are some; then arenas of one kind share. Three keys
+/// are left for frozen arenas and vaults.
+enum KeyPool {
+  struct Entry {
+    let key: Int
+    var kind: KeyKind?
+    var owners = 0
+    /// Somebody asked for it not to be shared.
+    var isExclusive = false
+    /// Sealed pages carry it until the process ends: it can only serve frozen arenas.
+    var isBound = false
+  }
+
+  static let writableLimit = 12
+
+  nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
+    unsafe makeLockWord()
+  nonisolated(unsafe) private static var entries: [Entry] = []
+
+  /// A key for an arena.
+  static func take(_ kind: KeyKind, isExclusive: Bool) throws(SystemFailure) -> Int {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    return try pick(kind, isExclusive: isExclusive)
+  }
+
+  private static func pick(_ kind: KeyKind, isExclusive: Bool) throws(SystemFailure) -> Int {
+    func own(_ index: Int) -> Int {
+      unsafe entries[index].kind = kind
+      unsafe entries[index].owners += 1
+      unsafe entries[index].isExclusive = isExclusive
+      return unsafe entries[index].key
+    }
+    if let index = unsafe entries.firstIndex(where: { $0.owners == 0 && !$0.isBound }) {
+      return own(index)
+    }
+    var failure: SystemFailure?
+    let mayHaveMore =
+      unsafe kind != .writable || isExclusive
+      || entries.count(where: { $0.kind == .writable }) < writableLimit
+    if mayHaveMore {
+      do {
+        unsafe entries.append(Entry(key: try ProtectionKey.allocate(), kind: nil))
+        return unsafe own(entries.count - 1)
+      } catch { failure = error }
+    }
+    let shared = unsafe entries.indices.filter {
+      unsafe entries[$0].kind == kind && !entries[$0].isExclusive
+    }
+    .min { unsafe entries[$0].owners < entries[$1].owners }
+    if !isExclusive, let shared {
+      unsafe entries[shared].owners += 1
+      return unsafe entries[shared].key
+    }
+    // ENOSPC (28) is what the kernel answers when all are taken.
+    throw failure ?? SystemFailure(.allocateKey, errno: 28)
+  }
+
+  /// The key for an arena that is being frozen: its own, where no other arena uses it; else one
+  /// that only frozen arenas use. `retag` moves the arena's pages, outside of the pool's lock: until it
+  /// has, the arena owns both keys.
+  static func freeze(
+    _ key: Int, isExclusive: Bool, retag: (Int) throws(SystemFailure) -> Void
+  ) throws(SystemFailure) -> Int {
+    let new = try pickFrozen(key, isExclusive: isExclusive)
+    guard new != key else { return key }
+    do { try retag(new) } catch {
+      giveBack(new)
+      throw error
+    }
+    giveBack(key)
+    return new
+  }
+
+  private static func pickFrozen(_ key: Int, isExclusive: Bool) throws(SystemFailure) -> Int {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    guard let index = unsafe entries.firstIndex(where: { $0.key == key }) else { return key }
+    if unsafe entries[index].kind == .frozen { return key }
+    if unsafe entries[index].owners == 1 {
+      unsafe entries[index].kind = .frozen
+      return key
+    }
+    return try pick(.frozen, isExclusive: isExclusive)
+  }
+
+  /// Whether freezing needs another key.
+  static func isShared(_ key: Int) -> Bool {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    return unsafe entries.contains { $0.key == key && $0.kind != .frozen && $0.owners > 1 }
+  }
+
+  /// Pages carry the key until the process ends.
+  static func bind(_ key: Int) {
+    unsafe lockInProcess(word)
+    if let index = unsafe entries.firstIndex(where: { $0.key == key }) {
+      unsafe entries[index].isBound = true
+    }
+    unsafe unlock(word)
+  }
+
+  static func giveBack(_ key: Int) {
+    unsafe lockInProcess(word)
+    release(key)
+    unsafe unlock(word)
+  }
+
+  private static func release(_ key: Int) {
+    guard let index = unsafe entries.firstIndex(where: { $0.key == key }) else { return }
+    unsafe entries[index].owners -= 1
+    if unsafe entries[index].owners == 0 {
+      unsafe entries[index].isExclusive = false
+      if unsafe !entries[index].isBound { unsafe entries[index].kind = nil }
+    }
+  }
+
+  /// In a forked child the parent's arenas are nobody's: they read as zeros or are not there.
+  static func forget() {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    for index in unsafe entries.indices {
+      unsafe entries[index].owners = 0
+      unsafe entries[index].isExclusive = false
+      if unsafe !entries[index].isBound { unsafe entries[index].kind = nil }
+    }
+  }
+}

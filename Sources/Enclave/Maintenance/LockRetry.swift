@@ -1,0 +1,155 @@
+// Locking later what could not be locked before.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// Locks the chunks of arenas with `lock: .preferred` that mlock(2) refused, once RLIMIT_MEMLOCK was
+/// raised (prlimit(2)) or other memory was unlocked.
+///
+/// A thread of its own, whether or not anybody publishes. It starts with the first chunk that cannot be
+/// locked, looks once a second, and ends when everything is locked. A forked child has none: its
+/// parent's arenas are not its own.
+enum LockRetry {
+  static let intervalMs: UInt32 = 1000
+
+  nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
+    unsafe makeLockWord()
+  /// The process that has the thread.
+  nonisolated(unsafe) private static var process: Int32 = 0
+
+  private static func withWord<R>(_ body: () -> R) -> R {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    return body()
+  }
+
+  /// An arena has a chunk that should be locked. Holds no lock. Where no thread can be had, the next
+  /// such chunk tries again; the failure is counted.
+  static func start() {
+    let isFirst = withWord {
+      let isFirst = unsafe process != ProcessFacts.pid
+      unsafe process = ProcessFacts.pid
+      return isFirst
+    }
+    guard isFirst else { return }
+    do throws(SystemFailure) {
+      try perform(.startThread) {
+        unsafe StatsPageCalls.startTicker(
+          named: "enclave-locks", everyMs: intervalMs, context: nil
+        ) { _ in asLibrary { LockRetry.tick() ? 1 : 0 } }
+      }
+    } catch { withWord { unsafe process = 0 } }
+  }
+
+  /// False ends the thread.
+  private static func tick() -> Bool {
+    if let soft = (try? ProcessFacts.memlockLimit())?.soft {
+      if soft == .max {
+        retry(headroom: .max)
+      } else if let locked = ProcessFacts.lockedBytes() {
+        retry(headroom: soft > locked ? soft - locked : 0)
+      }
+    }
+    // Under the word: a chunk that comes after the look finds no thread, and starts one.
+    return withWord {
+      var isNeeded = false
+      Registry.forEachArena { if $0.lacksLocks { isNeeded = true } }
+      if !isNeeded { unsafe process = 0 }
+      return isNeeded
+    }
+  }
+
+  private static func retry(headroom: UInt64) {
+    var headroom = headroom
+    Registry.forEachArena { headroom = $0.lockLater(headroom: headroom) }
+  }
+}
+
+extension ArenaReference {
+  /// Whether a chunk could not be locked that should be.
+  var lacksLocks: Bool {
+    options.lock == .preferred && withCore { !$0.isDestroyed && $0.bytesLocked < $0.bytesMapped }
+  }
+
+  /// Locks chunks that could not be locked before, as far as `headroom` bytes of RLIMIT_MEMLOCK
+  /// allow; returns what is left of them. Holds no lock: it takes the arena's for one piece of a chunk
+  /// at a time, so that nobody waits for mlock(2) of a large one.
+  func lockLater(headroom: UInt64) -> UInt64 {
+    guard lacksLocks else { return headroom }
+    var headroom = headroom
+    var isMore = true
+    while isMore {
+      isMore = withEverything { _, core in
+        // The pages must be readable for mlock(2), and are closed again: not under an open window.
+        let windows = gate.windows
+        if core.isDestroyed || mechanism == .pages && windows.open + windows.wiping > 0 {
+          return false
+        }
+        return core.lockPiece(&headroom)
+      }
+    }
+    return headroom
+  }
+}
+
+extension ArenaCore {
+  /// So much is locked at once: a chunk of slabs, or a part of a larger one.
+  private static let pieceBytes = Chunk.largestPages * Page.size
+
+  /// Locks the next piece of a chunk that is not locked and for which there is room; false when there is
+  /// none, or the kernel refused it. The caller holds all locks, and no window is open under a page gate.
+  fileprivate mutating func lockPiece(_ headroom: inout UInt64) -> Bool {
+    for index in 0..<chunks.count where chunks[index].isMapped && !chunks[index].isLocked {
+      let chunk = unsafe chunks.pointer(at: index)
+      let (mapping, done) = unsafe (chunk.pointee.mapping, chunk.pointee.lockedBytes)
+      // The rest of a chunk or nothing: half of it would be charged and protect nobody.
+      guard UInt64(mapping.byteCount - done) <= headroom else { continue }
+      let byteCount = min(Self.pieceBytes, mapping.byteCount - done)
+      guard unsafe lock(mapping.data + done, byteCount, ofChunk: index) else {
+        headroom += UInt64(done)
+        unsafe chunk.pointee.lockedBytes = 0
+        if done > 0 { _ = try? mapping.unlock() }
+        return false
+      }
+      headroom -= UInt64(byteCount)
+      unsafe chunk.pointee.lockedBytes += byteCount
+      if done + byteCount == mapping.byteCount { noteLocked(index) }
+      return true
+    }
+    return false
+  }
+
+  /// mlock(2) of a part of a chunk, opened for it.
+  private mutating func lock(
+    _ address: UnsafeMutableRawPointer, _ byteCount: Int, ofChunk index: Int
+  ) -> Bool {
+    let isPages = mechanism == .pages
+    if isPages, unsafe (try? setProtection(.read, at: address, byteCount: byteCount)) == nil {
+      return false
+    }
+    // For writing: mlock(2) makes private pages as a write would, under the thread's own key.
+    let found = arena.gate.openKey(writing: true)
+    let isLocked = unsafe (try? lockPages(address, byteCount: byteCount)) != nil
+    arena.gate.closeKey(found)
+    if isPages, unsafe !closeAgain(address, byteCount) {
+      for number in 0..<slabs.count where unsafe slabs[number].slab.pointee.chunk == UInt32(index) {
+        unsafe arena.markStuck(
+          slabs[number].slab,
+          shard: &arena.header.pointee.shards[Int(slabs[number].slab.pointee.shard)])
+      }
+    }
+    return isLocked
+  }
+
+  private mutating func noteLocked(_ index: Int) {
+    let chunk = unsafe chunks.pointer(at: index)
+    let byteCount = unsafe chunk.pointee.mapping.byteCount
+    unsafe chunk.pointee.isLocked = true
+    unsafe chunk.pointee.lockErrno = 0
+    bytesLocked += byteCount
+    peakBytesLocked = max(peakBytesLocked, bytesLocked)
+    changes &+= 1
+    page?.writer.event(.lockRestored, arena: arena.id, bytes: UInt64(byteCount))
+    republishChunk(index)
+  }
+}

@@ -1,0 +1,69 @@
+// The records of an arena's chunks.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaCore {
+  mutating func publishChunk(_ index: Int, event: EventCode?) {
+    guard page != nil else { return }
+    defer { publishLocked() }
+    let chunk = unsafe chunks.pointer(at: index)
+    if let event {
+      unsafe page!.writer.event(
+        event, arena: arena.id, bytes: UInt64(chunk.pointee.mapping.byteCount))
+    }
+    if unsafe !chunk.pointee.isMapped {
+      if unsafe chunk.pointee.record != PublishedSecret.none {
+        unlistChunk(index, page!)
+      } else {
+        page!.unlistedChunks -= 1
+        page!.writer.forgetUnlisted(.chunks)
+      }
+      return
+    }
+    // Asked at each change of the chunks; the ticker takes the other arenas' addresses away.
+    if page!.publishesAddresses, page!.followsDumpable,
+      (try? ProcessFacts.isDumpable()) != true
+    {
+      page!.publishesAddresses = false
+    }
+    guard let record = page!.writer.take(.chunks) else {
+      page!.unlistedChunks += 1
+      return
+    }
+    unsafe chunk.pointee.record = record
+    republishChunk(index)
+  }
+
+  func unlistChunk(_ index: Int, _ page: ArenaPublication) {
+    let chunk = unsafe chunks.pointer(at: index)
+    let record = unsafe chunk.pointee.record
+    page.chunks[Int(record)].clear(words: ChunkWord.allCases.count)
+    page.maps[Int(record)].clear(words: StatsPageTable.maps.recordBytes / 8)
+    page.writer.giveBack(.chunks, record)
+    unsafe chunk.pointee.record = PublishedSecret.none
+    unsafe chunk.pointee.mapSum = nil
+  }
+
+  /// A chunk's state changed, its place did not.
+  func republishChunk(_ index: Int) {
+    let chunk = chunks[index]
+    guard let page, chunk.record != PublishedSecret.none else { return }
+    let record = page.chunks[Int(chunk.record)]
+    record.begin()
+    record.set(.arenaID, arena.id)
+    unsafe record.set(
+      .address,
+      page.publishesAddresses
+        ? UInt64(UInt(bitPattern: chunk.mapping.data)) : StatsPageFormat.unknown)
+    record.set(.dataBytes, UInt64(chunk.mapping.byteCount))
+    record.set(.guardBytes, UInt64(Page.size))
+    let state: LockStateCode =
+      chunk.isLocked ? .locked : lockState == .off ? .off : .unlocked
+    record.set(.lockState, state.rawValue)
+    record.set(
+      .lockErrno, state != .unlocked ? StatsPageFormat.unknown : UInt64(chunk.lockErrno))
+    record.set(.kind, chunk.isIsolated ? 2 : 1)
+    record.end()
+  }
+}

@@ -1,0 +1,154 @@
+// What lies in the pages of an arena's chunks, for the stats page: written at ticks, so that no
+// operation pays for it.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// How far the maps of an arena's chunks are up to date.
+struct MapProgress: BitwiseCopyable {
+  /// The next chunk to be looked at.
+  var cursor = 0
+  /// Chunks that were not looked at since the arena changed.
+  var left = 0
+
+  /// A tick looks at no more pages of an arena than this (8 MiB): some 0.2 ms. What is left waits
+  /// for the next.
+  static let pagesATick = 2048
+  /// All shards are locked for so many pages at a time.
+  static let pagesAtOnce = 64
+}
+
+extension ArenaReference {
+  /// Writes the maps of chunks that may have changed.
+  func refreshMaps() {
+    let isDue = withCore { core -> Bool in
+      guard core.page != nil else { return false }
+      if core.page!.hasChanged { core.page!.mapping.left = core.chunks.count }
+      return core.page!.mapping.left > 0
+    }
+    guard isDue else { return }
+    var pages = 0
+    while pages < MapProgress.pagesATick {
+      let looked = refreshSomeMaps()
+      guard looked > 0 else { return }
+      pages += looked
+    }
+  }
+
+  /// The next few chunks; returns how many pages were looked at. Shards are locked for what they cover; windows
+  /// are looked for once they are free again.
+  private func refreshSomeMaps() -> Int {
+    for index in 0..<shardCount { unsafe lock(shardWord(index)) }
+    return withCore { core in
+      // It may have been taken off the page since the last look.
+      let (drafts, pages) = core.page == nil ? ([], 0) : core.draftMaps()
+      for index in 0..<shardCount { unsafe unlock(shardWord(index)) }
+      if core.page != nil { core.publishMaps(drafts) }
+      return pages
+    }
+  }
+}
+
+/// What is known of the pages of a slab.
+@safe
+private struct Draft {
+  let chunk: Int
+  let firstPage: Int
+  let slab: UnsafeMutablePointer<Slab>
+  var contents: StatsPageContents
+}
+
+extension ArenaCore {
+  /// What lies in the pages of the next few chunks, and how many pages those are. The caller holds all locks.
+  fileprivate mutating func draftMaps() -> (drafts: [Draft], pages: Int) {
+    guard page != nil, chunks.count > 0 else { return ([], 0) }
+    var drafts: [Draft] = []
+    var pages = 0
+    while page!.mapping.left > 0, pages < MapProgress.pagesAtOnce {
+      let index = page!.mapping.cursor % chunks.count
+      page!.mapping.cursor = index + 1
+      page!.mapping.left -= 1
+      pages += 1
+      let chunk = chunks[index]
+      guard chunk.isMapped, chunk.record != PublishedSecret.none else { continue }
+      let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
+      var at = 0
+      while at < min(end, StatsPageContents.capacity * Page.size) {
+        var step = Page.size
+        if let owner = unsafe pageOwner(of: chunk.mapping.data + at) {
+          let slab = unsafe owner.assumingMemoryBound(to: Slab.self)
+          unsafe drafts.append(
+            Draft(
+              chunk: index, firstPage: at / Page.size, slab: slab, contents: contents(of: slab)))
+          step = unsafe max(step, slab.pointee.byteCount)
+        }
+        at += step
+        pages += step / Page.size
+      }
+      // A chunk that nothing was cut from yet.
+      if drafts.last?.chunk != index { write(map: .init(repeating: 0), of: index) }
+    }
+    return (drafts, pages)
+  }
+
+  private func contents(of slab: UnsafeMutablePointer<Slab>) -> StatsPageContents {
+    var contents = StatsPageContents()
+    contents.live = unsafe isDestroyed ? 0 : Int(slab.pointee.live)
+    let sizeClass = unsafe slab.pointee.sizeClass
+    contents.kind = sizeClass == Slab.isolatedClass ? StatsPageContents.whole : Int(sizeClass) + 1
+    contents.isStuck = unsafe slab.pointee.stuck != .closed
+    contents.isOpen = unsafe slab.pointee.readers + slab.pointee.writers > 0
+    return contents
+  }
+
+  /// Looks for windows where slabs do not count them, and writes the maps. The caller holds the core's lock, so
+  /// that slabs stay.
+  fileprivate mutating func publishMaps(_ drafts: [Draft]) {
+    // Under a page gate the slabs know who is in; else the slots do, and only while somebody is.
+    let looksAtSlots = mechanism != .pages && arena.gate.windows.open > 0
+    var map = Map(repeating: 0)
+    for (index, draft) in drafts.enumerated() {
+      var contents = draft.contents
+      if looksAtSlots, contents.live > 0, unsafe Self.hasWindow(draft.slab) {
+        contents.isOpen = true
+      }
+      let pages = unsafe max(1, draft.slab.pointee.byteCount / Page.size)
+      let isWhole = contents.kind == StatsPageContents.whole
+      for page in draft.firstPage..<draft.firstPage + (isWhole ? 1 : pages)
+      where page < StatsPageContents.capacity {
+        map[page / 4] |= contents.bits << UInt64(page % 4 * 16)
+        contents.isContinuation = true
+      }
+      if index + 1 == drafts.count || drafts[index + 1].chunk != draft.chunk {
+        write(map: map, of: draft.chunk)
+        map = Map(repeating: 0)
+      }
+    }
+  }
+
+  private typealias Map = InlineArray<16, UInt64>
+
+  private static func hasWindow(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
+    guard let listings = unsafe Slab.listings(of: slab) else { return false }
+    for slot in unsafe 0..<Int(slab.pointee.slotCount)
+    where unsafe loadRelaxed(&listings[slot].count) & 0xff_ffff > 0 { return true }
+    return false
+  }
+
+  private func write(map: Map, of index: Int) {
+    let chunk = unsafe chunks.pointer(at: index)
+    guard let page else { return }
+    var sum: UInt64 = 1
+    for word in map.indices {
+      sum = (sum ^ map[word]) &* 0x9e37_79b9_7f4a_7c15
+      sum ^= sum >> 29
+    }
+    guard unsafe sum != chunk.pointee.mapSum else { return }
+    unsafe chunk.pointee.mapSum = sum
+    let record = unsafe page.maps[Int(chunk.pointee.record)]
+    record.begin()
+    record.set(.arenaID, arena.id)
+    for word in map.indices { record.set(MapWord.pages.rawValue + word, map[word]) }
+    record.end()
+  }
+}

@@ -1,0 +1,99 @@
+// What an arena writes into the stats page. Nothing here is reached unless the process publishes.
+//
+// Secrets are listed and taken off the list as they come and go, under their shard's lock; chunks,
+// events and new labels when they happen. Counts, windows and states are kept in ordinary memory
+// anyway, and written by the publisher's thread at each tick: so that an operation pays nothing for
+// them, and shards stay apart.
+
+import EnclaveStats
+import EnclaveSystem
+
+/// An arena's places on the page.
+@safe
+struct ArenaPublication {
+  let pageWriter: Unmanaged<StatsPageWriter>
+  let arenas: TableWriter<ArenaWord>
+  let labels: TableWriter<LabelWord>
+  let chunks: TableWriter<ChunkWord>
+  let maps: TableWriter<MapWord>
+  /// nil: the table of arenas is full.
+  let record: UInt32?
+  var publishesAddresses: Bool
+  /// Addresses go when the process is not dumpable any more.
+  let followsDumpable: Bool
+  var unlistedChunks: UInt64 = 0
+  /// The counts of changes and windows when the record was written last.
+  var written: SIMD4<UInt64>?
+  var hasChanged = true
+  var peakSecrets = 0
+  var peakBytesInUse = 0
+  /// A window that is open at every tick: its thread's number of opens then, and since when.
+  var openSince: UInt64?
+  var opensWhenOpen: UInt64 = 0
+  var longestOpenMs: UInt64 = 0
+  var mapping = MapProgress()
+
+  /// A writer lives until its arenas are detached.
+  var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
+
+  init(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
+    unsafe pageWriter = unsafe .passUnretained(writer)
+    arenas = writer.table(ArenaWord.self)
+    labels = writer.table(LabelWord.self)
+    chunks = writer.table(ChunkWord.self)
+    maps = writer.table(MapWord.self)
+    record = writer.take(.arenas)
+    self.publishesAddresses = publishesAddresses
+    self.followsDumpable = followsDumpable
+  }
+}
+
+/// The sum over an arena's shards, gates and core.
+struct Totals {
+  var secrets = 0
+  var bytesInUse = 0
+  var allocations: UInt64 = 0
+  var frees: UInt64 = 0
+  var failedAllocations: UInt64 = 0
+  var failedOpens: UInt64 = 0
+  var corruptions: UInt64 = 0
+  var stuckPages = 0
+  var retiredSlots = 0
+  var peakSecrets = 0
+  var peakBytesInUse = 0
+  var changes: UInt64 = 0
+  var unlistedSecrets: UInt64 = 0
+
+  mutating func add(_ shard: Shard) {
+    secrets += shard.totals.secrets
+    bytesInUse += shard.totals.bytesInUse
+    allocations &+= shard.totals.allocations
+    frees &+= shard.totals.frees
+    failedAllocations &+= shard.totals.failedAllocations
+    failedOpens &+= shard.totals.failedOpens
+    corruptions &+= shard.totals.corruptions
+    stuckPages += shard.totals.stuckPages
+    retiredSlots += shard.totals.retiredSlots
+    peakSecrets = max(peakSecrets, shard.totals.peakSecrets)
+    peakBytesInUse = max(peakBytesInUse, shard.totals.peakBytesInUse)
+    changes &+= shard.changes &+ shard.totals.allocations &+ shard.totals.frees
+    unlistedSecrets += shard.page?.unlistedSecrets ?? 0
+  }
+
+  /// What no shard could count.
+  mutating func add(_ gate: GateState) {
+    let missed = gate.missedOpens
+    failedOpens &+= missed
+    changes &+= missed
+  }
+}
+
+extension GateKind {
+  var code: GateCode {
+    switch self {
+    case .key: .key
+    case .pages: .pages
+    case .none: .none
+    }
+  }
+}

@@ -1,0 +1,147 @@
+// An arena's start and end on the stats page, and what each tick writes of it.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension ArenaReference {
+  // MARK: - Start and stop
+
+  /// Writes everything about this arena into a page, and keeps it there from now on.
+  func attach(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
+    withEverything { shards, core in
+      core.page = ArenaPublication(
+        writer, publishesAddresses: publishesAddresses, followsDumpable: followsDumpable)
+      core.publishArena()
+      for index in 0..<core.labels.entries.count { core.publishNewLabel(UInt16(index)) }
+      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+        core.publishChunk(index, event: nil)
+      }
+      for index in 0..<shardCount {
+        shards[index].page = ShardPublication(writer, shard: index)
+      }
+      for index in 0..<core.slabs.count {
+        let slab = unsafe core.slabs[index].slab
+        if unsafe slab.pointee.listings == nil,
+          let listings = unsafe ArenaCore.makeListings(Int(slab.pointee.slotCount))
+        {
+          unsafe Slab.setListings(listings, of: slab)
+        }
+        for slot in unsafe 0..<slab.pointee.slotCount
+        where unsafe slab.pointee.slots[Int(slot)].isLive {
+          unsafe shards[Int(slab.pointee.shard)].list(slab, slot)
+        }
+      }
+    }
+    refresh()
+  }
+
+  /// Takes this arena's records off the page.
+  func detach() {
+    withEverything { shards, core in
+      guard core.page != nil else { return }
+      for index in 0..<shardCount {
+        guard var page = shards[index].page else { continue }
+        shards[index].page = nil
+        for entry in 0..<page.listed.count {
+          let (slab, slot) = unsafe (page.listed[entry].slab, Int(page.listed[entry].slot))
+          let record = unsafe slab.pointee.listings![slot].record
+          page.secrets[Int(record)].unlist()
+          page.writer.giveBackSecret(record)
+          unsafe slab.pointee.listings![slot].record = PublishedSecret.none
+        }
+        page.giveBack(leaving: 0)
+        page.spare.deallocate()
+        page.listed.deallocate()
+      }
+      core.detach()
+    }
+  }
+
+  // MARK: - Each tick
+
+  /// Whether the arena has a record of its own.
+  var isListed: Bool { withCore { $0.page?.record != nil } }
+
+  /// Writes what has changed.
+  func refresh() {
+    var totals = Totals()
+    totals.add(gate)
+    let opens = withCore { _ in gate.windows.opens }
+    for index in 0..<shardCount {
+      withShard(index) { shard in
+        shard.refreshListed(opens: opens)
+        totals.add(shard)
+      }
+    }
+    withCore { core in
+      guard core.page != nil else { return }
+      core.publishTotals(totals, gate.windows)
+    }
+    refreshMaps()
+    // Labels: the shards' counts, one shard at a time, then the sums.
+    guard withCore({ $0.page?.hasChanged ?? false }) else { return }
+    let count = withCore { $0.labels.entries.count }
+    var sums = [LabelCounts](repeating: LabelCounts(), count: count)
+    var classes = [UInt64](repeating: 0, count: SizeClass.all.count)
+    for index in 0..<shardCount {
+      withShard(index) { shard in
+        for label in 0..<min(count, shard.labels.counts.count) {
+          sums[label] = sums[label] + shard.labels.counts[label]
+        }
+        for sizeClass in 0..<classes.count {
+          classes[sizeClass] &+=
+            shard.sizeClass(sizeClass)
+        }
+      }
+    }
+    withCore { core in
+      core.publishLabels(sums)
+      core.publishSizeClasses(classes)
+    }
+  }
+
+  func withholdAddresses() {
+    withCore { core in
+      guard core.page != nil else { return }
+      core.page!.publishesAddresses = false
+      for index in 0..<core.chunks.count where core.chunks[index].isMapped {
+        core.republishChunk(index)
+      }
+    }
+  }
+
+  /// The counts of now.
+  var totals: Totals {
+    var totals = Totals()
+    totals.add(gate)
+    for index in 0..<shardCount { withShard(index) { totals.add($0) } }
+    return totals
+  }
+}
+
+extension ArenaCore {
+  mutating func detach() {
+    guard let page else { return }
+    self.page = nil
+    for index in 0..<labels.entries.count {
+      let entry = unsafe labels.entries.pointer(at: index)
+      if unsafe entry.pointee.record != PublishedSecret.none {
+        unsafe page.labels[Int(entry.pointee.record)].clear(words: LabelWord.allCases.count)
+        unsafe page.writer.giveBack(.labels, entry.pointee.record)
+        unsafe entry.pointee.record = PublishedSecret.none
+      } else {
+        page.writer.forgetUnlisted(.labels)
+      }
+    }
+    for index in 0..<chunks.count where chunks[index].record != PublishedSecret.none {
+      unlistChunk(index, page)
+    }
+    for _ in 0..<page.unlistedChunks { page.writer.forgetUnlisted(.chunks) }
+    if let record = page.record {
+      page.arenas[Int(record)].clear(words: StatsPageTable.arenas.recordBytes / 8)
+      page.writer.giveBack(.arenas, record)
+    } else {
+      page.writer.forgetUnlisted(.arenas)
+    }
+  }
+}

@@ -1,0 +1,287 @@
+// The one publisher of a process: its page, its thread, and its end.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension Registry {
+  static func startFromEnvironment() throws(EnclaveError) {
+    let wanted = with { state in
+      if state.hasReadEnvironment { return false }
+      state.hasReadEnvironment = true
+      return state.publication == nil && ProcessFacts.environment("ENCLAVE_STATS") == "1"
+    }
+    guard wanted else { return }
+    // Watching is never a reason for the watched program to fail: the failure is counted with its
+    // call, and memwatch finds no page.
+    if let number = try? startPublishing(options: StatsPublisher.Options()) {
+      with { state in
+        if state.publication?.number == number {
+          state.publication!.isKept = true
+          state.publication!.isFromEnvironment = true
+        }
+      }
+    }
+  }
+
+  static func startPublishing(options: StatsPublisher.Options) throws(EnclaveError) -> UInt64 {
+    try withPublishing { () throws(EnclaveError) in
+      if let number = try takeOver(options) { return number }
+      let (file, addresses) = try makePage(options)
+      let number = with { state in
+        let number = state.nextPublication
+        state.nextPublication += 1
+        var publication = Publication(
+          number: number, file: file, user: ProcessFacts.uid, options: options,
+          addresses: options.addresses, tickMs: options.tickMilliseconds)
+        publication.addressesLost = addresses == .withheld
+        state.publication = publication
+        unsafe WipeTable.report(to: file.writer.wipeWords)
+        attachArenas(&state)
+        return number
+      }
+      do throws(SystemFailure) {
+        try perform(.startThread) {
+          unsafe StatsPageCalls.startTicker(
+            named: "enclave-stats", everyMs: options.tickMilliseconds,
+            context: UnsafeMutableRawPointer(bitPattern: UInt(number))
+          ) { number in
+            asLibrary { Registry.tick(UInt64(UInt(bitPattern: number))) ? 1 : 0 }
+          }
+        }
+      } catch {
+        end { _ in true }
+        file.removeDirectory()
+        throw .system(error)
+      }
+      return number
+    }
+  }
+
+  /// What ENCLAVE_STATS=1 started becomes the caller's, once. nil when nobody publishes.
+  private static func takeOver(_ options: StatsPublisher.Options) throws(EnclaveError) -> UInt64? {
+    try with { state throws(EnclaveError) in
+      guard let publication = state.publication else {
+        try prepare(&state)
+        return nil
+      }
+      guard publication.isFromEnvironment else { throw .alreadyPublishing }
+      state.publication!.isFromEnvironment = false
+      state.publication!.isKept = false
+      if options.addresses == .never {
+        state.publication!.addresses = .never
+        for arena in state.arenas { arena.withholdAddresses() }
+        heartbeat(&state)
+      }
+      if let name = options.name { publication.file.rename(unsafe Array(name.bytes)) }
+      return publication.number
+    }
+  }
+
+  private static func makePage(
+    _ options: StatsPublisher.Options
+  ) throws(EnclaveError) -> (StatsPageFile, AddressCode) {
+    var capacities = StatsPageCapacities()
+    capacities.secrets = max(0, options.listedSecrets)
+    capacities.arenas = max(1, options.listedArenas)
+    let isDumpable = try? ProcessFacts.isDumpable()
+    let (arenas, destroyed) = with { ($0.arenas.count, $0.destroyed) }
+    let addresses: AddressCode =
+      switch options.addresses {
+      case .never: .withheld
+      case .always: .published
+      case .whileDumpable: isDumpable == true ? .published : .withheld
+      }
+    do throws(StatsPageFailure) {
+      let file = try StatsPageFile.create(
+        in: DirectoryCandidate.forPublisher(), capacities: capacities,
+        processName: options.name.map { unsafe Array($0.bytes) }
+          ?? ProcessFacts.commandName(),
+        geometry: SizeClass.all.map {
+          StatsPageGeometry(
+            payload: $0.payload, slabBytes: $0.slabPages * Page.size,
+            slots: $0.slots(pageSize: Page.size))
+        }, tickMs: Int(options.tickMilliseconds)
+      ) { writer in
+        writer.write(
+          StatsPageWriter.Heartbeat(
+            state: .live, memlock: try? ProcessFacts.memlockLimit(),
+            lockedBytes: ProcessFacts.lockedBytes(), arenas: arenas,
+            arenasDestroyed: destroyed, addresses: addresses, isDumpable: isDumpable))
+      }
+      return (file, addresses)
+    } catch {
+      switch error {
+      case .system(let failure): throw .system(failure)
+      case .unsuitable(let path, let reason):
+        throw .unsuitableDirectory(path: path, reason: reason)
+      }
+    }
+  }
+
+  /// Writes what there is into a page that nobody has written to.
+  private static func attachArenas(_ state: inout State) {
+    guard let publication = state.publication else { return }
+    for arena in state.arenas {
+      arena.attach(
+        publication.file.writer, publishesAddresses: !publication.addressesLost,
+        followsDumpable: publication.addresses == .whileDumpable)
+    }
+    publication.file.writer.event(.publishingStarted)
+    heartbeat(&state)
+  }
+
+  /// Goes on in a page of the process' new user, who may not open the old one. Once for each user:
+  /// where no page can be made, the old one stays.
+  private static func follow(_ user: UInt32, _ number: UInt64) {
+    withPublishing {
+      let options = with { state -> StatsPublisher.Options? in
+        guard state.publication?.number == number else { return nil }
+        state.publication!.user = user
+        return state.publication!.options
+      }
+      guard let options else { return }
+      guard let (file, addresses) = try? makePage(options) else {
+        with { $0.publication?.file.guardAgain() }
+        return
+      }
+      let old = with { state in
+        endPage(&state)
+        let old = state.publication!.file
+        state.publication!.file = file
+        if addresses == .withheld { state.publication!.addressesLost = true }
+        unsafe WipeTable.report(to: file.writer.wipeWords)
+        attachArenas(&state)
+        return old
+      }
+      old.unlink()
+      release(old)
+    }
+  }
+
+  /// Publishes until the process ends, whoever started it.
+  static func keep(_ number: UInt64) {
+    with { state in
+      if state.publication?.number == number { state.publication?.isKept = true }
+    }
+  }
+
+  /// Stops publishing, whoever started it.
+  package static func stopPublishing() { withPublishing { end { _ in true } } }
+
+  static func stopPublishing(_ number: UInt64) {
+    withPublishing { end { $0.number == number && !$0.isKept } }
+  }
+
+  /// The page of a publication; nil when it has ended.
+  static func page(_ number: UInt64) -> (path: String, isLost: Bool)? {
+    with { state in
+      guard let publication = state.publication, publication.number == number else { return nil }
+      return (publication.file.path, StatsPageCalls.isPageLost)
+    }
+  }
+
+  /// Ends the publication that `isMeant` is true of. The caller is in `withPublishing`.
+  private static func end(_ isMeant: (Publication) -> Bool) {
+    let file = with { state -> StatsPageFile? in
+      guard let publication = state.publication, isMeant(publication) else { return nil }
+      endPage(&state)
+      unsafe WipeTable.report(to: nil)
+      state.publication = nil
+      return publication.file
+    }
+    guard let file else { return }
+    file.unlink()
+    StatsPageCalls.unguardPage()
+    release(file)
+  }
+
+  /// Writes into the page that it ends. Its name is taken away next.
+  private static func endPage(_ state: inout State) {
+    for arena in state.arenas { arena.detach() }
+    heartbeat(&state, ending: true)
+    state.listedVaults = 0
+  }
+
+  private static func release(_ file: StatsPageFile) {
+    unsafe StatsPageCalls.unmap(file.base, file.writer.layout.byteCount)
+    file.writer.deallocate()
+    file.close()
+  }
+
+  /// At exit the page says that its publisher left, and loses its name; then everything is wiped.
+  /// Page and arenas stay mapped: other threads may still be running.
+  static func leave() {
+    guard ForkWatch.current != 0 else { return }
+    withPublishing {
+      refreshArenas { _ in true }
+      let file = with { state in
+        heartbeat(&state, ending: true)
+        return state.publication?.file
+      }
+      file?.unlink()
+    }
+    forEachArena { arena in
+      if !arena.options.isKeptAtExit { arena.wipeAndKeep()?.complain() }
+    }
+  }
+
+  /// Writes what has changed in arenas, without the registry's lock: what is taken off the page
+  /// meanwhile writes nothing.
+  static func refreshArenas(where isMeant: (ArenaReference) -> Bool) {
+    guard with({ $0.publication != nil }) else { return }
+    forEachArena { if isMeant($0) { $0.refresh() } }
+  }
+
+  /// Called by the ticker's thread. False ends it.
+  private static func tick(_ number: UInt64) -> Bool {
+    let user = ProcessFacts.settledUser
+    if let user, with({ $0.publication?.number == number && $0.publication?.user != user }) {
+      follow(user, number)
+    }
+    let ticks = with { state -> UInt64? in
+      guard state.publication?.number == number, !StatsPageCalls.isPageLost else { return nil }
+      StatsPageCalls.keepPageGuarded()
+      state.publication!.file.writer.advanceClock()
+      state.publication!.ticks &+= 1
+      if state.publication!.addresses == .whileDumpable, !state.publication!.addressesLost,
+        (try? ProcessFacts.isDumpable()) != true
+      {
+        state.publication!.addressesLost = true
+        state.publication!.file.writer.event(.addressesLost)
+        for arena in state.arenas {
+          arena.withholdAddresses()
+        }
+      }
+      return state.publication!.ticks
+    }
+    guard let ticks else { return false }
+    // What the page does not list one by one is counted under its labels, ten times as seldom.
+    refreshArenas { ticks % 10 == 0 || $0.isListed }
+    return with { state in
+      guard state.publication?.number == number else { return false }
+      heartbeat(&state)
+      return true
+    }
+  }
+
+  static func heartbeat(_ state: inout State, ending: Bool = false) {
+    guard let publication = state.publication else { return }
+    // /proc/self/status takes some 15 µs: once a second is enough.
+    let perSecond = UInt64(max(1, 1000 / publication.tickMs))
+    if publication.ticks % perSecond == 0 || ending {
+      state.publication!.lockedBytes = ProcessFacts.lockedBytes()
+    }
+    let vaultsUnlisted = writeVaults(&state, publication.file.writer)
+    let addresses: AddressCode =
+      publication.addresses == .never
+      ? .withheld : publication.addressesLost ? .lost : .published
+    unsafe publication.file.writer.write(
+      StatsPageWriter.Heartbeat(
+        state: ending ? .closed : .live, memlock: try? ProcessFacts.memlockLimit(),
+        lockedBytes: state.publication!.lockedBytes, arenas: state.arenas.count,
+        arenasDestroyed: state.destroyed, addresses: addresses,
+        isDumpable: try? ProcessFacts.isDumpable(),
+        retiredMappings: loadRelaxed(retired), retiredBytes: loadRelaxed(retired + 1),
+        vaultsUnlisted: vaultsUnlisted))
+  }
+}

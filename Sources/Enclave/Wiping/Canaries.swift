@@ -1,0 +1,160 @@
+// What stands beside secrets to notice writes that went too far, and the wipe that looks at it.
+
+import EnclaveSystem
+
+/// An arena's canaries: 16 bytes behind each slab secret; around an isolated one what its page
+/// leaves. They never change while a slot lives, so that a wipe stops short of them.
+struct Canaries: BitwiseCopyable {
+  /// Random, drawn once for each arena.
+  let seed: (UInt64, UInt64)
+
+  private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
+    // Bound to the place, so that one that leaks is not good for another slot.
+    let place = UInt64(UInt(bitPattern: address))
+    return (seed.0 ^ place, seed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
+  }
+
+  func write(behind address: UnsafeMutableRawPointer) {
+    let (a, b) = unsafe canary(at: address)
+    unsafe address.storeBytes(of: a, as: UInt64.self)
+    unsafe (address + 8).storeBytes(of: b, as: UInt64.self)
+  }
+
+  /// The canaries of all slots of a slab.
+  func write(all slab: UnsafeMutablePointer<Slab>) {
+    let slotBytes = unsafe slab.pointee.slotBytes
+    for slot in unsafe 1...Int(slab.pointee.slotCount) {
+      unsafe write(behind: slab.pointee.base + slot * slotBytes - SizeClass.canaryBytes)
+    }
+  }
+
+  private func isIntact(at address: UnsafeMutableRawPointer) -> Bool {
+    let (a, b) = unsafe canary(at: address)
+    return unsafe (address.load(as: UInt64.self) ^ a) | ((address + 8).load(as: UInt64.self) ^ b)
+      == 0
+  }
+
+  /// The first byte of a canary that is wrong.
+  private func firstDamage(at address: UnsafeMutableRawPointer) -> Int? {
+    let (a, b) = unsafe canary(at: address)
+    for offset in 0..<16 {
+      let word = offset < 8 ? a : b
+      let expected = UInt8(truncatingIfNeeded: word >> UInt64(8 * (offset % 8)))
+      if unsafe (address + offset).load(as: UInt8.self) != expected { return offset }
+    }
+    return nil
+  }
+
+  // MARK: - Isolated secrets
+
+  /// Before the data 16 bytes where there is room; behind it what alignment left over.
+  func writeIsolated(
+    _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
+  ) {
+    if unsafe address - slab.pointee.base >= 16 { unsafe writeBytes(address - 16, address, 16) }
+    let end = unsafe slab.pointee.base + slab.pointee.byteCount
+    unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
+  }
+
+  private func expected(_ address: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 {
+    unsafe UInt8(truncatingIfNeeded: canary(at: address).0 >> UInt64(8 * (offset & 7)))
+  }
+
+  private func writeBytes(
+    _ place: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
+  ) {
+    for offset in 0..<count {
+      unsafe (place + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
+    }
+  }
+
+  private func isolatedDamage(
+    _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
+  ) -> Int? {
+    if unsafe address - slab.pointee.base >= 16 {
+      for offset in 0..<16
+      where unsafe (address - 16 + offset).load(as: UInt8.self) != expected(address, offset) {
+        return offset - 16
+      }
+    }
+    let end = unsafe slab.pointee.base + slab.pointee.byteCount
+    for offset in unsafe 0..<(end - (address + byteCount))
+    where unsafe (address + byteCount + offset).load(as: UInt8.self) != expected(address, offset) {
+      return byteCount + offset
+    }
+    return nil
+  }
+
+  // MARK: - Wiping
+
+  /// Wipes a secret, outside of the lock. What was written beside it: the offset of the first such
+  /// byte from the secret's first.
+  func wipeContents(of handle: SecretHandle) -> Int? {
+    let slab = unsafe handle.slab
+    let byteCount = Int(handle.byteCount)
+    if unsafe slab.pointee.isIsolated {
+      let damage = unsafe isolatedDamage(slab, address: handle.address, byteCount: byteCount)
+      unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount)
+      return damage
+    }
+    let start = unsafe slab.pointee.base + Int(handle.slot) * slab.pointee.slotBytes
+    let payload = unsafe slab.pointee.slotBytes - SizeClass.canaryBytes
+    let canary = unsafe start + payload
+    let before = unsafe handle.address - start
+    let behind = payload - before - byteCount
+    let isWhole =
+      unsafe isIntact(at: canary) && (before == 0 || isZero(start, byteCount: before))
+      && (behind == 0 || isZero(handle.address + byteCount, byteCount: behind))
+    let damage =
+      isWhole
+      ? nil : unsafe slabDamage(start, payload: payload, before: before, byteCount: byteCount)
+    unsafe wipeSlot(start, byteCount: payload)
+    if damage != nil { unsafe write(behind: canary) }
+    return damage
+  }
+
+  /// Where a slab slot was written to outside of its secret.
+  private func slabDamage(
+    _ start: UnsafeMutableRawPointer, payload: Int, before: Int, byteCount: Int
+  ) -> Int? {
+    for offset in 0..<before where unsafe (start + offset).load(as: UInt8.self) != 0 {
+      return offset - before
+    }
+    for offset in (before + byteCount)..<max(payload, before + byteCount)
+    where unsafe (start + offset).load(as: UInt8.self) != 0 {
+      return offset - before
+    }
+    return unsafe firstDamage(at: start + payload).map { payload - before + $0 }
+  }
+
+  // MARK: - Looking
+
+  /// Looks at a slab that is open for reading.
+  func check(
+    _ slab: UnsafeMutablePointer<Slab>, _ found: (Int, Violation.Kind, Int?) -> Void
+  ) {
+    let isIsolated = unsafe slab.pointee.isIsolated
+    for slot in unsafe 0..<Int(slab.pointee.slotCount) {
+      let entry = unsafe slab.pointee.slots[slot]
+      let start = unsafe slab.pointee.base + slot * slab.pointee.slotBytes
+      let payload =
+        unsafe isIsolated
+        ? slab.pointee.byteCount : slab.pointee.slotBytes - SizeClass.canaryBytes
+      guard entry.isLive else {
+        if unsafe !isZero(start, byteCount: payload)
+          || !isIsolated && firstDamage(at: start + payload) != nil
+        {
+          found(slot, .writeAfterFree, nil)
+        }
+        continue
+      }
+      let data = unsafe Slab.dataStart(of: slab, slot)
+      let byteCount = Int(entry.byteCount)
+      let damage =
+        unsafe isIsolated
+        ? isolatedDamage(slab, address: data, byteCount: byteCount)
+        : slabDamage(start, payload: payload, before: data - start, byteCount: byteCount)
+      if let damage { found(slot, damage < 0 ? .underflow : .overflow, damage) }
+    }
+  }
+}

@@ -1,0 +1,195 @@
+// Snapshots of a host's publishers, aggregated and bounded.
+
+package import MemwatchInspector
+
+/// What one publisher gave in a collection.
+package struct ExportReading: Sendable {
+  /// The publisher's id; it never becomes a label.
+  package var id: UInt64
+  package var name: SafeText
+  package var unit: SafeText?
+  package var state: PublisherState
+  /// nil: it ended, or its page could not be read.
+  package var snapshot: Snapshot?
+
+  package init(
+    id: UInt64, name: SafeText, unit: SafeText?, state: PublisherState, snapshot: Snapshot?
+  ) {
+    (self.id, self.name, self.unit) = (id, name, unit)
+    (self.state, self.snapshot) = (state, snapshot)
+  }
+}
+
+/// One collection of a host.
+package struct ExportCollection: Sendable {
+  package var readings: [ExportReading] = []
+  /// What could not be read, by reason.
+  package var unreadable: [String: Int] = [:]
+  package var host: [HostFact] = []
+  /// Milliseconds since 1970.
+  package var at: UInt64
+  package var durationMs: UInt64 = 0
+
+  package init(at: UInt64) { self.at = at }
+}
+
+/// Makes the text of each collection, and remembers what counters need. One thread at a time.
+///
+/// Groups are a process name and a unit. Those and arenas that are unhealthy are kept first, then those
+/// that were kept before, then by name; all others are added up under `(other)`. A counter grows by what
+/// its processes added since the collection before, under the name that they have now, so it never falls:
+/// neither when a process ends nor when its series is folded.
+package struct Exporter {
+  package static let mostGroups = 64
+  package static let mostArenas = 32
+  package static let mostSeries = 5000
+  static let other = "(other)"
+  /// A group without publishers keeps its row this long.
+  static let memoryMs: UInt64 = 3_600_000
+  private static let mostRemembered = 20_000
+
+  let version: String
+  /// False: one collection alone, without counters.
+  private let counts: Bool
+  private var counters = ExportCounters()
+  private var groups: [Group: UInt64] = [:]
+  private var units: [UInt64: SafeText] = [:]
+  private var plan = Plan()
+
+  package init(version: String, counts: Bool) {
+    (self.version, self.counts) = (version, counts)
+  }
+
+  struct Group: Hashable {
+    var process: String
+    var unit: String
+    static let other = Group(process: Exporter.other, unit: "")
+    var labels: [String] { [process, unit] }
+  }
+
+  /// A reading, and what its labels are: sanitised once.
+  struct Labelled {
+    var reading: ExportReading
+    var group: Group
+    /// Of each arena of the snapshot.
+    var arenas: [String]
+  }
+
+  /// Which groups and arenas have series of their own.
+  struct Plan: Equatable {
+    var groups: Set<Group> = []
+    var arenas: [Group: Set<String>] = [:]
+    var foldedGroups = 0
+    var foldedArenas = 0
+
+    func group(_ group: Group) -> Group { groups.contains(group) ? group : .other }
+    func arena(_ name: String, of group: Group) -> String {
+      arenas[group]?.contains(name) ?? false ? name : Exporter.other
+    }
+  }
+
+  /// The text of a collection.
+  package mutating func text(of collection: ExportCollection) -> String {
+    var labels: [SafeText: String] = [:]
+    let readings = collection.readings.map { reading in
+      let names = (reading.snapshot?.arenas ?? []).map { arena in
+        if let label = labels[arena.name] { return label }
+        let label = Self.label(arena.name)
+        labels[arena.name] = label
+        return label
+      }
+      return Labelled(reading: reading, group: group(of: reading), arenas: names)
+    }
+    let ids = Set(readings.map(\.reading.id))
+    units = units.filter { ids.contains($0.key) }
+    for reading in readings { groups[reading.group] = collection.at }
+    groups = groups.filter { collection.at - min($0.value, collection.at) < Self.memoryMs }
+    var exposition = Exposition()
+    var (groupLimit, arenaLimit) = (Self.mostGroups, Self.mostArenas)
+    let census = Census(readings)
+    var next = plan
+    repeat {
+      next = planned(census, groupLimit, arenaLimit)
+      let reserve = counts ? counters.mostSeries(readings, next) : 0
+      // What cannot fit is not worked out.
+      if reserve < Self.mostSeries { exposition = gauges(collection, readings, next) }
+      if reserve < Self.mostSeries, exposition.count + reserve <= Self.mostSeries { break }
+      if arenaLimit > 0 { arenaLimit /= 2 } else { groupLimit /= 2 }
+    } while groupLimit > 0
+    plan = next
+    if counts {
+      counters.add(collection, readings, plan)
+      counters.write(to: &exposition, plan, most: Self.mostSeries)
+      counters.prune(past: Self.mostRemembered, plan)
+    }
+    return exposition.text
+  }
+
+  private mutating func group(of reading: ExportReading) -> Group {
+    if let unit = reading.unit { units[reading.id] = unit }
+    return Group(
+      process: Self.label(reading.name), unit: units[reading.id].map { Self.label($0) } ?? "")
+  }
+
+  /// Labels are short, and whatever made the text, it is sanitised here.
+  static func label(_ text: SafeText) -> String {
+    SafeText(Array(text.string.utf8), limit: 128).string
+  }
+
+  private static func isUnhealthy(_ arena: ArenaSnapshot, in snapshot: Snapshot) -> Bool {
+    ["partial", "unlocked"].contains(arena.lockState) || (arena.stuckOpenPages ?? 0) > 0
+      || (arena.corruptions ?? 0) > 0
+      || snapshot.problem(of: arena).map { $0.severity < .note } ?? false
+  }
+
+  /// Which groups and arenas there are, and which of them are unhealthy.
+  private struct Census {
+    var present: Set<Group> = []
+    var bad: Set<Group> = []
+    var arenas: [Group: [String: Bool]] = [:]
+
+    init(_ readings: [Labelled]) {
+      for labelled in readings {
+        present.insert(labelled.group)
+        guard let snapshot = labelled.reading.snapshot else { continue }
+        var isBad = snapshot.problems.contains { $0.severity < .note }
+        var own = arenas.removeValue(forKey: labelled.group) ?? [:]
+        for (arena, name) in zip(snapshot.arenas, labelled.arenas) {
+          let isBadArena = Exporter.isUnhealthy(arena, in: snapshot)
+          isBad = isBad || isBadArena
+          if isBadArena || own[name] == nil { own[name] = isBadArena }
+        }
+        arenas[labelled.group] = own
+        if isBad { bad.insert(labelled.group) }
+      }
+    }
+  }
+
+  private func planned(_ census: Census, _ groupLimit: Int, _ arenaLimit: Int) -> Plan {
+    var plan = Plan()
+    let (present, arenas) = (census.present, census.arenas)
+    func rank(_ isBad: Bool, _ isPresent: Bool, _ isKept: Bool) -> Int {
+      (isBad ? 0 : 4) + (isPresent ? 0 : 2) + (isKept ? 0 : 1)
+    }
+    let ranked = groups.keys.map {
+      (rank(census.bad.contains($0), present.contains($0), self.plan.groups.contains($0)), $0)
+    }.sorted { ($0.0, $0.1.process, $0.1.unit) < ($1.0, $1.1.process, $1.1.unit) }
+    plan.groups = Set(ranked.prefix(groupLimit).map(\.1))
+    plan.foldedGroups = ranked.count - plan.groups.count
+    for group in plan.groups {
+      let names = arenas[group] ?? [:]
+      let kept = self.plan.arenas[group] ?? []
+      // The arenas of processes that ended come last.
+      let all = Set(names.keys).union(kept)
+      let ranked = all.map { name in
+        (rank(names[name] ?? false, names[name] != nil, kept.contains(name)), name)
+      }.sorted { $0 < $1 }
+      plan.arenas[group] = Set(ranked.prefix(arenaLimit).map(\.1))
+      plan.foldedArenas += ranked.count - plan.arenas[group]!.count
+    }
+    for (group, names) in arenas where !plan.groups.contains(group) {
+      plan.foldedArenas += names.count
+    }
+    return plan
+  }
+}

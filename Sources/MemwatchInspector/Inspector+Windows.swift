@@ -1,0 +1,33 @@
+// Windows that stay open.
+
+import EnclaveSystem
+
+extension Inspector {
+  /// Adds a problem for each arena whose windows have been open for longer than the limit.
+  func watchWindows(_ snapshot: inout Snapshot) {
+    let now = ProcessFacts.bootMilliseconds
+    var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
+    for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 {
+      guard let opens = arena.opens else { continue }
+      // What this process saw itself, and what the publisher tells of the time before.
+      let before = openSince[arena.id].flatMap { $0.opens == opens ? $0 : nil }
+      let told = arena.openSince.map { told in
+        now - min(now, snapshot.sampledAt - min(snapshot.sampledAt, told))
+      }
+      if let since = [before?.since, told].compactMap({ $0 }).min() {
+        open[arena.id] = (opens, since)
+        let ms = now - since
+        if ms >= openLimitMs {
+          snapshot.add(
+            Problem(
+              severity: .warning, kind: .openTooLong, arenaID: arena.id,
+              text: "\(arena.name): open for \(ms / 1000) s without a new window; what is open can "
+                + "be read by every bug of that thread"))
+        }
+      } else {
+        open[arena.id] = (opens, now)
+      }
+    }
+    openSince = open
+  }
+}

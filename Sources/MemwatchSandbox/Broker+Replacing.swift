@@ -1,0 +1,70 @@
+// The one file that a confined process may replace, as often as it likes.
+
+import EnclaveSystem
+import MemwatchSystem
+
+/// A file of the directory of exports: its name is fixed before the sandbox begins.
+package final class ReplacedFile {
+  let name: String
+  /// It goes when the confined process ends, however it ends.
+  let isRemovedAtEnd: Bool
+  fileprivate(set) var isWritten = false
+  /// A temporary file of this broker is there.
+  fileprivate var isBegun = false
+
+  package init(name: String, isRemovedAtEnd: Bool) {
+    self.name = name
+    self.isRemovedAtEnd = isRemovedAtEnd
+  }
+}
+
+extension Broker {
+  private func replacedFile() throws(FileFailure) -> ReplacedFile {
+    guard let replaced else {
+      throw FileFailure(function: "replace", path: "", errno: FileFailure.eperm)
+    }
+    return replaced
+  }
+
+  /// A new file beside it, mode 0644.
+  func beginReplacing() throws(FileFailure) -> OpenFile {
+    let replaced = try replacedFile()
+    let temporary = temporary(replaced.name)
+    let directory = try directory()
+    // Nobody else's name holds this process' id: a rest of an earlier one.
+    Files.remove(temporary, in: directory)
+    replaced.isBegun = false
+    let file = try OpenFile(creating: temporary, in: directory)
+    do throws(FileFailure) { try file.changeMode(0o644) } catch {
+      Files.remove(temporary, in: directory)
+      throw error
+    }
+    replaced.isBegun = true
+    return file
+  }
+
+  func finishReplacing(keeping: Bool) throws(FileFailure) {
+    let replaced = try replacedFile()
+    guard replaced.isBegun else {
+      throw FileFailure(function: "replace", path: replaced.name, errno: 22)
+    }
+    replaced.isBegun = false
+    let temporary = temporary(replaced.name)
+    let directory = try directory()
+    guard keeping else { return Files.remove(temporary, in: directory) }
+    do throws(FileFailure) {
+      try Files.replace(replaced.name, by: temporary, in: directory)
+      replaced.isWritten = true
+    } catch {
+      Files.remove(temporary, in: directory)
+      throw error
+    }
+  }
+
+  /// Removes the file when nobody keeps it up to date any more.
+  func removeReplaced() {
+    guard let replaced, let directory = try? directory() else { return }
+    if replaced.isBegun { Files.remove(temporary(replaced.name), in: directory) }
+    if replaced.isRemovedAtEnd, replaced.isWritten { Files.remove(replaced.name, in: directory) }
+  }
+}

@@ -1,0 +1,26 @@
+// Replacing a file that others read at any time.
+
+internal import CMemwatchSystem
+package import EnclaveSystem
+
+extension Files {
+  /// Gives a file the name of another one, which is gone then (rename(2)): readers see either.
+  package static func replace(
+    _ name: String, by temporary: String, in directory: Int32
+  ) throws(FileFailure) {
+    let result = unsafe cms_replace(directory, temporary, name)
+    guard result >= 0 else {
+      throw FileFailure(function: "rename", path: name, errno: Int32(-result))
+    }
+  }
+}
+
+extension OpenFile {
+  /// Sets the permissions, whatever the umask is (fchmod(2)).
+  package func changeMode(_ mode: UInt32) throws(FileFailure) {
+    let result = cms_change_mode(descriptor, mode)
+    guard result >= 0 else {
+      throw FileFailure(function: "fchmod", path: path, errno: Int32(-result))
+    }
+  }
+}

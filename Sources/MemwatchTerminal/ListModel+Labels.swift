@@ -1,0 +1,174 @@
+// Secrets by label, of one arena and of all. Pure.
+
+import MemwatchInspector
+
+extension Model {
+  /// What identifies a label among those of all arenas.
+  static func labelID(_ label: String, of arena: UInt64) -> String { "\(arena)/\(label)" }
+
+  private static let columns: [ListModel.Column] = [
+    .init(title: "LABEL", width: 16), .init(title: "LIVE", width: 7, isNumber: true),
+    .init(title: "CHANGE", width: 7, isNumber: true, dropsAt: 5),
+    .init(title: "SIZE", width: 14, isNumber: true, dropsAt: 4),
+    .init(title: "BYTES", width: 8, isNumber: true, dropsAt: 3),
+    .init(title: "OLDEST", width: 7, isNumber: true, dropsAt: 2),
+    .init(title: "IDLE", width: 7, isNumber: true, dropsAt: 2),
+    .init(title: "OPEN", width: 4, isNumber: true),
+    .init(title: "HELD", width: 6, isNumber: true, dropsAt: 7),
+    .init(title: "OPENS/s", width: 7, isNumber: true, dropsAt: 1),
+  ]
+
+  func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
+    let (ages, listed) = ages(of: [arena], in: snapshot)
+    let live = arena.secretCount.map { grouped($0) } ?? "n/a"
+    let rows = rows(of: arena, ages[arena.id] ?? [], in: snapshot, isNamed: false)
+    return ListModel(
+      title: "arenas > \(arena.name) > secrets",
+      note: "\(live) live, \(grouped(listed)) listed   by label", columns: Self.columns,
+      rows: .init(rows.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }),
+      empty: "no secret was ever allocated here",
+      unlisted: snapshot.labelsUnlisted.unlistedText("label", "in all arenas"))
+  }
+
+  /// The labels of all arenas: what may leak and what is held first, then the largest.
+  func labels(in snapshot: Snapshot) -> ListModel {
+    let (ages, listed) = ages(of: snapshot.arenas, in: snapshot)
+    var columns = Self.columns
+    // With the word that says why it is among the first.
+    columns[0].width = 20
+    columns.insert(.init(title: "ARENA", width: 14), at: 1)
+    let rows = snapshot.arenas.flatMap {
+      self.rows(of: $0, ages[$0.id] ?? [], in: snapshot, isNamed: true)
+    }
+    let sorted = rows.sorted { a, b in
+      if (a.mark == "!") != (b.mark == "!") { return a.mark == "!" }
+      return (a.cells[2].key ?? 0, b.id) > (b.cells[2].key ?? 0, a.id)
+    }
+    let live = grouped(saturatingSum(snapshot.arenas.compactMap(\.secretCount)))
+    return ListModel(
+      title: "labels of all arenas", note: "\(live) live, \(grouped(listed)) listed",
+      columns: columns, rows: .init(sorted), empty: "no secret was ever allocated",
+      unlisted: snapshot.labelsUnlisted.unlistedText("label", "in all arenas"))
+  }
+
+  /// What the secrets of each label have in common, by the numbers of labels; and how many secrets
+  /// there were to tell it from.
+  private func ages(
+    of arenas: [ArenaSnapshot], in snapshot: Snapshot
+  ) -> (ages: [UInt64: [SecretAges]], listed: UInt64) {
+    var all: [UInt64: [SecretAges]] = [:]
+    for arena in arenas {
+      // A number that no label has is a page's mistake: it has no row either.
+      let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
+      all[arena.id] = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
+    }
+    var listed: UInt64 = 0
+    let markedAt = base?.sampledAt ?? 0
+    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
+    for secret in snapshot.secrets {
+      guard let count = all[secret.arenaID]?.count else { continue }
+      listed += 1
+      guard secret.labelIndex < UInt64(count) else { continue }
+      all[secret.arenaID]?[Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
+    }
+    // A record holds what they have in common.
+    for arena in arenas {
+      for label in arena.labels where label.index < UInt64(all[arena.id]?.count ?? 0) {
+        guard var recorded = label.ages else { continue }
+        if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
+        all[arena.id]?[Int(label.index)] = recorded
+        listed = saturatingSum([listed, recorded.listed])
+      }
+    }
+    return (all, listed)
+  }
+
+  private func rows(
+    of arena: ArenaSnapshot, _ ages: [SecretAges], in snapshot: Snapshot, isNamed: Bool
+  ) -> [ListModel.Row] {
+    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
+    let marked = base?.arenas.first { $0.id == arena.id }
+    let before = Dictionary(
+      (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
+    return arena.labels.map { label in
+      row(
+        label, of: isNamed ? arena : nil,
+        label.index < UInt64(ages.count) ? ages[Int(label.index)] : nil,
+        since: marked.map { _ in before[label.label] ?? 0 },
+        rate: labelRates["\(arena.id)/\(label.label)"], now: now)
+    }
+  }
+
+  /// Some time has to pass before what was not opened yet is suspicious.
+  private var canLeak: Bool {
+    guard mark == nil else { return true }
+    guard let base, let snapshot else { return false }
+    return snapshot.sampledAt >= base.sampledAt &+ 60_000
+  }
+
+  private func row(
+    _ label: LabelSnapshot, of arena: ArenaSnapshot?, _ ages: SecretAges?, since: UInt64?,
+    rate: Double?, now: UInt64
+  ) -> ListModel.Row {
+    let live = label.live ?? 0
+    let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
+    // It grew, and what it grew from was never used.
+    let isLeak = canLeak && (change ?? 0) > 0 && (ages?.neverOpened ?? 0) > 0
+    func age(_ since: UInt64?) -> (String, Double?) {
+      guard let since, since != .max, live > 0 else { return ("-", nil) }
+      let ms = now > since ? now - since : 0
+      return (duration(ms), Double(ms))
+    }
+    let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))
+    let sizes =
+      label.minimumSize == label.maximumSize || label.maximumSize == nil
+      ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
+      : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
+    let isOpen = (label.openNow ?? 0) > 0
+    let isHeld = isOpen && (held.1 ?? 0) >= Double(openLimitMs)
+    var row = ListModel.Row(
+      id: arena.map { Self.labelID(label.label.string, of: $0.id) } ?? label.label.string,
+      cells: [
+        .init(label.label.string + (isLeak ? "  leak?" : isHeld ? "  held" : "")),
+        .init(grouped(live), Double(live)),
+        .init(
+          change.map { $0 == 0 ? "0" : ($0 > 0 ? "+" : "-") + grouped($0.magnitude) } ?? "-",
+          change.map { Double($0) }),
+        .init(sizes, Double(label.maximumSize ?? 0)),
+        .init(label.bytes.map { bytes($0) } ?? "n/a", Double(label.bytes ?? 0)),
+        .init(oldest.0, oldest.1), .init(idle.0, idle.1),
+        .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
+        .init(held.0, held.1),
+        .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
+      ], mark: isLeak || isHeld ? "!" : " ",
+      role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
+    let origin =
+      label.origin == "label" ? "label given by the program" : "the place that allocated it"
+    let opened = label.lastOpenedAt.map { ", last at \(clock($0))" } ?? ""
+    row.details = [
+      ("Where", "\(label.label): \(origin)"),
+      (
+        "Used",
+        "opened \(label.opens.map { grouped($0) } ?? "n/a") times\(opened); allocated "
+          + "\(label.allocations.map { grouped($0) } ?? "n/a"), freed \(label.frees.map { grouped($0) } ?? "n/a")"
+      ),
+    ]
+    if isLeak {
+      row.details.insert(
+        (
+          "leak?",
+          "\(grouped(change ?? 0)) more \(mark == nil ? "in \(changeSpanText ?? "n/a")" : "since mark"), and \(label.ages == nil ? grouped(ages!.neverOpened) : "some") "
+            + "from before it were never opened"
+        ), at: 0)
+    }
+    if isHeld {
+      row.details.insert(
+        ("held", "a window has been open for \(held.0): close it, or copy less"), at: 0)
+    }
+    row.label = label.label.string
+    if let arena { row.cells.insert(.init(arena.name.string), at: 1) }
+    row.details.append(
+      ("", "Never shown: contents, hashes of them, canaries, keys. memwatch cannot read them."))
+    return row
+  }
+}

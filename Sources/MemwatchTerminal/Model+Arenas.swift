@@ -1,0 +1,137 @@
+// The list of arenas: which are shown, and in which order.
+
+package import MemwatchInspector
+
+package enum ArenaColumn: String, CaseIterable, Sendable {
+  case arena = "ARENA"
+  case state = "STATE"
+  case lock = "LOCK"
+  case protection = "PROT"
+  case open = "OPEN"
+  case seal = "SEAL"
+  case gate = "GATE"
+  case layout = "LAYOUT"
+  case secrets = "SECRETS"
+  case since = "SINCE"
+  case inUse = "IN USE"
+  case locked = "LOCKED"
+  case rate = "OPENS"
+  case peak = "PEAK"
+  case chunks = "CHUNKS"
+  case maps = "MAPS"
+  case failed = "FAILED"
+  case longest = "LONGEST"
+
+  /// The columns that only a wide screen has room for.
+  static let wide: Set<ArenaColumn> = [.peak, .chunks, .maps, .failed, .longest]
+}
+
+extension Model {
+  mutating func arrange() {
+    guard let snapshot else { return }
+    baseCounts = Dictionary(
+      (base?.arenas ?? []).map { ($0.id, $0.secretCount) }, uniquingKeysWith: { first, _ in first })
+    var arenas = snapshot.arenas
+    if let filter = filters[.arenas] { arenas = arenas.filter { matches($0, filter) } }
+    if isSorted, sort == .state {
+      let worst = ranks
+      arenas = arenas.enumerated().sorted { a, b in
+        (worst[a.element.id] ?? 9, a.offset) < (worst[b.element.id] ?? 9, b.offset)
+      }.map(\.element)
+    } else if isSorted {
+      arenas.sort { a, b in
+        switch sort {
+        case .arena: a.name.string < b.name.string
+        case .state: false
+        case .lock: (a.lockState ?? "") < (b.lockState ?? "")
+        case .protection: (a.protectionState ?? "") < (b.protectionState ?? "")
+        case .open: (a.openWindows ?? 0) > (b.openWindows ?? 0)
+        case .seal: (a.sealState ?? "") < (b.sealState ?? "")
+        case .gate: (a.gate ?? "") < (b.gate ?? "")
+        case .layout: (a.layout ?? "") < (b.layout ?? "")
+        case .secrets: (a.secretCount ?? 0) > (b.secretCount ?? 0)
+        case .since: (growth(of: a) ?? .min) > (growth(of: b) ?? .min)
+        case .inUse: (a.bytesInUse ?? 0) > (b.bytesInUse ?? 0)
+        case .locked: (a.bytesLocked ?? 0) > (b.bytesLocked ?? 0)
+        case .rate: (rates[a.id]?.opens ?? 0) > (rates[b.id]?.opens ?? 0)
+        case .peak: (a.peakBytesLocked ?? 0) > (b.peakBytesLocked ?? 0)
+        case .chunks: (a.chunkCount ?? 0) > (b.chunkCount ?? 0)
+        case .maps: (a.mapsUsed ?? 0) > (b.mapsUsed ?? 0)
+        case .failed: a.failures > b.failures
+        case .longest: (a.longestOpenMs ?? 0) > (b.longestOpenMs ?? 0)
+        }
+      }
+    }
+    if inverted.contains(View.arenas.rawValue) { arenas.reverse() }
+    self.arenas = arenas
+    keepSelection()
+  }
+
+  /// The secrets that an arena has more than it had, five minutes ago or at the mark; nil where that is
+  /// not known.
+  package func growth(of arena: ArenaSnapshot) -> Int64? {
+    guard base != nil, let now = arena.secretCount else { return nil }
+    // An arena that is new has grown from nothing.
+    guard let then = baseCounts[arena.id, default: 0] else { return nil }
+    return now >= then ? Int64(clamping: now - then) : -Int64(clamping: then - now)
+  }
+
+  /// Sorts by the next column that is in sight; behind the last, arenas come as published again.
+  mutating func sortArenas() {
+    let titles =
+      layout.listID == listID && !layout.columns.isEmpty
+      ? layout.columns : ArenaColumn.allCases.filter { $0 != .since || base != nil }.map(\.rawValue)
+    let columns = titles.compactMap(ArenaColumn.init(rawValue:))
+    let next = isSorted ? columns.firstIndex(of: sort).map { $0 + 1 } ?? columns.count : 0
+    isSorted = next < columns.count
+    if isSorted { sort = columns[next] }
+    arrange()
+    sayOrder(isSorted ? sort.rawValue : nil)
+  }
+
+  mutating func sayOrder(_ column: String?) {
+    let order = column.map { "sorted by \($0)" } ?? "in their order, as published"
+    say(order + (isInverted ? ", inverted" : ""))
+  }
+
+  /// The selection stays on its arena; when that is gone, it goes to the first.
+  mutating func keepSelection() {
+    if !arenas.contains(where: { $0.id == selectedArena }) { selectedArena = arenas.first?.id }
+  }
+
+  /// How bad it is of each arena that has a problem.
+  private var ranks: [UInt64: Int] {
+    var ranks: [UInt64: Int] = [:]
+    for problem in snapshot?.problems ?? [] {
+      guard let id = problem.arenaID else { continue }
+      let rank = Severity.allCases.firstIndex(of: problem.severity) ?? 9
+      ranks[id] = min(ranks[id] ?? 9, rank)
+    }
+    return ranks
+  }
+
+  /// The state in two words: of a warning, what it warns of.
+  package func stateText(of arena: ArenaSnapshot) -> String {
+    guard let snapshot else { return "n/a" }
+    let word = snapshot.stateWord(of: arena)
+    guard word == "warning", let problem = snapshot.problem(of: arena) else { return word }
+    return switch problem.kind {
+    case .nextChunkWillFail: "no room"
+    case .stuckOpen: "stuck open"
+    case .openTooLong: "held open"
+    case .mapsLow: "few maps"
+    default: word
+    }
+  }
+
+  func matches(_ arena: ArenaSnapshot, _ text: String) -> Bool {
+    Self.holds(arena.name.string, text)
+  }
+}
+
+extension ArenaSnapshot {
+  /// Allocations, locks and openings that failed.
+  var failures: UInt64 {
+    saturatingSum([failedAllocations, failedLocks, failedOpens].compactMap(\.self))
+  }
+}

@@ -1,0 +1,140 @@
+// Filters and searches of every view, and what is said of them.
+
+package import MemwatchInspector
+
+extension Model {
+  /// What a text is looked for in: so many items, and whether one of them holds it.
+  private var items: (count: Int, holds: (Int, String) -> Bool)? {
+    if let rows = listing?.rows { return (rows.count, { rows.holds($1, at: $0) }) }
+    switch view {
+    case .arenas:
+      let arenas = arenas
+      return (arenas.count, { Self.holds(arenas[$0].name.string, $1) })
+    case .processes:
+      let publishers = publishers
+      return (publishers.count, { Self.holds(publishers[$0].searchText, $1) })
+    case .findings, .host, .vaults, .output, .help, .detail:
+      let lines = lines
+      return (lines.count, { Self.holds(lines[$0], $1) })
+    case .secrets, .map, .events, .history: return nil
+    }
+  }
+
+  /// The item that the selection is on.
+  private var selectedIndex: Int {
+    if let rows = listing?.rows { return selectedRow(of: rows) }
+    return switch view {
+    case .arenas: selectedRow
+    case .processes: publishers.firstIndex { $0.id == selectedProcess } ?? 0
+    default: foundLine ?? scroll
+    }
+  }
+
+  private mutating func select(_ index: Int) {
+    if let rows = listing?.rows {
+      selectedItem[view] = rows[index].id
+      return
+    }
+    switch view {
+    case .arenas: selectedArena = arenas[index].id
+    case .processes: selectedProcess = publishers[index].id
+    default:
+      foundLine = index
+      scroll = min(max(0, index - 1), max(0, lines.count - pageRows))
+    }
+  }
+
+  /// Selects the first match from the selection on, in steps of 1 or -1, going round.
+  ///
+  /// - Returns: whether there is one.
+  mutating func find(step: Int, includingThis: Bool) -> Bool {
+    guard let items, items.count > 0 else { return false }
+    let start = selectedIndex + (includingThis ? 0 : step)
+    for offset in 0..<items.count {
+      let index = ((start + offset * step) % items.count + items.count) % items.count
+      if items.holds(index, search) {
+        select(index)
+        return true
+      }
+    }
+    return false
+  }
+
+  /// To the next match of the search; without one to the next problem.
+  mutating func goOn(_ step: Int) {
+    if search.isEmpty { return goToProblem(step) }
+    if !find(step: step, includingThis: false) { sayNoMatch() }
+  }
+
+  mutating func sayNoMatch() { say("no match for \"\(search)\"") }
+
+  /// Which match the selection is on (nil: none of them), and how many there are; nil: there is none.
+  var match: (number: Int?, count: Int)? {
+    guard let items else { return nil }
+    let selected = selectedIndex
+    var (number, count): (Int?, Int) = (nil, 0)
+    for index in 0..<items.count where items.holds(index, search) {
+      count += 1
+      if index == selected { number = count }
+    }
+    return count > 0 ? (number, count) : nil
+  }
+
+  /// What narrows this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
+  var chips: [String] {
+    func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
+    var chips: [String] = []
+    if let newest, let snapshot {
+      let ahead = newest.sampledAt > snapshot.sampledAt ? newest.sampledAt - snapshot.sampledAt : 0
+      chips.append("[time \(clock(snapshot.sampledAt)), live is \(duration(ahead)) on]")
+    }
+    if !filter.isEmpty, let shown {
+      chips.append("[filter \(quoted(filter)): \(grouped(shown.count)) of \(grouped(shown.total))]")
+    }
+    if !search.isEmpty {
+      // To count the matches among very many rows would take longer than to draw them.
+      let isCounted = (items?.count ?? 0) <= 10_000
+      let match = isCounted ? match : nil
+      let place = match.map { found in
+        found.number.map { "\(grouped($0)) of \(grouped(found.count))" }
+          ?? "\(grouped(found.count)) found"
+      }
+      let text = isCounted ? ": " + (place ?? "no match") : ""
+      chips.append("[search \(quoted(search))\(text)]")
+    }
+    return chips
+  }
+
+  /// How many items the filter lets through, of how many.
+  private var shown: (count: Int, total: Int)? {
+    if let listing { return (listing.rows.count, listing.total) }
+    return switch view {
+    case .arenas: (arenas.count, snapshot?.arenas.count ?? 0)
+    case .processes: (publishers.count, allPublishers.count)
+    case .findings, .host, .vaults, .output, .help, .detail: (filteredLines.count, allLines.count)
+    case .secrets, .map, .events, .history: nil
+    }
+  }
+
+  /// The processes that are shown.
+  package var publishers: [Publisher] {
+    guard let filter = filters[.processes] else { return allPublishers }
+    return allPublishers.filter { Self.holds($0.searchText, filter) }
+  }
+
+  mutating func clearSearch() {
+    search = ""
+    foundLine = nil
+    setFilter("")
+  }
+
+  mutating func setFilter(_ text: String) {
+    filters[view] = text.isEmpty ? nil : text
+    (scroll, foundLine) = (0, nil)
+    arrange()
+  }
+}
+
+extension Publisher {
+  fileprivate var searchText: String { "\(pid.map { "\($0)" } ?? "") \(name)" }
+}

@@ -1,0 +1,94 @@
+// Views of text.
+
+import MemwatchInspector
+
+extension Model {
+  /// What a view of text shows: what its filter lets through, wrapped.
+  package var lines: [String] { lines(width: layout.width) }
+
+  func lines(width: Int) -> [String] {
+    switch view {
+    case .output: filteredLines
+    case .detail: filteredDetails.wrapped(width).map(\.line)
+    default: filteredLines.flatMap { $0.wrapped(width) }
+    }
+  }
+
+  /// Of the selected arena, what the filter of that view lets through.
+  var filteredDetails: [Detail] {
+    let details = selected.map { allDetails(of: $0) } ?? []
+    guard !filter.isEmpty else { return details }
+    return details.filter { Self.holds($0.line, filter) }
+  }
+
+  var filteredLines: [String] {
+    guard !filter.isEmpty else { return allLines }
+    return allLines.filter { Self.holds($0, filter) }
+  }
+
+  var allLines: [String] {
+    switch view {
+    case .findings: findingLines
+    case .host: host?.lines ?? []
+    case .vaults: snapshot?.vaultLines ?? []
+    case .output: output ?? []
+    case .help: helpLines
+    case .detail: selected.map { allDetails(of: $0).map(\.line) } ?? []
+    case .arenas, .secrets, .map, .events, .processes, .history: []
+    }
+  }
+
+  var findingLines: [String] {
+    guard let snapshot else { return [] }
+    if snapshot.process.state == .exited { return Array(snapshot.postMortemLines.dropFirst()) }
+    guard let audit = snapshot.audit else { return ["not audited yet: A audits now"] }
+    let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
+    let found = snapshot.findingLines.dropFirst(2)
+    return [summary] + (audit.reason.map { [$0] } ?? []) + [""]
+      + (found.isEmpty ? ["no findings"] : Array(found))
+  }
+
+  package var helpLines: [String] {
+    let rows = Binding.all.map { binding in
+      [binding.keys.map(\.name).joined(separator: " "), binding.help]
+    }
+    return table(rows) + [
+      "^Z  suspend", "",
+      "STATE   ok, warning, PROBLEM, DIFFERS (from the kernel), n/a (not known);",
+      "        gone, stopped, detached: so is the process, and the row is as last seen",
+      "LOCK    locked, partial, unlocked, off (not asked for)",
+      "PROT    closed, read, r-w: the most open state of any thread now",
+      "SEAL    open, frozen (read until destroyed), sealed (mapping fixed until exit)",
+      "GATE    key N, pages (mprotect), none",
+      "",
+      "memwatch changes nothing in the process that it watches, and shows no contents:",
+      "it reads a page of counts and states, and /proc; never another process' memory.",
+    ]
+  }
+}
+
+extension String {
+  /// The text in lines of so many columns, cut at blanks where there are any; what follows is indented as
+  /// its beginning is, and two more.
+  func wrapped(_ width: Int) -> [String] {
+    guard width > 8, columns > width else { return [self] }
+    let indent = String(repeating: " ", count: min(prefix { $0 == " " }.count + 2, width / 2))
+    var lines: [String] = []
+    var rest = self[...]
+    while rest.columns + (lines.isEmpty ? 0 : indent.columns) > width {
+      let room = width - (lines.isEmpty ? 0 : indent.columns)
+      var (end, blank, used) = (rest.startIndex, String.Index?.none, 0)
+      while end < rest.endIndex, used + rest[end].columns <= room {
+        if rest[end] == " ", used > 0 { blank = end }
+        used += rest[end].columns
+        end = rest.index(after: end)
+      }
+      // A character that is wider than the room is cut by the grid.
+      if end == rest.startIndex { end = rest.index(after: end) }
+      let cut = end < rest.endIndex && rest[end] == " " ? end : blank ?? end
+      lines.append((lines.isEmpty ? "" : indent) + rest[..<cut])
+      rest = rest[cut...].drop { $0 == " " }
+    }
+    return rest.isEmpty ? lines : lines + [indent + rest]
+  }
+}

@@ -1,0 +1,130 @@
+// What the list of processes tells of each: how it is, and how much of its lock budget it uses.
+
+package import MemwatchInspector
+
+package struct ProcessSummary: Equatable, Sendable {
+  /// The worst problem; nil: none is known.
+  package var severity: Severity?
+  /// The verdict in one sentence.
+  package var verdict: String
+  package var arenas: Int
+  /// Bytes that the process has locked, and may lock; nil: not known, or no limit.
+  package var locked: UInt64?
+  package var limit: UInt64?
+
+  package init(_ snapshot: Snapshot) {
+    severity = snapshot.problems.filter { $0.severity != .note }.map(\.severity).min()
+    verdict = snapshot.verdict
+    arenas = snapshot.arenas.count
+    locked = snapshot.memlock.locked
+    limit = snapshot.memlock.binds == .no ? nil : snapshot.memlock.soft
+  }
+
+  /// `1 MiB of 8 MiB`.
+  var lockedText: String {
+    (locked.map { bytes($0) } ?? "n/a") + (limit.map { " of \(bytes($0))" } ?? ", no limit")
+  }
+
+  /// Samples of every publisher there is, each by a connection that is kept; of very many, the first.
+  static func all(_ known: inout [UInt64: Inspector]) -> (Discovery, [UInt64: ProcessSummary]) {
+    let discovery = Discovery.run()
+    let publishers = discovery.publishers.prefix(64)
+    known = known.filter { id, _ in publishers.contains { $0.id == id } }
+    var summaries: [UInt64: ProcessSummary] = [:]
+    for publisher in publishers {
+      if known[publisher.id] == nil { known[publisher.id] = try? Inspector.attach(to: publisher) }
+      guard let inspector = known[publisher.id] else { continue }
+      summaries[publisher.id] = ProcessSummary(inspector.sample(auditing: .never))
+    }
+    return (discovery, summaries)
+  }
+}
+
+extension Renderer {
+  private struct Column {
+    var title: String
+    var width: Int
+    var isNumber = false
+    var text: (Publisher) -> String
+  }
+
+  private var processColumns: [Column] {
+    func summary(_ publisher: Publisher) -> ProcessSummary? { model.summaries[publisher.id] }
+    var columns: [Column] = [
+      Column(title: "PID", width: 8, isNumber: true) { $0.pid.map { "\($0)" } ?? "n/a" },
+      Column(title: "NAME", width: width < 60 ? 12 : 16) { $0.name.string },
+      Column(title: "VERDICT", width: 8) { verdict(of: $0).text },
+    ]
+    if width >= 100 {
+      columns.insert(
+        Column(title: "USER", width: 9) { Users.name($0.uid).string }, at: 2)
+      columns.insert(
+        Column(title: "AGE", width: 7, isNumber: true) {
+          duration(now > $0.createdAt ? now - $0.createdAt : 0)
+        }, at: 3)
+    }
+    if width >= 60 {
+      columns.append(
+        Column(title: "ARENAS", width: 6, isNumber: true) {
+          summary($0).map { grouped($0.arenas) } ?? "n/a"
+        })
+      columns.append(
+        Column(title: "LOCKED OF LIMIT", width: 18, isNumber: true) {
+          summary($0)?.lockedText ?? "n/a"
+        })
+    }
+    let widest = columns.firstIndex { $0.title == "VERDICT" }!
+    columns[widest].width += max(0, width - place(columns).width)
+    return columns
+  }
+
+  private func place(_ columns: [Column]) -> Columns {
+    Columns(columns.map { .init(width: $0.width, isNumber: $0.isNumber) })
+  }
+
+  /// Of a process that is gone or stopped, that it is, and since when.
+  private func verdict(of publisher: Publisher) -> (text: String, role: Role) {
+    guard publisher.state.isCurrent else {
+      let seen = publisher.lastSeen(at: now)
+      return ("\(publisher.state.rawValue), last seen \(seen)", .warning)
+    }
+    guard let summary = model.summaries[publisher.id] else {
+      return (publisher.state.rawValue, .normal)
+    }
+    return switch summary.severity {
+    case .problem, .differs: (summary.verdict, .bad)
+    case .warning: (summary.verdict, .warning)
+    case .note, nil: (summary.verdict, .normal)
+    }
+  }
+
+  mutating func drawProcessList(from top: Int, rest: Rest) {
+    let columns = processColumns
+    let places = place(columns)
+    for (column, at) in zip(columns, places.starts) {
+      if column.isNumber {
+        grid.put(column.title, row: top, endingAt: at + column.width, role: .faint)
+      } else {
+        grid.put(column.title, row: top, column: at, role: .faint)
+      }
+    }
+    let selected = model.publishers.firstIndex { $0.id == model.selectedProcess } ?? 0
+    let first = rest.first(showing: selected)
+    (layout.top, layout.firstItem) = (top + 1, first)
+    for index in 0..<min(rest.rows, model.publishers.count - first) {
+      let publisher = model.publishers[first + index]
+      let row = top + 1 + index
+      for (column, at) in zip(columns, places.starts) {
+        let text = shown(column.text(publisher)).fitted(column.width)
+        if column.isNumber {
+          grid.put(text, row: row, endingAt: at + column.width)
+        } else {
+          let role = column.title == "VERDICT" ? verdict(of: publisher).role : .normal
+          grid.put(text, row: row, column: at, role: role)
+        }
+      }
+      if first + index == selected { grid.select(row: row) }
+    }
+    draw(rest, from: first, row: top + 1 + rest.rows)
+  }
+}

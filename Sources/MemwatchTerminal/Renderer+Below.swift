@@ -1,0 +1,53 @@
+// What stands below a list or a text that leaves room: the last events, and what was.
+
+import MemwatchInspector
+
+extension Renderer {
+  /// The rows from one on, up to another.
+  mutating func drawBelow(from first: Int, to end: Int) {
+    guard model.snapshot != nil else { return }
+    var row = first
+    if model.view != .events { row = drawEvents(from: row, to: end) }
+    guard end - row >= 8, model.view != .history else { return }
+    if row > first { row += 1 }
+    rule(row, "history", "9 all")
+    drawPlots(of: model.histories.process, isWhole: true, from: row + 1, to: end)
+  }
+
+  /// The last events, the newest first; the row below them.
+  private mutating func drawEvents(from first: Int, to end: Int) -> Int {
+    guard let snapshot = model.snapshot, !snapshot.events.isEmpty, end - first >= 3 else {
+      return first
+    }
+    let room = end - first - 2
+    let count = min(snapshot.events.count, room < 12 ? room : max(4, room / 3))
+    rule(first + 1, "last events", "4 all")
+    let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
+    for (index, event) in snapshot.events.suffix(count).reversed().enumerated() {
+      let row = first + 2 + index
+      grid.put(event.at.map { clock($0) } ?? "n/a", row: row, column: 0, role: .faint)
+      let name = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
+      grid.put(shown(name).fitted(15), row: row, column: 10)
+      grid.put(
+        shown(event.sentence).fitted(width - 26), row: row, column: 26,
+        role: event.isFailure ? .bad : .normal)
+    }
+    return first + 2 + count
+  }
+}
+
+extension EventSnapshot {
+  var isFailure: Bool { ["failed", "corruption", "lost"].contains { kind.contains($0) } }
+
+  /// `mlock of 4 KiB: ENOMEM`, `chunk mapped, 16 KiB`.
+  var sentence: String {
+    let bytes = bytes.map { MemwatchInspector.bytes($0) }
+    let what = kind.replacing("-", with: " ")
+    if let call {
+      let failure = errno.map { ": \(errnoName($0))" } ?? ""
+      return call + (bytes.map { " of \($0)" } ?? "") + failure
+        + (isFailure && errno == nil ? ": \(what)" : "")
+    }
+    return what + (bytes.map { ", \($0)" } ?? "") + (errno.map { ": \(errnoName($0))" } ?? "")
+  }
+}

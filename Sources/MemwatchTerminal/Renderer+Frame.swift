@@ -1,0 +1,261 @@
+// The frame of every view: header, verdict, rules, footer and prompt.
+
+import MemwatchInspector
+
+extension Renderer {
+  /// What every view has, in every size that has the rows.
+  mutating func drawTop() {
+    drawHeader()
+    if height >= 10 {
+      drawTabs(row: top)
+      top += 1
+    }
+    guard model.snapshot != nil else { return }
+    drawVerdict(row: top)
+    top += 1
+  }
+
+  mutating func rule(_ row: Int, _ title: String = "", _ end: String = "") {
+    grid.fill(row: row, with: Character(style.rule), role: .faint)
+    if !title.isEmpty {
+      grid.put(" ", row: row, column: 3, role: .faint)
+      let room = max(0, width - 8 - (end.isEmpty ? 0 : end.columns + 8))
+      let at = grid.put(shown(title).fitted(room), row: row, column: 4, role: .strong)
+      grid.put(" ", row: row, column: at)
+    }
+    if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
+  }
+
+  /// What changed since the mark, and a view's note, as far as there is room for them beside its title: the
+  /// title comes first, then that something changed, then the note.
+  func since(_ note: String, besides title: String = "") -> String {
+    let note = (model.chips + [note]).filter { !$0.isEmpty }.joined(separator: "  ")
+    guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
+    func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
+      let now = saturatingSum(snapshot.arenas.compactMap(value))
+      let then = saturatingSum(mark.arenas.compactMap(value))
+      return now >= then ? "+" + show(now - then) : "-" + show(then - now)
+    }
+    let failures: (ArenaSnapshot) -> UInt64? = { arena in
+      saturatingSum([arena.failedLocks, arena.failedOpens, arena.corruptions].compactMap(\.self))
+    }
+    let secrets = change(\.secretCount) { grouped($0) }
+    let short = "since \(clock(mark.sampledAt)): \(secrets) secrets"
+    let long =
+      short + ", " + change(\.bytesLocked) { bytes($0) } + " locked, "
+      + change(failures) { grouped($0) } + " failures"
+    let behind = note.isEmpty ? "" : "   " + note
+    let room = width - 16 - shown(title).columns
+    return [long + behind, short + behind, long, short].first { $0.columns <= room }
+      ?? "\(secrets) since mark"
+  }
+
+  /// The state of the publisher, and how old what is shown is: first in full, then as short as can be.
+  func stateTexts(_ snapshot: Snapshot) -> [String] {
+    let word = snapshot.process.state.rawValue
+    let age = Int(clamping: now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
+    let seen = snapshot.lastSeenText(at: now)
+    let old = seen ?? "\(age / 1000).\(age % 1000 / 100) s"
+    if let replay = model.replay {
+      let pause = model.isPaused ? " paused" : ""
+      return [
+        "REPLAY \(replay.index + 1)/\(replay.count)\(pause), \(word)"
+          + (seen.map { ", \($0)" } ?? "")
+      ]
+    }
+    let short = old.replacing("last seen ", with: "")
+    if model.isPast {
+      let past = "TIME \(clock(snapshot.sampledAt))"
+      return ["\(past), \(word) then", past]
+    }
+    if model.recording == nil, model.isPaused {
+      let paused = Int(clamping: now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
+      return ["PAUSED \(paused) s, \(word), \(old)", "PAUSED, \(word), \(short)"]
+    }
+    let lead = model.recording == nil ? "" : "REC, "
+    let comma = seen == nil ? "" : ","
+    let live = "\(lead)\(word.uppercased())\(comma) \(old)"
+    return [
+      live + "  every " + seconds(model.intervalMs), live,
+      "\(lead)\(word.uppercased())\(comma) \(short)",
+    ]
+  }
+
+  /// The name of the program stays whole as long as anything else can be shorter.
+  mutating func drawHeader() {
+    guard let snapshot = model.snapshot else {
+      grid.put(shown(model.waiting ?? "memwatch").fitted(width), row: 0, column: 0, role: .strong)
+      return
+    }
+    let process = snapshot.process
+    let pid = process.pid.map { "pid \($0)" } ?? "pid n/a (\(process.publisherPid) there)"
+    let number = process.pid.map { "\($0)" } ?? "n/a"
+    let role: Role = Exposed.isBad(process.state) ? .bad : .strong
+    let name = shown(process.name.string)
+    let time = "  " + clock(now)
+    let states = stateTexts(snapshot)
+    var tails: [(text: String, time: String)] = []
+    for state in states { tails.append(("  \(pid)  \(process.user)  \(state)", time)) }
+    for state in states { tails.append(("  \(pid)  \(state)", time)) }
+    tails.append(("  \(number)  \(states[states.count - 1])", time))
+    tails.append((" \(number) \(states[states.count - 1])", ""))
+    tails.append((" \(number) \(stateWord(snapshot))", ""))
+    let fitting = tails.first { name.columns + $0.text.columns + $0.time.columns <= width }
+    let tail = fitting ?? tails[tails.count - 2]
+    let room = max(8, width - tail.text.columns - tail.time.columns)
+    let at = grid.put(name.fitted(room), row: 0, column: 0, role: .strong)
+    grid.put(shown(tail.text).fitted(max(0, width - at)), row: 0, column: at, role: role)
+    if !tail.time.isEmpty { grid.put(tail.time, row: 0, endingAt: width) }
+    let end = at + tail.text.columns
+    drawHostFacts(from: end + 3, to: width - tail.time.columns - 1)
+  }
+
+  /// Whether anything can reach swap, and how much of the machine is set badly, where there is room.
+  private mutating func drawHostFacts(from start: Int, to end: Int) {
+    guard let host = model.host else { return }
+    var facts: [(text: String, role: Role)] = []
+    if let swap = host.facts.first(where: { $0.name == "swap" }) {
+      switch swap.judgement {
+      case .bad: facts.append(("swap ON", .bad))
+      case .good: facts.append((swap.value == "none" ? "swap off" : "swap safe", .good))
+      case .unknown: facts.append(("swap n/a", .warning))
+      }
+    }
+    facts.append(
+      host.worst.isEmpty ? ("host ok", .good) : ("host \(host.worst.count) bad", .bad))
+    let length = facts.reduce(-2) { $0 + $1.text.columns + 2 }
+    guard start + length <= end else { return }
+    var at = start + (end - start - length) / 2
+    for fact in facts { at = grid.put(fact.text, row: 0, column: at, role: fact.role) + 2 }
+  }
+
+  /// The state in one word.
+  func stateWord(_ snapshot: Snapshot) -> String {
+    let word = snapshot.process.state.rawValue
+    if let replay = model.replay { return "REPLAY \(replay.index + 1)/\(replay.count), \(word)" }
+    if model.isPast { return "TIME \(clock(snapshot.sampledAt))" }
+    return model.isPaused ? "PAUSED, \(word)" : word.uppercased()
+  }
+
+  enum Exposed {
+    static func isBad(_ state: PublisherState) -> Bool { state != .live && state != .stopped }
+  }
+
+  /// The verdict: the worst problem, or the one that `n` went to.
+  mutating func drawVerdict(row: Int) {
+    guard let snapshot = model.snapshot else { return }
+    let problems = model.problems
+    guard !problems.isEmpty else {
+      if let past = model.alerts.first(where: \.isOver) {
+        let key = width >= 50 ? "  a acknowledge" : ""
+        let text = "WAS \(clock(past.since))  \(past.text)"
+        grid.put(shown(text).fitted(width - key.columns), row: row, column: 0)
+        grid.put(key, row: row, endingAt: width)
+        grid.paint(row: row, role: .bandWarning)
+        return
+      }
+      // Only what was found to be right is green.
+      grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0)
+      grid.paint(row: row, role: snapshot.verdict.hasPrefix("OK") ? .bandGood : .bandWarning)
+      return
+    }
+    let problem = problems[min(model.problemIndex, problems.count - 1)]
+    let word: String
+    let role: Role
+    switch problem.severity {
+    case .problem: (word, role) = ("PROBLEM", .bandBad)
+    case .differs: (word, role) = ("DIFFERS", .bandBad)
+    case .warning, .note: (word, role) = ("WARNING", .bandWarning)
+    }
+    let next = problems.count > 1 && width >= 50 ? "  ]/[ next" : ""
+    let text = "\(word) \(model.problemIndex + 1)/\(problems.count)  \(problem.text)"
+    grid.put(shown(text).fitted(width - next.columns), row: row, column: 0)
+    if !next.isEmpty { grid.put(next, row: row, endingAt: width) }
+    grid.paint(row: row, role: role)
+  }
+
+  mutating func drawKeyLine() {
+    let row = height - 1
+    if let message = model.message {
+      grid.put(shown(message).fitted(width), row: row, column: 0, role: .strong)
+      return
+    }
+    // How to learn more, and how to leave, are always there.
+    var at = 0
+    for (key, word) in footer {
+      let text = "\(key) \(word)"
+      guard at + text.columns <= width else { break }
+      grid.put(text, row: row, column: at)
+      grid.put(key, row: row, column: at, role: .strong)
+      if let pressed = Self.key(named: key) {
+        layout.spots.append(.init(row: row, columns: at..<at + text.columns, key: pressed))
+      }
+      at += text.columns + 2
+    }
+  }
+
+  /// Keys of this view, the most needed first.
+  private var footer: [(key: String, word: String)] {
+    var keys = [("?", model.view == .help ? "back" : "help"), ("q", isTop ? "quit" : "back")]
+    if model.view == .help { keys[0] = ("?", "help ends") }
+    if model.replay != nil || model.view == .history || model.isPast {
+      keys += [(",/.", "step"), ("t", "time"), ("p", "pause")]
+    }
+    if model.view == .arenas, height < 20 || width < 80, model.selected != nil {
+      keys.append(("d", model.problems.contains { $0.fix != nil } ? "fix" : "detail"))
+    }
+    switch model.view {
+    case .arenas: keys.append(("Enter", "labels"))
+    case .secrets where !model.isOneByOne: keys.append(("Enter", "secrets"))
+    case .map where !model.isPageByPage: keys.append(("Enter", "pages"))
+    case .events: keys.append(("Enter", "arena"))
+    case .processes: keys.append(("Enter", "attach"))
+    default: break
+    }
+    if model.problems.count > 1 { keys.append(("]/[", "problem")) }
+    keys += Binding.all.compactMap { binding in
+      guard let word = binding.short, let key = binding.keys.first?.name, key != "?", key != "q",
+        !keys.contains(where: { $0.0 == key }), !isIdle(binding.action)
+      else { return nil }
+      return (key == "j" ? "j/k" : key, word)
+    }
+    return keys
+  }
+
+  /// The key that is meant, where one is.
+  private static func key(named name: String) -> Key? {
+    switch name {
+    case "Enter": .enter
+    case "Tab": .tab
+    case "]/[": .character("]")
+    default: name.count == 1 ? name.first.map { .character($0) } : nil
+    }
+  }
+
+  /// Whether a key has nothing to do in this view.
+  private func isIdle(_ action: Action) -> Bool {
+    switch action {
+    case .search, .filter: model.view == .history
+    case .sort: model.view != .arenas && model.listing == nil
+    default: model.snapshot == nil && action.needsProcess
+    }
+  }
+
+  private var isTop: Bool { model.view == (model.snapshot == nil ? .processes : .arenas) }
+
+  mutating func drawPrompt() {
+    guard let prompt = model.prompt else { return }
+    let row = height - 1
+    grid.put(String(repeating: " ", count: width), row: row, column: 0)
+    let question = prompt.question.fitted(max(0, width - 4))
+    if prompt.kind == .search, !model.search.isEmpty, model.match == nil {
+      grid.put("  (no match)", row: row, endingAt: width, role: .warning)
+    }
+    let at = grid.put(question, row: row, column: 0, role: .strong)
+    // The end of what is typed stays in sight.
+    var text = shown(prompt.text)
+    while text.columns > max(0, width - at - 1) { text.removeFirst() }
+    let end = grid.put(text, row: row, column: at)
+    grid.cursor = (row, min(end, width - 1))
+  }
+}

@@ -1,0 +1,101 @@
+// Lists that are made from a snapshot.
+
+import MemwatchInspector
+
+extension Renderer {
+  mutating func drawListing(_ listing: ListModel) {
+    rule(
+      top, listing.title,
+      since(model.chips.isEmpty && width >= 60 ? listing.note : "", besides: listing.title))
+    var columns = Array(listing.columns.enumerated())
+    if let sorted = listing.sortedColumn {
+      let least = listing.columns[sorted].title.columns + (style.unicode ? 1 : 2)
+      columns[sorted].element.width = max(least, columns[sorted].element.width)
+    }
+    func needed() -> Int { place(columns).width }
+    if let chosen = model.chosenColumns {
+      columns = chosen.compactMap { title in
+        columns.first { $0.element.title == title }
+      }
+      while columns.count > 1, needed() > width { columns.removeLast() }
+    }
+    // What is empty goes first, then what matters least.
+    let sample = listing.rows.prefix(60)
+    func isEmpty(_ column: Int) -> Bool {
+      sample.allSatisfy { ["-", "n/a", ""].contains($0.cells[column].text) }
+    }
+    while needed() > width,
+      let drop = columns.filter({ $0.element.dropsAt > 0 }).min(by: {
+        (isEmpty($0.offset) ? 0 : 1, $0.element.dropsAt)
+          < (isEmpty($1.offset) ? 0 : 1, $1.element.dropsAt)
+      })
+    { columns.removeAll { $0.offset == drop.offset } }
+    layout.columns = columns.map(\.element.title)
+    if let first = columns.first {
+      columns[0].element.width = min(40, max(4, first.element.width + width - needed()))
+    }
+    let selected = model.selectedRow(of: listing.rows)
+    let details = listing.rows.indices.contains(selected) ? listing.rows[selected].details : []
+    let detailRows = height >= 18 && !details.isEmpty ? details.count + 1 : 0
+    let bottom = height - 1 - detailRows
+    let first = top + 2
+    let needed = max(1, listing.rows.count) + (listing.unlisted == nil ? 0 : 1)
+    let room = max(0, bottom - first)
+    let rest = Rest(
+      count: listing.rows.count, rows: room, unlisted: listing.unlisted)
+    layout.pageRows = max(1, rest.rows)
+    let titles = listing.columns.enumerated().map { index, column in
+      column.title
+        + (index == listing.sortedColumn ? orderMark(isNumber: column.isNumber) : "")
+    }
+    layout.titlesRow = top + 1
+    layout.titles = zip(columns, place(columns).starts).map { column, start in
+      .init(columns: start - 1..<start + column.element.width, title: column.element.title)
+    }
+    drawCells(columns, row: top + 1) { titles[$0] }
+    grid.paint(row: top + 1, role: .faint)
+    // What is below the list, where it leaves room, has the rest.
+    let shownRows = room - needed >= 3 ? needed - (listing.unlisted == nil ? 0 : 1) : rest.rows
+    defer { drawBelow(from: first + shownRows + (listing.unlisted == nil ? 0 : 1), to: bottom) }
+    guard !listing.rows.isEmpty else {
+      grid.put(shown(listing.empty).fitted(width - 2), row: first, column: 2, role: .faint)
+      draw(rest, from: 0, row: first + shownRows)
+      return
+    }
+    let item = rest.first(showing: selected)
+    (layout.top, layout.firstItem) = (first, item)
+    for index in 0..<min(rest.rows, listing.rows.count - item) {
+      let row = listing.rows[item + index]
+      drawCells(columns, row: first + index) { row.cells[$0].text }
+      grid.paint(row: first + index, role: row.role)
+      grid.put(row.mark, row: first + index, column: 0, role: row.role)
+      if item + index == selected { grid.select(row: first + index) }
+    }
+    draw(rest, from: item, row: first + shownRows)
+    guard detailRows > 0 else { return }
+    rule(
+      bottom, listing.rows[selected].name,
+      "\(grouped(selected + 1)) of \(grouped(listing.rows.count))")
+    for (index, line) in details.enumerated() {
+      grid.put(line.title, row: bottom + 1 + index, column: 0)
+      grid.put(shown(line.text).fitted(width - 8), row: bottom + 1 + index, column: 8)
+    }
+  }
+
+  mutating func drawCells(
+    _ columns: [(offset: Int, element: ListModel.Column)], row: Int, _ text: (Int) -> String
+  ) {
+    for ((index, column), at) in zip(columns, place(columns).starts) {
+      let text = shown(text(index)).fitted(column.width)
+      if column.isNumber {
+        grid.put(text, row: row, endingAt: at + column.width)
+      } else {
+        grid.put(text, row: row, column: at)
+      }
+    }
+  }
+
+  private func place(_ columns: [(offset: Int, element: ListModel.Column)]) -> Columns {
+    Columns(columns.map { .init(width: $0.element.width, isNumber: $0.element.isNumber) })
+  }
+}

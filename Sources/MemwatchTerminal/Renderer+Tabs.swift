@@ -1,0 +1,75 @@
+// The line of views, each with the count of what is new or bad in it.
+
+import MemwatchInspector
+
+extension Renderer {
+  struct Tab {
+    var view: View
+    var key: String
+    var name: String
+    var short: String
+    /// `·3` is new, `!2` is bad.
+    var count = ""
+    var isBad: Bool { count.hasPrefix("!") }
+  }
+
+  var tabs: [Tab] {
+    var tabs: [Tab] = [
+      Tab(view: .arenas, key: "1", name: "Arenas", short: "Arenas"),
+      Tab(view: .secrets, key: "2", name: "Labels", short: "Labels"),
+      Tab(view: .map, key: "3", name: "Map", short: "Map"),
+      Tab(view: .events, key: "4", name: "Events", short: "Events"),
+      Tab(view: .findings, key: "5", name: "Audit", short: "Audit"),
+      Tab(view: .host, key: "6", name: "Host", short: "Host"),
+      Tab(view: .vaults, key: "7", name: "Vaults", short: "Vault"),
+      Tab(view: .processes, key: "8", name: "Processes", short: "Procs"),
+      Tab(view: .history, key: "9", name: "History", short: "Hist"),
+    ]
+    if model.output != nil {
+      tabs.append(Tab(view: .output, key: "o", name: "Output", short: "Out"))
+    }
+    func bad(_ count: Int) -> String { count == 0 ? "" : "!\(min(count, 99))" }
+    for index in tabs.indices {
+      tabs[index].count =
+        switch tabs[index].view {
+        case .events:
+          model.newEvents == 0 ? "" : (style.unicode ? "·" : "+") + "\(min(model.newEvents, 99))"
+        case .findings: bad(model.snapshot?.audit?.findings.count(where: \.isDifference) ?? 0)
+        case .host: bad(model.host?.worst.count ?? 0)
+        case .vaults: bad(model.snapshot?.vaults.count { ($0.failures ?? 0) > 0 } ?? 0)
+        default: ""
+        }
+    }
+    return tabs
+  }
+
+  /// With whole names where there is room; else with short ones; else with the name of this view alone.
+  mutating func drawTabs(row: Int) {
+    let tabs = tabs
+    func isHere(_ tab: Tab) -> Bool {
+      tab.view == (model.view == .detail ? .arenas : model.view)
+    }
+    let texts: [[String]] = [
+      tabs.map { " \($0.key) \($0.name)\($0.count) " },
+      tabs.map { " \($0.key) \($0.short)\($0.count)" },
+      tabs.map { " \($0.key)" + (isHere($0) ? " \($0.short)" : "") + $0.count },
+    ]
+    let fitting = texts.first { $0.reduce(0) { $0 + $1.columns } <= width } ?? texts[2]
+    var at = 0
+    for (tab, text) in zip(tabs, fitting) where at + text.columns <= width {
+      if let key = tab.key.first {
+        layout.spots.append(
+          .init(row: row, columns: at..<at + text.columns, key: .character(key)))
+      }
+      let end = grid.put(text, row: row, column: at, role: isHere(tab) ? .selected : .normal)
+      if !isHere(tab) {
+        grid.put(tab.key, row: row, column: at + 1, role: .strong)
+        let trailing = text.hasSuffix(" ") ? 1 : 0
+        grid.put(
+          tab.count, row: row, column: end - trailing - tab.count.columns,
+          role: tab.isBad ? .bad : .strong)
+      }
+      at = end
+    }
+  }
+}

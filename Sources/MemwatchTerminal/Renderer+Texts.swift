@@ -1,0 +1,79 @@
+// Processes, and views of text.
+
+import MemwatchInspector
+
+extension Renderer {
+  mutating func drawProcesses() {
+    rule(
+      top, "processes that publish",
+      since("\(model.publishers.count)", besides: "processes that publish"))
+    let top = top + 1
+    let isHinting = model.waiting != nil && height > top + 5
+    if isHinting {
+      let hint = "to publish, a program calls StatsPublisher.start() or runs with ENCLAVE_STATS=1"
+      grid.put(shown(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)
+    }
+    let rest = Rest(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))
+    layout.pageRows = max(1, rest.rows)
+    if model.publishers.isEmpty {
+      var row = top
+      let none = model.filter.isEmpty ? "nobody publishes a stats page" : "no process matches"
+      grid.put(none, row: row, column: 2, role: .strong)
+      let last = height - (isHinting ? 3 : 2)
+      for (index, place) in model.places.enumerated() where row < last {
+        row += 1
+        if row == last, index + 1 < model.places.count {
+          grid.put(
+            "+\(counted(model.places.count - index, "place")) more", row: row, column: 2,
+            role: .strong)
+          break
+        }
+        grid.put(
+          shown("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
+          column: 2)
+      }
+      return
+    }
+    drawProcessList(from: top, rest: rest)
+  }
+
+  mutating func drawText(_ lines: [String], title: String) {
+    let rows = height - 2 - top
+    layout.pageRows = max(1, rows)
+    let first = min(model.scroll, max(0, lines.count - rows))
+    let note = "\(min(lines.count, first + rows)) of \(counted(lines.count, "line"))"
+    rule(top, title, since(note, besides: title))
+    let top = top + 1
+    defer {
+      if lines.count < rows, model.view != .output {
+        drawBelow(from: top + max(1, lines.count), to: height - 1)
+      }
+    }
+    if lines.isEmpty, !model.filter.isEmpty {
+      grid.put("no line matches", row: top, column: 0, role: .faint)
+    }
+    for index in 0..<max(0, min(rows, lines.count - first)) {
+      let line = lines[first + index]
+      grid.put(shown(line).fitted(width), row: top + index, column: 0)
+      if let (length, role) = verdict(of: line) {
+        grid.put(line.prefix(length), row: top + index, column: 0, role: role)
+      }
+      if first + index == model.foundLine { grid.select(row: top + index) }
+    }
+  }
+
+  /// The word that a line of the host's or the audit's judgement begins with, and its colour.
+  private func verdict(of line: String) -> (length: Int, role: Role)? {
+    let words: [(String, Role)]
+    switch model.view {
+    case .host: words = [("! bad", .bad), ("? unknown", .warning), ("  good", .good)]
+    case .findings:
+      words = [
+        ("problem", .bad), ("differs", .bad), ("warning", .warning), ("no findings", .good),
+      ]
+    default: return nil
+    }
+    return words.first { line == $0.0 || line.hasPrefix($0.0 + "  ") }
+      .map { ($0.0.utf8.count, $0.1) }
+  }
+}

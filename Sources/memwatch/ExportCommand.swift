@@ -1,0 +1,149 @@
+// `memwatch export`: every publisher of the host, as Prometheus text.
+
+import ArgumentParser
+import MemwatchExporter
+import MemwatchInspector
+import MemwatchSandbox
+
+struct ExportCommand: ConfinedCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "export",
+    abstract: "Writes metrics of all publishers of the host as Prometheus text.",
+    discussion: """
+      As root: of all users and containers. Processes are grouped by name and systemd unit; at most \
+      64 groups, 32 arenas a group and 5,000 series are written, the rest is counted under (other). \
+      Without --textfile: one collection to standard output. With it: DIR/memwatch.prom for \
+      node_exporter's textfile collector, mode 0644, replaced at each interval until SIGTERM or \
+      SIGINT, which also remove it. One collection alone (to standard output, or with --once) has no \
+      counters: they need the totals of processes that ended. It exits with 1 when DIR or the file \
+      cannot be written, and with 0 when there is no publisher: memwatch_unreadable counts what \
+      could not be read. SIGTERM and SIGINT end it as they end any program: a shell reports 143 and 130.
+      """)
+
+  /// Audits of one collection take this many milliseconds, and the last one's time; those that were
+  /// audited longest ago come first.
+  private static let auditMs: UInt64 = 150
+
+  /// The file's name in the directory.
+  private static let fileName = "memwatch.prom"
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp("Write memwatch.prom in this directory.", valueName: "dir"))
+  var textfile: String?
+  @Option(
+    name: [.long, .customShort("i")],
+    help: ArgumentHelp("Collect this often: 15s, 1m (with --textfile).", valueName: "time"))
+  var interval = Time(milliseconds: 15_000)
+  @Flag(
+    name: [.customShort("1"), .long],
+    help: "Collect once, without counters, and leave the file there.")
+  var once = false
+  @Flag(name: .long, help: "Describe the metrics (Markdown) instead.")
+  var describe = false
+  @OptionGroup var audit: AuditFlag
+
+  func validate() throws {
+    guard (50...3_600_000).contains(interval.milliseconds) else {
+      throw ValidationError("--interval takes 50ms to 1h.")
+    }
+  }
+
+  private var isService: Bool { textfile != nil && !once }
+
+  var needs: Needs {
+    guard let textfile, !describe else { return Needs() }
+    return Needs(
+      exports: textfile.isEmpty ? "." : textfile,
+      replaced: ReplacedFile(name: Self.fileName, isRemovedAtEnd: !once))
+  }
+
+  func look(_ viewer: Viewer) throws {
+    if describe { return try Output.standard(Metric.document) }
+    var exporter = Exporter(version: Memwatch.configuration.version, counts: isService)
+    var collector = Collector(
+      auditing: audit.mode(.automatic), auditMs: isService ? Self.auditMs : .max)
+    while true {
+      let begin = Console.milliseconds
+      var collection = collector.collect()
+      collection.host = viewer.host.facts
+      let text = exporter.text(of: collection)
+      guard let textfile else { return try Output.standard(text) }
+      try viewer.replace("\(SafeText(textfile))/\(Self.fileName)", with: text)
+      if once { return }
+      let taken = Console.milliseconds - begin
+      let wanted = UInt64(interval.milliseconds)
+      Exiting.pause(milliseconds: UInt32(clamping: wanted - min(wanted, taken)))
+    }
+  }
+}
+
+/// Reads all publishers, again and again.
+private struct Collector {
+  let auditing: Inspector.Auditing
+  let auditMs: UInt64
+  private var inspectors: [UInt64: Inspector] = [:]
+  /// When each was audited last, in milliseconds since 1970.
+  private var auditedAt: [UInt64: UInt64] = [:]
+  private var units: [UInt64: SafeText] = [:]
+
+  init(auditing: Inspector.Auditing, auditMs: UInt64) {
+    (self.auditing, self.auditMs) = (auditing, auditMs)
+  }
+
+  mutating func collect() -> ExportCollection {
+    var collection = ExportCollection(at: Console.realMilliseconds)
+    let begin = Console.milliseconds
+    func miss(_ reason: UnreadableReason) {
+      collection.unreadable[reason.rawValue, default: 0] += 1
+    }
+    let discovery = Discovery.run()
+    for place in discovery.places {
+      if place.isDenied { miss(.notPermitted) } else if place.hasFailed { miss(.failed) }
+    }
+    var kept: [UInt64: Inspector] = [:]
+    var auditMs: UInt64 = 0
+    let byAudit = discovery.publishers.sorted { (auditedAt[$0.id] ?? 0) < (auditedAt[$1.id] ?? 0) }
+    for publisher in byAudit {
+      var state = publisher.state
+      var snapshot: Snapshot?
+      if state.isHeld {
+        if let inspector = inspectors[publisher.id] ?? (try? Inspector.attach(to: publisher)) {
+          let mayAudit = auditMs < self.auditMs
+          let sample = inspector.sample(auditing: mayAudit ? auditing : .never, .totals)
+          if let audit = sample.audit, auditedAt[publisher.id] != audit.at {
+            auditedAt[publisher.id] = audit.at
+            auditMs += max(audit.durationMs, 1)
+          }
+          // It may follow a successor, which has a reading of its own.
+          if sample.process.publisherID == publisher.identifier {
+            kept[publisher.id] = inspector
+            state = sample.process.state
+            if state.isCurrent || state == .stopped { snapshot = sample }
+          } else {
+            state = .exited
+          }
+        } else {
+          miss(.failed)
+        }
+      }
+      if let reason = UnreadableReason(state) { miss(reason) }
+      if units[publisher.id] == nil, let pid = publisher.pid {
+        units[publisher.id] = Units.name(of: pid)
+      }
+      // What is no page of this version tells no name: a file's name would be a label for each pid.
+      let hasName = ![.corrupt, .incompatible, .notPermitted].contains(publisher.state)
+      guard hasName else { continue }
+      collection.readings.append(
+        ExportReading(
+          id: publisher.id, name: publisher.name, unit: units[publisher.id], state: state,
+          snapshot: snapshot))
+    }
+    inspectors = kept
+    let ids = Set(discovery.publishers.map(\.id))
+    units = units.filter { ids.contains($0.key) }
+    auditedAt = auditedAt.filter { ids.contains($0.key) }
+    collection.durationMs = Console.milliseconds - begin
+    return collection
+  }
+}

@@ -1,0 +1,157 @@
+// What goes on while the program does something else: locks are tried again, and no long call keeps
+// other threads waiting.
+
+import Enclave
+import EnclaveSystem
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite struct MaintenanceTests {
+  // MARK: - Locking later
+
+  struct Row: CustomTestStringConvertible, Sendable {
+    var layout: Arena.Layout
+    var gate: Arena.Gate
+    var byteCount: Int
+    var testDescription: String { "\(layout), \(gate), \(byteCount) bytes" }
+  }
+
+  /// Chunks of slabs, an isolated page, and one that is locked in pieces.
+  static let rows: [Row] = allGates.flatMap { gate in
+    [
+      Row(layout: .slab, gate: gate, byteCount: 40),
+      Row(layout: .isolated, gate: gate, byteCount: 40),
+      Row(layout: .isolated, gate: gate, byteCount: 700_000),
+    ].filter { $0.byteCount <= mayLock }
+  }
+  static let mayLock: Int = {
+    let soft = (try? ProcessFacts.memlockLimit())?.soft ?? 0
+    return soft > 4 << 20 ? .max : 40
+  }()
+
+  /// Nobody publishes. The first try after the failure fails too, in the middle of a large chunk.
+  @Test(arguments: rows.indices) func locksAreTriedAgain(row: Int) async {
+    await #expect(processExitsWith: .success) { [row = row as Int] in
+      let row = Self.rows[row]
+      let before = ProcessFacts.lockedBytes() ?? 0
+      let arena = try Arena(
+        "later", .init(layout: row.layout, lock: .preferred, gate: row.gate))
+      FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
+      var secret = try arena.allocate(byteCount: row.byteCount)
+      try secret.withMutableBytes { bytes in
+        bytes.withUnsafeMutableBytes { _ = $0.initializeMemory(as: UInt8.self, repeating: 7) }
+      }
+      #expect(arena.statistics.bytesLocked == 0, "nothing is locked")
+      try eventually("there is a thread") { Self.threads().contains("enclave-locks") }
+      FaultPlan.clear()
+      FaultPlan.fail(.lockChunk, errno: ENOMEM, after: row.byteCount > 262_144 ? 1 : 0)
+      try eventually("all is locked") {
+        arena.statistics.bytesLocked == arena.statistics.bytesMapped
+      }
+      // What the kernel counts is what the arena counts: nothing is locked twice, or left of a try.
+      let kernel = Int(ProcessFacts.lockedBytes() ?? 0) - Int(before)
+      #expect(kernel == arena.statistics.bytesLocked, "the kernel counts \(kernel)")
+      try eventually("the thread ends") { !Self.threads().contains("enclave-locks") }
+      try secret.withBytes { bytes in
+        bytes.withUnsafeBytes { #expect($0.allSatisfy { $0 == 7 }, "contents") }
+      }
+      // The next failure starts it again.
+      FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
+      let second = try arena.allocate(byteCount: Self.mayLock > 4096 ? 200_000 : 4096)
+      FaultPlan.clear()
+      try eventually("all is locked") {
+        arena.statistics.bytesLocked == arena.statistics.bytesMapped
+      }
+      try second.destroy()
+    }
+  }
+
+  /// The page is truncated, which ends publishing, and nothing else.
+  @Test func locksAreTriedAgainWithoutThePage() async throws {
+    let scratch = try Scratch(onTmpfs: true)
+    await #expect(processExitsWith: .success) { [path = scratch.path as String] in
+      setenv("ENCLAVE_STATS_DIR", path, 1)
+      let publisher = try StatsPublisher.start()
+      FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
+      let arena = try Arena("later", .init(lock: .preferred, gate: .none))
+      let secret = try arena.allocate(byteCount: 40)
+      #expect(truncate(publisher.path!, 0) == 0, "truncate: \(errno)")
+      try eventually("the page is lost") { !publisher.isPublishing }
+      FaultPlan.clear()
+      try eventually("all is locked") {
+        arena.statistics.bytesLocked == arena.statistics.bytesMapped
+      }
+      try secret.destroy()
+    }
+  }
+
+  // MARK: - Long calls
+
+  /// While one thread is in a call that may take long, others make, use and destroy arenas.
+  @Test(arguments: [
+    SystemCall.allocateMetadata, .createPage, .allocatePage, .startThread, .reserveChunk,
+    .lockChunk,
+    .unmapChunk,
+  ])
+  func nobodyWaitsForALongCall(call: SystemCall) async throws {
+    let scratch = try Scratch(onTmpfs: true)
+    await #expect(processExitsWith: .success) {
+      [path = scratch.path as String, number = call.rawValue as UInt32] in
+      alarm(60)  // ends a process that waits
+      setenv("ENCLAVE_STATS_DIR", path, 1)
+      try Self.useAnArena()
+      let call = try #require(SystemCall(rawValue: number))
+      FaultPlan.hold(call)
+      let ended = DispatchSemaphore(value: 0)
+      Thread {
+        if [.createPage, .allocatePage, .startThread].contains(call) {
+          try? StatsPublisher.start().keepUntilExit()
+        } else {
+          try? Self.useAnArena()
+        }
+        ended.signal()
+      }.start()
+      while !FaultPlan.holdsThread { sched_yield() }
+      try Self.useAnArena()
+      FaultPlan.letGo()
+      ended.wait()
+    }
+  }
+
+  /// What is written of an arena meets its end on the page, and the page's own.
+  @Test func arenasLeaveThePageWhileTheyAreWritten() async throws {
+    let scratch = try Scratch(onTmpfs: true)
+    await #expect(processExitsWith: .success) { [path = scratch.path as String] in
+      setenv("ENCLAVE_STATS_DIR", path, 1)
+      Thread { while true { Registry.refresh() } }.start()
+      for _ in 0..<300 {
+        let publisher = try StatsPublisher.start()
+        for _ in 0..<5 {
+          let arena = try Arena("brief", .init(lock: .off, gate: .none))
+          _ = try arena.allocate(byteCount: 32)
+          try arena.destroy()
+        }
+        publisher.stop()
+      }
+    }
+  }
+
+  // MARK: - Tools
+
+  static func useAnArena() throws {
+    let arena = try Arena("used", .init(layout: .isolated, lock: .preferred, gate: .none))
+    let secret = try arena.allocate(byteCount: 32)
+    try secret.destroy()
+    try arena.destroy()
+  }
+
+  static func threads() -> [String] {
+    let tasks = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/task")) ?? []
+    return tasks.compactMap {
+      try? String(contentsOfFile: "/proc/self/task/\($0)/comm", encoding: .utf8)
+        .trimmingCharacters(in: .newlines)
+    }
+  }
+}

@@ -1,0 +1,92 @@
+// What is known about secrets lies in ordinary memory, which may run out.
+
+import CTestSupport
+import Enclave
+import EnclaveSystem
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite struct MetadataTests {
+  #if DEBUG
+    /// Each of them fails once: the error names it, and everything works afterwards.
+    @Test(arguments: [Arena.Layout.slab, .isolated], allGates)
+    func eachPieceOfMetadataMayFail(layout: Arena.Layout, gate: Arena.Gate) async {
+      let (isolated, number) = (layout == .isolated, allGates.firstIndex(of: gate)!)
+      await #expect(processExitsWith: .success) {
+        [isolated = isolated as Bool, number = number as Int] in
+        let options = Arena.Options(
+          layout: isolated ? .isolated : .slab, lock: .off, gate: allGates[number])
+        func round() throws(EnclaveError) {
+          let arena = try Arena("victim", options)
+          for size in [32, 200, 5000] {
+            _ = try arena.allocate(byteCount: size, label: "label")
+          }
+          for _ in 0..<40 { _ = try arena.allocate(byteCount: 32) }
+          let kept = SecretReference(try arena.allocate(byteCount: 100))
+          guard (try? kept.withBytes { $0.byteCount }) == 100 else { exit(9) }
+        }
+        try round()
+        var failures = 0
+        for after in 0..<1000 {
+          let before = SystemCall.allocateMetadata.failureCount
+          FaultPlan.fail(.allocateMetadata, errno: EIO, after: after, times: 1)
+          var error: EnclaveError?
+          do throws(EnclaveError) { try round() } catch let thrown { error = thrown }
+          let hasFailed = SystemCall.allocateMetadata.failureCount > before
+          FaultPlan.clear()
+          try round()
+          if !hasFailed { break }
+          failures += 1
+          guard case .system(let failure) = error, failure.call == .allocateMetadata,
+            failure.errno == EIO
+          else { exit(10) }
+        }
+        guard failures > 8, failures < 1000 else { exit(11) }
+      }
+    }
+  #endif
+
+  /// Address space of 150 MiB (more where the program needs that to begin with), and no end of
+  /// secrets: an error that says so, and what was there stays usable.
+  /// With a page gate there are many mappings, which the error counts.
+  @Test(arguments: [false, true], [false, true])
+  func outOfMemoryIsAnError(manyArenas: Bool, isGated: Bool) async {
+    await #expect(processExitsWith: .success) {
+      [manyArenas = manyArenas as Bool, isGated = isGated as Bool] in
+      let options = Arena.Options(lock: .off, gate: isGated ? .pages : .none)
+      let arena = try Arena("test", options)
+      var first = try arena.allocate(byteCount: 100)
+      try fill(&first, from: 7)
+      let statm = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8)
+      let inUse = UInt(statm.split(separator: " ")[0])! * 4096
+      var limit = rlimit(rlim_cur: inUse + 40 << 20, rlim_max: inUse + 40 << 20)
+      guard setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0 else { exit(90) }
+      var arenas: [Arena] = []
+      arenas.reserveCapacity(1 << 16)
+      var places: [SecretHandle] = []
+      places.reserveCapacity(1 << 16)
+      do throws(EnclaveError) {
+        while true {
+          if manyArenas {
+            arenas.append(try Arena("more", options))
+          } else {
+            places.append(
+              try arena.reference.allocate(byteCount: 4000, alignment: 16, label: "more"))
+          }
+        }
+      } catch {
+        switch error {
+        case .system(let failure): guard failure.errno == ENOMEM else { exit(10) }
+        default: exit(11)
+        }
+      }
+      guard manyArenas ? arenas.count > 10 : places.count > 1000 else { exit(12) }
+      guard try contents(first) == (0..<100).map({ UInt8($0 + 7) }) else { exit(13) }
+      for handle in places { try handle.free() }
+      arenas = []
+      _ = try arena.allocate(byteCount: 4000)
+    }
+  }
+}

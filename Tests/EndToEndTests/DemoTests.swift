@@ -1,0 +1,71 @@
+// The sample process has one name, whatever its file is called and whoever started its publisher.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct DemoTests {
+  /// How a file of the sample process comes to be.
+  enum Copy: String, CaseIterable, Sendable {
+    case built, copied, linked, longName, tool
+
+    func make(in scratch: Scratch) throws -> String {
+      let files = FileManager.default
+      func copied(_ name: String) throws -> String {
+        try files.copyItem(atPath: Programs.demo, toPath: scratch.file(name))
+        return scratch.file(name)
+      }
+      switch self {
+      case .built: return Programs.demo
+      case .copied: return try copied("gateway")
+      case .linked:
+        try files.createSymbolicLink(
+          atPath: scratch.file("link"), withDestinationPath: Programs.demo)
+        return scratch.file("link")
+      // Longer than the kernel keeps (TASK_COMM_LEN, 16 bytes).
+      case .longName: return try copied("a-gateway-with-a-long-name")
+      case .tool: return try copied("enclave-demo-tool")
+      }
+    }
+  }
+
+  @Test(arguments: Copy.allCases, [nil, "1"])
+  func isFoundByItsName(copy: Copy, publishing: String?) throws {
+    let (scratch, files) = (try Scratch(onTmpfs: true), try Scratch())
+    let demo = Launch(
+      [try copy.make(in: files), "--seconds", "60"], stats: scratch,
+      environment: publishing.map { ["ENCLAVE_STATS": $0] } ?? [:]
+    ).process()
+    demo.standardOutput = FileHandle.nullDevice
+    try demo.run()
+    defer {
+      kill(demo.processIdentifier, SIGKILL)
+      demo.waitUntilExit()
+    }
+    let audit = try memwatch("audit", "enclave-demo", "--wait", "60s", stats: scratch)
+    #expect(audit.status == 0, "\(audit)")
+    // Whoever looks early finds that name too: it was published before there was an arena.
+    let ended = try memwatch("snapshot", "enclave-demo", "--format", "json", stats: scratch)
+    let snapshot = try json(ended.output)
+    let process = try #require(snapshot["process"] as? [String: Any])
+    #expect(process["name"] as? String == "enclave-demo")
+    #expect(process["pid"] as? Int == Int(demo.processIdentifier))
+    let started = try #require(process["startedAt"] as? Int)
+    let created = try #require(snapshot["arenas"] as? [[String: Any]])
+      .compactMap { $0["createdAt"] as? Int }
+    #expect(!created.isEmpty && created.allSatisfy { $0 >= started }, "\(started): \(created)")
+  }
+
+  /// A page that cannot be had is told, instead of a sample process that nobody finds.
+  @Test func saysWhyItCannotPublish() throws {
+    let place = try Scratch()
+    let file = place.file("file")
+    try "".write(toFile: file, atomically: true, encoding: .utf8)
+    let ended = try Launch(
+      [Programs.demo, "--seconds", "1"], environment: ["ENCLAVE_STATS_DIR": file]
+    ).run()
+    #expect(ended.status == 1 && ended.error.hasPrefix("enclave-demo: "), "\(ended)")
+    #expect(ended.error.contains("ENOTDIR") && ended.output.isEmpty, "\(ended)")
+  }
+}

@@ -1,0 +1,96 @@
+// `memwatch export` with a real publisher.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct ExportTests {
+  private func mode(_ path: String) -> Int? {
+    (try? FileManager.default.attributesOfItem(atPath: path))?[.posixPermissions] as? Int
+  }
+
+  @Test func aCollectionOnStandardOutput() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 3 100")
+    let ended = try memwatch("export", stats: scratch)
+    #expect(ended.status == 0, "\(ended.error)")
+    #expect(ended.output.contains("# TYPE memwatch_arena_secrets gauge\n"))
+    #expect(ended.output.contains(/memwatch_arena_secrets\{.*arena="alpha"\} 3\n/))
+    #expect(ended.output.contains(/memwatch_audit_complete\{.*\} 1\n/))
+    #expect(!ended.output.contains("_total"))
+    // The host's checks, as `memwatch host` judges them.
+    let host = try json(try memwatch("host", "--json").output)["host"] as! [[String: Any]]
+    #expect(host.count > 15)
+    for fact in host {
+      let labels = "check=\"\(fact["name"]!)\",judgement=\"\(fact["judgement"]!)\""
+      #expect(ended.output.contains("memwatch_host_check{\(labels)} 1\n"), "\(labels)")
+    }
+    #expect(!ended.output.contains("\"\(peer.pid)\""))
+  }
+
+  @Test func theFileStaysWithOnce() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let directory = try Scratch()
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none")
+    defer { peer.kill() }
+    let path = directory.file("memwatch.prom")
+    for _ in 0..<2 {
+      let ended = try memwatch("export", "--textfile", directory.path, "--once", stats: scratch)
+      #expect(ended.status == 0 && ended.output.isEmpty, "\(ended.error)")
+      let files = try FileManager.default.contentsOfDirectory(atPath: directory.path)
+      #expect(files == ["memwatch.prom"] && mode(path) == 0o644)
+      #expect(try String(contentsOfFile: path, encoding: .utf8).contains("arena=\"alpha\""))
+    }
+  }
+
+  @Test(arguments: [SIGTERM, SIGINT])
+  func theServiceRemovesItsFile(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let directory = try Scratch()
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none")
+    let path = directory.file("memwatch.prom")
+    let service = Launch(
+      [Programs.memwatch, "export", "--textfile", directory.path, "-i", "50ms"], stats: scratch
+    ).process()
+    try service.run()
+    func text() -> String { (try? String(contentsOfFile: path, encoding: .utf8)) ?? "" }
+    try eventually("the file is there") { text().contains(/_allocations_total\{.*\} 0\n/) }
+    #expect(mode(path) == 0o644)
+    try peer.send("alloc a 3 100")
+    try eventually("it is replaced") { text().contains(/_allocations_total\{.*\} 3\n/) }
+    try eventually("it is audited") { text().contains(/_audit_complete\{.*\} 1\n/) }
+    kill(service.processIdentifier, signal)
+    try eventually("the service ends") { !service.isRunning }
+    #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
+  }
+
+  /// The directory is named, with what the kernel answered, before anything is collected.
+  @Test(arguments: [true, false])
+  func aDirectoryThatCannotBeOpenedIsAnError(once: Bool) throws {
+    let scratch = try Scratch()
+    let file = scratch.file("file")
+    try Data().write(to: URL(fileURLWithPath: file))
+    let absent = scratch.file("absent")
+    for (path, answer) in [(absent, "ENOENT"), (file, "ENOTDIR")] {
+      let ended = try Launch(
+        [Programs.memwatch, "export", "--textfile", path] + (once ? ["--once"] : [])
+      ).run()
+      #expect(ended.status == 1 && ended.output.isEmpty)
+      #expect(ended.error.contains("\(path): "), "\(ended.error)")
+      #expect(ended.error.contains("(\(answer))"), "\(ended.error)")
+    }
+  }
+
+  /// Without rights to a directory the answer is EACCES, whether it may not be read or not be written.
+  @Test(arguments: [0o311, 0o555])
+  func aDirectoryOfOthersIsAnError(mode: Int) throws {
+    let scratch = try Scratch(mode: 0o755)
+    let directory = scratch.file("closed")
+    try FileManager.default.createDirectory(
+      atPath: directory, withIntermediateDirectories: false, attributes: [.posixPermissions: mode])
+    let copy = try Unprivileged()
+    let ended = try copy.memwatch("export", "--textfile", directory, "--once", stats: nil)
+    #expect(ended.status == 1 && ended.output.isEmpty)
+    #expect(ended.error.contains(directory) && ended.error.contains("EACCES"), "\(ended.error)")
+  }
+}

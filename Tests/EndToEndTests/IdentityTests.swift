@@ -1,0 +1,116 @@
+// A publisher that becomes another user or another program.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct IdentityTests {
+  private func state(_ text: String) throws -> String? {
+    (try json(text)["process"] as? [String: Any])?["state"] as? String
+  }
+
+  @Test func afterExecTheStateSaysSo() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let path = try peer.send("start")
+    try peer.send("arena a alpha slab preferred none")
+    try peer.send("alloc a 3 40")
+    peer.post("exec /bin/cat")
+    try eventually("another program runs") {
+      try procText("/proc/\(peer.pid)/comm") == "cat\n"
+    }
+    for target in [["\(peer.pid)"], ["test-publisher"], ["--file", path]] {
+      let result = try Launch([Programs.memwatch, "snapshot"] + target, stats: scratch).run()
+      #expect(result.status == 11, "\(target): \(result.error)")
+      #expect(result.output.contains("EXEC") && !result.output.contains(" ok "))
+      let document = try Launch(
+        [Programs.memwatch, "snapshot"] + target + ["--format", "json"], stats: scratch
+      ).run()
+      #expect(try state(document.output) == "exec")
+      #expect(Schema.violations(try json(document.output), try Schema.snapshot()).isEmpty)
+    }
+    let list = try json(try memwatch("list", "--json", stats: scratch).output)
+    let listed = (list["publishers"] as? [[String: Any]])?.filter { $0["page"] as? String == path }
+    #expect(listed?.map { $0["state"] as? String } == ["exec"], "\(list)")
+  }
+
+  /// The twin: the descriptor is gone and the program is the same.
+  @Test func aClosedDescriptorIsNoExec() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("close-page")
+    let result = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
+    #expect(result.status == 8 && result.output.contains("DETACHED"), "\(result.output)")
+    #expect(result.output.contains("the program closed the descriptor of its page"))
+  }
+
+  /// The next program publishes too.
+  @Test func aProgramThatPublishesAfterExecIsFound() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let old = try peer.send("start")
+    peer.post("exec \(Programs.publisher)")
+    // What is sent too early is read by the program before.
+    try eventually("another program runs") {
+      try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 11
+    }
+    let new = try peer.send("start")
+    #expect(new != old)
+    #expect(!FileManager.default.fileExists(atPath: old), "what exec left is removed")
+    #expect(try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 0)
+    try peer.exit()
+  }
+
+  /// A server starts as root and goes on as a user: both find it.
+  @Test(.enabled(if: Programs.isRoot, "needs root, to become another user"))
+  func afterSetuidItsUserFindsIt() throws {
+    let copy = try Unprivileged()
+    let peer = try Peer(stats: nil, program: copy.place.file("test-publisher"))
+    let old = try peer.send("start elsewhere")
+    defer { try? FileManager.default.removeItem(atPath: old) }
+    #expect(old.hasPrefix("/dev/shm/enclave-0/"))
+    try peer.send("arena a alpha slab preferred none")
+    try peer.send("alloc a 3 40")
+    try peer.send("setuid 65534")
+    for viewer in [DiscoveryTests.nobody, []] {
+      let command = viewer + [copy.place.file("memwatch"), "snapshot", "\(peer.pid)"]
+      try eventually("\(viewer) finds it") {
+        let result = try Launch(command + ["--format", "json"]).run()
+        guard result.status == 0, try state(result.output) == "live" else { return false }
+        let process = try json(result.output)["process"] as! [String: Any]
+        return (process["page"] as? String ?? "").hasPrefix("/dev/shm/enclave-65534/")
+      }
+      let result = try Launch(command).run()
+      #expect(result.status == 0 && result.output.contains("alpha"), "\(result.error)")
+    }
+    let arena = try json(
+      try memwatch("snapshot", "\(peer.pid)", "--format", "json").output)["arenas"]
+    #expect((arena as? [[String: Any]])?.first?["secretCount"] as? Int == 3)
+    // The page is written to.
+    try peer.send("alloc a 2 40")
+    let later = try json(
+      try memwatch("snapshot", "\(peer.pid)", "--format", "json").output)["arenas"]
+    #expect((later as? [[String: Any]])?.first?["secretCount"] as? Int == 5)
+    #expect(try memwatch("snapshot", "--file", old).status == 8, "detached")
+    try peer.exit()
+  }
+
+  /// Where the new user has no directory to publish in, memwatch says whose the page is.
+  @Test(.enabled(if: Programs.isRoot, "needs root, to become another user"))
+  func afterSetuidWithoutADirectory() throws {
+    let copy = try Unprivileged()
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch, program: copy.place.file("test-publisher"))
+    try peer.send("start")
+    try peer.send("setuid 65534")
+    let refused = try copy.memwatch("snapshot", "\(peer.pid)", stats: scratch)
+    #expect(refused.status == 3, "\(refused.error)")
+    #expect(refused.error.contains("\(scratch.path): may not be opened"), "\(refused.error)")
+    let root = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    #expect(root.status == 0, "\(root.error)")
+    #expect(try state(root.output) == "live")
+    try peer.exit()
+  }
+}

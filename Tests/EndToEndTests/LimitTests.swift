@@ -1,0 +1,110 @@
+// Limits of memwatch's own process: an error that names the limit, nothing left behind, nobody killed.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct LimitTests {
+  private func limited(
+    _ limits: [String], _ arguments: String..., stats: Scratch, directory: Scratch? = nil
+  ) throws -> Ended {
+    var launch = Launch(["prlimit"] + limits + [Programs.memwatch] + arguments, stats: stats)
+    launch.directory = directory?.path
+    return try launch.run()
+  }
+
+  private func world() throws -> (Peer, Scratch) {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab off none")
+    try peer.send("alloc a 3 40")
+    return (peer, scratch)
+  }
+
+  @Test(arguments: ["txt", "json", "csv", "svg"], [200, 2000])
+  func aSnapshotThatIsTooLarge(ending: String, limit: Int) throws {
+    let ((peer, stats), place) = (try world(), try Scratch())
+    // A table of one arena takes less.
+    if ending == "csv", limit > 1000 { return }
+    let ended = try limited(
+      ["--fsize=\(limit)"], "snapshot", "\(peer.pid)", "-o", "x.\(ending)", stats: stats,
+      directory: place)
+    #expect(ended.status == 1 || ended.status == 2, "\(ended)")
+    #expect(ended.error.contains("RLIMIT_FSIZE"), "\(ended)")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: place.path) == [])
+    #expect(peer.process.isRunning)
+  }
+
+  /// What was recorded before the limit can be replayed.
+  @Test func aRecordThatIsTooLarge() throws {
+    let ((peer, stats), place) = (try world(), try Scratch())
+    let ended = try limited(
+      ["--fsize=20000"], "record", "\(peer.pid)", "-o", "x.rec", "--interval", "50ms", "--for",
+      "120s", stats: stats, directory: place)
+    #expect(ended.status == 1 && ended.error.contains("RLIMIT_FSIZE"), "\(ended)")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: place.path) == ["x.rec"])
+    let replayed = try memwatch("replay", place.file("x.rec"), stats: stats)
+    #expect(replayed.status == 0 && replayed.output.contains("alpha"), "\(replayed)")
+  }
+
+  /// Standard output is a file, and full.
+  @Test(arguments: ["snapshot", "audit", "list", "host"])
+  func outputThatIsTooLarge(command: String) throws {
+    let ((peer, stats), place) = (try world(), try Scratch())
+    let arguments = ["snapshot", "audit"].contains(command) ? "\(command) \(peer.pid)" : command
+    let ended = try Launch(
+      ["sh", "-c", "prlimit --fsize=10 \(Programs.memwatch) \(arguments) > \(place.file("out"))"],
+      stats: stats
+    ).run()
+    #expect((1...3).contains(ended.status) && ended.error.contains("RLIMIT_FSIZE"), "\(ended)")
+    #expect(peer.process.isRunning)
+  }
+
+  /// What memwatch starts gets the signal as ever.
+  @Test func aCommandKeepsItsSignals() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let plain = try Launch(
+      [
+        "prlimit", "--fsize=100000", Programs.memwatch, "run", "--", "grep", "SigIgn",
+        "/proc/self/status",
+      ], stats: stats
+    ).run()
+    let bits = plain.output.split(separator: "\t").last.flatMap {
+      UInt64($0.prefix { $0.isHexDigit }, radix: 16)
+    }
+    #expect(try #require(bits, "\(plain)") & 1 << UInt64(SIGXFSZ - 1) == 0)
+  }
+
+  @Test(arguments: 5..<9) func fewDescriptors(count: Int) throws {
+    let (peer, stats) = try world()
+    let ended = try limited(["--nofile=\(count)"], "snapshot", "\(peer.pid)", stats: stats)
+    let isTold = ended.error.contains("RLIMIT_NOFILE")
+    // The loader comes first, and has words of its own.
+    #expect(ended.status == 0 || isTold || ended.status == 127, "\(ended)")
+    #expect(ended.status < 128)
+  }
+
+  @Test(.enabled(if: Programs.isRoot, "needs root, to act as a user with no other process"))
+  func noMoreProcesses() throws {
+    let scratch = try Scratch(onTmpfs: true, mode: 0o755)
+    chown(scratch.path, 65534, 65534)
+    let copy = try Unprivileged()
+    let ended = try Launch(
+      [
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit", "--nproc=1",
+        copy.place.file("memwatch"), "list",
+      ], stats: scratch
+    ).run()
+    #expect(ended.status == 1 && ended.error.contains("RLIMIT_NPROC"), "\(ended)")
+  }
+
+  /// No memory may be locked, and memwatch locks none.
+  @Test func noLockedMemory() throws {
+    let (peer, stats) = try world()
+    let ended = try limited(
+      ["--memlock=0", "--rttime=1:1", "--core=0"], "snapshot", "\(peer.pid)", stats: stats)
+    #expect(ended.status == 0, "\(ended)")
+  }
+}

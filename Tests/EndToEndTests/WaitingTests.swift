@@ -1,0 +1,168 @@
+// A publisher that is not there yet, or never comes; and what the terminal sends beside keys.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct WaitingTests {
+  /// The command's status is memwatch's, whether or not it ever published.
+  @Test(
+    arguments: [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143)] as [(String, Int32)],
+    [false, true])
+  func aCommandThatNeverPublishes(ended: (String, Int32), onScreen: Bool) throws {
+    let (script, status) = ended
+    let scratch = try Scratch(onTmpfs: true)
+    let command = [Programs.memwatch, "run", "--", "sh", "-c", "echo so it says; \(script)"]
+    if onScreen {
+      let tmux = try Tmux(command, stats: scratch)
+      let screen = try tmux.wait(for: "[STATUS \(status)]")
+      #expect(screen.contains { $0.contains("before it was seen to publish") }, "\(screen)")
+      #expect(screen.contains { $0.contains("so it says") })
+    } else {
+      let result = try Launch(command, stats: scratch).run()
+      #expect(result.status == status, "\(result)")
+      #expect(result.error.contains("before it was seen to publish"))
+    }
+  }
+
+  /// While it runs there is a screen, and keys work.
+  @Test func runShowsThatItWaits() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [Programs.memwatch, "run", "--", "sh", "-c", "echo so it says; exec tail -f /dev/null"],
+      stats: scratch)
+    let screen = try tmux.wait(for: "WAITING")
+    #expect(screen.contains { $0.contains("ENCLAVE_STATS=1") }, "\(screen)")
+    try tmux.keys("o")
+    try tmux.wait(for: "so it says")
+    try tmux.keys("Q")
+    try tmux.wait(for: "leave process")
+    try tmux.keys("n")
+    try tmux.wait(for: "[STATUS 143]")
+  }
+
+  /// `-W` shows a screen until the publisher comes.
+  @Test func waitingForAName() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [Programs.memwatch, "watch", "test-publisher", "-W", "10m", "-i", "100ms"], stats: scratch)
+    try tmux.wait(for: "for test-publisher")
+    try tmux.keys("?")
+    try tmux.wait(for: "one line down")
+    try tmux.keys("q")
+    try tmux.wait(for: "WAITING")
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
+    try tmux.wait(for: "Memlock")
+    tmux.companions = [peer]
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  @Test func waitingInVain() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [Programs.memwatch, "watch", "nobody-here", "-W", "300ms"], stats: scratch)
+    let screen = try tmux.wait(for: "[STATUS 2]")
+    #expect(screen.contains { $0.contains("nobody publishes a stats page as nobody-here") })
+  }
+
+  /// A shorter interval does not wait for the end of a long one.
+  @Test func anIntervalTakesEffectAtOnce() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let tmux = try Tmux([Programs.memwatch, "\(peer.pid)", "-i", "1h"], stats: scratch)
+    tmux.companions = [peer]
+    try tmux.wait(for: "every 3600 s")
+    try peer.send("arena b bravo slab off none")
+    for _ in 0..<17 { try tmux.keys("-") }
+    try tmux.wait(for: "bravo")
+  }
+
+  /// Pasted text runs nothing, with brackets and without.
+  @Test(arguments: [["-p"], []]) func pastedTextIsNoCommand(options: [String]) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let files = try Scratch()
+    let tmux = try Tmux(
+      [
+        "env", "TERM=\(options.isEmpty ? "screen" : "tmux-256color")", Programs.memwatch,
+        "\(peer.pid)", "-i", "100ms",
+      ], stats: scratch, directory: files.path)
+    tmux.companions = [peer]
+    try tmux.wait(for: "alpha")
+    try tmux.run(["set-buffer", "wq\nQ and so on"])
+    try tmux.run(["paste-buffer"] + options)
+    try tmux.wait(for: "pasted text was ignored")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).isEmpty)
+    // In a prompt it is text, and does not end it.
+    try tmux.keys("/")
+    try tmux.run(["paste-buffer"] + options)
+    try tmux.wait(for: "search: wqQ and so on")
+    try tmux.keys("Escape")
+    try tmux.wait(for: "? help")
+    // Keys with Alt, and sequences that are no keys.
+    try tmux.keys("M-q")
+    try tmux.type("\u{1b}[<0;5;5M\u{1b}]0;Q\u{7}\u{1b}[27;5;113~")
+    try tmux.keys("6")
+    try tmux.wait(for: "hibernation")
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  /// The terminal is asked to mark pasted text, and no more so where memwatch is not in front.
+  @Test(arguments: ["quit", "suspend", "crash"]) func marksOfPastesEnd(end: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line([Programs.memwatch, "\(peer.pid)"], stats: scratch)
+    try line.wait(for: "Memlock")
+    #expect(line.text.contains("\u{1b}[?2004h"))
+    let viewer = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
+      .split(separator: "\n").first.flatMap { Int32($0) }
+    let pid = try #require(viewer)
+    switch end {
+    case "quit": line.type("Q")
+    case "crash": kill(pid, SIGKILL)
+    default:
+      kill(pid, SIGTSTP)
+      try line.wait(for: "\u{1b}[?2004l")
+      // As a shell does: both processes go on.
+      kill(line.process.processIdentifier, SIGCONT)
+      kill(pid, SIGCONT)
+      try eventually("it marks pastes again") {
+        line.take(65536)
+        return line.text.contains("\u{1b}[?2004h")
+      }
+      kill(pid, SIGKILL)
+    }
+    try line.wait(for: "\u{1b}[?2004l")
+    try line.waitForEnd()
+  }
+
+  /// Times of a replay: relative ones, and those that are none.
+  @Test func aReplayGoesToTimes() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
+    let file = scratch.file("record")
+    let made = try memwatch(
+      "record", "\(peer.pid)", "-o", file, "-i", "100ms", "--for", "2s", stats: scratch)
+    try #require(made.status == 0, "\(made.error)")
+    let tmux = try Tmux([Programs.memwatch, "replay", file, "-i", "1h"], stats: scratch)
+    try tmux.wait(for: "REPLAY 1/")
+    func go(_ time: String, _ text: String) throws {
+      try tmux.keys("t")
+      try tmux.wait(for: "go to")
+      try tmux.type(time)
+      try tmux.keys("Enter")
+      try tmux.wait(for: text)
+    }
+    let screen = try tmux.wait(for: ",/. step")
+    #expect(screen.contains { $0.contains("t time") })
+    try go("+1ms", "REPLAY 2/")
+    try go("+1ms", "REPLAY 3/")
+    try go("-1ms", "REPLAY 2/")
+    try go("tomorrow", "no time: 14:02")
+    try go("+1h", "the record ends here")
+    try go("-1h", "REPLAY 1/")
+  }
+}

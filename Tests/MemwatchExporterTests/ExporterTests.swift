@@ -1,0 +1,274 @@
+// The exporter: its text, its bounds, its counters.
+
+import Foundation
+import TestSupport
+import Testing
+
+@testable import MemwatchExporter
+@testable import MemwatchInspector
+
+@Suite struct ExporterTests {
+  static func arena(
+    _ id: UInt64, _ name: String, _ state: String = "locked", allocations: UInt64 = 1
+  ) -> ArenaSnapshot {
+    var arena = ArenaSnapshot(id: id, name: SafeText(Array(name.utf8), limit: 100_000))
+    (arena.lockState, arena.allocations) = (state, allocations)
+    (arena.frees, arena.corruptions) = (0, 0)
+    (arena.bytesLocked, arena.bytesMapped, arena.bytesInUse) = (4096, 8192, 100)
+    (arena.secretCount, arena.openWindows, arena.opens, arena.opensForWriting) = (3, 0, 10, 4)
+    return arena
+  }
+
+  static func reading(
+    _ id: UInt64, _ name: SafeText, _ arenas: [ArenaSnapshot], unit: String? = nil
+  ) -> ExportReading {
+    let process = ProcessSnapshot(
+      publisherPid: id, publisherID: "\(id)", name: name, uid: 0, user: SafeText("root"),
+      state: .live, path: SafeText("/nowhere"))
+    var snapshot = Snapshot(process: process, sampledAt: 1, complete: true)
+    (snapshot.arenas, snapshot.eventCount) = (arenas, 5)
+    (snapshot.memlock.soft, snapshot.memlock.hardIsUnlimited) = (65536, true)
+    return ExportReading(
+      id: id, name: name, unit: unit.map { SafeText($0) }, state: .live, snapshot: snapshot)
+  }
+
+  static func collection(_ readings: [ExportReading], at: UInt64 = 1_000_000) -> ExportCollection {
+    var collection = ExportCollection(at: at)
+    collection.readings = readings
+    return collection
+  }
+
+  /// Series and their values; fails where one occurs twice.
+  static func series(_ text: String) -> [String: Double] {
+    var series: [String: Double] = [:]
+    for line in text.split(separator: "\n") where !line.hasPrefix("#") {
+      let space = line.lastIndex(of: " ")!
+      let name = String(line[..<space])
+      #expect(series[name] == nil, "twice: \(name)")
+      let value = String(line[line.index(after: space)...])
+      series[name] = Double(value == "+Inf" ? "inf" : value)
+      #expect(series[name] != nil, "no number: \(line)")
+    }
+    return series
+  }
+
+  @Test func processesOfAGroupAreAddedUp() {
+    var exporter = Exporter(version: "1", counts: false)
+    let text = exporter.text(
+      of: Self.collection([
+        Self.reading(1, SafeText("web"), [Self.arena(1, "keys")], unit: "web.service"),
+        Self.reading(2, SafeText("web"), [Self.arena(1, "keys", "partial")], unit: "web.service"),
+      ]))
+    let series = Self.series(text)
+    let g = "process=\"web\",unit=\"web.service\""
+    #expect(series["memwatch_publishers{\(g),state=\"live\"}"] == 2)
+    #expect(series["memwatch_arena_locked_bytes{\(g),arena=\"keys\"}"] == 8192)
+    #expect(series["memwatch_arena_lock_state{\(g),arena=\"keys\",state=\"locked\"}"] == 1)
+    #expect(series["memwatch_arena_lock_state{\(g),arena=\"keys\",state=\"partial\"}"] == 1)
+    #expect(series["memwatch_memlock_soft_limit_bytes{\(g)}"] == 65536)
+    #expect(series["memwatch_memlock_hard_limit_bytes{\(g)}"] == .infinity)
+    // What is not known is not there.
+    #expect(!text.contains("memwatch_memlock_headroom_bytes"))
+    #expect(!text.contains("_total"))
+  }
+
+  /// Of processes in a group, the window that is open for the longest time; older libraries do not
+  /// tell, which is no 0.
+  @Test func openWindowsAreAsOldAsTheOldest() {
+    func series(_ windows: [(open: UInt64, since: UInt64?)]) -> Double? {
+      var exporter = Exporter(version: "1", counts: false)
+      let readings = windows.enumerated().map { index, window in
+        var arena = Self.arena(1, "keys")
+        (arena.openWindows, arena.openSince) = (window.open, window.since)
+        var reading = Self.reading(UInt64(index + 1), SafeText("web"), [arena])
+        reading.snapshot!.sampledAt = 100_000
+        return reading
+      }
+      return Self.series(exporter.text(of: Self.collection(readings)))[
+        "memwatch_arena_open_window_seconds{process=\"web\",unit=\"\",arena=\"keys\"}"]
+    }
+    #expect(series([(0, nil)]) == 0)
+    #expect(series([(1, nil)]) == nil)
+    #expect(series([(0, nil), (2, 97_500), (1, 99_000), (1, nil)]) == 2.5)
+    // The clock of the publisher is ahead.
+    #expect(series([(1, 100_007)]) == 0)
+  }
+
+  /// One judgement of a check holds; a check that comes twice does not occur twice.
+  @Test func theHostsChecksAreExported() {
+    var collection = Self.collection([])
+    collection.host = [
+      HostFact(name: "swap", judgement: .bad, value: "/dev/sda2", meaning: "m", fix: "f"),
+      HostFact(name: "memwatch's sandbox", judgement: .unknown, value: "v", meaning: "m"),
+      HostFact(name: "swap", judgement: .bad, value: "/dev/sdb2", meaning: "m"),
+    ]
+    var exporter = Exporter(version: "1", counts: true)
+    let series = Self.series(exporter.text(of: collection))
+    for (check, holds) in [("swap", "bad"), ("memwatch's sandbox", "unknown")] {
+      for judgement in ["good", "bad", "unknown"] {
+        let name = "memwatch_host_check{check=\"\(check)\",judgement=\"\(judgement)\"}"
+        #expect(series[name] == (judgement == holds ? 1 : 0), "\(name)")
+      }
+    }
+    #expect(!series.keys.contains { $0.contains("sda2") })
+  }
+
+  @Test func threeHundredGroupsStayWithinTheBounds() {
+    for counts in [false, true] {
+      var exporter = Exporter(version: "1", counts: counts)
+      let readings = (0..<300).map { number in
+        Self.reading(
+          UInt64(number + 1), SafeText("p\(number)"),
+          (0..<40).map {
+            Self.arena($0, "a\($0)", number == 299 && $0 == 39 ? "unlocked" : "locked")
+          })
+      }
+      for round in 0..<2 {
+        let text = exporter.text(of: Self.collection(readings, at: 1_000_000 + UInt64(round)))
+        let series = Self.series(text)
+        #expect(series.count <= Exporter.mostSeries && series.count > 1000)
+        let names = Set(text.matches(of: /process="([^"]*)"/).map { String($0.1) })
+        #expect(names.count <= Exporter.mostGroups + 1 && names.contains("(other)"))
+        // What is unhealthy is not folded.
+        let bad = "process=\"p299\",unit=\"\",arena=\"a39\",state=\"unlocked\""
+        #expect(series["memwatch_arena_lock_state{\(bad)}"] == 1)
+        #expect(series["memwatch_folded{level=\"groups\"}"]! >= 236)
+        // Nothing is lost.
+        let locked = series.filter { $0.key.hasPrefix("memwatch_arena_locked_bytes") }
+        let all: Double = 300 * 40 * 4096
+        #expect(locked.values.reduce(0, +) == all)
+        let live = series.filter { $0.key.contains("state=\"live\"") }
+        #expect(live.values.reduce(0, +) == 300)
+      }
+    }
+  }
+
+  /// Names as hostile as a page can hold them, of processes and arenas.
+  static var hostile: ExportCollection {
+    let names: [SafeText] = [
+      SafeText("q\"uote"), SafeText("back\\slash"), SafeText("new\nline"),
+      SafeText(Array(String(repeating: "x", count: 10_000).utf8), limit: 20_000),
+      SafeText([0x66, 0xff, 0xfe, 0x67]), SafeText("(other)"),
+    ]
+    return collection(
+      names.enumerated().map { index, name in
+        reading(UInt64(index + 1), name, [arena(1, name.string)])
+      })
+  }
+
+  @Test func hostileNamesAreEscapedAndCut() {
+    var exporter = Exporter(version: "1", counts: true)
+    let series = Self.series(exporter.text(of: Self.hostile))
+    #expect(series.keys.contains { $0.contains("process=\"q\\\"uote\"") })
+    #expect(series.keys.contains { $0.contains("process=\"back\\\\slash\"") })
+    #expect(series.keys.contains { $0.contains("process=\"new\\\\u{a}line\"") })
+    #expect(series.keys.allSatisfy { $0.utf8.count < 600 })
+    #expect(Exposition.escaped("a\nb\"\\") == "a\\nb\\\"\\\\")
+  }
+
+  @Test func countersNeverFallAlthoughProcessesComeAndGo() {
+    var exporter = Exporter(version: "1", counts: true)
+    var last: [String: Double] = [:]
+    func collect(_ readings: [ExportReading], at: UInt64) -> [String: Double] {
+      let series = Self.series(exporter.text(of: Self.collection(readings, at: at)))
+      for (name, value) in last where name.contains("_total") {
+        #expect(series[name] ?? 0 >= value, "\(name) fell")
+      }
+      last = series
+      return series
+    }
+    let name = SafeText("web")
+    func web(_ id: UInt64, _ allocations: UInt64) -> ExportReading {
+      Self.reading(id, name, [Self.arena(1, "keys", allocations: allocations)])
+    }
+    let key = "memwatch_arena_allocations_total{process=\"web\",unit=\"\",arena=\"keys\"}"
+    let restarts = "memwatch_publisher_restarts_total{process=\"web\",unit=\"\"}"
+    #expect(collect([web(1, 100), web(2, 50)], at: 1_000)[key] == 150)
+    #expect(collect([web(1, 110)], at: 2_000)[key] == 160)
+    let gone = collect([], at: 3_000)
+    #expect(gone[key] == 160 && gone[restarts] == 0)
+    #expect(gone["memwatch_publishers{process=\"web\",unit=\"\",state=\"live\"}"] == 0)
+    let back = collect([web(3, 7)], at: 4_000)
+    #expect(back[key] == 167 && back[restarts] == 1)
+    // A page that takes its count back adds nothing twice.
+    #expect(collect([web(3, 2)], at: 5_000)[key] == 167)
+    #expect(collect([web(3, 9)], at: 6_000)[key] == 169)
+    // Folding moves later counts, and takes nothing back.
+    let many = (10..<400).map {
+      Self.reading(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", "unlocked")])
+    }
+    _ = exporter.text(of: Self.collection([web(3, 20)] + many, at: 7_000))
+    #expect(collect([web(3, 30)], at: 8_000)[key] ?? 0 >= 169)
+  }
+
+  /// Events are counted by kind, each once; the ring of a page holds the last ones only.
+  @Test func eventsAreCountedByKind() {
+    var exporter = Exporter(version: "1", counts: true)
+    func collect(_ count: UInt64, _ events: [(UInt64, String)]) -> [String: Double] {
+      var reading = Self.reading(1, SafeText("web"), [])
+      reading.snapshot!.eventCount = count
+      reading.snapshot!.events = events.map {
+        EventSnapshot(
+          serial: $0.0, kind: $0.1, arenaID: nil, at: nil, call: nil, errno: nil, bytes: nil)
+      }
+      let text = exporter.text(of: Self.collection([reading]))
+      return Self.series(text).reduce(into: [:]) { kinds, series in
+        if let match = series.key.firstMatch(of: /^memwatch_events_total.*kind="([^"]*)"/) {
+          kinds[String(match.1)] = series.value
+        }
+      }
+    }
+    var ring: [(UInt64, String)] = [(4, "arena-created"), (5, "lock-failed")]
+    #expect(collect(5, ring) == ["arena-created": 1, "lock-failed": 1, "(other)": 3])
+    ring += [(6, "lock-failed"), (7, "?77"), (8, "x\"y")]
+    for _ in 0..<2 {
+      #expect(collect(8, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
+    }
+    // A page that goes back, and one that says more than it counts.
+    #expect(collect(1, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
+    ring += (9..<99).map { ($0, "lock-failed") }
+    #expect(collect(9, ring) == ["arena-created": 1, "lock-failed": 3, "(other)": 5])
+  }
+
+  @Test func theTableIsSoundAndDocumented() throws {
+    #expect(Set(Metric.all.map(\.name)).count == Metric.all.count)
+    for metric in Metric.all {
+      #expect(metric.name.hasPrefix("memwatch_") && metric.help.hasSuffix("."))
+      #expect(metric.name.hasSuffix("_total") == (metric.kind == .counter))
+      if let unit = metric.unit { #expect(metric.name.hasSuffix("_" + unit)) }
+      let forbidden = ["pid", "id", "publisher", "secret", "label"]
+      #expect(!metric.labels.contains { forbidden.contains($0) })
+      if metric.labels.contains("process") && metric.aggregation != .sum {
+        #expect(metric.help.contains("group"))
+      }
+    }
+    let page = Programs.package.appending(path: "Assets/metrics.md")
+    #expect(try String(contentsOf: page, encoding: .utf8) == Metric.document)
+  }
+}
+
+/// promtool checks what is written for Prometheus.
+@Suite(
+  .enabled(
+    if: FileManager.default.isExecutableFile(atPath: "/usr/bin/promtool"),
+    "promtool (Debian: prometheus) is not installed"))
+struct PromtoolTests {
+  private func check(_ text: String) throws -> Ended {
+    try Launch(["/usr/bin/promtool", "check", "metrics"]).run(input: text)
+  }
+
+  @Test(arguments: [false, true])
+  func promtoolAcceptsTheText(counts: Bool) throws {
+    var exporter = Exporter(version: "1", counts: counts)
+    let ordinary = ExporterTests.collection([
+      ExporterTests.reading(1, SafeText("web"), [ExporterTests.arena(1, "keys")])
+    ])
+    for collection in [ordinary, ExporterTests.hostile] {
+      let ended = try check(exporter.text(of: collection))
+      #expect(ended.status == 0, "\(ended.output)\(ended.error)")
+    }
+    // What it is asked, it looks at.
+    let bad = "# HELP memwatch_x_total X.\n# TYPE memwatch_x_total gauge\nmemwatch_x_total 1\n"
+    #expect(try check(bad).status != 0)
+  }
+}

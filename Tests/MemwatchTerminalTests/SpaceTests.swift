@@ -1,0 +1,110 @@
+// Large screens are used, and small ones reach everything.
+
+import MemwatchTerminal
+import TestSupport
+import Testing
+
+@testable import MemwatchInspector
+
+/// An hour in forty samples.
+func watched(_ arenas: Int = 3) -> Model {
+  var model = model(sample(arenas: arenas))
+  for step in 1...40 {
+    var next = sample(arenas: arenas, at: now + UInt64(step) * 1000)
+    for index in next.arenas.indices { next.arenas[index].opens = UInt64(step * step * 7 + 5) }
+    model.update(next)
+  }
+  model.update(Host(root: "/nonexistent"))
+  return model
+}
+
+@Suite struct SpaceTests {
+  @Test(arguments: [(160, 50), (200, 60), (100, 30), (80, 24)])
+  func noThirdOfAScreenIsEmpty(width: Int, height: Int) {
+    var model = watched()
+    for view in View.allCases where ![.output, .processes].contains(view) {
+      model.view = view
+      let grid = draw(model, width, height)
+      let empty = (0..<height).count { grid.line($0).isEmpty }
+      #expect(empty * 3 < height, "\(view) \(width)x\(height):\n\(grid.text)")
+    }
+  }
+
+  @Test func moreColumnsComeOnAWideScreen() {
+    let model = watched()
+    func titles(_ width: Int) -> Set<Substring> {
+      let grid = draw(model, width, 50)
+      return Set(grid.line(titlesRow(grid)).split(separator: " "))
+    }
+    #expect(titles(160).isSuperset(of: titles(100)))
+    #expect(titles(160).isSuperset(of: ["PEAK", "CHUNKS", "MAPS", "FAILED", "LONGEST"]))
+    #expect(!titles(139).contains("PEAK"))
+  }
+
+  /// What to type is whole on the screen, one key away, whatever its size.
+  @Test(arguments: [(40, 10), (60, 15), (80, 24), (200, 60)])
+  func aKeyReachesTheFix(width: Int, height: Int) {
+    var model = model(sample(arenas: 3))
+    press(&model, "d")
+    let grid = draw(model, width, height)
+    let text = grid.text.split { " \n".contains($0) }.joined(separator: " ")
+    #expect(text.contains("prlimit --pid 4127 --memlock=16777216:16777216"), "\(grid.text)")
+    #expect(grid.line(verdictRow(grid) + 2).hasPrefix("Why     mlock answered ENOMEM"))
+    #expect(!grid.text.contains("4127 LIVE~") && grid.line(verdictRow(grid)).hasPrefix("PROBLEM"))
+    // The rest is below it.
+    press(&model, "G")
+    for key in ["d", "q", "h"] {
+      model.view = .arenas
+      press(&model, "d\(key)")
+      #expect(model.view == .arenas, "\(key)")
+    }
+  }
+
+  /// A key away, and back to where it was.
+  @Test func detailsAreOfTheArenaOfTheProblem() {
+    var model = model(sample(arenas: 3))
+    press(&model, "g4d")
+    #expect(model.view == .detail && draw(model, 80, 24).text.contains("--- tls-keys "))
+    press(&model, "]")
+    #expect(draw(model, 80, 24).text.contains("--- session-tokens "))
+    _ = model.handle(.escape, now: now)
+    #expect(model.view == .events)
+  }
+
+  // MARK: - Tabs
+
+  @Test(arguments: [40, 60, 80, 100, 160]) func tabsAreInEveryView(width: Int) {
+    var model = watched()
+    model.output = nil
+    for (key, view) in [
+      ("1", View.arenas), ("2", .secrets), ("3", .map), ("4", .events), ("5", .findings),
+      ("6", .host), ("7", .vaults), ("8", .processes), ("9", .history),
+    ] {
+      press(&model, key)
+      let grid = draw(model, width, 24)
+      #expect(grid.line(1).contains(" \(key) "), "\(grid.line(1))")
+      let here = grid.rows[1].filter { $0.role == .selected }.compactMap(\.character)
+      #expect(String(here).contains(key), "\(view): \(grid.line(1))")
+      for number in 1...9 { #expect(grid.line(1).contains(" \(number)"), "\(number) at \(width)") }
+    }
+  }
+
+  @Test func tabsCountWhatIsNewOrBad() {
+    var model = watched()
+    #expect(draw(model, 120, 30).line(1).contains("4 Events  "))
+    var next = sample(arenas: 3, at: now + 60_000)
+    next.eventCount = 15
+    model.update(next)
+    #expect(draw(model, 120, 30, unicode: true).line(1).contains("4 Events·3"))
+    press(&model, "4")
+    #expect(draw(model, 120, 30).line(1).contains("4 Events  "))
+    #expect(!draw(model, 120, 30).line(1).contains("Audit!"))
+    next.audit = Audit(at: now, durationMs: 1, scope: .arenas)
+    next.audit?.findings = [
+      Finding(
+        severity: .differs, kind: .totals, claim: "a", kernel: "b", cause: "c", fix: "d")
+    ]
+    model.update(next)
+    #expect(draw(model, 120, 30).line(1).contains("5 Audit!1"))
+  }
+}
