@@ -114,7 +114,7 @@
           }
           let typist = Typist("abcd\n", into: main)
           defer { typist.stop() }
-          let secret = try arena.readPassphrase(prompt: "", from: terminal)
+          let secret = try arena.readPassphrase(prompt: "? ", from: terminal)
           if try contents(secret) != Array("abcd".utf8) { errors.append(.notAuthentic) }
         }
       } catch { note(error) }

@@ -8,7 +8,8 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Types at a terminal once its echo is off: what is typed before would be dropped.
+/// Types at a terminal once it asks for something. The echo is off before that, but what is typed until
+/// the prompt comes may still be dropped.
 final class Typist: @unchecked Sendable {
   private let stopped = DispatchSemaphore(value: 0)
   private let ended = DispatchSemaphore(value: 0)
@@ -20,9 +21,8 @@ final class Typist: @unchecked Sendable {
   init(bytes: [UInt8], into main: Int32) {
     Thread { [self] in
       defer { ended.signal() }
-      while stopped.wait(timeout: .now() + 0.001) == .timedOut {
-        var settings = termios()
-        if tcgetattr(main, &settings) == 0, settings.c_lflag & tcflag_t(ECHO) == 0 {
+      while stopped.wait(timeout: .now()) == .timedOut {
+        if Self.hasPrompt(main, within: 1) {
           write(main, bytes, bytes.count)
           return
         }
@@ -33,6 +33,12 @@ final class Typist: @unchecked Sendable {
   func stop() {
     stopped.signal()
     ended.wait()
+  }
+
+  /// Whether the terminal has shown something, which stays to be read.
+  static func hasPrompt(_ main: Int32, within milliseconds: Int32) -> Bool {
+    var file = pollfd(fd: main, events: Int16(POLLIN), revents: 0)
+    return poll(&file, 1, milliseconds) == 1
   }
 }
 
@@ -135,7 +141,7 @@ final class Typist: @unchecked Sendable {
     let typist = Typist(
       bytes: [0x61, 0xE9, 0xE9, 0x7F, 0x62, 0x80, 0x80, 0x7F, 10], into: pair.main)
     defer { typist.stop() }
-    let secret = try arena.readPassphrase(prompt: "", from: pair.terminal)
+    let secret = try arena.readPassphrase(prompt: "? ", from: pair.terminal)
     #expect(try contents(secret) == [0x61, 0xE9, 0x62, 0x80])
   }
 
@@ -153,7 +159,7 @@ final class Typist: @unchecked Sendable {
     tcsetattr(pair.terminal, TCSANOW, &modes)
     let typist = Typist(bytes: Array("no@a b\u{0}#c#d\n".utf8), into: pair.main)
     defer { typist.stop() }
-    let secret = try arena.readPassphrase(prompt: "", from: pair.terminal)
+    let secret = try arena.readPassphrase(prompt: "? ", from: pair.terminal)
     #expect(try contents(secret) == Array("a bd".utf8))
   }
 
@@ -222,16 +228,13 @@ final class Typist: @unchecked Sendable {
     let pair = try Pair()
     let (main, terminal) = (pair.main, pair.terminal)
     let closer = Thread {
-      try? eventually("the echo is off") {
-        var modes = termios()
-        return tcgetattr(terminal, &modes) == 0 && modes.c_lflag & tcflag_t(ECHO) == 0
-      }
+      try? eventually("it asks") { Typist.hasPrompt(main, within: 1) }
       #expect(throws: Never.self) { try arena.destroy() }
       write(main, "hunter2\n", 8)
     }
     closer.start()
     #expect(throws: EnclaveError.destroyed) {
-      _ = try arena.readPassphrase(prompt: "", from: terminal)
+      _ = try arena.readPassphrase(prompt: "? ", from: terminal)
     }
     #expect(pair.modes.c_lflag & tcflag_t(ECHO) != 0)
     try eventually("the thread has ended") { closer.isFinished }
@@ -246,7 +249,7 @@ final class Typist: @unchecked Sendable {
       let typist = Typist("abcd\n", into: box.pair.main)
       Thread {
         defer { finished.signal() }
-        let secret = try? arena.readPassphrase(prompt: "", from: box.pair.terminal)
+        let secret = try? arena.readPassphrase(prompt: "? ", from: box.pair.terminal)
         box.count = secret?.byteCount ?? -1
       }.start()
       return (finished, typist)
