@@ -9,10 +9,18 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+uint64_t cms_memory_limit(int which) {
+  static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK};
+  struct rlimit limit;
+  if (getrlimit(limits[which], &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+  return limit.rlim_cur;
+}
 
 // SIGXFSZ is ignored here, and was not by whoever started this program.
 static bool ignores_file_limit;

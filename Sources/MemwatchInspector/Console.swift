@@ -20,6 +20,9 @@ package enum Console {
   /// A write past RLIMIT_FSIZE is an error from now on, and ends nothing.
   package static func surviveFileLimit() { ChildProcess.ignoreFileLimit() }
 
+  /// The limits of memory that memwatch runs under, in words; nil when there is none.
+  package static var memoryLimits: String? { ChildProcess.memoryLimits }
+
   /// Writes a file that must not exist yet, whole or not at all; what went wrong, or nil.
   package static func writeNewFile(_ text: String, to path: String) -> String? {
     let files = InspectedFiles.current

@@ -77,6 +77,22 @@ package final class ChildProcess {
   /// A write past RLIMIT_FSIZE answers EFBIG from now on; children get the signal again.
   package static func ignoreFileLimit() { cms_ignore_file_limit() }
 
+  /// The limits of memory that this process and its children have, in words: a process of ours that
+  /// ended by a fault may have met one. nil when there is none.
+  package static var memoryLimits: String? {
+    let limits = [
+      (CMS_LIMIT_ADDRESSES, "RLIMIT_AS (ulimit -v)"), (CMS_LIMIT_DATA, "RLIMIT_DATA (ulimit -d)"),
+      (CMS_LIMIT_STACK, "RLIMIT_STACK (ulimit -s)"),
+    ]
+    let found = limits.compactMap { which, name in
+      let soft = cms_memory_limit(which)
+      // A stack always has one; the usual 8 MiB are enough.
+      return soft == .max || which == CMS_LIMIT_STACK && soft >= 1 << 20
+        ? nil : "\(name) is \(soft) bytes"
+    }
+    return found.isEmpty ? nil : found.joined(separator: ", ")
+  }
+
   /// Sends a signal to it, and to its process group where it has one of its own.
   package func signal(_ number: Int32, group: Bool) {
     guard status == nil else { return }

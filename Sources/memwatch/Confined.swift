@@ -183,9 +183,18 @@ enum Confined {
         throw Failure(
           Exit.failure, "RLIMIT_CPU (ulimit -t) or RLIMIT_RTTIME (ulimit -R) leaves no more time")
       }
-      throw Failure(
-        Exit.failure, "the process that reads and draws ended by signal \(signal); please report it"
-      )
+      let ended = "the process that reads and draws ended by signal \(signal)"
+      if signal == 9 {
+        throw Failure(
+          Exit.failure,
+          "\(ended): somebody killed it, memory ran out (see dmesg), or the hard RLIMIT_CPU was reached"
+        )
+      }
+      if let limits = Console.memoryLimits {
+        throw Failure(
+          Exit.failure, "\(ended); \(limits), which may be too little: raise it, or report this")
+      }
+      throw Failure(Exit.failure, "\(ended); please report it")
     }
   }
 

@@ -107,4 +107,77 @@ import Testing
       ["--memlock=0", "--rttime=1:1", "--core=0"], "snapshot", "\(peer.pid)", stats: stats)
     #expect(ended.status == 0, "\(ended)")
   }
+
+  /// Too little memory for a snapshot of 20,000 secrets ends nothing but memwatch, which names the limit.
+  @Test(arguments: ["as", "data"]) func littleMemory(limit: String) throws {
+    let (peer, stats) = try world()
+    try peer.send("alloc a 20000 40")
+    var told = 0
+    /// Whether so much is enough.
+    func isEnough(_ kibibytes: Int) throws -> Bool {
+      let ended = try limited(
+        ["--\(limit)=\(kibibytes << 10)"], "snapshot", "\(peer.pid)", stats: stats)
+      if ended.status == 0 {
+        #expect(ended.output.contains("alpha"), "\(kibibytes): \(ended)")
+        return true
+      }
+      // 127: the loader's word. 139, 132: the kernel or the Swift runtime could not even start it.
+      if [127, 139, 132].contains(ended.status), ended.output.isEmpty { return false }
+      #expect(ended.status == 1, "\(kibibytes): \(ended)")
+      #expect(ended.error.contains("RLIMIT_\(limit.uppercased())"), "\(kibibytes): \(ended)")
+      told += 1
+      return false
+    }
+    var (little, enough) = (2_000, 1_000_000)
+    #expect(try isEnough(enough))
+    while enough - little > 100 {
+      let middle = (little + enough) / 2
+      if try isEnough(middle) { enough = middle } else { little = middle }
+    }
+    for kibibytes in stride(from: enough - 2_000, to: enough, by: 100) {
+      _ = try isEnough(kibibytes)
+    }
+    #expect(told > 0, "\(enough) KiB are enough")
+    #expect(peer.process.isRunning)
+  }
+
+  /// No processor time is left: the record up to then stays.
+  @Test(arguments: [("1:60", "RLIMIT_CPU (ulimit -t)"), ("1:1", "the hard RLIMIT_CPU")])
+  func noMoreTime(limit: String, text: String) throws {
+    let ((peer, stats), place) = (try world(), try Scratch())
+    // More to read at each look.
+    for number in 0..<200 { try peer.send("arena x\(number) arena-\(number) slab off none") }
+    let ended = try limited(
+      ["--cpu=\(limit)"], "record", "\(peer.pid)", "-o", "x.rec", "--interval", "50ms", "--for",
+      "120s", stats: stats, directory: place)
+    #expect(ended.status == 1 && ended.error.contains(text), "\(ended)")
+    let replayed = try memwatch("replay", place.file("x.rec"), stats: stats)
+    #expect(replayed.status == 0 && replayed.output.contains("alpha"), "\(replayed)")
+    #expect(peer.process.isRunning)
+  }
+
+  /// The screen under every limit that a shell sets: it ends or goes on, and the terminal is as it was.
+  @Test(
+    arguments: [
+      "nofile=8", "nofile=10", "fsize=0", "as=48000000", "data=7000000", "memlock=0",
+      "stack=200000",
+      "core=0", "rttime=1:1",
+    ])
+  func theScreen(limit: String) throws {
+    let (peer, stats) = try world()
+    let line = try Line(
+      ["prlimit", "--\(limit)", Programs.memwatch, "\(peer.pid)"], stats: stats)
+    try eventually("it draws or ends") {
+      line.take(65536)
+      return line.text.contains("alpha") || !line.process.isRunning
+    }
+    line.type("Q")
+    try line.waitForEnd()
+    #expect(line.process.terminationReason == .exit, "\(line.text)")
+    #expect(line.echoes)
+    #expect(
+      line.process.terminationStatus == 0 || line.text.contains("RLIMIT_")
+        || line.process.terminationStatus == 127, "\(line.process.terminationStatus) \(line.text)")
+    #expect(peer.process.isRunning)
+  }
 }

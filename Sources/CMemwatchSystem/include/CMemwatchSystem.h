@@ -59,6 +59,10 @@ void cms_die_by(int signal);
 /// (setrlimit(2)). Programs that are started from here get the signal again.
 void cms_ignore_file_limit(void);
 
+/// A soft limit in bytes (getrlimit(2)); UINT64_MAX where there is none.
+enum : int { CMS_LIMIT_ADDRESSES, CMS_LIMIT_DATA, CMS_LIMIT_STACK };
+uint64_t cms_memory_limit(int which);
+
 /// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
 /// its own process group when `group`, environment `envp`. The pid or -errno.
 int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
