@@ -58,6 +58,18 @@ int64_t ces_advise(void *address, size_t length, int advice) {
   RESULT(madvise(address, length, values[advice]));
 }
 
+int64_t ces_separate(void *address, size_t length, size_t unit) {
+  for (size_t at = unit; at < length; at += 2 * unit) {
+    size_t bytes = length - at < unit ? length - at : unit;
+    if (madvise((char *)address + at, bytes, MADV_NOHUGEPAGE) == 0) continue;
+    int error = errno;
+    // All pages alike merge again. (The flag cannot be taken back without asking for huge pages.)
+    if (at > unit) madvise(address, length, MADV_NOHUGEPAGE);
+    return -error;
+  }
+  return 0;
+}
+
 int64_t ces_metadata_allocate(size_t length, size_t alignment) {
   void *address = NULL;
   if (alignment < sizeof(void *)) alignment = sizeof(void *);

@@ -158,6 +158,8 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case nameLength = 45
   case name = 46  // 8 words
   case lockLimitSoft = 54  // when the lock failed
+  case separatePages = 55  // under a page gate: pages of slabs that are mappings of their own
+  case mergedPages = 56  // … and of chunks in one piece; both are 0 from older libraries
   case sizeClasses = 64  // 16 words: live | free << 32
 }
 

@@ -35,11 +35,14 @@ package enum Page {
 ///
 /// The guards are outside of the locked range, so RLIMIT_MEMLOCK is not charged for them. They are
 /// PROT_NONE and not guard markers, because MADV_WIPEONFORK drops markers in a forked child.
-/// One mapping takes three entries of vm.max_map_count, two where a neighbour's guard merges.
+/// One mapping takes three entries of vm.max_map_count (two where a neighbour's guard merges), and
+/// more once its slabs are separated.
 @safe
 package struct GuardedMapping: BitwiseCopyable {
   package let data: UnsafeMutableRawPointer
   package let byteCount: Int
+  /// The entries of vm.max_map_count that the data takes while all of it is closed.
+  package internal(set) var dataMaps = 1
 
   private var base: UnsafeMutableRawPointer { unsafe data - Page.size }
   private var reservedBytes: Int { byteCount + 2 * Page.size }
@@ -103,7 +106,7 @@ package struct GuardedMapping: BitwiseCopyable {
     } catch { if error.errno != 22 { throw error } }
   }
 
-  private static let hugePageBytes = 2 << 20
+  static let hugePageBytes = 2 << 20
 
   /// Keeps the contents from a forked child: wiped there, or where the kernel does not know that,
   /// absent there.
@@ -170,6 +173,7 @@ package struct GuardedMapping: BitwiseCopyable {
 
   package func unmap() throws(SystemFailure) {
     try perform(.unmapChunk, byteCount: reservedBytes) { unsafe ces_unmap(base, reservedBytes) }
+    if dataMaps > 1 { SeparateMaps.giveBack(dataMaps) }
   }
 }
 

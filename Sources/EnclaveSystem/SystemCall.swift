@@ -65,6 +65,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case allocateMetadata = 56
   case keepUnmerged = 57
   case keepFromHugePages = 58
+  case separatePages = 59
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
@@ -108,7 +109,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .installWipeHandler: "sigaction"
     case .allocateMetadata: "malloc"
     case .keepUnmerged: "madvise(MADV_UNMERGEABLE)"
-    case .keepFromHugePages: "madvise(MADV_NOHUGEPAGE)"
+    case .keepFromHugePages, .separatePages: "madvise(MADV_NOHUGEPAGE)"
     case .alternateStack: "sigaltstack"
     }
   }
@@ -164,6 +165,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .allocateMetadata: "keep track of secrets outside of their pages"
     case .keepUnmerged: "keep a chunk from being merged with equal pages"
     case .keepFromHugePages: "keep a chunk from being copied into a huge page"
+    case .separatePages: "make each slab of a chunk a mapping of its own"
     case .extendWipeTable: "enter a chunk in the wipe table"
     case .extendCounts: "count a thread's windows"
     }

@@ -124,6 +124,10 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var bytesMapped: UInt64?
   package var chunkCount: UInt64?
   package var mapsUsed: UInt64?
+  /// Pages of slabs that are mappings of their own, and of chunks in one piece; nil but under a page
+  /// gate, and where an older library does not tell.
+  package var separatePages: UInt64?
+  package var mergedPages: UInt64?
   package var guardPages: UInt64?
   package var allocations: UInt64?
   package var frees: UInt64?

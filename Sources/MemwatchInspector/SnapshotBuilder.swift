@@ -260,6 +260,13 @@ struct SnapshotBuilder {
     arena.bytesMapped = number(record[.bytesMapped])
     arena.chunkCount = number(record[.chunkCount])
     arena.mapsUsed = number(record[.mapsUsed])
+    let (separate, merged) = (number(record[.separatePages]), number(record[.mergedPages]))
+    // Older libraries leave both at 0, whatever is mapped.
+    if record[.gate] == GateCode.pages.rawValue, let separate, let merged,
+      separate | merged > 0 || arena.bytesMapped == 0
+    {
+      (arena.separatePages, arena.mergedPages) = (separate, merged)
+    }
     arena.guardPages = number(record[.guardPages])
     arena.allocations = number(record[.allocations])
     arena.frees = number(record[.frees])

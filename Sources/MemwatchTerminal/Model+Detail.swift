@@ -101,10 +101,12 @@ extension Model {
   private func gate(of arena: ArenaSnapshot) -> Detail {
     let dump = arena.dumpProtection == "excluded" ? "no" : arena.dumpProtection ?? "n/a"
     let shared = arena.keySharedWith.map { $0 == 0 ? "" : ", shared with \($0)" } ?? ""
+    let split =
+      arena.separatePages.map { "   separate \($0)   merged \(count(arena.mergedPages))" } ?? ""
     return Detail(
       title: "Gate",
       text: "\(arena.gate ?? "n/a")\(shared)   guards \(count(arena.guardPages))   dump \(dump)   "
-        + "fork \(arena.forkProtection ?? "n/a")   maps \(count(arena.mapsUsed))")
+        + "fork \(arena.forkProtection ?? "n/a")   maps \(count(arena.mapsUsed))\(split)")
   }
 
   /// What still fits: in slots, and then in chunks.

@@ -148,6 +148,7 @@
     .readMemlockLimit: "is shown as n/a",
     .makeStatsDirectory: "is told by the opening of the directory",
     .removeStalePage: "is left to the next publisher",
+    .separatePages: "leaves the chunk in one piece",
     .unlockChunk: "is only made after a failed lock",
     .barrier: "falls back to a fence in each window",
     .allocateMetadata: "leaves secrets unlisted, or throws: see MetadataTests",

@@ -97,10 +97,14 @@ import Testing
   static let hasKeys = (try? procText("/proc/cpuinfo").contains(" ospke")) == true
 
   static let special: [Sabotage] = [
+    // The flag that keeps pages of a page gate apart is nothing that the audit looks at.
+    Sabotage(
+      what: "MADV_NOHUGEPAGE", kinds: [], gate: "pages",
+      calls: { ["madvise \($0) \($1) 15"] }),
     Sabotage(
       what: "two things", kinds: ["in-core-dumps", "not-locked"],
       calls: { ["munlock \($0) \($1)", "madvise \($0) \($1) 17"] },
-      undo: { ["mlock \($0) \($1)", "madvise \($0) \($1) 16"] })
+      undo: { ["mlock \($0) \($1)", "madvise \($0) \($1) 16"] }),
   ]
 
   private func snapshot(_ peer: Peer, _ scratch: Scratch) throws -> [String: Any] {

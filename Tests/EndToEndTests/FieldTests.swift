@@ -83,8 +83,11 @@ struct FieldTests {
     #expect(a["lockState"] as? String == "locked" || a["lockState"] as? String == "partial")
     #expect(a["peakBytesLocked"] as? Int == locked)
     #expect(a["chunkCount"] as? Int == chunks.count)
+    // Each page is a mapping of its own.
     #expect(
-      a["mapsUsed"] as? Int == chunks.count * 3 && a["guardPages"] as? Int == chunks.count * 2)
+      a["mapsUsed"] as? Int == mapped / 4096 + chunks.count * 2
+        && a["guardPages"] as? Int == chunks.count * 2)
+    #expect(a["separatePages"] as? Int == mapped / 4096 && a["mergedPages"] as? Int == 0)
     #expect(chunks.reduce(0) { $0 + ($1["dataBytes"] as! Int) } == mapped)
     #expect(
       chunks.filter { $0["lockState"] as! String == "locked" }

@@ -40,6 +40,9 @@ enum : int {
   CES_ADVICE_NO_HUGE_PAGES,
 };
 int64_t ces_advise(void *address, size_t length, int advice);
+/// Gives every second unit MADV_NOHUGEPAGE, so that none merges with its neighbours. All of them or,
+/// with -errno, none (unless the kernel refuses to undo it).
+int64_t ces_separate(void *address, size_t length, size_t unit);
 
 /// explicit_bzero(3).
 void ces_wipe(void *address, size_t length);

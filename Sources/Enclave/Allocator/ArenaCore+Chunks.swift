@@ -83,6 +83,7 @@ extension ArenaCore {
     bytesMapped += byteCount
     peakBytesMapped = max(peakBytesMapped, bytesMapped)
     if !new.isIsolated { slabChunkBytes += byteCount }
+    countMaps(of: new, 1)
     if new.isLocked {
       bytesLocked += byteCount
       peakBytesLocked = max(peakBytesLocked, bytesLocked)
@@ -94,6 +95,17 @@ extension ArenaCore {
     return index
   }
 
+  /// Counts a chunk's maps in (1) or out (-1).
+  private mutating func countMaps(of chunk: Chunk, _ sign: Int) {
+    dataMaps += sign * chunk.mapping.dataMaps
+    guard mechanism == .pages else { return }
+    if chunk.isSeparate {
+      separatePages += sign * chunk.pageCount
+    } else {
+      mergedPages += sign * chunk.pageCount
+    }
+  }
+
   /// A slab of a size class, with its canaries still to be written, and whether its pages were used
   /// before; nil when no chunk has room for it.
   mutating func carve(
@@ -102,11 +114,7 @@ extension ArenaCore {
     try expectGrowth()
     let shape = SizeClass.all[sizeClass]
     let pages = shape.slabPages
-    // The chunk with the least room that is enough: others may drain meanwhile.
-    var list = pages == 1 ? 1 : pages == 2 ? 2 : 3
-    while list < 3, roomLists[list] == Chunk.none { list += 1 }
-    guard roomLists[list] != Chunk.none else { return nil }
-    let index = Int(roomLists[list])
+    guard let index = chunkWithRoom(for: pages) else { return nil }
     let chunk = unsafe chunks.pointer(at: index)
     let first = unsafe chunk.pointee.room(for: pages).unsafelyUnwrapped
     unsafe chunk.pointee.isAwaited = false
@@ -126,6 +134,18 @@ extension ArenaCore {
     update(index)
     changes &+= 1
     return unsafe (slab, isUsed)
+  }
+
+  /// One whose units are a slab, if there is one: of these the one with the least room that is enough,
+  /// since others may drain meanwhile.
+  private func chunkWithRoom(for pages: Int) -> Int? {
+    let units: InlineArray<3, Int> = pages == 1 ? [1, 2, 4] : pages == 2 ? [2, 1, 4] : [4, 2, 1]
+    for unit in units.indices {
+      let first = Chunk.lists(units[unit])
+      for list in (first + (pages == 1 ? 1 : pages == 2 ? 2 : 3))...(first + 3)
+      where roomLists[list] != Chunk.none { return Int(roomLists[list]) }
+    }
+    return nil
   }
 
   /// The slab of an isolated chunk.
@@ -333,6 +353,7 @@ extension ArenaCore {
     changes &+= 1
     bytesMapped -= byteCount
     if unsafe !chunk.pointee.isIsolated { slabChunkBytes -= byteCount }
+    unsafe countMaps(of: chunk.pointee, -1)
     if unsafe chunk.pointee.isLocked { bytesLocked -= byteCount }
     publishChunk(index, event: .chunkUnmapped)
     unsafe chunk.pointee.next = deadChunk

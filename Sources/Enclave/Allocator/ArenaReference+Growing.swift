@@ -108,7 +108,7 @@ extension ArenaReference {
     var byteCount = reserved
     while true {
       do {
-        try add(byteCount, isIsolated: false, mayGoUnlocked: false)
+        try add(byteCount, unit: least, mayGoUnlocked: false)
         break
       } catch {
         guard error.isLockFailure, let failure = error.systemFailure else { throw error }
@@ -121,7 +121,7 @@ extension ArenaReference {
           continue
         }
         try goOn(after: failure, wanted: wanted, needed: least)
-        try add(reserved, isIsolated: false, mayGoUnlocked: true)
+        try add(reserved, unit: least, mayGoUnlocked: true)
         LockRetry.start()
         break
       }
@@ -140,13 +140,13 @@ extension ArenaReference {
     var index: Int
     while true {
       do {
-        index = try add(byteCount, isIsolated: true, mayGoUnlocked: false)
+        index = try add(byteCount, unit: nil, mayGoUnlocked: false)
         break
       } catch {
         guard error.isLockFailure, let failure = error.systemFailure else { throw error }
         if Registry.trimAll() { continue }
         try goOn(after: failure, wanted: byteCount, needed: byteCount)
-        index = try add(byteCount, isIsolated: true, mayGoUnlocked: true)
+        index = try add(byteCount, unit: nil, mayGoUnlocked: true)
         LockRetry.start()
         break
       }
@@ -175,16 +175,17 @@ extension ArenaReference {
     }
   }
 
-  /// Maps a chunk and makes it the arena's; returns its place. A lock that failed is thrown as the
-  /// system's answer: what comes next depends on the policy.
+  /// Maps a chunk and makes it the arena's; returns its place. `unit`: the bytes of the slab that it is
+  /// mapped for; nil for pages of one secret's own. A lock that failed is thrown as the system's answer:
+  /// what comes next depends on the policy.
   @discardableResult
   private func add(
-    _ byteCount: Int, isIsolated: Bool, mayGoUnlocked: Bool
+    _ byteCount: Int, unit: Int?, mayGoUnlocked: Bool
   ) throws(EnclaveError) -> Int {
     let fork: ForkProtection?
     let chunk: Chunk
     do throws(SystemFailure) {
-      (chunk, fork) = try map(byteCount, isIsolated: isIsolated, mayGoUnlocked: mayGoUnlocked)
+      (chunk, fork) = try map(byteCount, unit: unit, mayGoUnlocked: mayGoUnlocked)
     } catch {
       if error.call == .lockChunk || error.call == .mapSecretMemory && error.errno == 11 {
         throw .system(error)
@@ -208,12 +209,12 @@ extension ArenaReference {
   /// Maps a chunk and puts its protections on, in the order that the kernel allows: advice, then the
   /// lock while it is readable, then the gate.
   private func map(
-    _ byteCount: Int, isIsolated: Bool, mayGoUnlocked: Bool
+    _ byteCount: Int, unit: Int?, mayGoUnlocked: Bool
   ) throws(SystemFailure) -> (Chunk, ForkProtection?) {
     let isSecret = options.backing == .secret
     let mapping = try GuardedMapping(
       byteCount: byteCount, backing: isSecret ? .secret : .anonymous)
-    var chunk = Chunk(mapping: mapping, isIsolated: isIsolated)
+    var chunk = Chunk(mapping: mapping, isIsolated: unit == nil)
     chunk.isAwaited = true
     do throws(SystemFailure) {
       unsafe try PageOwners.reserve(mapping.data, mapping.byteCount)
@@ -233,14 +234,17 @@ extension ArenaReference {
         // Never key 0, which is open to everybody. EINVAL is 22.
         guard let key = gate.key else { throw SystemFailure(.tagChunk, errno: 22) }
         try mapping.tag(key: key)
-      case .pages: try mapping.close()
+      case .pages:
+        // The pages of an isolated chunk are opened together.
+        if let unit, chunk.mapping.separate(unit: unit) { chunk.unit = unit / Page.size }
+        try mapping.close()
       case .none: break
       }
       chunk.wipeEntry = unsafe try WipeEntry(data: mapping.data, gate: gate)
       return (chunk, fork)
     } catch {
       // Nothing was written yet; addresses that stay mapped are counted by the failed unmap.
-      _ = try? mapping.unmap()
+      _ = try? chunk.mapping.unmap()
       throw error
     }
   }

@@ -29,7 +29,9 @@ struct Chunk: BitwiseCopyable {
   var isSpare = false
   /// It was just mapped for a slab that is to be cut from it: nobody else takes it for a spare one.
   var isAwaited = false
-  /// In which list of chunks with room it is: 1, 2 or 3 for 1, 2 or 4 pages in a row; 0 in none.
+  /// Under a page gate: every so many pages (1, 2 or 4) are a map of their own; 0 where none are.
+  var unit = 0
+  /// In which list of chunks with room it is: see `roomList`; 0 in none.
   var list = 0
   var next = Chunk.none
   var previous = Chunk.none
@@ -42,23 +44,32 @@ struct Chunk: BitwiseCopyable {
 
   var pageCount: Int { mapping.byteCount / Page.size }
 
+  /// Pages are opened as whole maps: all of an isolated chunk, and each unit of one for slabs.
+  var isSeparate: Bool { isIsolated || unit > 0 }
+
   private var free: UInt64 { ~used & (.max >> UInt64(Self.largestPages - pageCount)) }
 
-  /// The first page of so many (1, 2 or 4) free ones in a row.
+  /// The first page of so many (1, 2 or 4) free ones in a row, which begin at a multiple of as many:
+  /// so that they are whole units, or lie within one.
   func room(for pages: Int) -> Int? {
     var starts = free
-    if pages > 1 { starts &= starts >> 1 }
-    if pages > 2 { starts &= starts >> 2 }
+    if pages > 1 { starts &= starts >> 1 & 0x5555_5555_5555_5555 }
+    if pages > 2 { starts &= starts >> 2 & 0x1111_1111_1111_1111 }
     return starts == 0 ? nil : starts.trailingZeroBitCount
   }
 
-  /// The list that it belongs in.
+  /// The list that it belongs in: 1, 2 or 3 where it has room for 1, 2 or 4 pages in a row; 4 more for
+  /// units of 2 pages, 8 more for those of 4; 0 for none.
   var roomList: Int {
     if !isMapped || isIsolated || isSealed { return 0 }
-    if room(for: 4) != nil { return 3 }
-    if room(for: 2) != nil { return 2 }
-    return room(for: 1) != nil ? 1 : 0
+    let room = room(for: 4) != nil ? 3 : room(for: 2) != nil ? 2 : room(for: 1) != nil ? 1 : 0
+    return room == 0 ? 0 : Self.lists(unit) + room
   }
+
+  static let listCount = 12
+
+  /// Where the lists of chunks with such units begin.
+  static func lists(_ unit: Int) -> Int { unit < 2 ? 0 : unit == 2 ? 4 : 8 }
 
   /// The pages of a slab, as bits.
   func bits(_ slab: UnsafeMutablePointer<Slab>) -> UInt64 {

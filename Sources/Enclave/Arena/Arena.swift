@@ -264,6 +264,14 @@ public final class Arena: Sendable {
     public var bytesInUse: Int
     public var bytesMapped: Int
     public var bytesLocked: Int
+    /// Under a page gate: pages of chunks of which each slab is a mapping of its own, so that opening
+    /// one splits no mapping. (Where a chunk serves slabs of fewer pages than those that it was mapped
+    /// for, opening them does.)
+    public var separatePages: Int
+    /// Under a page gate: pages of chunks in one piece, of which opening one splits the mapping, at
+    /// three times the cost. A process has 2,048 mappings for separate pages, and at most an eighth of
+    /// vm.max_map_count.
+    public var mergedPages: Int
     public var openWindows: Int
     /// Of those, how many were left open by threads that have ended. (Not of threads beyond the 63rd
     /// that use the library at a time.)
@@ -285,8 +293,9 @@ public final class Arena: Sendable {
   /// The counts of now. Takes the arena's locks one by one; O(threads). All 0 in a forked child.
   public var statistics: Statistics {
     var statistics = Statistics(
-      secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, openWindows: 0,
-      abandonedWindows: 0, stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0,
+      secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, separatePages: 0,
+      mergedPages: 0, openWindows: 0, abandonedWindows: 0,
+      stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0,
       corruptions: 0,
       retiredSlots: 0, isFrozen: false, isSealed: false, protectionKey: nil)
     guard reference.gate.isOwn else { return statistics }
@@ -301,6 +310,8 @@ public final class Arena: Sendable {
     reference.withCore { core in
       statistics.bytesMapped = core.bytesMapped
       statistics.bytesLocked = core.bytesLocked
+      statistics.separatePages = core.separatePages
+      statistics.mergedPages = core.mergedPages
       statistics.failedLocks = core.failedLocks
       statistics.isSealed = core.isSealed
       let windows = reference.gate.windows

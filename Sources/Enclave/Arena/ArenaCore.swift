@@ -201,8 +201,8 @@ struct ArenaCore {
 
   var chunks = RawList<Chunk>()
   var slabs = RawList<SlabReference>()
-  /// Chunks with room for a slab of 1, 2 or 4 pages (at 1, 2 and 3), by their index.
-  var roomLists = InlineArray<4, Int32>(repeating: Chunk.none)
+  /// Chunks with room for a slab, by their index: see `Chunk.roomList`.
+  var roomLists = InlineArray<12, Int32>(repeating: Chunk.none)
   /// Places of chunks that are gone.
   var deadChunk = Chunk.none
   /// Slabs whose pages are gone, by size class, the isolated ones last; their slots keep stale
@@ -219,6 +219,11 @@ struct ArenaCore {
   var forkProtection: ForkProtection?
 
   var bytesMapped = 0
+  /// The maps that chunks take between their guards.
+  var dataMaps = 0
+  /// Under a page gate: pages that open without splitting a map, and pages that do not.
+  var separatePages = 0
+  var mergedPages = 0
   var bytesLocked = 0
   var peakBytesLocked = 0
   var chunkCount = 0

@@ -113,10 +113,20 @@ extension ArenaReference {
       do {
         unsafe try setProtection(wanted, at: slab.pointee.base, byteCount: slab.pointee.byteCount)
       } catch {
+        unsafe undoOpening(slab, shard: &shard)
         throw ArenaCore.mapLimit(or: error)
       }
     }
     if writing { unsafe slab.pointee.writers += 1 } else { unsafe slab.pointee.readers += 1 }
+  }
+
+  /// mprotect(2) that fails may have opened the first of several maps.
+  private func undoOpening(_ slab: UnsafeMutablePointer<Slab>, shard: inout Shard) {
+    guard unsafe slab.pointee.pageCount > 1, unsafe slab.pointee.stuck == .closed else { return }
+    let before = unsafe slab.pointee.needed(closed)
+    if unsafe !closeAgain(slab.pointee.base, slab.pointee.byteCount, to: before) {
+      unsafe markStuck(slab, shard: &shard)
+    }
   }
 
   /// Closes a slab's pages as far as the windows that are left allow.

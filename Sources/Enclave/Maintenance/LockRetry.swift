@@ -125,20 +125,25 @@ extension ArenaCore {
   ) -> Bool {
     let isPages = mechanism == .pages
     if isPages, unsafe (try? setProtection(.read, at: address, byteCount: byteCount)) == nil {
+      // It may have opened the first of several maps.
+      unsafe close(address, byteCount, ofChunk: index)
       return false
     }
     // For writing: mlock(2) makes private pages as a write would, under the thread's own key.
     let found = arena.gate.openKey(writing: true)
     let isLocked = unsafe (try? lockPages(address, byteCount: byteCount)) != nil
     arena.gate.closeKey(found)
-    if isPages, unsafe !closeAgain(address, byteCount) {
-      for number in 0..<slabs.count where unsafe slabs[number].slab.pointee.chunk == UInt32(index) {
-        unsafe arena.markStuck(
-          slabs[number].slab,
-          shard: &arena.header.pointee.shards[Int(slabs[number].slab.pointee.shard)])
-      }
-    }
+    if isPages { unsafe close(address, byteCount, ofChunk: index) }
     return isLocked
+  }
+
+  private func close(_ address: UnsafeMutableRawPointer, _ byteCount: Int, ofChunk index: Int) {
+    if unsafe closeAgain(address, byteCount) { return }
+    for number in 0..<slabs.count where unsafe slabs[number].slab.pointee.chunk == UInt32(index) {
+      unsafe arena.markStuck(
+        slabs[number].slab,
+        shard: &arena.header.pointee.shards[Int(slabs[number].slab.pointee.shard)])
+    }
   }
 
   private mutating func noteLocked(_ index: Int) {

@@ -88,7 +88,9 @@ extension ArenaCore {
     record.set(.bytesMapped, UInt64(bytesMapped))
     record.set(.peakBytesLocked, UInt64(peakBytesLocked))
     record.set(.chunkCount, UInt64(chunkCount))
-    record.set(.mapsUsed, UInt64(chunkCount * 3))
+    record.set(.mapsUsed, UInt64(dataMaps + chunkCount * 2))
+    record.set(.separatePages, mechanism == .pages ? UInt64(separatePages) : unknown)
+    record.set(.mergedPages, mechanism == .pages ? UInt64(mergedPages) : unknown)
     record.set(.guardPages, UInt64(chunkCount * 2))
     // A frozen arena does not grow any more.
     record.set(

@@ -1,0 +1,194 @@
+// Under a page gate each slab is a mapping of its own: opening one splits nothing.
+
+#if DEBUG
+  import Enclave
+  import EnclaveSystem
+  import Foundation
+  import Glibc
+  import TestSupport
+  import Testing
+
+  /// The mapping that an address lies in, from /proc/self/maps.
+  private func mapping(at address: UInt) throws -> Range<UInt> {
+    let text = try #require(ProcessFacts.readText("/proc/self/maps", limit: 64 << 20))
+    for line in text.split(separator: "\n") {
+      let ends = line.prefix { $0 != " " }.split(separator: "-")
+      let (start, end) = (UInt(ends[0], radix: 16)!, UInt(ends[1], radix: 16)!)
+      if (start..<end).contains(address) { return start..<end }
+    }
+    throw Failed("no mapping at \(address)")
+  }
+
+  /// The mapping of a secret's first byte while the secret is open.
+  private func openMapping(of secret: SecretReference) throws -> (at: UInt, range: Range<UInt>) {
+    let (at, found) = try secret.withBytes { bytes in
+      let at = bytes.withUnsafeBytes { UInt(bitPattern: $0.baseAddress!) }
+      return (at, try? mapping(at: at))
+    }
+    return (at, try #require(found))
+  }
+
+  @Suite struct SeparateMapsTests {
+    /// The mapping of a slab is the slab, closed and open, beside neighbours in any state.
+    @Test(arguments: [(32, 1), (1000, 2), (3000, 4)])
+    func openingSplitsNoMapping(size: Int, slabPages: Int) async {
+      await #expect(processExitsWith: .success) {
+        [size = size as Int, slabBytes = slabPages * 4096 as Int] in
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        var kept: [SecretReference] = []
+        for _ in 0..<300 {
+          var secret = try arena.allocate(byteCount: size)
+          try fill(&secret, from: 1)
+          kept.append(SecretReference(secret))
+        }
+        #expect(arena.statistics.mergedPages == 0, "merged pages")
+        let pages = arena.statistics.bytesMapped / Page.size
+        #expect(arena.statistics.separatePages == pages, "separate pages")
+        let before = ProcessFacts.mapCount()!
+        for secret in kept {
+          let (at, range) = try openMapping(of: secret)
+          #expect(range.count == slabBytes && range.contains(at), "the open mapping")
+          #expect(try mapping(at: at) == range, "the closed one")
+        }
+        #expect(abs(ProcessFacts.mapCount()! - before) < 10, "mappings")
+        #expect(try arena.check().isEmpty, "the check")
+        kept = []
+        try arena.destroy()
+        #expect(SeparateMaps.count == 0, "maps that were not given back")
+      }
+    }
+
+    /// Also where smaller slabs took a part of the chunk meanwhile.
+    @Test func slabsAreWholeUnits() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        func fill() throws -> [SecretReference] {
+          try (0..<60).map { _ in SecretReference(try arena.allocate(byteCount: 3000)) }
+        }
+        var large = try fill()
+        let mapped = arena.statistics.bytesMapped
+        large = []
+        let small = SecretReference(try arena.allocate(byteCount: 32))
+        large = try fill()
+        #expect(arena.statistics.bytesMapped <= mapped + 16384, "pages were used again")
+        for secret in large {
+          let (at, range) = try openMapping(of: secret)
+          #expect(range.count == 16384, "the open mapping")
+          #expect(try mapping(at: at) == range, "the closed one")
+        }
+        try small.withBytes { _ in }
+      }
+    }
+
+    /// The twin: without the advice the page's mapping is the chunk while it is closed.
+    @Test func aChunkInOnePieceIsSplit() async {
+      await #expect(processExitsWith: .success) {
+        FaultPlan.switchOff(.separatePages)
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        let secret = SecretReference(try arena.allocate(byteCount: 32))
+        let (at, open) = try openMapping(of: secret)
+        #expect(open.count == Page.size, "the open mapping")
+        #expect(try mapping(at: at).count > Page.size, "the closed mapping")
+      }
+    }
+
+    @Test(arguments: [EINVAL, ENOMEM]) func aRefusedAdviceLeavesAMergedChunk(errno: Int32) async {
+      await #expect(processExitsWith: .success) { [errno = errno as Int32] in
+        FaultPlan.fail(.separatePages, errno: errno)
+        let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
+        var secret = try arena.allocate(byteCount: 700)
+        try fill(&secret, from: 3)
+        #expect(try contents(secret) == (0..<700).map { UInt8(truncatingIfNeeded: $0 + 3) })
+        #expect(SystemCall.separatePages.failureCount == 1, "failures")
+        #expect(SeparateMaps.count == 0, "maps taken")
+        let first = arena.statistics
+        #expect(first.separatePages == 0, "separate pages")
+        #expect(first.mergedPages == first.bytesMapped / Page.size, "merged pages")
+        // The next chunk is tried again.
+        let more = try (0..<30).map { _ in
+          SecretReference(try arena.allocate(byteCount: 700))
+        }
+        let second = arena.statistics
+        #expect(second.mergedPages == first.mergedPages, "merged pages later")
+        #expect(
+          second.separatePages == (second.bytesMapped - first.bytesMapped) / Page.size,
+          "separate pages later")
+        #expect(more.count == 30 && second.separatePages > 0)
+      }
+    }
+
+    /// What the kernel refuses half way is undone: the pages are one mapping again.
+    @Test func halfAnAdviceIsTakenBack() async {
+      await #expect(processExitsWith: .success) {
+        var chunk = try GuardedMapping(byteCount: 8 * Page.size)
+        #expect(munmap(chunk.data + 5 * Page.size, Page.size) == 0, "a hole")
+        let start = UInt(bitPattern: chunk.data)
+        #expect(!chunk.separate(unit: Page.size) && chunk.dataMaps == 1, "it is not separate")
+        #expect(SystemCall.separatePages.failureCount == 1, "failures")
+        #expect(SeparateMaps.count == 0, "maps taken")
+        #expect(
+          try mapping(at: start) == start..<start + UInt(5 * Page.size), "one mapping again")
+      }
+    }
+
+    /// A process has so many such maps, whichever arenas have them.
+    @Test func beyondTheBoundChunksStayMerged() async {
+      await #expect(processExitsWith: .success) {
+        #expect((256...2048).contains(SeparateMaps.limit), "the bound: \(SeparateMaps.limit)")
+        let arenas = try (0..<2).map { _ in
+          try Arena("test", .init(lock: .off, gate: .pages))
+        }
+        var kept: [SecretReference] = []
+        // Five secrets a page.
+        for index in 0..<SeparateMaps.limit * 6 {
+          var secret = try arenas[index % 2].allocate(byteCount: 768)
+          if index % 100 == 0 { try fill(&secret, from: 1) }
+          kept.append(SecretReference(secret))
+        }
+        let separate = arenas.map(\.statistics.separatePages)
+        let merged = arenas.map(\.statistics.mergedPages)
+        let mapped = arenas.map { $0.statistics.bytesMapped / Page.size }
+        #expect(separate.reduce(0, +) == SeparateMaps.count, "the sum")
+        #expect(SeparateMaps.count <= SeparateMaps.limit, "the bound is kept")
+        #expect(SeparateMaps.count > SeparateMaps.limit - 64, "and reached")
+        #expect(merged.allSatisfy { $0 > 0 }, "merged pages: \(merged)")
+        for index in 0..<2 {
+          #expect(separate[index] + merged[index] == mapped[index], "all pages")
+        }
+        for secret in kept { try secret.withBytes { _ in } }
+        // What is given back serves others.
+        kept = []
+        for arena in arenas { try arena.destroy() }
+        #expect(SeparateMaps.count == 0, "maps that were not given back")
+        let next = try Arena("next", .init(lock: .preferred, gate: .pages))
+        let secret = try next.allocate(byteCount: 32)
+        #expect(next.statistics.separatePages == 4 && next.statistics.mergedPages == 0)
+        try secret.destroy()
+      }
+    }
+
+    /// Pages of one secret's own are one mapping between guards, and cost the bound nothing.
+    @Test func isolatedSecretsNeedNoAdvice() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(layout: .isolated, lock: .preferred, gate: .pages))
+        let secrets = try [32, 10_000].map {
+          SecretReference(try arena.allocate(byteCount: $0))
+        }
+        #expect(arena.statistics.separatePages == 4 && arena.statistics.mergedPages == 0)
+        #expect(SeparateMaps.count == 0 && SystemCall.separatePages.count == 0)
+        for (secret, pages) in zip(secrets, [1, 3]) {
+          #expect(try openMapping(of: secret).range.count == pages * Page.size, "its mapping")
+        }
+      }
+    }
+
+    /// Only a page gate has a use for them.
+    @Test(arguments: [Arena.Gate.none] + (keysAreHere ? [.key] : []))
+    func otherGatesHaveNone(gate: Arena.Gate) throws {
+      let arena = try Arena("test", .init(lock: .preferred, gate: gate))
+      let secret = try arena.allocate(byteCount: 32)
+      #expect(arena.statistics.separatePages == 0 && arena.statistics.mergedPages == 0)
+      try secret.destroy()
+    }
+  }
+#endif
