@@ -1,0 +1,109 @@
+// Calls that map, protect, lock and wipe memory, and the heap that metadata lies in.
+
+#define _GNU_SOURCE
+#include "CEnclaveSystem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "result.h"
+
+int64_t ces_has_room(size_t length) {
+  void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return -errno;
+  munmap(p, length);
+  return 0;
+}
+int64_t ces_map_reserve(size_t length) {
+  void *p = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? -errno : (int64_t)(uintptr_t)p;
+}
+
+int64_t ces_unmap(void *address, size_t length) { RESULT(munmap(address, length)); }
+
+int64_t ces_protect(void *address, size_t length, int protection) {
+  static const int bits[] = {PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE};
+  RESULT(mprotect(address, length, bits[protection]));
+}
+
+int64_t ces_lock(void *address, size_t length) { RESULT(mlock(address, length)); }
+int64_t ces_unlock(void *address, size_t length) { RESULT(munlock(address, length)); }
+
+int64_t ces_advise(void *address, size_t length, int advice) {
+  static const int values[] = {MADV_DONTDUMP, MADV_WIPEONFORK, MADV_DONTFORK,
+                               MADV_UNMERGEABLE, MADV_NOHUGEPAGE};
+  RESULT(madvise(address, length, values[advice]));
+}
+
+int64_t ces_separate(void *address, size_t length, size_t unit) {
+  for (size_t at = unit; at < length; at += 2 * unit) {
+    size_t bytes = length - at < unit ? length - at : unit;
+    if (madvise((char *)address + at, bytes, MADV_NOHUGEPAGE) == 0) continue;
+    int error = errno;
+    // All pages alike merge again. (The flag cannot be taken back without asking for huge pages.)
+    if (at > unit) madvise(address, length, MADV_NOHUGEPAGE);
+    return -error;
+  }
+  return 0;
+}
+
+int64_t ces_metadata_allocate(size_t length, size_t alignment) {
+  void *address = NULL;
+  if (alignment < sizeof(void *)) alignment = sizeof(void *);
+  int error = posix_memalign(&address, alignment, length);
+  return error ? -error : (int64_t)(uintptr_t)address;
+}
+
+void ces_metadata_free(void *address) { free(address); }
+
+static void *metadata_reserve;
+
+int64_t ces_metadata_room(void) {
+  if (!__atomic_load_n(&metadata_reserve, __ATOMIC_RELAXED)) {
+    void *none = NULL, *made = malloc(CES_METADATA_RESERVE);
+    if (!made) return -ENOMEM;
+    if (!__atomic_compare_exchange_n(&metadata_reserve, &none, made, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED)) {
+      free(made);  // another thread was faster
+    }
+  }
+  // The compiler may not leave the pair out: the answer is what it is asked for.
+  void *volatile room = malloc(CES_METADATA_ROOM);
+  if (!room) {
+    free(__atomic_exchange_n(&metadata_reserve, NULL, __ATOMIC_ACQ_REL));
+    return -ENOMEM;
+  }
+  free(room);
+  return 0;
+}
+
+void ces_wipe(void *address, size_t length) { explicit_bzero(address, length); }
+
+void ces_copy(void *to, const void *from, size_t length) {
+#if defined(__x86_64__)
+  __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length)::"memory");
+#else
+  volatile unsigned char *out = to;
+  const volatile unsigned char *in = from;
+  for (size_t i = 0; i < length; i++) out[i] = in[i];
+#endif
+}
+
+int ces_is_zero(const void *address, size_t length) {
+  const volatile unsigned char *bytes = address;
+  unsigned char all = 0;
+  for (size_t i = 0; i < length; i++) all |= bytes[i];
+  return all == 0;
+}
+
+int ces_is_equal(const void *a, const void *b, size_t length) {
+  const volatile unsigned char *x = a, *y = b;
+  unsigned char all = 0;
+  for (size_t i = 0; i < length; i++) all |= x[i] ^ y[i];
+  return all == 0;
+}
+
+int64_t ces_page_size(void) { RESULT(sysconf(_SC_PAGESIZE)); }
