@@ -1,0 +1,96 @@
+// A chunk in a snapshot, and what lies in its pages.
+
+package struct ChunkSnapshot: Equatable, Sendable, Codable {
+  package var address: UInt64?
+  package var dataBytes: UInt64?
+  package var guardBytes: UInt64?
+  package var lockState: String?
+  package var errno: Int32?
+  package var kind: String?
+  /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
+  package var pages: [PagesSnapshot]?
+}
+
+extension ChunkSnapshot {
+  /// nil: it is not known what lies in its pages.
+  package var pageCounts: PageCounts? { pages.map { PageCounts($0) } }
+}
+
+/// What lies in some pages, in numbers.
+package struct PageCounts: Equatable, Sendable {
+  /// Pages that hold secrets, have windows open, could not be closed again; and the secrets.
+  package var holding: UInt64
+  package var open: UInt64
+  package var stuck: UInt64
+  package var secrets: UInt64
+
+  package init(_ pages: [PagesSnapshot]) {
+    func count(_ isCounted: (PagesSnapshot) -> Bool) -> UInt64 {
+      saturatingSum(pages.filter(isCounted).map { UInt64($0.count) })
+    }
+    holding = count { $0.live > 0 }
+    open = count { $0.isOpen && !$0.isStuck }
+    stuck = count(\.isStuck)
+    secrets = saturatingSum(pages.map(\.live))
+  }
+}
+
+/// Pages of a chunk that are opened together, or that hold nothing yet.
+package struct PagesSnapshot: Equatable, Sendable, Codable {
+  /// Counted from the chunk's first, which is 0.
+  package var first: Int
+  package var count: Int
+  package var use: Use
+  /// The bytes that a slot holds, and slots; nil where the pages are not cut into slots.
+  package var payload: UInt64?
+  package var slots: UInt64?
+  /// Secrets that live here.
+  package var live: UInt64
+  /// A window lies here.
+  package var isOpen: Bool
+  /// They could not be closed again.
+  package var isStuck: Bool
+
+  package enum Use: UInt64, Sendable, Codable {
+    case unused, slots, whole
+    /// The page says what no publisher writes.
+    case odd
+  }
+
+  package init(
+    first: Int, count: Int, use: Use, payload: UInt64? = nil, slots: UInt64? = nil, live: UInt64,
+    isOpen: Bool, isStuck: Bool
+  ) {
+    (self.first, self.count, self.use, self.live) = (first, count, use, live)
+    (self.payload, self.slots, self.isOpen, self.isStuck) = (payload, slots, isOpen, isStuck)
+  }
+
+  /// In records: `[first, count, use, live, 1 open + 2 stuck]`, and `payload, slots` where it has
+  /// some. A chunk has many of them.
+  package func encode(to encoder: any Encoder) throws {
+    var list = encoder.unkeyedContainer()
+    let windows: UInt64 = (isOpen ? 1 : 0) + (isStuck ? 2 : 0)
+    var numbers = [UInt64(first), UInt64(count), use.rawValue, live, windows]
+    if let payload, let slots { numbers += [payload, slots] }
+    for number in numbers { try list.encode(number) }
+  }
+
+  package init(from decoder: any Decoder) throws {
+    var list = try decoder.unkeyedContainer()
+    func number(_ range: ClosedRange<UInt64> = 0 ... .max) throws -> UInt64 {
+      let number = try list.decode(UInt64.self)
+      guard range.contains(number) else {
+        throw DecodingError.dataCorruptedError(in: list, debugDescription: "\(number)")
+      }
+      return number
+    }
+    // As far as a chunk can reach.
+    first = Int(try number(0...1 << 40))
+    count = Int(try number(1...1 << 40))
+    use = Use(rawValue: try number()) ?? .odd
+    live = try number()
+    let windows = try number()
+    (isOpen, isStuck) = (windows & 1 == 1, windows & 2 == 2)
+    if !list.isAtEnd { (payload, slots) = (try number(), try number()) }
+  }
+}

@@ -1,0 +1,24 @@
+// Sums and sizes of numbers that another process wrote.
+
+/// A sum that stops at the largest number: what is added comes from another process.
+package func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
+  numbers.reduce(0) { sum, number in
+    let (total, overflow) = sum.addingReportingOverflow(number)
+    return overflow ? .max : total
+  }
+}
+
+/// A size for people: `48 KiB`, `2.2 MiB`; exact where it is whole.
+package func bytes(_ count: UInt64) -> String {
+  if count < 1024 { return "\(count) B" }
+  var value = Double(count)
+  for unit in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+    value /= 1024
+    if value < 1023.95 || unit == "PiB" {
+      let tenths = Int((value * 10).rounded())
+      if tenths >= 1000 { return "\(Int(value.rounded())) \(unit)" }
+      return tenths % 10 == 0 ? "\(tenths / 10) \(unit)" : "\(tenths / 10).\(tenths % 10) \(unit)"
+    }
+  }
+  return "\(count) B"
+}

@@ -1,0 +1,95 @@
+// RLIMIT_MEMLOCK and vm.max_map_count: what is used, what is left, and what fits into it.
+
+import EnclaveStats
+import MemwatchSystem
+
+extension SnapshotBuilder {
+  /// What of VmLck should be the arenas'. Secret memory (memfd_secret) is locked by its nature; some
+  /// kernels count it there (6.18 does), some do not (6.12): then it is left out.
+  var claimedLocked: UInt64 {
+    let arenas = image?.arenas ?? []
+    func sum(_ records: [StatsPageRecord<ArenaWord>]) -> UInt64 {
+      saturatingSum(records.map { number($0[.bytesLocked]) ?? 0 })
+    }
+    let all = sum(arenas)
+    guard let locked = probe.lockedBytes, locked < all else { return all }
+    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue })
+  }
+
+  var claimsMoreThanLocked: Bool {
+    guard state == .live || state == .stopped, let locked = probe.lockedBytes else { return false }
+    return locked < claimedLocked
+  }
+
+  func memlock(_ arenas: [ArenaSnapshot]) -> Memlock {
+    var memlock = Memlock()
+    func limit(_ kernel: UInt64?, _ claimed: UInt64) -> (UInt64?, Bool) {
+      if let kernel { return kernel == .max ? (nil, true) : (kernel, false) }
+      if claimed == StatsPageFormat.unlimited { return (nil, true) }
+      return (number(claimed).flatMap { $0 == 0 ? nil : $0 }, false)
+    }
+    let page = image!.process
+    (memlock.soft, memlock.softIsUnlimited) = limit(probe.softLimit, page[.memlockSoft])
+    (memlock.hard, memlock.hardIsUnlimited) = limit(probe.hardLimit, page[.memlockHard])
+    memlock.binds = memlock.softIsUnlimited ? .no : probe.binds
+    memlock.locked = probe.exists ? probe.lockedBytes : number(page[.lockedBytes])
+    memlock.lockedByArenas = claimedLocked
+    memlock.lockedByOthers = memlock.locked.flatMap {
+      $0 >= memlock.lockedByArenas ? $0 - memlock.lockedByArenas : nil
+    }
+    if memlock.binds == .yes, let soft = memlock.soft, let locked = memlock.locked {
+      memlock.headroom = soft > locked ? soft - locked : 0
+    }
+    memlock.peakLockedByArenas = saturatingSum(arenas.map { $0.peakBytesLocked ?? 0 })
+    memlock.nextChunk = arenas.filter { $0.lockPolicy != "off" }.compactMap(\.nextChunkBytes).max()
+    if let next = memlock.nextChunk {
+      memlock.nextChunkFits =
+        memlock.binds == .no ? true : memlock.headroom.map { $0 >= next }
+    }
+    return memlock
+  }
+
+  func maps(_ arenas: [ArenaSnapshot]) -> Maps {
+    var maps = Maps()
+    maps.inUse = mapCount
+    maps.limit = Inspected.mapLimit.text(limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
+    maps.byArenas = Int(clamping: saturatingSum(arenas.map { $0.mapsUsed ?? 0 }))
+    if let inUse = maps.inUse, let limit = maps.limit { maps.headroom = max(0, limit - inUse) }
+    return maps
+  }
+
+  /// How many more secrets of the sizes in use fit once the headroom is spent on them.
+  func addRoom(_ snapshot: inout Snapshot) {
+    guard let headroom = snapshot.memlock.headroom else { return }
+    for arena in snapshot.arenas.indices {
+      guard snapshot.arenas[arena].lockPolicy != "off" else { continue }
+      var room = headroom
+      if let capacity = snapshot.arenas[arena].capacityBytes {
+        let mapped = snapshot.arenas[arena].bytesMapped ?? 0
+        room = min(room, capacity > mapped ? capacity - mapped : 0)
+      }
+      for size in snapshot.arenas[arena].sizes.indices {
+        let payload = snapshot.arenas[arena].sizes[size].payload
+        guard let shape = runShape(payload), shape.runBytes > 0 else { continue }
+        // Two odd words from a page may be any numbers.
+        let (more, overflow) = (Int(clamping: room) / shape.runBytes)
+          .multipliedReportingOverflow(by: shape.slots)
+        guard !overflow, more < 1 << 60 else { continue }
+        snapshot.arenas[arena].sizes[size].freeSlotsAfterGrowth =
+          snapshot.arenas[arena].sizes[size].freeSlots + more
+      }
+    }
+  }
+
+  func runShape(_ payload: Int) -> (runBytes: Int, slots: Int)? {
+    guard let header = image?.header else { return nil }
+    for sizeClass in 0..<StatsPageFormat.sizeClassCount {
+      let index = HeaderWord.sizeClasses.rawValue + sizeClass * 2
+      if header[index] == UInt64(payload) {
+        let shape = header[index + 1]
+        return (Int(shape & 0xffff_ffff), Int(shape >> 32 & 0xffff))
+      }
+    }
+    return nil
+  }
+}

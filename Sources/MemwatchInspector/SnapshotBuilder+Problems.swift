@@ -1,0 +1,154 @@
+// The rules that turn a snapshot into problems and findings.
+
+import EnclaveStats
+
+extension SnapshotBuilder {
+  /// What /proc tells of the whole process.
+  var processFindings: [Finding] {
+    var findings: [Finding] = []
+    if let tracer = probe.tracer, tracer != 0 {
+      findings.append(
+        Finding(
+          severity: .warning, kind: .debugger, claim: "nothing of this",
+          kernel: "TracerPid \(tracer)",
+          cause: "a debugger or strace is attached", fix: "it can read every secret: end it"))
+    }
+    if let locked = probe.lockedBytes, locked > claimedLocked {
+      findings.append(
+        Finding(
+          severity: .note, kind: .otherLocks, claim: "\(bytes(claimedLocked)) locked by arenas",
+          kernel: "VmLck \(bytes(locked))",
+          cause: "\(bytes(locked - claimedLocked)) are locked by other code of the process",
+          fix: "they count against the same limit: raise it by as much"))
+    }
+    return findings
+  }
+
+  func processProblems(_ snapshot: Snapshot) -> [Problem] {
+    var problems: [Problem] = []
+    let name = snapshot.process.name
+    let detail = stateDetail.map { ": \($0)" } ?? ""
+    func add(_ severity: Severity, _ text: String) {
+      problems.append(Problem(severity: severity, kind: .processState, text: text))
+    }
+    switch state {
+    case .live: break
+    case .stopped: add(.warning, "\(name) is stopped\(detail)")
+    case .midUpdate:
+      add(.problem, "\(name) stopped in mid-update: what it was writing cannot be read")
+    case .detached: add(.problem, "\(name) is detached from its page\(detail)")
+    case .unlinked: add(.warning, "the page of \(name) is unlinked\(detail)")
+    case .exited: add(.problem, "\(name) exited\(detail); this is its last page")
+    case .exec: add(.problem, "\(name) is another program now\(detail); this is its last page")
+    case .replaced: add(.problem, "\(name) was replaced\(detail)")
+    case .incompatible: add(.problem, "the page of \(name) is incompatible\(detail)")
+    case .notPermitted: add(.problem, "the page of \(name) may not be read\(detail)")
+    case .corrupt: add(.problem, "the page of \(name) is corrupt\(detail)")
+    }
+    if let tracer = probe.tracer, tracer != 0 {
+      problems.append(
+        Problem(
+          severity: .warning, kind: .debugger,
+          text: "a debugger is attached (pid \(tracer)): it can read every secret"))
+    }
+    if isFresh, image?.isComplete == false, state == .live || state == .stopped {
+      problems.append(
+        Problem(
+          severity: .note, kind: .incomplete,
+          text: "some records changed while they were read: they are shown as they were before"))
+    }
+    return problems
+  }
+
+  func arenaProblems(_ snapshot: Snapshot) -> [Problem] {
+    var problems: [Problem] = []
+    let memlock = snapshot.memlock
+    let isFound =
+      audit?.findings.contains {
+        [.notLocked, .notMapped, .totals].contains($0.kind)
+      } ?? false
+    if claimsMoreThanLocked, !isFound, let locked = memlock.locked {
+      problems.append(
+        Problem(
+          severity: .differs, kind: .lockedLessThanClaimed,
+          text: "arenas claim \(bytes(memlock.lockedByArenas)) locked, the kernel counts "
+            + "\(bytes(locked)): something unlocked memory behind the library's back"))
+    }
+    let (fix, keep) = lockFix(snapshot)
+    for arena in snapshot.arenas {
+      if arena.isLockedInPart {
+        let missing = bytes(arena.lock.bytesMissing ?? 0)
+        // What holds nothing cannot leak; the next secret would lie there.
+        let isEmpty = arena.secretCount == 0
+        problems.append(
+          Problem(
+            severity: isEmpty ? .warning : .problem, kind: .notLocked, arenaID: arena.id,
+            text: "\(arena.name): \(missing) of \(bytes(arena.bytesMapped ?? 0)) not locked; "
+              + (isEmpty
+                ? "it holds no secret now, and the next one could reach swap"
+                : "these pages can reach swap"),
+            fix: fix, keep: keep))
+      } else if let next = arena.nextChunk(over: memlock.headroom),
+        let headroom = memlock.headroom
+      {
+        problems.append(
+          Problem(
+            severity: .warning, kind: .nextChunkWillFail, arenaID: arena.id,
+            text: "\(arena.name): the next chunk (\(bytes(next))) will not fit in the "
+              + "\(bytes(headroom)) that can still be locked", fix: fix, keep: keep))
+      }
+      if let stuck = arena.stuckOpenPages, stuck > 0 {
+        problems.append(
+          Problem(
+            severity: .problem, kind: .stuckOpen, arenaID: arena.id,
+            text: "\(arena.name): \(stuck) pages could not be closed again and stay open"))
+      }
+      if let corruptions = arena.corruptions, corruptions > 0 {
+        problems.append(
+          Problem(
+            severity: .problem, kind: .corruption, arenaID: arena.id,
+            text: "\(arena.name): something wrote beside a secret, \(corruptions) times"))
+      }
+      if let failed = arena.failedOpens, failed > 0 {
+        problems.append(
+          Problem(
+            severity: .warning, kind: .callFailed, arenaID: arena.id,
+            text: "\(arena.name): \(failed) windows could not be opened"))
+      }
+    }
+    if let inUse = snapshot.maps.inUse, let limit = snapshot.maps.limit, limit > 0,
+      inUse > limit / 10 * 9
+    {
+      problems.append(
+        Problem(
+          severity: .warning, kind: .mapsLow,
+          text: "\(inUse) of \(limit) mappings are in use",
+          fix: "sudo sysctl vm.max_map_count=\(limit * 2)"))
+    }
+    return problems
+  }
+
+  func auditProblems(_ snapshot: Snapshot) -> [Problem] {
+    let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name) }) { first, _ in first }
+    return (audit?.findings ?? []).filter { $0.kind != .debugger }.map { finding in
+      let name = finding.arenaID.flatMap { names[$0] }.map { "\($0): " } ?? ""
+      return Problem(
+        severity: finding.severity, kind: .finding, arenaID: finding.arenaID,
+        text: "\(name)the page says \(finding.claim), the kernel says \(finding.kernel)",
+        fix: finding.fix)
+    }
+  }
+}
+
+extension ArenaSnapshot {
+  /// A lock was asked for, and does not cover all of it.
+  var isLockedInPart: Bool { lockState == "partial" || lockState == "unlocked" }
+
+  /// The bytes of the next chunk, where they are more than can still be locked.
+  func nextChunk(over headroom: UInt64?) -> UInt64? {
+    guard lockPolicy != "off", let headroom, let next = nextChunkBytes, headroom < next else {
+      return nil
+    }
+    return next
+  }
+}

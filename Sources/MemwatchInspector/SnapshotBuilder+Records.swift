@@ -1,0 +1,181 @@
+// Decodes records of the stats page, one function a kind of record.
+
+import EnclaveStats
+import EnclaveSystem
+
+extension SnapshotBuilder {
+  // MARK: - Words
+
+  func number(_ word: UInt64) -> UInt64? { word == StatsPageFormat.unknown ? nil : word }
+
+  func word<Code: RawRepresentable<UInt64>>(
+    _ value: UInt64, _ names: (Code) -> String
+  ) -> String? {
+    if value == 0 || value == StatsPageFormat.unknown { return nil }
+    return Code(rawValue: value).map(names) ?? "?\(value)"
+  }
+
+  /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
+  func time(_ bootMs: UInt64) -> UInt64? {
+    guard bootMs != StatsPageFormat.unknown, bootMs != 0, let image else { return nil }
+    var boot = image.header[.createdBootMs]
+    var real = image.header[.createdRealMs]
+    // Two readings of the clocks differ by a millisecond now and then: the first pair keeps times
+    // still. Only when somebody has set the clock since does the latest pair count.
+    let (beatBoot, beatReal) = (image.process[.heartbeatBootMs], image.process[.heartbeatRealMs])
+    if max(beatReal &- real, beatBoot &- boot) &- min(beatReal &- real, beatBoot &- boot) > 2000 {
+      (boot, real) = (beatBoot, beatReal)
+    }
+    guard boot != 0, real != StatsPageFormat.unknown, boot != StatsPageFormat.unknown else {
+      return nil
+    }
+    let (difference, overflow) = Int64(truncatingIfNeeded: boot)
+      .subtractingReportingOverflow(Int64(truncatingIfNeeded: bootMs))
+    guard !overflow else { return nil }
+    let (result, over) = Int64(truncatingIfNeeded: real).subtractingReportingOverflow(difference)
+    return over || result < 0 ? nil : UInt64(result)
+  }
+
+  func layoutName(_ code: LayoutCode) -> String { "\(code)" }
+  func gateName(_ code: GateCode, key: UInt64) -> String {
+    switch code {
+    case .key: number(key).map { "key \($0)" } ?? "key"
+    case .pages: "pages"
+    case .none: "none"
+    }
+  }
+  func protectionName(_ code: ProtectionCode) -> String {
+    switch code {
+    case .closed: "closed"
+    case .read: "read"
+    case .readWrite: "r-w"
+    }
+  }
+
+  func errno(_ word: UInt64) -> Int32? {
+    number(word).flatMap { Int32(exactly: $0) }.flatMap { $0 == 0 ? nil : $0 }
+  }
+
+  func arena(_ record: StatsPageRecord<ArenaWord>) -> ArenaSnapshot {
+    var arena = ArenaSnapshot(
+      id: record[.id],
+      name: record.safeText(at: .name, length: record[.nameLength]))
+    arena.layout = word(record[.layout]) { (code: LayoutCode) in layoutName(code) }
+    arena.gate = word(record[.gate]) { (code: GateCode) in
+      gateName(code, key: record[.keyNumber])
+    }
+    arena.backing = word(record[.backing]) { (code: BackingCode) in "\(code)" }
+    arena.lockPolicy = word(record[.lockPolicy]) { (code: LockPolicyCode) in "\(code)" }
+    arena.lockState = word(record[.lockState]) { (code: LockStateCode) in "\(code)" }
+    arena.lock = LockDetail(
+      errno: errno(record[.lockErrno]),
+      errnoName: errno(record[.lockErrno]).map(SystemFailure.name(ofErrno:)),
+      failedCall: number(record[.lockFailedCall]).map { number in
+        UInt32(exactly: number).flatMap(SystemCall.init)?.function ?? "?\(number)"
+      },
+      bytesMissing: number(record[.lockBytesMissing]), at: time(record[.lockFailedAtMs]),
+      bytesInUseThen: number(record[.lockBytesInUse]),
+      limitThen: number(record[.lockLimitSoft]))
+    arena.protectionState = word(record[.protectionState]) { (code: ProtectionCode) in
+      protectionName(code)
+    }
+    arena.openWindows = number(record[.openWindows])
+    arena.sealState = word(record[.sealState]) { (code: SealCode) in "\(code)" }
+    arena.forkProtection = word(record[.forkProtection]) { (code: ForkCode) in "\(code)" }
+    arena.dumpProtection = word(record[.dumpProtection]) { (code: DumpCode) in "\(code)" }
+    arena.secretCount = number(record[.secretCount])
+    arena.bytesInUse = number(record[.bytesInUse])
+    arena.bytesLocked = number(record[.bytesLocked])
+    arena.bytesMapped = number(record[.bytesMapped])
+    arena.chunkCount = number(record[.chunkCount])
+    arena.mapsUsed = number(record[.mapsUsed])
+    let (separate, merged) = (number(record[.separatePages]), number(record[.mergedPages]))
+    // Older libraries leave both at 0, whatever is mapped.
+    if record[.gate] == GateCode.pages.rawValue, let separate, let merged,
+      separate | merged > 0 || arena.bytesMapped == 0
+    {
+      (arena.separatePages, arena.mergedPages) = (separate, merged)
+    }
+    arena.guardPages = number(record[.guardPages])
+    arena.allocations = number(record[.allocations])
+    arena.frees = number(record[.frees])
+    arena.opens = number(record[.opens])
+    arena.opensForWriting = number(record[.opensForWriting])
+    arena.failedAllocations = number(record[.failedAllocations])
+    arena.failedLocks = number(record[.failedLocks])
+    arena.failedOpens = number(record[.failedOpens])
+    arena.peakSecretCount = number(record[.peakSecretCount])
+    arena.peakBytesInUse = number(record[.peakBytesInUse])
+    arena.peakBytesLocked = number(record[.peakBytesLocked])
+    arena.nextChunkBytes = number(record[.nextChunkBytes])
+    let capacity = record[.capacityBytes]
+    arena.capacityBytes = capacity == StatsPageFormat.unlimited ? nil : number(capacity)
+    arena.createdAt = time(record[.createdAtMs])
+    arena.stuckOpenPages = number(record[.stuckOpenPages])
+    arena.corruptions = number(record[.corruptions])
+    arena.longestOpenMs = number(record[.longestOpenMs])
+    arena.openSince = time(record[.openSinceMs])
+    arena.encryptedCount = number(record[.encryptedCount])
+    arena.unlistedSecrets = number(record[.unlistedSecrets])
+    for sizeClass in 0..<StatsPageFormat.sizeClassCount {
+      let word = record[ArenaWord.sizeClasses.rawValue + sizeClass]
+      let header = HeaderWord.sizeClasses.rawValue + sizeClass * 2
+      guard word & 0xffff_ffff != 0, word != StatsPageFormat.unknown,
+        let payload = Int(exactly: image!.header[header])
+      else { continue }
+      arena.sizes.append(
+        SizeRoom(
+          payload: payload, live: Int(word & 0xffff_ffff), freeSlots: Int(word >> 32)))
+    }
+    return arena
+  }
+
+  func label(_ record: StatsPageRecord<LabelWord>) -> LabelSnapshot {
+    LabelSnapshot(
+      label: record.safeText(at: .text, length: record[.textLength]),
+      origin: word(record[.origin]) { (code: OriginCode) in
+        code == .label ? "label" : "call-site"
+      },
+      live: number(record[.live]), bytes: number(record[.bytes]),
+      allocations: number(record[.allocations]), frees: number(record[.frees]),
+      opens: number(record[.opens]), openNow: number(record[.openNow]),
+      lastOpenedAt: time(record[.lastOpenedAtMs]), minimumSize: number(record[.minimumSize]),
+      maximumSize: record[.maximumSize] == 0 ? nil : number(record[.maximumSize]),
+      index: record[.index])
+  }
+
+  func secret(_ record: StatsPageRecord<SecretWord>) -> SecretSnapshot {
+    SecretSnapshot(
+      arenaID: record[.owner] & 0xffff_ffff, serial: record[.serial],
+      labelIndex: record[.owner] >> 32, byteCount: record[.size],
+      allocatedAt: time(record[.allocatedAtMs]), opens: record[.opens],
+      lastOpenedAt: time(record[.lastOpenedAtMs]), openNow: record[.openNow])
+  }
+
+  func vault(_ record: StatsPageRecord<VaultWord>, _ name: SafeText?) -> VaultSnapshot {
+    VaultSnapshot(
+      arenaID: record[.arenaID], name: name,
+      cipher: word(record[.cipher]) { (code: CipherCode) in
+        switch code {
+        case .aes256gcm: "AES-256-GCM"
+        case .xchacha20poly1305: "XChaCha20-Poly1305"
+        }
+      }, epoch: number(record[.epoch]), entries: number(record[.entries]),
+      bytes: number(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
+      encryptions: number(record[.encryptions]), decryptions: number(record[.decryptions]),
+      failures: number(record[.failures]), rotations: number(record[.rotations]),
+      failedRotations: number(record[.failedRotations]),
+      lastRotatedAt: time(record[.lastRotatedAtMs]), streams: number(record[.streams]),
+      streamChunks: number(record[.streamChunks]), streamBytes: number(record[.streamBytes]))
+  }
+
+  func event(_ record: StatsPageRecord<EventWord>) -> EventSnapshot {
+    EventSnapshot(
+      serial: record[.serial],
+      kind: word(record[.kind]) { (code: EventCode) in code.name } ?? "?0",
+      arenaID: record[.arenaID] == 0 ? nil : number(record[.arenaID]), at: time(record[.atMs]),
+      call: number(record[.call]).map { number in
+        UInt32(exactly: number).flatMap(SystemCall.init)?.function ?? "?\(number)"
+      }, errno: errno(record[.errno]), bytes: number(record[.bytes]))
+  }
+}

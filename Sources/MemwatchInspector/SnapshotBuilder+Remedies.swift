@@ -1,0 +1,37 @@
+// What to type against a problem.
+
+extension SnapshotBuilder {
+  /// What to type so that all that is missing can be locked, in this process and from now on: one
+  /// limit for all arenas, because a second command would undo the first.
+  func lockFix(_ snapshot: Snapshot) -> (fix: String?, keep: String?) {
+    let memlock = snapshot.memlock
+    guard state == .live || state == .stopped, memlock.binds == .yes, let pid,
+      let locked = memlock.locked
+    else { return (nil, nil) }
+    let unlocked = snapshot.arenas.filter { $0.isLockedInPart && $0.secretCount != 0 }
+    // Every chunk must be locked; a next one fits where the largest does.
+    let next = snapshot.arenas.compactMap { $0.nextChunk(over: memlock.headroom) }.max()
+    let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])
+    guard missing > 0, missing < 1 << 49 else { return (nil, nil) }
+    // The next power of two that holds what is locked, what is missing, and as much again.
+    let (need, overflow) = locked.addingReportingOverflow(missing * 2)
+    guard !overflow, need < 1 << 50 else { return (nil, nil) }
+    var limit: UInt64 = 65536
+    while limit < need { limit *= 2 }
+    let fits = memlock.hardIsUnlimited || memlock.hard.map { limit <= $0 } ?? false
+    let fix =
+      fits
+      ? "prlimit --pid \(pid) --memlock=\(limit):\(memlock.hard.map { "\($0)" } ?? "unlimited")"
+      : "sudo prlimit --pid \(pid) --memlock=\(limit):\(limit)"
+    let megabytes = "\(max(1, limit >> 20))M"
+    let keep: String
+    if let unit = probe.unit {
+      keep = "LimitMEMLOCK=\(megabytes) in \(unit)"
+    } else if probe.isInContainer {
+      keep = "--ulimit memlock=\(limit):\(limit) for the container"
+    } else {
+      keep = "memlock in /etc/security/limits.d (in KiB: \(limit >> 10)), then log in again"
+    }
+    return (fix, keep)
+  }
+}
