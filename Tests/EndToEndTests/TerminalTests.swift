@@ -5,23 +5,24 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct TerminalTests {
-  func watching(
-    _ scratch: Scratch, width: Int = 100, height: Int = 30, environment: [String: String] = [:],
-    options: [String] = [], directory: String? = nil
-  ) throws -> (Peer, Tmux) {
-    let (peer, _) = try publishing(
-      scratch, prefix: withoutLockCapability(soft: 65536, hard: 65536),
-      "arena a tls-keys isolated preferred pages", "alloc a 2 40",
-      "arena b session-tokens slab preferred pages", "alloc b 100 40",
-      "arena c alpha slab off none", "alloc c 10 500")
-    let tmux = try Tmux(
-      [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"] + options, stats: scratch,
-      width: width, height: height, environment: environment, directory: directory)
-    tmux.companions = [peer]
-    return (peer, tmux)
-  }
+/// A publisher with three arenas, and a screen that watches it.
+func watching(
+  _ scratch: Scratch, width: Int = 100, height: Int = 30, environment: [String: String] = [:],
+  options: [String] = [], directory: String? = nil
+) throws -> (Peer, Tmux) {
+  let (peer, _) = try publishing(
+    scratch, prefix: withoutLockCapability(soft: 65536, hard: 65536),
+    "arena a tls-keys isolated preferred pages", "alloc a 2 40",
+    "arena b session-tokens slab preferred pages", "alloc b 100 40",
+    "arena c alpha slab off none", "alloc c 10 500")
+  let tmux = try Tmux(
+    [Programs.memwatch, "\(peer.pid)", "--interval", "100ms"] + options, stats: scratch,
+    width: width, height: height, environment: environment, directory: directory)
+  tmux.companions = [peer]
+  return (peer, tmux)
+}
 
+@Suite(.serialized) struct TerminalTests {
   @Test func showsWhatThereIsAndRestoresTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try watching(scratch)
@@ -227,68 +228,6 @@ import Testing
     try eventually("it is gone") { try !tmux.text().contains("Memlock") }
   }
 
-  @Test func showsThePublishersEndAndExitsWith5() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    peer.kill()
-    let end = try tmux.wait(for: "EXITED, last seen ")
-    #expect(end.contains { $0.contains("session-tokens") }, "the last page stays")
-    #expect(!end.contains { $0.split(separator: " ").contains("ok") })
-    // It grows older while it is looked at.
-    try tmux.wait(for: "last seen 2 s ago")
-    try tmux.keys("q")
-    try tmux.wait(for: "[STATUS 5]")
-  }
-
-  /// A process that a signal stopped is shown as last seen, until it goes on.
-  @Test func aStoppedProcessIsShownAsLastSeen() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    peer.signal(SIGSTOP)
-    let stopped = try tmux.wait(for: "STOPPED, last seen ")
-    #expect(!stopped.contains { $0.split(separator: " ").contains("ok") })
-    let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
-    #expect(text.output.contains("STOPPED") && text.output.contains("last seen "))
-    #expect(text.status == 0)
-    let list = try memwatch("list", stats: scratch).output
-    #expect(list.contains(#/ stopped .* ago/#), "\(list)")
-    let attached = try memwatch("snapshot", "test-publisher", stats: scratch)
-    #expect(attached.status == 0, "by its name too")
-    try tmux.keys("8")
-    try tmux.wait(for: "stopped, last seen")
-    peer.signal(SIGCONT)
-    try tmux.keys("1")
-    try tmux.wait(for: "LIVE")
-  }
-
-  @Test func replacedIsShownAndExitsWith10() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    try peer.send("stop")
-    try tmux.wait(for: "DETACHED")
-    try peer.send("start")
-    try tmux.wait(for: "REPLACED")
-    try tmux.keys("q")
-    try tmux.wait(for: "[STATUS 10]")
-  }
-
-  @Test func followsANameToItsSuccessor() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (first, _) = try publishing(scratch, "arena a alpha slab preferred pages")
-    let tmux = try Tmux(
-      [Programs.memwatch, "test-publisher", "-i", "100ms"], stats: scratch)
-    try tmux.wait(for: "alpha")
-    first.kill()
-    try tmux.wait(for: "EXITED")
-    let (second, _) = try publishing(scratch, "arena a bravo slab preferred pages")
-    try tmux.wait(for: "bravo")
-    let screen = try tmux.wait(for: "restarted")
-    #expect(screen.contains { $0.contains("\(first.pid) -> \(second.pid)") })
-  }
-
   @Test(arguments: ["", "no-such-terminal"]) func unknownTerminals(term: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch)
@@ -387,133 +326,6 @@ import Testing
     try tmux.wait(for: "─── alpha ")
     try tmux.type(event(64))
     try tmux.wait(for: "─── session-tokens ")
-  }
-
-  @Test func closedInputIsTakenFromTheTerminal() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
-    let tmux = try Tmux(
-      ["sh", "-c", "\(Programs.memwatch) \(peer.pid) <&-"], stats: scratch)
-    try tmux.wait(for: "alpha")
-    try tmux.keys("q")
-    try tmux.wait(for: "[STATUS 0]")
-  }
-
-  @Test func aTerminalThatGoesEndsIt() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    let pid = try tmux.child(named: "memwatch")
-    try tmux.run(["kill-server"])
-    try eventually("memwatch ends") { kill(pid, 0) != 0 }
-    #expect(peer.process.isRunning)
-  }
-
-  /// Some 10 kB a second: what is typed is done, and the last of it is shown.
-  @Test func aSlowLine() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
-    let line = try Line(
-      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
-    try line.wait(for: "Memlock", step: 100)
-    for turn in 0..<100 {
-      line.type(turn % 2 == 0 ? "?" : "1")
-      line.take(100)
-      _ = poll(nil, 0, 5)
-    }
-    line.type("6")
-    try line.wait(for: "hibernation", step: 100)
-    line.type("1Q")
-    try line.waitForEnd(step: 100)
-    #expect(line.process.terminationStatus == 0 && line.echoes)
-  }
-
-  /// A terminal that is stopped (^S): samples go on, keys are taken, and no processor is burnt.
-  @Test(arguments: [true, false]) func aStoppedTerminal(isEndedMeanwhile: Bool) throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
-    let line = try Line(
-      [Programs.memwatch, "\(peer.pid)", "--interval", "1s"], stats: scratch)
-    try line.wait(for: "Memlock")
-    line.stop(true)
-    let viewer = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
-      .split(separator: "\n").first.flatMap { Int32($0) }
-    func ticks() throws -> Int {
-      let stat = try String(contentsOfFile: "/proc/\(try #require(viewer))/stat", encoding: .utf8)
-      let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")
-      return Int(fields[12])! + Int(fields[13])!
-    }
-    line.type("6")
-    let before = try ticks()
-    for _ in 0..<300 {
-      line.take(65536)
-      _ = poll(nil, 0, 10)
-    }
-    // Of some 300; a debug build takes ten for three samples and a list of the machine's settings.
-    #expect(try ticks() - before < 150)
-    if isEndedMeanwhile {
-      kill(line.process.processIdentifier, SIGTERM)
-    } else {
-      line.stop(false)
-      try line.wait(for: "hibernation")
-      line.type("Q")
-    }
-    try line.waitForEnd()
-    #expect(line.process.terminationStatus == 0 && line.echoes)
-  }
-
-  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same.
-  @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT])
-  func aStalledLine(signal: Int32?) throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
-    let line = try Line(
-      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
-    try line.wait(for: "Memlock")
-    // Each draws the whole screen, until the line takes no more.
-    for _ in 0..<300 {
-      line.type("\u{c}")
-      _ = poll(nil, 0, 5)
-    }
-    #expect(!line.echoes)
-    guard let signal else {
-      line.type("6")
-      try line.wait(for: "hibernation")
-      line.type("Q")
-      try line.waitForEnd()
-      #expect(line.process.terminationStatus == 0 && line.echoes)
-      return
-    }
-    kill(line.process.processIdentifier, signal)
-    try eventually("it ends") { !line.process.isRunning }
-    // By itself, or by its broker.
-    #expect([0, 128 + signal].contains(line.process.terminationStatus))
-    #expect(line.echoes)
-    #expect(peer.process.isRunning)
-  }
-
-  @Test(arguments: [SIGTERM, SIGHUP])
-  func signalsRestoreTheTerminal(signal: Int32) throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (_, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    kill(try tmux.child(named: "memwatch"), signal)
-    let end = try tmux.wait(for: "[STATUS")
-    try tmux.wait(for: "[ECHO ON]")
-    #expect(!end.contains { $0.contains("session-tokens") })
-  }
-
-  /// The confined process dies: its broker restores the terminal, and says so.
-  @Test(arguments: [SIGSEGV, SIGABRT, SIGKILL, SIGSYS])
-  func aCrashRestoresTheTerminal(signal: Int32) throws {
-    let scratch = try Scratch(onTmpfs: true)
-    let (_, tmux) = try watching(scratch)
-    try tmux.wait(for: "session-tokens")
-    kill(try tmux.viewer(), signal)
-    let end = try tmux.wait(for: "[STATUS 1]")
-    #expect(end.contains { $0.contains("ended by signal \(signal)") })
-    try tmux.wait(for: "[ECHO ON]")
-    #expect(!end.contains { $0.contains("session-tokens") })
   }
 
   @Test func severalAreAListToPickFrom() throws {

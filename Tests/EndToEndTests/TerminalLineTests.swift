@@ -1,0 +1,135 @@
+// Lines that are slow, stopped or gone, and signals: memwatch ends, with the terminal as it was.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct TerminalLineTests {
+  @Test func closedInputIsTakenFromTheTerminal() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let tmux = try Tmux(
+      ["sh", "-c", "\(Programs.memwatch) \(peer.pid) <&-"], stats: scratch)
+    try tmux.wait(for: "alpha")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
+  @Test func aTerminalThatGoesEndsIt() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    let pid = try tmux.child(named: "memwatch")
+    try tmux.run(["kill-server"])
+    try eventually("memwatch ends") { kill(pid, 0) != 0 }
+    #expect(peer.process.isRunning)
+  }
+
+  /// Some 10 kB a second: what is typed is done, and the last of it is shown.
+  @Test func aSlowLine() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
+    try line.wait(for: "Memlock", step: 100)
+    for turn in 0..<100 {
+      line.type(turn % 2 == 0 ? "?" : "1")
+      line.take(100)
+      _ = poll(nil, 0, 5)
+    }
+    line.type("6")
+    try line.wait(for: "hibernation", step: 100)
+    line.type("1Q")
+    try line.waitForEnd(step: 100)
+    #expect(line.process.terminationStatus == 0 && line.echoes)
+  }
+
+  /// A terminal that is stopped (^S): samples go on, keys are taken, and no processor is burnt.
+  @Test(arguments: [true, false]) func aStoppedTerminal(isEndedMeanwhile: Bool) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "1s"], stats: scratch)
+    try line.wait(for: "Memlock")
+    line.stop(true)
+    let viewer = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
+      .split(separator: "\n").first.flatMap { Int32($0) }
+    func ticks() throws -> Int {
+      let stat = try String(contentsOfFile: "/proc/\(try #require(viewer))/stat", encoding: .utf8)
+      let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")
+      return Int(fields[12])! + Int(fields[13])!
+    }
+    line.type("6")
+    let before = try ticks()
+    for _ in 0..<300 {
+      line.take(65536)
+      _ = poll(nil, 0, 10)
+    }
+    // Of some 300; a debug build takes ten for three samples and a list of the machine's settings.
+    #expect(try ticks() - before < 150)
+    if isEndedMeanwhile {
+      kill(line.process.processIdentifier, SIGTERM)
+    } else {
+      line.stop(false)
+      try line.wait(for: "hibernation")
+      line.type("Q")
+    }
+    try line.waitForEnd()
+    #expect(line.process.terminationStatus == 0 && line.echoes)
+  }
+
+  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same.
+  @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT])
+  func aStalledLine(signal: Int32?) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
+    try line.wait(for: "Memlock")
+    // Each draws the whole screen, until the line takes no more.
+    for _ in 0..<300 {
+      line.type("\u{c}")
+      _ = poll(nil, 0, 5)
+    }
+    #expect(!line.echoes)
+    guard let signal else {
+      line.type("6")
+      try line.wait(for: "hibernation")
+      line.type("Q")
+      try line.waitForEnd()
+      #expect(line.process.terminationStatus == 0 && line.echoes)
+      return
+    }
+    kill(line.process.processIdentifier, signal)
+    try eventually("it ends") { !line.process.isRunning }
+    // By itself, or by its broker.
+    #expect([0, 128 + signal].contains(line.process.terminationStatus))
+    #expect(line.echoes)
+    #expect(peer.process.isRunning)
+  }
+
+  @Test(arguments: [SIGTERM, SIGHUP])
+  func signalsRestoreTheTerminal(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    kill(try tmux.child(named: "memwatch"), signal)
+    let end = try tmux.wait(for: "[STATUS")
+    try tmux.wait(for: "[ECHO ON]")
+    #expect(!end.contains { $0.contains("session-tokens") })
+  }
+
+  /// The confined process dies: its broker restores the terminal, and says so.
+  @Test(arguments: [SIGSEGV, SIGABRT, SIGKILL, SIGSYS])
+  func aCrashRestoresTheTerminal(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (_, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    kill(try tmux.viewer(), signal)
+    let end = try tmux.wait(for: "[STATUS 1]")
+    #expect(end.contains { $0.contains("ended by signal \(signal)") })
+    try tmux.wait(for: "[ECHO ON]")
+    #expect(!end.contains { $0.contains("session-tokens") })
+  }
+}

@@ -1,0 +1,70 @@
+// What the screen shows of a publisher that stopped, ended or was replaced.
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct WatchedEndTests {
+  @Test func showsThePublishersEndAndExitsWith5() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    peer.kill()
+    let end = try tmux.wait(for: "EXITED, last seen ")
+    #expect(end.contains { $0.contains("session-tokens") }, "the last page stays")
+    #expect(!end.contains { $0.split(separator: " ").contains("ok") })
+    // It grows older while it is looked at.
+    try tmux.wait(for: "last seen 2 s ago")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 5]")
+  }
+
+  /// A process that a signal stopped is shown as last seen, until it goes on.
+  @Test func aStoppedProcessIsShownAsLastSeen() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    peer.signal(SIGSTOP)
+    let stopped = try tmux.wait(for: "STOPPED, last seen ")
+    #expect(!stopped.contains { $0.split(separator: " ").contains("ok") })
+    let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
+    #expect(text.output.contains("STOPPED") && text.output.contains("last seen "))
+    #expect(text.status == 0)
+    let list = try memwatch("list", stats: scratch).output
+    #expect(list.contains(#/ stopped .* ago/#), "\(list)")
+    let attached = try memwatch("snapshot", "test-publisher", stats: scratch)
+    #expect(attached.status == 0, "by its name too")
+    try tmux.keys("8")
+    try tmux.wait(for: "stopped, last seen")
+    peer.signal(SIGCONT)
+    try tmux.keys("1")
+    try tmux.wait(for: "LIVE")
+  }
+
+  @Test func replacedIsShownAndExitsWith10() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, tmux) = try watching(scratch)
+    try tmux.wait(for: "session-tokens")
+    try peer.send("stop")
+    try tmux.wait(for: "DETACHED")
+    try peer.send("start")
+    try tmux.wait(for: "REPLACED")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 10]")
+  }
+
+  @Test func followsANameToItsSuccessor() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (first, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    let tmux = try Tmux(
+      [Programs.memwatch, "test-publisher", "-i", "100ms"], stats: scratch)
+    try tmux.wait(for: "alpha")
+    first.kill()
+    try tmux.wait(for: "EXITED")
+    let (second, _) = try publishing(scratch, "arena a bravo slab preferred pages")
+    try tmux.wait(for: "bravo")
+    let screen = try tmux.wait(for: "restarted")
+    #expect(screen.contains { $0.contains("\(first.pid) -> \(second.pid)") })
+  }
+}

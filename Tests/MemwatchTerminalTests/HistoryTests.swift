@@ -1,0 +1,59 @@
+// What the screen remembers: problems that were, and values over time.
+
+import Foundation
+import MemwatchTerminal
+import TestSupport
+import Testing
+
+@testable import MemwatchInspector
+
+@Suite struct HistoryTests {
+  @Test func whatWasWrongStaysUntilItIsAcknowledged() {
+    var model = model(sample())
+    #expect(model.alerts.map(\.kind) == [.notLocked] && model.takeNewAlerts().count == 1)
+    #expect(model.takeNewAlerts().isEmpty)
+    model.update(sample(at: now + 1000))
+    #expect(model.alerts.count == 1 && model.takeNewAlerts().isEmpty)
+    press(&model, "a")
+    #expect(model.alerts.count == 1, "it goes on")
+    var good = sample(at: now + 2000)
+    good.problems = []
+    model.update(good)
+    func verdict() -> String { String(draw(model, 100, 30).rows[2].compactMap(\.character)) }
+    #expect(verdict().hasPrefix("WAS ") && verdict().contains("session-tokens: 16 KiB"))
+    #expect(verdict().contains("a acknowledge"))
+    press(&model, "a")
+    #expect(!verdict().hasPrefix("WAS ") && model.alerts.isEmpty)
+    // It begins anew.
+    model.update(sample(at: now + 3000))
+    #expect(model.takeNewAlerts().count == 1)
+  }
+
+  @Test func historyKeepsTheWorst() {
+    var model = Model(intervalMs: 100)
+    for step in 0..<10_000 {
+      var next = sample(arenas: 1, at: now + UInt64(step) * 100)
+      next.arenas[0].opens = UInt64(step)
+      next.memlock.locked = step == 777 ? 8 << 20 : 1 << 20
+      model.update(next)
+    }
+    let moments = model.history.moments
+    #expect((256...1024).contains(moments.count))
+    #expect(moments.compactMap(\.locked).max() == Double(8 << 20))
+    #expect(zip(moments, moments.dropFirst()).allSatisfy { $0.at < $1.at })
+    #expect(moments.allSatisfy { abs($0.opens - 10) < 1e-6 })
+    #expect(model.history.millisecondsUntil(8 << 20) == nil)
+  }
+
+  @Test func theTrendTellsWhenItIsFull() {
+    var model = Model(intervalMs: 1000)
+    for step in 0..<30 {
+      var next = sample(arenas: 1, at: now + UInt64(step) * 1000)
+      next.memlock.locked = UInt64(step) << 16
+      model.update(next)
+    }
+    // 64 KiB a second, and 99 of them to go.
+    let wait = model.history.millisecondsUntil(128 << 16)!
+    #expect((98_000...100_000).contains(wait))
+  }
+}
