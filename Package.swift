@@ -143,11 +143,14 @@ let package = Package(
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchTerminalTests",
-      dependencies: ["MemwatchTerminal", "MemwatchInspector", "MemwatchSystem", "TestSupport"],
+      dependencies: [
+        "MemwatchTerminal", "MemwatchInspector", "MemwatchSystem", "EnclaveStats", "EnclaveSystem",
+        "TestSupport",
+      ],
       exclude: ["Golden"], swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchExporterTests",
-      dependencies: ["MemwatchExporter", "MemwatchInspector", "TestSupport"],
+      dependencies: ["MemwatchExporter", "MemwatchInspector", "EnclaveStats", "TestSupport"],
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchSandboxTests",

@@ -114,9 +114,8 @@ struct ExportCounters {
     }
   }
 
-  private static let kinds = Set(EventSnapshot.kinds)
   private static func kind(of event: EventSnapshot) -> String {
-    kinds.contains(event.kind) ? event.kind : Exporter.other
+    event.kind.isKnown ? event.kind.text : Exporter.other
   }
 
   /// The most series that counters take under a plan.

@@ -104,8 +104,9 @@ private struct ArenaRow {
   }
 
   private static let gauges: [Gauge] =
-    ["locked", "partial", "unlocked", "off"].map { state in
-      Gauge(.lockState, state: state) { arena, _ in arena.lockState.map { $0 == state ? 1 : 0 } }
+    ArenaSnapshot.lockStates.map { state in
+      Gauge(.lockState, state: state.text) { arena, _ in arena.lockState.map { $0 == state ? 1 : 0 }
+      }
     } + [
       Gauge(.arenaLocked) { $0.bytesLocked }, Gauge(.arenaMapped) { $0.bytesMapped },
       Gauge(.arenaUsed) { $0.bytesInUse }, Gauge(.arenaLockMissing) { $0.lock.bytesMissing },

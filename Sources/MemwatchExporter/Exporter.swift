@@ -137,7 +137,7 @@ package struct Exporter {
   }
 
   private static func isUnhealthy(_ arena: ArenaSnapshot, in snapshot: Snapshot) -> Bool {
-    ["partial", "unlocked"].contains(arena.lockState) || (arena.stuckOpenPages ?? 0) > 0
+    arena.isNotFullyLocked || (arena.stuckOpenPages ?? 0) > 0
       || (arena.corruptions ?? 0) > 0
       || snapshot.problem(of: arena).map { $0.severity < .note } ?? false
   }

@@ -1,5 +1,8 @@
 // An arena in a snapshot.
 
+package import EnclaveStats
+package import EnclaveSystem
+
 package struct SizeRoom: Equatable, Sendable, Codable {
   /// The largest secret of this size class, in bytes.
   package var payload: Int
@@ -12,8 +15,7 @@ package struct SizeRoom: Equatable, Sendable, Codable {
 
 package struct LockDetail: Equatable, Sendable, Codable {
   package var errno: Int32?
-  package var errnoName: String?
-  package var failedCall: String?
+  package var failedCall: Reported<SystemCall>?
   package var bytesMissing: UInt64?
   /// Milliseconds since 1970.
   package var at: UInt64?
@@ -24,19 +26,19 @@ package struct LockDetail: Equatable, Sendable, Codable {
 package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var id: UInt64
   package var name: SafeText
-  package var layout: String?
-  package var gate: String?
+  package var layout: Reported<LayoutCode>?
+  package var gate: ReportedGate?
   /// How many other arenas that are listed are under the same protection key; nil without one.
   package var keySharedWith: UInt64?
-  package var backing: String?
-  package var lockPolicy: String?
-  package var lockState: String?
+  package var backing: Reported<BackingCode>?
+  package var lockPolicy: Reported<LockPolicyCode>?
+  package var lockState: Reported<LockStateCode>?
   package var lock = LockDetail()
-  package var protectionState: String?
+  package var protectionState: Reported<ProtectionCode>?
   package var openWindows: UInt64?
-  package var sealState: String?
-  package var forkProtection: String?
-  package var dumpProtection: String?
+  package var sealState: Reported<SealCode>?
+  package var forkProtection: Reported<ForkCode>?
+  package var dumpProtection: Reported<DumpCode>?
   package var secretCount: UInt64?
   package var bytesInUse: UInt64?
   package var bytesLocked: UInt64?
@@ -71,4 +73,24 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var sizes: [SizeRoom] = []
   package var chunks: [ChunkSnapshot] = []
   package var labels: [LabelSnapshot] = []
+}
+
+extension LockDetail {
+  /// `ENOMEM`.
+  package var errnoName: String? { errno.map(SystemFailure.name(ofErrno:)) }
+}
+
+extension ArenaSnapshot {
+  /// A lock was asked for, and does not cover all of it.
+  package var isNotFullyLocked: Bool { lockState == .partial || lockState == .unlocked }
+  package var isLockOff: Bool { lockState == .off }
+  /// Its contents can still be changed.
+  package var isWritable: Bool { sealState == .open }
+  /// Its contents can only be read, until it is destroyed.
+  package var isFrozen: Bool { sealState == .frozen || sealState == .sealed }
+  package var isSealed: Bool { sealState == .sealed }
+  package var isLeftOutOfDumps: Bool { dumpProtection == .excluded }
+
+  /// The lock states that an arena can have.
+  package static let lockStates = LockStateCode.allCases.map { Reported.known($0) }
 }

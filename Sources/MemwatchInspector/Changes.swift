@@ -12,8 +12,9 @@ extension Snapshot {
       lines.append(verdict)
       for arena in arenas {
         lines.append(
-          "arena \(arena.name): \(stateWord(of: arena)), \(arena.lockState ?? "lock n/a"), "
-            + "gate \(arena.gate ?? "n/a"), \(arena.sealState ?? "seal n/a"), "
+          "arena \(arena.name): \(condition(of: arena).rawValue), "
+            + "\(arena.lockState?.text ?? "lock n/a"), "
+            + "gate \(arena.gate.text), \(arena.sealState?.text ?? "seal n/a"), "
             + counted(Int(clamping: arena.secretCount ?? 0), "secret"))
       }
       return lines
@@ -36,9 +37,9 @@ extension Snapshot {
         guard then != now else { return }
         lines.append("arena \(arena.name): \(what) \(now ?? "n/a"), was \(then ?? "n/a")")
       }
-      tell("lock", past.lockState, arena.lockState)
-      tell("seal", past.sealState, arena.sealState)
-      tell("gate", past.gate, arena.gate)
+      tell("lock", past.lockState?.text, arena.lockState?.text)
+      tell("seal", past.sealState?.text, arena.sealState?.text)
+      tell("gate", past.gate?.text, arena.gate?.text)
     }
     func isSame(_ a: Problem, _ b: Problem) -> Bool { a.kind == b.kind && a.arenaID == b.arenaID }
     let new = problems.filter { problem in !old.problems.contains { isSame($0, problem) } }
@@ -52,7 +53,7 @@ extension Snapshot {
     for event in events where event.serial > last {
       let arena = event.arenaID.map { ", arena \(names[$0] ?? "\($0)")" } ?? ""
       let answer = event.errno.map { ", \(errnoName($0))" } ?? ""
-      lines.append("event \(event.kind)\(arena)\(answer)")
+      lines.append("event \(event.kind.text)\(arena)\(answer)")
     }
     return lines
   }

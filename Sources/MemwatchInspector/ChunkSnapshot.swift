@@ -1,17 +1,23 @@
 // A chunk in a snapshot, and what lies in its pages.
 
+package import EnclaveStats
+
 package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var address: UInt64?
   package var dataBytes: UInt64?
   package var guardBytes: UInt64?
-  package var lockState: String?
+  package var lockState: Reported<LockStateCode>?
   package var errno: Int32?
-  package var kind: String?
+  package var kind: Reported<LayoutCode>?
   /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
   package var pages: [PagesSnapshot]?
 }
 
 extension ChunkSnapshot {
+  package var isLocked: Bool { lockState == .locked }
+  package var isLockOff: Bool { lockState == .off }
+  package var isUnlocked: Bool { lockState == .unlocked }
+
   /// nil: it is not known what lies in its pages.
   package var pageCounts: PageCounts? { pages.map { PageCounts($0) } }
 }

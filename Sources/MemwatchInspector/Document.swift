@@ -26,6 +26,7 @@ package indirect enum Value: Equatable, Sendable {
     self = number.map { .number(UInt64(clamping: $0)) } ?? .null
   }
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
+  init(_ word: (some Worded)?) { self = word.map { .text($0.text) } ?? .null }
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
 
@@ -74,7 +75,7 @@ extension Snapshot {
       ("problems", .list(problems.map(\.document))),
       (
         "arenas",
-        .list(arenas.map { $0.document(stateWord(of: $0), audit?.word(of: $0.id)) })
+        .list(arenas.map { document(of: $0) })
       ),
       ("arenasUnlisted", Value(arenasUnlisted)),
       ("arenasDestroyed", Value(arenasDestroyed)),
@@ -89,6 +90,10 @@ extension Snapshot {
       ("events", .list(events.map(\.document))),
       ("eventCount", Value(eventCount)),
     ])
+  }
+
+  func document(of arena: ArenaSnapshot) -> Value {
+    arena.document(condition(of: arena), audit?.verdict(of: arena.id))
   }
 
   var secretsUnlisted: UInt64? {
@@ -172,9 +177,10 @@ extension Finding {
 }
 
 extension ArenaSnapshot {
-  fileprivate func document(_ state: String, _ audit: String?) -> Value {
+  fileprivate func document(_ condition: ArenaCondition, _ audit: AuditVerdict?) -> Value {
     .object([
-      ("id", Value(id)), ("name", Value(name)), ("state", .text(state)), ("audit", Value(audit)),
+      ("id", Value(id)), ("name", Value(name)), ("state", .text(condition.rawValue)),
+      ("audit", Value(audit?.rawValue)),
       ("layout", Value(layout)), ("gate", Value(gate)),
       ("keySharedWith", Value(keySharedWith)), ("backing", Value(backing)),
       ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),
@@ -280,7 +286,7 @@ extension VaultSnapshot {
 extension EventSnapshot {
   fileprivate var document: Value {
     .object([
-      ("serial", Value(serial)), ("kind", .text(kind)), ("arenaId", Value(arenaID)),
+      ("serial", Value(serial)), ("kind", Value(kind)), ("arenaId", Value(arenaID)),
       ("at", Value(at)), ("call", Value(call)), ("errno", Value(errno)), ("bytes", Value(bytes)),
     ])
   }

@@ -20,6 +20,9 @@ package struct HostFact: Equatable, Sendable {
 /// guessed: what cannot be read is unknown.
 package struct Host: Equatable, Sendable {
   package private(set) var facts: [HostFact] = []
+  /// The fact about swap, and whether there is any; nil: not known.
+  package private(set) var swapFact: HostFact?
+  package private(set) var hasSwap: Bool?
   private let files: HostFiles
   private let commandLine: String?
   private let configuration: String?
@@ -107,12 +110,15 @@ package struct Host: Equatable, Sendable {
   private mutating func swap() {
     let meaning = "memory that is not locked is written to it, and stays there"
     guard let swaps = read("/proc/swaps") else {
-      return add("swap", nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
+      add("swap", nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
+      swapFact = facts.last
+      return
     }
     let devices = swaps.split(separator: "\n").dropFirst().compactMap {
       $0.split(whereSeparator: \.isWhitespace).first.map { String($0) }
     }
     let isSwapping = !devices.isEmpty
+    hasSwap = isSwapping
     if !isSwapping {
       add("swap", true, "none", meaning)
     } else {
@@ -126,6 +132,7 @@ package struct Host: Equatable, Sendable {
         devices.joined(separator: ", ") + (isSafe ? " (encrypted, or compressed in memory)" : ""),
         meaning, "sudo swapoff -a, or encrypt the swap device (dm-crypt)")
     }
+    swapFact = facts.last
     let zswap = read("/sys/module/zswap/parameters/enabled")
     add(
       "zswap", zswap.map { $0 == "N" || !isSwapping } ?? (exists("/sys/module") ? true : nil),
@@ -322,12 +329,24 @@ package struct Host: Equatable, Sendable {
   ]
 }
 
+extension HostFact.Judgement {
+  /// How a line about a fact begins.
+  package var heading: String {
+    let mark =
+      switch self {
+      case .good: " "
+      case .bad: "!"
+      case .unknown: "?"
+      }
+    return "\(mark) \(rawValue)"
+  }
+}
+
 extension Host {
   package var lines: [String] {
     var lines: [String] = []
     for fact in facts {
-      let mark = fact.judgement == .bad ? "!" : fact.judgement == .unknown ? "?" : " "
-      lines.append("\(mark) \(fact.judgement.rawValue)  \(fact.name): \(fact.value)")
+      lines.append("\(fact.judgement.heading)  \(fact.name): \(fact.value)")
       lines.append("    \(fact.meaning)")
       if let fix = fact.fix { lines.append("    fix: \(fix)") }
     }

@@ -301,6 +301,7 @@ package final class Inspector {
         }
       } else if reading.state != .corrupt {
         reading.state = .exited
+        reading.endedInOrder = closed
         reading.stateDetail = closed ? "after publishing ended in good order" : "without a word"
         reading.probe = ProcessProbe.none
         reading.mapCount = nil

@@ -1,8 +1,10 @@
 // Labels and secrets in a snapshot.
 
+package import EnclaveStats
+
 package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var label: SafeText
-  package var origin: String?
+  package var origin: Reported<OriginCode>?
   package var live: UInt64?
   package var bytes: UInt64?
   package var allocations: UInt64?
@@ -16,6 +18,11 @@ package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var index: UInt64 = 0
   /// Of its secrets, where a record does not hold them one by one.
   package var ages: SecretAges?
+}
+
+extension LabelSnapshot {
+  /// The program gave it; else it is the place that allocated the secret.
+  package var isGiven: Bool { origin == .label }
 }
 
 /// What the secrets of a label that are listed one by one have in common. Times are milliseconds

@@ -12,16 +12,24 @@ extension PublisherState {
     }
   }
 
-  /// The word that an arena has in place of `ok`, where the page is not current.
-  fileprivate var arenaWord: String? {
+  /// What an arena is in place of `ok`, where the page is not current.
+  fileprivate var arenaCondition: ArenaCondition? {
     switch self {
     case .live, .unlinked: nil
-    case .exited, .exec, .replaced: "gone"
-    case .stopped, .midUpdate: "stopped"
-    case .detached: "detached"
-    case .incompatible, .notPermitted, .corrupt: "n/a"
+    case .exited, .exec, .replaced: .gone
+    case .stopped, .midUpdate: .stopped
+    case .detached: .detached
+    case .incompatible, .notPermitted, .corrupt: .unknown
     }
   }
+}
+
+/// How an arena is, in the STATE column.
+package enum ArenaCondition: String, Sendable {
+  case problem = "PROBLEM"
+  case differs = "DIFFERS"
+  case warning, ok, gone, stopped, detached
+  case unknown = "n/a"
 }
 
 extension Snapshot {
@@ -40,15 +48,15 @@ extension Snapshot {
     process.state.isCurrent ? nil : MemwatchInspector.lastSeenText(lastSeenAt, at: now)
   }
 
-  /// The word of the STATE column. Never `ok` for a process that is gone or stopped.
-  package func stateWord(of arena: ArenaSnapshot) -> String {
+  /// Never `ok` for a process that is gone or stopped.
+  package func condition(of arena: ArenaSnapshot) -> ArenaCondition {
     switch problem(of: arena)?.severity {
-    case .problem: "PROBLEM"
-    case .differs: "DIFFERS"
-    case .warning: "warning"
+    case .problem: .problem
+    case .differs: .differs
+    case .warning: .warning
     case .note, nil:
-      process.state.arenaWord
-        ?? (arena.lockState == nil || arena.protectionState == nil ? "n/a" : "ok")
+      process.state.arenaCondition
+        ?? (arena.lockState == nil || arena.protectionState == nil ? .unknown : .ok)
     }
   }
 }

@@ -5,9 +5,17 @@ import EnclaveSystem
 import MemwatchSystem
 
 /// A reading of /proc/PID. nil is what could not be read.
+/// The states of proc_pid_stat(5) that matter here.
+package enum RunState: Character, Sendable {
+  case zombie = "Z"
+  case dead = "X"
+  case stopped = "T"
+  case traced = "t"
+}
+
 package struct ProcessProbe: Equatable, Sendable {
   package var exists = false
-  package var stateCharacter: Character?
+  package var runState: RunState?
   package var startTime: UInt64?
   package var isKernelThread = false
   package var tracer: Int32?
@@ -40,7 +48,7 @@ package struct ProcessProbe: Equatable, Sendable {
     guard let text = bytes(.stat), !text.isEmpty else { return }
     exists = true
     let stat = ProcStat(text)
-    stateCharacter = stat?.state
+    runState = stat.flatMap { RunState(rawValue: $0.state) }
     startTime = stat?.startTime
     isKernelThread = stat?.isKernelThread ?? false
     if let status = bytes(.status) {
@@ -100,14 +108,14 @@ package struct ProcessProbe: Equatable, Sendable {
     if isKernelThread {
       return "process \(pid) is a thread of the kernel, without memory of its own"
     }
-    if stateCharacter == "Z" {
+    if runState == .zombie {
       return "process \(pid) has ended, and its parent has not taken its status yet (a zombie)"
     }
     return isGone ? "process \(pid) has ended" : nil
   }
 
-  package var isGone: Bool { !exists || stateCharacter == "Z" || stateCharacter == "X" }
-  package var isStopped: Bool { stateCharacter == "T" || stateCharacter == "t" }
+  package var isGone: Bool { !exists || runState == .zombie || runState == .dead }
+  package var isStopped: Bool { runState == .stopped || runState == .traced }
 
   /// What stopped it.
   var stopText: String {

@@ -1,5 +1,6 @@
 // Sentences and the text report.
 
+import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
@@ -7,7 +8,7 @@ extension Snapshot {
   /// The worst problem in one sentence, or what was seen to be right. "OK" is said only when an
   /// audit compared every arena with the kernel, and nothing is unknown.
   package var verdict: String {
-    let real = problems.filter { $0.severity != .note }
+    let real = realProblems
     if let worst = real.first {
       let word =
         switch worst.severity {
@@ -21,10 +22,10 @@ extension Snapshot {
       return (arenasUnlisted ?? 0) > 0
         ? "n/a: the arenas are not listed" : "no arenas yet: nothing is protected, nothing is wrong"
     }
-    let locked = arenas.filter { $0.lockState == "locked" }.count
-    let off = arenas.count { $0.lockState == "off" }
+    let locked = arenas.count { $0.lockState == .locked }
+    let off = arenas.count(where: \.isLockOff)
     let without = off == 0 ? "" : ", \(off) asked for none"
-    if isWholeAndAudited {
+    if isFoundRight {
       return "OK: \(locked) of \(counted(arenas.count, "arena")) locked\(without); kernel agrees "
         + "(\(auditAge!) ago)"
     }
@@ -36,9 +37,14 @@ extension Snapshot {
       + "\(kernel)"
   }
 
-  private var isWholeAndAudited: Bool {
-    guard let audit, audit.scope == .arenas, process.state == .live, complete else { return false }
-    return arenas.allSatisfy { audit.word(of: $0.id) == "agrees" && stateWord(of: $0) == "ok" }
+  private var realProblems: [Problem] { problems.filter { $0.severity != .note } }
+
+  /// There is no problem, nothing is unknown, and an audit compared every arena with the kernel.
+  package var isFoundRight: Bool {
+    guard realProblems.isEmpty, !arenas.isEmpty, let audit, audit.scope == .arenas,
+      process.state == .live, complete
+    else { return false }
+    return arenas.allSatisfy { audit.verdict(of: $0.id) == .agrees && condition(of: $0) == .ok }
       && arenasUnlisted == 0 && chunksUnlisted == 0 && memlock.locked != nil
       && process.debugger == 0
   }
@@ -61,9 +67,9 @@ extension Snapshot {
   /// What the last audit came to.
   package var auditCounts: String {
     guard let audit else { return "not audited" }
-    let words = arenas.map { audit.word(of: $0.id) }
-    let (agree, differ) = (words.count { $0 == "agrees" }, words.count { $0 == "differs" })
-    let unknown = words.count - agree - differ
+    let verdicts = arenas.map { audit.verdict(of: $0.id) }
+    let (agree, differ) = (verdicts.count { $0 == .agrees }, verdicts.count { $0 == .differs })
+    let unknown = verdicts.count - agree - differ
     let differs =
       audit.findings.contains { $0.kind == .totals }
       || problems.contains { $0.kind == .lockedLessThanClaimed }
@@ -106,11 +112,11 @@ extension Snapshot {
 
   /// `agrees with 6 of 6`, `differs on 1 of 6, 2 n/a`.
   private var agreement: String {
-    let words = arenas.map { audit?.word(of: $0.id) }
-    let (agree, differ) = (words.count { $0 == "agrees" }, words.count { $0 == "differs" })
-    let unknown = words.count - agree - differ
+    let verdicts = arenas.map { audit?.verdict(of: $0.id) }
+    let (agree, differ) = (verdicts.count { $0 == .agrees }, verdicts.count { $0 == .differs })
+    let unknown = verdicts.count - agree - differ
     let verdict = differ > 0 ? "differs on \(differ)" : "agrees with \(agree)"
-    return "\(verdict) of \(words.count)" + (unknown > 0 && differ > 0 ? ", \(unknown) n/a" : "")
+    return "\(verdict) of \(verdicts.count)" + (unknown > 0 && differ > 0 ? ", \(unknown) n/a" : "")
   }
 
   package var limitText: String {
@@ -163,9 +169,9 @@ extension Snapshot {
     let columns = ["ARENA", "STATE", "LOCK", "PROT", "OPEN", "SEAL", "GATE", "LAYOUT", "SECRETS"]
     let rows = arenas.map { arena in
       [
-        arena.name.string, stateWord(of: arena), arena.lockState ?? "n/a",
-        arena.protectionState ?? "n/a", count(arena.openWindows), arena.sealState ?? "n/a",
-        arena.gate ?? "n/a", arena.layout ?? "n/a", count(arena.secretCount),
+        arena.name.string, condition(of: arena).rawValue, arena.lockState.text,
+        arena.protectionState.text, count(arena.openWindows), arena.sealState.text,
+        arena.gate.text, arena.layout.text, count(arena.secretCount),
         arena.bytesInUse.map { bytes($0) } ?? "n/a",
         arena.bytesLocked.map { bytes($0) } ?? "n/a",
       ]
@@ -201,7 +207,7 @@ extension Snapshot {
     ]
     let vaultRows = vaults.map { vault in
       [
-        vault.name?.string ?? "n/a", vault.cipher ?? "n/a", count(vault.epoch),
+        vault.name?.string ?? "n/a", vault.cipher.text, count(vault.epoch),
         count(vault.entries), vault.bytes.map { bytes($0) } ?? "n/a",
         count(vault.streams), vault.streamBytes.map { bytes($0) } ?? "n/a",
         count(vault.entriesOfOldEpoch), count(vault.decryptions), count(vault.failures),
@@ -221,14 +227,15 @@ extension Snapshot {
     if let reason = audit.reason { lines.append(reason) }
     let rows = arenas.map { arena in
       [
-        arena.name.string, audit.word(of: arena.id) ?? "n/a", arena.lockState ?? "n/a",
-        arena.gate ?? "n/a", arena.sealState ?? "n/a", arena.forkProtection ?? "n/a",
-        arena.dumpProtection ?? "n/a",
+        arena.name.string, audit.verdict(of: arena.id)?.rawValue ?? "n/a",
+        arena.lockState.text,
+        arena.gate.text, arena.sealState.text, arena.forkProtection.text,
+        arena.dumpProtection.text,
       ]
     }
     lines += table([["ARENA", "KERNEL", "LOCK", "GATE", "SEAL", "FORK", "DUMPS"]] + rows)
     lines += unlistedLines
-    if arenas.contains(where: { $0.gate?.hasPrefix("key") ?? false }) {
+    if arenas.contains(where: { $0.gate?.isKey ?? false }) {
       lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")
     }
     lines += findingLines
@@ -242,7 +249,7 @@ extension Snapshot {
     lines.append("  ended    \(process.stateDetail ?? "n/a")")
     let live = saturatingSum(arenas.compactMap(\.secretCount))
     let inUse = bytes(saturatingSum(arenas.compactMap(\.bytesInUse)))
-    let isInOrder = process.stateDetail?.hasPrefix("after") ?? false
+    let isInOrder = process.endedInOrder ?? false
     switch process.wipe {
     case nil where isInOrder:
       lines.append("  wiped    at exit, as far as it was an exit(3)")
@@ -255,8 +262,7 @@ extension Snapshot {
     let open = arenas.filter { ($0.openWindows ?? 0) > 0 }
       .map { "\($0.name) (\(counted(Int(clamping: $0.openWindows!), "window")))" }
     lines.append("  open     \(open.isEmpty ? "no window" : open.joined(separator: ", "))")
-    let unlocked = arenas.filter { $0.lockState == "partial" || $0.lockState == "unlocked" }
-      .map(\.name.string)
+    let unlocked = arenas.filter(\.isNotFullyLocked).map(\.name.string)
     lines.append("  unlocked \(unlocked.isEmpty ? "none" : unlocked.joined(separator: ", "))")
     let names = Dictionary(arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
     lines.append("  the last of \(counted(Int(clamping: eventCount ?? 0), "event"))")
@@ -264,7 +270,7 @@ extension Snapshot {
       let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? ""
       let failure = event.errno.map { " \(SystemFailure.name(ofErrno: $0))" } ?? ""
       let time = event.at.map { clock($0) } ?? "n/a"
-      lines.append("    \(time)  \(event.kind)\(failure)  \(arena)")
+      lines.append("    \(time)  \(event.kind.text)\(failure)  \(arena)")
     }
     return lines
   }
@@ -335,10 +341,10 @@ extension ProcessSnapshot {
   package var wipeLine: String {
     let signal = endedBySignal.map { " by signal \($0)" } ?? ""
     switch wipe {
-    case "done": return "everything was wiped\(signal)"
-    case "left": return "everything was wiped\(signal), but windows stayed open for writing"
-    case "begun": return "a wipe was begun\(signal), and its end is n/a"
-    case let word?: return word
+    case .known(.done): return "everything was wiped\(signal)"
+    case .known(.left): return "everything was wiped\(signal), but windows stayed open for writing"
+    case .known(.begun): return "a wipe was begun\(signal), and its end is n/a"
+    case let wipe?: return wipe.text
     case nil:
       return emergencyWipe.map {
         $0 ? "signals that end the process wipe first" : "at exit alone: signals wipe nothing"

@@ -1,5 +1,7 @@
 // What a check asks of a publisher, and whether it holds.
 
+import EnclaveStats
+
 /// One requirement of `memwatch check`.
 package struct Requirement: Equatable, Sendable {
   package enum Kind: String, CaseIterable, Sendable {
@@ -22,14 +24,19 @@ package struct Requirement: Equatable, Sendable {
     case noOpenLongerThan = "no-open-longer-than"
 
     /// What stands behind `=`, for the usage.
-    package var argument: String? {
+    package var argument: Argument? {
       switch self {
-      case .sealed, .frozen, .arena: "NAME"
-      case .headroom: "SIZE"
-      case .noOpenLongerThan: "TIME"
+      case .sealed, .frozen, .arena: .name
+      case .headroom: .size
+      case .noOpenLongerThan: .time
       default: nil
       }
     }
+  }
+  package enum Argument: String, Sendable {
+    case name = "NAME"
+    case size = "SIZE"
+    case time = "TIME"
   }
   package var kind: Kind
   package var name = ""
@@ -52,13 +59,13 @@ package struct Requirement: Equatable, Sendable {
     self.text = text
     guard let argument = kind.argument else { return }
     switch argument {
-    case "NAME":
+    case .name:
       name = parts[1]
       if name.isEmpty { return nil }
-    case "SIZE":
+    case .size:
       guard let size = Self.size(parts[1]) else { return nil }
       amount = size
-    default:
+    case .time:
       guard let time = Self.milliseconds(parts[1]) else { return nil }
       amount = time
     }
@@ -87,7 +94,7 @@ package struct Requirement: Equatable, Sendable {
 
   /// Every form, for the usage.
   package static var forms: [String] {
-    Kind.allCases.map { $0.rawValue + ($0.argument.map { "=\($0)" } ?? "") }
+    Kind.allCases.map { $0.rawValue + ($0.argument.map { "=\($0.rawValue)" } ?? "") }
   }
 }
 
@@ -116,20 +123,20 @@ extension Snapshot {
     var judge = Judge(requirement: requirement, snapshot: self)
     switch requirement.kind {
     case .locked:
-      judge.each(.notLocked, .notMapped) { $0.lockState.map { $0 == "locked" } }
-    case .nodump: judge.each(.inCoreDumps) { $0.dumpProtection.map { $0 == "excluded" } }
+      judge.each(.notLocked, .notMapped) { $0.lockState.map { $0 == .locked } }
+    case .nodump: judge.each(.inCoreDumps) { $0.dumpProtection.map { $0 == .excluded } }
     case .forkSafe:
       judge.each(.notWipedOnFork, .childHasCopy) {
-        $0.forkProtection.map { $0 == "zeros" || $0 == "absent" }
+        $0.forkProtection.map { $0 == .zeros || $0 == .absent }
       }
-    case .gated: judge.each(.keyDiffers) { $0.gate.map { $0 != "none" } }
+    case .gated: judge.each(.keyDiffers) { $0.gate.map { $0 != .ungated } }
     case .closedWhenIdle:
       judge.each(.openPages) { arena in
         guard let open = arena.openWindows, let state = arena.protectionState else { return nil }
-        return open > 0 || state == "closed"
+        return open > 0 || state == .closed
       }
       // PKRU is not in /proc: the tag is seen, and that the key is closed is not.
-      judge.claimed = arenas.contains { $0.gate?.hasPrefix("key") ?? false }
+      judge.claimed = arenas.contains { $0.gate?.isKey ?? false }
     case .guarded: judge.each(.guardMissing) { $0.guardPages.map { $0 > 0 } }
     case .notSwapped: judge.each(.swapped) { _ in true }
     case .noFindings:
@@ -158,9 +165,9 @@ extension Snapshot {
     case .emergencyWipe:
       judge.claim(process.emergencyWipe, process.wipeLine)
     case .sealed:
-      judge.named(.notSealed, .writable) { $0.sealState.map { $0 == "sealed" } }
+      judge.named(.notSealed, .writable) { $0.sealState.map { $0 == .sealed } }
     case .frozen:
-      judge.named(.writable) { $0.sealState.map { $0 == "frozen" || $0 == "sealed" } }
+      judge.named(.writable) { $0.sealState.map { $0 == .frozen || $0 == .sealed } }
     case .arena: judge.named { _ in true }
     case .headroom:
       if memlock.binds == .no {

@@ -1,6 +1,9 @@
 // One reading of a publisher, as plain values: what the screen, the text and the JSON are made
 // from. nil is "not known".
 
+package import EnclaveStats
+package import EnclaveSystem
+
 /// What the publisher is doing.
 package enum PublisherState: String, Sendable, Codable, CaseIterable {
   case live
@@ -83,27 +86,19 @@ package struct Maps: Equatable, Sendable, Codable {
 
 package struct EventSnapshot: Equatable, Sendable, Codable {
   package var serial: UInt64
-  package var kind: String
+  package var kind: Reported<EventCode>
   package var arenaID: UInt64?
   package var at: UInt64?
-  package var call: String?
+  package var call: Reported<SystemCall>?
   package var errno: Int32?
   package var bytes: UInt64?
-}
-
-package struct CallSnapshot: Equatable, Sendable, Codable {
-  package var function: String
-  package var purpose: String
-  package var count: UInt64
-  package var failures: UInt64
-  package var lastErrno: Int32?
 }
 
 package struct VaultSnapshot: Equatable, Sendable, Codable {
   package var arenaID: UInt64
   /// The name of the arena that holds its keys.
   package var name: SafeText?
-  package var cipher: String?
+  package var cipher: Reported<CipherCode>?
   package var epoch: UInt64?
   package var entries: UInt64?
   package var bytes: UInt64?
@@ -129,15 +124,17 @@ package struct ProcessSnapshot: Equatable, Sendable, Codable {
   package var user: SafeText
   package var state: PublisherState
   package var stateDetail: String?
+  /// It is gone, and wrote before that it had stopped publishing; nil: not known.
+  package var endedInOrder: Bool?
   package var startedAt: UInt64?
   package var isDumpable: Bool?
-  package var addresses: String?
+  package var addresses: Reported<AddressCode>?
   /// The pid of a debugger; nil when not known, 0 when there is none.
   package var debugger: Int32?
   /// Whether signals wipe.
   package var emergencyWipe: Bool?
-  /// How far a signal's wipe came: `begun`, `done`, `left` (but for open windows); nil without one.
-  package var wipe: String?
+  /// How far a signal's wipe came; nil without one.
+  package var wipe: Reported<EmergencyWipeCode>?
   /// The signal whose handler wiped.
   package var endedBySignal: UInt64?
   package var heartbeatAt: UInt64?

@@ -9,10 +9,9 @@ extension SnapshotBuilder {
     ChunkSnapshot(
       address: number(record[.address]), dataBytes: number(record[.dataBytes]),
       guardBytes: number(record[.guardBytes]),
-      lockState: word(record[.lockState]) { (code: LockStateCode) in "\(code)" },
+      lockState: code(record[.lockState]),
       errno: errno(record[.lockErrno]),
-      kind: record[.kind] == 1
-        ? "slab" : record[.kind] == 2 ? "isolated" : "?\(record[.kind])",
+      kind: Reported(number: record[.kind]),
       pages: map.map { pages(record, $0, image) })
   }
 

@@ -41,7 +41,7 @@ extension SnapshotBuilder {
       memlock.headroom = soft > locked ? soft - locked : 0
     }
     memlock.peakLockedByArenas = saturatingSum(arenas.map { $0.peakBytesLocked ?? 0 })
-    memlock.nextChunk = arenas.filter { $0.lockPolicy != "off" }.compactMap(\.nextChunkBytes).max()
+    memlock.nextChunk = arenas.filter { $0.lockPolicy != .off }.compactMap(\.nextChunkBytes).max()
     if let next = memlock.nextChunk {
       memlock.nextChunkFits =
         memlock.binds == .no ? true : memlock.headroom.map { $0 >= next }
@@ -62,7 +62,7 @@ extension SnapshotBuilder {
   func addRoom(_ snapshot: inout Snapshot) {
     guard let headroom = snapshot.memlock.headroom else { return }
     for arena in snapshot.arenas.indices {
-      guard snapshot.arenas[arena].lockPolicy != "off" else { continue }
+      guard snapshot.arenas[arena].lockPolicy != .off else { continue }
       var room = headroom
       if let capacity = snapshot.arenas[arena].capacityBytes {
         let mapped = snapshot.arenas[arena].bytesMapped ?? 0

@@ -76,7 +76,7 @@ extension SnapshotBuilder {
     }
     let (fix, keep) = lockFix(snapshot)
     for arena in snapshot.arenas {
-      if arena.isLockedInPart {
+      if arena.isNotFullyLocked {
         let missing = bytes(arena.lock.bytesMissing ?? 0)
         // What holds nothing cannot leak; the next secret would lie there.
         let isEmpty = arena.secretCount == 0
@@ -141,12 +141,9 @@ extension SnapshotBuilder {
 }
 
 extension ArenaSnapshot {
-  /// A lock was asked for, and does not cover all of it.
-  var isLockedInPart: Bool { lockState == "partial" || lockState == "unlocked" }
-
   /// The bytes of the next chunk, where they are more than can still be locked.
   func nextChunk(over headroom: UInt64?) -> UInt64? {
-    guard lockPolicy != "off", let headroom, let next = nextChunkBytes, headroom < next else {
+    guard lockPolicy != .off, let headroom, let next = nextChunkBytes, headroom < next else {
       return nil
     }
     return next

@@ -8,11 +8,9 @@ extension SnapshotBuilder {
 
   func number(_ word: UInt64) -> UInt64? { word == StatsPageFormat.unknown ? nil : word }
 
-  func word<Code: RawRepresentable<UInt64>>(
-    _ value: UInt64, _ names: (Code) -> String
-  ) -> String? {
-    if value == 0 || value == StatsPageFormat.unknown { return nil }
-    return Code(rawValue: value).map(names) ?? "?\(value)"
+  /// nil where it is not known.
+  func code<Code: NamedCode>(_ value: UInt64) -> Reported<Code>? {
+    value == 0 ? nil : number(value).map { Reported(number: $0) }
   }
 
   /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
@@ -36,19 +34,13 @@ extension SnapshotBuilder {
     return over || result < 0 ? nil : UInt64(result)
   }
 
-  func layoutName(_ code: LayoutCode) -> String { "\(code)" }
-  func gateName(_ code: GateCode, key: UInt64) -> String {
-    switch code {
-    case .key: number(key).map { "key \($0)" } ?? "key"
-    case .pages: "pages"
-    case .none: "none"
-    }
-  }
-  func protectionName(_ code: ProtectionCode) -> String {
-    switch code {
-    case .closed: "closed"
-    case .read: "read"
-    case .readWrite: "r-w"
+  func gate(_ record: StatsPageRecord<ArenaWord>) -> ReportedGate? {
+    guard let value = number(record[.gate]), value != 0 else { return nil }
+    return switch GateCode(rawValue: value) {
+    case .key: .key(number(record[.keyNumber]))
+    case .pages: .pages
+    case GateCode.none?: .ungated
+    case nil: .unknown(value)
     }
   }
 
@@ -60,29 +52,22 @@ extension SnapshotBuilder {
     var arena = ArenaSnapshot(
       id: record[.id],
       name: record.safeText(at: .name, length: record[.nameLength]))
-    arena.layout = word(record[.layout]) { (code: LayoutCode) in layoutName(code) }
-    arena.gate = word(record[.gate]) { (code: GateCode) in
-      gateName(code, key: record[.keyNumber])
-    }
-    arena.backing = word(record[.backing]) { (code: BackingCode) in "\(code)" }
-    arena.lockPolicy = word(record[.lockPolicy]) { (code: LockPolicyCode) in "\(code)" }
-    arena.lockState = word(record[.lockState]) { (code: LockStateCode) in "\(code)" }
+    arena.layout = code(record[.layout])
+    arena.gate = gate(record)
+    arena.backing = code(record[.backing])
+    arena.lockPolicy = code(record[.lockPolicy])
+    arena.lockState = code(record[.lockState])
     arena.lock = LockDetail(
       errno: errno(record[.lockErrno]),
-      errnoName: errno(record[.lockErrno]).map(SystemFailure.name(ofErrno:)),
-      failedCall: number(record[.lockFailedCall]).map { number in
-        UInt32(exactly: number).flatMap(SystemCall.init)?.function ?? "?\(number)"
-      },
+      failedCall: number(record[.lockFailedCall]).map { Reported(number: $0) },
       bytesMissing: number(record[.lockBytesMissing]), at: time(record[.lockFailedAtMs]),
       bytesInUseThen: number(record[.lockBytesInUse]),
       limitThen: number(record[.lockLimitSoft]))
-    arena.protectionState = word(record[.protectionState]) { (code: ProtectionCode) in
-      protectionName(code)
-    }
+    arena.protectionState = code(record[.protectionState])
     arena.openWindows = number(record[.openWindows])
-    arena.sealState = word(record[.sealState]) { (code: SealCode) in "\(code)" }
-    arena.forkProtection = word(record[.forkProtection]) { (code: ForkCode) in "\(code)" }
-    arena.dumpProtection = word(record[.dumpProtection]) { (code: DumpCode) in "\(code)" }
+    arena.sealState = code(record[.sealState])
+    arena.forkProtection = code(record[.forkProtection])
+    arena.dumpProtection = code(record[.dumpProtection])
     arena.secretCount = number(record[.secretCount])
     arena.bytesInUse = number(record[.bytesInUse])
     arena.bytesLocked = number(record[.bytesLocked])
@@ -133,9 +118,7 @@ extension SnapshotBuilder {
   func label(_ record: StatsPageRecord<LabelWord>) -> LabelSnapshot {
     LabelSnapshot(
       label: record.safeText(at: .text, length: record[.textLength]),
-      origin: word(record[.origin]) { (code: OriginCode) in
-        code == .label ? "label" : "call-site"
-      },
+      origin: code(record[.origin]),
       live: number(record[.live]), bytes: number(record[.bytes]),
       allocations: number(record[.allocations]), frees: number(record[.frees]),
       opens: number(record[.opens]), openNow: number(record[.openNow]),
@@ -155,12 +138,8 @@ extension SnapshotBuilder {
   func vault(_ record: StatsPageRecord<VaultWord>, _ name: SafeText?) -> VaultSnapshot {
     VaultSnapshot(
       arenaID: record[.arenaID], name: name,
-      cipher: word(record[.cipher]) { (code: CipherCode) in
-        switch code {
-        case .aes256gcm: "AES-256-GCM"
-        case .xchacha20poly1305: "XChaCha20-Poly1305"
-        }
-      }, epoch: number(record[.epoch]), entries: number(record[.entries]),
+      cipher: code(record[.cipher]), epoch: number(record[.epoch]),
+      entries: number(record[.entries]),
       bytes: number(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
       encryptions: number(record[.encryptions]), decryptions: number(record[.decryptions]),
       failures: number(record[.failures]), rotations: number(record[.rotations]),
@@ -172,10 +151,9 @@ extension SnapshotBuilder {
   func event(_ record: StatsPageRecord<EventWord>) -> EventSnapshot {
     EventSnapshot(
       serial: record[.serial],
-      kind: word(record[.kind]) { (code: EventCode) in code.name } ?? "?0",
+      kind: code(record[.kind]) ?? .unknown(0),
       arenaID: record[.arenaID] == 0 ? nil : number(record[.arenaID]), at: time(record[.atMs]),
-      call: number(record[.call]).map { number in
-        UInt32(exactly: number).flatMap(SystemCall.init)?.function ?? "?\(number)"
-      }, errno: errno(record[.errno]), bytes: number(record[.bytes]))
+      call: number(record[.call]).map { Reported(number: $0) }, errno: errno(record[.errno]),
+      bytes: number(record[.bytes]))
   }
 }

@@ -8,7 +8,7 @@ extension SnapshotBuilder {
     guard state == .live || state == .stopped, memlock.binds == .yes, let pid,
       let locked = memlock.locked
     else { return (nil, nil) }
-    let unlocked = snapshot.arenas.filter { $0.isLockedInPart && $0.secretCount != 0 }
+    let unlocked = snapshot.arenas.filter { $0.isNotFullyLocked && $0.secretCount != 0 }
     // Every chunk must be locked; a next one fits where the largest does.
     let next = snapshot.arenas.compactMap { $0.nextChunk(over: memlock.headroom) }.max()
     let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])

@@ -20,6 +20,7 @@ struct SnapshotBuilder {
   /// Where the table of secrets did not change.
   var secrets: [SecretSnapshot]?
   var stateDetail: String?
+  var endedInOrder: Bool?
 
   init(sampledAt: UInt64) { self.sampledAt = sampledAt }
 
@@ -86,7 +87,7 @@ struct SnapshotBuilder {
         return nil
       }
       return CallSnapshot(
-        function: call.function, purpose: call.purpose, count: record[.count],
+        call: .known(call), count: record[.count],
         failures: failures, lastErrno: failures == 0 ? nil : errno(record[.lastErrno]))
     }
     snapshot.memlock = memlock(snapshot.arenas)
@@ -107,7 +108,7 @@ struct SnapshotBuilder {
       name: header.map { $0.safeText(at: .name, length: nameLength) }
         ?? publisher.name,
       uid: publisher.uid, user: Users.name(publisher.uid), state: state,
-      stateDetail: stateDetail,
+      stateDetail: stateDetail, endedInOrder: endedInOrder,
       startedAt: header.flatMap { number($0[.createdRealMs]) },
       isDumpable: image.flatMap {
         switch $0.process[.dumpable] {
@@ -116,17 +117,14 @@ struct SnapshotBuilder {
         default: nil
         }
       },
-      addresses: image.flatMap {
-        word($0.process[.addresses]) { (code: AddressCode) in "\(code)" }
-      },
+      addresses: image.flatMap { code($0.process[.addresses]) },
       debugger: probe.tracer,
       emergencyWipe: image.flatMap {
         EmergencyWipeCode(rawValue: $0.process[.emergencyWipe]).map { $0 != .absent }
       },
       wipe: image.flatMap {
-        let code = $0.process[.emergencyWipe]
-        return code <= EmergencyWipeCode.absent.rawValue
-          ? nil : word(code) { (code: EmergencyWipeCode) in "\(code)" }
+        let word = $0.process[.emergencyWipe]
+        return word <= EmergencyWipeCode.absent.rawValue ? nil : code(word)
       },
       endedBySignal: image.flatMap {
         $0.process[.endedBySignal] == 0 ? nil : number($0.process[.endedBySignal])

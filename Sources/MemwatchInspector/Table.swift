@@ -16,12 +16,9 @@ private func cell(_ text: String) -> String {
 extension Snapshot {
   /// The arenas, one a row, with every field that is one value; what is not known is empty.
   package var csv: String {
-    guard case .object(let members) = document,
-      case .list(let arenas)? = members.first(where: { $0.0 == "arenas" })?.1
-    else { return "" }
     var rows: [[String]] = []
     for arena in arenas {
-      guard case .object(let fields) = arena else { continue }
+      guard case .object(let fields) = document(of: arena) else { continue }
       let single = fields.filter { _, value in
         switch value {
         case .list, .object: false

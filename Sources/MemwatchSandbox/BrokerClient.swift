@@ -39,7 +39,10 @@ package final class BrokerClient: FileOpening {
     consuming func takeFile() -> OpenFile? { file.take() }
   }
 
-  private func ask(_ request: Request, for path: String) throws(FileFailure) -> Answer {
+  /// - Parameter function: what a refusal says could not be done.
+  private func ask(
+    _ request: Request, for path: String, to function: String = "open"
+  ) throws(FileFailure) -> Answer {
     try state.withLock { (_) throws(FileFailure) -> Answer in
       try socket.send(request.bytes)
       let message = try socket.receive(limit: 8, path: path)
@@ -49,7 +52,7 @@ package final class BrokerClient: FileOpening {
       }
       let value = Int64(bitPattern: bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) })
       guard value >= 0 || request.kind == .other else {
-        throw FileFailure(function: "open", path: path, errno: Int32(clamping: -value))
+        throw FileFailure(function: function, path: path, errno: Int32(clamping: -value))
       }
       return Answer(value: value, file: message.takeFile())
     }
@@ -157,33 +160,23 @@ package final class BrokerClient: FileOpening {
   }
 
   package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
-    do throws(FileFailure) {
-      guard
-        let file = try ask(Request(.create, whole ? 1 : 0, name: name(of: path)), for: path)
-          .takeFile()
-      else {
-        throw FileFailure(function: "create", path: path, errno: 9)
-      }
-      return file
-    } catch {
-      var error = error
-      if error.function == "open" { error.function = "create" }
-      throw error
+    let request = Request(.create, whole ? 1 : 0, name: try name(of: path))
+    guard let file = try ask(request, for: path, to: "create").takeFile() else {
+      throw FileFailure(function: "create", path: path, errno: 9)
     }
+    return file
   }
 
   /// Replaces the one file that may be replaced, whole or not at all; what went wrong, or nil.
   package func replacement(of path: String, with text: String) -> String? {
     do throws(FileFailure) { try replace(with: Array(text.utf8), path: path) } catch {
-      var error = error
-      if error.function == "open" { error.function = "replace" }
       return "\(error)"
     }
     return nil
   }
 
   private func replace(with bytes: [UInt8], path: String) throws(FileFailure) {
-    guard let file = try ask(Request(.replace, 0), for: path).takeFile() else {
+    guard let file = try ask(Request(.replace, 0), for: path, to: "replace").takeFile() else {
       throw FileFailure(function: "replace", path: path, errno: 9)
     }
     do throws(FileFailure) {
@@ -193,7 +186,7 @@ package final class BrokerClient: FileOpening {
       _ = try? ask(Request(.replace, 2), for: path)
       throw error
     }
-    _ = try ask(Request(.replace, 1), for: path)
+    _ = try ask(Request(.replace, 1), for: path, to: "replace")
   }
 
   package func finish(_ path: String, keeping: Bool) throws(FileFailure) {

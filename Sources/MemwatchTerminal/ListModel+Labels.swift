@@ -41,7 +41,7 @@ extension Model {
       self.rows(of: $0, ages[$0.id] ?? [], in: snapshot, isNamed: true)
     }
     let sorted = rows.sorted { a, b in
-      if (a.mark == "!") != (b.mark == "!") { return a.mark == "!" }
+      if a.isMarked != b.isMarked { return a.isMarked }
       return (a.cells[2].key ?? 0, b.id) > (b.cells[2].key ?? 0, a.id)
     }
     let live = grouped(saturatingSum(snapshot.arenas.compactMap(\.secretCount)))
@@ -140,10 +140,10 @@ extension Model {
         .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
         .init(held.0, held.1),
         .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
-      ], mark: isLeak || isHeld ? "!" : " ",
+      ], isMarked: isLeak || isHeld,
       role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
     let origin =
-      label.origin == "label" ? "label given by the program" : "the place that allocated it"
+      label.isGiven ? "label given by the program" : "the place that allocated it"
     let opened = label.lastOpenedAt.map { ", last at \(clock($0))" } ?? ""
     row.details = [
       ("Where", "\(label.label): \(origin)"),

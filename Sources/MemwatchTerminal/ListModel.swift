@@ -24,13 +24,13 @@ package struct ListModel: Sendable {
     /// What it is called, where its identity is no name.
     package var label: String?
     package var name: String { label ?? id }
-    package var mark = " "
+    package var isMarked = false
     package var role = Role.normal
     /// What is said of it below the list.
     package var details: [(title: String, text: String)] = []
 
     package static func == (a: Row, b: Row) -> Bool {
-      a.id == b.id && a.cells == b.cells && a.mark == b.mark && a.role == b.role
+      a.id == b.id && a.cells == b.cells && a.isMarked == b.isMarked && a.role == b.role
     }
   }
   package var title: String
@@ -230,15 +230,16 @@ extension Model {
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
     let rows = snapshot.events.map { event in
       let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
-      let isBad = ["failed", "corruption", "lost"].contains { event.kind.contains($0) }
+      let isBad = event.isFailure
       return ListModel.Row(
         id: "\(event.serial)",
         cells: [
-          .init(event.kind),
+          .init(event.kind.text),
           .init(event.at.map { clock($0) } ?? "n/a", event.at.map { Double($0) }),
-          .init(arena), .init(event.call ?? "-"), .init(event.errno.map { errnoName($0) } ?? "-"),
+          .init(arena), .init(event.call?.text ?? "-"),
+          .init(event.errno.map { errnoName($0) } ?? "-"),
           .init(event.bytes.map { bytes($0) } ?? "-", event.bytes.map { Double($0) }),
-        ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+        ], isMarked: isBad, role: isBad ? .bad : .normal)
     }
     let total = snapshot.eventCount ?? UInt64(rows.count)
     return ListModel(

@@ -9,12 +9,14 @@ private struct Letter {
   let word: String
 
   init(_ chunk: ChunkSnapshot, isSealed: Bool) {
-    switch chunk.lockState {
-    case "locked" where isSealed: (live, free, word) = ("S", "s", "sealed")
-    case "locked": (live, free, word) = ("L", "l", "locked")
-    case "off": (live, free, word) = ("N", "n", "off")
-    case "unlocked": (live, free, word) = ("U", "u", "unlocked")
-    default: (live, free, word) = ("?", "?", chunk.lockState ?? "n/a")
+    if chunk.isLocked {
+      (live, free, word) = isSealed ? ("S", "s", "sealed") : ("L", "l", "locked")
+    } else if chunk.isLockOff {
+      (live, free, word) = ("N", "n", "off")
+    } else if chunk.isUnlocked {
+      (live, free, word) = ("U", "u", "unlocked")
+    } else {
+      (live, free, word) = ("?", "?", chunk.lockState.text)
     }
   }
 
@@ -134,22 +136,22 @@ extension Model {
     {
       return list(pages, of: open, arena)
     }
-    let isSealed = arena.sealState == "sealed"
+    let isSealed = arena.isSealed
     let findings = (snapshot.audit?.findings ?? []).filter { $0.arenaID == arena.id }
     let kernel =
-      snapshot.audit?.word(of: arena.id).map {
-        $0 == "differs"
+      snapshot.audit?.verdict(of: arena.id).map {
+        $0 == .differs
           ? "the arena differs: " + findings.map(\.kernel).joined(separator: "; ")
           : "the arena's mappings agree with its claims"
       } ?? "n/a"
     let open =
-      "\(arena.protectionState ?? "n/a"): "
+      "\(arena.protectionState.text): "
       + (arena.openWindows.map { counted(Int(clamping: $0), "window") } ?? "n/a")
       + ((arena.stuckOpenPages ?? 0) > 0
         ? ", \(grouped(arena.stuckOpenPages!)) pages stay open" : "")
     let rows = stretches.map { stretch in
       let chunk = stretch.chunk
-      let isBad = chunk.lockState == "unlocked" || (stretch.pages ?? []).contains(where: \.isStuck)
+      let isBad = chunk.isUnlocked || (stretch.pages ?? []).contains(where: \.isStuck)
       var row = ListModel.Row(
         id: stretch.id,
         cells: [
@@ -161,14 +163,14 @@ extension Model {
           .init(
             chunk.dataBytes == nil ? "n/a" : bytes(UInt64(stretch.count) * pageByteCount),
             Double(stretch.count)),
-          .init(chunk.lockState ?? "n/a"), .init(chunk.kind ?? "n/a"),
-        ], mark: isBad ? "!" : " ", role: isBad ? .bad : .normal)
+          .init(chunk.lockState.text), .init(chunk.kind.text),
+        ], isMarked: isBad, role: isBad ? .bad : .normal)
       row.details = [
         ("Letters", "O open now  L locked  S sealed  U unlocked  N not asked for  G guard"),
         ("", "small: no secret lives in that page" + (stretch.pages == nil ? ": not known" : "")),
         ("Here", stretch.summary),
         ("Slots", stretch.slots),
-        ("Lock", (chunk.lockState ?? "n/a") + (chunk.errno.map { ": \(errnoName($0))" } ?? "")),
+        ("Lock", chunk.lockState.text + (chunk.errno.map { ": \(errnoName($0))" } ?? "")),
         ("Open", "\(open) (all chunks)"),
         ("Kernel", kernel),
       ]
@@ -193,8 +195,8 @@ extension Model {
   private func list(
     _ all: [PagesSnapshot], of stretch: Stretch, _ arena: ArenaSnapshot
   ) -> ListModel {
-    let isFixed = arena.sealState == "frozen" || arena.sealState == "sealed"
-    let letter = Letter(stretch.chunk, isSealed: arena.sealState == "sealed")
+    let isFixed = arena.isFrozen
+    let letter = Letter(stretch.chunk, isSealed: arena.isSealed)
     let rows = all.map { pages in
       let last = pages.first + pages.count - 1
       let range = pages.count == 1 ? "page \(pages.first)" : "pages \(pages.first)-\(last)"
@@ -221,7 +223,7 @@ extension Model {
           .init(
             address.map { "0x" + String($0, radix: 16) } ?? "not published",
             address.map { Double($0) }),
-        ], mark: pages.isStuck ? "!" : " ", role: pages.isStuck ? .bad : .normal)
+        ], isMarked: pages.isStuck, role: pages.isStuck ? .bad : .normal)
       row.details = [
         ("Here", "\(holds), \(counted(Int(clamping: pages.live), "live secret"))"),
         (
@@ -230,7 +232,7 @@ extension Model {
             ? "could not be closed again: mprotect failed; every thread can reach it"
             : pages.isOpen
               ? "a window lies here"
-                + (arena.gate == "pages" ? ": every thread can reach these pages meanwhile" : "")
+                + (arena.gate == .pages ? ": every thread can reach these pages meanwhile" : "")
               : "no window"
         ),
         (
@@ -245,7 +247,7 @@ extension Model {
     }
     return ListModel(
       title: "arenas > \(arena.name) > map > pages",
-      note: "\(stretch.chunk.kind ?? "n/a") chunk, \(counted(stretch.pageCount, "page"))",
+      note: "\(stretch.chunk.kind.text) chunk, \(counted(stretch.pageCount, "page"))",
       columns: [
         .init(title: "PAGES", width: 30), .init(title: "STATE", width: 8),
         .init(title: "LIVE", width: 5, isNumber: true),

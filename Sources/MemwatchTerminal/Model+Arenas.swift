@@ -43,12 +43,12 @@ extension Model {
         switch sort {
         case .arena: a.name.string < b.name.string
         case .state: false
-        case .lock: (a.lockState ?? "") < (b.lockState ?? "")
-        case .protection: (a.protectionState ?? "") < (b.protectionState ?? "")
+        case .lock: (a.lockState?.text ?? "") < (b.lockState?.text ?? "")
+        case .protection: (a.protectionState?.text ?? "") < (b.protectionState?.text ?? "")
         case .open: (a.openWindows ?? 0) > (b.openWindows ?? 0)
-        case .seal: (a.sealState ?? "") < (b.sealState ?? "")
-        case .gate: (a.gate ?? "") < (b.gate ?? "")
-        case .layout: (a.layout ?? "") < (b.layout ?? "")
+        case .seal: (a.sealState?.text ?? "") < (b.sealState?.text ?? "")
+        case .gate: (a.gate?.text ?? "") < (b.gate?.text ?? "")
+        case .layout: (a.layout?.text ?? "") < (b.layout?.text ?? "")
         case .secrets: (a.secretCount ?? 0) > (b.secretCount ?? 0)
         case .since: (growth(of: a) ?? .min) > (growth(of: b) ?? .min)
         case .inUse: (a.bytesInUse ?? 0) > (b.bytesInUse ?? 0)
@@ -113,14 +113,16 @@ extension Model {
   /// The state in two words: of a warning, what it warns of.
   package func stateText(of arena: ArenaSnapshot) -> String {
     guard let snapshot else { return "n/a" }
-    let word = snapshot.stateWord(of: arena)
-    guard word == "warning", let problem = snapshot.problem(of: arena) else { return word }
+    let condition = snapshot.condition(of: arena)
+    guard condition == .warning, let problem = snapshot.problem(of: arena) else {
+      return condition.rawValue
+    }
     return switch problem.kind {
     case .nextChunkWillFail: "no room"
     case .stuckOpen: "stuck open"
     case .openTooLong: "held open"
     case .mapsLow: "few maps"
-    default: word
+    default: condition.rawValue
     }
   }
 

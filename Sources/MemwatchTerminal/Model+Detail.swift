@@ -36,7 +36,7 @@ extension Model {
     return details(of: arena) + [
       Detail(
         title: "Locked",
-        text: "\(arena.lockState ?? "n/a") (\(arena.lockPolicy ?? "n/a")): "
+        text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
           + "\(count(arena.chunkCount)) chunks, peak \(size(arena.peakBytesLocked))"),
       Detail(
@@ -46,7 +46,7 @@ extension Model {
           + "\(size(arena.capacityBytes))"),
       Detail(
         title: "Open",
-        text: "\(arena.protectionState ?? "n/a"), \(count(arena.openWindows)) windows now   opened "
+        text: "\(arena.protectionState.text), \(count(arena.openWindows)) windows now   opened "
           + "\(count(arena.opens)), for writing \(count(arena.opensForWriting))   pages that stay "
           + "open \(count(arena.stuckOpenPages))"),
       Detail(
@@ -55,8 +55,8 @@ extension Model {
           + "opens \(count(arena.failedOpens))   corruptions \(count(arena.corruptions))"),
       Detail(
         title: "Made",
-        text: "\(time)   layout \(arena.layout ?? "n/a")   backing \(arena.backing ?? "n/a")   "
-          + "seal \(arena.sealState ?? "n/a")"),
+        text: "\(time)   layout \(arena.layout.text)   backing \(arena.backing.text)   "
+          + "seal \(arena.sealState.text)"),
     ]
   }
 
@@ -69,7 +69,7 @@ extension Model {
       lines.append(
         Detail(
           title: "Why",
-          text: "\(lock.failedCall ?? "a call") answered \(name)\(at): "
+          text: "\(lock.failedCall?.text ?? "a call") answered \(name)\(at): "
             + "\(size(lock.bytesInUseThen)) of \(size(lock.limitThen)) was in use; "
             + "\(size(lock.bytesMissing)) missing now", role: .bad))
     }
@@ -92,21 +92,21 @@ extension Model {
     return [
       Detail(
         title: "Lock",
-        text: "\(arena.lockState ?? "n/a") (\(arena.lockPolicy ?? "n/a")): "
+        text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
           + "\(count(arena.chunkCount)) chunks; peak \(size(arena.peakBytesLocked))")
     ]
   }
 
   private func gate(of arena: ArenaSnapshot) -> Detail {
-    let dump = arena.dumpProtection == "excluded" ? "no" : arena.dumpProtection ?? "n/a"
+    let dump = arena.isLeftOutOfDumps ? "no" : arena.dumpProtection.text
     let shared = arena.keySharedWith.map { $0 == 0 ? "" : ", shared with \($0)" } ?? ""
     let split =
       arena.separatePages.map { "   separate \($0)   merged \(count(arena.mergedPages))" } ?? ""
     return Detail(
       title: "Gate",
-      text: "\(arena.gate ?? "n/a")\(shared)   guards \(count(arena.guardPages))   dump \(dump)   "
-        + "fork \(arena.forkProtection ?? "n/a")   maps \(count(arena.mapsUsed))\(split)")
+      text: "\(arena.gate.text)\(shared)   guards \(count(arena.guardPages))   dump \(dump)   "
+        + "fork \(arena.forkProtection.text)   maps \(count(arena.mapsUsed))\(split)")
   }
 
   /// What still fits: in slots, and then in chunks.
@@ -114,7 +114,7 @@ extension Model {
     let next = arena.nextChunkBytes
     let headroom = snapshot.memlock.headroom
     let fits: String =
-      if arena.lockState == "off" || snapshot.memlock.binds == .no {
+      if arena.isLockOff || snapshot.memlock.binds == .no {
         "no limit"
       } else if let next, let headroom { next <= headroom ? "fits" : "WILL NOT FIT" } else {
         "n/a"
@@ -137,7 +137,7 @@ extension Model {
     return [
       Detail(
         title: "Vault",
-        text: "\(vault.cipher ?? "n/a")   epoch \(count(vault.epoch))   encrypted "
+        text: "\(vault.cipher.text)   epoch \(count(vault.epoch))   encrypted "
           + "\(count(vault.entries)), \(size(vault.bytes))\(waiting)   decrypted "
           + "\(count(vault.decryptions))   failures \(count(vault.failures))\(streams)",
         role: (vault.failures ?? 0) > 0 ? .bad : .normal)

@@ -45,6 +45,7 @@ extension Renderer {
     var title: String
     var width: Int
     var isNumber = false
+    var isVerdict = false
     var text: (Publisher) -> String
   }
 
@@ -53,7 +54,7 @@ extension Renderer {
     var columns: [Column] = [
       Column(title: "PID", width: 8, isNumber: true) { $0.pid.map { "\($0)" } ?? "n/a" },
       Column(title: "NAME", width: width < 60 ? 12 : 16) { $0.name.string },
-      Column(title: "VERDICT", width: 8) { verdict(of: $0).text },
+      Column(title: "VERDICT", width: 8, isVerdict: true) { verdict(of: $0).text },
     ]
     if width >= 100 {
       columns.insert(
@@ -73,7 +74,7 @@ extension Renderer {
           summary($0)?.lockedText ?? "n/a"
         })
     }
-    let widest = columns.firstIndex { $0.title == "VERDICT" }!
+    let widest = columns.firstIndex(where: \.isVerdict)!
     columns[widest].width += max(0, width - place(columns).width)
     return columns
   }
@@ -119,7 +120,7 @@ extension Renderer {
         if column.isNumber {
           grid.put(text, row: row, endingAt: at + column.width)
         } else {
-          let role = column.title == "VERDICT" ? verdict(of: publisher).role : .normal
+          let role = column.isVerdict ? verdict(of: publisher).role : .normal
           grid.put(text, row: row, column: at, role: role)
         }
       }

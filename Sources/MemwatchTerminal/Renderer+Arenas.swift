@@ -188,11 +188,15 @@ extension Renderer {
   }
 
   mutating func drawRow(_ arena: ArenaSnapshot, row: Int, _ columns: [(ArenaColumn, Int)]) {
-    let word = model.snapshot?.stateWord(of: arena) ?? "n/a"
-    var role = Role.normal
-    if word == "PROBLEM" || word == "DIFFERS" { role = .bad }
-    if word == "warning" { role = .warning }
-    let mark = word == "PROBLEM" ? "!" : word == "DIFFERS" || word == "n/a" ? "?" : " "
+    let condition = model.snapshot?.condition(of: arena) ?? .unknown
+    let (mark, role): (String, Role) =
+      switch condition {
+      case .problem: ("!", .bad)
+      case .differs: ("?", .bad)
+      case .unknown: ("?", .normal)
+      case .warning: (" ", .warning)
+      case .ok, .gone, .stopped, .detached: (" ", .normal)
+      }
     grid.put(mark, row: row, column: 0, role: role)
     for ((column, columnWidth), at) in zip(columns, place(columns).starts) {
       let text =
@@ -201,10 +205,8 @@ extension Renderer {
           model.histories.arenas[arena.id]?.moments.map(\.opens) ?? [], width: columnWidth,
           unicode: style.unicode) : shown(model.cell(column, of: arena)).fitted(columnWidth)
       var cellRole = Role.normal
-      if column == .state { cellRole = word == "ok" ? .good : role }
-      if column == .lock, arena.lockState == "partial" || arena.lockState == "unlocked" {
-        cellRole = .bad
-      }
+      if column == .state { cellRole = condition == .ok ? .good : role }
+      if column == .lock, arena.isNotFullyLocked { cellRole = .bad }
       if isNumber(column) {
         grid.put(text, row: row, endingAt: at + columnWidth, role: cellRole)
       } else {

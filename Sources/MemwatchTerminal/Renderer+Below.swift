@@ -37,15 +37,13 @@ extension Renderer {
 }
 
 extension EventSnapshot {
-  var isFailure: Bool { ["failed", "corruption", "lost"].contains { kind.contains($0) } }
-
   /// `mlock of 4 KiB: ENOMEM`, `chunk mapped, 16 KiB`.
   var sentence: String {
     let bytes = bytes.map { MemwatchInspector.bytes($0) }
-    let what = kind.replacing("-", with: " ")
+    let what = kind.text.replacing("-", with: " ")
     if let call {
       let failure = errno.map { ": \(errnoName($0))" } ?? ""
-      return call + (bytes.map { " of \($0)" } ?? "") + failure
+      return call.text + (bytes.map { " of \($0)" } ?? "") + failure
         + (isFailure && errno == nil ? ": \(what)" : "")
     }
     return what + (bytes.map { ", \($0)" } ?? "") + (errno.map { ": \(errnoName($0))" } ?? "")

@@ -114,10 +114,10 @@ extension Renderer {
   private mutating func drawHostFacts(from start: Int, to end: Int) {
     guard let host = model.host else { return }
     var facts: [(text: String, role: Role)] = []
-    if let swap = host.facts.first(where: { $0.name == "swap" }) {
+    if let swap = host.swapFact {
       switch swap.judgement {
       case .bad: facts.append(("swap ON", .bad))
-      case .good: facts.append((swap.value == "none" ? "swap off" : "swap safe", .good))
+      case .good: facts.append((host.hasSwap == true ? "swap safe" : "swap off", .good))
       case .unknown: facts.append(("swap n/a", .warning))
       }
     }
@@ -156,7 +156,7 @@ extension Renderer {
       }
       // Only what was found to be right is green.
       grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0)
-      grid.paint(row: row, role: snapshot.verdict.hasPrefix("OK") ? .bandGood : .bandWarning)
+      grid.paint(row: row, role: snapshot.isFoundRight ? .bandGood : .bandWarning)
       return
     }
     let problem = problems[min(model.problemIndex, problems.count - 1)]
@@ -182,54 +182,65 @@ extension Renderer {
     }
     // How to learn more, and how to leave, are always there.
     var at = 0
-    for (key, word) in footer {
-      let text = "\(key) \(word)"
+    for item in footer {
+      let text = "\(item.name) \(item.word)"
       guard at + text.columns <= width else { break }
       grid.put(text, row: row, column: at)
-      grid.put(key, row: row, column: at, role: .strong)
-      if let pressed = Self.key(named: key) {
-        layout.spots.append(.init(row: row, columns: at..<at + text.columns, key: pressed))
+      grid.put(item.name, row: row, column: at, role: .strong)
+      if let key = item.key {
+        layout.spots.append(.init(row: row, columns: at..<at + text.columns, key: key))
       }
       at += text.columns + 2
     }
   }
 
-  /// Keys of this view, the most needed first.
-  private var footer: [(key: String, word: String)] {
-    var keys = [("?", model.view == .help ? "back" : "help"), ("q", isTop ? "quit" : "back")]
-    if model.view == .help { keys[0] = ("?", "help ends") }
-    if model.replay != nil || model.view == .history || model.isPast {
-      keys += [(",/.", "step"), ("t", "time"), ("p", "pause")]
+  /// A key and its word in the key line.
+  private struct FooterItem {
+    var name: String
+    /// What a click on it presses; nil where it stands for two keys.
+    var key: Key?
+    var word: String
+
+    init(_ name: String, _ key: Key?, _ word: String) {
+      (self.name, self.key, self.word) = (name, key, word)
     }
-    if model.view == .arenas, height < 20 || width < 80, model.selected != nil {
-      keys.append(("d", model.problems.contains { $0.fix != nil } ? "fix" : "detail"))
-    }
-    switch model.view {
-    case .arenas: keys.append(("Enter", "labels"))
-    case .secrets where !model.isOneByOne: keys.append(("Enter", "secrets"))
-    case .map where !model.isPageByPage: keys.append(("Enter", "pages"))
-    case .events: keys.append(("Enter", "arena"))
-    case .processes: keys.append(("Enter", "attach"))
-    default: break
-    }
-    if model.problems.count > 1 { keys.append(("]/[", "problem")) }
-    keys += Binding.all.compactMap { binding in
-      guard let word = binding.short, let key = binding.keys.first?.name, key != "?", key != "q",
-        !keys.contains(where: { $0.0 == key }), !isIdle(binding.action)
-      else { return nil }
-      return (key == "j" ? "j/k" : key, word)
-    }
-    return keys
+
+    init(_ key: Key, _ word: String) { self.init(key.name, key, word) }
   }
 
-  /// The key that is meant, where one is.
-  private static func key(named name: String) -> Key? {
-    switch name {
-    case "Enter": .enter
-    case "Tab": .tab
-    case "]/[": .character("]")
-    default: name.count == 1 ? name.first.map { .character($0) } : nil
+  /// Keys of this view, the most needed first.
+  private var footer: [FooterItem] {
+    let isHelp = model.view == .help
+    var items = [
+      FooterItem(.character("?"), isHelp ? "help ends" : "help"),
+      FooterItem(.character("q"), isTop ? "quit" : "back"),
+    ]
+    if model.replay != nil || model.view == .history || model.isPast {
+      items += [
+        FooterItem(",/.", nil, "step"), FooterItem(.character("t"), "time"),
+        FooterItem(.character("p"), "pause"),
+      ]
     }
+    if model.view == .arenas, height < 20 || width < 80, model.selected != nil {
+      let hasFix = model.problems.contains { $0.fix != nil }
+      items.append(FooterItem(.character("d"), hasFix ? "fix" : "detail"))
+    }
+    switch model.view {
+    case .arenas: items.append(FooterItem(.enter, "labels"))
+    case .secrets where !model.isOneByOne: items.append(FooterItem(.enter, "secrets"))
+    case .map where !model.isPageByPage: items.append(FooterItem(.enter, "pages"))
+    case .events: items.append(FooterItem(.enter, "arena"))
+    case .processes: items.append(FooterItem(.enter, "attach"))
+    default: break
+    }
+    if model.problems.count > 1 { items.append(FooterItem("]/[", .character("]"), "problem")) }
+    items += Binding.all.compactMap { binding in
+      guard let word = binding.short, let key = binding.keys.first,
+        !items.contains(where: { $0.name == key.name }), !isIdle(binding.action)
+      else { return nil }
+      return binding.action == .down ? FooterItem("j/k", nil, word) : FooterItem(key, word)
+    }
+    return items
   }
 
   /// Whether a key has nothing to do in this view.

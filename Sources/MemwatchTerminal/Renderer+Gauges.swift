@@ -88,7 +88,7 @@ extension Renderer {
 
   /// `next chunk: 4 of 5 growing arenas WILL NOT FIT`: of those that are to be locked.
   private func nextChunkText(_ snapshot: Snapshot) -> String {
-    let chunks = snapshot.arenas.filter { $0.lockState != "off" && $0.sealState == "open" }
+    let chunks = snapshot.arenas.filter { !$0.isLockOff && $0.isWritable }
       .compactMap(\.nextChunkBytes).filter { $0 > 0 }
     guard let room = snapshot.memlock.headroom, !chunks.isEmpty else {
       return snapshot.nextChunkText

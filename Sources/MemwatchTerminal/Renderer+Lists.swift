@@ -68,7 +68,7 @@ extension Renderer {
       let row = listing.rows[item + index]
       drawCells(columns, row: first + index) { row.cells[$0].text }
       grid.paint(row: first + index, role: row.role)
-      grid.put(row.mark, row: first + index, column: 0, role: row.role)
+      grid.put(row.isMarked ? "!" : " ", row: first + index, column: 0, role: row.role)
       if item + index == selected { grid.select(row: first + index) }
     }
     draw(rest, from: item, row: first + shownRows)

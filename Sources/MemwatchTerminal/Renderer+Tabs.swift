@@ -10,7 +10,7 @@ extension Renderer {
     var short: String
     /// `·3` is new, `!2` is bad.
     var count = ""
-    var isBad: Bool { count.hasPrefix("!") }
+    var isBad = false
   }
 
   var tabs: [Tab] {
@@ -28,17 +28,19 @@ extension Renderer {
     if model.output != nil {
       tabs.append(Tab(view: .output, key: "o", name: "Output", short: "Out"))
     }
-    func bad(_ count: Int) -> String { count == 0 ? "" : "!\(min(count, 99))" }
+    let new = style.unicode ? "·" : "+"
     for index in tabs.indices {
-      tabs[index].count =
+      let (count, mark, isBad): (Int, String, Bool) =
         switch tabs[index].view {
-        case .events:
-          model.newEvents == 0 ? "" : (style.unicode ? "·" : "+") + "\(min(model.newEvents, 99))"
-        case .findings: bad(model.snapshot?.audit?.findings.count(where: \.isDifference) ?? 0)
-        case .host: bad(model.host?.worst.count ?? 0)
-        case .vaults: bad(model.snapshot?.vaults.count { ($0.failures ?? 0) > 0 } ?? 0)
-        default: ""
+        case .events: (model.newEvents, new, false)
+        case .findings:
+          (model.snapshot?.audit?.findings.count(where: \.isDifference) ?? 0, "!", true)
+        case .host: (model.host?.worst.count ?? 0, "!", true)
+        case .vaults: (model.snapshot?.vaults.count { ($0.failures ?? 0) > 0 } ?? 0, "!", true)
+        default: (0, "", false)
         }
+      guard count > 0 else { continue }
+      (tabs[index].count, tabs[index].isBad) = ("\(mark)\(min(count, 99))", isBad)
     }
     return tabs
   }

@@ -66,10 +66,20 @@ extension Renderer {
   private func verdict(of line: String) -> (length: Int, role: Role)? {
     let words: [(String, Role)]
     switch model.view {
-    case .host: words = [("! bad", .bad), ("? unknown", .warning), ("  good", .good)]
+    case .host:
+      words = HostFact.Judgement.allCases.map { judgement in
+        let role: Role =
+          switch judgement {
+          case .good: .good
+          case .bad: .bad
+          case .unknown: .warning
+          }
+        return (judgement.heading, role)
+      }
     case .findings:
       words = [
-        ("problem", .bad), ("differs", .bad), ("warning", .warning), ("no findings", .good),
+        (Severity.problem.rawValue, .bad), (Severity.differs.rawValue, .bad),
+        (Severity.warning.rawValue, .warning), ("no findings", .good),
       ]
     default: return nil
     }

@@ -64,7 +64,7 @@ extension Model {
         ViewExport(
           title: listing.title, columns: ["MARK"] + titles,
           rows: listing.rows.map { row in
-            [row.mark == " " ? "" : row.mark] + row.cells.map(\.text)
+            [row.isMarked ? "!" : ""] + row.cells.map(\.text)
           }, unlisted: listing.unlisted))
     }
     switch view {
@@ -121,12 +121,12 @@ extension Model {
     return switch column {
     case .arena: arena.name.string
     case .state: stateText(of: arena)
-    case .lock: arena.lockState ?? "n/a"
-    case .protection: arena.protectionState ?? "n/a"
+    case .lock: arena.lockState.text
+    case .protection: arena.protectionState.text
     case .open: count(arena.openWindows)
-    case .seal: arena.sealState ?? "n/a"
-    case .gate: arena.gate ?? "n/a"
-    case .layout: arena.layout ?? "n/a"
+    case .seal: arena.sealState.text
+    case .gate: arena.gate.text
+    case .layout: arena.layout.text
     case .secrets: count(arena.secretCount)
     case .since: growth(of: arena).map { ($0 < 0 ? "-" : "+") + grouped($0.magnitude) } ?? "-"
     case .inUse: size(arena.bytesInUse)

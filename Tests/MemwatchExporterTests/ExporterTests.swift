@@ -1,5 +1,6 @@
 // The exporter: its text, its bounds, its counters.
 
+import EnclaveStats
 import Foundation
 import TestSupport
 import Testing
@@ -9,10 +10,10 @@ import Testing
 
 @Suite struct ExporterTests {
   static func arena(
-    _ id: UInt64, _ name: String, _ state: String = "locked", allocations: UInt64 = 1
+    _ id: UInt64, _ name: String, _ state: LockStateCode = .locked, allocations: UInt64 = 1
   ) -> ArenaSnapshot {
     var arena = ArenaSnapshot(id: id, name: SafeText(Array(name.utf8), limit: 100_000))
-    (arena.lockState, arena.allocations) = (state, allocations)
+    (arena.lockState, arena.allocations) = (.known(state), allocations)
     (arena.frees, arena.corruptions) = (0, 0)
     (arena.bytesLocked, arena.bytesMapped, arena.bytesInUse) = (4096, 8192, 100)
     (arena.secretCount, arena.openWindows, arena.opens, arena.opensForWriting) = (3, 0, 10, 4)
@@ -57,7 +58,7 @@ import Testing
     let text = exporter.text(
       of: Self.collection([
         Self.reading(1, SafeText("web"), [Self.arena(1, "keys")], unit: "web.service"),
-        Self.reading(2, SafeText("web"), [Self.arena(1, "keys", "partial")], unit: "web.service"),
+        Self.reading(2, SafeText("web"), [Self.arena(1, "keys", .partial)], unit: "web.service"),
       ]))
     let series = Self.series(text)
     let g = "process=\"web\",unit=\"web.service\""
@@ -120,7 +121,7 @@ import Testing
         Self.reading(
           UInt64(number + 1), SafeText("p\(number)"),
           (0..<40).map {
-            Self.arena($0, "a\($0)", number == 299 && $0 == 39 ? "unlocked" : "locked")
+            Self.arena($0, "a\($0)", number == 299 && $0 == 39 ? .unlocked : .locked)
           })
       }
       for round in 0..<2 {
@@ -195,7 +196,7 @@ import Testing
     #expect(collect([web(3, 9)], at: 6_000)[key] == 169)
     // Folding moves later counts, and takes nothing back.
     let many = (10..<400).map {
-      Self.reading(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", "unlocked")])
+      Self.reading(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", .unlocked)])
     }
     _ = exporter.text(of: Self.collection([web(3, 20)] + many, at: 7_000))
     #expect(collect([web(3, 30)], at: 8_000)[key] ?? 0 >= 169)
@@ -204,7 +205,7 @@ import Testing
   /// Events are counted by kind, each once; the ring of a page holds the last ones only.
   @Test func eventsAreCountedByKind() {
     var exporter = Exporter(version: "1", counts: true)
-    func collect(_ count: UInt64, _ events: [(UInt64, String)]) -> [String: Double] {
+    func collect(_ count: UInt64, _ events: [(UInt64, Reported<EventCode>)]) -> [String: Double] {
       var reading = Self.reading(1, SafeText("web"), [])
       reading.snapshot!.eventCount = count
       reading.snapshot!.events = events.map {
@@ -218,15 +219,17 @@ import Testing
         }
       }
     }
-    var ring: [(UInt64, String)] = [(4, "arena-created"), (5, "lock-failed")]
+    var ring: [(UInt64, Reported<EventCode>)] = [
+      (4, .known(.arenaCreated)), (5, .known(.lockFailed)),
+    ]
     #expect(collect(5, ring) == ["arena-created": 1, "lock-failed": 1, "(other)": 3])
-    ring += [(6, "lock-failed"), (7, "?77"), (8, "x\"y")]
+    ring += [(6, .known(.lockFailed)), (7, .unknown(77)), (8, .unknown(0))]
     for _ in 0..<2 {
       #expect(collect(8, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
     }
     // A page that goes back, and one that says more than it counts.
     #expect(collect(1, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
-    ring += (9..<99).map { ($0, "lock-failed") }
+    ring += (9..<99).map { ($0, .known(.lockFailed)) }
     #expect(collect(9, ring) == ["arena-created": 1, "lock-failed": 3, "(other)": 5])
   }
 

@@ -175,7 +175,7 @@ import Testing
       case .success(let snapshot) = try sample(
         changed(record + ArenaWord.lockState.rawValue, to: 77))
     else { throw Failed("unreadable") }
-    #expect(snapshot.arenas.contains { $0.lockState == "?77" })
+    #expect(snapshot.arenas.contains { $0.lockState.text == "?77" })
     guard
       case .success(let other) = try sample(
         changed(record + ArenaWord.secretCount.rawValue, to: .max))

@@ -1,5 +1,7 @@
 // A snapshot that the tests of the screen share, and how they draw and type.
 
+import EnclaveStats
+import EnclaveSystem
 import MemwatchTerminal
 
 @testable import MemwatchInspector
@@ -22,12 +24,12 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     var arena = ArenaSnapshot(
       id: UInt64(index + 1),
       name: SafeText(index < 3 ? names[index] : "arena-\(index)"))
-    arena.layout = "slab"
-    arena.gate = "pages"
-    arena.lockPolicy = "preferred"
-    arena.lockState = index == 1 ? "partial" : "locked"
-    arena.protectionState = "closed"
-    arena.sealState = "open"
+    arena.layout = .known(.slab)
+    arena.gate = .pages
+    arena.lockPolicy = .known(.preferred)
+    arena.lockState = .known(index == 1 ? .partial : .locked)
+    arena.protectionState = .known(.closed)
+    arena.sealState = .known(.open)
     arena.openWindows = 0
     arena.secretCount = UInt64(index * 1000 + 6)
     arena.bytesInUse = 1536
@@ -36,8 +38,8 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     arena.chunkCount = 3
     arena.guardPages = 6
     arena.mapsUsed = 9
-    arena.forkProtection = "zeros"
-    arena.dumpProtection = "excluded"
+    arena.forkProtection = .known(.zeros)
+    arena.dumpProtection = .known(.excluded)
     arena.opens = 5
     arena.allocations = 10
     arena.frees = 4
@@ -45,7 +47,7 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     let names = ["oauth refresh", "http session", "Sessions.swift:118"]
     arena.labels = names.enumerated().map { number, name in
       LabelSnapshot(
-        label: SafeText(name), origin: number < 2 ? "label" : "call-site",
+        label: SafeText(name), origin: .known(number < 2 ? .label : .callSite),
         live: UInt64(index * 1000 + 2 * number + 1), bytes: 48 << number, allocations: 100,
         frees: 50, opens: UInt64(number * 10), openNow: number == 1 ? 1 : 0,
         lastOpenedAt: number == 0 ? nil : time - 29_000, minimumSize: 16,
@@ -55,7 +57,7 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
     arena.chunks = chunks(of: index)
     if index == 1 {
       arena.lock = LockDetail(
-        errno: 12, errnoName: "ENOMEM", failedCall: "mlock", bytesMissing: 16 << 10,
+        errno: 12, failedCall: .known(.lockChunk), bytesMissing: 16 << 10,
         at: 1_795_236_400_000, bytesInUseThen: 8 << 20, limitThen: 8 << 20)
     }
     return arena
@@ -70,9 +72,9 @@ func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snaps
   }
   snapshot.events = (UInt64(1)...5).map { (number: UInt64) -> EventSnapshot in
     EventSnapshot(
-      serial: number, kind: number == 3 ? "lock-failed" : "chunk-mapped",
+      serial: number, kind: .known(number == 3 ? .lockFailed : .chunkMapped),
       arenaID: number % 3 + 1, at: time - 60_000 + number * 1000,
-      call: number == 3 ? "mlock" : nil, errno: number == 3 ? 12 : nil, bytes: 16384)
+      call: number == 3 ? .known(.lockChunk) : nil, errno: number == 3 ? 12 : nil, bytes: 16384)
   }
   snapshot.eventCount = 12
   if count > 1 {
@@ -92,7 +94,8 @@ private func chunks(of arena: Int) -> [ChunkSnapshot] {
   func chunk(_ number: Int, pages: Int, _ all: [PagesSnapshot]) -> ChunkSnapshot {
     ChunkSnapshot(
       address: arena == 2 ? nil : 0x7f00_0000_0000 + UInt64(number) << 20,
-      dataBytes: UInt64(pages) * 4096, guardBytes: 4096, lockState: "locked", kind: "slab",
+      dataBytes: UInt64(pages) * 4096, guardBytes: 4096, lockState: .known(.locked),
+      kind: .known(.slab),
       pages: arena == 0 ? nil : all)
   }
   func pages(
@@ -115,8 +118,8 @@ private func chunks(of arena: Int) -> [ChunkSnapshot] {
     chunk(1, pages: 64, mixed), chunk(2, pages: 40, [whole]),
     chunk(3, pages: 4, [pages(0, 1, 9), unused(1, 3)]),
   ]
-  all[1].kind = "isolated"
-  if arena == 1 { (all[2].lockState, all[2].errno) = ("unlocked", 12) }
+  all[1].kind = .known(.isolated)
+  if arena == 1 { (all[2].lockState, all[2].errno) = (.known(.unlocked), 12) }
   return all
 }
 

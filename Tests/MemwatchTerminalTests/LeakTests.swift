@@ -17,7 +17,7 @@ import Testing
     let listing = try #require(model.listing)
     #expect(listing.rows.count > 2 && listing.rows.allSatisfy { $0.cells[2].text == "+100" })
     let unused = grown.arenas[0].labels[0].label.string
-    #expect(listing.rows.filter { $0.mark == "!" }.map(\.id) == [unused])
+    #expect(listing.rows.filter { $0.isMarked }.map(\.id) == [unused])
     // Once it is opened it is none either; nor is one that was made after the mark.
     for change in [{ $0.opens = 1 }, { $0.allocatedAt = now + 30_000 }]
       as [(inout SecretSnapshot) -> Void]
@@ -28,7 +28,7 @@ import Testing
         change(&used.secrets[index])
       }
       model.update(used)
-      #expect(model.listing?.rows.allSatisfy { $0.mark == " " } == true)
+      #expect(model.listing?.rows.allSatisfy { !$0.isMarked } == true)
     }
   }
 }

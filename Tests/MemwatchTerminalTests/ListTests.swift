@@ -1,5 +1,7 @@
 // Lists of secrets, labels, events and pages: sorted, filtered, selected and exported.
 
+import EnclaveStats
+import EnclaveSystem
 import Foundation
 import MemwatchTerminal
 import TestSupport
@@ -44,7 +46,7 @@ import Testing
       ])
     let rows = model.listing!.rows
     #expect(rows.map { $0.cells[1].text } == ["91", "0", "1", "9"])
-    #expect(rows.map(\.mark) == ["!", " ", " ", "!"])
+    #expect(rows.map(\.isMarked) == [true, false, false, true])
     func detail(_ title: String) -> String? {
       model.listing!.rows[model.selectedRow(of: model.listing!.rows)].details
         .first { $0.title == title }?.text
@@ -84,8 +86,8 @@ import Testing
     #expect(!model.isPageByPage && model.view == .map)
     // Letters of other states.
     var other = sample(at: now + 1000)
-    other.arenas[1].sealState = "sealed"
-    other.arenas[1].chunks[2].lockState = "off"
+    other.arenas[1].sealState = .known(.sealed)
+    other.arenas[1].chunks[2].lockState = .known(.off)
     model.update(other)
     press(&model, "1n3")
     #expect(titles(model)[0].hasPrefix("GSsSSSSOOs") && titles(model)[3] == "GNnnnG")
@@ -149,16 +151,16 @@ import Testing
   @Test func whatGrewAndWasNeverOpenedMayLeak() {
     var model = model(sample())
     press(&model, "k\nm")
-    #expect(model.listing!.rows.allSatisfy { $0.mark == " " && $0.cells[2].text == "0" })
+    #expect(model.listing!.rows.allSatisfy { !$0.isMarked && $0.cells[2].text == "0" })
     var grown = sample(at: now + 60_000)
     grown.arenas[0].labels[0].live = 1500
     grown.arenas[0].labels[1].live = 1
     model.update(grown)
     let rows = model.listing!.rows
-    #expect(rows[0].cells[0].text == "oauth refresh  leak?" && rows[0].mark == "!")
+    #expect(rows[0].cells[0].text == "oauth refresh  leak?" && rows[0].isMarked)
     #expect(rows[0].cells[2].text == "+1,499")
     // What grew and is used is no leak; nor what shrank.
-    #expect(rows.count { $0.mark == "!" } == 1)
+    #expect(rows.count { $0.isMarked } == 1)
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
 

@@ -1,5 +1,7 @@
 // What a list has no room for, and what the page does not list: said, on a row of its own, everywhere.
 
+import EnclaveStats
+import EnclaveSystem
 import Foundation
 import MemwatchTerminal
 import Testing
@@ -31,7 +33,7 @@ import Testing
     snapshot.arenas[0].chunkCount = 40 + unlisted
     snapshot.arenas[0].unlistedSecrets = unlisted
     snapshot.events = (UInt64(1)...40).map {
-      EventSnapshot(serial: $0, kind: "chunk-mapped", arenaID: 1, at: now, bytes: 4096)
+      EventSnapshot(serial: $0, kind: .known(.chunkMapped), arenaID: 1, at: now, bytes: 4096)
     }
     snapshot.eventCount = 40 + unlisted
     return snapshot

@@ -37,6 +37,9 @@ package struct Finding: Equatable, Sendable, Codable {
   package var isDifference: Bool { severity <= .differs }
 }
 
+/// What an audit came to for one arena.
+package enum AuditVerdict: String, Sendable { case agrees, differs }
+
 /// One audit: what was compared, and what came of it.
 package struct Audit: Equatable, Sendable, Codable {
   package enum Scope: String, Sendable, Codable {
@@ -67,8 +70,9 @@ package struct Audit: Equatable, Sendable, Codable {
     return copy
   }
 
-  package func word(of arena: UInt64) -> String? {
-    if findings.contains(where: { $0.arenaID == arena && $0.isDifference }) { return "differs" }
-    return compared.contains(arena) ? "agrees" : nil
+  /// nil where it was not compared.
+  package func verdict(of arena: UInt64) -> AuditVerdict? {
+    if findings.contains(where: { $0.arenaID == arena && $0.isDifference }) { return .differs }
+    return compared.contains(arena) ? .agrees : nil
   }
 }

@@ -1,0 +1,176 @@
+// Codes that a page reports, and their words, which are made where text, JSON, CSV and records are
+// written.
+
+package import EnclaveStats
+package import EnclaveSystem
+
+/// What has a word for people.
+package protocol Worded {
+  var text: String { get }
+}
+
+extension Optional where Wrapped: Worded {
+  /// `n/a` where it is not known.
+  package var text: String { self?.text ?? "n/a" }
+}
+
+/// An enumeration of the page.
+package protocol NamedCode: CaseIterable, Equatable, Sendable where AllCases == [Self] {
+  init?(number: UInt64)
+  var word: String { get }
+  /// Unlike that of any other case, where `word` is not.
+  var wordInRecords: String { get }
+}
+
+extension NamedCode {
+  package var word: String { "\(self)" }
+  package var wordInRecords: String { word }
+}
+
+extension NamedCode where Self: RawRepresentable<UInt64> {
+  package init?(number: UInt64) { self.init(rawValue: number) }
+}
+
+/// A code as it was read: a newer publisher may write one that this version has no name for.
+package enum Reported<Code: NamedCode>: Equatable, Sendable, Worded {
+  case known(Code)
+  /// Shown as `?7`.
+  case unknown(UInt64)
+
+  package init(number: UInt64) {
+    self = Code(number: number).map { .known($0) } ?? .unknown(number)
+  }
+
+  package var text: String {
+    switch self {
+    case .known(let code): code.word
+    case .unknown(let number): "?\(number)"
+    }
+  }
+
+  package var isKnown: Bool {
+    switch self {
+    case .known: true
+    case .unknown: false
+    }
+  }
+}
+
+package func == <Code>(a: Reported<Code>?, b: Code) -> Bool { a == .some(.known(b)) }
+package func != <Code>(a: Reported<Code>?, b: Code) -> Bool { !(a == b) }
+
+/// In records, a word.
+extension Reported: Codable {
+  package init(from decoder: any Decoder) throws {
+    let word = try decoder.singleValueContainer().decode(String.self)
+    let code =
+      Code.allCases.first { $0.wordInRecords == word } ?? Code.allCases.first { $0.word == word }
+    self =
+      code.map { .known($0) } ?? .unknown(word.first == "?" ? UInt64(word.dropFirst()) ?? 0 : 0)
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    switch self {
+    case .known(let code): try container.encode(code.wordInRecords)
+    case .unknown: try container.encode(text)
+    }
+  }
+}
+
+/// What closes an arena, with the number of its protection key.
+package enum ReportedGate: Equatable, Sendable, Worded {
+  case key(UInt64?)
+  case pages
+  case ungated
+  case unknown(UInt64)
+
+  package var isKey: Bool {
+    switch self {
+    case .key: true
+    case .pages, .ungated, .unknown: false
+    }
+  }
+
+  package var text: String {
+    switch self {
+    case .key(let number): number.map { "key \($0)" } ?? "key"
+    case .pages: "pages"
+    case .ungated: "none"
+    case .unknown(let number): "?\(number)"
+    }
+  }
+}
+
+/// In records, a word.
+extension ReportedGate: Codable {
+  package init(from decoder: any Decoder) throws {
+    let word = try decoder.singleValueContainer().decode(String.self)
+    self =
+      switch word {
+      case "pages": .pages
+      case "none": .ungated
+      case "key": .key(nil)
+      default:
+        if word.hasPrefix("key "), let number = UInt64(word.dropFirst(4)) {
+          .key(number)
+        } else {
+          .unknown(word.first == "?" ? UInt64(word.dropFirst()) ?? 0 : 0)
+        }
+      }
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    try container.encode(text)
+  }
+}
+
+// MARK: - Words
+
+extension LayoutCode: NamedCode {}
+extension BackingCode: NamedCode {}
+extension LockPolicyCode: NamedCode {}
+extension LockStateCode: NamedCode {}
+extension SealCode: NamedCode {}
+extension ForkCode: NamedCode {}
+extension DumpCode: NamedCode {}
+extension AddressCode: NamedCode {}
+extension EmergencyWipeCode: NamedCode {}
+
+extension ProtectionCode: NamedCode {
+  package var word: String {
+    switch self {
+    case .closed: "closed"
+    case .read: "read"
+    case .readWrite: "r-w"
+    }
+  }
+}
+
+extension OriginCode: NamedCode {
+  package var word: String {
+    switch self {
+    case .label: "label"
+    case .callSite: "call-site"
+    }
+  }
+}
+
+extension CipherCode: NamedCode {
+  package var word: String {
+    switch self {
+    case .aes256gcm: "AES-256-GCM"
+    case .xchacha20poly1305: "XChaCha20-Poly1305"
+    }
+  }
+}
+
+extension SystemCall: NamedCode {
+  package init?(number: UInt64) {
+    guard let number = UInt32(exactly: number) else { return nil }
+    self.init(rawValue: number)
+  }
+  package var word: String { function }
+  package var wordInRecords: String { "\(self)" }
+}
