@@ -150,7 +150,10 @@ let package = Package(
       exclude: ["Golden"], swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchExporterTests",
-      dependencies: ["MemwatchExporter", "MemwatchInspector", "EnclaveStats", "TestSupport"],
+      dependencies: [
+        "MemwatchExporter", "MemwatchInspector", "MemwatchSystem", "EnclaveStats", "EnclaveSystem",
+        "TestSupport",
+      ],
       swiftSettings: testSettings),
     .testTarget(
       name: "MemwatchSandboxTests",

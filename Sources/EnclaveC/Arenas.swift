@@ -183,7 +183,10 @@ public func enclave_arena_statistics(
       struct_size: MemoryLayout<enclave_statistics>.size,
       secret_count: UInt64(now.secretCount), bytes_in_use: UInt64(now.bytesInUse),
       bytes_mapped: UInt64(now.bytesMapped), bytes_locked: UInt64(now.bytesLocked),
-      open_windows: UInt64(now.openWindows), failed_locks: now.failedLocks,
+      open_windows: UInt64(now.openWindows), separate_pages: UInt64(now.separatePages),
+      merged_pages: UInt64(now.mergedPages),
+      stuck_open_pages: UInt64(now.stuckOpenPages),
+      failed_locks: now.failedLocks,
       failed_opens: now.failedOpens, failed_allocations: now.failedAllocations,
       corruptions: now.corruptions, protection_key: Int32(now.protectionKey ?? -1),
       is_frozen: now.isFrozen, is_sealed: now.isSealed)

@@ -37,8 +37,12 @@ package enum StatsPageFormat {
   package static let maximumBytes = 1 << 30
 }
 
-/// The words of one kind of record.
-package protocol RecordWord: RawRepresentable, SendableMetatype where RawValue == Int {}
+/// The words of one kind of record: their numbers here, and what they are in StatsPageFields+….swift.
+package protocol RecordWord: RawRepresentable, SendableMetatype where RawValue == Int {
+  /// The record's name in PageFormat.md.
+  static var record: String { get }
+  var field: StatsPageField { get }
+}
 /// … of a kind that stands in a table.
 package protocol TableWord: RecordWord {
   static var table: StatsPageTable { get }
@@ -47,11 +51,11 @@ package protocol TableWord: RecordWord {
 /// Word numbers of the header.
 package enum HeaderWord: Int, CaseIterable, RecordWord {
   case magic = 0
-  case version = 1  // major << 32 | minor
+  case version = 1
   case byteCount = 2
   case publisherID = 3
-  case pid = 4  // in the publisher's pid namespace
-  case startTime = 5  // /proc/PID/stat field 22, clock ticks
+  case pid = 4
+  case startTime = 5
   case bootID = 6
   case uid = 7
   case createdBootMs = 8
@@ -74,31 +78,31 @@ package enum HeaderWord: Int, CaseIterable, RecordWord {
   case mapBytes = 30
   case callBytes = 31
   case nameLength = 32
-  case name = 40  // 8 words
-  case sizeClasses = 64  // 16 pairs: payload bytes; run bytes | slots a run << 32
+  case name = 40
+  case sizeClasses = 64
 }
 
 package enum ProcessWord: Int, CaseIterable, RecordWord {
   case sequence = 0
-  case state = 1  // PublisherStateCode
+  case state = 1
   case heartbeatBootMs = 2
   case heartbeatRealMs = 3
   case memlockSoft = 4
   case memlockHard = 5
-  case lockedBytes = 6  // VmLck as the publisher reads it
+  case lockedBytes = 6
   case arenas = 7
   case arenasUnlisted = 8
   case labelsUnlisted = 9
   case chunksUnlisted = 10
-  case events = 11  // ever written
-  case addresses = 12  // AddressCode
-  case dumpable = 13  // 1 yes, 2 no
-  case emergencyWipe = 14  // EmergencyWipeCode
+  case events = 11
+  case addresses = 12
+  case dumpable = 13
+  case emergencyWipe = 14
   case arenasDestroyed = 15
-  case retiredMappings = 16  // address ranges of sealed arenas that are gone
+  case retiredMappings = 16
   case retiredBytes = 17
   case vaultsUnlisted = 18
-  case endedBySignal = 19  // the signal whose handler wiped; 0: none
+  case endedBySignal = 19
 }
 
 package enum CallWord: Int, CaseIterable, RecordWord {
@@ -111,8 +115,8 @@ package enum CallWord: Int, CaseIterable, RecordWord {
 package enum ArenaWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .arenas }
   case sequence = 0
-  case id = 1  // 0: the record is not in use
-  case state = 2  // 1 live
+  case id = 1
+  case state = 2
   case layout = 3
   case gate = 4
   case keyNumber = 5
@@ -123,7 +127,7 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case lockFailedCall = 10
   case lockBytesMissing = 11
   case lockFailedAtMs = 12
-  case lockBytesInUse = 13  // VmLck when the lock failed
+  case lockBytesInUse = 13
   case protectionState = 14
   case openWindows = 15
   case sealState = 16
@@ -154,19 +158,19 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case longestOpenMs = 41
   case unlistedSecrets = 42
   case encryptedCount = 43
-  case openSinceMs = 44  // windows are open, and none was opened since; 0 from older libraries
+  case openSinceMs = 44
   case nameLength = 45
-  case name = 46  // 8 words
-  case lockLimitSoft = 54  // when the lock failed
-  case separatePages = 55  // under a page gate: pages of slabs that are mappings of their own
-  case mergedPages = 56  // … and of chunks in one piece; both are 0 from older libraries
-  case sizeClasses = 64  // 16 words: live | free << 32
+  case name = 46
+  case lockLimitSoft = 54
+  case separatePages = 55
+  case mergedPages = 56
+  case sizeClasses = 64
 }
 
 package enum LabelWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .labels }
   case sequence = 0
-  case arenaID = 1  // 0: the record is not in use
+  case arenaID = 1
   case index = 2
   case live = 3
   case bytes = 4
@@ -178,28 +182,28 @@ package enum LabelWord: Int, CaseIterable, TableWord {
   case minimumSize = 10
   case maximumSize = 11
   case line = 12
-  case origin = 13  // 1 given by the program, 2 call site
+  case origin = 13
   case createdAtMs = 14
   case textLength = 15
-  case text = 16  // 8 words
+  case text = 16
 }
 
 package enum ChunkWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .chunks }
   case sequence = 0
-  case arenaID = 1  // 0: the record is not in use
+  case arenaID = 1
   case address = 2
   case dataBytes = 3
-  case guardBytes = 4  // on each side
+  case guardBytes = 4
   case lockState = 5
   case lockErrno = 6
-  case kind = 7  // 1 slab, 2 isolated
+  case kind = 7
 }
 
 package enum SecretWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .secrets }
   case sequence = 0
-  case owner = 1  // arena id | label index << 32; 0: the record is not in use
+  case owner = 1
   case serial = 2
   case size = 3
   case allocatedAtMs = 4
@@ -211,7 +215,7 @@ package enum SecretWord: Int, CaseIterable, TableWord {
 package enum EventWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .events }
   case sequence = 0
-  case serial = 1  // from 1; 0: the record is not in use
+  case serial = 1
   case kind = 2
   case arenaID = 3
   case atMs = 4
@@ -223,11 +227,11 @@ package enum EventWord: Int, CaseIterable, TableWord {
 package enum VaultWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .vaults }
   case sequence = 0
-  case arenaID = 1  // of the arena that holds its keys; 0: the record is not in use
+  case arenaID = 1
   case cipher = 2
   case epoch = 3
   case entries = 4
-  case bytes = 5  // of plaintext
+  case bytes = 5
   case entriesOfOldEpoch = 6
   case encryptions = 7
   case decryptions = 8
@@ -237,15 +241,15 @@ package enum VaultWord: Int, CaseIterable, TableWord {
   case failedRotations = 12
   case streams = 13
   case streamChunks = 14
-  case streamBytes = 15  // of plaintext
+  case streamBytes = 15
 }
 
 /// What lies in the pages of a chunk: record N is of chunk record N.
 package enum MapWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .maps }
   case sequence = 0
-  case arenaID = 1  // 0: the record is not in use
-  case pages = 2  // 16 words, four pages a word: see StatsPageContents
+  case arenaID = 1
+  case pages = 2
 }
 
 /// What lies in one page of a chunk: 16 bits of `MapWord.pages`, the first page in the lowest ones.

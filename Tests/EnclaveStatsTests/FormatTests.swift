@@ -11,25 +11,15 @@ let formatDocument = Programs.package
 @Suite struct FormatTests {
   @Test func theDocumentationHasEveryWord() throws {
     let text = try String(contentsOf: formatDocument, encoding: .utf8)
-    func check<Word: RecordWord & CaseIterable>(_ kind: String, _ words: Word.Type) {
-      for word in words.allCases {
-        #expect(text.contains("| \(kind) | \(word.rawValue * 8) | \(word) |"))
-      }
-      let rows = text.split(separator: "\n").count {
-        $0.hasPrefix("| \(kind) |") && $0.split(separator: "|").count == 4
-      }
-      #expect(rows >= words.allCases.count - 1)
+    let start = try #require(text.range(of: "|---|---|---|---|\n")).upperBound
+    let end = try #require(text[start...].range(of: "\n\n")).lowerBound
+    let rows = StatsPageFormat.offsetRows.joined(separator: "\n")
+    if ProcessInfo.processInfo.environment["MEMWATCH_RECORD"] == "1" {
+      let new = text.replacingCharacters(in: start..<end, with: rows)
+      try new.write(to: formatDocument, atomically: true, encoding: .utf8)
+    } else {
+      #expect(text[start..<end] == rows, "MEMWATCH_RECORD=1 writes the table anew")
     }
-    check("header", HeaderWord.self)
-    check("process", ProcessWord.self)
-    check("call", CallWord.self)
-    check("arena", ArenaWord.self)
-    check("label", LabelWord.self)
-    check("chunk", ChunkWord.self)
-    check("secret", SecretWord.self)
-    check("event", EventWord.self)
-    check("vault", VaultWord.self)
-    check("map", MapWord.self)
     func check<Code: RawRepresentable<UInt64> & CaseIterable>(_ codes: Code.Type) {
       for code in codes.allCases { #expect(text.contains("\(code.rawValue) \(code)")) }
     }

@@ -185,6 +185,8 @@ enclave_status enclave_arena_destroy(enclave_arena *arena, uint32_t wait_millise
 typedef struct enclave_statistics {
   size_t struct_size; /* sizeof(enclave_statistics), set by the caller */
   uint64_t secret_count, bytes_in_use, bytes_mapped, bytes_locked, open_windows;
+  uint64_t separate_pages, merged_pages; /* under a page gate: in slabs of their own mapping, or not */
+  uint64_t stuck_open_pages; /* pages that could not be closed again */
   uint64_t failed_locks, failed_opens, failed_allocations, corruptions;
   int32_t protection_key; /* -1 without a key gate */
   bool is_frozen, is_sealed;

@@ -299,7 +299,7 @@ public final class Arena: Sendable {
       corruptions: 0,
       retiredSlots: 0, isFrozen: false, isSealed: false, protectionKey: nil)
     guard reference.gate.isOwn else { return statistics }
-    let totals = reference.totals
+    let totals = reference.totals.shards
     statistics.secretCount = totals.secrets
     statistics.bytesInUse = totals.bytesInUse
     statistics.stuckOpenPages = totals.stuckPages

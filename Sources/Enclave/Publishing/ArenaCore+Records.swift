@@ -32,15 +32,18 @@ extension ArenaCore {
     return bytesLocked == 0 ? .unlocked : .partial
   }
 
-  private func protectionState(_ totals: Totals, _ windows: GateState.Windows) -> ProtectionCode {
+  private func protectionState(_ totals: ArenaTotals, _ windows: GateState.Windows)
+    -> ProtectionCode
+  {
     if mechanism == .none { return arena.gate.isFrozen ? .read : .readWrite }
-    if windows.writes > 0 || totals.stuckPages > 0 { return .readWrite }
+    if windows.writes > 0 || totals.shards.stuckPages > 0 { return .readWrite }
     return windows.reads > 0 ? .read : .closed
   }
 
-  mutating func publishTotals(_ totals: Totals, _ windows: GateState.Windows) {
-    page!.peakSecrets = max(page!.peakSecrets, totals.secrets, totals.peakSecrets)
-    page!.peakBytesInUse = max(page!.peakBytesInUse, totals.bytesInUse, totals.peakBytesInUse)
+  mutating func publishTotals(_ totals: ArenaTotals, _ windows: GateState.Windows) {
+    page!.peakSecrets = max(page!.peakSecrets, totals.shards.secrets, totals.shards.peakSecrets)
+    page!.peakBytesInUse = max(
+      page!.peakBytesInUse, totals.shards.bytesInUse, totals.shards.peakBytesInUse)
     noteHeld(windows)
     let written = SIMD4(
       totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes))
@@ -54,18 +57,18 @@ extension ArenaCore {
     record.set(.keyNumber, arena.gate.key.map(UInt64.init) ?? StatsPageFormat.unknown)
     record.set(
       .sealState, (isSealed ? SealCode.sealed : arena.gate.isFrozen ? .frozen : .open).rawValue)
-    record.set(.secretCount, UInt64(totals.secrets))
-    record.set(.bytesInUse, UInt64(totals.bytesInUse))
-    record.set(.allocations, totals.allocations)
-    record.set(.frees, totals.frees)
+    record.set(.secretCount, UInt64(totals.shards.secrets))
+    record.set(.bytesInUse, UInt64(totals.shards.bytesInUse))
+    record.set(.allocations, totals.shards.allocations)
+    record.set(.frees, totals.shards.frees)
     record.set(.peakSecretCount, UInt64(page.peakSecrets))
     record.set(.peakBytesInUse, UInt64(page.peakBytesInUse))
     record.set(.unlistedSecrets, totals.unlistedSecrets)
-    record.set(.failedAllocations, totals.failedAllocations)
+    record.set(.failedAllocations, totals.shards.failedAllocations)
     record.set(.failedLocks, failedLocks)
-    record.set(.failedOpens, totals.failedOpens)
-    record.set(.stuckOpenPages, UInt64(totals.stuckPages))
-    record.set(.corruptions, totals.corruptions)
+    record.set(.failedOpens, totals.shards.failedOpens)
+    record.set(.stuckOpenPages, UInt64(totals.shards.stuckPages))
+    record.set(.corruptions, totals.shards.corruptions)
     record.set(.protectionState, protectionState(totals, windows).rawValue)
     record.set(.openWindows, UInt64(windows.open))
     record.set(.opens, windows.opens)

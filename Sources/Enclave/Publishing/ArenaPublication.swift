@@ -48,34 +48,14 @@ struct ArenaPublication {
   }
 }
 
-/// The sum over an arena's shards, gates and core.
-struct Totals {
-  var secrets = 0
-  var bytesInUse = 0
-  var allocations: UInt64 = 0
-  var frees: UInt64 = 0
-  var failedAllocations: UInt64 = 0
-  var failedOpens: UInt64 = 0
-  var corruptions: UInt64 = 0
-  var stuckPages = 0
-  var retiredSlots = 0
-  var peakSecrets = 0
-  var peakBytesInUse = 0
+/// An arena's counts: the sum over its shards, and what no shard counts.
+struct ArenaTotals {
+  var shards = ShardTotals()
   var changes: UInt64 = 0
   var unlistedSecrets: UInt64 = 0
 
   mutating func add(_ shard: Shard) {
-    secrets += shard.totals.secrets
-    bytesInUse += shard.totals.bytesInUse
-    allocations &+= shard.totals.allocations
-    frees &+= shard.totals.frees
-    failedAllocations &+= shard.totals.failedAllocations
-    failedOpens &+= shard.totals.failedOpens
-    corruptions &+= shard.totals.corruptions
-    stuckPages += shard.totals.stuckPages
-    retiredSlots += shard.totals.retiredSlots
-    peakSecrets = max(peakSecrets, shard.totals.peakSecrets)
-    peakBytesInUse = max(peakBytesInUse, shard.totals.peakBytesInUse)
+    shards.add(shard.totals)
     changes &+= shard.changes &+ shard.totals.allocations &+ shard.totals.frees
     unlistedSecrets += shard.page?.unlistedSecrets ?? 0
   }
@@ -83,8 +63,25 @@ struct Totals {
   /// What no shard could count.
   mutating func add(_ gate: GateState) {
     let missed = gate.missedOpens
-    failedOpens &+= missed
+    shards.failedOpens &+= missed
     changes &+= missed
+  }
+}
+
+extension ShardTotals {
+  /// A test adds up every count.
+  mutating func add(_ other: ShardTotals) {
+    bytesInUse += other.bytesInUse
+    allocations &+= other.allocations
+    frees &+= other.frees
+    failedAllocations &+= other.failedAllocations
+    failedOpens &+= other.failedOpens
+    corruptions &+= other.corruptions
+    peakSecrets = max(peakSecrets, other.peakSecrets)
+    peakBytesInUse = max(peakBytesInUse, other.peakBytesInUse)
+    stuckPages += other.stuckPages
+    retiredSlots += other.retiredSlots
+    wipedWithArena &+= other.wipedWithArena
   }
 }
 

@@ -64,7 +64,7 @@ extension ArenaReference {
 
   /// Writes what has changed.
   func refresh() {
-    var totals = Totals()
+    var totals = ArenaTotals()
     totals.add(gate)
     let opens = withCore { _ in gate.windows.opens }
     for index in 0..<shardCount {
@@ -111,8 +111,8 @@ extension ArenaReference {
   }
 
   /// The counts of now.
-  var totals: Totals {
-    var totals = Totals()
+  var totals: ArenaTotals {
+    var totals = ArenaTotals()
     totals.add(gate)
     for index in 0..<shardCount { withShard(index) { totals.add($0) } }
     return totals
