@@ -72,7 +72,11 @@
 
     /// A reader, at the start of the data.
     ///
-    /// - Parameter arena: where its one chunk in clear lies.
+    /// - Parameters:
+    ///   - arena: where its one chunk in clear lies.
+    ///   - label: what the chunk is counted under; the call site when there is none.
+    ///   - file: the file of the call site.
+    ///   - line: the line of the call site.
     /// - Throws: as `Arena.allocate`.
     public func makeReader(
       through arena: Arena, label: Label? = nil, file: StaticString = #fileID,
@@ -128,6 +132,9 @@
     ///   - arena: where the writer's one chunk in clear lies.
     ///   - chunkByteCount: how much of the data is in clear at a time, 1 byte to 2 GiB. A rotation
     ///     needs as much in the vault's arena. Smaller chunks cost 128 bytes each beside the data.
+    ///   - label: what the chunk is counted under; the call site when there is none.
+    ///   - file: the file of the call site.
+    ///   - line: the line of the call site.
     /// - Throws: as `Arena.allocate`; `inheritedByFork`.
     public func makeStream(
       through arena: Arena, chunkByteCount: Int = 64 * 1024, label: Label? = nil,

@@ -62,6 +62,7 @@
     ///   - name: how the vault's arena is shown.
     ///   - lock: what to do when its pages (one, of 4 KiB, and what `rotate()` needs) cannot be
     ///     locked.
+    ///   - gate: what closes the vault's arena while nobody uses it.
     ///   - cipher: nil for the best that the processor has.
     /// - Throws: as `Arena.init` and `Arena.allocate`; `unsupported` for a cipher that the processor
     ///   does not have.

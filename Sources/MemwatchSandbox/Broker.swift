@@ -55,7 +55,9 @@ package struct Broker: ~Copyable {
   /// the child ended.
   ///
   /// - Parameters:
+  ///   - mechanisms: what the child is confined by.
   ///   - prepare: in the child, before it is confined: what opens files for good.
+  ///   - body: what the child does, confined.
   ///   - other: answers what no file is.
   ///   - grace: milliseconds that the child has to end by itself once a signal asks for that; nil: as many as it
   ///     takes. (What writes to a terminal that takes nothing may wait for ever.)

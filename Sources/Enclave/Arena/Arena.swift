@@ -138,6 +138,8 @@ public final class Arena: Sendable {
   ///   - label: what the secret is counted under; the call site when there is none.
   ///   - patience: how long to wait for headroom under RLIMIT_MEMLOCK when there is none, and no
   ///     less; the thread sleeps meanwhile, and looks every 10 ms.
+  ///   - file: the file of the call site.
+  ///   - line: the line of the call site.
   /// - Throws: `lockLimit`, `mapLimit`, `capacity`, `invalidSize`, `frozen`, `destroyed`,
   ///   `inheritedByFork`, or `system` for any other call that failed. Nothing has changed then, and
   ///   other secrets are unharmed.

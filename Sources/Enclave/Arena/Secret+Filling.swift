@@ -129,6 +129,9 @@ extension Arena {
   ///   - descriptor: the terminal; anything else is read up to a newline, without echo settings.
   ///   - limit: the longest line in bytes, at least 1; more is an `endOfInput`, on a terminal once
   ///     the line is complete.
+  ///   - label: what the secret is counted under; the call site when there is none.
+  ///   - file: the file of the call site.
+  ///   - line: the line of the call site.
   /// - Throws: as `allocate` and as opening a window for writing; `endOfInput` without a whole line;
   ///   `system` when read(2) or tcsetattr(3) fails.
   public func readPassphrase(
