@@ -24,11 +24,11 @@ package struct StatsPageField: Equatable, Sendable {
   package enum Unit: Sendable { case none, bytes, milliseconds }
 
   /// How the values of several records become one.
-  package enum Aggregation: String, Sendable { case sum, largest, smallest }
+  package enum Merging: String, Sendable { case sum, largest, smallest }
 
   package var kind: Kind
   package var unit = Unit.none
-  package var aggregation: Aggregation?
+  package var merging: Merging?
   /// One line for PageFormat.md; empty where the name says it all.
   package var note = ""
   /// Where the record's part of the snapshot's document tells it; nil: nowhere.
@@ -43,11 +43,11 @@ package struct StatsPageField: Equatable, Sendable {
   }
 
   static func gauge(
-    _ unit: Unit = .none, _ aggregation: Aggregation = .sum, _ note: String = "",
+    _ unit: Unit = .none, _ merging: Merging = .sum, _ note: String = "",
     document: String? = nil, metric: String? = nil, statistic: String? = nil
   ) -> StatsPageField {
     var field = StatsPageField(.gauge, note, document: document)
-    (field.unit, field.aggregation, field.metric) = (unit, aggregation, metric)
+    (field.unit, field.merging, field.metric) = (unit, merging, metric)
     field.statistic = statistic
     return field
   }
@@ -71,10 +71,10 @@ package struct StatsPageField: Equatable, Sendable {
 
   static func time(
     _ note: String = "", document: String? = nil, metric: String? = nil,
-    aggregation: Aggregation? = nil
+    merging: Merging? = nil
   ) -> StatsPageField {
     var field = StatsPageField(.time, note, document: document)
-    (field.unit, field.metric, field.aggregation) = (.milliseconds, metric, aggregation)
+    (field.unit, field.metric, field.merging) = (.milliseconds, metric, merging)
     return field
   }
 

@@ -42,7 +42,7 @@ extension ProcessWord {
     case .heartbeatRealMs:
       .time(
         "CLOCK_REALTIME of the same instant", document: "process.heartbeatAt",
-        metric: "publisher_heartbeat_timestamp_seconds", aggregation: .smallest)
+        metric: "publisher_heartbeat_timestamp_seconds", merging: .smallest)
     case .memlockSoft:
       .gauge(
         .bytes, .smallest, "RLIMIT_MEMLOCK", document: "memlock.softLimit",

@@ -89,7 +89,7 @@ extension ArenaWord {
     case .openSinceMs:
       .time(
         "windows are open, and none was opened since; 0 from older libraries",
-        document: "openSince", metric: "arena_open_window_seconds", aggregation: .largest)
+        document: "openSince", metric: "arena_open_window_seconds", merging: .largest)
     case .nameLength: .init(.identity, "bytes")
     case .name: .init(.text, "8 words", document: "name")
     case .lockLimitSoft:
@@ -108,7 +108,7 @@ extension ArenaWord {
 
   private var lockStateField: StatsPageField {
     var field = StatsPageField(.code, document: "lockState")
-    (field.metric, field.aggregation) = ("arena_lock_state", .sum)
+    (field.metric, field.merging) = ("arena_lock_state", .sum)
     return field
   }
 }

@@ -48,7 +48,7 @@ package struct GuardedMapping: BitwiseCopyable {
   private var reservedBytes: Int { byteCount + 2 * Page.size }
 
   /// What the pages of a mapping are.
-  package enum Backing: Sendable {
+  package enum MemorySource: Sendable {
     case anonymous
     /// memfd_secret(2): out of the kernel's direct map, so that not even /proc/PID/mem, ptrace and
     /// the kernel's own copies reach it. Shared memory, so it is left out of forked children.
@@ -56,7 +56,7 @@ package struct GuardedMapping: BitwiseCopyable {
   }
 
   /// Maps `byteCount` bytes (whole pages), readable and writable, between two guard pages.
-  package init(byteCount: Int, backing: Backing = .anonymous) throws(SystemFailure) {
+  package init(byteCount: Int, backing: MemorySource = .anonymous) throws(SystemFailure) {
     precondition(byteCount > 0 && byteCount % Page.size == 0)
     let reserved = byteCount + 2 * Page.size
     let address = try perform(.reserveChunk, byteCount: reserved) { ces_map_reserve(reserved) }

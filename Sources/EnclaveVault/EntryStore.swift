@@ -16,7 +16,7 @@
     nonisolated(unsafe) private let turns: UnsafeMutablePointer<UInt32>
 
     /// Who uses a key outside of the lock.
-    struct Users {
+    struct Readers {
       /// Encryptions whose entries are not in the list yet.
       var sealing = 0
       var opening = 0
@@ -28,7 +28,7 @@
       var nextNumber: UInt64 = 1
       var nonceLimit: UInt64 = Vault.messagesPerKey
       var lists = (EntryList(), EntryList())
-      var users = (Users(), Users())
+      var users = (Readers(), Readers())
       /// A rotation sleeps until users of a key are gone.
       var isAwaited = false
       var statistics = Vault.Statistics()
@@ -110,7 +110,7 @@
       set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
     }
 
-    subscript(users side: Int) -> EntryStore.Users {
+    subscript(users side: Int) -> EntryStore.Readers {
       get { side == 0 ? users.0 : users.1 }
       set { if side == 0 { users.0 = newValue } else { users.1 = newValue } }
     }

@@ -158,7 +158,7 @@ package final class Inspector {
 
   /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
   /// largest by far.
-  package enum Detail: Sendable {
+  package enum SampleDetail: Sendable {
     /// No labels either.
     case totals
     case none, secrets, pages, all
@@ -187,7 +187,7 @@ package final class Inspector {
   /// audits: those take as long as the kernel does to write smaps.
   ///
   /// - Parameter detail: what is wanted one by one: secrets, and the pages of chunks.
-  package func sample(auditing: Auditing = .never, _ detail: Detail = .all) -> Snapshot {
+  package func sample(auditing: Auditing = .never, _ detail: SampleDetail = .all) -> Snapshot {
     let detail = detail.tables
     followSuccessor()
     let start = ProcessFacts.bootMilliseconds

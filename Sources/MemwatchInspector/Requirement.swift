@@ -99,7 +99,7 @@ package struct Requirement: Equatable, Sendable {
 }
 
 /// Whether a requirement holds.
-package struct Outcome: Equatable, Sendable {
+package struct CheckOutcome: Equatable, Sendable {
   package enum Word: String, Sendable {
     case ok, broken
     /// What is asked for cannot be known here.
@@ -117,9 +117,9 @@ package struct Outcome: Equatable, Sendable {
 
 extension Snapshot {
   /// Checks requirements against this snapshot and its audit.
-  package func check(_ requirements: [Requirement]) -> [Outcome] { requirements.map(check) }
+  package func check(_ requirements: [Requirement]) -> [CheckOutcome] { requirements.map(check) }
 
-  private func check(_ requirement: Requirement) -> Outcome {
+  private func check(_ requirement: Requirement) -> CheckOutcome {
     var judge = Judge(requirement: requirement, snapshot: self)
     switch requirement.kind {
     case .locked:
@@ -198,7 +198,7 @@ extension Snapshot {
   private struct Judge {
     let requirement: Requirement
     let snapshot: Snapshot
-    var outcome: Outcome
+    var outcome: CheckOutcome
     var claimed: Bool {
       get { outcome.isClaimed }
       set { outcome.isClaimed = newValue && outcome.word == .ok }
@@ -207,7 +207,7 @@ extension Snapshot {
     init(requirement: Requirement, snapshot: Snapshot) {
       self.requirement = requirement
       self.snapshot = snapshot
-      outcome = Outcome(requirement: requirement, word: .unknown, text: "")
+      outcome = CheckOutcome(requirement: requirement, word: .unknown, text: "")
     }
 
     mutating func whole(_ holds: Bool?, _ text: String) {
@@ -278,7 +278,7 @@ extension Snapshot {
   }
 }
 
-extension Outcome {
+extension CheckOutcome {
   package var line: [String] {
     [
       word == .broken ? "BROKEN" : word.rawValue, requirement.text,

@@ -131,12 +131,14 @@ package struct Broker: ~Copyable {
   func answer(
     _ socket: borrowing MessageSocket, _ other: (UInt64, UInt64) -> Int64
   ) -> Bool {
-    guard let message = try? socket.receive(limit: Request.mostBytes + 1), !message.bytes.isEmpty
+    guard let message = try? socket.receive(limit: BrokerRequest.mostBytes + 1),
+      !message.bytes.isEmpty
     else { return false }
     func reply(_ value: Int64, _ descriptor: Int32 = -1) -> Bool {
-      (try? socket.send(Request.little(UInt64(bitPattern: value)), passing: descriptor)) != nil
+      (try? socket.send(BrokerRequest.little(UInt64(bitPattern: value)), passing: descriptor))
+        != nil
     }
-    guard let request = Request(message.bytes[...]) else { return reply(-22) }
+    guard let request = BrokerRequest(message.bytes[...]) else { return reply(-22) }
     do throws(FileFailure) {
       switch request.kind {
       case .other: return reply(other(request.first, request.second))
@@ -154,7 +156,7 @@ package struct Broker: ~Copyable {
     } catch { return reply(-Int64(error.errno)) }
   }
 
-  private func open(_ request: Request) throws(FileFailure) -> OpenFile {
+  private func open(_ request: BrokerRequest) throws(FileFailure) -> OpenFile {
     let invalid = FileFailure(function: "open", path: "", errno: 22)
     func pid() throws(FileFailure) -> Int32 {
       guard let pid = Int32(exactly: request.first), pid > 0 else { throw invalid }
@@ -208,7 +210,7 @@ package struct Broker: ~Copyable {
     return try directory()
   }
 
-  private func create(_ request: Request) throws(FileFailure) -> OpenFile {
+  private func create(_ request: BrokerRequest) throws(FileFailure) -> OpenFile {
     guard !request.name.isEmpty else {
       throw FileFailure(function: "create", path: "", errno: 22)
     }
@@ -220,7 +222,7 @@ package struct Broker: ~Copyable {
     return try OpenFile(creating: temporary(request.name), in: directory)
   }
 
-  private func finish(_ request: Request) throws(FileFailure) {
+  private func finish(_ request: BrokerRequest) throws(FileFailure) {
     let directory = try directoryOfNewFiles()
     guard !request.name.isEmpty else {
       throw FileFailure(function: "rename", path: "", errno: 22)

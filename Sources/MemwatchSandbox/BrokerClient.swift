@@ -41,7 +41,7 @@ package final class BrokerClient: FileOpening {
 
   /// - Parameter function: what a refusal says could not be done.
   private func ask(
-    _ request: Request, for path: String, to function: String = "open"
+    _ request: BrokerRequest, for path: String, to function: String = "open"
   ) throws(FileFailure) -> Answer {
     try state.withLock { (_) throws(FileFailure) -> Answer in
       try socket.send(request.bytes)
@@ -60,7 +60,7 @@ package final class BrokerClient: FileOpening {
 
   /// Asks for what the program gave its broker to answer; nil when the broker is gone.
   package func ask(_ kind: UInt64, _ detail: UInt64 = 0) -> Int64? {
-    (try? ask(Request(.other, kind, detail), for: "an answer").value)
+    (try? ask(BrokerRequest(.other, kind, detail), for: "an answer").value)
   }
 
   // MARK: - Files
@@ -77,17 +77,17 @@ package final class BrokerClient: FileOpening {
     return opened
   }
 
-  private func request(for file: Inspected) -> Request? {
+  private func request(for file: Inspected) -> BrokerRequest? {
     func number(_ pid: Int32) -> UInt64 { UInt64(UInt32(bitPattern: pid)) }
     return switch file {
-    case .process(let file, let pid): Request(file.kind, number(pid))
-    case .children(let pid): Request(.children, number(pid))
-    case .namespaces(let pid): Request(.namespaces, number(pid))
-    case .userName(let uid): Request(.userName, UInt64(uid))
-    case .mapLimit: Request(.mapLimit)
-    case .host: Request(.host)
-    case .page(let index): Request(.page, UInt64(index))
-    case .named(let path): named.firstIndex(of: path).map { Request(.named, UInt64($0)) }
+    case .process(let file, let pid): BrokerRequest(file.kind, number(pid))
+    case .children(let pid): BrokerRequest(.children, number(pid))
+    case .namespaces(let pid): BrokerRequest(.namespaces, number(pid))
+    case .userName(let uid): BrokerRequest(.userName, UInt64(uid))
+    case .mapLimit: BrokerRequest(.mapLimit)
+    case .host: BrokerRequest(.host)
+    case .page(let index): BrokerRequest(.page, UInt64(index))
+    case .named(let path): named.firstIndex(of: path).map { BrokerRequest(.named, UInt64($0)) }
     }
   }
 
@@ -135,7 +135,7 @@ package final class BrokerClient: FileOpening {
   }
 
   package func search() throws(FileFailure) -> [StatsPageLocation] {
-    guard let answer = try ask(Request(.search), for: "the places of pages").takeFile() else {
+    guard let answer = try ask(BrokerRequest(.search), for: "the places of pages").takeFile() else {
       return []
     }
     let places = StatsPageLocation.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
@@ -160,7 +160,7 @@ package final class BrokerClient: FileOpening {
   }
 
   package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
-    let request = Request(.create, whole ? 1 : 0, name: try name(of: path))
+    let request = BrokerRequest(.create, whole ? 1 : 0, name: try name(of: path))
     guard let file = try ask(request, for: path, to: "create").takeFile() else {
       throw FileFailure(function: "create", path: path, errno: 9)
     }
@@ -176,20 +176,20 @@ package final class BrokerClient: FileOpening {
   }
 
   private func replace(with bytes: [UInt8], path: String) throws(FileFailure) {
-    guard let file = try ask(Request(.replace, 0), for: path, to: "replace").takeFile() else {
+    guard let file = try ask(BrokerRequest(.replace, 0), for: path, to: "replace").takeFile() else {
       throw FileFailure(function: "replace", path: path, errno: 9)
     }
     do throws(FileFailure) {
       try file.write(bytes)
       try file.synchronize()
     } catch {
-      _ = try? ask(Request(.replace, 2), for: path)
+      _ = try? ask(BrokerRequest(.replace, 2), for: path)
       throw error
     }
-    _ = try ask(Request(.replace, 1), for: path, to: "replace")
+    _ = try ask(BrokerRequest(.replace, 1), for: path, to: "replace")
   }
 
   package func finish(_ path: String, keeping: Bool) throws(FileFailure) {
-    _ = try ask(Request(.finish, keeping ? 1 : 0, name: name(of: path)), for: path)
+    _ = try ask(BrokerRequest(.finish, keeping ? 1 : 0, name: name(of: path)), for: path)
   }
 }

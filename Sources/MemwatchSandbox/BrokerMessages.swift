@@ -4,7 +4,7 @@
 internal import EnclaveSystem
 internal import MemwatchSystem
 
-struct Request: Equatable {
+struct BrokerRequest: Equatable {
   enum Kind: UInt8 {
     case stat = 1
     case status, limits, maps, smaps, cgroup
@@ -64,7 +64,7 @@ struct Request: Equatable {
 }
 
 extension ProcessFile {
-  var kind: Request.Kind { Request.Kind(rawValue: rawValue)! }
+  var kind: BrokerRequest.Kind { BrokerRequest.Kind(rawValue: rawValue)! }
 }
 
 extension StatsPageLocation {

@@ -78,7 +78,7 @@ package struct StatsPageLocation: Equatable, Sendable {
     case foreign(owner: UInt32)
     case failed(FileFailure)
   }
-  package struct Page: Equatable, Sendable {
+  package struct FoundPage: Equatable, Sendable {
     package var number: Int
     package var name: String
     package init(number: Int, name: String) {
@@ -88,7 +88,7 @@ package struct StatsPageLocation: Equatable, Sendable {
   }
   package var path: String
   package var outcome: Outcome
-  package var pages: [Page] = []
+  package var pages: [FoundPage] = []
   package init(path: String, outcome: Outcome) {
     self.path = path
     self.outcome = outcome

@@ -2,7 +2,7 @@
 
 /// The columns of a list, from the left.
 struct Columns {
-  struct Column {
+  struct Width {
     var width: Int
     var isNumber: Bool
   }
@@ -13,7 +13,7 @@ struct Columns {
   let width: Int
 
   /// A number ends at its column's edge: a text behind it needs more than one blank.
-  init(_ columns: [Column]) {
+  init(_ columns: [Width]) {
     var (at, starts) = (2, [Int]())
     for (index, column) in columns.enumerated() {
       if index > 0 { at += columns[index - 1].isNumber && !column.isNumber ? 2 : 1 }

@@ -6,7 +6,7 @@ extension Model {
   /// What identifies a label among those of all arenas.
   static func labelID(_ label: String, of arena: UInt64) -> String { "\(arena)/\(label)" }
 
-  private static let columns: [ListModel.Column] = [
+  private static let columns: [ListModel.ListColumn] = [
     .init(title: "LABEL", width: 16), .init(title: "LIVE", width: 7, isNumber: true),
     .init(title: "CHANGE", width: 7, isNumber: true, dropsAt: 5),
     .init(title: "SIZE", width: 14, isNumber: true, dropsAt: 4),

@@ -4,14 +4,14 @@ import MemwatchInspector
 
 /// A table that can be searched, filtered and sorted.
 package struct ListModel: Sendable {
-  package struct Column: Equatable, Sendable {
+  package struct ListColumn: Equatable, Sendable {
     package var title: String
     package var width: Int
     package var isNumber = false
     /// Columns go in this order where there is no room; 0 stays.
     package var dropsAt = 0
   }
-  package struct Cell: Equatable, Sendable {
+  package struct ListCell: Equatable, Sendable {
     package var text: String
     /// What it is sorted by; nil for the text.
     package var key: Double?
@@ -20,7 +20,7 @@ package struct ListModel: Sendable {
   package struct Row: Equatable, Sendable {
     /// Stays the same while rows come and go.
     package var id: String
-    package var cells: [Cell]
+    package var cells: [ListCell]
     /// What it is called, where its identity is no name.
     package var label: String?
     package var name: String { label ?? id }
@@ -37,7 +37,7 @@ package struct ListModel: Sendable {
   /// At the right of the title.
   package var note: String
   /// The first takes the room that the others leave.
-  package var columns: [Column]
+  package var columns: [ListColumn]
   package var rows: Rows
   /// How many rows there are without the filter.
   package var total = 0
@@ -172,7 +172,7 @@ extension Model {
     @Sendable func row(_ index: Int) -> ListModel.Row {
       let secret = all[index]
       let label = names[secret.labelIndex] ?? "?"
-      func age(_ ms: UInt64?) -> ListModel.Cell {
+      func age(_ ms: UInt64?) -> ListModel.ListCell {
         ms.map { .init(duration($0), Double($0)) } ?? .init("-")
       }
       return ListModel.Row(

@@ -274,7 +274,7 @@ package struct Model: Sendable {
   package var selectedRow: Int { arenas.firstIndex { $0.id == selectedArena } ?? 0 }
 
   /// What a sample need hold one by one for this view, and for a record.
-  package var detail: Inspector.Detail {
+  package var detail: Inspector.SampleDetail {
     if recording != nil { return .all }
     return switch view {
     case .secrets: .secrets

@@ -41,7 +41,7 @@ package struct ProcessSummary: Equatable, Sendable {
 }
 
 extension Renderer {
-  private struct Column {
+  private struct ProcessColumn {
     var title: String
     var width: Int
     var isNumber = false
@@ -49,28 +49,28 @@ extension Renderer {
     var text: (Publisher) -> String
   }
 
-  private var processColumns: [Column] {
+  private var processColumns: [ProcessColumn] {
     func summary(_ publisher: Publisher) -> ProcessSummary? { model.summaries[publisher.id] }
-    var columns: [Column] = [
-      Column(title: "PID", width: 8, isNumber: true) { $0.pid.map { "\($0)" } ?? "n/a" },
-      Column(title: "NAME", width: width < 60 ? 12 : 16) { $0.name.string },
-      Column(title: "VERDICT", width: 8, isVerdict: true) { verdict(of: $0).text },
+    var columns: [ProcessColumn] = [
+      ProcessColumn(title: "PID", width: 8, isNumber: true) { $0.pid.map { "\($0)" } ?? "n/a" },
+      ProcessColumn(title: "NAME", width: width < 60 ? 12 : 16) { $0.name.string },
+      ProcessColumn(title: "VERDICT", width: 8, isVerdict: true) { verdict(of: $0).text },
     ]
     if width >= 100 {
       columns.insert(
-        Column(title: "USER", width: 9) { Users.name($0.uid).string }, at: 2)
+        ProcessColumn(title: "USER", width: 9) { Users.name($0.uid).string }, at: 2)
       columns.insert(
-        Column(title: "AGE", width: 7, isNumber: true) {
+        ProcessColumn(title: "AGE", width: 7, isNumber: true) {
           duration(now > $0.createdAt ? now - $0.createdAt : 0)
         }, at: 3)
     }
     if width >= 60 {
       columns.append(
-        Column(title: "ARENAS", width: 6, isNumber: true) {
+        ProcessColumn(title: "ARENAS", width: 6, isNumber: true) {
           summary($0).map { grouped($0.arenas) } ?? "n/a"
         })
       columns.append(
-        Column(title: "LOCKED OF LIMIT", width: 18, isNumber: true) {
+        ProcessColumn(title: "LOCKED OF LIMIT", width: 18, isNumber: true) {
           summary($0)?.lockedText ?? "n/a"
         })
     }
@@ -79,7 +79,7 @@ extension Renderer {
     return columns
   }
 
-  private func place(_ columns: [Column]) -> Columns {
+  private func place(_ columns: [ProcessColumn]) -> Columns {
     Columns(columns.map { .init(width: $0.width, isNumber: $0.isNumber) })
   }
 

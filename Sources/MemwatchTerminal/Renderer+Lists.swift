@@ -83,7 +83,7 @@ extension Renderer {
   }
 
   mutating func drawCells(
-    _ columns: [(offset: Int, element: ListModel.Column)], row: Int, _ text: (Int) -> String
+    _ columns: [(offset: Int, element: ListModel.ListColumn)], row: Int, _ text: (Int) -> String
   ) {
     for ((index, column), at) in zip(columns, place(columns).starts) {
       let text = shown(text(index)).fitted(column.width)
@@ -95,7 +95,7 @@ extension Renderer {
     }
   }
 
-  private func place(_ columns: [(offset: Int, element: ListModel.Column)]) -> Columns {
+  private func place(_ columns: [(offset: Int, element: ListModel.ListColumn)]) -> Columns {
     Columns(columns.map { .init(width: $0.element.width, isNumber: $0.element.isNumber) })
   }
 }

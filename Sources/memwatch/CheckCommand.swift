@@ -100,9 +100,9 @@ struct Check: ConfinedCommand {
 struct Watchdog {
   let requirements: [Requirement]
   /// What was broken, the first time that it was seen.
-  private(set) var broken: [Outcome] = []
+  private(set) var broken: [CheckOutcome] = []
   /// What could not be known at the last look, or had not come about.
-  private var open: [Outcome] = []
+  private var open: [CheckOutcome] = []
   private var held: Set<String> = []
 
   init(_ requirements: [Requirement]) { self.requirements = requirements }

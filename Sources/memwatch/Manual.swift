@@ -15,18 +15,18 @@ struct Manual: ParsableCommand {
 
   /// What the argument parser tells of a command.
   struct Help: Decodable {
-    var command: Command
+    var command: CommandHelp
 
-    struct Command: Decodable {
+    struct CommandHelp: Decodable {
       var commandName: String
       var abstract: String?
       var discussion: String?
       var shouldDisplay: Bool?
-      var arguments: [Argument]?
-      var subcommands: [Command]?
+      var arguments: [ArgumentHelp]?
+      var subcommands: [CommandHelp]?
     }
 
-    struct Argument: Decodable {
+    struct ArgumentHelp: Decodable {
       struct Name: Decodable {
         var kind: String
         var name: String
@@ -43,7 +43,7 @@ struct Manual: ParsableCommand {
 
   // MARK: - mdoc(7)
 
-  static func page(_ command: Help.Command) -> String {
+  static func page(_ command: Help.CommandHelp) -> String {
     var lines = [
       ".\\\" Made by `memwatch manual`.", ".Dd November 2026", ".Dt MEMWATCH 1", ".Os", ".Sh NAME",
       ".Nm memwatch", ".Nd shows the locked memory of a running process", ".Sh SYNOPSIS",
@@ -87,18 +87,18 @@ struct Manual: ParsableCommand {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  private static func isCommon(_ argument: Help.Argument) -> Bool {
+  private static func isCommon(_ argument: Help.ArgumentHelp) -> Bool {
     argument.names?.contains { $0.name == "help" || $0.name == "version" } ?? false
   }
 
-  private static func synopsis(_ command: Help.Command) -> [String] {
+  private static func synopsis(_ command: Help.CommandHelp) -> [String] {
     (command.arguments ?? []).filter { $0.shouldDisplay && !isCommon($0) }.map { argument in
       let form = form(argument) + (argument.isRepeating ? " ..." : "")
       return argument.isOptional ? ".Op " + form : "." + form
     }
   }
 
-  private static func form(_ argument: Help.Argument) -> String {
+  private static func form(_ argument: Help.ArgumentHelp) -> String {
     let value = argument.valueName ?? "value"
     guard let names = argument.names else { return "Ar \(value)" }
     let flags = names.map { $0.kind == "long" ? "Fl -\($0.name)" : "Fl \($0.name)" }

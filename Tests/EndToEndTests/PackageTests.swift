@@ -77,23 +77,47 @@ import Testing
     }
   }
 
-  /// One word, one type: no two top-level types of the package share a name.
-  @Test func topLevelTypeNamesAreUnique() throws {
+  /// The names of types in Sources and where they are declared: outermost ones, and nested ones.
+  private func typeNames() throws -> (outer: [String: [String]], nested: [String: [String]]) {
     let declaration =
-      /^(?:@\w+(?:\([^)]*\))? |[a-z]+ )*?(?:struct|class|enum|actor|protocol|typealias) (\w+)/
+      /^( *)(?:@\w+(?:\([^)]*\))? |[a-z]+ )*?(?:struct|class|enum|actor|protocol|typealias) (\w+)/
     let sources = Programs.package.appending(path: "Sources")
-    var files: [String: [String]] = [:]
+    var (outer, nested): ([String: [String]], [String: [String]]) = ([:], [:])
     let all = try #require(
       FileManager.default.enumerator(at: sources, includingPropertiesForKeys: nil))
     for case let file as URL in all where file.pathExtension == "swift" {
+      // What stands within #if or a function is indented too: it counts as nested.
       for line in try String(contentsOf: file, encoding: .utf8).split(separator: "\n") {
         guard let match = line.prefixMatch(of: declaration) else { continue }
-        files[String(match.1), default: []].append(file.lastPathComponent)
+        let name = String(match.2)
+        if match.1.isEmpty {
+          outer[name, default: []].append(file.lastPathComponent)
+        } else {
+          nested[name, default: []].append(file.lastPathComponent)
+        }
       }
     }
-    #expect(files["Arena"] != nil && files["Snapshot"] != nil, "the search found no types")
-    for (name, places) in files where places.count > 1 {
+    #expect(outer["Arena"] != nil && outer["Snapshot"] != nil, "the search found no types")
+    return (outer, nested)
+  }
+
+  /// One word, one type: no two top-level types of the package share a name.
+  @Test func topLevelTypeNamesAreUnique() throws {
+    for (name, places) in try typeNames().outer where places.count > 1 {
       Issue.record("\(name) is declared in \(places.joined(separator: " and "))")
+    }
+  }
+
+  /// A nested type may repeat a general word, and no word of what this package is about.
+  @Test func nestedTypeNamesAreGeneralOrUnique() throws {
+    let general: Set = [
+      "Box", "Call", "CodingKeys", "End", "Entry", "Failure", "Key", "Kind", "Options", "State",
+      "Statistics", "Word",
+    ]
+    let (outer, nested) = try typeNames()
+    for (name, places) in nested where !general.contains(name) {
+      let all = places + (outer[name] ?? [])
+      if all.count > 1 { Issue.record("\(name) is declared in \(all.joined(separator: " and "))") }
     }
   }
 

@@ -157,7 +157,7 @@ private struct Case {
       let metric = try #require(
         Metric.all.first { $0.name == "memwatch_" + name }, "\(field.name): no metric \(name)")
       #expect((metric.kind == .counter) == (field.field.kind == .counter), "\(name)")
-      #expect(metric.aggregation.rawValue == field.field.aggregation?.rawValue, "\(name)")
+      #expect(metric.aggregation.rawValue == field.field.merging?.rawValue, "\(name)")
       let unit: String? =
         switch field.field.unit {
         case .none: nil

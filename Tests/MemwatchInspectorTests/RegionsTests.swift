@@ -78,7 +78,7 @@ import Testing
     #expect(regions.all.map(\.start) == [0x7f00_0000_1000, 0x7f00_0000_3000])
     #expect(regions.all.map(\.end) == [0x7f00_0000_3000, 0x7f00_0000_4000])
     #expect(regions.all[0].swappedKiB == 12 && !regions.all[0].flags.contains(.readable))
-    let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0000_4000, isLocked: true)
+    let chunk = ArenaClaim.ClaimedChunk(data: 0x7f00_0000_1000..<0x7f00_0000_4000, isLocked: true)
     #expect(regions.bytes(in: chunk.data) { _ in true } == 0x3000)
     let claim = ArenaClaim(chunks: [chunk], key: .max)
     let kinds = Comparison(pid: 1, claims: [claim], regions: regions).findings.map(\.kind)
@@ -191,17 +191,19 @@ import Testing
 
   /// A page may say that chunks overlap; they cannot.
   @Test func overlappingChunksAreNotLookedAt() {
-    func chunk(_ range: Range<UInt64>) -> ArenaClaim.Chunk { .init(data: range, isLocked: true) }
+    func chunk(_ range: Range<UInt64>) -> ArenaClaim.ClaimedChunk {
+      .init(data: range, isLocked: true)
+    }
     let (first, second) = (chunk(0x10000..<0x20000), chunk(0x20000..<0x30000))
     let (same, across) = (chunk(0x10000..<0x18000), chunk(0x1f000..<0x21000))
-    #expect(ArenaClaim.Chunk.apart([second, first]) == [first, second])
-    #expect(ArenaClaim.Chunk.apart([first, across, second]).contains(across) == false)
-    #expect(ArenaClaim.Chunk.apart([first, same]).count == 1)
+    #expect(ArenaClaim.ClaimedChunk.apart([second, first]) == [first, second])
+    #expect(ArenaClaim.ClaimedChunk.apart([first, across, second]).contains(across) == false)
+    #expect(ArenaClaim.ClaimedChunk.apart([first, same]).count == 1)
   }
 
   /// Pages in swap, which no test can bring about everywhere.
   @Test func swappedPagesAreAProblem() {
-    let chunk = ArenaClaim.Chunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)
+    let chunk = ArenaClaim.ClaimedChunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)
     let claim = ArenaClaim(chunks: [chunk], key: 3)
     let findings = Comparison(pid: 1, claims: [claim], regions: Regions(text: Self.text)).findings
     #expect(findings.map(\.kind) == [.swapped])
@@ -213,14 +215,14 @@ import Testing
   }
 }
 
-extension ArenaClaim.Chunk {
+extension ArenaClaim.ClaimedChunk {
   fileprivate init(data: Range<UInt64>, isLocked: Bool) {
     self.init(data: data, guardBytes: 4096, isLocked: isLocked)
   }
 }
 
 extension ArenaClaim {
-  fileprivate init(chunks: Set<Chunk>, key: UInt64) {
+  fileprivate init(chunks: Set<ClaimedChunk>, key: UInt64) {
     self.init(
       id: 1, name: SafeText("a"), gate: .key, key: key, seal: .open, fork: .zeros,
       dump: .excluded, backing: .anonymous, lockedBytes: 0x40000, mappedBytes: 0x40000,

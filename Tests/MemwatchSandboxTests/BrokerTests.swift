@@ -11,10 +11,10 @@ import Testing
 @Suite struct BrokerTests {
   @Test func requestsSurviveTheWire() throws {
     for request in [
-      Request(.smaps, 4711), Request(.finish, 1, 0, name: "snapshot ü.txt"),
-      Request(.other, .max, 1 << 63),
+      BrokerRequest(.smaps, 4711), BrokerRequest(.finish, 1, 0, name: "snapshot ü.txt"),
+      BrokerRequest(.other, .max, 1 << 63),
     ] {
-      #expect(Request(request.bytes[...]) == request)
+      #expect(BrokerRequest(request.bytes[...]) == request)
     }
   }
 
@@ -25,7 +25,7 @@ import Testing
       String(repeating: "x", count: 256),
     ])
   func namesThatLeadOutAreRefused(name: String) {
-    #expect(Request(Request(.create, 1, 0, name: name).bytes[...]) == nil)
+    #expect(BrokerRequest(BrokerRequest(.create, 1, 0, name: name).bytes[...]) == nil)
   }
 
   @Test func anythingThatIsNoRequestIsRefused() {
@@ -33,13 +33,13 @@ import Testing
     var taken = 0
     for length in 0...400 {
       let bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &seed) }
-      guard let request = Request(bytes[...]) else { continue }
+      guard let request = BrokerRequest(bytes[...]) else { continue }
       taken += 1
       #expect(!request.name.contains("/") && !request.name.hasPrefix("."))
     }
     // Seventeen bytes of a known kind without a name are a request, whatever the numbers.
-    #expect(Request([99] + [UInt8](repeating: 0, count: 16)) == nil)
-    #expect(Request([2] + [UInt8](repeating: 255, count: 16)) != nil)
+    #expect(BrokerRequest([99] + [UInt8](repeating: 0, count: 16)) == nil)
+    #expect(BrokerRequest([2] + [UInt8](repeating: 255, count: 16)) != nil)
     #expect(taken < 400)
   }
 
@@ -86,14 +86,14 @@ import Testing
   }
 
   static func message(_ kind: UInt8, _ first: UInt64 = 0, name: String = "") -> [UInt8] {
-    [kind] + Request.little(first) + Request.little(0) + Array(name.utf8)
+    [kind] + BrokerRequest.little(first) + BrokerRequest.little(0) + Array(name.utf8)
   }
 
   /// What has no number here is refused, whatever else the message says: nothing is opened or made.
   @Test(arguments: [UInt64(0), 1, UInt64(getpid()), .max])
   func unknownKindsAreRefused(first: UInt64) throws {
     let driven = try Driven(named: ["/etc/hostname"])
-    let unknown = (UInt8.min...UInt8.max).filter { Request.Kind(rawValue: $0) == nil }
+    let unknown = (UInt8.min...UInt8.max).filter { BrokerRequest.Kind(rawValue: $0) == nil }
     #expect(unknown.contains(0) && unknown.contains(200) && unknown.contains(255))
     for kind in unknown {
       for name in ["", "taken.txt", "/etc/passwd"] {
@@ -107,7 +107,7 @@ import Testing
   /// A name belongs to new files, and to nothing else.
   @Test func namesComeWithNewFilesOnly() throws {
     let driven = try Driven(named: ["/dev/null"])
-    for kind in (UInt8.min...UInt8.max).compactMap({ Request.Kind(rawValue: $0) }) {
+    for kind in (UInt8.min...UInt8.max).compactMap({ BrokerRequest.Kind(rawValue: $0) }) {
       let first: UInt64 = kind == .named ? 0 : UInt64(getpid())
       let name = kind.takesName ? "" : "taken.txt"
       let answer = try driven.answer(to: Self.message(kind.rawValue, first, name: name))
@@ -115,25 +115,26 @@ import Testing
     }
     #expect(driven.files.isEmpty)
     // The same driver, asking properly: what is refused above is refused for its own sake.
-    let named = try driven.answer(to: Self.message(Request.Kind.named.rawValue))
+    let named = try driven.answer(to: Self.message(BrokerRequest.Kind.named.rawValue))
     #expect(named.value == 0 && named.hasFile)
-    let made = try driven.answer(to: Self.message(Request.Kind.create.rawValue, name: "new.txt"))
+    let made = try driven.answer(
+      to: Self.message(BrokerRequest.Kind.create.rawValue, name: "new.txt"))
     #expect(made.value == 0 && made.hasFile && driven.files == ["new.txt"])
-    #expect(try driven.answer(to: Self.message(Request.Kind.other.rawValue)).value == 4711)
+    #expect(try driven.answer(to: Self.message(BrokerRequest.Kind.other.rawValue)).value == 4711)
   }
 
   /// Messages of any length, and numbers that are none of a process, page or name.
   @Test func brokenMessagesAreRefused() throws {
     let driven = try Driven(named: ["/dev/null"])
     for length in 1...400 where length != 17 {
-      for kind in [Request.Kind.stat, .host, .search, .other, .named] {
+      for kind in [BrokerRequest.Kind.stat, .host, .search, .other, .named] {
         let bytes = [kind.rawValue] + [UInt8](repeating: 0x41, count: length - 1)
         let answer = try driven.answer(to: bytes)
         #expect(answer.value == -Int64(EINVAL) && !answer.hasFile, "\(kind), \(length) bytes")
       }
     }
     for (kind, first) in [
-      (Request.Kind.stat, UInt64(0)), (.maps, 1 << 32), (.smaps, .max), (.userName, 1 << 32),
+      (BrokerRequest.Kind.stat, UInt64(0)), (.maps, 1 << 32), (.smaps, .max), (.userName, 1 << 32),
       (.named, 1), (.named, .max), (.page, .max),
     ] {
       let answer = try driven.answer(to: Self.message(kind.rawValue, first))
@@ -146,7 +147,7 @@ import Testing
   /// unfinished one goes.
   @Test func aNameThatIsTakenMeanwhileIsKept() throws {
     let driven = try Driven()
-    let (create, finish) = (Request.Kind.create.rawValue, Request.Kind.finish.rawValue)
+    let (create, finish) = (BrokerRequest.Kind.create.rawValue, BrokerRequest.Kind.finish.rawValue)
     let made = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
     #expect(made.value == 0 && made.hasFile)
     #expect(driven.files.count == 1 && driven.files[0].hasPrefix(".new.txt."))

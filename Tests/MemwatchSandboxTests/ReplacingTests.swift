@@ -12,7 +12,7 @@ import Testing
   private typealias Driven = BrokerTests.Driven
 
   private static func replace(_ step: UInt64) -> [UInt8] {
-    BrokerTests.message(Request.Kind.replace.rawValue, step)
+    BrokerTests.message(BrokerRequest.Kind.replace.rawValue, step)
   }
 
   private func text(_ driven: Driven, _ name: String) throws -> String {
@@ -56,7 +56,7 @@ import Testing
       #expect(try driven.answer(to: Self.replace(step)).value == -Int64(EINVAL))
     }
     for name in others + ["memwatch.prom", "new.prom", "../x"] {
-      for kind in [Request.Kind.replace, .create, .finish] {
+      for kind in [BrokerRequest.Kind.replace, .create, .finish] {
         for first in [UInt64(0), 1, 2] {
           let message = BrokerTests.message(kind.rawValue, first, name: name)
           let answer = try driven.answer(to: message)
@@ -94,7 +94,8 @@ import Testing
       let driven = try Driven(replacing: replaced, at: directory.appending(path: component))
       let message =
         replaced == nil
-        ? BrokerTests.message(Request.Kind.create.rawValue, 1, name: "new.txt") : Self.replace(0)
+        ? BrokerTests.message(BrokerRequest.Kind.create.rawValue, 1, name: "new.txt")
+        : Self.replace(0)
       #expect(try driven.answer(to: message).value == -Int64(errno))
     }
   }

@@ -4,12 +4,12 @@ import EnclaveStats
 
 /// The counts of a vault as they are now.
 package struct VaultReport: Sendable {
-  package enum Cipher: UInt64, Sendable {
+  package enum Algorithm: UInt64, Sendable {
     case aes256gcm = 1
     case xchacha20poly1305 = 2
   }
 
-  package var cipher: Cipher
+  package var cipher: Algorithm
   package var epoch: UInt64
   package var entries: Int
   package var bytes: Int
@@ -25,7 +25,7 @@ package struct VaultReport: Sendable {
   package var streamBytes: Int
 
   package init(
-    cipher: Cipher, epoch: UInt64, entries: Int, bytes: Int, entriesOfOldEpoch: Int,
+    cipher: Algorithm, epoch: UInt64, entries: Int, bytes: Int, entriesOfOldEpoch: Int,
     encryptions: UInt64, decryptions: UInt64, failures: UInt64, rotations: UInt64,
     failedRotations: UInt64, lastRotatedAtMs: UInt64?, streams: Int, streamChunks: Int,
     streamBytes: Int

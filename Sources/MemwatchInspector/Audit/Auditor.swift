@@ -135,7 +135,7 @@ struct Auditor {
       audit.reason =
         "\(counted(unlisted, "arena")) with chunks that are not listed, or came and went: n/a"
     }
-    if unlisted > 0, !after.chunks.contains(where: { ArenaClaim.Chunk($0) != nil }) {
+    if unlisted > 0, !after.chunks.contains(where: { ArenaClaim.ClaimedChunk($0) != nil }) {
       audit.scope = .totals
       audit.reason = "the page gives no addresses (the process is not dumpable, or withholds them)"
       return Comparison.totals(

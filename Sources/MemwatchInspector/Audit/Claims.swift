@@ -4,7 +4,7 @@ import EnclaveStats
 
 /// The claims of one arena, as words of the page.
 struct ArenaClaim: Equatable {
-  struct Chunk: Hashable {
+  struct ClaimedChunk: Hashable {
     let data: Range<UInt64>
     let guardBytes: UInt64
     let isLocked: Bool
@@ -33,7 +33,7 @@ struct ArenaClaim: Equatable {
   let lockedBytes: UInt64
   let mappedBytes: UInt64
   let activity: Activity
-  var chunks: Set<Chunk> = []
+  var chunks: Set<ClaimedChunk> = []
   /// The page lists all of its chunks, with their addresses.
   let isWhole: Bool
 
@@ -52,11 +52,11 @@ extension ArenaClaim {
   /// Everything that a page claims; numbers that make no sense are left out.
   static func all(in image: StatsPageImage) -> [ArenaClaim] {
     var chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
-    let apart = Chunk.apart(image.chunks.compactMap(Chunk.init))
+    let apart = ClaimedChunk.apart(image.chunks.compactMap(ClaimedChunk.init))
     return image.arenas.map { record in
       // The first of those that say to be the same one has them.
       let listed = chunks.removeValue(forKey: record[.id]) ?? []
-      let usable = listed.compactMap(Chunk.init).filter { apart.contains($0) }
+      let usable = listed.compactMap(ClaimedChunk.init).filter { apart.contains($0) }
       return ArenaClaim(
         id: record[.id], name: record.safeText(at: .name, length: record[.nameLength]),
         gate: GateCode(rawValue: record[.gate]), key: record[.keyNumber],
@@ -75,7 +75,7 @@ extension ArenaClaim {
   }
 }
 
-extension ArenaClaim.Chunk {
+extension ArenaClaim.ClaimedChunk {
   /// Those that lie behind each other. Chunks do not overlap: a page that says so would only have
   /// every mapping looked at for each of them.
   static func apart(_ all: [Self]) -> Set<Self> {

@@ -34,7 +34,7 @@ struct Comparison {
 
   private mutating func compare(_ claim: ArenaClaim) {
     let chunks = claim.chunks
-    func sum(_ bytes: (ArenaClaim.Chunk) -> UInt64) -> UInt64 {
+    func sum(_ bytes: (ArenaClaim.ClaimedChunk) -> UInt64) -> UInt64 {
       saturatingSum(chunks.map(bytes))
     }
     /// How much of all data is in regions without a flag.

@@ -18,7 +18,7 @@ package struct Survey: Equatable, Sendable {
     case file = "mapped file"
     case unknown
   }
-  package struct Group: Equatable, Sendable {
+  package struct OwnerGroup: Equatable, Sendable {
     package var owner: Owner
     package var regions = 0
     package var bytes: UInt64 = 0
@@ -37,7 +37,7 @@ package struct Survey: Equatable, Sendable {
   /// What of VmLck no mapping explains; nil where it is not known.
   package var unexplainedBytes: UInt64?
   package var regionCount: Int
-  package var groups: [Group]
+  package var groups: [OwnerGroup]
 
   package enum Failure: Error {
     case denied
@@ -66,13 +66,13 @@ package struct Survey: Equatable, Sendable {
     regionCount = regions.all.count
     unexplainedBytes = lockedBytes.map { Self.unexplained($0, regions) }
     let isGo = Self.hasGoHeap(regions.all)
-    var found: [Owner: Group] = [:]
+    var found: [Owner: OwnerGroup] = [:]
     for index in regions.all.indices {
       let region = regions.all[index]
       guard Self.isOfInterest(region) else { continue }
       let neighbours = Neighbours(regions.all, index)
       let owner = Self.owner(region, neighbours, isGo: isGo, regions.libraries)
-      var group = found[owner] ?? Group(owner: owner, firstAddress: region.start)
+      var group = found[owner] ?? OwnerGroup(owner: owner, firstAddress: region.start)
       let (size, flags) = (region.byteCount, region.flags)
       group.regions += 1
       group.bytes += size
@@ -203,7 +203,7 @@ package struct Survey: Equatable, Sendable {
   }
 }
 
-extension Survey.Group {
+extension Survey.OwnerGroup {
   /// What these regions lack, in words; empty where there is nothing to say.
   package var lacks: [String] {
     var parts: [String] = []
