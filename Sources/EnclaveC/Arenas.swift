@@ -173,14 +173,16 @@ public func enclave_arena_statistics(
 ) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
+  // The first edition's ended before `idle_bytes`.
+  let least = MemoryLayout<enclave_statistics>.offset(of: \.idle_bytes)!
   guard let statistics = unsafe statistics,
-    unsafe statistics.pointee.struct_size >= MemoryLayout<enclave_statistics>.size
+    case let size = unsafe statistics.pointee.struct_size, size >= least
   else { return failedArgument("statistics.struct_size is not sizeof(enclave_statistics)") }
   return unsafe withArena(arena) { arena throws(EnclaveError) in
     if arena.reference.isInherited { throw .inheritedByFork }
     let now = arena.statistics
-    unsafe statistics.pointee = enclave_statistics(
-      struct_size: MemoryLayout<enclave_statistics>.size,
+    var told = enclave_statistics(
+      struct_size: min(size, MemoryLayout<enclave_statistics>.size),
       secret_count: UInt64(now.secretCount), bytes_in_use: UInt64(now.bytesInUse),
       bytes_mapped: UInt64(now.bytesMapped), bytes_locked: UInt64(now.bytesLocked),
       open_windows: UInt64(now.openWindows), separate_pages: UInt64(now.separatePages),
@@ -189,7 +191,21 @@ public func enclave_arena_statistics(
       failed_locks: now.failedLocks,
       failed_opens: now.failedOpens, failed_allocations: now.failedAllocations,
       corruptions: now.corruptions, protection_key: Int32(now.protectionKey ?? -1),
-      is_frozen: now.isFrozen, is_sealed: now.isSealed)
+      is_frozen: now.isFrozen, is_sealed: now.isSealed, idle_bytes: UInt64(now.idleBytes))
+    unsafe UnsafeMutableRawPointer(statistics).copyMemory(
+      from: &told, byteCount: told.struct_size)
+  }
+}
+
+@c @implementation
+public func enclave_arena_trim(
+  _ arena: OpaquePointer?, _ givenBack: UnsafeMutablePointer<Int>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return unsafe withArena(arena) { arena throws(EnclaveError) in
+    let byteCount = try arena.trim()
+    unsafe givenBack?.pointee = byteCount
   }
 }
 

@@ -102,6 +102,10 @@ extension ArenaWord {
       .gauge(
         .none, .sum, "… and of chunks in one piece; both are 0 from older libraries",
         document: "mergedPages", statistic: "mergedPages")
+    case .idleBytes:
+      .gauge(
+        .bytes, .sum, "mapped, and of chunks that hold no secret; 0 from older libraries",
+        document: "idleBytes", statistic: "idleBytes")
     case .sizeClasses: .gauge(.none, .sum, "16 words: live + free << 32", document: "sizes")
     }
   }

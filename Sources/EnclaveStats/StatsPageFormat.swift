@@ -165,6 +165,7 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case lockLimitSoft = 54
   case separatePages = 55
   case mergedPages = 56
+  case idleBytes = 57
   case sizeClasses = 64
 }
 

@@ -43,6 +43,8 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var bytesInUse: UInt64?
   package var bytesLocked: UInt64?
   package var bytesMapped: UInt64?
+  /// Of the mapped bytes, those of chunks that hold no secret.
+  package var idleBytes: UInt64?
   package var chunkCount: UInt64?
   package var mapsUsed: UInt64?
   /// Pages of slabs that are mappings of their own, and of chunks in one piece; nil but under a page

@@ -44,7 +44,7 @@ extension SnapshotBuilder {
     memlock.nextChunk = arenas.filter { $0.lockPolicy != .off }.compactMap(\.nextChunkBytes).max()
     if let next = memlock.nextChunk {
       memlock.nextChunkFits =
-        memlock.binds == .no ? true : memlock.headroom.map { $0 >= next }
+        memlock.binds == .no ? true : memlock.room(arenas).map { $0 >= next }
     }
     return memlock
   }
@@ -91,5 +91,19 @@ extension SnapshotBuilder {
       }
     }
     return nil
+  }
+}
+
+extension Memlock {
+  /// What a next chunk can have: what can still be locked, and what is locked and idle, which is given
+  /// back when a lock is refused. nil as `headroom`.
+  func room(_ arenas: [ArenaSnapshot]) -> UInt64? {
+    headroom.map { headroom in
+      saturatingSum(
+        [headroom]
+          + arenas.filter { $0.sealState == .open }.map {
+            min($0.idleBytes ?? 0, $0.bytesLocked ?? 0)
+          })
+    }
   }
 }

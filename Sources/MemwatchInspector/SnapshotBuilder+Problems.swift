@@ -88,8 +88,8 @@ extension SnapshotBuilder {
                 ? "it holds no secret now, and the next one could reach swap"
                 : "these pages can reach swap"),
             fix: fix, keep: keep))
-      } else if let next = arena.nextChunk(over: memlock.headroom),
-        let headroom = memlock.headroom
+      } else if let headroom = memlock.room(snapshot.arenas),
+        let next = arena.nextChunk(over: headroom)
       {
         problems.append(
           Problem(

@@ -72,6 +72,7 @@ extension SnapshotBuilder {
     arena.bytesInUse = number(record[.bytesInUse])
     arena.bytesLocked = number(record[.bytesLocked])
     arena.bytesMapped = number(record[.bytesMapped])
+    arena.idleBytes = number(record[.idleBytes])
     arena.chunkCount = number(record[.chunkCount])
     arena.mapsUsed = number(record[.mapsUsed])
     let (separate, merged) = (number(record[.separatePages]), number(record[.mergedPages]))

@@ -10,7 +10,8 @@ extension SnapshotBuilder {
     else { return (nil, nil) }
     let unlocked = snapshot.arenas.filter { $0.isNotFullyLocked && $0.secretCount != 0 }
     // Every chunk must be locked; a next one fits where the largest does.
-    let next = snapshot.arenas.compactMap { $0.nextChunk(over: memlock.headroom) }.max()
+    let room = memlock.room(snapshot.arenas)
+    let next = snapshot.arenas.compactMap { $0.nextChunk(over: room) }.max()
     let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])
     guard missing > 0, missing < 1 << 49 else { return (nil, nil) }
     // The next power of two that holds what is locked, what is missing, and as much again.

@@ -38,7 +38,8 @@ extension Model {
         title: "Locked",
         text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
-          + "\(count(arena.chunkCount)) chunks, peak \(size(arena.peakBytesLocked))"),
+          + "\(count(arena.chunkCount)) chunks, idle \(size(arena.idleBytes)), peak "
+          + "\(size(arena.peakBytesLocked))"),
       Detail(
         title: "Secrets",
         text: "\(count(arena.secretCount)), peak \(count(arena.peakSecretCount))   in use "
@@ -94,7 +95,8 @@ extension Model {
         title: "Lock",
         text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
-          + "\(count(arena.chunkCount)) chunks; peak \(size(arena.peakBytesLocked))")
+          + "\(count(arena.chunkCount)) chunks; idle \(size(arena.idleBytes)), peak "
+          + "\(size(arena.peakBytesLocked))")
     ]
   }
 

@@ -3,6 +3,7 @@
 
 #include <enclave.h>
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,30 @@ static int with(enclave_gate gate, enclave_layout layout) {
   EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
   EXPECT(statistics.secret_count == 1 && statistics.bytes_in_use == 301);
   EXPECT(statistics.open_windows == 0 && statistics.corruptions == 0 && !statistics.is_frozen);
+  EXPECT(statistics.struct_size == sizeof statistics);
+  uint64_t pages = statistics.separate_pages + statistics.merged_pages;
+  if (gate == ENCLAVE_GATE_PAGES) EXPECT(pages == statistics.bytes_mapped / 4096);
+  if (gate == ENCLAVE_GATE_NONE) EXPECT(pages == 0);
+  // What was compiled when there was less to tell gets no more than it has room for.
+  memset(&statistics, 0x55, sizeof statistics);
+  statistics.struct_size = offsetof(enclave_statistics, idle_bytes);
+  EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
+  EXPECT(statistics.struct_size == offsetof(enclave_statistics, idle_bytes));
+  EXPECT(statistics.secret_count == 1 && statistics.idle_bytes == 0x5555555555555555);
+  statistics.struct_size--;
+  EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_ERROR_ARGUMENT);
+  // Pages of a large secret's own wait for the next, until they are asked for.
+  size_t given = 1;
+  EXPECT(enclave_arena_trim(arena, NULL) == ENCLAVE_OK);
+  EXPECT(enclave_arena_trim(arena, &given) == ENCLAVE_OK && given == 0);
+  EXPECT(enclave_free(enclave_malloc(arena, 100000)) == ENCLAVE_OK);
+  statistics.struct_size = sizeof statistics;
+  EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
+  // (Not where they could not be locked.)
+  size_t idle = (size_t)statistics.idle_bytes;
+  EXPECT((idle == 102400 || idle == 0) && statistics.bytes_in_use == 301);
+  EXPECT(enclave_arena_trim(arena, &given) == ENCLAVE_OK && given == idle);
+  EXPECT(enclave_arena_trim(NULL, &given) == ENCLAVE_ERROR_ARGUMENT);
   size_t wrong = 9, called = 0;
   EXPECT(enclave_arena_check(arena, count_one, &called, &wrong) == ENCLAVE_OK);
   EXPECT(wrong == 0 && called == 0);

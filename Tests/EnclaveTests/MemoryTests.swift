@@ -87,9 +87,12 @@ private struct Steps: RandomNumberGenerator {
       var secret = try arena.allocate(byteCount: byteCount)
       try fill(&secret)
       try secret.destroy()
-      #expect(arena.statistics.bytesMapped <= (pages <= 16 ? pages * 4096 : 0))
+      #expect(arena.statistics.bytesMapped == (pages <= 512 ? pages * 4096 : 0))
+      #expect(arena.statistics.idleBytes == arena.statistics.bytesMapped)
       #expect(try arena.check().isEmpty)
     }
+    try arena.trim()
+    #expect(arena.statistics.bytesMapped == 0)
   }
 
   @Test func manyIsolatedSecretsReturnTheirPages() throws {

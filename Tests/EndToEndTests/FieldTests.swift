@@ -314,6 +314,35 @@ struct FieldTests {
     }
   }
 
+  /// Memory that holds nothing is told apart, and needs no lock: it is no problem.
+  @Test func idleMemoryIsNoProblem() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, path) = try publishing(
+      scratch, prefix: withoutLockCapability(soft: 65536, hard: 65536),
+      "arena a alpha slab preferred none", "alloc a 1 100", "alloc a 2 28000")
+    func alpha() throws -> [String: Any] {
+      (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
+    }
+    try eventually("16 and 28 KiB are locked, and as much is not") {
+      let arena = try alpha()
+      return arena["lockState"] as? String == "partial" && arena["state"] as? String == "PROBLEM"
+        && arena["idleBytes"] as? Int == 0
+    }
+    try peer.send("free a 1")
+    try eventually("what is not locked is idle") {
+      let arena = try alpha()
+      return arena["lockState"] as? String == "locked" && arena["idleBytes"] as? Int == 28672
+    }
+    let arena = try alpha()
+    expect(
+      arena, ["bytesMapped": 73728, "bytesLocked": 45056, "bytesInUse": 28100], "alpha")
+    #expect(arena["state"] as? String != "PROBLEM" && arena["state"] as? String != "DIFFERS")
+    #expect((arena["lock"] as! [String: Any])["bytesMissing"] as? Int == 0)
+    // It serves the next secret, and is one again.
+    try peer.send("alloc a 1 28000")
+    try eventually("it is used again") { try alpha()["lockState"] as? String == "partial" }
+  }
+
   /// Publishing that starts while there are secrets, windows and failures shows them all.
   @Test func aLateStartShowsEverything() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -427,14 +456,14 @@ struct FieldTests {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, path) = try publishing(
       scratch, "arena a alpha slab preferred pages", "alloc a 50 40",
-      "arena b bravo isolated preferred pages", "alloc b 1 100000")
+      "arena b bravo isolated preferred pages", "alloc b 1 3000000")
     func counts() throws -> [Int] {
       let tables = try page(path)["tables"] as! [String: Any]
       return ["arena", "label", "chunk", "secret"].map { (tables[$0] as! [Any]).count }
     }
     #expect(try counts() == [2, 6, 2, 51])
     try peer.send("free b 1")
-    #expect(try counts() == [2, 6, 1, 50], "large pages go at once")
+    #expect(try counts() == [2, 6, 1, 50], "more than may be kept goes at once")
     try peer.send("destroy a")
     #expect(try counts() == [1, 1, 0, 0])
   }

@@ -271,7 +271,7 @@ struct TruthTests {
           "labels", "chunks",
         ]
       ),
-      ("free b 1", ["secretCount", "bytesInUse", "frees", "labels", "chunks"]),
+      ("free b 1", ["secretCount", "bytesInUse", "idleBytes", "frees", "labels", "chunks"]),
       ("touch a 3", ["opens", "labels"]),
       ("hold b", ["opens", "openWindows", "protectionState", "labels", "chunks"]),
       ("release", ["openWindows", "protectionState", "labels", "chunks"]),

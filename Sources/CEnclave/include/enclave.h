@@ -182,14 +182,20 @@ enclave_status enclave_arena_seal(enclave_arena *arena);
  * or a secret of it while it is released for the last time. */
 enclave_status enclave_arena_destroy(enclave_arena *arena, uint32_t wait_milliseconds);
 
+/* Gives memory that holds no secret back to the system, and its lock with it; how many bytes goes into
+ * `given_back`, which may be NULL. A frozen arena has none to give. */
+enclave_status enclave_arena_trim(enclave_arena *arena, size_t *given_back);
+
 typedef struct enclave_statistics {
-  size_t struct_size; /* sizeof(enclave_statistics), set by the caller */
+  size_t struct_size; /* sizeof(enclave_statistics), set by the caller: what lies beyond is left out */
   uint64_t secret_count, bytes_in_use, bytes_mapped, bytes_locked, open_windows;
   uint64_t separate_pages, merged_pages; /* under a page gate: in slabs of their own mapping, or not */
   uint64_t stuck_open_pages; /* pages that could not be closed again */
   uint64_t failed_locks, failed_opens, failed_allocations, corruptions;
   int32_t protection_key; /* -1 without a key gate */
   bool is_frozen, is_sealed;
+  /* Of the mapped bytes, those of chunks that hold no secret: wiped, closed, and kept for the next. */
+  uint64_t idle_bytes;
 } enclave_statistics;
 
 enclave_status enclave_arena_statistics(enclave_arena *arena, enclave_statistics *statistics);

@@ -23,6 +23,18 @@ extension ArenaCore {
     return min(most, softLimit < 2 ? 0 : Int(softLimit / 2 - 1) & ~(Page.size - 1))
   }
 
+  /// Whether an empty isolated slab waits for the next secret. A large one that could not be locked
+  /// does not: the next may be.
+  func mayKeep(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
+    let byteCount = unsafe slab.pointee.byteCount
+    let isLocked = unsafe chunks[Int(slab.pointee.chunk)].isLocked
+    return byteCount <= keepBytes
+      && (isLocked || options.lock == .off || byteCount <= Self.smallBytes)
+  }
+
+  /// A chunk of no more than this is not worth giving back for others.
+  static let smallBytes = Shard.isolatedLists * Page.size
+
   /// There is more than may be spare: shards tell of each slab that becomes empty.
   var isLarge: Bool { bytesMapped > keepBytes }
 
@@ -188,6 +200,7 @@ extension ArenaCore {
       unsafe slab.pointee.chunk = UInt32(chunk)
       unsafe slab.pointee.reciprocal = reciprocal
       unsafe slab.pointee.freeHead = 0
+      unsafe slab.pointee.prepared = nil
       if page != nil, unsafe slab.pointee.listings == nil,
         let listings = unsafe Self.makeListings(slotCount)
       {
@@ -242,6 +255,7 @@ extension ArenaCore {
     let index = unsafe Int(slab.pointee.chunk)
     let chunk = unsafe chunks.pointer(at: index)
     if unsafe chunk.pointee.isIsolated {
+      if isIdle { newestSpare = index }
       unsafe chunk.pointee.isSpare = isIdle
       unsafe spareBytes += isIdle ? slab.pointee.byteCount : -slab.pointee.byteCount
       return
@@ -310,11 +324,12 @@ extension ArenaCore {
   }
 
   /// Takes a spare chunk out of the arena, and the empty slabs that shards still have of it; the
-  /// caller, who holds all locks, unmaps it when it has given them back.
-  mutating func takeSpare(_ shards: Shards) -> GuardedMapping? {
+  /// caller, who holds all locks, unmaps it when it has given them back. Not the isolated one that
+  /// became spare last, unless `all`.
+  mutating func takeSpare(_ shards: Shards, all: Bool) -> GuardedMapping? {
     guard spareBytes > 0 else { return nil }
     var index = chunks.count - 1
-    while index >= 0, !chunks[index].isSpare { index -= 1 }
+    while index >= 0, !chunks[index].isSpare || !all && index == newestSpare { index -= 1 }
     guard index >= 0 else { return nil }
     var at = 0
     let mapping = chunks[index].mapping

@@ -37,7 +37,7 @@ extension ArenaReference {
         // or be there when what nobody needs is given back.
         guard mayGiveBack else { throw error }
         mayGiveBack = false
-        var isMore = trim(all: true)
+        var isMore = trim(all: true) > 0
         if case .capacity = error {} else { isMore = Registry.trimAll() || isMore }
         guard isMore else { throw error }
       }
@@ -52,6 +52,11 @@ extension ArenaReference {
     _ request: Shard.Request, _ key: LabelKey, _ shard: Int
   ) throws(EnclaveError) -> SecretHandle {
     guard request.isSlab(options.layout) else {
+      // What another shard keeps costs less than to map, lock and fault in.
+      for index in 0..<shardCount
+      where index != shard && withShard(index, { $0.hasRoom(for: request) }) {
+        if let handle = unsafe try allocateWithoutGrowing(request, key, index) { return handle }
+      }
       let slab = unsafe try addIsolatedSlab(request, shard)
       do {
         let handle = unsafe try allocateWithoutGrowing(request, key, shard, fresh: slab)
@@ -116,7 +121,7 @@ extension ArenaReference {
           byteCount = byteCount / 2 & ~(Page.size - 1)
           continue
         }
-        if Registry.trimAll() {
+        if trim(all: true) > 0 || Registry.trimAll() {
           byteCount = reserved
           continue
         }
@@ -144,13 +149,14 @@ extension ArenaReference {
         break
       } catch {
         guard error.isLockFailure, let failure = error.systemFailure else { throw error }
-        if Registry.trimAll() { continue }
+        if trim(all: true) > 0 || Registry.trimAll() { continue }
         try goOn(after: failure, wanted: byteCount, needed: byteCount)
         index = try add(byteCount, unit: nil, mayGoUnlocked: true)
         LockRetry.start()
         break
       }
     }
+    noteSize()
     do {
       return unsafe try withCore { core throws(EnclaveError) in
         unsafe try core.makeIsolatedSlab(chunk: index, shard: UInt8(shard))
@@ -251,29 +257,43 @@ extension ArenaReference {
 
   // MARK: - Giving back
 
-  /// Unmaps spare chunks: all of them, or what is more than is kept. Whether there were any.
+  /// Unmaps spare chunks: all of them, or what is more than is kept. Returns how many bytes.
   @discardableResult
-  func trim(all: Bool = false) -> Bool {
-    var isMore = false
-    while let mapping = takeSpare(all: all, isFirst: !isMore) {
-      isMore = true
+  func trim(all: Bool = false) -> Int {
+    var byteCount = 0
+    while let mapping = takeSpare(all: all, isFirst: byteCount == 0) {
+      byteCount += mapping.byteCount
       unmap(mapping)
     }
-    return isMore
+    return byteCount
+  }
+
+  /// Gives back what is idle, for whoever asks. Returns how many bytes.
+  package func giveBackIdle() throws(EnclaveError) -> Int {
+    guard gate.isOwn else { throw .inheritedByFork }
+    if gate.access == .destroyed { throw .destroyed }
+    return asLibrary { trim(all: true) }
+  }
+
+  /// Bytes of chunks that hold no secret.
+  var idleBytes: Int {
+    for index in 0..<shardCount { withShard(index) { $0.noteIdle() } }
+    return withCore { $0.isDestroyed ? 0 : $0.spareBytes }
   }
 
   /// Once there is too much, half of what may be kept stays: what comes and goes around the limit
   /// does not map and unmap.
   ///
-  /// For another arena's sake, the last chunk stays: what comes and goes in small arenas (a vault's
+  /// For another arena's sake, a last small chunk stays: what comes and goes in small arenas (a vault's
   /// keys, what it decrypts) needs no headroom once it was there.
   func takeSpare(all: Bool, isFirst: Bool, forOther: Bool = false) -> GuardedMapping? {
     withEverything { shards, core in
       // What a frozen arena holds does not change.
-      if gate.isFrozen || core.isDestroyed || forOther && core.chunkCount < 2 { return nil }
+      if gate.isFrozen || core.isDestroyed { return nil }
+      if forOther, core.chunkCount < 2, core.bytesMapped <= ArenaCore.smallBytes { return nil }
       if all { markIdleSlabs(shards, &core) }
       let kept = all ? 0 : isFirst ? core.keepBytes : core.keepBytes / 2
-      return core.spareBytes > kept ? core.takeSpare(shards) : nil
+      return core.spareBytes > kept ? core.takeSpare(shards, all: all) : nil
     }
   }
 

@@ -55,7 +55,7 @@ struct Shard {
   let layout: Arena.Layout
   let index: UInt8
   /// Slabs with a free slot: one list for each size class, then one for each number of pages of
-  /// isolated slabs (1 to 16).
+  /// isolated slabs (1 to 16), then one for larger ones.
   let heads: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
   let liveByClass: UnsafeMutablePointer<UInt32>
   let slotsByClass: UnsafeMutablePointer<UInt32>
@@ -70,7 +70,8 @@ struct Shard {
   var page: ShardPublication?
 
   static let isolatedLists = 16
-  static let listCount = SizeClass.all.count + isolatedLists
+  private static let largeList = SizeClass.all.count + isolatedLists
+  static let listCount = largeList + 1
 
   /// Of the three tables.
   static let tableBytes = listCount * 8 + SizeClass.all.count * 8
@@ -104,9 +105,34 @@ struct Shard {
     if unsafe slab.pointee.sizeClass != Slab.isolatedClass {
       return unsafe heads + Int(slab.pointee.sizeClass)
     }
-    let pages = unsafe slab.pointee.byteCount / Page.size
-    return unsafe pages <= Self.isolatedLists ? heads + SizeClass.all.count + pages - 1 : nil
+    return unsafe heads + Self.isolatedList(slab.pointee.byteCount / Page.size)
   }
+
+  private static func isolatedList(_ pages: Int) -> Int {
+    pages <= isolatedLists ? SizeClass.all.count + pages - 1 : largeList
+  }
+
+  /// An empty slab of pages of its own for so many: of small ones as many, of large ones at most an
+  /// eighth more, the smallest of the first few.
+  private func isolatedSlab(_ pages: Int) -> UnsafeMutablePointer<Slab>? {
+    let first = unsafe heads[Self.isolatedList(pages)]
+    if pages <= Self.isolatedLists { return unsafe first }
+    var best: UnsafeMutablePointer<Slab>?
+    var bestPages = pages + pages / 8 + 1
+    var next = unsafe first
+    for _ in 0..<Self.looks {
+      guard let slab = unsafe next, bestPages > pages else { break }
+      let has = unsafe slab.pointee.pageCount
+      if has >= pages, has < bestPages {
+        unsafe best = unsafe slab
+        bestPages = has
+      }
+      unsafe next = unsafe slab.pointee.next
+    }
+    return unsafe best
+  }
+
+  private static let looks = 64
 
   func push(_ slab: UnsafeMutablePointer<Slab>) {
     guard let head = unsafe head(of: slab) else { return }
@@ -128,6 +154,14 @@ struct Shard {
   func add(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe push(slab)
     unsafe slotsByClass[Int(slab.pointee.sizeClass)] += UInt32(slab.pointee.slotCount)
+  }
+
+  /// Has the core know of every slab that is empty.
+  func noteIdle() {
+    for sizeClass in 0..<SizeClass.all.count {
+      guard let slab = unsafe spareSlab(sizeClass), unsafe !slab.pointee.isIdle else { continue }
+      arena.withCore { unsafe $0.markIdle(slab) }
+    }
   }
 
   /// The slab that is empty and the only one of its size class with free slots.
@@ -185,8 +219,7 @@ struct Shard {
     if request.isSlab(layout) {
       return unsafe heads[SizeClass.index(for: request.slotBytes)] != nil
     }
-    let pages = request.pageBytes / Page.size
-    return unsafe pages <= Self.isolatedLists && heads[SizeClass.all.count + pages - 1] != nil
+    return unsafe isolatedSlab(request.pageBytes / Page.size) != nil
   }
 
   /// nil when there is no room: the arena has to grow. `fresh` is a slab of pages of its own that was
@@ -255,8 +288,7 @@ struct Shard {
     let slab: UnsafeMutablePointer<Slab>
     if let fresh = unsafe fresh {
       unsafe slab = unsafe fresh
-    } else if pages <= Self.isolatedLists, let free = unsafe heads[SizeClass.all.count + pages - 1]
-    {
+    } else if let free = unsafe isolatedSlab(pages) {
       unsafe slab = unsafe free
       unsafe remove(slab)
       arena.withCore { unsafe $0.clearIdle(slab) }
@@ -264,10 +296,14 @@ struct Shard {
       return nil
     }
     // Data against the trailing guard: one byte more than alignment allows for is a fault.
-    let address = unsafe slab.pointee.base + request.pageBytes - request.dataBytes
+    let place = Slab.Place(byteCount: request.byteCount, dataBytes: request.dataBytes)
+    // What the last secret of the same size left needs no window.
+    if unsafe slab.pointee.prepared == place { return unsafe slab }
     do {
       unsafe try arena.withLibraryWindow(slab, shard: &self) {
-        unsafe arena.canaries.writeIsolated(slab, address: address, byteCount: request.byteCount)
+        unsafe arena.canaries.clearIsolated(slab)
+        unsafe slab.pointee.prepared = place
+        unsafe arena.canaries.writeIsolated(slab)
       }
     } catch {
       if unsafe fresh == nil {
@@ -322,7 +358,7 @@ struct Shard {
     }
     unsafe slot.pointee.nextFree = unsafe slab.pointee.freeHead
     unsafe slab.pointee.freeHead = handle.slot
-    if sizeClass == Slab.isolatedClass { return unsafe keepIsolated(slab) ? .nothing : .unmap }
+    if sizeClass == Slab.isolatedClass { return unsafe keepIsolated(slab) }
     var aftermath = Aftermath.nothing
     if wasFull {
       unsafe push(slab)
@@ -372,18 +408,18 @@ struct Shard {
     }
   }
 
-  /// Pages of its own are kept for the next secret of as many, as long as few are.
-  private mutating func keepIsolated(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
-    let isKept = arena.withCore { core in
-      guard unsafe slab.pointee.pageCount <= Self.isolatedLists,
-        unsafe core.spareBytes + slab.pointee.byteCount <= core.keepBytes
-          || slab.pointee.stuck != .closed
-      else { return false }
+  /// Pages of its own are kept for the next secret of as many, within what may be spare; older ones
+  /// go for them.
+  private mutating func keepIsolated(_ slab: UnsafeMutablePointer<Slab>) -> Aftermath {
+    let hasExcess = arena.withCore { core -> Bool? in
+      let isStuck = unsafe slab.pointee.stuck != .closed
+      guard unsafe isStuck || core.mayKeep(slab) else { return nil }
       unsafe core.markIdle(slab)
-      return true
+      return !isStuck && core.hasExcess
     }
-    if isKept { unsafe push(slab) }
-    return isKept
+    guard let hasExcess else { return .unmap }
+    unsafe push(slab)
+    return hasExcess ? .trim : .nothing
   }
 
   /// A live secret has another size now, and its slot another generation.

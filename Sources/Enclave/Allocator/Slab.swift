@@ -87,6 +87,22 @@ struct Slab: BitwiseCopyable {
   var previous: UnsafeMutablePointer<Slab>?
   var readers: UInt32 = 0
   var writers: UInt32 = 0
+  /// Of an isolated one: where the secret lies that its canaries were written for. They stay when the
+  /// secret is wiped, so that the next one of the same size opens no pages when it is allocated.
+  var prepared: Place?
+
+  /// Where an isolated secret lies: its size, and how far before the end it begins.
+  struct Place: Equatable, BitwiseCopyable {
+    private var bytes: UInt32
+    private var data: UInt32
+
+    init(byteCount: Int, dataBytes: Int) {
+      (bytes, data) = (UInt32(byteCount), UInt32(dataBytes))
+    }
+
+    var byteCount: Int { Int(bytes) }
+    var dataBytes: Int { Int(data) }
+  }
 
   /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slabs are smaller.
   func slot(at offset: Int) -> Int {

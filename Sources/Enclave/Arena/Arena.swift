@@ -161,7 +161,8 @@ public final class Arena: Sendable {
         repeat {
           guard ProcessFacts.bootMilliseconds < end else { throw error }
           ProcessFacts.pause(milliseconds: 10)
-        } while !room.isLarger(than: before)
+          // What became idle meanwhile stays locked, until somebody asks for it.
+        } while !(asLibrary { Registry.trimAll() }) && !room.isLarger(than: before)
       }
     }
   }
@@ -228,6 +229,14 @@ public final class Arena: Sendable {
   /// - Throws: `sealNeedsKeyGate`; `unsupported` where the kernel has no mseal; else as `freeze`.
   public func seal() throws(EnclaveError) { try reference.seal() }
 
+  /// Gives memory that holds no secret back to the system, and its lock with it: `Statistics.idleBytes`.
+  /// A frozen arena has none to give. O(memory that is given back).
+  ///
+  /// - Returns: how many bytes.
+  /// - Throws: `destroyed`, `inheritedByFork`.
+  @discardableResult
+  public func trim() throws(EnclaveError) -> Int { try reference.giveBackIdle() }
+
   /// Wipes and unmaps the arena at once. Its secrets are gone: using one throws `destroyed`.
   ///
   /// - Parameter patience: how long to wait for windows that are open.
@@ -266,6 +275,11 @@ public final class Arena: Sendable {
     public var bytesInUse: Int
     public var bytesMapped: Int
     public var bytesLocked: Int
+    /// Of the mapped bytes, those of chunks that hold no secret: wiped, closed, and kept for the next
+    /// secrets. At most 2 MiB or an eighth of the most that was mapped, whichever is more, and less than
+    /// half of RLIMIT_MEMLOCK. They go back to the system when memory cannot be locked or the capacity is
+    /// used up, when the arena is frozen, and by `Arena.trim()`.
+    public var idleBytes: Int
     /// Under a page gate: pages of chunks of which each slab is a mapping of its own, so that opening
     /// one splits no mapping. (Where a chunk serves slabs of fewer pages than those that it was mapped
     /// for, opening them does.)
@@ -295,13 +309,14 @@ public final class Arena: Sendable {
   /// The counts of now. Takes the arena's locks one by one; O(threads). All 0 in a forked child.
   public var statistics: Statistics {
     var statistics = Statistics(
-      secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, separatePages: 0,
+      secretCount: 0, bytesInUse: 0, bytesMapped: 0, bytesLocked: 0, idleBytes: 0, separatePages: 0,
       mergedPages: 0, openWindows: 0, abandonedWindows: 0,
       stuckOpenPages: 0, failedLocks: 0, failedOpens: 0, failedAllocations: 0,
       corruptions: 0,
       retiredSlots: 0, isFrozen: false, isSealed: false, protectionKey: nil)
     guard reference.gate.isOwn else { return statistics }
     let totals = reference.totals.shards
+    statistics.idleBytes = reference.idleBytes
     statistics.secretCount = totals.secrets
     statistics.bytesInUse = totals.bytesInUse
     statistics.stuckOpenPages = totals.stuckPages

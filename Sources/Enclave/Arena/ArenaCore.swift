@@ -212,6 +212,8 @@ struct ArenaCore {
   /// Of chunks that nothing is needed of, and how many of them are kept.
   var spareBytes = 0
   var keepBytes = 0
+  /// The place of the isolated chunk that became spare last.
+  var newestSpare = -1
   var peakBytesMapped = 0
   /// Chunks that are being mapped outside of the locks, and their bytes.
   var growing = 0

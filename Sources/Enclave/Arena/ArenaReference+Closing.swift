@@ -62,6 +62,8 @@ extension ArenaReference {
   // MARK: - Freeze and seal
 
   func freeze() throws(EnclaveError) {
+    // Nothing is allocated any more: what is idle would be for nothing.
+    if gate.isOwn { asLibrary { _ = trim(all: true) } }
     try change { windows in
       // An arena that shares its key needs another, which windows that are open would not have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false

@@ -13,9 +13,11 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case unsupported(Capability, SystemFailure)
   /// The process has too many mappings. `limit` is vm.max_map_count.
   case mapLimit(inUse: Int, limit: Int)
-  /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process.
+  /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process, after what
+  /// was idle in its arenas was given back.
   case lockLimit(soft: UInt64, inUse: UInt64, needed: UInt64)
-  /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes.
+  /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes; nothing of what is
+  /// in use is idle.
   case capacity(inUse: Int, limit: Int)
   /// A size below 0 or above 2 GiB, or an alignment that is no power of two up to a page.
   case invalidSize(byteCount: Int, alignment: Int)

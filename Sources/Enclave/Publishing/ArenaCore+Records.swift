@@ -29,7 +29,20 @@ extension ArenaCore {
   var lockState: LockStateCode {
     if options.lock == .off && options.backing != .secret { return .off }
     if bytesLocked == bytesMapped { return .locked }
-    return bytesLocked == 0 ? .unlocked : .partial
+    if bytesLocked == 0 { return .unlocked }
+    // What holds nothing needs no lock.
+    return bytesMapped - bytesLocked == idleUnlockedBytes ? .locked : .partial
+  }
+
+  private var idleUnlockedBytes: Int {
+    var sum = 0
+    for index in 0..<chunks.count {
+      let chunk = unsafe chunks.pointer(at: index)
+      if unsafe chunk.pointee.isMapped && chunk.pointee.isSpare && !chunk.pointee.isLocked {
+        sum += unsafe chunk.pointee.mapping.byteCount
+      }
+    }
+    return sum
   }
 
   private func protectionState(_ totals: ArenaTotals, _ windows: GateState.Windows)
@@ -76,19 +89,22 @@ extension ArenaCore {
     record.set(.longestOpenMs, page.longestOpenMs)
     record.set(.openSinceMs, page.openSince ?? StatsPageFormat.unknown)
     record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
+    let lockState = lockState
     record.set(.lockState, lockState.rawValue)
-    let failure = bytesLocked < bytesMapped ? lockFailure : nil
+    let failure = bytesLocked < bytesMapped && lockState != .locked ? lockFailure : nil
     let unknown = StatsPageFormat.unknown
     record.set(.lockErrno, failure.map { UInt64($0.errno) } ?? unknown)
     record.set(
       .lockFailedCall, failure == nil ? unknown : UInt64(SystemCall.lockChunk.rawValue))
     record.set(
-      .lockBytesMissing, lockState == .off ? unknown : UInt64(bytesMapped - bytesLocked))
+      .lockBytesMissing,
+      lockState == .off ? unknown : lockState == .locked ? 0 : UInt64(bytesMapped - bytesLocked))
     record.set(.lockFailedAtMs, failure?.atMs ?? unknown)
     record.set(.lockBytesInUse, failure?.bytesInUse ?? unknown)
     record.set(.lockLimitSoft, failure?.soft ?? unknown)
     record.set(.bytesLocked, UInt64(bytesLocked))
     record.set(.bytesMapped, UInt64(bytesMapped))
+    record.set(.idleBytes, UInt64(isDestroyed ? 0 : spareBytes))
     record.set(.peakBytesLocked, UInt64(peakBytesLocked))
     record.set(.chunkCount, UInt64(chunkCount))
     record.set(.mapsUsed, UInt64(dataMaps + chunkCount * 2))

@@ -70,6 +70,7 @@ extension ArenaReference {
     for index in 0..<shardCount {
       withShard(index) { shard in
         shard.refreshListed(opens: opens)
+        shard.noteIdle()
         totals.add(shard)
       }
     }

@@ -48,12 +48,46 @@ struct Canaries: BitwiseCopyable {
   // MARK: - Isolated secrets
 
   /// Before the data 16 bytes where there is room; behind it what alignment left over.
-  func writeIsolated(
-    _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
-  ) {
-    if unsafe address - slab.pointee.base >= 16 { unsafe writeBytes(address - 16, address, 16) }
+  func writeIsolated(_ slab: UnsafeMutablePointer<Slab>) {
+    guard let (address, before, behind) = unsafe isolatedParts(slab) else { return }
+    unsafe writeBytes(before.baseAddress, address, before.count)
+    unsafe writeBytes(behind.baseAddress, address, behind.count)
+  }
+
+  /// Zeros instead of them.
+  func clearIsolated(_ slab: UnsafeMutablePointer<Slab>) {
+    guard let (_, before, behind) = unsafe isolatedParts(slab) else { return }
+    unsafe before.initializeMemory(as: UInt8.self, repeating: 0)
+    unsafe behind.initializeMemory(as: UInt8.self, repeating: 0)
+  }
+
+  /// The secret's first byte, and what lies before and behind it; nil when there was none yet.
+  private func isolatedParts(
+    _ slab: UnsafeMutablePointer<Slab>
+  ) -> (
+    address: UnsafeMutableRawPointer, before: UnsafeMutableRawBufferPointer,
+    behind: UnsafeMutableRawBufferPointer
+  )? {
+    guard let place = unsafe slab.pointee.prepared else { return nil }
     let end = unsafe slab.pointee.base + slab.pointee.byteCount
-    unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
+    let address = unsafe end - place.dataBytes
+    let before = unsafe address - slab.pointee.base >= 16 ? 16 : 0
+    return unsafe (
+      address, UnsafeMutableRawBufferPointer(start: address - before, count: before),
+      UnsafeMutableRawBufferPointer(
+        start: address + place.byteCount, count: place.dataBytes - place.byteCount)
+    )
+  }
+
+  /// Whether a free isolated slab holds nothing but its canaries.
+  private func isClear(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
+    guard let (address, before, _) = unsafe isolatedParts(slab),
+      let place = unsafe slab.pointee.prepared
+    else { return unsafe isZero(slab.pointee.base, byteCount: slab.pointee.byteCount) }
+    let front = unsafe address - before.count - slab.pointee.base
+    return unsafe isZero(slab.pointee.base, byteCount: front)
+      && isZero(address, byteCount: place.byteCount)
+      && isolatedDamage(slab, address: address, byteCount: place.byteCount) == nil
   }
 
   private func expected(_ address: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 {
@@ -61,8 +95,9 @@ struct Canaries: BitwiseCopyable {
   }
 
   private func writeBytes(
-    _ place: UnsafeMutableRawPointer, _ address: UnsafeMutableRawPointer, _ count: Int
+    _ place: UnsafeMutableRawPointer?, _ address: UnsafeMutableRawPointer, _ count: Int
   ) {
+    guard let place = unsafe place else { return }
     for offset in 0..<count {
       unsafe (place + offset).storeBytes(of: expected(address, offset), as: UInt8.self)
     }
@@ -95,6 +130,7 @@ struct Canaries: BitwiseCopyable {
     if unsafe slab.pointee.isIsolated {
       let damage = unsafe isolatedDamage(slab, address: handle.address, byteCount: byteCount)
       unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount)
+      unsafe writeIsolated(slab)
       return damage
     }
     let start = unsafe slab.pointee.base + Int(handle.slot) * slab.pointee.slotBytes
@@ -141,8 +177,9 @@ struct Canaries: BitwiseCopyable {
         unsafe isIsolated
         ? slab.pointee.byteCount : slab.pointee.slotBytes - SizeClass.canaryBytes
       guard entry.isLive else {
-        if unsafe !isZero(start, byteCount: payload)
-          || !isIsolated && firstDamage(at: start + payload) != nil
+        if unsafe isIsolated
+          ? !isClear(slab)
+          : !isZero(start, byteCount: payload) || firstDamage(at: start + payload) != nil
         {
           found(slot, .writeAfterFree, nil)
         }
