@@ -30,6 +30,9 @@ int64_t ces_protect(void *address, size_t length, int protection) {
 }
 
 int64_t ces_lock(void *address, size_t length) { RESULT(mlock(address, length)); }
+int64_t ces_lock_on_fault(void *address, size_t length) {
+  RESULT(mlock2(address, length, MLOCK_ONFAULT));
+}
 int64_t ces_unlock(void *address, size_t length) { RESULT(munlock(address, length)); }
 
 int64_t ces_advise(void *address, size_t length, int advice) {

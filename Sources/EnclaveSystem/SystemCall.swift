@@ -66,6 +66,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case keepUnmerged = 57
   case keepFromHugePages = 58
   case separatePages = 59
+  case lockOnFault = 60
 
   /// The kernel's or the C library's name of the call.
   public var function: String {
@@ -77,6 +78,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .wipeOnFork, .wipeForkPage: "madvise(MADV_WIPEONFORK)"
     case .leaveOutOfFork, .keepPageFromFork: "madvise(MADV_DONTFORK)"
     case .lockChunk: "mlock"
+    case .lockOnFault: "mlock2(MLOCK_ONFAULT)"
     case .unlockChunk: "munlock"
     case .unmapChunk: "munmap"
     case .fillRandom: "getrandom"
@@ -123,6 +125,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .wipeOnFork: "have a chunk read as zeros in a forked child"
     case .leaveOutOfFork: "leave a chunk out of a forked child"
     case .lockChunk: "lock a chunk"
+    case .lockOnFault: "open a locked chunk without a look at each of its pages"
     case .unlockChunk: "unlock a chunk"
     case .closeNewChunk: "close a new chunk"
     case .openWindow: "open a window"

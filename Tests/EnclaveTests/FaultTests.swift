@@ -149,6 +149,7 @@
     .makeStatsDirectory: "is told by the opening of the directory",
     .removeStalePage: "is left to the next publisher",
     .separatePages: "leaves the chunk in one piece",
+    .lockOnFault: "leaves it as locked, and slower to open",
     .unlockChunk: "is only made after a failed lock",
     .barrier: "falls back to a fence in each window",
     .allocateMetadata: "leaves secrets unlisted, or throws: see MetadataTests",

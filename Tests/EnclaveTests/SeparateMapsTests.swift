@@ -167,6 +167,36 @@
       }
     }
 
+    /// Pages are there, locked, and marked so that opening them looks at none; where the kernel refuses
+    /// the mark, they are as locked.
+    @Test(arguments: [false, true], [40, 200_000])
+    func lockedPagesAreNotLookedAt(isRefused: Bool, size: Int) async {
+      await #expect(processExitsWith: .success) {
+        [isRefused = isRefused as Bool, size = size as Int] in
+        if isRefused { FaultPlan.fail(.lockOnFault, errno: ENOSYS, times: 1000) }
+        let arena = try Arena("test", .init(lock: .required, gate: .pages))
+        let secret = SecretReference(try arena.allocate(byteCount: size))
+        let before = ProcessFacts.lockedBytes()!
+        #expect(Int(before) >= arena.statistics.bytesLocked, "VmLck")
+        let (at, _) = try openMapping(of: secret)
+        let text = ProcessFacts.readText("/proc/self/smaps", limit: 64 << 20) ?? ""
+        let range = try mapping(at: at)
+        let start = try #require(
+          text.range(of: "\n" + String(range.lowerBound, radix: 16) + "-"), "its lines")
+        let lines = text[start.upperBound...].split(separator: "\n").prefix(30)
+        func number(_ key: String) -> Int? {
+          lines.first { $0.hasPrefix(key) }.flatMap { Int($0.filter(\.isNumber)) }
+        }
+        let flags = try #require(lines.first { $0.hasPrefix("VmFlags") }, "flags")
+        #expect(flags.contains(" lo"), "locked: \(flags)")
+        #expect(flags.contains(" lf") == !isRefused, "on fault: \(flags)")
+        #expect(number("Rss:") == range.count / 1024, "all of it is there")
+        #expect(number("Locked:") == range.count / 1024, "all of it is locked")
+        #expect(
+          SystemCall.lockOnFault.failureCount == (isRefused ? SystemCall.lockOnFault.count : 0))
+      }
+    }
+
     /// Pages of one secret's own are one mapping between guards, and cost the bound nothing.
     @Test func isolatedSecretsNeedNoAdvice() async {
       await #expect(processExitsWith: .success) {

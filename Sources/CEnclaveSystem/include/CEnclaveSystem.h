@@ -33,6 +33,8 @@ enum : int { CES_PROTECTION_CLOSED = 0, CES_PROTECTION_READ = 1, CES_PROTECTION_
 /// mprotect(2) with one of CES_PROTECTION_….
 int64_t ces_protect(void *address, size_t length, int protection);
 int64_t ces_lock(void *address, size_t length);
+/// mlock2(2), MLOCK_ONFAULT.
+int64_t ces_lock_on_fault(void *address, size_t length);
 int64_t ces_unlock(void *address, size_t length);
 
 enum : int {

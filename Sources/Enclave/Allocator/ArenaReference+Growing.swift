@@ -241,6 +241,9 @@ extension ArenaReference {
         guard let key = gate.key else { throw SystemFailure(.tagChunk, errno: 22) }
         try mapping.tag(key: key)
       case .pages:
+        if chunk.isLocked, !isSecret {
+          unsafe lockPagesOnFault(mapping.data, byteCount: mapping.byteCount)
+        }
         // The pages of an isolated chunk are opened together.
         if let unit, chunk.mapping.separate(unit: unit) { chunk.unit = unit / Page.size }
         try mapping.close()

@@ -133,6 +133,7 @@ extension ArenaCore {
     let found = arena.gate.openKey(writing: true)
     let isLocked = unsafe (try? lockPages(address, byteCount: byteCount)) != nil
     arena.gate.closeKey(found)
+    if isPages, isLocked { unsafe lockPagesOnFault(address, byteCount: byteCount) }
     if isPages { unsafe close(address, byteCount, ofChunk: index) }
     return isLocked
   }
