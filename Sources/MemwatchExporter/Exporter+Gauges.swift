@@ -8,7 +8,7 @@ extension Exporter {
   ) -> Exposition {
     var out = Exposition()
     out.add(.buildInfo, [version], true)
-    out.add(.collectionTimestamp, [], Double(collection.at) / 1000)
+    out.add(.collectionTimestamp, [], Self.seconds(collection.at))
     out.add(.collectionDuration, [], Double(collection.durationMs) / 1000)
     out.add(.folded, ["groups"], UInt64(plan.foldedGroups))
     out.add(.folded, ["arenas"], UInt64(plan.foldedArenas))
@@ -44,6 +44,10 @@ extension Exporter {
       for (name, row) in arenas { row.write(group.labels + [name], to: &out) }
     }
     return out
+  }
+
+  private static func seconds(_ time: Timestamp?) -> Double? {
+    time.map { Double($0.realMs) / 1000 }
   }
 
   private static func seconds(_ milliseconds: UInt64?) -> Double? {
@@ -89,11 +93,11 @@ private struct ArenaRow {
     var metric: Metric
     /// The value of its last label, where it has one more than an arena.
     var state: String?
-    var value: @Sendable (ArenaSnapshot, UInt64) -> Double?
+    var value: @Sendable (ArenaSnapshot, Timestamp) -> Double?
 
     init(
       _ metric: Metric, state: String? = nil,
-      value: @escaping @Sendable (ArenaSnapshot, UInt64) -> Double?
+      value: @escaping @Sendable (ArenaSnapshot, Timestamp) -> Double?
     ) {
       (self.metric, self.state, self.value) = (metric, state, value)
     }
@@ -114,13 +118,13 @@ private struct ArenaRow {
       Gauge(.arenaOpen) { $0.openWindows }, Gauge(.arenaStuck) { $0.stuckOpenPages },
       Gauge(.arenaOpenTime, state: nil) { arena, now in
         let since = arena.openWindows == 0 ? now : arena.openSince
-        return since.map { Double(now - min(now, $0)) / 1000 }
+        return since.map { Double(now.since($0)) / 1000 }
       },
     ]
 
   private var values = [Double?](repeating: nil, count: Self.gauges.count)
 
-  mutating func add(_ arena: ArenaSnapshot, at now: UInt64) {
+  mutating func add(_ arena: ArenaSnapshot, at now: Timestamp) {
     for (index, gauge) in Self.gauges.enumerated() {
       guard let value = gauge.value(arena, now) else { continue }
       values[index] = values[index].map { gauge.metric.aggregation.combine($0, value) } ?? value

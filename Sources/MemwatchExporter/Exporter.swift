@@ -26,11 +26,10 @@ package struct ExportCollection: Sendable {
   /// What could not be read, by reason.
   package var unreadable: [String: Int] = [:]
   package var host: [HostFact] = []
-  /// Milliseconds since 1970.
-  package var at: UInt64
+  package var at: Timestamp
   package var durationMs: UInt64 = 0
 
-  package init(at: UInt64) { self.at = at }
+  package init(at: Timestamp) { self.at = at }
 }
 
 /// Makes the text of each collection, and remembers what counters need. One thread at a time.
@@ -52,7 +51,7 @@ package struct Exporter {
   /// False: one collection alone, without counters.
   private let counts: Bool
   private var counters = ExportCounters()
-  private var groups: [Group: UInt64] = [:]
+  private var groups: [Group: Timestamp] = [:]
   private var units: [UInt64: SafeText] = [:]
   private var plan = Plan()
 
@@ -103,7 +102,7 @@ package struct Exporter {
     let ids = Set(readings.map(\.reading.id))
     units = units.filter { ids.contains($0.key) }
     for reading in readings { groups[reading.group] = collection.at }
-    groups = groups.filter { collection.at - min($0.value, collection.at) < Self.memoryMs }
+    groups = groups.filter { collection.at.since($0.value) < Self.memoryMs }
     var exposition = Exposition()
     var (groupLimit, arenaLimit) = (Self.mostGroups, Self.mostArenas)
     let census = Census(readings)

@@ -18,7 +18,7 @@ package struct LockDetail: Equatable, Sendable, Codable {
   package var failedCall: Reported<SystemCall>?
   package var bytesMissing: UInt64?
   /// Milliseconds since 1970.
-  package var at: UInt64?
+  package var at: Timestamp?
   package var bytesInUseThen: UInt64?
   package var limitThen: UInt64?
 }
@@ -64,12 +64,12 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var peakBytesLocked: UInt64?
   package var nextChunkBytes: UInt64?
   package var capacityBytes: UInt64?
-  package var createdAt: UInt64?
+  package var createdAt: Timestamp?
   package var stuckOpenPages: UInt64?
   package var corruptions: UInt64?
   package var longestOpenMs: UInt64?
   /// Windows are open, and none was opened since then (ms since 1970); nil: none open, or not known.
-  package var openSince: UInt64?
+  package var openSince: Timestamp?
   package var encryptedCount: UInt64?
   package var unlistedSecrets: UInt64?
   package var sizes: [SizeRoom] = []

@@ -78,7 +78,7 @@ package enum Console {
   /// CLOCK_BOOTTIME.
   package static var milliseconds: UInt64 { ProcessFacts.bootMilliseconds }
   /// CLOCK_REALTIME.
-  package static var realMilliseconds: UInt64 { ProcessFacts.realMilliseconds }
+  package static var now: Timestamp { Timestamp(realMs: ProcessFacts.realMilliseconds) }
 
   /// Whether a file is there that may be run.
   package static func isExecutable(_ path: String) -> Bool {

@@ -18,12 +18,12 @@ package struct Publisher: Equatable, Sendable {
   package var id: UInt64
   package var name: SafeText
   package var uid: UInt32
-  package var createdAt: UInt64
+  package var createdAt: Timestamp
   package var state: PublisherState
   package var stateDetail: String?
   /// When a publisher that is gone or stopped wrote last, in milliseconds since 1970; nil: not
   /// known, or it runs.
-  package var lastSeenAt: UInt64?
+  package var lastSeenAt: Timestamp?
   package var identifier: String { hex(id) }
 }
 
@@ -115,7 +115,7 @@ extension Publisher {
         source: source, path: path, fileName: fileName, pid: nil, publisherPid: header[.pid],
         id: header[.publisherID],
         name: header.safeText(at: .name, length: length),
-        uid: status.owner, createdAt: header[.createdRealMs], state: .live)
+        uid: status.owner, createdAt: Timestamp(realMs: header[.createdRealMs]), state: .live)
       switch holder {
       case .process(let pid): self.pid = pid
       case .nobody: state = .exited
@@ -136,7 +136,7 @@ extension Publisher {
           self.pid = pid
         }
       }
-      if !state.isCurrent { lastSeenAt = reader.lastHeartbeat }
+      if !state.isCurrent { lastSeenAt = reader.lastHeartbeat.map { Timestamp(realMs: $0) } }
     } catch {
       let pid = StatsPageName(fileName)
       self.init(

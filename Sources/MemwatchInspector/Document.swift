@@ -26,6 +26,7 @@ package indirect enum Value: Equatable, Sendable {
     self = number.map { .number(UInt64(clamping: $0)) } ?? .null
   }
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
+  package init(_ time: Timestamp?) { self = time.map { .number($0.realMs) } ?? .null }
   init(_ word: (some Worded)?) { self = word.map { .text($0.text) } ?? .null }
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
@@ -65,7 +66,7 @@ extension Snapshot {
     .object([
       ("schema", .text(Self.schema)),
       ("sampledAt", Value(sampledAt)),
-      ("ageMs", Value(lastSeenAt.map { saturatingSum([sampledAt - $0, ageMs]) })),
+      ("ageMs", Value(lastSeenAt.map { saturatingSum([sampledAt.since($0), ageMs]) })),
       ("complete", .bool(complete)),
       ("process", process.document),
       ("restart", restart.map(\.document) ?? .null),

@@ -12,7 +12,7 @@ extension Inspector {
       // What this process saw itself, and what the publisher tells of the time before.
       let before = openSince[arena.id].flatMap { $0.opens == opens ? $0 : nil }
       let told = arena.openSince.map { told in
-        now - min(now, snapshot.sampledAt - min(snapshot.sampledAt, told))
+        now - min(now, snapshot.sampledAt.since(told))
       }
       if let since = [before?.since, told].compactMap({ $0 }).min() {
         open[arena.id] = (opens, since)

@@ -239,7 +239,7 @@ package final class Inspector {
   }
 
   private func read(_ detail: StatsPageDetail) -> SnapshotBuilder {
-    var reading = SnapshotBuilder(sampledAt: ProcessFacts.realMilliseconds)
+    var reading = SnapshotBuilder(sampledAt: Timestamp(realMs: ProcessFacts.realMilliseconds))
     do throws(StatsPageReadFailure) {
       var image = try reader.read(detail)
       // A writer that the scheduler keeps waiting is not one that stopped.
@@ -378,7 +378,7 @@ package final class Inspector {
     else { return }
     restart = Restart(
       fromPid: pid ?? Int32(exactly: publisher.publisherPid), toPid: next.pid,
-      at: ProcessFacts.realMilliseconds)
+      at: Timestamp(realMs: ProcessFacts.realMilliseconds))
     publisher = next
     self.reader = reader
     image = nil

@@ -11,7 +11,7 @@ package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var frees: UInt64?
   package var opens: UInt64?
   package var openNow: UInt64?
-  package var lastOpenedAt: UInt64?
+  package var lastOpenedAt: Timestamp?
   package var minimumSize: UInt64?
   package var maximumSize: UInt64?
   /// Its number in its arena, which secrets name.
@@ -29,18 +29,18 @@ extension LabelSnapshot {
 /// since 1970; `.max` where there is none.
 package struct SecretAges: Equatable, Sendable {
   package var listed: UInt64 = 0
-  package var oldest = UInt64.max
+  package var oldest = Timestamp.max
   /// Of the one that was not opened for the longest time: when that was, or when it was allocated.
-  package var leastRecent = UInt64.max
+  package var leastRecent = Timestamp.max
   /// When the one that is open for the longest time was opened.
-  package var openSince = UInt64.max
+  package var openSince = Timestamp.max
   /// Those that were never opened, and were allocated before the mark.
   package var neverOpened: UInt64 = 0
-  package var oldestNeverOpened = UInt64.max
+  package var oldestNeverOpened = Timestamp.max
 
   package init() {}
 
-  package mutating func add(_ secret: SecretSnapshot, at now: UInt64, mark: UInt64) {
+  package mutating func add(_ secret: SecretSnapshot, at now: Timestamp, mark: Timestamp) {
     listed += 1
     let born = secret.allocatedAt ?? now
     oldest = min(oldest, born)
@@ -56,7 +56,8 @@ package struct SecretAges: Equatable, Sendable {
 /// In records, a list.
 extension SecretAges: Codable {
   private static let fields: [any WritableKeyPath<SecretAges, UInt64> & Sendable] = [
-    \.listed, \.oldest, \.leastRecent, \.openSince, \.neverOpened, \.oldestNeverOpened,
+    \.listed, \.oldest.realMs, \.leastRecent.realMs, \.openSince.realMs, \.neverOpened,
+    \.oldestNeverOpened.realMs,
   ]
 
   package func encode(to encoder: any Encoder) throws {
@@ -75,8 +76,8 @@ package struct SecretSnapshot: Equatable, Sendable, Codable {
   package var serial: UInt64
   package var labelIndex: UInt64
   package var byteCount: UInt64
-  package var allocatedAt: UInt64?
+  package var allocatedAt: Timestamp?
   package var opens: UInt64
-  package var lastOpenedAt: UInt64?
+  package var lastOpenedAt: Timestamp?
   package var openNow: UInt64
 }

@@ -35,7 +35,7 @@ package enum ArenaCondition: String, Sendable {
 extension Snapshot {
   /// When the states were as they are told, in milliseconds since 1970: now, where the process runs;
   /// else when the publisher last said so. nil: not known.
-  package var lastSeenAt: UInt64? {
+  package var lastSeenAt: Timestamp? {
     if process.state.isCurrent { return sampledAt }
     // A publisher may write any number; the future is none.
     return process.heartbeatAt.map { min($0, sampledAt) }
@@ -44,7 +44,7 @@ extension Snapshot {
   /// `last seen 12 s ago`; nil where the page is current.
   ///
   /// - Parameter now: milliseconds since 1970.
-  package func lastSeenText(at now: UInt64) -> String? {
+  package func lastSeenText(at now: Timestamp) -> String? {
     process.state.isCurrent ? nil : MemwatchInspector.lastSeenText(lastSeenAt, at: now)
   }
 
@@ -63,16 +63,16 @@ extension Snapshot {
 
 extension Publisher {
   /// `now`, `12 s ago`, or `n/a`: for lists.
-  package func lastSeen(at time: UInt64) -> String {
+  package func lastSeen(at time: Timestamp) -> String {
     state.isCurrent
       ? "now" : lastSeenText(lastSeenAt, at: time).replacing("last seen ", with: "")
   }
 }
 
 /// `last seen 12 s ago`, for a time that may not be known.
-package func lastSeenText(_ time: UInt64?, at now: UInt64) -> String {
+package func lastSeenText(_ time: Timestamp?, at now: Timestamp) -> String {
   guard let time else { return "last seen n/a" }
-  return "last seen \(duration(now > time ? now - time : 0)) ago"
+  return "last seen \(duration(now.since(time))) ago"
 }
 
 /// `0 ms`, `29 s`, `28 min`, `6h 12m`, `2 days`.

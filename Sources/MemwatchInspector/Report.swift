@@ -52,8 +52,7 @@ extension Snapshot {
   /// How long the last audit is past, at the time of rendering.
   private var auditAge: String? {
     audit.map { audit in
-      let now = sampledAt &+ ageMs
-      let ms = now > audit.at ? now - audit.at : 0
+      let ms = (sampledAt + ageMs).since(audit.at)
       return ms < 120_000 ? "\(ms / 1000) s" : "\(ms / 60_000) min"
     }
   }
@@ -325,8 +324,8 @@ package let pageByteCount = UInt64(Page.size)
 package func errnoName(_ number: Int32) -> String { SystemFailure.name(ofErrno: number) }
 
 /// Local time of day, with the date where asked for.
-package func clock(_ realMs: UInt64, withDate: Bool = false) -> String {
-  ProcessFacts.localTime(realMs / 1000, withDate: withDate)
+package func clock(_ time: Timestamp, withDate: Bool = false) -> String {
+  ProcessFacts.localTime(time.realMs / 1000, withDate: withDate)
 }
 
 extension ProcessSnapshot {

@@ -88,7 +88,7 @@ package struct EventSnapshot: Equatable, Sendable, Codable {
   package var serial: UInt64
   package var kind: Reported<EventCode>
   package var arenaID: UInt64?
-  package var at: UInt64?
+  package var at: Timestamp?
   package var call: Reported<SystemCall>?
   package var errno: Int32?
   package var bytes: UInt64?
@@ -108,7 +108,7 @@ package struct VaultSnapshot: Equatable, Sendable, Codable {
   package var failures: UInt64?
   package var rotations: UInt64?
   package var failedRotations: UInt64?
-  package var lastRotatedAt: UInt64?
+  package var lastRotatedAt: Timestamp?
   package var streams: UInt64?
   package var streamChunks: UInt64?
   package var streamBytes: UInt64?
@@ -126,7 +126,7 @@ package struct ProcessSnapshot: Equatable, Sendable, Codable {
   package var stateDetail: String?
   /// It is gone, and wrote before that it had stopped publishing; nil: not known.
   package var endedInOrder: Bool?
-  package var startedAt: UInt64?
+  package var startedAt: Timestamp?
   package var isDumpable: Bool?
   package var addresses: Reported<AddressCode>?
   /// The pid of a debugger; nil when not known, 0 when there is none.
@@ -137,20 +137,20 @@ package struct ProcessSnapshot: Equatable, Sendable, Codable {
   package var wipe: Reported<EmergencyWipeCode>?
   /// The signal whose handler wiped.
   package var endedBySignal: UInt64?
-  package var heartbeatAt: UInt64?
+  package var heartbeatAt: Timestamp?
   package var path: SafeText
 }
 
 package struct Restart: Equatable, Sendable, Codable {
   package var fromPid: Int32?
   package var toPid: Int32?
-  package var at: UInt64
+  package var at: Timestamp
 }
 
 package struct Snapshot: Equatable, Sendable, Codable {
   package var process: ProcessSnapshot
   /// Milliseconds since 1970.
-  package var sampledAt: UInt64
+  package var sampledAt: Timestamp
   /// How old the reading is, at the time of rendering.
   package var ageMs: UInt64 = 0
   package var complete: Bool

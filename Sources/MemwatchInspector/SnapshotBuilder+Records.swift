@@ -13,8 +13,10 @@ extension SnapshotBuilder {
     value == 0 ? nil : number(value).map { Reported(number: $0) }
   }
 
+  func realTime(_ word: UInt64) -> Timestamp? { number(word).map { Timestamp(realMs: $0) } }
+
   /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
-  func time(_ bootMs: UInt64) -> UInt64? {
+  func time(_ bootMs: UInt64) -> Timestamp? {
     guard bootMs != StatsPageFormat.unknown, bootMs != 0, let image else { return nil }
     var boot = image.header[.createdBootMs]
     var real = image.header[.createdRealMs]
@@ -31,7 +33,7 @@ extension SnapshotBuilder {
       .subtractingReportingOverflow(Int64(truncatingIfNeeded: bootMs))
     guard !overflow else { return nil }
     let (result, over) = Int64(truncatingIfNeeded: real).subtractingReportingOverflow(difference)
-    return over || result < 0 ? nil : UInt64(result)
+    return over || result < 0 ? nil : Timestamp(realMs: UInt64(result))
   }
 
   func gate(_ record: StatsPageRecord<ArenaWord>) -> ReportedGate? {

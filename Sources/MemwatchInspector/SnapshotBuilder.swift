@@ -9,7 +9,7 @@ extension ProcessProbe {
 }
 
 struct SnapshotBuilder {
-  var sampledAt: UInt64
+  var sampledAt: Timestamp
   var image: StatsPageImage?
   var isFresh = false
   var pid: Int32?
@@ -22,7 +22,7 @@ struct SnapshotBuilder {
   var stateDetail: String?
   var endedInOrder: Bool?
 
-  init(sampledAt: UInt64) { self.sampledAt = sampledAt }
+  init(sampledAt: Timestamp) { self.sampledAt = sampledAt }
 
   func snapshot(publisher: Publisher, restart: Restart?) -> Snapshot {
     var snapshot = Snapshot(
@@ -109,7 +109,7 @@ struct SnapshotBuilder {
         ?? publisher.name,
       uid: publisher.uid, user: Users.name(publisher.uid), state: state,
       stateDetail: stateDetail, endedInOrder: endedInOrder,
-      startedAt: header.flatMap { number($0[.createdRealMs]) },
+      startedAt: header.flatMap { realTime($0[.createdRealMs]) },
       isDumpable: image.flatMap {
         switch $0.process[.dumpable] {
         case 1: true
@@ -129,7 +129,7 @@ struct SnapshotBuilder {
       endedBySignal: image.flatMap {
         $0.process[.endedBySignal] == 0 ? nil : number($0.process[.endedBySignal])
       },
-      heartbeatAt: image.flatMap { number($0.process[.heartbeatRealMs]) },
+      heartbeatAt: image.flatMap { realTime($0.process[.heartbeatRealMs]) },
       path: SafeText(publisher.path))
   }
 }

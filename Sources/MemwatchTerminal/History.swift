@@ -4,8 +4,7 @@ package import MemwatchInspector
 
 /// One point of the past.
 package struct Moment: Equatable, Sendable {
-  /// Milliseconds since 1970.
-  package var at: UInt64
+  package var at: Timestamp
   package var locked: Double?
   package var secrets: Double?
   package var opens: Double
@@ -54,7 +53,7 @@ package struct History: Equatable, Sendable {
   }
 
   /// The moment that spans a time.
-  package func moment(at time: UInt64) -> Moment? {
+  package func moment(at time: Timestamp) -> Moment? {
     moments.first { $0.at >= time } ?? moments.last
   }
 
@@ -62,7 +61,7 @@ package struct History: Equatable, Sendable {
   /// where it does not grow.
   package func millisecondsUntil(_ limit: UInt64) -> UInt64? {
     let recent = moments.suffix(60).compactMap { moment in
-      moment.locked.map { (x: Double(moment.at), y: $0) }
+      moment.locked.map { (x: Double(moment.at.realMs), y: $0) }
     }
     guard recent.count >= 10, let last = recent.last, last.y < Double(limit) else { return nil }
     let (mx, my) = (
@@ -98,7 +97,7 @@ package struct Histories: Equatable, Sendable {
   /// A publisher that makes up arenas makes up no memory here.
   private static let mostArenas = 64
   private static let arenaCapacity = 512
-  private var previous: (at: UInt64, counts: [UInt64: Counts])?
+  private var previous: (at: Timestamp, counts: [UInt64: Counts])?
 
   private struct Counts {
     var opens: UInt64
@@ -124,7 +123,7 @@ package struct Histories: Equatable, Sendable {
       snapshot.arenas.map { ($0.id, Counts($0)) }, uniquingKeysWith: { first, _ in first })
     defer { previous = (snapshot.sampledAt, counts) }
     guard let before = previous, snapshot.sampledAt > before.at else { return }
-    let seconds = Double(snapshot.sampledAt - before.at) / 1000
+    let seconds = Double(snapshot.sampledAt.since(before.at)) / 1000
     func rate(_ a: UInt64, _ b: UInt64) -> Double { a > b ? Double(a - b) / seconds : 0 }
     var whole = Moment(
       at: snapshot.sampledAt, locked: snapshot.memlock.locked.map { Double($0) },

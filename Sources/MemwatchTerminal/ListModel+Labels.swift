@@ -103,20 +103,20 @@ extension Model {
   private var canLeak: Bool {
     guard mark == nil else { return true }
     guard let base, let snapshot else { return false }
-    return snapshot.sampledAt >= base.sampledAt &+ 60_000
+    return snapshot.sampledAt >= base.sampledAt + 60_000
   }
 
   private func row(
     _ label: LabelSnapshot, of arena: ArenaSnapshot?, _ ages: SecretAges?, since: UInt64?,
-    rate: Double?, now: UInt64
+    rate: Double?, now: Timestamp
   ) -> ListModel.Row {
     let live = label.live ?? 0
     let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
     // It grew, and what it grew from was never used.
     let isLeak = canLeak && (change ?? 0) > 0 && (ages?.neverOpened ?? 0) > 0
-    func age(_ since: UInt64?) -> (String, Double?) {
+    func age(_ since: Timestamp?) -> (String, Double?) {
       guard let since, since != .max, live > 0 else { return ("-", nil) }
-      let ms = now > since ? now - since : 0
+      let ms = now.since(since)
       return (duration(ms), Double(ms))
     }
     let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))

@@ -165,7 +165,7 @@ extension Model {
     let ranks = Dictionary(
       names.values.sorted().enumerated().map { ($1, -Double($0)) }, uniquingKeysWith: { a, _ in a })
     let keys = names.mapValues { ranks[$0] ?? 0 }
-    @Sendable func ms(_ since: UInt64?) -> UInt64? { since.map { now > $0 ? now - $0 : 0 } }
+    @Sendable func ms(_ since: Timestamp?) -> UInt64? { since.map { now.since($0) } }
     @Sendable func held(_ secret: SecretSnapshot) -> UInt64? {
       secret.openNow > 0 ? ms(secret.lastOpenedAt) : nil
     }
@@ -235,7 +235,7 @@ extension Model {
         id: "\(event.serial)",
         cells: [
           .init(event.kind.text),
-          .init(event.at.map { clock($0) } ?? "n/a", event.at.map { Double($0) }),
+          .init(event.at.map { clock($0) } ?? "n/a", event.at.map { Double($0.realMs) }),
           .init(arena), .init(event.call?.text ?? "-"),
           .init(event.errno.map { errnoName($0) } ?? "-"),
           .init(event.bytes.map { bytes($0) } ?? "-", event.bytes.map { Double($0) }),

@@ -1,9 +1,9 @@
 // What keys do.
 
-import MemwatchInspector
+package import MemwatchInspector
 
 extension Model {
-  package mutating func handle(_ key: Key, now: UInt64) -> [Effect] {
+  package mutating func handle(_ key: Key, now: Timestamp) -> [Effect] {
     message = nil
     if key != .resize { followsProblem = false }
     if case .paste(let text) = key {
@@ -30,7 +30,7 @@ extension Model {
     return perform(action, now: now)
   }
 
-  mutating func perform(_ action: Action, now: UInt64) -> [Effect] {
+  mutating func perform(_ action: Action, now: Timestamp) -> [Effect] {
     switch action {
     case .down: move(1)
     case .up: move(-1)

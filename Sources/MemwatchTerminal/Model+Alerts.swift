@@ -7,9 +7,8 @@ package struct Alert: Equatable, Sendable {
   package var kind: ProblemKind
   package var arenaID: UInt64?
   package var text: String
-  /// Milliseconds since 1970.
-  package var since: UInt64
-  package var overSince: UInt64?
+  package var since: Timestamp
+  package var overSince: Timestamp?
   package var isOver: Bool { overSince != nil }
 }
 

@@ -162,8 +162,7 @@ extension Model {
       ]
     }
     guard let restart = snapshot.restart else { return [] }
-    let now = snapshot.sampledAt
-    let ago = now >= restart.at ? (now - restart.at) / 1000 : 0
+    let ago = snapshot.sampledAt.since(restart.at) / 1000
     return [
       Detail(
         title: "Since",

@@ -15,7 +15,7 @@ package struct Prompt: Equatable, Sendable {
 extension Model {
   /// A name for a new file.
   func fileName(
-    _ snapshot: Snapshot, _ now: UInt64, _ ending: String, _ what: String = ""
+    _ snapshot: Snapshot, _ now: Timestamp, _ ending: String, _ what: String = ""
   ) -> String {
     let pid = snapshot.process.pid.map { "-\($0)" } ?? ""
     let time = clock(now).filter { $0 != ":" }

@@ -85,7 +85,7 @@ extension Model {
     func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
     var chips: [String] = []
     if let newest, let snapshot {
-      let ahead = newest.sampledAt > snapshot.sampledAt ? newest.sampledAt - snapshot.sampledAt : 0
+      let ahead = newest.sampledAt.since(snapshot.sampledAt)
       chips.append("[time \(clock(snapshot.sampledAt)), live is \(duration(ahead)) on]")
     }
     if !filter.isEmpty, let shown {

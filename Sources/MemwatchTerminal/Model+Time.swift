@@ -14,7 +14,7 @@ extension Model {
   package var base: Snapshot? {
     if let mark { return mark }
     guard let snapshot else { return nil }
-    let then = snapshot.sampledAt > Self.changeSpan ? snapshot.sampledAt - Self.changeSpan : 0
+    let then = snapshot.sampledAt - Self.changeSpan
     guard let base = timeline.sample(notAfter: then), base.sampledAt < snapshot.sampledAt else {
       return nil
     }
@@ -32,7 +32,7 @@ extension Model {
   /// `5 min`; nil without an earlier sample.
   package var changeSpanText: String? {
     guard let base, let snapshot, snapshot.sampledAt > base.sampledAt else { return nil }
-    let span = snapshot.sampledAt - base.sampledAt
+    let span = snapshot.sampledAt.since(base.sampledAt)
     // Samples are never taken at exactly that time.
     if mark == nil, span + 10_000 >= Self.changeSpan { return "5 min" }
     return duration(max(1000, span))
@@ -49,8 +49,8 @@ extension Model {
     guard time.lowercased().filter({ $0 != " " }) != "live" else { return goLive() }
     guard let snapshot, let index = timeline.index(at: snapshot.sampledAt) else { return }
     let (found, note) = ReplayTime.place(
-      of: time, in: timeline.samples.map(\.sampledAt), at: index,
-      secondOfDay: { secondOfDay($0) })
+      of: time, in: timeline.samples.map(\.sampledAt.realMs), at: index,
+      secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
     if let found { show(sample: found) }
     if let note { say(note.replacing("the record", with: "what was sampled")) }
   }
@@ -82,7 +82,7 @@ extension Model {
   mutating func setRates(_ old: Snapshot?, _ new: Snapshot) {
     (rates, labelRates) = ([:], [:])
     guard let old, new.sampledAt > old.sampledAt, new.process.state.isCurrent else { return }
-    let seconds = Double(new.sampledAt - old.sampledAt) / 1000
+    let seconds = Double(new.sampledAt.since(old.sampledAt)) / 1000
     let before = Dictionary(old.arenas.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
     for arena in new.arenas {
       guard let past = before[arena.id] else { continue }
@@ -126,6 +126,6 @@ extension Model {
 }
 
 /// Of the local time.
-func secondOfDay(_ realMs: UInt64) -> Int {
-  clock(realMs).split(separator: ":").reduce(0) { $0 * 60 + (Int($1) ?? 0) }
+func secondOfDay(_ time: Timestamp) -> Int {
+  clock(time).split(separator: ":").reduce(0) { $0 * 60 + (Int($1) ?? 0) }
 }

@@ -85,7 +85,7 @@ package struct Model: Sendable {
   package internal(set) var alerts: [Alert] = []
   var newAlerts: [Alert] = []
   /// The time of the sample at which alerts were acknowledged last.
-  var acknowledgedAt: UInt64 = 0
+  var acknowledgedAt: Timestamp = 0
   package internal(set) var summaries: [UInt64: ProcessSummary] = [:]
   package internal(set) var allPublishers: [Publisher] = []
   package internal(set) var places: [Location] = []
@@ -99,7 +99,7 @@ package struct Model: Sendable {
   package internal(set) var isPaused = false
   /// Which sample of how many, where they come from a record.
   package internal(set) var replay: (index: Int, count: Int)?
-  package internal(set) var pausedAt: UInt64 = 0
+  package internal(set) var pausedAt: Timestamp = 0
   package internal(set) var intervalMs: Int
   package internal(set) var sort = ArenaColumn.state
   package internal(set) var isSorted = true

@@ -1,24 +1,26 @@
 // A line of values over time, as rows of text. Pure.
 
+import MemwatchInspector
+
 /// Two points in each column, four levels in each row (braille); one and two of them in ASCII.
 enum Plot {
   static func pointsAcross(unicode: Bool) -> Int { unicode ? 2 : 1 }
 
   /// The time that a plot spans: the first moment tells of what was since the sample before it.
-  static func span(of moments: [Moment]) -> ClosedRange<UInt64>? {
+  static func span(of moments: [Moment]) -> ClosedRange<Timestamp>? {
     guard let first = moments.first, let last = moments.last else { return nil }
-    let step = moments.count > 1 ? moments[1].at - first.at : 1000
-    return (first.at > step ? first.at - step : 0)...max(last.at, first.at)
+    let step = moments.count > 1 ? moments[1].at.since(first.at) : 1000
+    return (first.at - step)...max(last.at, first.at)
   }
 
   /// Values at so many equal steps of a time: each the largest of its step, or of the moment that
   /// spans it.
   static func values(
-    _ moments: [Moment], over span: ClosedRange<UInt64>, points: Int,
+    _ moments: [Moment], over span: ClosedRange<Timestamp>, points: Int,
     _ value: (Moment) -> Double?
   ) -> [Double?] {
     guard points > 0, !moments.isEmpty else { return [] }
-    let length = Double(span.upperBound - span.lowerBound)
+    let length = Double(span.upperBound.since(span.lowerBound))
     var next = 0
     return (0..<points).map { point in
       let end =

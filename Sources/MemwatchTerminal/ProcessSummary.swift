@@ -61,7 +61,7 @@ extension Renderer {
         ProcessColumn(title: "USER", width: 9) { Users.name($0.uid).string }, at: 2)
       columns.insert(
         ProcessColumn(title: "AGE", width: 7, isNumber: true) {
-          duration(now > $0.createdAt ? now - $0.createdAt : 0)
+          duration(now.since($0.createdAt))
         }, at: 3)
     }
     if width >= 60 {

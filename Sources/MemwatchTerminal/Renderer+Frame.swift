@@ -53,7 +53,7 @@ extension Renderer {
   /// The state of the publisher, and how old what is shown is: first in full, then as short as can be.
   func stateTexts(_ snapshot: Snapshot) -> [String] {
     let word = snapshot.process.state.rawValue
-    let age = Int(clamping: now >= snapshot.sampledAt ? now - snapshot.sampledAt : 0)
+    let age = Int(clamping: now.since(snapshot.sampledAt))
     let seen = snapshot.lastSeenText(at: now)
     let old = seen ?? "\(age / 1000).\(age % 1000 / 100) s"
     if let replay = model.replay {
@@ -69,7 +69,7 @@ extension Renderer {
       return ["\(past), \(word) then", past]
     }
     if model.recording == nil, model.isPaused {
-      let paused = Int(clamping: now >= model.pausedAt ? now - model.pausedAt : 0) / 1000
+      let paused = Int(clamping: now.since(model.pausedAt)) / 1000
       return ["PAUSED \(paused) s, \(word), \(old)", "PAUSED, \(word), \(short)"]
     }
     let lead = model.recording == nil ? "" : "REC, "

@@ -14,7 +14,7 @@ extension Renderer {
 
   mutating func drawHistory() {
     let moments = model.history.moments
-    let span = Plot.span(of: moments).map { duration($0.upperBound - $0.lowerBound) }
+    let span = Plot.span(of: moments).map { duration($0.upperBound.since($0.lowerBound)) }
     var note = span.map { "\($0), \(counted(moments.count, "point"))" } ?? ""
     if model.histories.arenas.count > 0 { note += "   j/k arena" }
     rule(top, model.historyTitle, since(note, besides: model.historyTitle))
@@ -64,17 +64,17 @@ extension Renderer {
   }
 
   /// The time that is looked at, where it is not the newest.
-  private var cursorTime: UInt64? {
+  private var cursorTime: Timestamp? {
     guard let at = model.snapshot?.sampledAt else { return nil }
     return model.isPast ? at : nil
   }
 
   /// The column of that time.
-  private func cursor(in span: ClosedRange<UInt64>) -> Int? {
+  private func cursor(in span: ClosedRange<Timestamp>) -> Int? {
     guard let time = cursorTime, span.contains(time) else { return nil }
     let columns = max(1, width - gutter - 1)
-    let length = Double(max(1, span.upperBound - span.lowerBound))
-    let share = Double(time - span.lowerBound) / length
+    let length = Double(max(1, span.upperBound.since(span.lowerBound)))
+    let share = Double(time.since(span.lowerBound)) / length
     return gutter + 1 + min(columns - 1, Int(share * Double(columns)))
   }
 
@@ -82,7 +82,7 @@ extension Renderer {
   private var gutter: Int { 9 }
 
   private mutating func draw(
-    _ line: Line, _ history: History, _ span: ClosedRange<UInt64>, row: Int, rows: Int,
+    _ line: Line, _ history: History, _ span: ClosedRange<Timestamp>, row: Int, rows: Int,
     isFirst: Bool
   ) {
     let moments = history.moments
@@ -115,13 +115,13 @@ extension Renderer {
   }
 
   /// The axis: times of day, each where it was.
-  private mutating func drawTimes(_ span: ClosedRange<UInt64>, row: Int) {
+  private mutating func drawTimes(_ span: ClosedRange<Timestamp>, row: Int) {
     let columns = width - gutter - 1
     grid.put(
       (style.unicode ? "└" : "+")
         + String(repeating: style.rule, count: max(0, columns)), row: row, column: gutter,
       role: .faint)
-    let length = Double(span.upperBound - span.lowerBound)
+    let length = Double(span.upperBound.since(span.lowerBound))
     let count = max(1, columns / 20)
     for index in 0..<count {
       let column = columns * index / count

@@ -1,6 +1,6 @@
 // Model → grid. Pure: the same model, size, style and time give the same grid.
 
-import MemwatchInspector
+package import MemwatchInspector
 
 /// What the terminal can show.
 package struct Style: Equatable, Sendable {
@@ -18,7 +18,7 @@ package struct Renderer {
   let model: Model
   let style: Style
   /// Milliseconds since 1970.
-  let now: UInt64
+  let now: Timestamp
   var grid: Grid
   var layout = ScreenLayout()
   /// The first row below the header, the tabs and the verdict.
@@ -26,7 +26,7 @@ package struct Renderer {
 
   /// Draws the screen.
   package static func render(
-    _ model: Model, width: Int, height: Int, style: Style, now: UInt64
+    _ model: Model, width: Int, height: Int, style: Style, now: Timestamp
   ) -> (grid: Grid, layout: ScreenLayout) {
     var renderer = Renderer(
       model: model, style: style, now: now, grid: Grid(width: width, height: height))

@@ -228,7 +228,7 @@ package enum Screen {
         let (grid, layout) = Renderer.render(
           model, width: size.width, height: size.height, style: style,
           now: recorded.isEmpty
-            ? Console.realMilliseconds : model.snapshot?.sampledAt ?? Console.realMilliseconds)
+            ? Console.now : model.snapshot?.sampledAt ?? Console.now)
         model.layout = layout
         prepared.terminal.draw(grid)
         drawn(grid)
@@ -252,7 +252,7 @@ package enum Screen {
           mustDraw = true
           let before = model.view
           let wasPaused = model.isPaused
-          for effect in model.handle(key, now: Console.realMilliseconds) {
+          for effect in model.handle(key, now: Console.now) {
             switch effect {
             case .sample: nextSample = 0
             case .audit:
@@ -263,8 +263,8 @@ package enum Screen {
               model.replay(recorded, at: position)
             case .goTo(let time):
               let (found, note) = ReplayTime.place(
-                of: time, in: recorded.map(\.sampledAt), at: position,
-                secondOfDay: { secondOfDay($0) })
+                of: time, in: recorded.map(\.sampledAt.realMs), at: position,
+                secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
               if let note { model.say(note) }
               guard let found else { break }
               position = found
@@ -278,7 +278,7 @@ package enum Screen {
                 let size = prepared.terminal.size
                 let (grid, _) = Renderer.render(
                   model, width: size.width, height: size.height, style: style,
-                  now: Console.realMilliseconds)
+                  now: Console.now)
                 failure = Console.writeNewFile(grid.svg, to: path)
               } else if effect == .writeView(path) {
                 failure = write(.seen(model.seen), path)

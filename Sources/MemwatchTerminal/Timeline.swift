@@ -29,10 +29,10 @@ package struct Timeline: Sendable {
     samples.append(new)
     costs.append(cost)
     byteCount += cost
-    let oldest = new.sampledAt > Self.reach ? new.sampledAt - Self.reach : 0
+    let oldest = new.sampledAt - Self.reach
     let gone = samples.firstIndex { $0.sampledAt >= oldest } ?? 0
     // In large steps: to remove the first costs what all of them cost.
-    if gone > 0, samples[0].sampledAt &+ 240_000 < oldest { remove { $0 < gone } }
+    if gone > 0, samples[0].sampledAt + 240_000 < oldest { remove { $0 < gone } }
     while samples.count > 8, samples.count > Self.most + Self.most / 8 || byteCount > Self.mostBytes
     { thin() }
   }
@@ -52,16 +52,16 @@ package struct Timeline: Sendable {
   }
 
   /// The last sample that is no younger than a time; the first one where all are younger.
-  package func sample(notAfter time: UInt64) -> Snapshot? {
+  package func sample(notAfter time: Timestamp) -> Snapshot? {
     samples[..<firstIndex(after: time)].last ?? samples.first
   }
 
   /// Where a sample of this time is, or the last one before it.
-  package func index(at time: UInt64) -> Int? {
+  package func index(at time: Timestamp) -> Int? {
     samples.isEmpty ? nil : max(0, firstIndex(after: time) - 1)
   }
 
-  private func firstIndex(after time: UInt64) -> Int {
+  private func firstIndex(after time: Timestamp) -> Int {
     var (low, high) = (0, samples.count)
     while low < high {
       let middle = (low + high) / 2

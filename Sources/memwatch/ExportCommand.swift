@@ -84,7 +84,7 @@ private struct Collector {
   let auditMs: UInt64
   private var inspectors: [UInt64: Inspector] = [:]
   /// When each was audited last, in milliseconds since 1970.
-  private var auditedAt: [UInt64: UInt64] = [:]
+  private var auditedAt: [UInt64: Timestamp] = [:]
   private var units: [UInt64: SafeText] = [:]
 
   init(auditing: Inspector.Auditing, auditMs: UInt64) {
@@ -92,7 +92,7 @@ private struct Collector {
   }
 
   mutating func collect() -> ExportCollection {
-    var collection = ExportCollection(at: Console.realMilliseconds)
+    var collection = ExportCollection(at: Console.now)
     let begin = Console.milliseconds
     func miss(_ reason: UnreadableReason) {
       collection.unreadable[reason.rawValue, default: 0] += 1

@@ -265,7 +265,7 @@ struct List: ConfinedCommand {
 
   func look(_ viewer: Viewer) throws {
     let discovery = Discovery.run()
-    let now = Console.realMilliseconds
+    let now = Console.now
     if json {
       let publishers = discovery.publishers.map { publisher in
         Value.object([

@@ -33,7 +33,8 @@ import Testing
       id: id, name: name, unit: unit.map { SafeText($0) }, state: .live, snapshot: snapshot)
   }
 
-  static func collection(_ readings: [ExportReading], at: UInt64 = 1_000_000) -> ExportCollection {
+  static func collection(_ readings: [ExportReading], at: Timestamp = 1_000_000) -> ExportCollection
+  {
     var collection = ExportCollection(at: at)
     collection.readings = readings
     return collection
@@ -76,7 +77,7 @@ import Testing
   /// Of processes in a group, the window that is open for the longest time; older libraries do not
   /// tell, which is no 0.
   @Test func openWindowsAreAsOldAsTheOldest() {
-    func series(_ windows: [(open: UInt64, since: UInt64?)]) -> Double? {
+    func series(_ windows: [(open: UInt64, since: Timestamp?)]) -> Double? {
       var exporter = Exporter(version: "1", counts: false)
       let readings = windows.enumerated().map { index, window in
         var arena = Self.arena(1, "keys")
@@ -170,7 +171,7 @@ import Testing
   @Test func countersNeverFallAlthoughProcessesComeAndGo() {
     var exporter = Exporter(version: "1", counts: true)
     var last: [String: Double] = [:]
-    func collect(_ readings: [ExportReading], at: UInt64) -> [String: Double] {
+    func collect(_ readings: [ExportReading], at: Timestamp) -> [String: Double] {
       let series = Self.series(exporter.text(of: Self.collection(readings, at: at)))
       for (name, value) in last where name.contains("_total") {
         #expect(series[name] ?? 0 >= value, "\(name) fell")

@@ -140,7 +140,7 @@ private struct Case {
   }
 
   @Test func eachMetricIsOfItsField() throws {
-    func collection(_ snapshot: Snapshot, at time: UInt64) -> ExportCollection {
+    func collection(_ snapshot: Snapshot, at time: Timestamp) -> ExportCollection {
       var collection = ExportCollection(at: time)
       collection.readings = [
         ExportReading(id: 1, name: SafeText("p"), unit: nil, state: .live, snapshot: snapshot)

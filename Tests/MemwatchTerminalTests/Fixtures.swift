@@ -6,7 +6,7 @@ import MemwatchTerminal
 
 @testable import MemwatchInspector
 
-func sample(arenas count: Int = 3, at time: UInt64 = 1_795_236_404_000) -> Snapshot {
+func sample(arenas count: Int = 3, at time: Timestamp = 1_795_236_404_000) -> Snapshot {
   var snapshot = Snapshot(
     process: ProcessSnapshot(
       pid: 4127, publisherPid: 4127, publisherID: "00000000000000aa", name: SafeText("tls-gateway"),
@@ -133,7 +133,7 @@ func model(_ snapshot: Snapshot?) -> Model {
   return model
 }
 
-let now: UInt64 = 1_795_236_404_300
+let now: Timestamp = 1_795_236_404_300
 
 func draw(_ model: Model, _ width: Int, _ height: Int, unicode: Bool = false) -> Grid {
   Renderer.render(model, width: width, height: height, style: Style(unicode: unicode), now: now)

@@ -161,7 +161,7 @@ import Testing
   /// A record, which does not hold secrets one by one, tells the same of their labels.
   @Test func labelsOfARecord() throws {
     // Marked when the secrets were there, and before.
-    for (mark, leaks) in [(sample(), 1), (sample(at: now / 2), 0)] {
+    for (mark, leaks) in [(sample(), 1), (sample(at: Timestamp(realMs: now.realMs / 2)), 0)] {
       var grown = sample(at: now + 60_000)
       grown.arenas[0].labels[0].live = 1500
       var live = model(mark)

@@ -73,7 +73,8 @@ struct Auditor {
   ) {
     let start = ProcessFacts.bootMilliseconds
     eventsThen = image.events.last?[.serial] ?? 0
-    var audit = Audit(at: ProcessFacts.realMilliseconds, durationMs: 0, scope: .arenas)
+    var audit = Audit(
+      at: Timestamp(realMs: ProcessFacts.realMilliseconds), durationMs: 0, scope: .arenas)
     var before = image
     var findings: [Finding]?
     // What seems to differ is looked at again before it is said.

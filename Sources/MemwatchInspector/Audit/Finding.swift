@@ -51,7 +51,7 @@ package struct Audit: Equatable, Sendable, Codable {
     case none
   }
   /// Milliseconds since 1970.
-  package var at: UInt64
+  package var at: Timestamp
   package var durationMs: UInt64
   package var scope: Scope
   /// Why the scope is not `arenas`, and what would make it that.

@@ -1,0 +1,42 @@
+// Times in a snapshot.
+
+/// A moment, in milliseconds since 1970. What is added and taken away are milliseconds; results stop at
+/// both ends, since times come from other processes.
+package struct Timestamp: Hashable, Comparable, Sendable, ExpressibleByIntegerLiteral {
+  package var realMs: UInt64
+
+  package static let max = Timestamp(realMs: .max)
+
+  package init(realMs: UInt64) { self.realMs = realMs }
+  package init(integerLiteral realMs: UInt64) { self.realMs = realMs }
+
+  /// The milliseconds from an earlier moment to this one; 0 where it is not earlier.
+  package func since(_ earlier: Timestamp) -> UInt64 {
+    realMs > earlier.realMs ? realMs - earlier.realMs : 0
+  }
+
+  package static func < (a: Timestamp, b: Timestamp) -> Bool { a.realMs < b.realMs }
+
+  package static func + (time: Timestamp, ms: UInt64) -> Timestamp {
+    let (sum, overflow) = time.realMs.addingReportingOverflow(ms)
+    return overflow ? .max : Timestamp(realMs: sum)
+  }
+
+  package static func - (time: Timestamp, ms: UInt64) -> Timestamp {
+    Timestamp(realMs: time.realMs > ms ? time.realMs - ms : 0)
+  }
+
+  package static func += (time: inout Timestamp, ms: UInt64) { time = time + ms }
+}
+
+/// In records, the number.
+extension Timestamp: Codable {
+  package init(from decoder: any Decoder) throws {
+    realMs = try decoder.singleValueContainer().decode(UInt64.self)
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    try container.encode(realMs)
+  }
+}
