@@ -102,6 +102,10 @@ private struct ArenaRow {
       (self.metric, self.state, self.value) = (metric, state, value)
     }
 
+    init(_ metric: Metric, bytes: @escaping @Sendable (ArenaSnapshot) -> ByteCount?) {
+      self.init(metric) { arena, _ in bytes(arena).map { Double($0) } }
+    }
+
     init(_ metric: Metric, _ count: @escaping @Sendable (ArenaSnapshot) -> UInt64?) {
       self.init(metric) { arena, _ in count(arena).map { Double($0) } }
     }
@@ -112,8 +116,8 @@ private struct ArenaRow {
       Gauge(.lockState, state: state.text) { arena, _ in arena.lockState.map { $0 == state ? 1 : 0 }
       }
     } + [
-      Gauge(.arenaLocked) { $0.bytesLocked }, Gauge(.arenaMapped) { $0.bytesMapped },
-      Gauge(.arenaUsed) { $0.bytesInUse }, Gauge(.arenaLockMissing) { $0.lock.bytesMissing },
+      Gauge(.arenaLocked, bytes: \.bytesLocked), Gauge(.arenaMapped, bytes: \.bytesMapped),
+      Gauge(.arenaUsed, bytes: \.bytesInUse), Gauge(.arenaLockMissing, bytes: \.lock.bytesMissing),
       Gauge(.arenaSecrets) { $0.secretCount }, Gauge(.arenaEncrypted) { $0.encryptedCount },
       Gauge(.arenaOpen) { $0.openWindows }, Gauge(.arenaStuck) { $0.stuckOpenPages },
       Gauge(.arenaOpenTime, state: nil) { arena, now in

@@ -23,6 +23,10 @@ struct Exposition {
     add(metric, labels, value.map { Double($0) })
   }
 
+  mutating func add(_ metric: Metric, _ labels: [String], _ value: ByteCount?) {
+    add(metric, labels, value.map { Double($0) })
+  }
+
   mutating func add(_ metric: Metric, _ labels: [String], _ value: Bool?) {
     add(metric, labels, value.map { $0 ? 1.0 : 0.0 })
   }

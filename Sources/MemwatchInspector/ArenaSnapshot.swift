@@ -16,11 +16,11 @@ package struct SizeRoom: Equatable, Sendable, Codable {
 package struct LockDetail: Equatable, Sendable, Codable {
   package var errno: Int32?
   package var failedCall: Reported<SystemCall>?
-  package var bytesMissing: UInt64?
+  package var bytesMissing: ByteCount?
   /// Milliseconds since 1970.
   package var at: Timestamp?
-  package var bytesInUseThen: UInt64?
-  package var limitThen: UInt64?
+  package var bytesInUseThen: ByteCount?
+  package var limitThen: ByteCount?
 }
 
 package struct ArenaSnapshot: Equatable, Sendable, Codable {
@@ -40,11 +40,11 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var forkProtection: Reported<ForkCode>?
   package var dumpProtection: Reported<DumpCode>?
   package var secretCount: UInt64?
-  package var bytesInUse: UInt64?
-  package var bytesLocked: UInt64?
-  package var bytesMapped: UInt64?
+  package var bytesInUse: ByteCount?
+  package var bytesLocked: ByteCount?
+  package var bytesMapped: ByteCount?
   /// Of the mapped bytes, those of chunks that hold no secret.
-  package var idleBytes: UInt64?
+  package var idleBytes: ByteCount?
   package var chunkCount: UInt64?
   package var mapsUsed: UInt64?
   /// Pages of slabs that are mappings of their own, and of chunks in one piece; nil but under a page
@@ -60,10 +60,10 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var failedLocks: UInt64?
   package var failedOpens: UInt64?
   package var peakSecretCount: UInt64?
-  package var peakBytesInUse: UInt64?
-  package var peakBytesLocked: UInt64?
-  package var nextChunkBytes: UInt64?
-  package var capacityBytes: UInt64?
+  package var peakBytesInUse: ByteCount?
+  package var peakBytesLocked: ByteCount?
+  package var nextChunkBytes: ByteCount?
+  package var capacityBytes: ByteCount?
   package var createdAt: Timestamp?
   package var stuckOpenPages: UInt64?
   package var corruptions: UInt64?

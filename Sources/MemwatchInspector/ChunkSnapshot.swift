@@ -4,8 +4,8 @@ package import EnclaveStats
 
 package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var address: UInt64?
-  package var dataBytes: UInt64?
-  package var guardBytes: UInt64?
+  package var dataBytes: ByteCount?
+  package var guardBytes: ByteCount?
   package var lockState: Reported<LockStateCode>?
   package var errno: Int32?
   package var kind: Reported<LayoutCode>?

@@ -6,14 +6,14 @@ package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var label: SafeText
   package var origin: Reported<OriginCode>?
   package var live: UInt64?
-  package var bytes: UInt64?
+  package var bytes: ByteCount?
   package var allocations: UInt64?
   package var frees: UInt64?
   package var opens: UInt64?
   package var openNow: UInt64?
   package var lastOpenedAt: Timestamp?
-  package var minimumSize: UInt64?
-  package var maximumSize: UInt64?
+  package var minimumSize: ByteCount?
+  package var maximumSize: ByteCount?
   /// Its number in its arena, which secrets name.
   package var index: UInt64 = 0
   /// Of its secrets, where a record does not hold them one by one.
@@ -75,7 +75,7 @@ package struct SecretSnapshot: Equatable, Sendable, Codable {
   package var arenaID: UInt64
   package var serial: UInt64
   package var labelIndex: UInt64
-  package var byteCount: UInt64
+  package var byteCount: ByteCount
   package var allocatedAt: Timestamp?
   package var opens: UInt64
   package var lastOpenedAt: Timestamp?

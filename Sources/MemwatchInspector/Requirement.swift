@@ -174,7 +174,7 @@ extension Snapshot {
         judge.whole(true, "the limit does not bind")
       } else {
         judge.whole(
-          memlock.headroom.map { $0 >= requirement.amount },
+          memlock.headroom.map { $0.count >= requirement.amount },
           memlock.headroom.map { "\(bytes($0)) can still be locked" } ?? "the limit is not known")
       }
     case .noOpenLongerThan:

@@ -60,20 +60,20 @@ package enum Binds: String, Sendable, Codable, CaseIterable { case yes, no, unkn
 
 /// RLIMIT_MEMLOCK of the process, in bytes.
 package struct Memlock: Equatable, Sendable, Codable {
-  package var soft: UInt64?
-  package var hard: UInt64?
+  package var soft: ByteCount?
+  package var hard: ByteCount?
   package var softIsUnlimited = false
   package var hardIsUnlimited = false
   package var binds = Binds.unknown
   /// VmLck.
-  package var locked: UInt64?
-  package var lockedByArenas: UInt64 = 0
-  package var lockedByOthers: UInt64?
+  package var locked: ByteCount?
+  package var lockedByArenas: ByteCount = 0
+  package var lockedByOthers: ByteCount?
   /// What can still be locked; nil where the limit does not bind, or something is not known.
-  package var headroom: UInt64?
-  package var nextChunk: UInt64?
+  package var headroom: ByteCount?
+  package var nextChunk: ByteCount?
   package var nextChunkFits: Bool?
-  package var peakLockedByArenas: UInt64 = 0
+  package var peakLockedByArenas: ByteCount = 0
 }
 
 /// Mappings against vm.max_map_count.
@@ -91,7 +91,7 @@ package struct EventSnapshot: Equatable, Sendable, Codable {
   package var at: Timestamp?
   package var call: Reported<SystemCall>?
   package var errno: Int32?
-  package var bytes: UInt64?
+  package var bytes: ByteCount?
 }
 
 package struct VaultSnapshot: Equatable, Sendable, Codable {
@@ -101,7 +101,7 @@ package struct VaultSnapshot: Equatable, Sendable, Codable {
   package var cipher: Reported<CipherCode>?
   package var epoch: UInt64?
   package var entries: UInt64?
-  package var bytes: UInt64?
+  package var bytes: ByteCount?
   package var entriesOfOldEpoch: UInt64?
   package var encryptions: UInt64?
   package var decryptions: UInt64?
@@ -111,7 +111,7 @@ package struct VaultSnapshot: Equatable, Sendable, Codable {
   package var lastRotatedAt: Timestamp?
   package var streams: UInt64?
   package var streamChunks: UInt64?
-  package var streamBytes: UInt64?
+  package var streamBytes: ByteCount?
 }
 
 package struct ProcessSnapshot: Equatable, Sendable, Codable {
@@ -163,7 +163,7 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package var arenasDestroyed: UInt64?
   /// Addresses that sealed arenas left behind; they are taken until the process ends.
   package var retiredMappings: UInt64?
-  package var retiredBytes: UInt64?
+  package var retiredBytes: ByteCount?
   package var secrets: [SecretSnapshot] = []
   package var vaults: [VaultSnapshot] = []
   package var vaultsUnlisted: UInt64?

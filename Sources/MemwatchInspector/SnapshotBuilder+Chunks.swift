@@ -7,8 +7,8 @@ extension SnapshotBuilder {
     _ record: StatsPageRecord<ChunkWord>, _ map: StatsPageRecord<MapWord>?, _ image: StatsPageImage
   ) -> ChunkSnapshot {
     ChunkSnapshot(
-      address: number(record[.address]), dataBytes: number(record[.dataBytes]),
-      guardBytes: number(record[.guardBytes]),
+      address: number(record[.address]), dataBytes: size(record[.dataBytes]),
+      guardBytes: size(record[.guardBytes]),
       lockState: code(record[.lockState]),
       errno: errno(record[.lockErrno]),
       kind: Reported(number: record[.kind]),

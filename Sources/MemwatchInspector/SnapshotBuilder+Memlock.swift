@@ -6,33 +6,34 @@ import MemwatchSystem
 extension SnapshotBuilder {
   /// What of VmLck should be the arenas'. Secret memory (memfd_secret) is locked by its nature; some
   /// kernels count it there (6.18 does), some do not (6.12): then it is left out.
-  var claimedLocked: UInt64 {
+  var claimedLocked: ByteCount {
     let arenas = image?.arenas ?? []
-    func sum(_ records: [StatsPageRecord<ArenaWord>]) -> UInt64 {
-      saturatingSum(records.map { number($0[.bytesLocked]) ?? 0 })
+    func sum(_ records: [StatsPageRecord<ArenaWord>]) -> ByteCount {
+      saturatingSum(records.map { size($0[.bytesLocked]) ?? 0 })
     }
     let all = sum(arenas)
-    guard let locked = probe.lockedBytes, locked < all else { return all }
+    guard let locked = probe.lockedBytes, ByteCount(locked) < all else { return all }
     return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue })
   }
 
   var claimsMoreThanLocked: Bool {
     guard state == .live || state == .stopped, let locked = probe.lockedBytes else { return false }
-    return locked < claimedLocked
+    return ByteCount(locked) < claimedLocked
   }
 
   func memlock(_ arenas: [ArenaSnapshot]) -> Memlock {
     var memlock = Memlock()
-    func limit(_ kernel: UInt64?, _ claimed: UInt64) -> (UInt64?, Bool) {
-      if let kernel { return kernel == .max ? (nil, true) : (kernel, false) }
+    func limit(_ kernel: UInt64?, _ claimed: UInt64) -> (ByteCount?, Bool) {
+      if let kernel { return kernel == .max ? (nil, true) : (ByteCount(kernel), false) }
       if claimed == StatsPageFormat.unlimited { return (nil, true) }
-      return (number(claimed).flatMap { $0 == 0 ? nil : $0 }, false)
+      return (size(claimed).flatMap { $0 == 0 ? nil : $0 }, false)
     }
     let page = image!.process
     (memlock.soft, memlock.softIsUnlimited) = limit(probe.softLimit, page[.memlockSoft])
     (memlock.hard, memlock.hardIsUnlimited) = limit(probe.hardLimit, page[.memlockHard])
     memlock.binds = memlock.softIsUnlimited ? .no : probe.binds
-    memlock.locked = probe.exists ? probe.lockedBytes : number(page[.lockedBytes])
+    memlock.locked =
+      probe.exists ? probe.lockedBytes.map { ByteCount($0) } : size(page[.lockedBytes])
     memlock.lockedByArenas = claimedLocked
     memlock.lockedByOthers = memlock.locked.flatMap {
       $0 >= memlock.lockedByArenas ? $0 - memlock.lockedByArenas : nil
@@ -72,7 +73,7 @@ extension SnapshotBuilder {
         let payload = snapshot.arenas[arena].sizes[size].payload
         guard let shape = runShape(payload), shape.runBytes > 0 else { continue }
         // Two odd words from a page may be any numbers.
-        let (more, overflow) = (Int(clamping: room) / shape.runBytes)
+        let (more, overflow) = (Int(clamping: room.count) / shape.runBytes)
           .multipliedReportingOverflow(by: shape.slots)
         guard !overflow, more < 1 << 60 else { continue }
         snapshot.arenas[arena].sizes[size].freeSlotsAfterGrowth =
@@ -97,7 +98,7 @@ extension SnapshotBuilder {
 extension Memlock {
   /// What a next chunk can have: what can still be locked, and what is locked and idle, which is given
   /// back when a lock is refused. nil as `headroom`.
-  func room(_ arenas: [ArenaSnapshot]) -> UInt64? {
+  func room(_ arenas: [ArenaSnapshot]) -> ByteCount? {
     headroom.map { headroom in
       saturatingSum(
         [headroom]

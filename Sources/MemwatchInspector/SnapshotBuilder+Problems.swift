@@ -13,7 +13,7 @@ extension SnapshotBuilder {
           kernel: "TracerPid \(tracer)",
           cause: "a debugger or strace is attached", fix: "it can read every secret: end it"))
     }
-    if let locked = probe.lockedBytes, locked > claimedLocked {
+    if let locked = probe.lockedBytes.map({ ByteCount($0) }), locked > claimedLocked {
       findings.append(
         Finding(
           severity: .note, kind: .otherLocks, claim: "\(bytes(claimedLocked)) locked by arenas",
@@ -142,7 +142,7 @@ extension SnapshotBuilder {
 
 extension ArenaSnapshot {
   /// The bytes of the next chunk, where they are more than can still be locked.
-  func nextChunk(over headroom: UInt64?) -> UInt64? {
+  func nextChunk(over headroom: ByteCount?) -> ByteCount? {
     guard lockPolicy != .off, let headroom, let next = nextChunkBytes, headroom < next else {
       return nil
     }

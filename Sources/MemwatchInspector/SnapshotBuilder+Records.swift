@@ -8,6 +8,8 @@ extension SnapshotBuilder {
 
   func number(_ word: UInt64) -> UInt64? { word == StatsPageFormat.unknown ? nil : word }
 
+  func size(_ word: UInt64) -> ByteCount? { number(word).map { ByteCount($0) } }
+
   /// nil where it is not known.
   func code<Code: NamedCode>(_ value: UInt64) -> Reported<Code>? {
     value == 0 ? nil : number(value).map { Reported(number: $0) }
@@ -62,19 +64,19 @@ extension SnapshotBuilder {
     arena.lock = LockDetail(
       errno: errno(record[.lockErrno]),
       failedCall: number(record[.lockFailedCall]).map { Reported(number: $0) },
-      bytesMissing: number(record[.lockBytesMissing]), at: time(record[.lockFailedAtMs]),
-      bytesInUseThen: number(record[.lockBytesInUse]),
-      limitThen: number(record[.lockLimitSoft]))
+      bytesMissing: size(record[.lockBytesMissing]), at: time(record[.lockFailedAtMs]),
+      bytesInUseThen: size(record[.lockBytesInUse]),
+      limitThen: size(record[.lockLimitSoft]))
     arena.protectionState = code(record[.protectionState])
     arena.openWindows = number(record[.openWindows])
     arena.sealState = code(record[.sealState])
     arena.forkProtection = code(record[.forkProtection])
     arena.dumpProtection = code(record[.dumpProtection])
     arena.secretCount = number(record[.secretCount])
-    arena.bytesInUse = number(record[.bytesInUse])
-    arena.bytesLocked = number(record[.bytesLocked])
-    arena.bytesMapped = number(record[.bytesMapped])
-    arena.idleBytes = number(record[.idleBytes])
+    arena.bytesInUse = size(record[.bytesInUse])
+    arena.bytesLocked = size(record[.bytesLocked])
+    arena.bytesMapped = size(record[.bytesMapped])
+    arena.idleBytes = size(record[.idleBytes])
     arena.chunkCount = number(record[.chunkCount])
     arena.mapsUsed = number(record[.mapsUsed])
     let (separate, merged) = (number(record[.separatePages]), number(record[.mergedPages]))
@@ -93,11 +95,11 @@ extension SnapshotBuilder {
     arena.failedLocks = number(record[.failedLocks])
     arena.failedOpens = number(record[.failedOpens])
     arena.peakSecretCount = number(record[.peakSecretCount])
-    arena.peakBytesInUse = number(record[.peakBytesInUse])
-    arena.peakBytesLocked = number(record[.peakBytesLocked])
-    arena.nextChunkBytes = number(record[.nextChunkBytes])
+    arena.peakBytesInUse = size(record[.peakBytesInUse])
+    arena.peakBytesLocked = size(record[.peakBytesLocked])
+    arena.nextChunkBytes = size(record[.nextChunkBytes])
     let capacity = record[.capacityBytes]
-    arena.capacityBytes = capacity == StatsPageFormat.unlimited ? nil : number(capacity)
+    arena.capacityBytes = capacity == StatsPageFormat.unlimited ? nil : size(capacity)
     arena.createdAt = time(record[.createdAtMs])
     arena.stuckOpenPages = number(record[.stuckOpenPages])
     arena.corruptions = number(record[.corruptions])
@@ -122,18 +124,18 @@ extension SnapshotBuilder {
     LabelSnapshot(
       label: record.safeText(at: .text, length: record[.textLength]),
       origin: code(record[.origin]),
-      live: number(record[.live]), bytes: number(record[.bytes]),
+      live: number(record[.live]), bytes: size(record[.bytes]),
       allocations: number(record[.allocations]), frees: number(record[.frees]),
       opens: number(record[.opens]), openNow: number(record[.openNow]),
-      lastOpenedAt: time(record[.lastOpenedAtMs]), minimumSize: number(record[.minimumSize]),
-      maximumSize: record[.maximumSize] == 0 ? nil : number(record[.maximumSize]),
+      lastOpenedAt: time(record[.lastOpenedAtMs]), minimumSize: size(record[.minimumSize]),
+      maximumSize: record[.maximumSize] == 0 ? nil : size(record[.maximumSize]),
       index: record[.index])
   }
 
   func secret(_ record: StatsPageRecord<SecretWord>) -> SecretSnapshot {
     SecretSnapshot(
       arenaID: record[.owner] & 0xffff_ffff, serial: record[.serial],
-      labelIndex: record[.owner] >> 32, byteCount: record[.size],
+      labelIndex: record[.owner] >> 32, byteCount: ByteCount(record[.size]),
       allocatedAt: time(record[.allocatedAtMs]), opens: record[.opens],
       lastOpenedAt: time(record[.lastOpenedAtMs]), openNow: record[.openNow])
   }
@@ -143,12 +145,12 @@ extension SnapshotBuilder {
       arenaID: record[.arenaID], name: name,
       cipher: code(record[.cipher]), epoch: number(record[.epoch]),
       entries: number(record[.entries]),
-      bytes: number(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
+      bytes: size(record[.bytes]), entriesOfOldEpoch: number(record[.entriesOfOldEpoch]),
       encryptions: number(record[.encryptions]), decryptions: number(record[.decryptions]),
       failures: number(record[.failures]), rotations: number(record[.rotations]),
       failedRotations: number(record[.failedRotations]),
       lastRotatedAt: time(record[.lastRotatedAtMs]), streams: number(record[.streams]),
-      streamChunks: number(record[.streamChunks]), streamBytes: number(record[.streamBytes]))
+      streamChunks: number(record[.streamChunks]), streamBytes: size(record[.streamBytes]))
   }
 
   func event(_ record: StatsPageRecord<EventWord>) -> EventSnapshot {
@@ -157,6 +159,6 @@ extension SnapshotBuilder {
       kind: code(record[.kind]) ?? .unknown(0),
       arenaID: record[.arenaID] == 0 ? nil : number(record[.arenaID]), at: time(record[.atMs]),
       call: number(record[.call]).map { Reported(number: $0) }, errno: errno(record[.errno]),
-      bytes: number(record[.bytes]))
+      bytes: size(record[.bytes]))
   }
 }

@@ -15,14 +15,14 @@ extension SnapshotBuilder {
     let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])
     guard missing > 0, missing < 1 << 49 else { return (nil, nil) }
     // The next power of two that holds what is locked, what is missing, and as much again.
-    let (need, overflow) = locked.addingReportingOverflow(missing * 2)
+    let (need, overflow) = locked.count.addingReportingOverflow(missing.count * 2)
     guard !overflow, need < 1 << 50 else { return (nil, nil) }
     var limit: UInt64 = 65536
     while limit < need { limit *= 2 }
-    let fits = memlock.hardIsUnlimited || memlock.hard.map { limit <= $0 } ?? false
+    let fits = memlock.hardIsUnlimited || memlock.hard.map { limit <= $0.count } ?? false
     let fix =
       fits
-      ? "prlimit --pid \(pid) --memlock=\(limit):\(memlock.hard.map { "\($0)" } ?? "unlimited")"
+      ? "prlimit --pid \(pid) --memlock=\(limit):\(memlock.hard.map { "\($0.count)" } ?? "unlimited")"
       : "sudo prlimit --pid \(pid) --memlock=\(limit):\(limit)"
     let megabytes = "\(max(1, limit >> 20))M"
     let keep: String

@@ -61,7 +61,7 @@ struct SnapshotBuilder {
     snapshot.chunksUnlisted = number(image.process[.chunksUnlisted])
     snapshot.arenasDestroyed = number(image.process[.arenasDestroyed])
     snapshot.retiredMappings = number(image.process[.retiredMappings])
-    snapshot.retiredBytes = number(image.process[.retiredBytes])
+    snapshot.retiredBytes = size(image.process[.retiredBytes])
     // The process record is written by the ticker; an event may be ahead of it.
     snapshot.eventCount = number(image.process[.events]).map {
       max($0, image.events.last?[.serial] ?? 0)

@@ -51,7 +51,7 @@ private struct Stretch {
   static func all(of arena: ArenaSnapshot) -> [Stretch] {
     arena.chunks.enumerated().flatMap { index, chunk in
       let id = chunk.address.map { String($0, radix: 16) } ?? "\(index)"
-      let pageCount = Int(clamping: (chunk.dataBytes ?? 0) / pageByteCount)
+      let pageCount = Int(clamping: (chunk.dataBytes?.count ?? 0) / pageByteCount)
       let isWhole = chunk.pages?.first?.use == .whole || pageCount > 2 * width
       let step = isWhole ? max(1, pageCount) : width
       return stride(from: 0, to: max(1, pageCount), by: step).map { first in

@@ -9,7 +9,7 @@ package struct Detail: Equatable, Sendable {
   package var role = Role.normal
 }
 
-private func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
+private func size(_ size: ByteCount?) -> String { size.text }
 private func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
 
 extension Model {
@@ -157,8 +157,8 @@ extension Model {
           title: "Since",
           text: "mark \(clock(mark.sampledAt))   secrets "
             + change(arena.secretCount, then.secretCount) { grouped($0) } + "   in use "
-            + change(arena.bytesInUse, then.bytesInUse) { bytes($0) } + "   locked "
-            + change(arena.bytesLocked, then.bytesLocked) { bytes($0) })
+            + change(arena.bytesInUse?.count, then.bytesInUse?.count) { bytes($0) } + "   locked "
+            + change(arena.bytesLocked?.count, then.bytesLocked?.count) { bytes($0) })
       ]
     }
     guard let restart = snapshot.restart else { return [] }

@@ -9,8 +9,8 @@ package struct ProcessSummary: Equatable, Sendable {
   package var verdict: String
   package var arenas: Int
   /// Bytes that the process has locked, and may lock; nil: not known, or no limit.
-  package var locked: UInt64?
-  package var limit: UInt64?
+  package var locked: ByteCount?
+  package var limit: ByteCount?
 
   package init(_ snapshot: Snapshot) {
     severity = snapshot.problems.filter { $0.severity != .note }.map(\.severity).min()

@@ -42,7 +42,7 @@ extension Renderer {
     let secrets = change(\.secretCount) { grouped($0) }
     let short = "since \(clock(mark.sampledAt)): \(secrets) secrets"
     let long =
-      short + ", " + change(\.bytesLocked) { bytes($0) } + " locked, "
+      short + ", " + change(\.bytesLocked?.count) { bytes($0) } + " locked, "
       + change(failures) { grouped($0) } + " failures"
     let behind = note.isEmpty ? "" : "   " + note
     let room = width - 16 - shown(title).columns

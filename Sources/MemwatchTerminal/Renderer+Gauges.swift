@@ -61,9 +61,9 @@ extension Renderer {
     drawBar(
       row: row, column: 8, width: barWidth,
       parts: [
-        (memlock.lockedByArenas, style.arenas, level ?? .arenas),
-        (memlock.lockedByOthers ?? 0, style.others, level ?? .others),
-      ], whole: whole)
+        (memlock.lockedByArenas.count, style.arenas, level ?? .arenas),
+        (memlock.lockedByOthers?.count ?? 0, style.others, level ?? .others),
+      ], whole: whole?.count)
     grid.put(memlockTail, row: row, column: 8 + barWidth + 2, limit: width - 10 - barWidth)
   }
 

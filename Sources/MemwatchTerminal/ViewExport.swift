@@ -117,7 +117,7 @@ extension Model {
   /// A cell of the list of arenas.
   func cell(_ column: ArenaColumn, of arena: ArenaSnapshot) -> String {
     func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
-    func size(_ number: UInt64?) -> String { number.map { bytes($0) } ?? "n/a" }
+    func size(_ size: ByteCount?) -> String { size.text }
     return switch column {
     case .arena: arena.name.string
     case .state: stateText(of: arena)

@@ -109,7 +109,7 @@ import Testing
     for word in [
       HeaderWord.magic, .byteCount, .arenaCapacity, .secretCapacity, .arenaBytes, .callBytes,
     ] {
-      for value in [0, 1, UInt64.max, 1 << 63, page.count.magnitude.asUInt64 + 1] {
+      for value: UInt64 in [0, 1, .max, 1 << 63, page.count.magnitude.asUInt64 + 1] {
         #expect(try state(changed(word.rawValue, to: value)) == .corrupt, "\(word) = \(value)")
       }
     }
@@ -145,7 +145,7 @@ import Testing
       words += Array(first..<(first + table.recordBytes / 8))
     }
     for word in words {
-      for value in [UInt64.max - 1, 1 << 63, 0x7fff_ffff_ffff_ffff, 2] {
+      for value: UInt64 in [.max - 1, 1 << 63, 0x7fff_ffff_ffff_ffff, 2] {
         if case .success(let snapshot) = try sample(changed(word, to: value)) {
           try render(snapshot)
         }

@@ -18,7 +18,9 @@ import Testing
 
   private func withLocked(_ locked: UInt64, fits: Bool) -> Snapshot {
     var snapshot = sample(arenas: 3)
-    (snapshot.memlock.locked, snapshot.memlock.lockedByArenas) = (locked, locked)
+    (snapshot.memlock.locked, snapshot.memlock.lockedByArenas) = (
+      ByteCount(locked), ByteCount(locked)
+    )
     (snapshot.memlock.lockedByOthers, snapshot.memlock.nextChunkFits) = (0, fits)
     return snapshot
   }

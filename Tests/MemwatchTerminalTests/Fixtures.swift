@@ -48,10 +48,11 @@ func sample(arenas count: Int = 3, at time: Timestamp = 1_795_236_404_000) -> Sn
     arena.labels = names.enumerated().map { number, name in
       LabelSnapshot(
         label: SafeText(name), origin: .known(number < 2 ? .label : .callSite),
-        live: UInt64(index * 1000 + 2 * number + 1), bytes: 48 << number, allocations: 100,
+        live: UInt64(index * 1000 + 2 * number + 1), bytes: ByteCount(48 << number),
+        allocations: 100,
         frees: 50, opens: UInt64(number * 10), openNow: number == 1 ? 1 : 0,
         lastOpenedAt: number == 0 ? nil : time - 29_000, minimumSize: 16,
-        maximumSize: UInt64(16 << number), index: UInt64(number * 2))
+        maximumSize: ByteCount(16 << number), index: UInt64(number * 2))
     }
     arena.sizes = [SizeRoom(payload: 32, live: 6, freeSlots: 79, freeSlotsAfterGrowth: 43_599)]
     arena.chunks = chunks(of: index)
@@ -94,7 +95,7 @@ private func chunks(of arena: Int) -> [ChunkSnapshot] {
   func chunk(_ number: Int, pages: Int, _ all: [PagesSnapshot]) -> ChunkSnapshot {
     ChunkSnapshot(
       address: arena == 2 ? nil : 0x7f00_0000_0000 + UInt64(number) << 20,
-      dataBytes: UInt64(pages) * 4096, guardBytes: 4096, lockState: .known(.locked),
+      dataBytes: ByteCount(UInt64(pages) * 4096), guardBytes: 4096, lockState: .known(.locked),
       kind: .known(.slab),
       pages: arena == 0 ? nil : all)
   }

@@ -29,7 +29,7 @@ import Testing
     model.view = view
     for step in 1...40 {
       var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
-      next.memlock.locked = UInt64(4 << 20) + UInt64(step) << 16
+      next.memlock.locked = ByteCount(UInt64(4 << 20) + UInt64(step) << 16)
       for index in next.arenas.indices {
         next.arenas[index].opens = UInt64(step * step * 7 + 5)
         next.arenas[index].failedLocks = step > 30 ? 3 : 0

@@ -49,7 +49,7 @@ import Testing
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {
       var next = sample(arenas: 1, at: now + UInt64(step) * 1000)
-      next.memlock.locked = UInt64(step) << 16
+      next.memlock.locked = ByteCount(UInt64(step) << 16)
       model.update(next)
     }
     // 64 KiB a second, and 99 of them to go.

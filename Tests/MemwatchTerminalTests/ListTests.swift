@@ -224,7 +224,7 @@ import Testing
     snapshot.secrets = (0..<100_000).map { number in
       var secret = template
       secret.serial = UInt64(number)
-      secret.byteCount = UInt64(number % 1000)
+      secret.byteCount = ByteCount(UInt64(number % 1000))
       return secret
     }
     let arena = snapshot.arenas.first { $0.id == template.arenaID }!

@@ -39,7 +39,8 @@ import Testing
         case 3: next.events.removeFirst(next.events.isEmpty ? 0 : 1)
         case 4:
           next.events.append(
-            EventSnapshot(serial: UInt64(step), kind: .unknown(UInt64(step)), bytes: UInt64(step)))
+            EventSnapshot(
+              serial: UInt64(step), kind: .unknown(UInt64(step)), bytes: ByteCount(UInt64(step))))
         case 5:
           next.calls.append(
             CallSnapshot(
@@ -187,7 +188,7 @@ import Testing
   @Test func aReplayKnowsThePast() {
     let samples = (0..<120).map { step in
       var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
-      next.memlock.locked = UInt64(step % 7) << 16
+      next.memlock.locked = ByteCount(UInt64(step % 7) << 16)
       next.arenas[0].opens = UInt64(step * step)
       if !(30..<40).contains(step) { next.problems = [] }
       return next

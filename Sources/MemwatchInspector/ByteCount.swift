@@ -1,0 +1,50 @@
+// Sizes in a snapshot.
+
+/// A number of bytes. Sums and differences stop at both ends, since sizes come from other processes.
+package struct ByteCount: Hashable, Comparable, Sendable, ExpressibleByIntegerLiteral {
+  package var count: UInt64
+
+  package init(_ count: UInt64) { self.count = count }
+  package init(integerLiteral count: UInt64) { self.count = count }
+
+  package static func < (a: ByteCount, b: ByteCount) -> Bool { a.count < b.count }
+
+  package static func + (a: ByteCount, b: ByteCount) -> ByteCount {
+    let (sum, overflow) = a.count.addingReportingOverflow(b.count)
+    return ByteCount(overflow ? .max : sum)
+  }
+
+  package static func - (a: ByteCount, b: ByteCount) -> ByteCount {
+    ByteCount(a.count > b.count ? a.count - b.count : 0)
+  }
+
+  package static func << (size: ByteCount, bits: Int) -> ByteCount {
+    ByteCount(size.count << UInt64(bits))
+  }
+}
+
+/// For people: `48 KiB`, `2.2 MiB`; exact where it is whole.
+extension ByteCount: Worded {
+  package var text: String { bytes(count) }
+}
+
+/// In records, the number.
+extension ByteCount: Codable {
+  package init(from decoder: any Decoder) throws {
+    count = try decoder.singleValueContainer().decode(UInt64.self)
+  }
+
+  package func encode(to encoder: any Encoder) throws {
+    var container = encoder.singleValueContainer()
+    try container.encode(count)
+  }
+}
+
+extension Double {
+  package init(_ size: ByteCount) { self.init(size.count) }
+}
+
+/// A sum that stops at the largest size.
+package func saturatingSum(_ sizes: [ByteCount]) -> ByteCount { sizes.reduce(0, +) }
+
+package func bytes(_ size: ByteCount) -> String { size.text }
