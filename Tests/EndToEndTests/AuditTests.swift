@@ -176,6 +176,35 @@ import Testing
     try peer.send("free a 1")
   }
 
+  /// Slabs that are mappings of their own, chunks in one piece, and memory that waits: closed, locked and
+  /// right, and told apart.
+  @Test(arguments: ["slab", "isolated"]) func everyKindOfPagesIsRight(layout: String) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha \(layout) required pages")
+    try peer.send("fault separatePages 1")
+    // The first chunk of slabs stays in one piece: 4 pages.
+    try peer.send("alloc a 5 300")
+    try peer.send("alloc a 100 300")
+    try peer.send("alloc a 1 20000")
+    try peer.send("free a 1")
+    try peer.send("touch a 3")
+    var arena: [String: Any] = [:]
+    try eventually("it is told") {
+      arena = (try snapshot(peer, scratch)["arenas"] as! [[String: Any]])[0]
+      return arena["secretCount"] as? Int == 105 && arena["idleBytes"] as? Int == 20480
+    }
+    let pages = (arena["bytesMapped"] as! Int) / 4096
+    let merged = layout == "slab" ? 4 : 0
+    #expect(arena["mergedPages"] as? Int == merged)
+    #expect(arena["separatePages"] as? Int == pages - merged)
+    #expect(arena["audit"] as? String == "agrees" && arena["state"] as? String == "ok")
+    #expect(findings(try snapshot(peer, scratch)).isEmpty)
+    #expect(try memwatch("audit", "\(peer.pid)", stats: scratch).status == 0)
+    peer.kill()
+  }
+
   /// What the page claims nothing of, and what changes what becomes of pages.
   @Test(
     arguments: [("mergeable", 12, 13), ("huge-pages", 14, 15)], ["none", "pages", "key"])
