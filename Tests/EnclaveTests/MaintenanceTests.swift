@@ -8,6 +8,19 @@ import Glibc
 import TestSupport
 import Testing
 
+/// Whether a thread may be made a real-time one; tried in a thread that ends.
+private let mayBeRealTime: Bool = {
+  let answer = DispatchSemaphore(value: 0)
+  nonisolated(unsafe) var result: Int32 = -1
+  Thread {
+    var priority = sched_param(sched_priority: 1)
+    result = pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority)
+    answer.signal()
+  }.start()
+  answer.wait()
+  return result == 0
+}()
+
 @Suite struct MaintenanceTests {
   // MARK: - Locking later
 
@@ -116,6 +129,52 @@ import Testing
       while !FaultPlan.holdsThread { sched_yield() }
       try Self.useAnArena()
       FaultPlan.letGo()
+      ended.wait()
+    }
+  }
+
+  /// A real-time thread that waits for another sleeps: RLIMIT_RTTIME counts what runs without a break, and
+  /// its signal ends the process.
+  @Test(
+    .enabled(if: mayBeRealTime, "needs CAP_SYS_NICE or RLIMIT_RTPRIO, for sched_setscheduler(2)"),
+    arguments: [SystemCall.openWindow, .closeWindow])
+  func aRealTimeWaiterSleeps(call: SystemCall) async {
+    await #expect(processExitsWith: .success) { [number = call.rawValue as UInt32] in
+      alarm(60)
+      let call = try #require(SystemCall(rawValue: number))
+      let arena = try Arena("shared", .init(lock: .preferred, gate: .pages))
+      let secret = try arena.allocate(byteCount: 32)
+      let shared = SecretReference(secret)
+      FaultPlan.hold(call)
+      let ended = DispatchSemaphore(value: 0)
+      Thread {
+        try? shared.withBytes { _ in }
+        ended.signal()
+      }.start()
+      while !FaultPlan.holdsThread { sched_yield() }
+      var limit = rlimit(rlim_cur: 200_000, rlim_max: 400_000)  // microseconds
+      try #require(setrlimit(__rlimit_resource_t(15), &limit) == 0)  // RLIMIT_RTTIME
+      nonisolated(unsafe) var status: String?
+      Thread {
+        var priority = sched_param(sched_priority: 1)
+        if pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority) == 0 {
+          let place = try? FileManager.default.destinationOfSymbolicLink(
+            atPath: "/proc/thread-self")
+          status = place.map { "/proc/\($0)/status" }
+          try? shared.withBytes { _ in }
+        }
+        ended.signal()
+      }.start()
+      // It has slept so often that it would have met the limit, had it not.
+      try eventually("it sleeps", within: 50) {
+        guard let path = status, let text = try? String(contentsOfFile: path, encoding: .utf8),
+          let line = text.split(separator: "\n").first(where: { $0.hasPrefix("voluntary") }),
+          let count = line.split(separator: "\t").last.flatMap({ Int($0) })
+        else { return false }
+        return count > 300
+      }
+      FaultPlan.letGo()
+      ended.wait()
       ended.wait()
     }
   }
