@@ -34,8 +34,8 @@ let package = Package(
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
   ],
   traits: [
-    .default(enabledTraits: ["Vault"]),
-    .trait(name: "Vault", description: "Encryption at rest, by libsodium."),
+    .default(enabledTraits: ["Sodium"]),
+    .trait(name: "Sodium", description: "Cipher gates and encryption at rest, by libsodium."),
   ],
   dependencies: [
     // The command line: made for it, kept by the Swift project.
@@ -49,16 +49,19 @@ let package = Package(
       swiftSettings: settings + [.define("ENCLAVE_FAULTS", .when(configuration: .debug))]),
     .target(
       name: "EnclaveStats", dependencies: ["EnclaveSystem"], swiftSettings: settings),
-    .target(
-      name: "Enclave", dependencies: ["EnclaveSystem", "EnclaveStats"], swiftSettings: settings),
-
     // libsodium encrypts: made for it, well kept. Without the trait nothing of it is needed.
     .systemLibrary(
       name: "CEnclaveSodium", pkgConfig: "libsodium", providers: [.apt(["libsodium-dev"])]),
     .target(
+      name: "Enclave",
+      dependencies: [
+        "EnclaveSystem", "EnclaveStats",
+        .target(name: "CEnclaveSodium", condition: .when(traits: ["Sodium"])),
+      ], swiftSettings: settings),
+    .target(
       name: "EnclaveVault",
       dependencies: [
-        "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Vault"])),
+        "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Sodium"])),
       ], swiftSettings: settings),
 
     // The C interface: enclave.h and what of it is C; the functions; and the interposer, which stands

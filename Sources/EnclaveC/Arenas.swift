@@ -122,6 +122,7 @@ extension Arena.Gate {
     case ENCLAVE_GATE_AUTOMATIC: self = .automatic
     case ENCLAVE_GATE_KEY: self = .key
     case ENCLAVE_GATE_PAGES: self = .pages
+    case ENCLAVE_GATE_CIPHER: self = .cipher
     case ENCLAVE_GATE_NONE: self = .none
     default: return nil
     }

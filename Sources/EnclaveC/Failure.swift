@@ -10,13 +10,14 @@ extension EnclaveError {
     case .unsupported, .cipherUnavailable: ENCLAVE_ERROR_UNSUPPORTED
     case .mapLimit: ENCLAVE_ERROR_MAP_LIMIT
     case .lockLimit: ENCLAVE_ERROR_LOCK_LIMIT
-    case .capacity: ENCLAVE_ERROR_CAPACITY
+    case .capacity, .noncesUsedUp: ENCLAVE_ERROR_CAPACITY
     case .invalidSize, .misaligned: ENCLAVE_ERROR_SIZE
     case .frozen: ENCLAVE_ERROR_FROZEN
     case .destroyed: ENCLAVE_ERROR_DESTROYED
     case .noSecret: ENCLAVE_ERROR_ARGUMENT
     case .inheritedByFork: ENCLAVE_ERROR_INHERITED
-    case .windowsOpen, .windowsAbandoned: ENCLAVE_ERROR_WINDOWS_OPEN
+    case .windowsOpen, .windowsAbandoned, .openForWriting, .noScratch: ENCLAVE_ERROR_WINDOWS_OPEN
+    case .tampered: ENCLAVE_ERROR_TAMPERED
     case .windowOfAnotherThread: ENCLAVE_ERROR_THREAD
     case .busy: ENCLAVE_ERROR_BUSY
     case .sealNeedsKeyGate: ENCLAVE_ERROR_NEEDS_KEY

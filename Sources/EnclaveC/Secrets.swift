@@ -155,7 +155,9 @@ private func failedAccess() -> enclave_status {
 private func held(_ window: UnsafeMutablePointer<enclave_window>) -> UnsafeMutablePointer<
   HeldWindow
 > {
-  unsafe UnsafeMutableRawPointer(window).assumingMemoryBound(to: HeldWindow.self)
+  // (Not the offset of a key path, which allocates: this may be a signal handler.)
+  unsafe (UnsafeMutableRawPointer(window) + MemoryLayout<UnsafeMutableRawPointer>.size)
+    .assumingMemoryBound(to: HeldWindow.self)
 }
 
 @c @implementation
@@ -171,9 +173,9 @@ public func enclave_open(
   unsafe held(window).pointee.flags = 0
   guard let writing = writes(access) else { return failedAccess() }
   do throws(EnclaveError) {
-    let isOurs = unsafe try HeldWindow.open(
+    unsafe window.pointee.bytes = unsafe try HeldWindow.open(
       address, writing: writing, held(window))
-    return isOurs ? ENCLAVE_OK : failedNotOurs()
+    return unsafe window.pointee.bytes != nil ? ENCLAVE_OK : failedNotOurs()
   } catch { return failed(error) }
 }
 
@@ -201,6 +203,12 @@ public func enclave_arena_open(
   unsafe held(window).pointee.flags = 0
   guard let writing = writes(access) else { return failedAccess() }
   let reference = unsafe reference(arena)
+  unsafe window.pointee.bytes = nil
+  if reference.isEncrypted {
+    return failed(
+      ENCLAVE_ERROR_UNSUPPORTED,
+      "a cipher gate opens one secret at a time: open single secrets, or use a key gate or none")
+  }
   if reference.hasPages {
     return failed(
       ENCLAVE_ERROR_UNSUPPORTED,
@@ -280,9 +288,10 @@ public func enclave_secret_open(
   guard let writing = writes(access) else { return failedAccess() }
   guard let handle = unsafe place(secret) else { return failedStale() }
   do throws(EnclaveError) {
-    unsafe try HeldWindow.open(handle, writing: writing, held(window))
+    unsafe window.pointee.bytes = unsafe try HeldWindow.open(
+      handle, writing: writing, held(window))
   } catch { return failed(error) }
-  unsafe bytes?.pointee = unsafe handle.address
+  unsafe bytes?.pointee = unsafe window.pointee.bytes
   return ENCLAVE_OK
 }
 

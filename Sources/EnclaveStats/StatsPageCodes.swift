@@ -26,6 +26,7 @@ package enum GateCode: UInt64, CaseIterable {
   case key = 1
   case pages = 2
   case none = 3
+  case cipher = 4
 }
 package enum BackingCode: UInt64, CaseIterable {
   case anonymous = 1
@@ -46,6 +47,8 @@ package enum ProtectionCode: UInt64, CaseIterable {
   case closed = 1
   case read = 2
   case readWrite = 3
+  /// Closed by a cipher: the kernel cannot confirm it.
+  case encrypted = 4
 }
 package enum SealCode: UInt64, CaseIterable {
   case open = 1

@@ -67,6 +67,8 @@ extension ProcessWord {
         .none, .sum, "address ranges of sealed arenas that are gone", document: "retiredMappings")
     case .retiredBytes: .gauge(.bytes, .sum, "of those ranges", document: "retiredBytes")
     case .vaultsUnlisted: .gauge(.none, .sum, "without a record", document: "vaultsUnlisted")
+    case .scratchBytes:
+      .gauge(.bytes, .sum, "locked beside arenas: keys and open secrets of cipher gates")
     case .endedBySignal:
       .init(.identity, "the signal whose handler wiped; 0: none", document: "process.endedBySignal")
     }

@@ -104,6 +104,7 @@ package enum ProcessWord: Int, CaseIterable, RecordWord {
   case retiredBytes = 17
   case vaultsUnlisted = 18
   case endedBySignal = 19
+  case scratchBytes = 20
 }
 
 package enum CallWord: Int, CaseIterable, RecordWord {

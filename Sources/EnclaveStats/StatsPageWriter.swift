@@ -375,6 +375,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     record.set(.retiredMappings, heartbeat.retiredMappings)
     record.set(.retiredBytes, heartbeat.retiredBytes)
     record.set(.vaultsUnlisted, heartbeat.vaultsUnlisted)
+    record.set(.scratchBytes, UInt64(ScratchMemory.lockedBytes))
     record.end()
 
     for call in SystemCall.allCases {

@@ -55,6 +55,12 @@ package struct GuardedMapping: BitwiseCopyable {
     case secret
   }
 
+  /// One that is there already.
+  init(data: UnsafeMutableRawPointer, byteCount: Int) {
+    unsafe self.data = unsafe data
+    self.byteCount = byteCount
+  }
+
   /// Maps `byteCount` bytes (whole pages), readable and writable, between two guard pages.
   package init(byteCount: Int, backing: MemorySource = .anonymous) throws(SystemFailure) {
     precondition(byteCount > 0 && byteCount % Page.size == 0)

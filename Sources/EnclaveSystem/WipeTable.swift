@@ -5,7 +5,10 @@ internal import CEnclaveSystem
 /// A chunk's entry in the wipe table.
 @safe
 package struct WipeEntry: BitwiseCopyable {
-  private let raw: UnsafeMutableRawPointer
+  let raw: UnsafeMutableRawPointer
+
+  init(raw: UnsafeMutableRawPointer) { unsafe self.raw = unsafe raw }
+
   private var entry: UnsafeMutablePointer<ces_wipe_entry> {
     unsafe raw.assumingMemoryBound(to: ces_wipe_entry.self)
   }

@@ -1,6 +1,6 @@
 // The ciphers, by libsodium: what is done to bytes, with keys that lie where the caller says.
 
-#if Vault
+#if Sodium
   import CEnclaveSodium
   import Enclave
 
@@ -103,10 +103,5 @@
     private func mutableBytes(_ address: UnsafeMutableRawPointer) -> UnsafeMutablePointer<UInt8> {
       unsafe address.assumingMemoryBound(to: UInt8.self)
     }
-  }
-
-  enum Sodium {
-    /// libsodium chooses its implementations once; any thread.
-    static let isReady = sodium_init() >= 0
   }
 #endif

@@ -1,6 +1,6 @@
 // Data that memory should never hold in clear as a whole: encrypted chunks of it.
 
-#if Vault
+#if Sodium
   public import Enclave
 
   /// Where a chunk belongs: bound to its ciphertext.
@@ -183,10 +183,10 @@
       while taken < count {
         let (room, start) = (try makeRoom(), filled)
         let step = min(room, count - taken)
-        try handle.withWindow(writing: true) {
+        unsafe try handle.withWindow(writing: true) { address in
           unsafe bytes.extracting(taken..<taken + step).withUnsafeBytes { source in
             unsafe copySecret(
-              from: source.baseAddress.unsafelyUnwrapped, to: handle.address + start,
+              from: source.baseAddress.unsafelyUnwrapped, to: address + start,
               byteCount: step)
           }
         }
@@ -214,9 +214,9 @@
     public mutating func append(fromDescriptor descriptor: Int32) throws(EnclaveError) {
       while true {
         let (room, start) = (try makeRoom(), filled)
-        let count = try handle.withWindow(writing: true) { () throws(EnclaveError) in
+        let count = unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
           do throws(SystemFailure) {
-            return unsafe try Input.read(descriptor, handle.address + start, room)
+            return unsafe try Input.read(descriptor, address + start, room)
           } catch { throw .system(error) }
         }
         if count == 0 { return }
@@ -310,10 +310,10 @@
       while received < Int(to.byteCount) {
         let range = try next(upTo: Int(to.byteCount) - received)
         if range.isEmpty { break }
-        try to.withWindow(writing: true) { () throws(EnclaveError) in
-          try from.withWindow(writing: false) {
+        unsafe try to.withWindow(writing: true) { target throws(EnclaveError) in
+          unsafe try from.withWindow(writing: false) { source in
             unsafe copySecret(
-              from: from.address + range.lowerBound, to: to.address + received,
+              from: source + range.lowerBound, to: target + received,
               byteCount: range.count)
           }
         }

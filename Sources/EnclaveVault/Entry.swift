@@ -1,6 +1,6 @@
 // What a vault keeps of each encrypted secret: in ordinary memory, since none of it is secret.
 
-#if Vault
+#if Sodium
   import Enclave
 
   /// One encrypted secret: what never changes of it, and its ciphertext of now.

@@ -1,6 +1,6 @@
 // What a vault knows of its entries, and counts: all but the keys.
 
-#if Vault
+#if Sodium
   import Enclave
 
   /// The entries of a vault under its lock, and what the page shows. An object of its own, which the

@@ -1,7 +1,7 @@
 // What only locked, gated memory ever holds: the keys of two epochs, their schedules and their
 // nonce counters.
 
-#if Vault
+#if Sodium
   import Enclave
 
   /// The page of a vault's keys, while a window to it is open. Two places for keys: the epoch's, and

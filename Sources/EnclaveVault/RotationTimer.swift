@@ -1,6 +1,6 @@
 // New keys by the clock, for who asks for them.
 
-#if Vault
+#if Sodium
   public import Enclave
   import Synchronization
 

@@ -1,6 +1,6 @@
 // Encrypting and decrypting one ciphertext: what it is bound to.
 
-#if Vault
+#if Sodium
   import Enclave
   import Synchronization
 

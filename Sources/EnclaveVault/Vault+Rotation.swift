@@ -1,6 +1,6 @@
 // A new key, and everything encrypted anew under it.
 
-#if Vault
+#if Sodium
   public import Enclave
   import Synchronization
 
@@ -98,10 +98,10 @@
     private func move(
       _ entry: UnsafeMutablePointer<Entry>, through scratch: SecretHandle
     ) throws(EnclaveError) -> Bool {
-      try scratch.withWindow(writing: true) { () throws(EnclaveError) in
+      unsafe try scratch.withWindow(writing: true) { address throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
-          defer { unsafe wipe(scratch.address, byteCount: entry.pointee.byteCount) }
-          return unsafe move(entry, through: scratch.address, keys)
+          defer { unsafe wipe(address, byteCount: entry.pointee.byteCount) }
+          return unsafe move(entry, through: address, keys)
         }
       }
     }

@@ -1,6 +1,6 @@
 // Encryption at rest: secrets that are idle for long do not lie in memory in clear.
 
-#if Vault
+#if Sodium
   public import Enclave
   import Synchronization
 
@@ -116,10 +116,10 @@
       while true {
         var made: UnsafeMutablePointer<Entry>?
         do throws(EnclaveError) {
-          try handle.withWindow(writing: false) { () throws(EnclaveError) in
+          unsafe try handle.withWindow(writing: false) { address throws(EnclaveError) in
             try withKeys { keys throws(EnclaveError) in
               unsafe made = unsafe encrypt(
-                handle.address, byteCount: byteCount, label: label, chunk: chunk, keys)
+                address, byteCount: byteCount, label: label, chunk: chunk, keys)
             }
           }
         } catch {
@@ -224,10 +224,11 @@
     func decrypt(
       _ entry: UnsafeMutablePointer<Entry>, into handle: SecretHandle
     ) throws(EnclaveError) {
-      let isAuthentic = try handle.withWindow(writing: true) { () throws(EnclaveError) in
+      let isAuthentic = unsafe try handle.withWindow(writing: true) {
+        address throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
           let ciphertext = unsafe withCore { unsafe $0.beginOpening(entry) }
-          let isAuthentic = unsafe open(entry, ciphertext, into: handle.address, keys)
+          let isAuthentic = unsafe open(entry, ciphertext, into: address, keys)
           let (isLast, isAwaited) = withCore { core in
             if isAuthentic {
               core.statistics.decryptions += 1
@@ -280,8 +281,8 @@
 
     func withKeys<R>(_ body: (Keys) throws(EnclaveError) -> R) throws(EnclaveError) -> R {
       let handle = keys.handle
-      return try handle.withWindow(writing: true) { () throws(EnclaveError) in
-        unsafe try body(Keys(base: handle.address))
+      return unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
+        unsafe try body(Keys(base: address))
       }
     }
 

@@ -82,13 +82,14 @@ extension Reported: Codable {
 package enum ReportedGate: Equatable, Sendable, Worded {
   case key(UInt64?)
   case pages
+  case cipher
   case ungated
   case unknown(UInt64)
 
   package var isKey: Bool {
     switch self {
     case .key: true
-    case .pages, .ungated, .unknown: false
+    case .pages, .cipher, .ungated, .unknown: false
     }
   }
 
@@ -96,6 +97,7 @@ package enum ReportedGate: Equatable, Sendable, Worded {
     switch self {
     case .key(let number): number.map { "key \($0)" } ?? "key"
     case .pages: "pages"
+    case .cipher: "cipher"
     case .ungated: "none"
     case .unknown(let number): "?\(number)"
     }
@@ -109,6 +111,7 @@ extension ReportedGate: Codable {
     self =
       switch word {
       case "pages": .pages
+      case "cipher": .cipher
       case "none": .ungated
       case "key": .key(nil)
       default:
@@ -144,6 +147,7 @@ extension ProtectionCode: NamedCode {
     case .closed: "closed"
     case .read: "read"
     case .readWrite: "r-w"
+    case .encrypted: "encrypted"
     }
   }
 }

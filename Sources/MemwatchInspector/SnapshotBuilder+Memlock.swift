@@ -11,9 +11,11 @@ extension SnapshotBuilder {
     func sum(_ records: [StatsPageRecord<ArenaWord>]) -> ByteCount {
       saturatingSum(records.map { size($0[.bytesLocked]) ?? 0 })
     }
-    let all = sum(arenas)
+    // What cipher gates lock beside: keys, and what windows show.
+    let scratch = image.flatMap { size($0.process[.scratchBytes]) } ?? 0
+    let all = sum(arenas) + scratch
     guard let locked = probe.lockedBytes, ByteCount(locked) < all else { return all }
-    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue })
+    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue }) + scratch
   }
 
   var claimsMoreThanLocked: Bool {

@@ -43,6 +43,7 @@ extension SnapshotBuilder {
     return switch GateCode(rawValue: value) {
     case .key: .key(number(record[.keyNumber]))
     case .pages: .pages
+    case .cipher: .cipher
     case GateCode.none?: .ungated
     case nil: .unknown(value)
     }

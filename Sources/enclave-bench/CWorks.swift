@@ -27,11 +27,11 @@ final class CArena: @unchecked Sendable {
   @inline(__always)
   func make(_ size: Int) -> UnsafeMutableRawPointer {
     guard let secret = unsafe enclave_allocate(arena, size, 0, label) else { CArena.failLast() }
-    var window = enclave_window()
+    var window = unsafe enclave_window()
     guard unsafe enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_OK else {
       CArena.failLast()
     }
-    unsafe memset(secret, 0xa5, size)
+    unsafe memset(window.bytes, 0xa5, size)
     unsafe enclave_close(&window)
     return unsafe secret
   }
@@ -106,11 +106,11 @@ final class CFlipWork: Work {
   }
 
   func step() {
-    var window = enclave_window()
+    var window = unsafe enclave_window()
     guard unsafe enclave_open(secret, ENCLAVE_READ, &window) == ENCLAVE_OK else {
       CArena.failLast()
     }
-    unsafe sum.pointee &+= secret.load(as: UInt8.self)
+    unsafe sum.pointee &+= window.bytes.load(as: UInt8.self)
     unsafe enclave_close(&window)
   }
 }

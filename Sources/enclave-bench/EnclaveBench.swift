@@ -57,7 +57,7 @@ struct Measurement {
   ]
 }
 
-#if Vault
+#if Sodium
   let hasVaults = true
 #else
   let hasVaults = false
@@ -133,7 +133,7 @@ enum EnclaveBench {
       switch (measurement.op, arenas[place], cArenas[place]) {
       case ("flip", let arena?, _): return FlipWork(arena, measurement.size)
       case ("flip", _, let arena?): return CFlipWork(arena, measurement.size)
-      #if Vault
+      #if Sodium
         case (let op, let arena?, _) where measurement.isVault:
           return VaultWork(arena, measurement.size, gate: variant.gate, op: op)
       #endif

@@ -2,7 +2,7 @@
 // secret and destroys it, `open_over` decrypts over one that is there; `stream_write` makes a stream of
 // ordinary bytes in chunks of 64 KiB and drops it, `stream_read` reads one from start to end.
 
-#if Vault
+#if Sodium
   import Enclave
   import EnclaveVault
 

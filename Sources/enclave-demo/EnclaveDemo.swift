@@ -14,7 +14,7 @@
 import Enclave
 import Glibc
 
-#if Vault
+#if Sodium
   import EnclaveVault
 #endif
 
@@ -137,7 +137,7 @@ struct Gateway {
   let webhooks: Arena
   let scratch: Arena
   let keys: [SecretReference]
-  #if Vault
+  #if Sodium
     let vault: Vault
     let password: ParkedSecret
   #else
@@ -168,7 +168,7 @@ struct Gateway {
     ]
     // Written once: sealed where this machine has what that takes, else frozen.
     do throws(EnclaveError) { try tlsKeys.seal() } catch { try tlsKeys.freeze() }
-    #if Vault
+    #if Sodium
       vault = try Vault("vault-main", lock: .preferred)
       password = ParkedSecret(
         try vault.encrypt(filled(database, 24, "database password")))
@@ -208,7 +208,7 @@ struct Gateway {
       tokens.swapAt(Int(random.next() % UInt64(tokens.count)), tokens.count - 1)
       tokens.removeLast()
     }
-    #if Vault
+    #if Sodium
       // In clear only while it is used; under a new key every minute.
       if round % 10 == 0 {
         try open(SecretReference(vault.decrypt(password.secret, into: database)))
@@ -249,7 +249,7 @@ struct Gateway {
   }
 }
 
-#if Vault
+#if Sodium
   /// What a structure that is copied can hold.
   final class ParkedSecret {
     let secret: EncryptedSecret

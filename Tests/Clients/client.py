@@ -14,7 +14,7 @@ for name in ("enclave_free", "enclave_usable_size", "enclave_arena_release"):
 
 
 class Window(ctypes.Structure):
-    _fields_ = [("state", ctypes.c_uint64 * 6)]
+    _fields_ = [("bytes", ctypes.c_void_p), ("state", ctypes.c_uint64 * 6)]
 
 
 enclave.enclave_open.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Window)]

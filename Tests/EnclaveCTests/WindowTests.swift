@@ -6,6 +6,13 @@ import TestSupport
 import Testing
 
 @Suite struct CWindowTests {
+  /// The address names the secret, the window shows it; linked both ways.
+  @Test(arguments: [Installed.Linkage.shared, .fixed])
+  func aCipherGate(linkage: Installed.Linkage) throws {
+    let result = try Launch([Installed.shared.get().compile("cipher", linkage: linkage)]).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
+  }
+
   let program: String
   init() throws { program = try Self.compiled.get() }
 

@@ -55,7 +55,7 @@ import Testing
 
   /// The bytes just before and just behind an arena's pages are nobody's, whatever its gate; those
   /// within are there (the control, where the gate lets it).
-  @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
+  @Test(arguments: gatesInPlace, [Arena.Layout.slab, .isolated])
   func bothGuardsAreClosed(gate: Arena.Gate, layout: Arena.Layout) async {
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
     await #expect(processExitsWith: .success) {

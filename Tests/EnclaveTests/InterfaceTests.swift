@@ -161,7 +161,7 @@ import Testing
 
   @Test(
     .enabled(if: Capability.secretMemory.isAvailable, "this kernel has no memfd_secret"),
-    arguments: allGates, [Arena.Layout.slab, .isolated])
+    arguments: gatesInPlace, [Arena.Layout.slab, .isolated])
   func secretMemoryUnderEveryGate(gate: Arena.Gate, layout: Arena.Layout) async {
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
     await #expect(processExitsWith: .success) {
@@ -294,10 +294,11 @@ import Testing
       throw Failed("no module at \(modules): built elsewhere?")
     }
     let c = Programs.package.appending(path: "Sources/CEnclaveSystem/include").path
+    let sodium = Programs.package.appending(path: "Sources/CEnclaveSodium/module.modulemap").path
     let result = try Launch([
       "swiftc", "-emit-sil", "-o", "/dev/null", "-swift-version", "6", "-I", modules, "-Xcc",
       "-fmodule-map-file=\(Programs.directory.path)/CEnclaveSystem.build/module.modulemap", "-Xcc",
-      "-I\(c)", "-package-name", "snippet", file,
+      "-fmodule-map-file=\(sodium)", "-Xcc", "-I\(c)", "-package-name", "snippet", file,
     ]).run()
     if let because = snippet.because {
       #expect(result.status != 0, "it compiles")

@@ -32,7 +32,7 @@ private let mayBeRealTime: Bool = {
   }
 
   /// Chunks of slabs, an isolated page, and one that is locked in pieces.
-  static let rows: [Row] = allGates.flatMap { gate in
+  static let rows: [Row] = gatesInPlace.flatMap { gate in
     [
       Row(layout: .slab, gate: gate, byteCount: 40),
       Row(layout: .isolated, gate: gate, byteCount: 40),

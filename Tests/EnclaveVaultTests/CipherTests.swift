@@ -1,6 +1,6 @@
 // The ciphers against published answers.
 
-#if Vault
+#if Sodium
   import EnclaveVault
   import Testing
 

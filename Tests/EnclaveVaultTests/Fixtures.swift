@@ -1,6 +1,6 @@
 // What the vault's tests share: arenas, vaults and secrets whose contents are known.
 
-#if Vault
+#if Sodium
   import Enclave
   import EnclaveVault
   import Glibc

@@ -1,6 +1,6 @@
 // Streams: what is written is read, and what was tampered with is not.
 
-#if Vault
+#if Sodium
   import CTestSupport
   import Enclave
   import EnclaveSystem

@@ -1,6 +1,6 @@
 // Vaults in forked children, under limits, on the page and beside keys of arenas.
 
-#if Vault
+#if Sodium
   import CTestSupport
   import Enclave
   import EnclaveSystem

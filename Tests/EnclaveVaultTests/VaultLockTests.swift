@@ -1,6 +1,6 @@
 // Nobody waits for another thread's cipher: a cipher takes as long as its bytes need.
 
-#if Vault && DEBUG
+#if Sodium && DEBUG
   import CTestSupport
   import Enclave
   import EnclaveVault

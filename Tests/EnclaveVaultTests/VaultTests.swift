@@ -1,6 +1,6 @@
 // Encryption at rest: what comes back, what does not, and what happens to keys.
 
-#if Vault
+#if Sodium
   import CTestSupport
   import Enclave
   import EnclaveSystem

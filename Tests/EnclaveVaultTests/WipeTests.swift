@@ -1,6 +1,6 @@
 // Wiping everything: what was open reads zeros and is told so; nothing opens any more.
 
-#if Vault
+#if Sodium
   import CTestSupport
   import Enclave
   import EnclaveVault

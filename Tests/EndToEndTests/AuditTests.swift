@@ -1,5 +1,6 @@
 // Claims against the kernel: a saboteur undoes one thing at a time behind the library's back.
 
+import CTestSupport
 import Foundation
 import Glibc
 import TestSupport
@@ -40,7 +41,7 @@ import Testing
     }
     // mlock(2) of closed pages answers ENOMEM, and so it does where the key is closed.
     var relock: Calls?
-    if gate == "none" { relock = { at, count in ["mlock \(at) \(count)"] } }
+    if gate == "none" || gate == "cipher" { relock = { at, count in ["mlock \(at) \(count)"] } }
     add("munlock", ["not-locked"], { ["munlock \($0) \($1)"] }, undo: relock)
     add(
       "MADV_DODUMP", ["in-core-dumps"], { ["madvise \($0) \($1) 17"] },
@@ -67,7 +68,7 @@ import Testing
     let (opened, closed): ([String], Int) =
       switch (gate, seal) {
       case ("pages", _): (["open-pages"], 0)
-      case ("none", .frozen): (["writable"], 1)
+      case ("none", .frozen), ("cipher", .frozen), ("cipher", .sealed): (["writable"], 1)
       default: ([], 3)
       }
     refusable("mprotect to r-w", opened, protect(3), undo: protect(closed))
@@ -87,6 +88,14 @@ import Testing
         [Seal.open, .frozen].flatMap { common(gate, layout, $0) }
       }
     } + special
+
+  /// Sealed without protection keys, where the kernel has mseal.
+  static let encrypted: [Sabotage] =
+    common("cipher", "slab", .open) + common("cipher", "isolated", .open)
+    + common("cipher", "slab", .frozen)
+  static let encryptedAndSealed: [Sabotage] =
+    common("cipher", "slab", .sealed) + common("cipher", "isolated", .sealed)
+  static let canSeal = ct_mseal(0, 0) == 0
 
   /// Where the processor has protection keys: here, or in the emulated machine.
   static let keyed: [Sabotage] =
@@ -143,6 +152,35 @@ import Testing
   @Test(.enabled(if: hasKeys, "this processor has no protection keys"), arguments: keyed)
   func aSaboteurUnderAKeyIsFound(sabotage: Sabotage) throws {
     try aSaboteurIsFound(sabotage: sabotage)
+  }
+
+  @Test(arguments: encrypted) func aSaboteurOfCiphertextIsFound(sabotage: Sabotage) throws {
+    try aSaboteurIsFound(sabotage: sabotage)
+  }
+
+  @Test(.enabled(if: canSeal, "this kernel has no mseal"), arguments: encryptedAndSealed)
+  func aSaboteurOfSealedCiphertextIsFound(sabotage: Sabotage) throws {
+    try aSaboteurIsFound(sabotage: sabotage)
+  }
+
+  /// What is idle is encrypted, which the kernel cannot confirm; what is open is open.
+  @Test func encryptedIsAStateOfItsOwn() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    try peer.send("start")
+    try peer.send("arena a alpha slab off cipher")
+    try peer.send("alloc a 3 100")
+    func state() throws -> (String?, String?) {
+      let arenas = try snapshot(peer, scratch)["arenas"] as? [[String: Any]]
+      return (arenas?.first?["protectionState"] as? String, arenas?.first?["gate"] as? String)
+    }
+    try eventually("it is encrypted") { try state() == ("encrypted", "cipher") }
+    let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
+    #expect(text.output.contains("encrypted"), "\(text)")
+    try peer.send("hold a")
+    try eventually("it is open") { try state().0 == "read" || state().0 == "r-w" }
+    let gated = try memwatch("check", "\(peer.pid)", "--require", "gated", stats: scratch)
+    #expect(gated.status == 0, "\(gated)")
   }
 
   @Test(arguments: sabotages) func aSaboteurIsFound(sabotage: Sabotage) throws {

@@ -145,7 +145,7 @@ import Testing
   }
 }
 
-#if Vault
+#if Sodium
   /// Random operations in a process, and a search of it from outside for all that it ever wrote.
   @Suite(.serialized) struct ModelTests {
     /// How often words of the patterns stand in a process' memory.

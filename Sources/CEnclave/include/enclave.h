@@ -76,13 +76,13 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_UNSUPPORTED = 2,   /* this machine does not have what was asked for */
   ENCLAVE_ERROR_MAP_LIMIT = 3,     /* vm.max_map_count */
   ENCLAVE_ERROR_LOCK_LIMIT = 4,    /* RLIMIT_MEMLOCK */
-  ENCLAVE_ERROR_CAPACITY = 5,      /* the arena's own capacity */
+  ENCLAVE_ERROR_CAPACITY = 5,      /* the arena's own capacity, or its key's nonces, are used up */
   ENCLAVE_ERROR_SIZE = 6,          /* above 2 GiB, or an alignment that is none */
   ENCLAVE_ERROR_FROZEN = 7,        /* the arena can only be read */
   ENCLAVE_ERROR_DESTROYED = 8,     /* the arena or the secret is gone */
   ENCLAVE_ERROR_INHERITED = 9,     /* it belongs to the parent of this process */
   ENCLAVE_ERROR_WINDOWS_OPEN = 10, /* close them first */
-  ENCLAVE_ERROR_NEEDS_KEY = 11,    /* only an arena with a key gate can be sealed */
+  ENCLAVE_ERROR_NEEDS_KEY = 11,    /* only with a key gate or a cipher gate it can be sealed */
   ENCLAVE_ERROR_PUBLISHING = 12,   /* the process publishes already */
   ENCLAVE_ERROR_DIRECTORY = 13,    /* the directory for the stats page is not fit for it */
   ENCLAVE_ERROR_ARGUMENT = 14,     /* NULL, or a value that the function does not know */
@@ -90,7 +90,8 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_NO_INTERPOSER = 16, /* libenclave-malloc.so is not in this process */
   ENCLAVE_ERROR_CLOSED = 17,       /* the arena is closed to this thread */
   ENCLAVE_ERROR_BUSY = 18,         /* the arena is being changed, and that cannot be waited for */
-  ENCLAVE_ERROR_THREAD = 19        /* the window is another thread's */
+  ENCLAVE_ERROR_THREAD = 19,       /* the window is another thread's */
+  ENCLAVE_ERROR_TAMPERED = 20      /* cipher gate: the secret was changed from outside of a window */
 } enclave_status;
 
 /* What the last function that failed in this thread was asked, what the system answered and what to
@@ -139,7 +140,8 @@ typedef enum enclave_gate {
   ENCLAVE_GATE_AUTOMATIC = 0, /* a protection key, else pages */
   ENCLAVE_GATE_KEY = 1,       /* a window opens it for its own thread, without a system call */
   ENCLAVE_GATE_PAGES = 2,     /* a window opens a secret's pages for every thread: mprotect(2) */
-  ENCLAVE_GATE_NONE = 3       /* always open: a pointer is all that it takes */
+  ENCLAVE_GATE_NONE = 3,      /* always open: a pointer is all that it takes */
+  ENCLAVE_GATE_CIPHER = 4     /* contents rest encrypted: see enclave_window */
 } enclave_gate;
 
 typedef struct enclave_options {
@@ -251,11 +253,15 @@ bool enclave_arena_owns(enclave_arena *arena, const void *address);
 typedef enum enclave_access { ENCLAVE_READ = 0, ENCLAVE_READ_WRITE = 1 } enclave_access;
 
 /* The time in which this thread has a secret open. Windows nest; end them in the opposite order.
- * The fields are the library's. */
+ *
+ * `bytes` is where the secret is meanwhile. Under a cipher gate that is a locked copy of this thread's own,
+ * and the secret's address only names it: what lies there is ciphertext. Under all other gates it is the
+ * address. NULL for a whole arena. The other fields are the library's. */
 typedef struct enclave_window {
+  void *bytes;
   uint64_t state[6];
 } enclave_window;
-#define ENCLAVE_WINDOW_CLOSED { { 0, 0, 0, 0, 0, 0 } }
+#define ENCLAVE_WINDOW_CLOSED { 0, { 0, 0, 0, 0, 0, 0 } }
 
 /* Opens a secret by its address. No system call but under a page gate. ENCLAVE_ERROR_NOT_OURS for an
  * address that is no live secret's, ENCLAVE_ERROR_ARGUMENT for an access that is none. */

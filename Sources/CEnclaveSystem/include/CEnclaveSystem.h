@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "CEnclaveCipher.h"
 #include "CEnclaveGate.h"
 #include "CEnclavePages.h"
 #include "CEnclaveTerminal.h"

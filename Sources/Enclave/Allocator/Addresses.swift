@@ -35,7 +35,7 @@ extension ArenaReference {
       try countWindows(of: copy)
     } catch {
       // Less needs no other place, though a smaller one would do.
-      if byteCount <= Int(handle.byteCount), unsafe !handle.slab.pointee.isIsolated,
+      if byteCount <= Int(handle.byteCount), unsafe !handle.slab.pointee.isIsolated, !hasCipherGate,
         let resized = try? resizeInPlace(handle, to: byteCount)
       {
         return resized
@@ -55,7 +55,10 @@ extension ArenaReference {
   /// Whether the slot is of the class that the new size would get.
   private func fits(_ handle: SecretHandle, _ request: Shard.Request) -> Bool {
     let slab = unsafe handle.slab
-    guard unsafe !slab.pointee.isIsolated, request.isSlab(options.layout) else { return false }
+    // (A ciphertext is bound to its size.)
+    guard unsafe !slab.pointee.isIsolated, request.isSlab(options.layout), !hasCipherGate else {
+      return false
+    }
     let start = unsafe slab.pointee.base + Int(handle.slot) * slab.pointee.slotBytes
     let slack = unsafe handle.address - start
     return unsafe slack + request.byteCount <= SizeClass.largest
@@ -127,13 +130,14 @@ extension ArenaReference {
     guard gate.accessCode == 0 else { return false }
     return switch mechanism {
     case .none: !gate.isFrozen
-    case .pages: false
+    case .pages, .cipher: false
     case .key: !gate.isFrozen && gate.isKeyOpen
     }
   }
 
   package func isSame(as other: ArenaReference) -> Bool { unsafe header == other.header }
   package var hasPages: Bool { hasPageGate }
+  package var isEncrypted: Bool { hasCipherGate }
   package var isInherited: Bool { !gate.isOwn }
 }
 
@@ -151,27 +155,27 @@ package struct HeldWindow: BitwiseCopyable {
   /// The thread that opened it.
   fileprivate var thread: UInt32
 
-  /// Opens a secret by its address. False when it is no live secret's.
+  /// Opens a secret by its address: where its bytes are. nil when it is no live secret's.
   package static func open(
     _ address: UnsafeMutableRawPointer, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
-  ) throws(EnclaveError) -> Bool {
+  ) throws(EnclaveError) -> UnsafeMutableRawPointer? {
     guard let handle = unsafe SecretHandle.live(startingAt: address) else {
       if unsafe SecretHandle.isDestroyed(address) { throw .destroyed }
-      return false
+      return nil
     }
-    unsafe try open(handle, writing: writing, window)
-    return true
+    return unsafe try open(handle, writing: writing, window)
   }
 
   @inline(__always)
   package static func open(
     _ handle: SecretHandle, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
-  ) throws(EnclaveError) {
+  ) throws(EnclaveError) -> UnsafeMutableRawPointer {
     let found = try handle.openWindow(writing: writing)
     unsafe UnsafeMutableRawPointer(window).storeBytes(of: handle, as: SecretHandle.self)
     unsafe window.pointee.found = found
     unsafe window.pointee.thread = threadSerial()
     unsafe window.pointee.flags = open | (writing ? Self.writing : 0)
+    return unsafe handle.bytes(found)
   }
 
   /// Nil when it is closed and its contents were there all the while; one that was closed stays so.

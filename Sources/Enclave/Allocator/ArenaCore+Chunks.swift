@@ -207,16 +207,24 @@ extension ArenaCore {
         unsafe Slab.setListings(listings, of: slab)
       }
     } else {
+      let cipherSlots: UnsafeMutableRawPointer?
       do throws(SystemFailure) {
         try slabs.reserve(slabs.count + 1)
         unsafe slab = unsafe try Slab.allocate(slotCount: slotCount)
+        do throws(SystemFailure) {
+          unsafe cipherSlots = unsafe try makeCipherSlots(slotCount)
+        } catch {
+          unsafe Metadata.free(slab)
+          throw error
+        }
         unsafe try slabs.append(SlabReference(slab: slab))
       } catch { throw .system(error) }
       let slots = unsafe Slab.slots(of: slab)
       unsafe slots.initialize(repeating: Slot(), count: slotCount)
       unsafe slab.initialize(
         to: Slab(
-          next: nil, listings: page == nil ? nil : Self.makeListings(slotCount), arena: arena,
+          next: nil, listings: page == nil ? nil : Self.makeListings(slotCount),
+          cipherSlots: cipherSlots, arena: arena,
           shard: shard, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
           base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
           reciprocal: reciprocal, previous: nil))
@@ -227,6 +235,13 @@ extension ArenaCore {
     }
     unsafe PageOwners.set(slab, at: base, byteCount)
     return unsafe slab
+  }
+
+  private func makeCipherSlots(_ count: Int) throws(SystemFailure) -> UnsafeMutableRawPointer? {
+    guard mechanism == .cipher else { return nil }
+    let slots = unsafe try Metadata.allocate(byteCount: count * CipherSlot.byteCount)
+    unsafe CipherSlot.initialize(slots, count: count)
+    return unsafe slots
   }
 
   /// nil where there is no memory for it: then the slab's secrets are not listed.
@@ -391,7 +406,12 @@ extension ArenaCore {
         let found = arena.gate.openKey(writing: true)
         defer { arena.gate.closeKey(found) }
         // Secret memory is a file that only unmapping gives back: it is wiped, and stays locked.
-        if options.backing != .secret { try chunk.mapping.discard() }
+        // Nor may anybody discard sealed memory that cannot be written.
+        if mechanism == .cipher {
+          if chunk.isLocked { try chunk.mapping.unlock() }
+        } else if options.backing != .secret {
+          try chunk.mapping.discard()
+        }
         Registry.retire(byteCount: chunk.mapping.byteCount)
       } else {
         try chunk.mapping.unmap()

@@ -247,7 +247,7 @@ extension ArenaReference {
         // The pages of an isolated chunk are opened together.
         if let unit, chunk.mapping.separate(unit: unit) { chunk.unit = unit / Page.size }
         try mapping.close()
-      case .none: break
+      case .cipher, .none: break
       }
       chunk.wipeEntry = unsafe try WipeEntry(data: mapping.data, gate: gate)
       return (chunk, fork)

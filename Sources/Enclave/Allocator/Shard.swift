@@ -254,6 +254,9 @@ struct Shard {
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
     unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
+    if let cipherSlots = unsafe slab.pointee.cipherSlots {
+      unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()
+    }
     // Last: `SecretHandle.live` looks at it without a lock.
     unsafe publish(Slot.next(entry.pointee.generation), to: &entry.pointee.generation)
     handles += 1
@@ -339,6 +342,9 @@ struct Shard {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
     if page != nil { unsafe unlist(slab, handle.slot) }
+    if let cipherSlots = unsafe slab.pointee.cipherSlots {
+      unsafe CipherSlot(at: cipherSlots + Int(handle.slot) * CipherSlot.byteCount).end()
+    }
     let wasFull = unsafe slab.pointee.isFull
     unsafe publish(Slot.next(handle.generation), to: &slot.pointee.generation)
     unsafe slab.pointee.live -= 1

@@ -63,6 +63,8 @@ struct Slab: BitwiseCopyable {
   var next: UnsafeMutablePointer<Slab>?
   /// nil until the process publishes for the first time; then it stays.
   private(set) var listings: UnsafeMutablePointer<PublishedSecret>?
+  /// What is known of ciphertexts (`CipherSlot`), under a cipher gate.
+  let cipherSlots: UnsafeMutableRawPointer?
   let arena: ArenaReference
   var shard: UInt8
   let sizeClass: UInt8
@@ -147,6 +149,12 @@ struct Slab: BitwiseCopyable {
   ) {
     precondition(listingsOffset == 8)
     unsafe storeRelease(UInt64(UInt(bitPattern: listings)), at: UnsafeMutableRawPointer(slab) + 8)
+  }
+
+  /// Of an arena with a cipher gate.
+  @inline(__always)
+  static func cipherSlots(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutableRawPointer {
+    unsafe slab.pointee.cipherSlots.unsafelyUnwrapped
   }
 
   @inline(__always)

@@ -48,6 +48,12 @@ public final class Arena: Sendable {
     /// mprotect(2): no thread can touch a page unless some thread has a window to it. Opening and
     /// closing are one system call each, and any thread can read along while a window is open.
     case pages
+    /// A cipher: contents rest encrypted, and a window decrypts one secret into a locked page of its
+    /// thread. No system call, on any processor; who can read any address of the process can decrypt,
+    /// since the key lies in it too. Opening a secret takes time for its size; what one window writes is
+    /// seen by windows that open after it. Locking the arena (`lock`) is for the ciphertext, and may as
+    /// well be off: the key and what is open are always locked. Needs libsodium (trait `Sodium`).
+    case cipher
     /// Nothing: the memory can always be read and written.
     case none
   }

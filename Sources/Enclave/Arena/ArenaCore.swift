@@ -29,7 +29,7 @@ import EnclaveStats
 import EnclaveSystem
 
 /// What closes an arena, once it is known what the machine has.
-enum GateKind: Sendable { case key, pages, none }
+enum GateKind: Sendable { case key, pages, cipher, none }
 
 /// The last lock that failed.
 struct LockFailure: BitwiseCopyable {
@@ -48,6 +48,8 @@ struct ArenaHeader {
   let mechanism: GateKind
   let canaries: Canaries
   let gate: GateState
+  /// The key, under a cipher gate.
+  let cipher: CipherGate?
   let createdAtMs: UInt64
   /// Spin words, a cache line each: state, core, then the shards'.
   let words: UnsafeMutablePointer<UInt32>
@@ -82,12 +84,19 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     let orphansAt = coreAt + (MemoryLayout<ArenaCore>.size + 63) & ~63
     let block = unsafe try Metadata.allocate(byteCount: orphansAt + 64, alignment: 128)
     let gate: GateState
+    let cipher: CipherGate?
     let deadSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
     do throws(SystemFailure) {
       gate = try GateState(generation: generation)
       do throws(SystemFailure) {
         unsafe deadSlabs = unsafe try Metadata.allocate(
           UnsafeMutablePointer<Slab>?.self, count: SizeClass.all.count + 1)
+        do throws(SystemFailure) {
+          cipher = try mechanism == .cipher ? CipherGate(SlotCipher.preferred!, gate: gate) : nil
+        } catch {
+          unsafe Metadata.free(deadSlabs)
+          throw error
+        }
       } catch {
         gate.free()
         throw error
@@ -109,7 +118,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     unsafe arena.header.initialize(
       to: ArenaHeader(
         id: id, name: OwnedName(copying: name), options: options, mechanism: mechanism,
-        canaries: canaries, gate: gate,
+        canaries: canaries, gate: gate, cipher: cipher,
         createdAtMs: ProcessFacts.bootMilliseconds, words: words, shards: shards,
         shardCount: shardCount, core: core, orphans: orphans))
     unsafe core.initialize(to: ArenaCore(arena: arena, deadSlabs: deadSlabs))
@@ -140,10 +149,13 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     for index in 0..<shardCount { unsafe header.pointee.shards[index].deallocate() }
     unsafe header.pointee.core.pointee.deallocate()
     name.deallocate()
+    unsafe header.pointee.cipher?.free()
     gate.free()
     unsafe Metadata.free(header.pointee.words)  // the block's first
   }
 
+  /// The key of a cipher gate.
+  var cipher: CipherGate { unsafe header.pointee.cipher.unsafelyUnwrapped }
   package var id: UInt64 { unsafe header.pointee.id }
   var name: OwnedName { unsafe header.pointee.name }
   var options: Arena.Options { unsafe header.pointee.options }
@@ -258,6 +270,7 @@ struct ArenaCore {
   mutating func deallocate() {
     for index in 0..<slabs.count {
       unsafe Metadata.free(slabs[index].slab.pointee.listings)
+      unsafe Metadata.free(slabs[index].slab.pointee.cipherSlots)
       unsafe Metadata.free(slabs[index].slab)
     }
     for index in 0..<chunks.count where chunks[index].isMapped {

@@ -84,7 +84,7 @@ extension ArenaReference {
         gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
           other throws(SystemFailure) in try core.retag(from: key, to: other)
         }
-      case .none: try core.protectAll()
+      case .cipher, .none: try core.protectAll()
       case .pages: break
       }
     } catch { throw .system(error) }
@@ -94,7 +94,7 @@ extension ArenaReference {
 
   func seal() throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
-    guard mechanism == .key else { throw .sealNeedsKeyGate }
+    guard mechanism == .key || hasCipherGate else { throw .sealNeedsKeyGate }
     do throws(SystemFailure) { try Probe.seals() } catch { throw .unsupported(.seals, error) }
     try freeze()
     try change { _ in
@@ -108,6 +108,11 @@ extension ArenaReference {
       where core.chunks[index].isMapped && !core.chunks[index].isSealed {
         do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
           throw EnclaveError.system(error)
+        }
+        // Nobody can write to it any more, a signal's wipe neither: that destroys the key.
+        if hasCipherGate {
+          core.chunks[index].wipeEntry?.remove()
+          unsafe core.chunks.pointer(at: index).pointee.wipeEntry = nil
         }
         unsafe core.chunks.pointer(at: index).pointee.isSealed = true
       }
@@ -160,6 +165,7 @@ extension ArenaReference {
     core.isDestroyed = true
     core.isBroken = true  // whatever fails now: it cannot be used any more
     if options.isHeldByAddress { core.markAddressesAsDestroyed() }
+    if hasCipherGate { cipher.endKey() }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {
       do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
         failure = failure ?? error
@@ -305,6 +311,7 @@ extension ArenaCore {
   /// Zeros over everything that can be reached: what somebody else unmapped or protected meanwhile is
   /// left out, page by page, and must not end the process.
   func wipeWhatCanBe() -> EmergencyWipe.Failure? {
+    if arena.hasCipherGate { arena.cipher.destroyKey() }
     var failure: EmergencyWipe.Failure?
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try wipe(chunk: index, isDoubted: true) } catch {
@@ -332,8 +339,9 @@ extension ArenaCore {
   /// Zeros over everything that was ever used of a chunk.
   func wipe(chunk index: Int, isDoubted: Bool = false) throws(SystemFailure) {
     let chunk = chunks[index]
-    guard chunk.carvedBytes > 0 else { return }
-    if mechanism == .pages || mechanism == .none && arena.gate.isFrozen
+    // Sealed ciphertext stays; its key is gone.
+    guard chunk.carvedBytes > 0, !(chunk.isSealed && mechanism == .cipher) else { return }
+    if mechanism == .pages || (mechanism == .none || mechanism == .cipher) && arena.gate.isFrozen
       || isDoubted && !chunk.isSealed
     {
       unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)

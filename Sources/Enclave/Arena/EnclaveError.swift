@@ -41,7 +41,8 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case busy
   /// There is no secret: nil was given, since it was parked or taken already.
   case noSecret
-  /// Sealing was asked for without a key gate: read-only memory that is sealed could not be wiped.
+  /// Sealing was asked for without a key or cipher gate: read-only memory that is sealed could not be
+  /// wiped.
   case sealNeedsKeyGate
   /// The bytes that were asked for did not come: `received` did.
   case endOfInput(received: Int)
@@ -49,6 +50,15 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case cipherUnavailable(String)
   /// What was to be decrypted is not what was encrypted.
   case notAuthentic
+  /// A secret of an arena with a cipher gate is not what was written: somebody changed its ciphertext.
+  /// It stays as it is; others are unharmed.
+  case tampered(label: String)
+  /// This thread has a window for writing to the secret (cipher gate), or another has.
+  case openForWriting
+  /// This thread has too many windows to large secrets open (cipher gate).
+  case noScratch
+  /// The arena's key was used as often as its cipher allows: 2^48 times by one thread.
+  case noncesUsedUp
   /// The process publishes already.
   case alreadyPublishing
   /// The directory for the stats page is not fit for it, and why.
@@ -105,14 +115,23 @@ extension EnclaveError: CustomStringConvertible {
       "\(count == 1 ? "1 window of the arena is" : "\(count) windows of the arena are") open\(label.map { ", one of them to \($0)" } ?? ""): "
         + "close them first"
     case .sealNeedsKeyGate:
-      "only an arena with a key gate can be sealed, since sealed read-only memory could never be "
-        + "wiped: freeze it, or run it where protection keys are"
+      "only an arena with a key gate or a cipher gate can be sealed, since sealed read-only memory "
+        + "could never be wiped: give it gate .cipher, or run it where protection keys are"
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
       "\(cipher) cannot be used on this machine: leave the choice to the vault"
     case .notAuthentic:
       "the ciphertext is not what this vault encrypted"
+    case .tampered(let label):
+      "the secret\(label.isEmpty ? "" : " \"\(label)\"") is not what was written to it: its memory was changed "
+        + "from outside of a window"
+    case .openForWriting:
+      "the secret has a window for writing: close that first"
+    case .noScratch:
+      "this thread has 8 windows to large secrets open: close some first"
+    case .noncesUsedUp:
+      "the arena's key was used 2^48 times: move the secrets into a new arena"
     case .alreadyPublishing:
       "this process publishes a stats page already: stop that publisher first"
     case .unsuitableDirectory(let path, let reason):

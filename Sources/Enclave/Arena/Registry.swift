@@ -153,6 +153,9 @@ package enum Registry {
     switch options.gate {
     case .none: return (.none, nil)
     case .pages: return (.pages, nil)
+    case .cipher:
+      guard SlotCipher.preferred != nil else { throw .cipherUnavailable("a cipher gate") }
+      return (.cipher, nil)
     case .key, .automatic:
       do {
         return (.key, try KeyPool.take(kind, isExclusive: options.keySharing == .never))
@@ -215,7 +218,10 @@ package enum Registry {
   }
 
   /// Zeros over every arena, without waiting for anybody: the process is ending.
-  static func wipeNow() { forEachArena { $0.wipeNow()?.complain() } }
+  static func wipeNow() {
+    forEachArena { $0.wipeNow()?.complain() }
+    ScratchMemory.wipeAll()
+  }
 
   /// Zeros over every arena, which stay mapped and can never be used again. Returns what could not be
   /// wiped.
@@ -225,6 +231,7 @@ package enum Registry {
     forEachArena { arena in
       if let failure = arena.wipeAndKeep() { failures.append(failure) }
     }
+    ScratchMemory.wipeAll()
     with { state in state.publication?.file.writer.event(.wiped) }
     return failures
   }

@@ -25,11 +25,12 @@ extension Secret {
     of type: Element.Type, _ body: (inout MutableSpan<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
     guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
-    let (start, count) = unsafe (start, byteCount / MemoryLayout<Element>.stride)
-    return try withMutableBytes { (_: inout MutableRawSpan) throws(E) -> R in
-      var span = unsafe MutableSpan<Element>(
-        _unsafeStart: start.assumingMemoryBound(to: Element.self), count: count)
-      return try body(&span)
+    return try withMutableBytes { (bytes: inout MutableRawSpan) throws(E) -> R in
+      unsafe try bytes.withUnsafeMutableBytes { raw throws(E) -> R in
+        var span = unsafe MutableSpan<Element>(
+          _unsafeElements: raw.assumingMemoryBound(to: Element.self))
+        return try body(&span)
+      }
     }
   }
 
@@ -40,11 +41,10 @@ extension Secret {
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
     guard isAligned(for: Element.self) else { throw .access(.misaligned(for: Element.self)) }
-    let (start, count) = unsafe (start, byteCount / MemoryLayout<Element>.stride)
-    return try withBytes { (_: RawSpan) throws(E) -> R in
-      let span = unsafe Span<Element>(
-        _unsafeStart: UnsafePointer(start.assumingMemoryBound(to: Element.self)), count: count)
-      return try body(span)
+    return try withBytes { (bytes: RawSpan) throws(E) -> R in
+      unsafe try bytes.withUnsafeBytes { raw throws(E) -> R in
+        try body(unsafe Span<Element>(_unsafeElements: raw.assumingMemoryBound(to: Element.self)))
+      }
     }
   }
 
@@ -59,7 +59,7 @@ extension SecretReference: CustomReflectable {
 extension Secret {
   @inlinable
   borrowing func isAligned<Element>(for type: Element.Type) -> Bool {
-    unsafe Int(bitPattern: start) % MemoryLayout<Element>.alignment == 0
+    unsafe Int(bitPattern: slotStart) % MemoryLayout<Element>.alignment == 0
   }
 }
 

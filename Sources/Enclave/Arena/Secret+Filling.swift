@@ -8,9 +8,9 @@ extension Secret {
   /// - Throws: as opening a window for writing; `system` when the kernel refuses.
   public mutating func fillRandom() throws(EnclaveError) {
     let handle = handle
-    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+    unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
       do throws(SystemFailure) {
-        unsafe try EnclaveSystem.fillRandom(handle.address, byteCount: Int(handle.byteCount))
+        unsafe try EnclaveSystem.fillRandom(address, byteCount: Int(handle.byteCount))
       } catch { throw .system(error) }
     }
   }
@@ -22,13 +22,13 @@ extension Secret {
   ///   came is in the secret; `system` when the call fails.
   public mutating func fill(fromDescriptor descriptor: Int32) throws(EnclaveError) {
     let handle = handle
-    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+    unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
       let byteCount = Int(handle.byteCount)
       var received = 0
       while received < byteCount {
         let count: Int
         do throws(SystemFailure) {
-          count = unsafe try Input.read(descriptor, handle.address + received, byteCount - received)
+          count = unsafe try Input.read(descriptor, address + received, byteCount - received)
         } catch { throw .system(error) }
         if count == 0 { throw .endOfInput(received: received) }
         received += count
@@ -48,10 +48,10 @@ extension Arena {
     let secret = try allocate(
       byteCount: bytes.byteCount, label: label, file: file, line: line)
     let handle = secret.handle
-    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+    unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
       unsafe bytes.withUnsafeBytes { raw in
         guard let source = raw.baseAddress else { return }
-        unsafe copySecret(from: source, to: handle.address, byteCount: raw.count)
+        unsafe copySecret(from: source, to: address, byteCount: raw.count)
       }
     }
     return secret
@@ -67,9 +67,9 @@ extension Arena {
   ) throws(EnclaveError) -> Secret {
     let secret = try allocate(byteCount: bytes.count, label: label, file: file, line: line)
     let handle = secret.handle
-    try handle.withWindow(writing: true) { () throws(EnclaveError) in
+    unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
       let target = unsafe UnsafeMutableRawBufferPointer(
-        start: handle.address, count: Int(handle.byteCount))
+        start: address, count: Int(handle.byteCount))
       unsafe target.copyBytes(from: bytes)
     }
     return secret
@@ -179,10 +179,12 @@ extension SecretHandle {
       switch reader.wait() {
       case .ended: throw .endOfInput(received: reader.received)
       case .startOver:
-        try withWindow(writing: true) { () throws(EnclaveError) in unsafe reader.clear(address) }
+        unsafe try withWindow(writing: true) { address throws(EnclaveError) in
+          unsafe reader.clear(address)
+        }
         try begin()
       case .input:
-        let result = try withWindow(writing: true) { () throws(EnclaveError) in
+        let result = unsafe try withWindow(writing: true) { address throws(EnclaveError) in
           do throws(SystemFailure) { return unsafe try reader.take(into: address) } catch {
             throw .system(error)
           }

@@ -34,7 +34,11 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     arena.withCore { core in core.labels.entries[Int(handle.label)].key }
   }
 
-  @usableFromInline var start: UnsafeMutableRawPointer { unsafe handle.address }
+  /// Aligned as what a window shows is.
+  @usableFromInline var slotStart: UnsafeMutableRawPointer { unsafe handle.address }
+
+  @usableFromInline
+  func start(_ found: UInt64) -> UnsafeMutableRawPointer { unsafe handle.bytes(found) }
 
   @usableFromInline
   func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
@@ -74,7 +78,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     do { found = try openWindow(writing: false) } catch { throw .access(error) }
     let result: R
     do {
-      result = unsafe try body(RawSpan(_unsafeStart: start, byteCount: byteCount))
+      result = unsafe try body(RawSpan(_unsafeStart: start(found), byteCount: byteCount))
     } catch {
       abandonWindow(writing: false, found)
       throw .body(error)
@@ -94,7 +98,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     do { found = try openWindow(writing: true) } catch { throw .access(error) }
     let result: R
     do {
-      var span = unsafe MutableRawSpan(_unsafeStart: start, byteCount: byteCount)
+      var span = unsafe MutableRawSpan(_unsafeStart: start(found), byteCount: byteCount)
       result = try body(&span)
     } catch {
       abandonWindow(writing: true, found)
@@ -110,9 +114,9 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
     guard byteCount == other.byteCount else { return false }
     let (a, b) = (handle, other.handle)
-    return try a.withWindow(writing: false) { () throws(EnclaveError) in
-      try b.withWindow(writing: false) { () throws(EnclaveError) in
-        unsafe EnclaveSystem.isEqual(a.address, b.address, byteCount: Int(a.byteCount))
+    return unsafe try a.withWindow(writing: false) { first throws(EnclaveError) in
+      unsafe try b.withWindow(writing: false) { second throws(EnclaveError) in
+        unsafe EnclaveSystem.isEqual(first, second, byteCount: Int(a.byteCount))
       }
     }
   }
@@ -124,10 +128,10 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   public borrowing func isEqual(to bytes: RawSpan) throws(EnclaveError) -> Bool {
     guard byteCount == bytes.byteCount else { return false }
     let handle = handle
-    return try handle.withWindow(writing: false) { () throws(EnclaveError) in
+    return unsafe try handle.withWindow(writing: false) { address throws(EnclaveError) in
       unsafe bytes.withUnsafeBytes { raw in
         guard let other = raw.baseAddress else { return true }
-        return unsafe EnclaveSystem.isEqual(handle.address, other, byteCount: raw.count)
+        return unsafe EnclaveSystem.isEqual(address, other, byteCount: raw.count)
       }
     }
   }

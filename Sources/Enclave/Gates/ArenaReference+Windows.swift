@@ -68,7 +68,7 @@ extension ArenaReference {
     switch mechanism {
     case .pages: .closed
     case .key: .readWrite
-    case .none: gate.isFrozen ? .read : .readWrite
+    case .cipher, .none: gate.isFrozen ? .read : .readWrite
     }
   }
 
@@ -77,7 +77,16 @@ extension ArenaReference {
   var hasPageGate: Bool {
     switch mechanism {
     case .pages: true
-    case .key, .none: false
+    case .key, .cipher, .none: false
+    }
+  }
+
+  /// Whether windows decrypt and encrypt.
+  @inline(__always)
+  var hasCipherGate: Bool {
+    switch mechanism {
+    case .cipher: true
+    case .key, .pages, .none: false
     }
   }
 
@@ -87,7 +96,7 @@ extension ArenaReference {
     switch mechanism {
     case .pages: true
     case .key: false
-    case .none: gate.isFrozen
+    case .cipher, .none: gate.isFrozen
     }
   }
 
@@ -254,7 +263,10 @@ extension ArenaReference {
       throw error
     }
     let isFrozen = gate.isFrozen
-    let opensPages = isClosedByPages
+    // Sealed ciphertext cannot be written over: its nonce and tag are forgotten, its key goes with the
+    // arena. (Nobody seals meanwhile: that waits for this.)
+    let isKept = unsafe hasCipherGate && isFrozen && header.pointee.core.pointee.isSealed
+    let opensPages = isClosedByPages && !isKept
     if opensPages {
       do throws(EnclaveError) {
         try withShard(shardIndex) { shard throws(EnclaveError) in
@@ -276,7 +288,7 @@ extension ArenaReference {
       }
     }
     let found = gate.openKey(writing: true)
-    let damage = canaries.wipeContents(of: handle)
+    let damage = isKept ? nil : canaries.wipeContents(of: handle)
     gate.closeKey(found)
     let (aftermath, isOrphan) = withShard(shardIndex) { shard in
       if opensPages { unsafe closePages(slab, writing: true, shard: &shard) }

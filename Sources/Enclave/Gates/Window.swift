@@ -21,17 +21,29 @@ extension SecretHandle {
       throw .destroyed
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
+    let scratch = arena.hasCipherGate ? try openScratchOrUndo(arena, writing: writing) : 0
     var counted: UInt64 = 0
     if let listings = unsafe Slab.listings(of: slab) {
       unsafe addRelaxed(PublishedSecret.opened, to: &listings[Int(slot)].count)
       counted = Self.isCounted
     }
-    return counted | UInt64(gate.openKey(writing: writing))
+    return scratch | counted | UInt64(gate.openKey(writing: writing))
   }
 
   /// Beside the key's bits: the window was counted in the secret's listing. (Publishing may start
   /// while it is open.)
   private static var isCounted: UInt64 { 1 << 32 }
+
+  @inline(never)
+  private func openScratchOrUndo(
+    _ arena: ArenaReference, writing: Bool
+  ) throws(EnclaveError) -> UInt64 {
+    do { return try openScratch(arena, writing: writing) } catch {
+      arena.gate.undo(writing: writing, label: label)
+      arena.openFailed(self, error)
+      throw error
+    }
+  }
 
   @inline(never)
   private func openPages(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) {
@@ -56,6 +68,7 @@ extension SecretHandle {
     // In a forked child that was made inside of the body there is nothing to close but the key.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return false }
+    if arena.hasCipherGate { closeScratch(arena, writing: writing, found) }
     if found & Self.isCounted != 0, let listings = unsafe Slab.listings(of: slab) {
       unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
     }
@@ -72,14 +85,14 @@ extension SecretHandle {
   /// it was open.
   package var loss: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
 
-  /// Runs a body in a window of its own. `destroyed` or `inheritedByFork`, and no result, when the
+  /// Runs a body in a window of its own, with where the bytes are. `destroyed` or `inheritedByFork`, and no result, when the
   /// contents were lost meanwhile.
   package func withWindow<R: ~Copyable>(
-    writing: Bool, _ body: () throws(EnclaveError) -> R
+    writing: Bool, _ body: (UnsafeMutableRawPointer) throws(EnclaveError) -> R
   ) throws(EnclaveError) -> R {
     let found = try openWindow(writing: writing)
     let result: R
-    do { result = try body() } catch {
+    do { result = unsafe try body(bytes(found)) } catch {
       closeWindow(writing: writing, found)
       throw error
     }
@@ -89,10 +102,9 @@ extension SecretHandle {
 
   /// Copies as many bytes as fit.
   func copy(into other: SecretHandle) throws(EnclaveError) {
-    try withWindow(writing: false) { () throws(EnclaveError) in
-      try other.withWindow(writing: true) { () throws(EnclaveError) in
-        unsafe copySecret(
-          from: address, to: other.address, byteCount: Int(min(byteCount, other.byteCount)))
+    unsafe try withWindow(writing: false) { from throws(EnclaveError) in
+      unsafe try other.withWindow(writing: true) { to throws(EnclaveError) in
+        unsafe copySecret(from: from, to: to, byteCount: Int(min(byteCount, other.byteCount)))
       }
     }
   }

@@ -50,7 +50,8 @@ extension ArenaCore {
   {
     if mechanism == .none { return arena.gate.isFrozen ? .read : .readWrite }
     if windows.writes > 0 || totals.shards.stuckPages > 0 { return .readWrite }
-    return windows.reads > 0 ? .read : .closed
+    if windows.reads > 0 { return .read }
+    return mechanism == .cipher ? .encrypted : .closed
   }
 
   mutating func publishTotals(_ totals: ArenaTotals, _ windows: GateState.Windows) {

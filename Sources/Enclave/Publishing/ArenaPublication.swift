@@ -90,6 +90,7 @@ extension GateKind {
     switch self {
     case .key: .key
     case .pages: .pages
+    case .cipher: .cipher
     case .none: .none
     }
   }

@@ -35,7 +35,7 @@ struct Canaries: BitwiseCopyable {
   }
 
   /// The first byte of a canary that is wrong.
-  private func firstDamage(at address: UnsafeMutableRawPointer) -> Int? {
+  func firstDamage(at address: UnsafeMutableRawPointer) -> Int? {
     let (a, b) = unsafe canary(at: address)
     for offset in 0..<16 {
       let word = offset < 8 ? a : b
@@ -52,6 +52,15 @@ struct Canaries: BitwiseCopyable {
     guard let (address, before, behind) = unsafe isolatedParts(slab) else { return }
     unsafe writeBytes(before.baseAddress, address, before.count)
     unsafe writeBytes(behind.baseAddress, address, behind.count)
+  }
+
+  /// The same around data at the end of other pages.
+  func writeAround(
+    _ base: UnsafeMutableRawPointer, _ length: Int, address: UnsafeMutableRawPointer, byteCount: Int
+  ) {
+    if unsafe address - base >= 16 { unsafe writeBytes(address - 16, address, 16) }
+    let end = unsafe base + length
+    unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
   }
 
   /// Zeros instead of them.
@@ -106,13 +115,21 @@ struct Canaries: BitwiseCopyable {
   private func isolatedDamage(
     _ slab: UnsafeMutablePointer<Slab>, address: UnsafeMutableRawPointer, byteCount: Int
   ) -> Int? {
-    if unsafe address - slab.pointee.base >= 16 {
+    unsafe damageAround(
+      slab.pointee.base, slab.pointee.byteCount, address: address, byteCount: byteCount)
+  }
+
+  /// The first byte that is wrong around such data, from the data's first.
+  func damageAround(
+    _ base: UnsafeMutableRawPointer, _ length: Int, address: UnsafeMutableRawPointer, byteCount: Int
+  ) -> Int? {
+    if unsafe address - base >= 16 {
       for offset in 0..<16
       where unsafe (address - 16 + offset).load(as: UInt8.self) != expected(address, offset) {
         return offset - 16
       }
     }
-    let end = unsafe slab.pointee.base + slab.pointee.byteCount
+    let end = unsafe base + length
     for offset in unsafe 0..<(end - (address + byteCount))
     where unsafe (address + byteCount + offset).load(as: UInt8.self) != expected(address, offset) {
       return byteCount + offset

@@ -124,6 +124,7 @@ struct Comparison {
   ///     gate    open    frozen    sealed
   ///     key     r-w     r-w       r-w      the key closes them, per thread: see `keyDiffers`
   ///     pages   ---     ---       never
+  ///     cipher  r-w     r--       r--      what is there is ciphertext
   ///     none    r-w     r--       never
   ///
   /// Nothing is ever executable.
@@ -144,9 +145,10 @@ struct Comparison {
     }
     switch claim.gate {
     case .pages where claim.isClosed: note(.openPages, count(.access))
-    case .pages where claim.isFrozen, .some(.none) where claim.isFrozen:
+    case .pages where claim.isFrozen, .cipher where claim.isFrozen,
+      .some(.none) where claim.isFrozen:
       note(.writable, count(.writable))
-    case .key, .pages, .some(.none), nil: break
+    case .key, .pages, .cipher, .some(.none), nil: break
     }
   }
 

@@ -19,7 +19,7 @@ extension Host {
         .init(
           layout: try word(3) == "slab" ? .slab : .isolated,
           lock: try word(4) == "required" ? .required : word(4) == "off" ? .off : .preferred,
-          gate: try word(5) == "none" ? .none : try word(5) == "key" ? .key : .pages,
+          gate: try Pool.gate(word(5)),
           capacity: words.count > 6 ? Int(words[6]) : nil,
           backing: words.contains("secret") ? .secret : .anonymous))
       secrets[words[1]] = []

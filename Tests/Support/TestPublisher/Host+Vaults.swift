@@ -5,7 +5,7 @@ import Enclave
 import EnclaveSystem
 import Glibc
 
-#if Vault
+#if Sodium
   import EnclaveVault
 
   extension Host {
@@ -47,7 +47,7 @@ import Glibc
         // Threads that copy, free, grow, encrypt, decrypt and rotate, whatever they get, until the
         // end: none of them has the bytes anywhere but in the library.
         guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
-        let gate: Arena.Gate = try word(2) == "pages" ? .pages : try word(2) == "key" ? .key : .none
+        let gate = try Pool.gate(word(2))
         let slabs = try Arena("slabs", .init(lock: .preferred, gate: gate))
         let pages = try Arena("pages", .init(layout: .isolated, lock: .preferred, gate: gate))
         let vault = try Vault("vault", lock: .preferred, gate: gate)
@@ -84,8 +84,7 @@ import Glibc
         case "wipe": EmergencyWipe.wipeEverything()
         case "use": return try model!.useAll()
         case let word:
-          let gate: Arena.Gate = word == "pages" ? .pages : word == "key" ? .key : .none
-          model = try Model(seed: UInt64(try number(3)), gate: gate)
+          model = try Model(seed: UInt64(try number(3)), gate: Pool.gate(word))
           return try model!.run(steps: try number(2))
         }
         return ""

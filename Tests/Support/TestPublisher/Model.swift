@@ -1,7 +1,7 @@
 // Random operations against a list of what should be where; what is in a secret follows from its
 // number and a seed, which is how another process searches for all that was ever written.
 
-#if Vault
+#if Sodium
   import CTestSupport
   import Enclave
   import EnclaveVault

@@ -37,7 +37,7 @@ import Enclave
 import EnclaveSystem
 import Glibc
 
-#if Vault
+#if Sodium
   import EnclaveVault
 #endif
 
@@ -52,6 +52,16 @@ enum Pool {
   static func numbered(_ name: String) -> Label? {
     name.hasPrefix("arena-") ? unsafe name.withCString { unsafe Label(copying: $0) } : nil
   }
+  static func gate(_ word: String) throws -> Arena.Gate {
+    switch word {
+    case "key": .key
+    case "pages": .pages
+    case "cipher": .cipher
+    case "none": .none
+    default: throw Failure(text: "no such gate: \(word)")
+    }
+  }
+
   static let labels: [Label] = ["first", "second", "third", "fourth", "fifth"]
 }
 
@@ -91,13 +101,13 @@ struct Host: ~Copyable {
   var arenas: [String: Arena] = [:]
   var secrets: [String: [SecretReference]] = [:]
   var holder: Holder?
-  #if Vault
+  #if Sodium
     var vaults: [String: (vault: Vault, encrypted: [Encrypted])] = [:]
     var model: Model?
   #endif
 }
 
-#if Vault
+#if Sodium
   /// What an array can hold.
   final class Encrypted {
     let secret: EncryptedSecret
@@ -144,7 +154,7 @@ extension Host {
     self.words = words
     if let answer = try arenaCommand() { return answer }
     if let answer = try processCommand() { return answer }
-    #if Vault
+    #if Sodium
       if let answer = try vaultCommand() { return answer }
     #endif
     throw Failure(text: "unknown command")

@@ -1,0 +1,173 @@
+// The protocol behind CEnclaveCipher.h.
+
+#include "CEnclaveCipher.h"
+
+#include <string.h>
+
+#include "CEnclaveSystem.h"
+
+// --- Bytes that another thread may be replacing -------------------------------------------------------
+
+// By words where they are aligned, as all slots are. Relaxed: the sequence tells whether they belong
+// together.
+
+static void load_racing(void *to, const void *from, size_t length) {
+  const char *source = from;
+  char *target = to;
+  if (((uintptr_t)from & 7) == 0) {
+    for (; length >= 8; length -= 8, source += 8, target += 8) {
+      uint64_t word = __atomic_load_n((const uint64_t *)source, __ATOMIC_RELAXED);
+      memcpy(target, &word, 8);
+    }
+  }
+  for (; length > 0; length--) *target++ = __atomic_load_n(source++, __ATOMIC_RELAXED);
+}
+
+static void store_racing(void *to, const void *from, size_t length) {
+  const char *source = from;
+  char *target = to;
+  if (((uintptr_t)to & 7) == 0) {
+    for (; length >= 8; length -= 8, source += 8, target += 8) {
+      uint64_t word;
+      memcpy(&word, source, 8);
+      __atomic_store_n((uint64_t *)target, word, __ATOMIC_RELAXED);
+    }
+  }
+  for (; length > 0; length--) __atomic_store_n(target++, *source++, __ATOMIC_RELAXED);
+}
+
+#define LOAD(field) __atomic_load_n(&slot->field, __ATOMIC_RELAXED)
+#define STORE(field, value) __atomic_store_n(&slot->field, value, __ATOMIC_RELAXED)
+
+static void describe(ces_cipher_slot *slot, const ces_cipher_slot *known, uint32_t state) {
+  STORE(tag[0], known->tag[0]);
+  STORE(tag[1], known->tag[1]);
+  STORE(counter, known->counter);
+  STORE(shard, known->shard);
+  STORE(state, state);
+}
+
+/// The sequence is odd from here on, for whoever sees anything of what follows.
+static uint64_t begin_replacing(ces_cipher_slot *slot) {
+  uint64_t sequence = LOAD(sequence);
+  STORE(sequence, sequence + 1);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return sequence;
+}
+
+static void end_replacing(ces_cipher_slot *slot, uint64_t sequence) {
+  __atomic_store_n(&slot->sequence, sequence + 2, __ATOMIC_RELEASE);
+}
+
+static void set(ces_cipher_slot *slot, uint32_t state) {
+  static const ces_cipher_slot nothing;
+  uint64_t sequence = begin_replacing(slot);
+  describe(slot, &nothing, state);
+  end_replacing(slot, sequence);
+}
+
+void ces_cipher_begin(ces_cipher_slot *slot) {
+  STORE(writer, 0);
+  set(slot, CES_CIPHER_BLANK);
+}
+
+void ces_cipher_end(ces_cipher_slot *slot) { set(slot, CES_CIPHER_BLANK); }
+
+uint64_t ces_cipher_take(const ces_cipher_slot *slot, const void *from, void *to, size_t length,
+                         ces_cipher_slot *known) {
+  uint64_t before = __atomic_load_n(&slot->sequence, __ATOMIC_ACQUIRE);
+  if (before & 1) return before;
+  known->tag[0] = LOAD(tag[0]);
+  known->tag[1] = LOAD(tag[1]);
+  known->counter = LOAD(counter);
+  known->shard = LOAD(shard);
+  known->state = LOAD(state);
+  if (known->state == CES_CIPHER_WRITTEN) load_racing(to, from, length);
+  return ces_cipher_is_still(slot, before) ? before : before | 1;
+}
+
+bool ces_cipher_is_still(const ces_cipher_slot *slot, uint64_t sequence) {
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  return LOAD(sequence) == sequence;
+}
+
+void ces_cipher_replace(ces_cipher_slot *slot, void *to, const void *from, size_t length,
+                        const ces_cipher_slot *known) {
+  uint64_t sequence = begin_replacing(slot);
+  store_racing(to, from, length);
+  describe(slot, known, CES_CIPHER_WRITTEN);
+  end_replacing(slot, sequence);
+}
+
+void ces_cipher_condemn(ces_cipher_slot *slot, uint64_t sequence) {
+  uint32_t written = CES_CIPHER_WRITTEN;
+  if (!ces_cipher_is_still(slot, sequence)) return;
+  __atomic_compare_exchange_n(&slot->state, &written, CES_CIPHER_TAMPERED, false, __ATOMIC_RELAXED,
+                              __ATOMIC_RELAXED);
+}
+
+// --- Residue ----------------------------------------------------------------------------------------------
+
+__attribute__((noinline)) static void clear_stack_below(void) {
+  // What libsodium's ciphers use, with room to spare.
+  volatile uint64_t below[256];
+  for (size_t i = 0; i < sizeof below / sizeof *below; i++) below[i] = 0;
+  __asm__ volatile("" : : "r"(below) : "memory");
+}
+
+void ces_clear_residue(void) {
+  clear_stack_below();
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx")) {
+    __asm__ volatile("vzeroall" : : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
+                     "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+  } else {
+    __asm__ volatile(
+        "pxor %%xmm0, %%xmm0; pxor %%xmm1, %%xmm1; pxor %%xmm2, %%xmm2; pxor %%xmm3, %%xmm3;"
+        "pxor %%xmm4, %%xmm4; pxor %%xmm5, %%xmm5; pxor %%xmm6, %%xmm6; pxor %%xmm7, %%xmm7;"
+        "pxor %%xmm8, %%xmm8; pxor %%xmm9, %%xmm9; pxor %%xmm10, %%xmm10; pxor %%xmm11, %%xmm11;"
+        "pxor %%xmm12, %%xmm12; pxor %%xmm13, %%xmm13; pxor %%xmm14, %%xmm14; pxor %%xmm15, %%xmm15"
+        : : : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+              "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+  }
+#elif defined(__aarch64__)
+  __asm__ volatile(
+      "movi v0.16b, #0\n movi v1.16b, #0\n movi v2.16b, #0\n movi v3.16b, #0\n"
+      "movi v4.16b, #0\n movi v5.16b, #0\n movi v6.16b, #0\n movi v7.16b, #0\n"
+      "movi v16.16b, #0\n movi v17.16b, #0\n movi v18.16b, #0\n movi v19.16b, #0\n"
+      "movi v20.16b, #0\n movi v21.16b, #0\n movi v22.16b, #0\n movi v23.16b, #0\n"
+      "movi v24.16b, #0\n movi v25.16b, #0\n movi v26.16b, #0\n movi v27.16b, #0\n"
+      "movi v28.16b, #0\n movi v29.16b, #0\n movi v30.16b, #0\n movi v31.16b, #0"
+      : : : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+            "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+#endif
+}
+
+// --- Scratch memory ----------------------------------------------------------------------------------------
+
+static ces_scratch scratch[CES_THREADS];
+
+ces_scratch *ces_scratch_of(int32_t thread) { return &scratch[thread]; }
+
+static uint64_t run(uint32_t count) { return count >= 64 ? UINT64_MAX : (1ull << count) - 1; }
+
+int32_t ces_scratch_take(uint64_t *used, uint32_t count) {
+  uint64_t bits = run(count);
+  uint64_t now = __atomic_load_n(used, __ATOMIC_RELAXED);
+  for (;;) {
+    // What is taken last goes first, so the lowest run that is free is the one in the cache.
+    uint32_t first = 0;
+    while (first + count <= 64 && (now >> first & bits) != 0) {
+      first += (uint32_t)__builtin_ctzll(now >> first & bits) + 1;
+    }
+    if (first + count > 64) return -1;
+    if (__atomic_compare_exchange_n(used, &now, now | bits << first, true, __ATOMIC_ACQUIRE,
+                                    __ATOMIC_RELAXED)) {
+      return (int32_t)first;
+    }
+  }
+}
+
+void ces_scratch_give(uint64_t *used, uint32_t first, uint32_t count) {
+  __atomic_fetch_and(used, ~(run(count) << first), __ATOMIC_RELEASE);
+}

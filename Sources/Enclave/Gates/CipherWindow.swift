@@ -1,0 +1,152 @@
+// Windows under a cipher gate: decrypted into scratch memory when they open, encrypted from there when
+// one for writing closes.
+//
+// Readers copy the ciphertext under the slot's sequence, and decrypt their copy: they wait for nobody. The
+// one writer of a secret has claimed it; what it writes is seen by windows that open after it has closed.
+// Only copying happens between the two changes of the sequence, never the cipher.
+
+import EnclaveSystem
+
+extension SecretHandle {
+  /// What `openWindow` returns under a cipher gate, beside the bit that says whether the window was
+  /// counted: the scratch memory, and whether it is that of this thread's own window for writing.
+  private static let scratchShift: UInt64 = 34
+  private static let isShared: UInt64 = 1 << 33
+
+  private static func scratch(_ found: UInt64) -> ScratchMemory.Piece {
+    ScratchMemory.Piece(bits: UInt32(truncatingIfNeeded: found >> scratchShift))
+  }
+
+  /// Where the bytes are while the window is open.
+  @inline(__always)
+  package func bytes(_ found: UInt64) -> UnsafeMutableRawPointer {
+    unsafe arena.hasCipherGate ? scratchBytes(found) : address
+  }
+
+  @inline(never)
+  private func scratchBytes(_ found: UInt64) -> UnsafeMutableRawPointer {
+    // (Zero bytes have no scratch memory, and nobody reads them.)
+    unsafe byteCount == 0 ? address : scratchStart(Self.scratch(found))
+  }
+
+  /// Aligned as the slot is, up to 64; against the guard as closely as there.
+  private func scratchStart(_ place: ScratchMemory.Piece) -> UnsafeMutableRawPointer {
+    guard place.isPages else { return unsafe place.start(beforeEnd: 0) }
+    if unsafe slab.pointee.isIsolated {
+      return unsafe place.start(
+        beforeEnd: slab.pointee.base + slab.pointee.byteCount - address)
+    }
+    let low = unsafe 1 << UInt(bitPattern: address).trailingZeroBitCount
+    let alignment = min(low, ScratchMemory.Piece.alignment)
+    return unsafe place.start(beforeEnd: (Int(byteCount) + alignment - 1) & ~(alignment - 1))
+  }
+
+  private var cipherSlot: CipherSlot {
+    unsafe CipherSlot(at: Slab.cipherSlots(of: slab) + Int(slot) * CipherSlot.byteCount)
+  }
+
+  private func binding(_ arena: ArenaReference) -> CipherGate.CiphertextBinding {
+    CipherGate.CiphertextBinding(
+      arena: arena.id, address: UInt64(UInt(bitPattern: unsafe address)), byteCount: byteCount,
+      generation: generation)
+  }
+
+  /// Decrypts the secret. The window is counted in; the caller counts it out when this throws.
+  func openScratch(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) -> UInt64 {
+    if byteCount == 0 { return 0 }
+    let slot = cipherSlot
+    if let own = slot.scratchHere {
+      if writing { throw .openForWriting }
+      return UInt64(own) << Self.scratchShift | Self.isShared
+    }
+    let gate = arena.cipher
+    if writing, !gate.hasNonces { throw .noncesUsedUp }
+    let place = try takeScratch(arena)
+    if writing, !slot.claim(place.bits) {
+      ScratchMemory.give(place)
+      throw .openForWriting
+    }
+    do {
+      try decrypt(arena, gate, slot, into: place)
+    } catch {
+      if writing { slot.unclaim() }
+      ScratchMemory.give(place)
+      throw error
+    }
+    return UInt64(place.bits) << Self.scratchShift
+  }
+
+  private func takeScratch(_ arena: ArenaReference) throws(EnclaveError) -> ScratchMemory.Piece {
+    let place: ScratchMemory.Piece?
+    // A signal handler that interrupted the library takes what is there.
+    let mayMap = !arena.isInterruptedHere
+    do throws(SystemFailure) {
+      place = try ScratchMemory.take(
+        byteCount: Int(byteCount), isIsolated: unsafe slab.pointee.isIsolated, mayMap: mayMap)
+    } catch { throw ArenaCore.explained(error, needed: Int(byteCount)) }
+    guard let place else { throw mayMap ? .noScratch : .busy }
+    let start = unsafe scratchStart(place)
+    if place.isPages {
+      unsafe arena.canaries.writeAround(
+        place.base, place.byteCount, address: start, byteCount: Int(byteCount))
+    } else {
+      unsafe arena.canaries.write(behind: start + Int(byteCount))
+    }
+    return place
+  }
+
+  private func decrypt(
+    _ arena: ArenaReference, _ gate: CipherGate, _ slot: CipherSlot, into place: ScratchMemory.Piece
+  ) throws(EnclaveError) {
+    let start = unsafe scratchStart(place)
+    var tries: UInt32 = 0
+    while true {
+      if let (sequence, known) = unsafe slot.take(
+        from: address, into: start, byteCount: Int(byteCount))
+      {
+        if known.isBlank { return }
+        if known.isTampered { throw .tampered(label: arena.labelText(label)) }
+        let isAuthentic = unsafe gate.decrypt(
+          start, byteCount: Int(byteCount), known, binding(arena))
+        clearResidue()
+        if isAuthentic { return }
+        if slot.isStill(sequence) {
+          if arena.gate.isWiped { throw .destroyed }
+          slot.condemn(sequence)
+          throw .tampered(label: arena.isInterruptedHere ? "" : arena.labelText(label))
+        }
+      }
+      // A writer is copying, which takes less than a microsecond unless it was interrupted.
+      if arena.isInterruptedHere || tries > 10_000 { throw .busy }
+      ProcessFacts.backOff(&tries)
+    }
+  }
+
+  /// Encrypts what was written, and wipes the scratch memory.
+  func closeScratch(_ arena: ArenaReference, writing: Bool, _ found: UInt64) {
+    if byteCount == 0 || found & Self.isShared != 0 { return }
+    let place = Self.scratch(found)
+    let start = unsafe scratchStart(place)
+    let damage =
+      place.isPages
+      ? unsafe arena.canaries.damageAround(
+        place.base, place.byteCount, address: start, byteCount: Int(byteCount))
+      : unsafe arena.canaries.firstDamage(at: start + Int(byteCount)).map { $0 + Int(byteCount) }
+    if writing {
+      let slot = cipherSlot
+      if !arena.gate.isWiped {
+        let known = unsafe arena.cipher.encrypt(start, byteCount: Int(byteCount), binding(arena))
+        unsafe slot.replace(address, with: start, byteCount: Int(byteCount), known)
+        // The key may have been wiped just now; what it made then is no ciphertext.
+        if arena.gate.isWiped { unsafe wipe(address, byteCount: Int(byteCount)) }
+      }
+      slot.unclaim()
+    }
+    ScratchMemory.give(place)
+    clearResidue()
+    if let damage {
+      arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
+      arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)
+    }
+  }
+}

@@ -1,0 +1,238 @@
+// Where threads decrypt to: a locked page between guards for each thread, cut into pieces, and pages of
+// their own for what is larger. What nobody uses is zeros.
+
+internal import CEnclaveSystem
+
+/// Scratch memory of the calling thread. Always locked, kept out of core dumps and forked children, and
+/// wiped by signals; made when a thread first needs it, and left to the next thread.
+package enum ScratchMemory {
+  /// What a window has of it.
+  @safe
+  package struct Piece: BitwiseCopyable {
+    /// Thread (6 bits), first piece or number of pages (6), pieces (7; 0: pages of its own).
+    package let bits: UInt32
+
+    package init(bits: UInt32) { self.bits = bits }
+
+    fileprivate init(thread: Int, first: Int32, pieces: Int) {
+      bits = UInt32(thread) | UInt32(first) << 6 | UInt32(pieces) << 12
+    }
+
+    fileprivate var scratch: UnsafeMutablePointer<ces_scratch> {
+      unsafe ces_scratch_of(Int32(bits & 63))
+    }
+    fileprivate var first: UInt32 { bits >> 6 & 63 }
+    fileprivate var pieces: UInt32 { bits >> 12 & 127 }
+    fileprivate var pages: UnsafeMutablePointer<ces_scratch_pages> {
+      unsafe ces_scratch_pages_of(scratch, Int32(first))
+    }
+
+    /// Whether its bytes end at a guard page, with a canary before them; else a canary is behind them.
+    package var isPages: Bool { pieces == 0 }
+
+    /// All of it.
+    package var base: UnsafeMutableRawPointer {
+      unsafe isPages
+        ? pages.pointee.data.unsafelyUnwrapped
+        : scratch.pointee.page.unsafelyUnwrapped + Int(first) * Int(CES_SCRATCH_PIECE)
+    }
+    package var byteCount: Int {
+      isPages ? unsafe pages.pointee.length : Int(pieces) * Int(CES_SCRATCH_PIECE)
+    }
+
+    /// Where a secret's bytes lie: so far before the end, where it has pages of its own.
+    package func start(beforeEnd room: Int) -> UnsafeMutableRawPointer {
+      unsafe isPages ? base + (byteCount - room) : base
+    }
+
+    /// Pieces are aligned so.
+    package static let alignment = Int(CES_SCRATCH_PIECE)
+  }
+
+  package static let canaryBytes = 16
+  /// The most that pieces of a page are given for; a page serves two of them.
+  private static let largestPieces = 32
+  /// Pages that are kept for the next window.
+  private static let keptBytes = 1 << 20
+
+  nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
+    unsafe makeLockWord()
+  nonisolated(unsafe) private static var gate: GateState?
+  nonisolated(unsafe) private static var gateGeneration: UInt64 = 0
+
+  /// What the first window needs, which may be a signal handler's. Any thread; before it.
+  package static func prepare() throws(SystemFailure) {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    guard unsafe gateGeneration != ForkWatch.current else { return }
+    unsafe gate = try GateState(generation: ForkWatch.current)
+    unsafe gateGeneration = ForkWatch.current
+  }
+
+  /// Takes room for a secret and its canary; nil when the thread has too many windows open.
+  ///
+  /// No malloc(3). System calls where the thread has no such memory yet, and for large secrets.
+  package static func take(
+    byteCount: Int, isIsolated: Bool, mayMap: Bool
+  ) throws(SystemFailure) -> Piece? {
+    let thread = Int(ces_thread_number())
+    let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
+    if unsafe scratch.pointee.generation != ForkWatch.current { unsafe begin(scratch) }
+    let pieces = (byteCount + canaryBytes + Int(CES_SCRATCH_PIECE) - 1) / Int(CES_SCRATCH_PIECE)
+    if !isIsolated, pieces <= largestPieces {
+      if unsafe ces_scratch_page(scratch) == nil {
+        guard mayMap else { return nil }
+        unsafe try makePage(scratch)
+      }
+      let first = unsafe ces_scratch_take(&scratch.pointee.used, UInt32(pieces))
+      if first >= 0 { return Piece(thread: thread, first: first, pieces: pieces) }
+    }
+    guard mayMap else { return nil }
+    let needed = Page.roundUp(byteCount + (isIsolated ? 0 : canaryBytes)) ?? Page.size
+    return unsafe try takePages(scratch, byteCount: max(needed, Page.size)).map {
+      Piece(thread: thread, first: $0, pieces: 0)
+    }
+  }
+
+  /// Gives it back, wiped.
+  package static func give(_ place: Piece) {
+    unsafe wipe(place.base, byteCount: place.byteCount)
+    if place.isPages {
+      let pages = unsafe place.pages
+      if unsafe pages.pointee.length <= keptBytes {
+        unsafe setState(pages, CES_SCRATCH_FREE)
+      } else {
+        unsafe unmap(pages)
+        unsafe setState(pages, CES_SCRATCH_ABSENT)
+      }
+    } else {
+      unsafe ces_scratch_give(&place.scratch.pointee.used, place.first, place.pieces)
+    }
+  }
+
+  /// Zeros over all of it, whoever uses it.
+  package static func wipeAll() {
+    for thread in 0..<CES_THREADS {
+      let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
+      guard unsafe scratch.pointee.generation == ForkWatch.current else { continue }
+      if let page = unsafe ces_scratch_page(scratch) { unsafe wipe(page, byteCount: Page.size) }
+      for index in 0..<Int32(CES_SCRATCH_LARGE) {
+        let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
+        guard unsafe ces_load_acquire32(&pages.pointee.state) == CES_SCRATCH_USED else { continue }
+        unsafe wipe(pages.pointee.data, byteCount: pages.pointee.length)
+      }
+    }
+  }
+
+  /// Bytes that all threads have, used or not, and that arenas' keys take. (Not what goes with its window:
+  /// what is larger than a MiB.)
+  package static var lockedBytes: Int {
+    var sum = unsafe Int(loadRelaxed(keyBytes))
+    for thread in 0..<CES_THREADS {
+      let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
+      guard unsafe scratch.pointee.generation == ForkWatch.current else { continue }
+      if unsafe ces_scratch_page(scratch) != nil { sum += Page.size }
+      for index in 0..<Int32(CES_SCRATCH_LARGE) {
+        let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
+        let state = unsafe ces_load_acquire32(&pages.pointee.state)
+        guard state == CES_SCRATCH_USED || state == CES_SCRATCH_FREE else { continue }
+        let byteCount = unsafe pages.pointee.length
+        if byteCount <= keptBytes { sum += byteCount }
+      }
+    }
+    return sum
+  }
+
+  nonisolated(unsafe) private static let keyBytes: UnsafeMutablePointer<UInt64> = {
+    let bytes = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
+    unsafe bytes.initialize(to: 0)
+    return unsafe bytes
+  }()
+
+  /// An arena's key is locked from now on, or not any more.
+  package static func noteKey(byteCount: Int) {
+    unsafe addRelaxed(UInt64(bitPattern: Int64(byteCount)), to: keyBytes)
+  }
+
+  // MARK: - Making it
+
+  /// In a forked child the parent's is zeros, not locked, and nobody's.
+  private static func begin(_ scratch: UnsafeMutablePointer<ces_scratch>) {
+    unsafe lockInProcess(word)
+    defer { unsafe unlock(word) }
+    guard unsafe scratch.pointee.generation != ForkWatch.current else { return }
+    unsafe scratch.initialize(to: ces_scratch())
+    unsafe scratch.pointee.generation = ForkWatch.current
+  }
+
+  private static func map(_ byteCount: Int) throws(SystemFailure) -> (GuardedMapping, WipeEntry) {
+    let mapping = try GuardedMapping(byteCount: byteCount)
+    do throws(SystemFailure) {
+      try mapping.excludeFromDumps()
+      try mapping.keepToItself()
+      _ = try mapping.keepFromFork()
+      try mapping.lock()
+      let entry = unsafe try WipeEntry(data: mapping.data, gate: gate.unsafelyUnwrapped)
+      entry.use(byteCount)
+      return (mapping, entry)
+    } catch {
+      _ = try? mapping.unmap()
+      throw error
+    }
+  }
+
+  private static func makePage(_ scratch: UnsafeMutablePointer<ces_scratch>) throws(SystemFailure) {
+    let (mapping, entry) = try map(Page.size)
+    // Threads that share the last number may both be here.
+    guard unsafe !ces_scratch_set_page(scratch, mapping.data) else { return }
+    entry.remove()
+    _ = try? mapping.unmap()
+  }
+
+  /// Pages of this size that are there; else in a place where none are; else instead of others.
+  private static func takePages(
+    _ scratch: UnsafeMutablePointer<ces_scratch>, byteCount: Int
+  ) throws(SystemFailure) -> Int32? {
+    for index in 0..<Int32(CES_SCRATCH_LARGE) {
+      let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
+      if unsafe pages.pointee.length == byteCount,
+        unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_USED)
+      {
+        return index
+      }
+    }
+    for turn in 0..<2 {
+      let state = turn == 0 ? CES_SCRATCH_ABSENT : CES_SCRATCH_FREE
+      for index in 0..<Int32(CES_SCRATCH_LARGE) {
+        let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
+        guard unsafe ces_exchange32(&pages.pointee.state, state, CES_SCRATCH_CHANGING) else {
+          continue
+        }
+        if state == CES_SCRATCH_FREE { unsafe unmap(pages) }
+        do throws(SystemFailure) {
+          let (mapping, entry) = try map(byteCount)
+          unsafe pages.pointee.data = unsafe mapping.data
+          unsafe pages.pointee.length = mapping.byteCount
+          unsafe pages.pointee.entry = unsafe entry.raw
+        } catch {
+          unsafe setState(pages, CES_SCRATCH_ABSENT)
+          throw error
+        }
+        unsafe setState(pages, CES_SCRATCH_USED)
+        return index
+      }
+    }
+    return nil
+  }
+
+  private static func unmap(_ pages: UnsafeMutablePointer<ces_scratch_pages>) {
+    unsafe WipeEntry(raw: pages.pointee.entry.unsafelyUnwrapped).remove()
+    let mapping = unsafe GuardedMapping(
+      data: pages.pointee.data.unsafelyUnwrapped, byteCount: pages.pointee.length)
+    _ = try? mapping.unmap()
+  }
+
+  private static func setState(
+    _ pages: UnsafeMutablePointer<ces_scratch_pages>, _ state: UInt32
+  ) { unsafe ces_store_release32(&pages.pointee.state, state) }
+}
