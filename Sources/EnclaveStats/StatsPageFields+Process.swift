@@ -26,7 +26,7 @@ extension HeaderWord {
     case .nameLength: .init(.identity, "bytes")
     case .name: .init(.text, "8 words", document: "process.name")
     case .sizeClasses:
-      .init(.identity, "16 pairs: payload bytes; run bytes + slots a run << 32")
+      .init(.identity, "16 pairs: payload bytes; slab bytes + slots a slab << 32")
     }
   }
 }

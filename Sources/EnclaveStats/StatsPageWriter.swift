@@ -263,8 +263,8 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe unlock(spin)
   }
 
-  /// What went unlisted is gone.
-  package func forgetUnlisted(_ table: StatsPageTable) {
+  /// Something that had no record is gone.
+  package func decrementUnlisted(_ table: StatsPageTable) {
     unsafe lock(spin)
     unsafe unlisted.pointee[table.rawValue] -= 1
     unsafe unlock(spin)

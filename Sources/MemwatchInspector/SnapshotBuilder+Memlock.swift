@@ -73,9 +73,9 @@ extension SnapshotBuilder {
       }
       for size in snapshot.arenas[arena].sizes.indices {
         let payload = snapshot.arenas[arena].sizes[size].payload
-        guard let shape = runShape(payload), shape.runBytes > 0 else { continue }
+        guard let shape = slabShape(payload), shape.slabBytes > 0 else { continue }
         // Two odd words from a page may be any numbers.
-        let (more, overflow) = (Int(clamping: room.count) / shape.runBytes)
+        let (more, overflow) = (Int(clamping: room.count) / shape.slabBytes)
           .multipliedReportingOverflow(by: shape.slots)
         guard !overflow, more < 1 << 60 else { continue }
         snapshot.arenas[arena].sizes[size].freeSlotsAfterGrowth =
@@ -84,7 +84,7 @@ extension SnapshotBuilder {
     }
   }
 
-  func runShape(_ payload: Int) -> (runBytes: Int, slots: Int)? {
+  func slabShape(_ payload: Int) -> (slabBytes: Int, slots: Int)? {
     guard let header = image?.header else { return nil }
     for sizeClass in 0..<StatsPageFormat.sizeClassCount {
       let index = HeaderWord.sizeClasses.rawValue + sizeClass * 2

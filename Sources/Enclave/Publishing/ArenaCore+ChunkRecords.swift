@@ -17,7 +17,7 @@ extension ArenaCore {
         unlistChunk(index, page!)
       } else {
         page!.unlistedChunks -= 1
-        page!.writer.forgetUnlisted(.chunks)
+        page!.writer.decrementUnlisted(.chunks)
       }
       return
     }

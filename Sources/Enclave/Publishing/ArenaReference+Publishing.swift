@@ -131,18 +131,18 @@ extension ArenaCore {
         unsafe page.writer.giveBack(.labels, entry.pointee.record)
         unsafe entry.pointee.record = PublishedSecret.none
       } else {
-        page.writer.forgetUnlisted(.labels)
+        page.writer.decrementUnlisted(.labels)
       }
     }
     for index in 0..<chunks.count where chunks[index].record != PublishedSecret.none {
       unlistChunk(index, page)
     }
-    for _ in 0..<page.unlistedChunks { page.writer.forgetUnlisted(.chunks) }
+    for _ in 0..<page.unlistedChunks { page.writer.decrementUnlisted(.chunks) }
     if let record = page.record {
       page.arenas[Int(record)].clear(words: StatsPageTable.arenas.recordBytes / 8)
       page.writer.giveBack(.arenas, record)
     } else {
-      page.writer.forgetUnlisted(.arenas)
+      page.writer.decrementUnlisted(.arenas)
     }
   }
 }
