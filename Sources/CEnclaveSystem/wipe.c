@@ -36,15 +36,33 @@ static uint64_t now_ns(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/// Windows for writing, and frees, that threads other than this one have open.
-static bool has_writers(const ces_gate *gate) {
+/// Windows for writing, and frees, that threads other than this one have open; windows for reading too,
+/// where what they show was made for them.
+static bool has_writers(const ces_gate *gate, bool with_readers) {
   for (int i = 0; i < CES_THREADS; i++) {
     // This thread cannot go on before the handler does. (The shared number may be another's too.)
     if (i == ces_thread && i != CES_THREADS - 1) continue;
     ces_counters *counters = ces_gate_counters(gate, i);
     if (counters && ((ces_load_relaxed(&counters->writes) & CES_OPEN_MASK) != 0 ||
-                  ces_load_relaxed32(&counters->wiping) != 0)) {
+                  ces_load_relaxed32(&counters->wiping) != 0 ||
+                  (with_readers && (ces_load_relaxed(&counters->reads) & CES_OPEN_MASK) != 0))) {
       return true;
+    }
+  }
+  return false;
+}
+
+/// The same of what an entry covers: scratch memory is written in windows to any arena.
+static bool is_being_written(const ces_wipe_entry *entry) {
+  if (!entry->gate->serves_all) return has_writers(entry->gate, false);
+  ces_wipe_block *block = __atomic_load_n(&ces_wipe_blocks, __ATOMIC_ACQUIRE);
+  for (; block; block = block->next) {
+    for (size_t i = 0; i < CES_WIPE_BLOCK_ENTRIES; i++) {
+      const ces_wipe_entry *other = &block->entries[i];
+      if (__atomic_load_n(&other->state, __ATOMIC_RELAXED) == CES_WIPE_TAKEN &&
+          has_writers(other->gate, true)) {
+        return true;
+      }
     }
   }
   return false;
@@ -100,7 +118,7 @@ static bool wipe_taken(uint32_t keys, bool again) {
       if (__atomic_load_n(&entry->state, __ATOMIC_RELAXED) != CES_WIPE_TAKEN) continue;
       if (again && !entry->late) continue;
       // Looked at before the wipe: who leaves later is waited for.
-      entry->late = entry->used != 0 && has_writers(entry->gate);
+      entry->late = entry->used != 0 && is_being_written(entry);
       wipe_entry(entry, keys);
       is_written |= entry->late != 0;
     }

@@ -71,21 +71,42 @@ package struct CipherSlot: BitwiseCopyable {
     unsafe ces_cipher_replace(raw, slot, source, byteCount, &known.raw)
   }
 
-  /// Marks a secret whose ciphertext is wrong, unless it was replaced since.
+  /// Marks the ciphertext of this sequence as wrong.
   package func condemn(_ sequence: UInt64) { unsafe ces_cipher_condemn(raw, sequence) }
 
   // MARK: - The writer
 
-  /// Whether this thread has it open for writing: its scratch memory then.
-  package var scratchHere: UInt32? {
-    let writer = unsafe ces_cipher_writer(raw)
-    return writer != 0 && UInt32(truncatingIfNeeded: writer >> 32) == ces_thread_serial()
-      ? UInt32(truncatingIfNeeded: writer) : nil
+  /// What this thread's own window for writing has.
+  package enum OwnWindow: Equatable {
+    /// The contents, in this scratch memory.
+    case contents(UInt32)
+    /// Something that is no contents: the window is being opened or closed, and a signal handler asks.
+    case working
   }
 
-  /// Becomes the writer; false when there is one.
+  /// nil when this thread does not have it open for writing.
+  package var own: OwnWindow? {
+    let writer = unsafe ces_cipher_writer(raw)
+    guard writer != 0, UInt32(truncatingIfNeeded: writer >> 32) == ces_thread_serial() else {
+      return nil
+    }
+    return writer & Self.working != 0 ? .working : .contents(UInt32(truncatingIfNeeded: writer))
+  }
+
+  private static let working: UInt64 = 1 << 31
+
+  private func writer(_ scratch: UInt32) -> UInt64 {
+    UInt64(ces_thread_serial()) << 32 | UInt64(scratch)
+  }
+
+  /// Becomes the writer, whose scratch memory does not hold the contents yet; false when there is one.
   package func claim(_ scratch: UInt32) -> Bool {
-    unsafe ces_cipher_claim(raw, UInt64(ces_thread_serial()) << 32 | UInt64(scratch))
+    unsafe ces_cipher_claim(raw, writer(scratch) | Self.working)
+  }
+
+  /// The writer's scratch memory holds the contents from now on, or does not any more.
+  package func setWorking(_ isWorking: Bool, _ scratch: UInt32) {
+    unsafe ces_cipher_set_working(raw, writer(scratch), isWorking)
   }
 
   package func unclaim() { unsafe ces_cipher_unclaim(raw) }

@@ -54,6 +54,9 @@ package struct GateState: BitwiseCopyable {
     unsafe raw = UnsafeMutableRawPointer(gate)
   }
 
+  /// What it covers is written in windows to any arena.
+  func serveAll() { unsafe gate.pointee.serves_all = 1 }
+
   package func free() {
     unsafe ces_counters_free(gate)
     unsafe Metadata.free(gate)

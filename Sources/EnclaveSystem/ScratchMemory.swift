@@ -53,7 +53,7 @@ package enum ScratchMemory {
   /// The most that pieces of a page are given for; a page serves two of them.
   private static let largestPieces = 32
   /// Pages that are kept for the next window.
-  private static let keptBytes = 1 << 20
+  private static let keptBytes = 64 << 10
 
   nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
     unsafe makeLockWord()
@@ -66,79 +66,149 @@ package enum ScratchMemory {
     defer { unsafe unlock(word) }
     guard unsafe gateGeneration != ForkWatch.current else { return }
     unsafe gate = try GateState(generation: ForkWatch.current)
+    unsafe gate.unsafelyUnwrapped.serveAll()
     unsafe gateGeneration = ForkWatch.current
+    unsafe storeRelaxed(0, at: keyBytes)
   }
 
   /// Takes room for a secret and its canary; nil when the thread has too many windows open.
   ///
   /// No malloc(3). System calls where the thread has no such memory yet, and for large secrets.
   package static func take(
-    byteCount: Int, isIsolated: Bool, mayMap: Bool
+    byteCount: Int, isIsolated: Bool, mayMap: Bool, for owner: UInt64
   ) throws(SystemFailure) -> Piece? {
     let thread = Int(ces_thread_number())
     let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
-    if unsafe scratch.pointee.generation != ForkWatch.current { unsafe begin(scratch) }
+    if unsafe scratch.pointee.generation != ForkWatch.current {
+      guard mayMap else { return nil }
+      unsafe begin(scratch)
+    }
     let pieces = (byteCount + canaryBytes + Int(CES_SCRATCH_PIECE) - 1) / Int(CES_SCRATCH_PIECE)
     if !isIsolated, pieces <= largestPieces {
       if unsafe ces_scratch_page(scratch) == nil {
         guard mayMap else { return nil }
         unsafe try makePage(scratch)
       }
-      let first = unsafe ces_scratch_take(&scratch.pointee.used, UInt32(pieces))
+      let first = unsafe ces_scratch_take(scratch, UInt32(pieces), owner)
       if first >= 0 { return Piece(thread: thread, first: first, pieces: pieces) }
     }
     guard mayMap else { return nil }
     let needed = Page.roundUp(byteCount + (isIsolated ? 0 : canaryBytes)) ?? Page.size
-    return unsafe try takePages(scratch, byteCount: max(needed, Page.size)).map {
+    return unsafe try takePages(scratch, byteCount: max(needed, Page.size), owner).map {
       Piece(thread: thread, first: $0, pieces: 0)
     }
   }
 
-  /// Gives it back, wiped.
-  package static func give(_ place: Piece) {
-    unsafe wipe(place.base, byteCount: place.byteCount)
-    if place.isPages {
-      let pages = unsafe place.pages
-      if unsafe pages.pointee.length <= keptBytes {
-        unsafe setState(pages, CES_SCRATCH_FREE)
-      } else {
-        unsafe unmap(pages)
-        unsafe setState(pages, CES_SCRATCH_ABSENT)
+  /// Gives it back, wiped; nothing when it is not this arena's any more.
+  package static func give(_ piece: Piece, of owner: UInt64) {
+    guard piece.isPages else {
+      guard unsafe loadRelaxed(ces_scratch_owner(piece.scratch, piece.first)) == owner else {
+        return
       }
+      unsafe EnclaveSystem.wipe(piece.base, byteCount: piece.byteCount)
+      return unsafe ces_scratch_give(piece.scratch, piece.first, piece.pieces)
+    }
+    let pages = unsafe piece.pages
+    guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe hold(pages) else { return }
+    unsafe EnclaveSystem.wipe(pages.pointee.data, byteCount: pages.pointee.length)
+    unsafe storeRelaxed(0, at: &pages.pointee.owner)
+    // While a signal's wipe is under way nothing is unmapped: the process is ending.
+    if unsafe pages.pointee.length <= keptBytes || WipeTable.hasBegun {
+      unsafe setState(pages, CES_SCRATCH_FREE)
     } else {
-      unsafe ces_scratch_give(&place.scratch.pointee.used, place.first, place.pieces)
+      unsafe unmap(pages)
+      unsafe setState(pages, CES_SCRATCH_ABSENT)
     }
   }
 
-  /// Zeros over all of it, whoever uses it.
-  package static func wipeAll() {
-    for thread in 0..<CES_THREADS {
-      let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
-      guard unsafe scratch.pointee.generation == ForkWatch.current else { continue }
-      if let page = unsafe ces_scratch_page(scratch) { unsafe wipe(page, byteCount: Page.size) }
-      for index in 0..<Int32(CES_SCRATCH_LARGE) {
-        let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
-        guard unsafe ces_load_acquire32(&pages.pointee.state) == CES_SCRATCH_USED else { continue }
-        unsafe wipe(pages.pointee.data, byteCount: pages.pointee.length)
+  /// Takes pages that are used for a moment; false when they are not used any more.
+  private static func hold(_ pages: UnsafeMutablePointer<ces_scratch_pages>) -> Bool {
+    var tries: UInt32 = 0
+    while unsafe !ces_exchange32(&pages.pointee.state, CES_SCRATCH_USED, CES_SCRATCH_CHANGING) {
+      if unsafe ces_load_acquire32(&pages.pointee.state) != CES_SCRATCH_CHANGING { return false }
+      ces_back_off(tries)
+      tries += 1
+    }
+    return true
+  }
+
+  /// Unmaps pages that nobody uses, but for single ones: what was opened once can be opened again, whoever
+  /// has taken the lockable memory meanwhile. Whether there were any.
+  @discardableResult
+  package static func trim() -> Bool {
+    var isMore = false
+    unsafe forEachPages { pages in
+      guard unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_CHANGING)
+      else { return }
+      guard unsafe pages.pointee.length > Page.size else {
+        return unsafe setState(pages, CES_SCRATCH_FREE)
       }
+      unsafe unmap(pages)
+      unsafe setState(pages, CES_SCRATCH_ABSENT)
+      isMore = true
+    }
+    return isMore
+  }
+
+  private static func forEachScratch(_ body: (Int, UnsafeMutablePointer<ces_scratch>) -> Void) {
+    for thread in 0..<Int(CES_THREADS) {
+      let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
+      if unsafe scratch.pointee.generation == ForkWatch.current { unsafe body(thread, scratch) }
+    }
+  }
+
+  private static func forEachPages(_ body: (UnsafeMutablePointer<ces_scratch_pages>) -> Void) {
+    unsafe forEachScratch { _, scratch in
+      for index in 0..<Int32(CES_SCRATCH_LARGE) {
+        unsafe body(ces_scratch_pages_of(scratch, index).unsafelyUnwrapped)
+      }
+    }
+  }
+
+  /// Gives back what windows to an arena still have that nobody can close any more: threads have ended, or
+  /// jumped out of them.
+  package static func giveAll(of owner: UInt64) {
+    unsafe forEachScratch { thread, scratch in
+      var count: UInt32 = 0
+      while case let first = unsafe ces_scratch_find(scratch, owner, 0, &count), first >= 0 {
+        give(Piece(thread: thread, first: first, pieces: Int(count)), of: owner)
+      }
+      for index in 0..<Int32(CES_SCRATCH_LARGE) {
+        give(Piece(thread: thread, first: index, pieces: 0), of: owner)
+      }
+    }
+  }
+
+  /// Zeros over what windows to an arena show, whoever has them.
+  package static func wipe(of owner: UInt64) {
+    unsafe forEachScratch { thread, scratch in
+      var (from, count): (Int32, UInt32) = (0, 0)
+      while case let first = unsafe ces_scratch_find(scratch, owner, from, &count), first >= 0 {
+        let piece = Piece(thread: thread, first: first, pieces: Int(count))
+        unsafe EnclaveSystem.wipe(piece.base, byteCount: piece.byteCount)
+        from = first + 1
+      }
+    }
+    unsafe forEachPages { pages in
+      guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe hold(pages) else { return }
+      unsafe EnclaveSystem.wipe(pages.pointee.data, byteCount: pages.pointee.length)
+      unsafe setState(pages, CES_SCRATCH_USED)
     }
   }
 
   /// Bytes that all threads have, used or not, and that arenas' keys take. (Not what goes with its window:
-  /// what is larger than a MiB.)
+  /// what is larger than 64 KiB.)
   package static var lockedBytes: Int {
-    var sum = unsafe Int(loadRelaxed(keyBytes))
-    for thread in 0..<CES_THREADS {
-      let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
-      guard unsafe scratch.pointee.generation == ForkWatch.current else { continue }
+    // A forked child has none of its parent's.
+    var sum = unsafe gateGeneration == ForkWatch.current ? Int(loadRelaxed(keyBytes)) : 0
+    unsafe forEachScratch { _, scratch in
       if unsafe ces_scratch_page(scratch) != nil { sum += Page.size }
-      for index in 0..<Int32(CES_SCRATCH_LARGE) {
-        let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
-        let state = unsafe ces_load_acquire32(&pages.pointee.state)
-        guard state == CES_SCRATCH_USED || state == CES_SCRATCH_FREE else { continue }
-        let byteCount = unsafe pages.pointee.length
-        if byteCount <= keptBytes { sum += byteCount }
-      }
+    }
+    unsafe forEachPages { pages in
+      let state = unsafe ces_load_acquire32(&pages.pointee.state)
+      guard state == CES_SCRATCH_USED || state == CES_SCRATCH_FREE else { return }
+      let byteCount = unsafe pages.pointee.length
+      if byteCount <= keptBytes { sum += byteCount }
     }
     return sum
   }
@@ -171,7 +241,11 @@ package enum ScratchMemory {
       try mapping.excludeFromDumps()
       try mapping.keepToItself()
       _ = try mapping.keepFromFork()
-      try mapping.lock()
+      do throws(SystemFailure) { try mapping.lock() } catch {
+        // What idles may make room.
+        guard trim() else { throw error }
+        try mapping.lock()
+      }
       let entry = unsafe try WipeEntry(data: mapping.data, gate: gate.unsafelyUnwrapped)
       entry.use(byteCount)
       return (mapping, entry)
@@ -191,13 +265,19 @@ package enum ScratchMemory {
 
   /// Pages of this size that are there; else in a place where none are; else instead of others.
   private static func takePages(
-    _ scratch: UnsafeMutablePointer<ces_scratch>, byteCount: Int
+    _ scratch: UnsafeMutablePointer<ces_scratch>, byteCount: Int, _ owner: UInt64
   ) throws(SystemFailure) -> Int32? {
     for index in 0..<Int32(CES_SCRATCH_LARGE) {
       let pages = unsafe ces_scratch_pages_of(scratch, index).unsafelyUnwrapped
       if unsafe pages.pointee.length == byteCount,
         unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_USED)
       {
+        // It may have become another's meanwhile.
+        guard unsafe pages.pointee.length == byteCount else {
+          unsafe setState(pages, CES_SCRATCH_FREE)
+          continue
+        }
+        unsafe storeRelaxed(owner, at: &pages.pointee.owner)
         return index
       }
     }
@@ -218,6 +298,7 @@ package enum ScratchMemory {
           unsafe setState(pages, CES_SCRATCH_ABSENT)
           throw error
         }
+        unsafe storeRelaxed(owner, at: &pages.pointee.owner)
         unsafe setState(pages, CES_SCRATCH_USED)
         return index
       }

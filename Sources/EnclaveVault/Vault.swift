@@ -62,10 +62,10 @@
     ///   - name: how the vault's arena is shown.
     ///   - lock: what to do when its pages (one, of 4 KiB, and what `rotate()` needs) cannot be
     ///     locked.
-    ///   - gate: what closes the vault's arena while nobody uses it.
+    ///   - gate: what closes the vault's arena while nobody uses it; not `.cipher`.
     ///   - cipher: nil for the best that the processor has.
-    /// - Throws: as `Arena.init` and `Arena.allocate`; `unsupported` for a cipher that the processor
-    ///   does not have.
+    /// - Throws: as `Arena.init` and `Arena.allocate`; `cipherUnavailable` for a cipher that the processor
+    ///   does not have, and for a cipher gate.
     public convenience init(
       _ name: Label, lock: Arena.Lock = .required, gate: Arena.Gate = .automatic,
       cipher: Cipher? = nil
@@ -77,6 +77,8 @@
       _ name: Label, lock: Arena.Lock, gate: Arena.Gate, cipher: Cipher?, nonceLimit: UInt64
     ) throws(EnclaveError) {
       try Vault.prepareSodium()
+      // Many threads have the keys open for writing at a time.
+      guard gate != .cipher else { throw .cipherUnavailable("a cipher gate for a vault's keys") }
       let chosen = cipher ?? .preferred
       guard chosen.isAvailable else { throw .cipherUnavailable(chosen.rawValue) }
       self.cipher = chosen

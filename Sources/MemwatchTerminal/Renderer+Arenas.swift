@@ -109,9 +109,14 @@ extension Renderer {
     Columns(columns.map { .init(width: $0.1, isNumber: isNumber($0.0)) })
   }
 
+  /// As wide as the longest word there is: most arenas are `closed`, few are `encrypted`.
+  private var protectionWidth: Int {
+    max(7, model.arenas.map { $0.protectionState.text.count }.max() ?? 0)
+  }
+
   func columns() -> [(ArenaColumn, Int)] {
     var widths: [(ArenaColumn, Int)] = [
-      (.state, 9), (.lock, 8), (.protection, 7), (.open, 4), (.seal, 6), (.gate, 6),
+      (.state, 9), (.lock, 8), (.protection, protectionWidth), (.open, 4), (.seal, 6), (.gate, 6),
       (.layout, 8), (.secrets, 8), (.since, 6), (.inUse, 8), (.locked, 8), (.rate, 7),
       (.peak, 8), (.chunks, 6), (.maps, 6), (.failed, 6), (.longest, 8),
     ]

@@ -15,8 +15,8 @@ struct AttackedMemory {
   /// Allocates a secret of so many bytes of 0xa5, and leaves it closed if that can be done.
   var allocate: (Int) throws -> UnsafeMutableRawPointer
   var free: (UnsafeMutableRawPointer) -> Void
-  /// Runs the body while the secret is open for writing.
-  var open: (UnsafeMutableRawPointer, () -> Void) -> Void
+  /// Runs the body while the secret is open for writing, with where it can be seen meanwhile.
+  var open: (UnsafeMutableRawPointer, (UnsafeMutableRawPointer) -> Void) -> Void
   /// Makes the secret write-once, as well as the library can.
   var freeze: (UnsafeMutableRawPointer) -> Void
 }
@@ -29,11 +29,13 @@ enum Attacks {
     "overflow by a page", "read while idle", "use after free",
     "read by another thread in a window", "read by a thread born in a window",
     "read in a forked child", "left in a core dump", "lock that fails", "maps used up",
-    "discard of write-once pages", "shown in a crash report",
+    "discard of write-once pages", "shown in a crash report", "idle contents overwritten",
+    "neighbour read during a window", "idle contents found in a core image",
+    "idle contents in an unlocked page",
   ]
   static let targets = [
-    "enclave", "enclave isolated", "enclave endsAtGuard", "libsodium", "openssl", "libgcrypt",
-    "malloc",
+    "enclave", "pages", "cipher", "enclave isolated", "enclave endsAtGuard", "libsodium", "openssl",
+    "libgcrypt", "malloc",
   ]
 
   private static let silent: Int32 = 10
@@ -155,26 +157,39 @@ enum Attacks {
     return unsafe address
   }
 
+  private static func options(_ target: String) -> Arena.Options {
+    var options = Arena.Options()
+    switch target {
+    case "pages": options.gate = .pages
+    case "cipher":
+      options.gate = .cipher
+      // What is open is locked; what rests need not be.
+      options.lock = .off
+    case "enclave isolated": options.layout = .isolated
+    case "enclave endsAtGuard":
+      options.layout = .isolated
+      options.endsAtGuard = true
+    default: break
+    }
+    return options
+  }
+
   static func target(_ number: Int) -> AttackedMemory {
     switch targets[number] {
-    case "enclave", "enclave isolated", "enclave endsAtGuard":
+    case "enclave", "pages", "cipher", "enclave isolated", "enclave endsAtGuard":
       let arena: Arena
-      do {
-        var options = Arena.Options(layout: targets[number] == "enclave" ? .slab : .isolated)
-        options.endsAtGuard = targets[number] == "enclave endsAtGuard"
-        arena = try Arena("attacked", options)
-      } catch { exit(detected) }
+      do { arena = try Arena("attacked", options(targets[number])) } catch { exit(detected) }
       return unsafe AttackedMemory(
         name: targets[number],
         allocate: { count in
           let place = UnsafeMutablePointer<Secret>.allocate(capacity: 1)
           unsafe place.initialize(to: try arena.allocate(byteCount: count))
-          let address = unsafe try place.pointee.withMutableBytes { bytes in
+          unsafe try place.pointee.withMutableBytes { bytes in
             unsafe bytes.withUnsafeMutableBytes {
-              unsafe memset($0.baseAddress!, Int32(pattern), $0.count)
-              return $0.baseAddress!
+              _ = unsafe memset($0.baseAddress!, Int32(pattern), $0.count)
             }
           }
+          let address = unsafe place.pointee.handle.address
           unsafe held[address] = unsafe place
           return unsafe address
         },
@@ -182,10 +197,15 @@ enum Attacks {
           let secret = unsafe held.removeValue(forKey: address)!.move()
           try? secret.destroy()
         },
-        open: { address, body in unsafe try? held[address]!.pointee.withMutableBytes { _ in body() }
+        open: { address, body in
+          do {
+            unsafe try held[address]!.pointee.withMutableBytes { bytes in
+              unsafe bytes.withUnsafeMutableBytes { unsafe body($0.baseAddress!) }
+            }
+          } catch { exit(detected) }
         },
         freeze: { _ in
-          // As far as this machine goes: sealing needs protection keys.
+          // As far as this machine goes: sealing needs protection keys, or a cipher gate.
           do { try arena.seal() } catch { try? arena.freeze() }
         })
     case "libsodium":
@@ -205,7 +225,7 @@ enum Attacks {
         }, free: unsafe free,
         open: { address, body in
           _ = unsafe open(address)
-          body()
+          unsafe body(address)
           _ = unsafe close(address)
         }, freeze: { _ = unsafe readOnly($0) })
     case "openssl":
@@ -225,7 +245,7 @@ enum Attacks {
       let free = unsafe symbol(crypto, "CRYPTO_secure_clear_free", as: Cleared.self)
       return unsafe AttackedMemory(
         name: "openssl", allocate: { unsafe try filled(allocate($0, nil, 0), $0) },
-        free: { unsafe free($0, 32, nil, 0) }, open: { _, body in body() }, freeze: { _ in })
+        free: { unsafe free($0, 32, nil, 0) }, open: { unsafe $1($0) }, freeze: { _ in })
     case "libgcrypt":
       let gcrypt = unsafe library("libgcrypt.so.20")
       _ = unsafe symbol(
@@ -239,13 +259,13 @@ enum Attacks {
       let allocate = unsafe symbol(gcrypt, "gcry_malloc_secure", as: Allocate.self)
       return unsafe AttackedMemory(
         name: "libgcrypt", allocate: { unsafe try filled(allocate($0), $0) },
-        free: unsafe symbol(gcrypt, "gcry_free", as: Release.self), open: { _, body in body() },
+        free: unsafe symbol(gcrypt, "gcry_free", as: Release.self), open: { unsafe $1($0) },
         freeze: { _ in })
     default:
       return unsafe AttackedMemory(
         name: "malloc", allocate: { unsafe try filled(malloc($0), $0) },
         free: { unsafe Glibc.free($0) },
-        open: { _, body in body() }, freeze: { _ in })
+        open: { unsafe $1($0) }, freeze: { _ in })
     }
   }
 
@@ -253,7 +273,7 @@ enum Attacks {
 
   /// Does what is attacked, in this process.
   static func perform(_ attack: Int, _ number: Int) -> Never {
-    if names[attack] == "lock that fails" {
+    if ["lock that fails", "idle contents in an unlocked page"].contains(names[attack]) {
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
       unsafe setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
     }
@@ -289,18 +309,18 @@ enum Attacks {
     nonisolated(unsafe) let secret = unsafe several[4]
     switch attack {
     case "read 1 byte behind 30":
-      unsafe target.open(secret) { unsafe byteRead = (secret + size).load(as: UInt8.self) }
+      unsafe target.open(secret) { unsafe byteRead = ($0 + size).load(as: UInt8.self) }
     case "overflow by 1 byte, of 32", "overflow by 1 byte, of 30":
       // A fault that comes later is the damage, not a protection.
-      unsafe target.open(secret) {
-        unsafe (secret + size).storeBytes(
-          of: (secret + size).load(as: UInt8.self) ^ 1, as: UInt8.self)
+      unsafe target.open(secret) { shown in
+        unsafe (shown + size).storeBytes(
+          of: (shown + size).load(as: UInt8.self) ^ 1, as: UInt8.self)
       }
       signal(SIGSEGV) { _ in _exit(Attacks.crashes) }
       unsafe target.free(secret)
     case "overflow by a page":
       // A run of bytes, as a copy with a wrong length makes it.
-      unsafe target.open(secret) { unsafe memset(secret, 1, 2 << 20) }
+      unsafe target.open(secret) { _ = unsafe memset($0, 1, 2 << 20) }
       unsafe target.free(secret)
     case "read while idle":
       if unsafe !spy(secret) { exit(stopped) }
@@ -308,44 +328,36 @@ enum Attacks {
       unsafe target.free(secret)
       if unsafe !spy(secret) { exit(stopped) }
     case "read by another thread in a window":
-      // A thread that was there before.
-      let ends = UnsafeMutablePointer<Int32>.allocate(capacity: 4)
+      // A thread that was there before, and learns where the secret can be seen.
+      let ends = UnsafeMutablePointer<Int32>.allocate(capacity: 2)
       unsafe pipe(ends)
-      unsafe pipe(ends + 2)
       nonisolated(unsafe) let descriptors = unsafe ends
       var thread = pthread_t()
-      @safe
-      final class Spy: @unchecked Sendable {
-        let secret: UnsafeMutableRawPointer
-        let ends: UnsafeMutablePointer<Int32>
-        init(_ secret: UnsafeMutableRawPointer, _ ends: UnsafeMutablePointer<Int32>) {
-          unsafe self.secret = unsafe secret
-          unsafe self.ends = unsafe ends
-        }
-      }
       unsafe pthread_create(
         &thread, nil,
         { raw in
-          let spy = unsafe Unmanaged<Spy>.fromOpaque(raw!).takeRetainedValue()
-          var byte: UInt8 = 0
-          unsafe read(spy.ends[0], &byte, 1)
-          unsafe exit(Attacks.spy(spy.secret) ? Attacks.silent : Attacks.stopped)
-        }, unsafe Unmanaged.passRetained(Spy(secret, ends)).toOpaque())
-      unsafe target.open(secret) {
-        var byte: UInt8 = 1
-        unsafe write(descriptors[1], &byte, 1)
+          let ends = unsafe raw!.assumingMemoryBound(to: Int32.self)
+          var shown: UInt = 0
+          unsafe read(ends[0], &shown, MemoryLayout<UInt>.size)
+          let address = unsafe UnsafeMutableRawPointer(bitPattern: shown)!
+          unsafe exit(Attacks.spy(address) ? Attacks.silent : Attacks.stopped)
+        }, UnsafeMutableRawPointer(ends))
+      unsafe target.open(secret) { shown in
+        var address = UInt(bitPattern: shown)
+        unsafe write(descriptors[1], &address, MemoryLayout<UInt>.size)
         pthread_join(thread, nil)
       }
     case "read by a thread born in a window":
-      unsafe target.open(secret) {
-        onAnotherThread { unsafe exit(spy(secret) ? silent : stopped) }
+      unsafe target.open(secret) { shown in
+        nonisolated(unsafe) let shown = unsafe shown
+        onAnotherThread { unsafe exit(spy(shown) ? silent : stopped) }
       }
     case "read in a forked child":
       // What a child finds of a secret that is open.
-      unsafe target.open(secret) {
+      unsafe target.open(secret) { shown in
         let fork = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
         let pid = fork()
-        if pid == 0 { unsafe _exit(spy(secret) ? silent : stopped) }
+        if pid == 0 { unsafe _exit(spy(shown) ? silent : stopped) }
         var status: Int32 = 0
         unsafe waitpid(pid, &status, 0)
         exit(status & 0x7f != 0 ? stopped : (status >> 8) & 0xff)
@@ -370,14 +382,38 @@ enum Attacks {
       let page = unsafe UnsafeMutableRawPointer(bitPattern: UInt(bitPattern: secret) & ~4095)!
       // MADV_DONTNEED, and MADV_DONTNEED_LOCKED for locked pages.
       if unsafe madvise(page, 4096, 4) != 0, unsafe madvise(page, 4096, 24) != 0 { exit(stopped) }
-      unsafe target.open(secret) { unsafe exit(spy(secret) ? stopped : silent) }
+      unsafe target.open(secret) { unsafe exit(spy($0) ? stopped : silent) }
       exit(silent)
     case "shown in a crash report":
       // With what each library has against it: this one a call, the others nothing.
       if target.name.hasPrefix("enclave") { try EmergencyWipe.install() }
-      unsafe target.open(secret) { unsafe crash(beside: secret) }
+      unsafe target.open(secret) { unsafe crash(beside: $0) }
+    case "idle contents overwritten":
+      unsafe (secret + 20).storeBytes(of: pattern ^ 1, as: UInt8.self)
+      // Who uses it now uses something else, or is told.
+      unsafe target.open(secret) { unsafe exit(spy($0) ? stopped : silent) }
+    case "neighbour read during a window":
+      unsafe target.open(several[3]) { _ in unsafe exit(spy(secret) ? silent : stopped) }
+    case "idle contents found in a core image":
+      // All of memory, as a debugger reads it: the advice to leave it out is for the kernel's dumps.
+      unsafe exit(isInMemory(secret) ? silent : stopped)
+    case "idle contents in an unlocked page":
+      // Two MiB of secrets under a limit of 64 KiB.
+      for _ in 0..<2048 { _ = unsafe try target.allocate(1024) }
+      let last = unsafe try target.allocate(32)
+      let isUnlocked = unsafe !flags(of: last).contains("lo")
+      unsafe exit(isUnlocked && isInMemory(last) ? silent : stopped)
     default: exit(notInstalled)
     }
+  }
+
+  /// Whether what lies at an address is the secret: read past every protection.
+  private static func isInMemory(_ address: UnsafeMutableRawPointer) -> Bool {
+    let file = unsafe Glibc.open("/proc/self/mem", O_RDONLY)
+    defer { close(file) }
+    var bytes = [UInt8](repeating: 0, count: 32)
+    return unsafe pread(file, &bytes, 32, off_t(Int(bitPattern: address))) == 32
+      && bytes.allSatisfy { $0 == pattern }
   }
 
   /// Faults while a register holds the secret's address, and another its first bytes.

@@ -1,6 +1,7 @@
 // The same operations through the C interface: what its border costs.
 
 import CEnclave
+import Enclave
 import Glibc
 
 /// An arena of the C interface.
@@ -112,5 +113,17 @@ final class CFlipWork: Work {
     }
     unsafe sum.pointee &+= window.bytes.load(as: UInt8.self)
     unsafe enclave_close(&window)
+  }
+}
+
+extension Variant {
+  var gateOfC: enclave_gate {
+    switch gate {
+    case .automatic: ENCLAVE_GATE_AUTOMATIC
+    case .key: ENCLAVE_GATE_KEY
+    case .pages: ENCLAVE_GATE_PAGES
+    case .cipher: ENCLAVE_GATE_CIPHER
+    case .none: ENCLAVE_GATE_NONE
+    }
   }
 }

@@ -126,7 +126,7 @@ enum EnclaveBench {
     let arenas = (0..<measurement.threads).map { _ in variant.isC ? nil : variant.arena() }
     let cArenas = (0..<measurement.threads).map { _ in
       variant.isC
-        ? CArena(gate: variant.gate == .none ? ENCLAVE_GATE_NONE : ENCLAVE_GATE_AUTOMATIC) : nil
+        ? CArena(gate: variant.gateOfC) : nil
     }
     let timing = measure(threads: measurement.threads, batchMs: options.batchMs) {
       index -> any Work in

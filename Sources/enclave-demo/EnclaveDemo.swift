@@ -1,7 +1,8 @@
 // A process worth watching: a made-up TLS gateway that keeps its secrets in arenas, by the public
 // interface of Enclave alone.
 //
-//   tls-keys        isolated  written once at start, then read for each handshake
+//   tls-keys        isolated  written once at start and sealed, then read for each handshake; without
+//                             protection keys it is a cipher that closes it
 //   db-password     isolated  one secret, encrypted while it is idle
 //   vault-main      isolated  the key that it is encrypted under
 //   session-tokens  slab      thousands that come and go; outgrows the memlock limit
@@ -149,9 +150,18 @@ struct Gateway {
   /// What a forgotten list holds on to: allocated, never opened, never freed.
   var forgotten: [SecretReference] = []
 
+  /// What can be sealed on this machine: with a key it is closed too.
+  static var sealable: Arena.Gate {
+    #if Sodium
+      Capability.protectionKeys.isAvailable ? .key : .cipher
+    #else
+      .automatic
+    #endif
+  }
+
   init(seed: UInt64) throws {
     random = SeededGenerator(state: seed)
-    tlsKeys = try Arena("tls-keys", .init(layout: .isolated, lock: .preferred))
+    tlsKeys = try Arena("tls-keys", .init(layout: .isolated, lock: .preferred, gate: Self.sealable))
     database = try Arena("db-password", .init(layout: .isolated, lock: .preferred))
     webhooks = try Arena("webhooks", .init(lock: .preferred))
     scratch = try Arena("scratch", .init(lock: .off, gate: .none))

@@ -50,6 +50,13 @@
       } catch { #expect(error == .invalidSize(byteCount: 47, alignment: 1)) }
     }
 
+    /// Its keys are open to many threads at a time.
+    @Test func aCipherGateIsNoGateForKeys() {
+      #expect(throws: EnclaveError.cipherUnavailable("a cipher gate for a vault's keys")) {
+        _ = try Vault("vault", lock: .preferred, gate: .cipher)
+      }
+    }
+
     @Test func parkEmptiesOnlyOnSuccess() throws {
       let (vault, arena) = (try vault(), try arena())
       var held: Secret? = try secret(arena, 100, 5)

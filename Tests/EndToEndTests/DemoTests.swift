@@ -30,6 +30,29 @@ import Testing
     }
   }
 
+  /// Closed and sealed, under a key or a cipher; the kernel agrees.
+  @Test(.enabled(if: AuditTests.canSeal, "this kernel has no mseal"))
+  func itsKeysAreSealedOnEveryProcessor() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let demo = Launch([Programs.demo, "--seconds", "60"], stats: scratch).process()
+    demo.standardOutput = FileHandle.nullDevice
+    try demo.run()
+    defer {
+      kill(demo.processIdentifier, SIGKILL)
+      demo.waitUntilExit()
+    }
+    var last: Ended?
+    try eventually("sealed: \(String(describing: last))") {
+      last = try memwatch(
+        "check", "\(demo.processIdentifier)", "--require", "sealed=tls-keys", "--wait", "10s",
+        stats: scratch)
+      return last?.status == 0
+    }
+    let shown = try memwatch("snapshot", "\(demo.processIdentifier)", stats: scratch).output
+    let keys = shown.split(separator: "\n").first { $0.contains("tls-keys") } ?? ""
+    #expect(keys.contains("sealed") && keys.contains(AuditTests.hasKeys ? "closed" : "encrypted"))
+  }
+
   @Test(arguments: Copy.allCases, [nil, "1"])
   func isFoundByItsName(copy: Copy, publishing: String?) throws {
     let (scratch, files) = (try Scratch(onTmpfs: true), try Scratch())

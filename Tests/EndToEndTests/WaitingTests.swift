@@ -97,6 +97,8 @@ import Testing
     #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).isEmpty)
     // In a prompt it is text, and does not end it.
     try tmux.keys("/")
+    // Else the key and the paste may be one read.
+    try tmux.wait(for: "search:")
     try tmux.run(["paste-buffer"] + options)
     try tmux.wait(for: "search: wqQ and so on")
     try tmux.keys("Escape")

@@ -7,7 +7,9 @@
 //     replaced. Readers copy all of it and look at `sequence` before and after: no lock, no waiting for
 //     a cipher. (H.-J. Boehm, Can Seqlocks Get Along With Programming Language Memory Models?, 2012.)
 //   - Who has the secret open for writing has put itself into `writer` by compare-and-swap. It encrypts
-//     in its scratch memory, and only copies between the two changes of `sequence`.
+//     in its scratch memory, and only copies between the two changes of `sequence`. While its scratch
+//     memory does not hold the plain contents, `writer` says so: a signal handler of its thread reads the
+//     ciphertext then, as others do.
 //   - A thread that is interrupted between them leaves `sequence` odd for its own signal handler, which
 //     must not wait.
 
@@ -31,6 +33,7 @@ typedef struct ces_cipher_slot {
   uint64_t counter;  // the nonce: shard ‖ counter
   uint32_t shard;
   uint32_t state;    // CES_CIPHER_…
+  uint64_t condemned;  // the sequence whose ciphertext was found to be wrong; 0: none
 } ces_cipher_slot;
 
 /// A slot is allocated: zeros, which nobody has open.
@@ -45,8 +48,11 @@ bool ces_cipher_is_still(const ces_cipher_slot *slot, uint64_t sequence);
 /// Replaces the ciphertext. The caller is the writer.
 void ces_cipher_replace(ces_cipher_slot *slot, void *to, const void *from, size_t length,
                         const ces_cipher_slot *known);
-/// Marks a secret whose ciphertext is wrong, unless it was replaced since.
+/// Marks the ciphertext of this sequence as wrong.
 void ces_cipher_condemn(ces_cipher_slot *slot, uint64_t sequence);
+
+/// In `writer`: its scratch memory holds something else than the contents, now.
+#define CES_CIPHER_WORKING (1ull << 31)
 
 /// Who has it open for writing; 0 is nobody.
 static inline uint64_t ces_cipher_writer(const ces_cipher_slot *slot) {
@@ -56,6 +62,11 @@ static inline uint64_t ces_cipher_writer(const ces_cipher_slot *slot) {
 static inline bool ces_cipher_claim(ces_cipher_slot *slot, uint64_t writer) {
   uint64_t nobody = 0;
   return __atomic_compare_exchange_n(&slot->writer, &nobody, writer, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+/// The writer says whether its scratch memory holds the contents.
+static inline void ces_cipher_set_working(ces_cipher_slot *slot, uint64_t writer, bool is_working) {
+  __atomic_store_n(&slot->writer, is_working ? writer | CES_CIPHER_WORKING : writer, __ATOMIC_RELEASE);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 static inline void ces_cipher_unclaim(ces_cipher_slot *slot) {
   __atomic_store_n(&slot->writer, 0, __ATOMIC_RELEASE);
@@ -81,6 +92,7 @@ typedef struct {
   uint32_t state;  // CES_SCRATCH_…
   void *data;
   size_t length;
+  uint64_t owner;  // the arena whose window it is
   void *entry;     // in the wipe table
 } ces_scratch_pages;
 
@@ -89,6 +101,8 @@ typedef struct {
   uint64_t generation;  // of the process that it is of: a forked child begins anew
   void *page;           // NULL: none yet
   uint64_t used;        // pieces
+  uint64_t owners[64];  // by the first piece: the arena whose window it is; 0: nobody's
+  uint8_t counts[64];   // and how many pieces
   ces_scratch_pages large[CES_SCRATCH_LARGE];
 } ces_scratch;
 
@@ -107,7 +121,12 @@ static inline ces_scratch_pages *ces_scratch_pages_of(ces_scratch *scratch, int3
 }
 
 /// Takes a run of pieces: the first one's number, or -1.
-int32_t ces_scratch_take(uint64_t *used, uint32_t count);
-void ces_scratch_give(uint64_t *used, uint32_t first, uint32_t count);
+int32_t ces_scratch_take(ces_scratch *scratch, uint32_t count, uint64_t owner);
+void ces_scratch_give(ces_scratch *scratch, uint32_t first, uint32_t count);
+/// A run of pieces, from one on, that an arena has: the first one's number, and how many; -1 when it has none.
+int32_t ces_scratch_find(const ces_scratch *scratch, uint64_t owner, int32_t from, uint32_t *count);
+static inline uint64_t *ces_scratch_owner(ces_scratch *scratch, uint32_t first) {
+  return &scratch->owners[first];
+}
 
 #endif

@@ -51,6 +51,7 @@ typedef struct ces_gate {
   uint32_t key_bits;  // 3 << 2 * key; 0 without a key
   uint32_t frozen;    // 1 from freezing on, also while access is being changed
   uint32_t wiped;     // 1 from before the contents are wiped under windows that are open
+  uint32_t serves_all;  // no arena's: what it covers is written by whoever has any window open
   uint64_t generation;
   uint64_t missed_opens;  // windows that could not be opened, and are counted nowhere else
   ces_counters *counters[CES_THREADS];

@@ -408,7 +408,7 @@ extension ArenaCore {
         // Secret memory is a file that only unmapping gives back: it is wiped, and stays locked.
         // Nor may anybody discard sealed memory that cannot be written.
         if mechanism == .cipher {
-          if chunk.isLocked { try chunk.mapping.unlock() }
+          if chunk.isLocked || chunk.lockedBytes > 0 { try chunk.mapping.unlock() }
         } else if options.backing != .secret {
           try chunk.mapping.discard()
         }

@@ -355,6 +355,6 @@ extension Registry {
     for mapping in mappings {
       do { try mapping.unmap() } catch { _ = try? mapping.discard() }
     }
-    return !mappings.isEmpty
+    return ScratchMemory.trim() || !mappings.isEmpty
   }
 }

@@ -165,7 +165,10 @@ extension ArenaReference {
     core.isDestroyed = true
     core.isBroken = true  // whatever fails now: it cannot be used any more
     if options.isHeldByAddress { core.markAddressesAsDestroyed() }
-    if hasCipherGate { cipher.endKey() }
+    if hasCipherGate {
+      cipher.endKey()
+      ScratchMemory.giveAll(of: id)
+    }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {
       do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
         failure = failure ?? error
@@ -284,7 +287,9 @@ extension ArenaReference {
     let shard = unsafe Int(slab.pointee.shard)
     if mechanism == .pages { unsafe try openPages(slab, writing: false, shard: &shards[shard]) }
     let key = gate.openKey(writing: false)
-    unsafe canaries.check(slab) { slot, kind, offset in
+    unsafe canaries.check(
+      slab, keepsFreed: hasCipherGate && core.chunks[Int(slab.pointee.chunk)].isSealed
+    ) { slot, kind, offset in
       let entry = unsafe slab.pointee.slots[slot]
       let isLive = kind != .writeAfterFree
       let text = isLive ? core.labels.entries[Int(entry.label)].text : []
@@ -311,7 +316,13 @@ extension ArenaCore {
   /// Zeros over everything that can be reached: what somebody else unmapped or protected meanwhile is
   /// left out, page by page, and must not end the process.
   func wipeWhatCanBe() -> EmergencyWipe.Failure? {
-    if arena.hasCipherGate { arena.cipher.destroyKey() }
+    if arena.hasCipherGate {
+      // First: what a window closes or opens from now on is nothing.
+      arena.gate.setWiped()
+      arena.gate.order()
+      arena.cipher.destroyKey()
+      ScratchMemory.wipe(of: arena.id)
+    }
     var failure: EmergencyWipe.Failure?
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try wipe(chunk: index, isDoubted: true) } catch {

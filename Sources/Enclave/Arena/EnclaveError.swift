@@ -120,7 +120,7 @@ extension EnclaveError: CustomStringConvertible {
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
-      "\(cipher) cannot be used on this machine: leave the choice to the vault"
+      "\(cipher) cannot be used here: leave the choice to the library"
     case .notAuthentic:
       "the ciphertext is not what this vault encrypted"
     case .tampered(let label):

@@ -220,7 +220,6 @@ package enum Registry {
   /// Zeros over every arena, without waiting for anybody: the process is ending.
   static func wipeNow() {
     forEachArena { $0.wipeNow()?.complain() }
-    ScratchMemory.wipeAll()
   }
 
   /// Zeros over every arena, which stay mapped and can never be used again. Returns what could not be
@@ -231,7 +230,6 @@ package enum Registry {
     forEachArena { arena in
       if let failure = arena.wipeAndKeep() { failures.append(failure) }
     }
-    ScratchMemory.wipeAll()
     with { state in state.publication?.file.writer.event(.wiped) }
     return failures
   }

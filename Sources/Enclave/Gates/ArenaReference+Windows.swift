@@ -265,7 +265,9 @@ extension ArenaReference {
     let isFrozen = gate.isFrozen
     // Sealed ciphertext cannot be written over: its nonce and tag are forgotten, its key goes with the
     // arena. (Nobody seals meanwhile: that waits for this.)
-    let isKept = unsafe hasCipherGate && isFrozen && header.pointee.core.pointee.isSealed
+    let isKept =
+      unsafe hasCipherGate && isFrozen
+      && header.pointee.core.pointee.chunks[Int(slab.pointee.chunk)].isSealed
     let opensPages = isClosedByPages && !isKept
     if opensPages {
       do throws(EnclaveError) {

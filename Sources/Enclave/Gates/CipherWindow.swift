@@ -55,25 +55,33 @@ extension SecretHandle {
   func openScratch(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) -> UInt64 {
     if byteCount == 0 { return 0 }
     let slot = cipherSlot
-    if let own = slot.scratchHere {
+    if let own = slot.own {
       if writing { throw .openForWriting }
-      return UInt64(own) << Self.scratchShift | Self.isShared
+      if case .contents(let bits) = own { return UInt64(bits) << Self.scratchShift | Self.isShared }
     }
     let gate = arena.cipher
     if writing, !gate.hasNonces { throw .noncesUsedUp }
     let place = try takeScratch(arena)
     if writing, !slot.claim(place.bits) {
-      ScratchMemory.give(place)
+      ScratchMemory.give(place, of: arena.id)
       throw .openForWriting
     }
-    do {
-      try decrypt(arena, gate, slot, into: place)
+    do throws(EnclaveError) {
+      // Freed meanwhile: the slot may be another secret's.
+      guard isSame else { throw .destroyed }
+      try decrypt(arena, gate, slot, into: place, isClaimed: writing)
     } catch {
       if writing { slot.unclaim() }
-      ScratchMemory.give(place)
+      ScratchMemory.give(place, of: arena.id)
       throw error
     }
+    if writing { slot.setWorking(false, place.bits) }
     return UInt64(place.bits) << Self.scratchShift
+  }
+
+  /// Whether the slot still holds this secret.
+  private var isSame: Bool {
+    unsafe loadAcquire(&(Slab.slots(of: slab) + Int(slot)).pointee.generation) == generation
   }
 
   private func takeScratch(_ arena: ArenaReference) throws(EnclaveError) -> ScratchMemory.Piece {
@@ -82,8 +90,9 @@ extension SecretHandle {
     let mayMap = !arena.isInterruptedHere
     do throws(SystemFailure) {
       place = try ScratchMemory.take(
-        byteCount: Int(byteCount), isIsolated: unsafe slab.pointee.isIsolated, mayMap: mayMap)
-    } catch { throw ArenaCore.explained(error, needed: Int(byteCount)) }
+        byteCount: Int(byteCount), isIsolated: unsafe slab.pointee.isIsolated, mayMap: mayMap,
+        for: arena.id)
+    } catch { throw .system(error) }  // (As it is: what explains it reads files.)
     guard let place else { throw mayMap ? .noScratch : .busy }
     let start = unsafe scratchStart(place)
     if place.isPages {
@@ -96,7 +105,9 @@ extension SecretHandle {
   }
 
   private func decrypt(
-    _ arena: ArenaReference, _ gate: CipherGate, _ slot: CipherSlot, into place: ScratchMemory.Piece
+    _ arena: ArenaReference, _ gate: CipherGate, _ slot: CipherSlot,
+    into place: ScratchMemory.Piece,
+    isClaimed: Bool
   ) throws(EnclaveError) {
     let start = unsafe scratchStart(place)
     var tries: UInt32 = 0
@@ -104,22 +115,33 @@ extension SecretHandle {
       if let (sequence, known) = unsafe slot.take(
         from: address, into: start, byteCount: Int(byteCount))
       {
-        if known.isBlank { return }
-        if known.isTampered { throw .tampered(label: arena.labelText(label)) }
+        if known.isBlank {
+          unsafe wipe(start, byteCount: Int(byteCount))
+          return
+        }
+        if known.isTampered { throw tampered(arena) }
         let isAuthentic = unsafe gate.decrypt(
           start, byteCount: Int(byteCount), known, binding(arena))
         clearResidue()
+        if arena.gate.isWiped { throw .destroyed }
         if isAuthentic { return }
         if slot.isStill(sequence) {
-          if arena.gate.isWiped { throw .destroyed }
+          guard isSame else { throw .destroyed }
           slot.condemn(sequence)
-          throw .tampered(label: arena.isInterruptedHere ? "" : arena.labelText(label))
+          throw tampered(arena)
         }
       }
       // A writer is copying, which takes less than a microsecond unless it was interrupted.
-      if arena.isInterruptedHere || tries > 10_000 { throw .busy }
+      if arena.isInterruptedHere || slot.own == .working && !isClaimed || tries > 10_000 {
+        throw .busy
+      }
       ProcessFacts.backOff(&tries)
     }
+  }
+
+  /// By name, but where a signal handler interrupted the library.
+  private func tampered(_ arena: ArenaReference) -> EnclaveError {
+    .tampered(label: arena.isInterruptedHere ? "" : arena.labelText(label))
   }
 
   /// Encrypts what was written, and wipes the scratch memory.
@@ -134,6 +156,7 @@ extension SecretHandle {
       : unsafe arena.canaries.firstDamage(at: start + Int(byteCount)).map { $0 + Int(byteCount) }
     if writing {
       let slot = cipherSlot
+      slot.setWorking(true, place.bits)
       if !arena.gate.isWiped {
         let known = unsafe arena.cipher.encrypt(start, byteCount: Int(byteCount), binding(arena))
         unsafe slot.replace(address, with: start, byteCount: Int(byteCount), known)
@@ -142,9 +165,9 @@ extension SecretHandle {
       }
       slot.unclaim()
     }
-    ScratchMemory.give(place)
+    ScratchMemory.give(place, of: arena.id)
     clearResidue()
-    if let damage {
+    if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
       arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)
     }

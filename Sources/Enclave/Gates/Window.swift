@@ -21,12 +21,14 @@ extension SecretHandle {
       throw .destroyed
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
-    let scratch = arena.hasCipherGate ? try openScratchOrUndo(arena, writing: writing) : 0
     var counted: UInt64 = 0
     if let listings = unsafe Slab.listings(of: slab) {
       unsafe addRelaxed(PublishedSecret.opened, to: &listings[Int(slot)].count)
       counted = Self.isCounted
     }
+    // Counted before: who frees it meanwhile is refused.
+    let scratch =
+      arena.hasCipherGate ? try openScratchOrUndo(arena, writing: writing, counted) : 0
     return scratch | counted | UInt64(gate.openKey(writing: writing))
   }
 
@@ -36,9 +38,12 @@ extension SecretHandle {
 
   @inline(never)
   private func openScratchOrUndo(
-    _ arena: ArenaReference, writing: Bool
+    _ arena: ArenaReference, writing: Bool, _ counted: UInt64
   ) throws(EnclaveError) -> UInt64 {
     do { return try openScratch(arena, writing: writing) } catch {
+      if counted != 0, let listings = unsafe Slab.listings(of: slab) {
+        unsafe addRelaxed(0 &- PublishedSecret.opened, to: &listings[Int(slot)].count)
+      }
       arena.gate.undo(writing: writing, label: label)
       arena.openFailed(self, error)
       throw error

@@ -182,9 +182,11 @@ struct Canaries: BitwiseCopyable {
 
   // MARK: - Looking
 
-  /// Looks at a slab that is open for reading.
+  /// Looks at a slab that is open for reading. Where freed ciphertext is kept, because it is sealed, slots
+  /// need not be zeros.
   func check(
-    _ slab: UnsafeMutablePointer<Slab>, _ found: (Int, Violation.Kind, Int?) -> Void
+    _ slab: UnsafeMutablePointer<Slab>, keepsFreed: Bool,
+    _ found: (Int, Violation.Kind, Int?) -> Void
   ) {
     let isIsolated = unsafe slab.pointee.isIsolated
     for slot in unsafe 0..<Int(slab.pointee.slotCount) {
@@ -195,8 +197,9 @@ struct Canaries: BitwiseCopyable {
         ? slab.pointee.byteCount : slab.pointee.slotBytes - SizeClass.canaryBytes
       guard entry.isLive else {
         if unsafe isIsolated
-          ? !isClear(slab)
-          : !isZero(start, byteCount: payload) || firstDamage(at: start + payload) != nil
+          ? !keepsFreed && !isClear(slab)
+          : !keepsFreed && !isZero(start, byteCount: payload)
+            || firstDamage(at: start + payload) != nil
         {
           found(slot, .writeAfterFree, nil)
         }

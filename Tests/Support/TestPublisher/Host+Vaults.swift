@@ -50,7 +50,8 @@ import Glibc
         let gate = try Pool.gate(word(2))
         let slabs = try Arena("slabs", .init(lock: .preferred, gate: gate))
         let pages = try Arena("pages", .init(layout: .isolated, lock: .preferred, gate: gate))
-        let vault = try Vault("vault", lock: .preferred, gate: gate)
+        let vault = try Vault(
+          "vault", lock: .preferred, gate: gate == .cipher ? .automatic : gate)
         spawnThread { while true { _ = try? secret.copy(into: pages) } }
         spawnThread {
           while true {
