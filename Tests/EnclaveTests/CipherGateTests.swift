@@ -15,6 +15,7 @@
     static let layouts: [Arena.Layout] = [.slab, .isolated]
     /// A byte, a block, more than one, more than a scratch page's half, more than a page.
     static let sizes = [1, 15, 16, 17, 32, 100, 1008, 2032, 2033, 4096, 5000, 70_000]
+      .filter { $0 <= 4096 || mayLockMuch }
 
     static func arena(_ layout: Arena.Layout = .slab) throws -> Arena {
       try Arena("encrypted", .init(layout: layout, lock: .off, gate: .cipher))
@@ -232,7 +233,8 @@
     }
 
     /// What a thread left open when it ended goes with the arena, and is wiped.
-    @Test(arguments: [32, 70_000]) func whatWasLeftOpenGoesWithTheArena(byteCount: Int) async {
+    @Test(.enabled(if: mayLockMuch, mayLockLittle), arguments: [32, 70_000])
+    func whatWasLeftOpenGoesWithTheArena(byteCount: Int) async {
       await #expect(processExitsWith: .success) { [byteCount = byteCount as Int] in
         let arena = try CipherGateTests.arena()
         var secret = try arena.allocate(byteCount: byteCount)
@@ -268,7 +270,7 @@
     }
 
     /// Eight windows to large secrets, and no ninth; the others go on.
-    @Test func scratchMemoryEnds() async {
+    @Test(.enabled(if: mayLockMuch, mayLockLittle)) func scratchMemoryEnds() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
         let secret = SecretReference(try arena.allocate(byteCount: 70_000))

@@ -12,6 +12,10 @@ import Testing
 let gatesInPlace: [Arena.Gate] = closingGates + [.none]
 let allGates: [Arena.Gate] = gatesInPlace + [.cipher]
 
+/// Whether much can be locked here.
+let mayLockMuch = ((try? ProcessFacts.memlockLimit())?.soft ?? 0) >= 8 << 20
+let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
+
 @Suite struct FreezeTests {
   @Test(arguments: gatesInPlace, [Arena.Layout.slab, .isolated])
   func aFrozenArenaCanOnlyBeRead(gate: Arena.Gate, layout: Arena.Layout) async {

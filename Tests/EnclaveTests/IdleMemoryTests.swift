@@ -31,7 +31,7 @@ private func limitLocks(to bytes: UInt) throws {
 
 private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
 
-@Suite struct IdleMemoryTests {
+@Suite(.enabled(if: mayLockMuch, mayLockLittle)) struct IdleMemoryTests {
   static let mayLock: Int = {
     let soft = (try? ProcessFacts.memlockLimit())?.soft ?? 0
     return soft > 6 << 20 ? .max : 0
