@@ -182,11 +182,14 @@
       try stale.destroy()
       var next = try arena.allocate(byteCount: 32)
       #expect(next.handle.address == handle.address, "the same slot")
-      try fill(&next, from: 7)
-      for writing in [false, true] {
-        // Past the first look at the generation, as one that was overtaken.
-        #expect(throws: EnclaveError.destroyed) {
-          try handle.openScratch(arena.reference, writing: writing)
+      // Past the first look at the generation, as one that was overtaken: before anything was written to the
+      // other, and after.
+      for isWritten in [false, true] {
+        if isWritten { try fill(&next, from: 7) }
+        for writing in [false, true] {
+          #expect(throws: EnclaveError.destroyed, "written: \(isWritten)") {
+            try handle.openScratch(arena.reference, writing: writing)
+          }
         }
       }
       #expect(try contents(next)[0] == 7)
