@@ -37,7 +37,8 @@ public enum EnclaveError: Error, Sendable, Equatable {
   /// The window was opened by another thread, and only that one can close it. It is still open.
   case windowOfAnotherThread
   /// The arena is being frozen, sealed, checked or destroyed, and this cannot be waited for: a signal
-  /// handler interrupted the thread that does it, or it takes longer than 5 s.
+  /// handler interrupted the thread that does it, or it takes longer than 5 s. Under a cipher gate also
+  /// when the interrupted thread is opening or closing its own window to the secret.
   case busy
   /// There is no secret: nil was given, since it was parked or taken already.
   case noSecret

@@ -43,7 +43,7 @@ struct CipherGate: BitwiseCopyable {
   private static let keyBytes = 32
   private static let countersAt = 1024
   private static let shards = 32
-  /// Whether the page is still needed.
+  /// A word that is 1 once the key is gone for good.
   private static let endedAt = Page.size - 8
   /// So often may the key be used (a window that is open adds one more each): far below what the
   /// ciphers allow.
