@@ -311,13 +311,17 @@ int64_t ces_barrier_register(void) {
   return result < 0 ? -errno : 0;
 }
 
+int64_t ces_membarrier(void) {
+  long result = syscall(SYS_membarrier, NR_MEMBARRIER, 0, 0);
+  return result < 0 ? -errno : 0;
+}
+
 int64_t ces_barrier(void) {
   if (__atomic_load_n(&ces_windows_fence, __ATOMIC_RELAXED)) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return 0;
   }
-  long result = syscall(SYS_membarrier, NR_MEMBARRIER, 0, 0);
-  return result < 0 ? -errno : 0;
+  return ces_membarrier();
 }
 
 void ces_barrier_replace(void) {

@@ -3,7 +3,7 @@
 public import CEnclaveSystem
 
 /// Takes a spin word. Held for tens of nanoseconds, or for one system call under a page gate; a
-/// waiter pauses, then yields, then sleeps.
+/// waiter pauses, then sleeps (futex(2)) until it is given back.
 ///
 /// No window is opened while it is held: `holdsLocks` is how a window knows that it is a signal
 /// handler's. Where one must be, `lockAcrossCalls`.

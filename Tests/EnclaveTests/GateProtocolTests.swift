@@ -1,6 +1,7 @@
 // What meets at a gate: the last handle and the Arena object, a signal's wipe and a change, violation
 // handlers, children, a barrier that the kernel refuses, and waiting itself.
 
+import CEnclaveSystem
 import CTestSupport
 import Enclave
 import EnclaveSystem
@@ -255,6 +256,51 @@ import Testing
   // MARK: - Waiting
 
   /// Whoever waits for a lock leaves the processor to its holder, whatever their priorities: it sleeps.
+  /// Each of many that sleep for a lock is woken in its turn; also where every thread's barrier cannot be
+  /// had, and in a child that was forked while its parent's threads slept.
+  @Test(arguments: [true, false], [true, false])
+  func sleepersAreWoken(hasBarrier: Bool, inChild: Bool) async {
+    await #expect(processExitsWith: .success) { [hasBarrier, inChild] in
+      alarm(60)
+      _ = try Arena("registers the barrier", .init(lock: .preferred, gate: .none))
+      if !hasBarrier { try #require(ct_refuse_call(ct_membarrier_number()) == 0) }
+      func takeTurns(_ count: Int) throws {
+        nonisolated(unsafe) let word = makeLockWord()
+        let sleepers = ces_sleepers_of(word)!
+        let turns = Atomic<Int>(0)
+        lock(word)
+        for _ in 0..<count {
+          Thread {
+            lock(word)
+            turns.add(1, ordering: .relaxed)
+            unlock(word)
+          }.start()
+        }
+        try eventually("all of them sleep") { sleepers.pointee == count }
+        if inChild, count == 5 {
+          let child = ct_fork()
+          if child == 0 {
+            do {
+              try #require(sleepers.pointee == 0)
+              try takeTurns(3)
+              _exit(0)
+            } catch {
+              _exit(1)
+            }
+          }
+          var status: Int32 = 0
+          waitpid(child, &status, 0)
+          #expect(status == 0, "the child")
+        }
+        unlock(word)
+        try eventually("each had its turn") {
+          turns.load(ordering: .relaxed) == count && sleepers.pointee == 0
+        }
+      }
+      try takeTurns(5)
+    }
+  }
+
   @Test func waitingForALockTakesNoProcessorTime() throws {
     nonisolated(unsafe) let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
     word.initialize(to: 0)
@@ -275,6 +321,20 @@ import Testing
     let end = ContinuousClock.now + .milliseconds(500)
     while ContinuousClock.now < end { _ = poll(nil, 0, 50) }
     unlock(word)
+    done.wait()
+    #expect(used.tv_sec == 0 && used.tv_nsec < 200_000_000, "\(used.tv_nsec) ns of 500 ms")
+  }
+
+  @Test func waitingForAChangeTakesLittleProcessorTime() async throws {
+    nonisolated(unsafe) var used = timespec()
+    let done = DispatchSemaphore(value: 0)
+    Thread {
+      let end = ContinuousClock.now + .milliseconds(500)
+      var tries: UInt32 = 0
+      while ContinuousClock.now < end { ProcessFacts.backOff(&tries) }
+      clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)
+      done.signal()
+    }.start()
     done.wait()
     #expect(used.tv_sec == 0 && used.tv_nsec < 200_000_000, "\(used.tv_nsec) ns of 500 ms")
   }

@@ -165,14 +165,20 @@ private let mayBeRealTime: Bool = {
         }
         ended.signal()
       }.start()
-      // It has slept so often that it would have met the limit, had it not.
-      try eventually("it sleeps", within: 50) {
-        guard let path = status, let text = try? String(contentsOfFile: path, encoding: .utf8),
-          let line = text.split(separator: "\n").first(where: { $0.hasPrefix("voluntary") }),
-          let count = line.split(separator: "\t").last.flatMap({ Int($0) })
-        else { return false }
-        return count > 300
+      func field(_ name: String) -> Substring? {
+        guard let path = status, let text = try? String(contentsOfFile: path, encoding: .utf8)
+        else { return nil }
+        let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":\t") }
+        return line?.split(separator: "\t").last
       }
+      // It sleeps until it is woken, and not again and again for a moment.
+      try eventually("it sleeps", within: 50) { field("State") == "S (sleeping)" }
+      let end = ContinuousClock.now + .milliseconds(500)
+      let before = field("voluntary_ctxt_switches").flatMap { Int($0) }
+      while ContinuousClock.now < end { _ = poll(nil, 0, 50) }
+      let after = field("voluntary_ctxt_switches").flatMap { Int($0) }
+      let naps = try #require(after) - #require(before)
+      #expect(naps < 50, "\(naps) naps")
       FaultPlan.letGo()
       ended.wait()
       ended.wait()

@@ -88,6 +88,8 @@ static inline uint32_t ces_thread_serial(void) {
 extern uint32_t ces_windows_fence;
 void ces_windows_need_fence(void);
 int64_t ces_barrier_register(void);
+/// membarrier(2), private and expedited; -errno.
+int64_t ces_membarrier(void);
 /// Every thread of the process passes a full barrier; -errno of membarrier(2).
 int64_t ces_barrier(void);
 /// The same where membarrier(2) has failed: windows pay for a fence from now on, and those that began
