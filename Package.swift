@@ -30,6 +30,7 @@ let package = Package(
     .library(name: "EnclaveVault", targets: ["EnclaveVault"]),
     .library(name: "EnclaveC", type: .static, targets: ["EnclaveC"]),
     .library(name: "EnclaveMalloc", type: .static, targets: ["CEnclaveMalloc"]),
+    .library(name: "EnclaveAdopt", type: .static, targets: ["CEnclaveAdopt"]),
     .executable(name: "memwatch", targets: ["memwatch"]),
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
   ],
@@ -65,7 +66,8 @@ let package = Package(
       ], swiftSettings: settings),
 
     // The C interface: enclave.h and what of it is C; the functions; and the interposer, which stands
-    // in for malloc. Assets/install-enclave makes libraries of them.
+    // in for malloc; and what stands in for other libraries' secure memory, in programs that are not
+    // changed. Assets/install-enclave makes libraries of them.
     .target(
       name: "CEnclave", dependencies: ["CEnclaveSystem"], cSettings: [.treatAllWarnings(as: .error)]
     ),
@@ -73,6 +75,7 @@ let package = Package(
       name: "EnclaveC", dependencies: ["CEnclave", "Enclave"],
       swiftSettings: settings),
     .target(name: "CEnclaveMalloc", cSettings: [.treatAllWarnings(as: .error)]),
+    .target(name: "CEnclaveAdopt", cSettings: [.treatAllWarnings(as: .error)]),
 
     // What only the viewer asks of the kernel; checked calls come from EnclaveSystem.
     .target(name: "CMemwatchSystem", cSettings: [.treatAllWarnings(as: .error)]),

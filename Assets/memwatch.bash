@@ -398,7 +398,7 @@ _memwatch_demo() {
 
 _memwatch_run() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse --check --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse --check --adopt --version -h --help)
     repeating_options=(--require)
     non_repeating_options=(--interval -i --open-limit --on-alert --policy)
     __memwatch_offer_flags_options -1

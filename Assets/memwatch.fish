@@ -45,7 +45,7 @@ function __memwatch_parse_tokens -S
         case 'demo'
             __memwatch_parse_subcommand 0 'i/interval=' 'ascii' 'no-color' 'bell' 'mouse' 'no-mouse' 'open-limit=' 'on-alert=' 'seed=' '1/once' 'version' 'h/help'
         case 'run'
-            __memwatch_parse_subcommand -r 1 'i/interval=' 'ascii' 'no-color' 'bell' 'mouse' 'no-mouse' 'open-limit=' 'on-alert=' 'require=+' 'policy=' 'check' 'version' 'h/help'
+            __memwatch_parse_subcommand -r 1 'i/interval=' 'ascii' 'no-color' 'bell' 'mouse' 'no-mouse' 'open-limit=' 'on-alert=' 'require=+' 'policy=' 'check' 'adopt' 'version' 'h/help'
         case 'help'
             __memwatch_parse_subcommand -r 1 'version'
         end
@@ -210,6 +210,7 @@ complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_opti
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run"' -l 'require' -d 'What must hold, separated by commas: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it: locked, nodump, fork-safe, no-problems, no-findings.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" policy' -l 'policy' -d 'Requirements from a file, one a line; # begins a comment.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" check' -l 'check' -d 'No screen: watch for the command\'s life, and exit 6 if a requirement was ever broken.'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" adopt' -l 'adopt' -d 'Put its libraries\' secure memory into arenas, without a change of the program.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" version' -l 'version' -d 'Show the version.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch run" h help' -s 'h' -l 'help' -d 'Show help information.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch help" version' -l 'version' -d 'Show the version.'

@@ -284,6 +284,7 @@ _memwatch_run() {
         '*--require[What must hold, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
         '--policy[Requirements from a file, one a line; # begins a comment.]:file:'
         '--check[No screen\: watch for the command'\''s life, and exit 6 if a requirement was ever broken.]'
+        '--adopt[Put its libraries'\'' secure memory into arenas, without a change of the program.]'
         '*:command:'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -100,4 +101,8 @@ int64_t cms_user_name(uint32_t uid, char *bytes, size_t length) {
   if (!found) return -ENOENT;
   snprintf(bytes, length, "%s", entry.pw_name);
   return (int64_t)strnlen(bytes, length);
+}
+
+int64_t cms_has_capabilities(const char *path) {
+  return getxattr(path, "security.capability", NULL, 0) >= 0 ? 1 : -errno;
 }

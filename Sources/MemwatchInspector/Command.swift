@@ -33,7 +33,8 @@ package final class Command {
     _ arguments: [String], publishing: Bool, logged: Bool, name: String,
     environment: [String: String] = [:]
   ) throws(CommandFailure) -> Command {
-    let environment = publishing ? ["ENCLAVE_STATS": "1"] : environment
+    var environment = environment
+    if publishing { environment["ENCLAVE_STATS"] = "1" }
     var log: OpenFile?
     var path: String?
     if logged {

@@ -59,6 +59,11 @@ package final class ChildProcess {
     return ChildProcess(pid: Int32(result))
   }
 
+  /// Whether a program has capabilities of its own (capabilities(7)).
+  package static func gainsCapabilities(_ path: String) -> Bool {
+    unsafe cms_has_capabilities(path) > 0
+  }
+
   /// Whether it has ended; reaps it then.
   package func poll() -> Bool { reap(block: false) }
   package func waitForEnd() { _ = reap(block: true) }

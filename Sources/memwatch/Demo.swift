@@ -34,6 +34,12 @@ struct Run: ParsableCommand {
     discussion: """
       The command gets ENCLAVE_STATS=1. Under the screen its input is /dev/null, and its output \
       goes to a log that is shown as a view and named at the end.
+
+      With --adopt a program that knows nothing of Enclave shows what its libraries keep in secure \
+      memory: libsodium's sodium_malloc, OpenSSL's secure heap (private keys lie in it) and \
+      libgcrypt's, from arenas named after them. It gets libenclave-adopt.so in LD_PRELOAD. The \
+      loader preloads nothing into programs that are static, set-user-ID or have file capabilities: \
+      then nothing is started.
       """)
 
   @OptionGroup var screen: ScreenFlags
@@ -42,6 +48,10 @@ struct Run: ParsableCommand {
     name: .long,
     help: "No screen: watch for the command's life, and exit 6 if a requirement was ever broken.")
   var check = false
+  @Flag(
+    name: .long,
+    help: "Put its libraries' secure memory into arenas, without a change of the program.")
+  var adopt = false
   @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
   var command: [String] = []
 
@@ -55,7 +65,8 @@ struct Run: ParsableCommand {
   func run() throws {
     if check {
       var watchdog = Watchdog(try requirements.resolved())
-      let session = try Session(command, publishing: true, underScreen: false, name: "run")
+      let session = try Session(
+        command, publishing: true, adopting: adopt, underScreen: false, name: "run")
       let end = try Confined.run(Needs(command: session.command)) { _ in
         throw ExitCode(
           watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
@@ -64,7 +75,7 @@ struct Run: ParsableCommand {
       throw ExitCode(end.code)
     }
     let session = try Session(
-      command, publishing: true, underScreen: Screen.isPossible, name: "run")
+      command, publishing: true, adopting: adopt, underScreen: Screen.isPossible, name: "run")
     try session.show(screen, endsWithScreen: false, speaks: Screen.withoutCursor != nil)
   }
 }
@@ -74,11 +85,16 @@ struct Session {
   let command: Command
 
   init(
-    _ arguments: [String], publishing: Bool, underScreen: Bool, name: String
+    _ arguments: [String], publishing: Bool, adopting: Bool = false, underScreen: Bool,
+    name: String
   ) throws(Failure) {
     do throws(CommandFailure) {
+      let environment =
+        adopting
+        ? try Adoption.environment(for: arguments, programDirectory: Console.programDirectory) : [:]
       command = try Command.start(
-        arguments, publishing: publishing, logged: underScreen, name: name)
+        arguments, publishing: publishing, logged: underScreen, name: name,
+        environment: environment)
     } catch { throw Failure(error.code, error.message) }
   }
 

@@ -11,6 +11,7 @@ import Testing
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
     "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
     "CEnclave": ["CEnclaveSystem"], "EnclaveC": ["CEnclave", "Enclave"], "CEnclaveMalloc": [],
+    "CEnclaveAdopt": [],
     "CMemwatchSystem": [], "MemwatchSystem": ["CMemwatchSystem", "EnclaveSystem"],
     "MemwatchInspector": ["EnclaveStats", "EnclaveSystem", "MemwatchSystem"],
     "MemwatchSandbox": ["EnclaveSystem", "MemwatchSystem", "CMemwatchSeccomp"],

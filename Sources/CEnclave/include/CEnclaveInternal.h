@@ -19,6 +19,17 @@ static inline void cenclave_enter(void) { ces_held_locks += 1 << 16; }
 static inline void cenclave_leave(void) { ces_held_locks -= 1 << 16; }
 bool enclave_private_is_busy(void);
 
+// For libenclave-adopt.so alone.
+
+/// How far a secret is open to every thread until the next call: 0 closed, 1 for reading, 2 for reading
+/// and writing. Of an arena with a page gate and the layout `isolated`; no other window may be opened to
+/// the secret.
+enclave_status enclave_private_hold(void *secret, int protection);
+/// Closes a secret that is held open, then wipes and frees it.
+enclave_status enclave_private_free_held(void *secret);
+/// Wipes an arena and leaves it mapped, as exit does with all that are not ENCLAVE_KEPT_AT_EXIT.
+void enclave_private_wipe(enclave_arena *arena);
+
 /// What libenclave-malloc.so offers to libenclave.so, by its symbol `enclave_interposer`.
 typedef struct {
   size_t struct_size;

@@ -17,6 +17,7 @@
 
 #include "CEnclaveCipher.h"
 #include "CEnclaveGate.h"
+#include "CEnclaveHeld.h"
 #include "CEnclavePages.h"
 #include "CEnclaveTerminal.h"
 #include "CEnclaveTexts.h"

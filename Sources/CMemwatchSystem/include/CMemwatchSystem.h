@@ -70,6 +70,8 @@ int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int 
 /// waitpid(2): 0 while it runs; else 1 and *status = exit status, or 128+n for a signal.
 int64_t cms_wait(int pid, bool block, int *status);
 int64_t cms_kill(int pid, int signal);
+/// Whether a file has the attribute security.capability; -errno where it has not, or that is not known.
+int64_t cms_has_capabilities(const char *path);
 char **cms_environment(void);
 
 /// fchmod(2).

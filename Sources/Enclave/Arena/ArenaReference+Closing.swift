@@ -211,6 +211,11 @@ extension ArenaReference {
     return failure
   }
 
+  /// The same for an arena that exit leaves out, by whoever knows that exit is done with it.
+  package func wipeAtExit() {
+    if gate.isOwn { wipeAndKeep()?.complain() }
+  }
+
   // MARK: - The last reference
 
   /// The Arena object is gone: the handles that are left keep the memory.

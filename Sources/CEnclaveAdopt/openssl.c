@@ -1,0 +1,146 @@
+// OpenSSL's secure heap (CRYPTO_secure_malloc and its family), from an arena named "openssl".
+//
+// A program need not ask for the heap (CRYPTO_secure_malloc_init): it is there, and libcrypto puts private
+// keys into it. Its size is not fixed. The arena has no gate, because libcrypto keeps no book of who uses a
+// key when.
+
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adopt.h"
+
+static const char *const files[] = {"libcrypto.so.4", "libcrypto.so.3", "libcrypto.so.1.1", NULL};
+adopted adopt_openssl = {
+    .name = "openssl", .layout = ENCLAVE_LAYOUT_SLAB, .gate = ENCLAVE_GATE_NONE, .files = files};
+
+/// The program asked for the heap itself, or gave it up.
+static bool is_asked_for, is_given_up;
+
+#define ORIGINAL(type, name, ...) \
+  static void *place;             \
+  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_openssl, &place, name)
+
+static bool is_ours(const void *address) {
+  enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
+  return arena && address && enclave_arena_owns(arena, address);
+}
+
+/// "bn_lib.c:268" of "../crypto/bn/bn_lib.c": where libcrypto or the program allocates.
+static const char *label_of(const char *file, int line, char *text, size_t size) {
+  if (!file || !*file) return "CRYPTO_secure_malloc";
+  const char *slash = strrchr(file, '/');
+  if (slash) file = slash + 1;
+  size_t length = strnlen(file, size - 12);
+  memcpy(text, file, length);
+  char digits[12];
+  int count = 0;
+  for (unsigned number = line < 0 ? 0 : (unsigned)line; count == 0 || number > 0; number /= 10) {
+    digits[count++] = (char)('0' + number % 10);
+  }
+  text[length++] = ':';
+  while (count > 0) text[length++] = digits[--count];
+  text[length] = 0;
+  return text;
+}
+
+void *CRYPTO_secure_malloc(size_t size, const char *file, int line) {
+  enclave_arena *arena = adopt_arena(&adopt_openssl);
+  if (arena) {
+    char text[64];
+    return adopt_allocate(arena, size, label_of(file, line, text, sizeof text));
+  }
+  ORIGINAL(void *, "CRYPTO_secure_malloc", size_t, const char *, int);
+  return original ? original(size, file, line) : NULL;
+}
+
+void *CRYPTO_secure_zalloc(size_t size, const char *file, int line) {
+  if (adopt_arena(&adopt_openssl)) return CRYPTO_secure_malloc(size, file, line);
+  ORIGINAL(void *, "CRYPTO_secure_zalloc", size_t, const char *, int);
+  return original ? original(size, file, line) : NULL;
+}
+
+void CRYPTO_secure_free(void *address, const char *file, int line) {
+  if (!address) return;
+  if (is_ours(address)) {
+    (void)enclave_free(address);
+    return;
+  }
+  ORIGINAL(void, "CRYPTO_secure_free", void *, const char *, int);
+  if (original) original(address, file, line);
+}
+
+void CRYPTO_secure_clear_free(void *address, size_t size, const char *file, int line) {
+  if (!address) return;
+  if (is_ours(address)) {
+    // Freeing wipes.
+    (void)enclave_free(address);
+    return;
+  }
+  ORIGINAL(void, "CRYPTO_secure_clear_free", void *, size_t, const char *, int);
+  if (original) original(address, size, file, line);
+}
+
+int CRYPTO_secure_allocated(const void *address) {
+  if (is_ours(address)) return 1;
+  ORIGINAL(int, "CRYPTO_secure_allocated", const void *);
+  return original ? original(address) : 0;
+}
+
+/// As much as was asked for. Of memory that is not the arena's, what libcrypto says.
+size_t CRYPTO_secure_actual_size(void *address) {
+  if (is_ours(address)) return enclave_usable_size(address);
+  ORIGINAL(size_t, "CRYPTO_secure_actual_size", void *);
+  return original ? original(address) : 0;
+}
+
+/// The sum of the actual sizes.
+size_t CRYPTO_secure_used(void) {
+  enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
+  enclave_statistics now = {.struct_size = sizeof now};
+  if (arena && enclave_arena_statistics(arena, &now) == ENCLAVE_OK) return now.bytes_in_use;
+  if (arena) return 0;
+  ORIGINAL(size_t, "CRYPTO_secure_used", void);
+  return original ? original() : 0;
+}
+
+int CRYPTO_secure_malloc_initialized(void) {
+  if (__atomic_load_n(&is_given_up, __ATOMIC_RELAXED)) return 0;
+  if (adopt_arena(&adopt_openssl)) return 1;
+  ORIGINAL(int, "CRYPTO_secure_malloc_initialized", void);
+  return original ? original() : 0;
+}
+
+/// 1; 2 where the memory cannot be locked; 0 for a size that is no power of two, and where the program has
+/// asked before.
+int CRYPTO_secure_malloc_init(size_t size, size_t least) {
+  enclave_arena *arena = adopt_arena(&adopt_openssl);
+  if (!arena) {
+    ORIGINAL(int, "CRYPTO_secure_malloc_init", size_t, size_t);
+    return original ? original(size, least) : 0;
+  }
+  if (size == 0 || (size & (size - 1)) != 0) return 0;
+  if (__atomic_exchange_n(&is_asked_for, true, __ATOMIC_RELAXED)) return 0;
+  __atomic_store_n(&is_given_up, false, __ATOMIC_RELAXED);
+  enclave_statistics now = {.struct_size = sizeof now};
+  void *first = enclave_allocate(arena, 1, 0, "CRYPTO_secure_malloc_init");
+  bool is_locked = first && enclave_arena_statistics(arena, &now) == ENCLAVE_OK &&
+                   now.bytes_locked == now.bytes_mapped;
+  (void)enclave_free(first);
+  return is_locked ? 1 : 2;
+}
+
+/// 1; 0 while memory is in use. What is allocated after that is as safe as before.
+int CRYPTO_secure_malloc_done(void) {
+  enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
+  if (!arena && adopt_openssl.has_failed) {
+    ORIGINAL(int, "CRYPTO_secure_malloc_done", void);
+    return original ? original() : 0;
+  }
+  if (CRYPTO_secure_used() != 0) return 0;
+  if (arena) (void)enclave_arena_trim(arena, NULL);
+  __atomic_store_n(&is_asked_for, false, __ATOMIC_RELAXED);
+  __atomic_store_n(&is_given_up, true, __ATOMIC_RELAXED);
+  return 1;
+}

@@ -1,0 +1,96 @@
+// libsodium's guarded memory (sodium_malloc and its family), from an arena named "libsodium".
+//
+// As there: each allocation has pages of its own, ends at a guard page and is filled with 0xdb;
+// sodium_mprotect_* close and open it for all threads until the next call, from any thread; memory is
+// open when it is given out. sodium_free finds what was written before it, and ends the process then.
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adopt.h"
+
+static const char *const files[] = {"libsodium.so.26", "libsodium.so.23", NULL};
+adopted adopt_libsodium = {
+    .name = "libsodium",
+    .layout = ENCLAVE_LAYOUT_ISOLATED,
+    .gate = ENCLAVE_GATE_PAGES,
+    .flags = ENCLAVE_ENDS_AT_GUARD,
+    .files = files,
+};
+
+/// What libsodium fills new memory with (GARBAGE_VALUE in its sources).
+enum { GARBAGE = 0xdb };
+enum { CLOSED = 0, READABLE = 1, WRITABLE = 2 };
+
+#define ORIGINAL(type, name, ...) \
+  static void *place;             \
+  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_libsodium, &place, name)
+
+static void *allocate(enclave_arena *arena, size_t size, const char *label) {
+  void *result = adopt_allocate(arena, size, label);
+  if (!result) return NULL;
+  if (enclave_private_hold(result, WRITABLE) != ENCLAVE_OK) {
+    enclave_free(result);
+    errno = ENOMEM;
+    return NULL;
+  }
+  memset(result, GARBAGE, size);
+  return result;
+}
+
+void *sodium_malloc(size_t size) {
+  enclave_arena *arena = adopt_arena(&adopt_libsodium);
+  if (arena) return allocate(arena, size, "sodium_malloc");
+  ORIGINAL(void *, "sodium_malloc", size_t);
+  if (original) return original(size);
+  errno = ENOMEM;
+  return NULL;
+}
+
+void *sodium_allocarray(size_t count, size_t size) {
+  // (libsodium refuses the largest product too.)
+  if (count > 0 && size >= SIZE_MAX / count) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  enclave_arena *arena = adopt_arena(&adopt_libsodium);
+  return arena ? allocate(arena, count * size, "sodium_allocarray") : sodium_malloc(count * size);
+}
+
+void sodium_free(void *address) {
+  if (!address) return;
+  if (enclave_owns(address)) {
+    int error = errno;
+    // An address that is free already is a violation, which ends the process; so is one inside.
+    if (enclave_private_free_held(address) == ENCLAVE_ERROR_NOT_OURS) (void)enclave_free(address);
+    errno = error;
+    return;
+  }
+  ORIGINAL(void, "sodium_free", void *);
+  if (original) original(address);
+}
+
+/// 0 or -1; -2 for an address that is none of the arena's.
+static int protect(void *address, int protection) {
+  if (!enclave_owns(address)) return -2;
+  if (enclave_private_hold(address, protection) == ENCLAVE_OK) return 0;
+  errno = enclave_last_errno() ? enclave_last_errno() : EINVAL;
+  return -1;
+}
+
+#define PROTECT(function, protection)              \
+  int function(void *address) {                    \
+    int result = protect(address, protection);     \
+    if (result != -2) return result;               \
+    ORIGINAL(int, #function, void *);              \
+    if (original) return original(address);        \
+    errno = EINVAL;                                \
+    return -1;                                     \
+  }
+
+PROTECT(sodium_mprotect_noaccess, CLOSED)
+PROTECT(sodium_mprotect_readonly, READABLE)
+PROTECT(sodium_mprotect_readwrite, WRITABLE)

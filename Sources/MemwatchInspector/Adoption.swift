@@ -1,0 +1,109 @@
+// What a command needs to be adopted: libenclave-adopt.so preloaded, and a program that takes it.
+
+import EnclaveSystem
+import MemwatchSystem
+
+/// Unchanged programs: their libraries' secure memory in arenas, by preloading libenclave-adopt.so.
+package enum Adoption {
+  private static let library = "libenclave-adopt.so.1"
+
+  /// What to set for a command that is adopted. Throws where the library is not there, and where the
+  /// dynamic loader would not preload it: the command would run, and nothing of it be adopted.
+  package static func environment(
+    for command: [String], programDirectory: String
+  ) throws(CommandFailure) -> [String: String] {
+    let places = directories(programDirectory).map { $0 + "/" + library }
+    guard let path = places.first(where: { status($0)?.isRegular == true }) else {
+      throw CommandFailure(
+        code: 125,
+        message: "\(library) is not there; looked for "
+          + places.map { SafeText($0).string }.joined(separator: ", ")
+          + ". Assets/install-enclave makes and installs it.")
+    }
+    // ld.so(8) takes blanks and colons as separators.
+    guard !path.contains(where: { $0 == " " || $0 == ":" }) else {
+      throw CommandFailure(
+        code: 125, message: "\(SafeText(path)) cannot be preloaded: its path has a blank or a colon"
+      )
+    }
+    if let program = command.first.flatMap(find), let reason = obstacle(program) {
+      throw CommandFailure(
+        code: 125, message: "\(SafeText(program)) cannot be adopted: \(reason)")
+    }
+    let others = ProcessFacts.environment("LD_PRELOAD").map { ":" + $0 } ?? ""
+    return ["LD_PRELOAD": path + others, "ENCLAVE_STATS": "1"]
+  }
+
+  private static func directories(_ programDirectory: String) -> [String] {
+    #if arch(arm64)
+      let multiarch = "aarch64-linux-gnu"
+    #else
+      let multiarch = "x86_64-linux-gnu"
+    #endif
+    return [
+      programDirectory, programDirectory + "/lib", programDirectory + "/../lib",
+      programDirectory + "/../lib/" + multiarch, "/usr/local/lib", "/usr/lib/" + multiarch,
+      "/usr/lib",
+    ]
+  }
+
+  /// As execvp(3) looks for it.
+  private static func find(_ program: String) -> String? {
+    if program.contains("/") { return program }
+    return (ProcessFacts.environment("PATH") ?? "/usr/bin:/bin").split(separator: ":")
+      .lazy.map { "\($0)/\(program)" }.first { path in
+        status(path).map { $0.isRegular && $0.mode & 0o111 != 0 } ?? false
+      }
+  }
+
+  /// Of what a link leads to, where that can be read.
+  private static func status(_ path: String) -> FileStatus? {
+    guard let file = try? OpenFile(reading: path, followingLinks: true) else {
+      return try? Files.status(path)
+    }
+    return try? file.status()
+  }
+
+  private static func head(of path: String, byteCount: Int) -> [UInt8] {
+    guard let file = try? OpenFile(reading: path, followingLinks: true) else { return [] }
+    var bytes = [UInt8](repeating: 0, count: byteCount)
+    var count = 0
+    unsafe bytes.withUnsafeMutableBytes { raw in
+      count = unsafe (try? file.read(into: raw, at: 0)) ?? 0
+    }
+    return Array(bytes[..<count])
+  }
+
+  /// Why the dynamic loader preloads nothing into a program; nil where it does, or the file cannot be
+  /// read. (A script is its interpreter's to start.)
+  private static func obstacle(_ path: String) -> String? {
+    if let status = status(path) {
+      if status.mode & 0o4000 != 0, status.owner != ProcessFacts.uid {
+        return "it is set-user-ID, and the loader preloads nothing into it (ld.so(8))"
+      }
+      if status.mode & 0o2010 == 0o2010, ProcessFacts.uid != 0 {
+        return "it is set-group-ID, and the loader preloads nothing into it (ld.so(8))"
+      }
+    }
+    if ProcessFacts.uid != 0, ChildProcess.gainsCapabilities(path) {
+      return "it has file capabilities, and the loader preloads nothing into it (ld.so(8))"
+    }
+    return isStatic(head(of: path, byteCount: 1 << 14))
+      ? "it is linked statically, and has no loader that could preload" : nil
+  }
+
+  /// Whether it is an ELF program (elf(5)) of 64 bits that asks for no loader: PT_INTERP is 3.
+  private static func isStatic(_ bytes: [UInt8]) -> Bool {
+    guard bytes.count >= 64, bytes.starts(with: [0x7f, 0x45, 0x4c, 0x46]), bytes[4] == 2 else {
+      return false
+    }
+    func number(_ at: Int, _ count: Int) -> Int {
+      (0..<count).reversed().reduce(0) { $0 << 8 | Int(bytes[at + $1]) }
+    }
+    let (first, size, count) = (number(32, 7), number(54, 2), number(56, 2))
+    guard count > 0, size >= 4, first <= bytes.count, count <= (bytes.count - first) / size else {
+      return false
+    }
+    return !(0..<count).contains { number(first + $0 * size, 4) == 3 }
+  }
+}

@@ -1,0 +1,359 @@
+// A program that uses the secure memory of libsodium, OpenSSL and libgcrypt as their own tests do, and knows
+// nothing of Enclave: it is run with libenclave-adopt.so preloaded, and without.
+//
+// usage: adopted CASE. Prints "ok" and exits with 0; cases that are named for a signal end by it after "ok".
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <gcrypt.h>
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                              \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      exit(1);                                                        \
+    }                                                                 \
+  } while (0)
+
+static void ok(void) {
+  puts("ok");
+  fflush(stdout);
+}
+
+static void set(volatile unsigned char *place, unsigned char value) { *place = value; }
+static unsigned char get(volatile unsigned char *place) { return *place; }
+
+/// Runs a function in a thread of its own, which has ended when this returns.
+static void *elsewhere(void *(*body)(void *), void *argument) {
+  pthread_t thread;
+  void *result;
+  CHECK(pthread_create(&thread, NULL, body, argument) == 0);
+  CHECK(pthread_join(thread, &result) == 0);
+  return result;
+}
+
+/// Whether a child of this process that does it ends by a signal of a fault.
+static bool faults(void (*body)(void *), void *argument) {
+  pid_t child = fork();
+  if (child == 0) {
+    body(argument);
+    _exit(0);
+  }
+  int status;
+  CHECK(child > 0 && waitpid(child, &status, 0) == child);
+  return WIFSIGNALED(status) && (WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS);
+}
+
+// --- libsodium -----------------------------------------------------------------------------------
+
+static void sodium(void) {
+  CHECK(sodium_init() >= 0);
+  // Sizes around a page's: filled with 0xdb, writable to the last byte.
+  for (size_t size = 0; size < 3 * 4096; size = size * 3 + 1) {
+    unsigned char *bytes = sodium_malloc(size);
+    CHECK(bytes);
+    for (size_t i = 0; i < size; i++) CHECK(bytes[i] == 0xdb);
+    memset(bytes, 1, size);
+    CHECK(size == 0 || ((uintptr_t)bytes + size) % 4096 == 0);
+    sodium_free(bytes);
+  }
+  CHECK(sodium_malloc(SIZE_MAX - 1) == NULL && errno == ENOMEM);
+  errno = 0;
+  CHECK(sodium_allocarray(SIZE_MAX / 2U + 1U, SIZE_MAX / 2U) == NULL && errno == ENOMEM);
+  sodium_free(sodium_allocarray(0, SIZE_MAX));
+  unsigned char *array = sodium_allocarray(1000, 50);
+  CHECK(array);
+  memset(array, 2, 50000);
+  sodium_free(array);
+  sodium_free(NULL);
+
+  unsigned char *key = sodium_malloc(33);
+  memset(key, 7, 33);
+  CHECK(sodium_mprotect_readonly(key) == 0 && sodium_mprotect_readonly(key) == 0);
+  CHECK(get(key) == 7 && get(key + 32) == 7);
+  CHECK(sodium_mprotect_noaccess(key) == 0 && sodium_mprotect_noaccess(key) == 0);
+  CHECK(sodium_mprotect_readwrite(key) == 0 && sodium_mprotect_readwrite(key) == 0);
+  set(key, 8);
+  CHECK(get(key) == 8 && get(key + 32) == 7);
+  // What is closed is freed all the same.
+  CHECK(sodium_mprotect_noaccess(key) == 0);
+  sodium_free(key);
+  key = sodium_malloc(33);
+  CHECK(sodium_mprotect_readonly(key) == 0);
+  sodium_free(key);
+}
+
+static void *make(void *unused) {
+  (void)unused;
+  unsigned char *key = sodium_malloc(32);
+  memset(key, 9, 32);
+  return key;
+}
+static void *close_it(void *key) { return sodium_mprotect_noaccess(key) == 0 ? key : NULL; }
+static void *read_only(void *key) { return sodium_mprotect_readonly(key) == 0 ? key : NULL; }
+static void *free_it(void *key) {
+  sodium_free(key);
+  return NULL;
+}
+
+/// What one thread says holds for all, also when it has ended.
+static void threads(void) {
+  CHECK(sodium_init() >= 0);
+  unsigned char *key = elsewhere(make, NULL);
+  set(key, 10);
+  CHECK(elsewhere(read_only, key) == key);
+  CHECK(get(key) == 10 && get(key + 31) == 9);
+  CHECK(elsewhere(close_it, key) == key);
+  CHECK(sodium_mprotect_readwrite(key) == 0);
+  set(key, 11);
+  elsewhere(free_it, key);
+  // A thousand that live at once, freed in another order.
+  unsigned char *all[1000];
+  for (int i = 0; i < 1000; i++) CHECK((all[i] = sodium_malloc((size_t)i)));
+  for (int i = 0; i < 1000; i += 2) sodium_free(all[i]);
+  for (int i = 1; i < 1000; i += 2) sodium_free(all[i]);
+}
+
+static unsigned char *guarded(void) {
+  CHECK(sodium_init() >= 0);
+  unsigned char *key = sodium_malloc(32);
+  memset(key, 3, 32);
+  ok();
+  return key;
+}
+static void overflow(void) { set(guarded() + 32, 1); }
+static void overread(void) { (void)get(guarded() + 32); }
+static void noaccess(void) {
+  unsigned char *key = guarded();
+  sodium_mprotect_noaccess(key);
+  (void)get(key);
+}
+static void readonly(void) {
+  unsigned char *key = guarded();
+  sodium_mprotect_readonly(key);
+  CHECK(get(key) == 3);
+  set(key, 1);
+}
+static void underflow(void) {
+  unsigned char *key = guarded();
+  set(key - 1, (unsigned char)(get(key - 1) + 1));
+  sodium_free(key);
+}
+static void twice(void) {
+  unsigned char *key = guarded();
+  sodium_free(key);
+  sodium_free(key);
+}
+
+// --- OpenSSL -------------------------------------------------------------------------------------
+
+/// The steps of OpenSSL's test of its secure heap.
+static void openssl(void) {
+  bool is_adopted = CRYPTO_secure_malloc_initialized();
+  CHECK(CRYPTO_secure_malloc_init(4096, 32) == 1);
+  CHECK(CRYPTO_secure_malloc_initialized());
+  CHECK(CRYPTO_secure_malloc_init(4096, 32) == 0);
+  CHECK(CRYPTO_secure_used() == 0);
+  unsigned char *p = OPENSSL_secure_malloc(32);
+  CHECK(p && CRYPTO_secure_allocated(p));
+  CHECK(CRYPTO_secure_actual_size(p) >= 32 && CRYPTO_secure_used() == CRYPTO_secure_actual_size(p));
+  memset(p, 5, 32);
+  unsigned char *q = OPENSSL_malloc(32);
+  CHECK(q && !CRYPTO_secure_allocated(q));
+  unsigned char *r = OPENSSL_secure_zalloc(20);
+  CHECK(r && CRYPTO_secure_allocated(r) && CRYPTO_secure_actual_size(r) >= 20);
+  for (int i = 0; i < 20; i++) CHECK(r[i] == 0);
+  CHECK(CRYPTO_secure_used() == CRYPTO_secure_actual_size(p) + CRYPTO_secure_actual_size(r));
+  OPENSSL_secure_free(p);
+  CHECK(CRYPTO_secure_used() == CRYPTO_secure_actual_size(r));
+  OPENSSL_secure_free(q);  // ordinary memory, given to the wrong function: it is freed rightly
+  q = OPENSSL_malloc(32);
+  OPENSSL_secure_clear_free(q, 32);
+  // Memory is in use.
+  CHECK(CRYPTO_secure_malloc_done() == 0 && CRYPTO_secure_malloc_initialized());
+  OPENSSL_secure_clear_free(r, 20);
+  CHECK(CRYPTO_secure_used() == 0);
+  OPENSSL_secure_free(NULL);
+  OPENSSL_secure_clear_free(NULL, 0);
+  CHECK(OPENSSL_secure_malloc((size_t)-1) == NULL);
+  // More than the heap was asked to have.
+  p = OPENSSL_secure_malloc(8192);
+  CHECK((p != NULL) == is_adopted);
+  OPENSSL_secure_free(p);
+  CHECK(CRYPTO_secure_malloc_done() == 1 && !CRYPTO_secure_malloc_initialized());
+  CHECK(CRYPTO_secure_malloc_init(4096, 32) == 1 && CRYPTO_secure_malloc_initialized());
+  p = OPENSSL_secure_malloc(1);
+  CHECK(p && CRYPTO_secure_allocated(p));
+  OPENSSL_secure_free(p);
+}
+
+// --- libgcrypt -----------------------------------------------------------------------------------
+
+static void gcrypt(void) {
+  CHECK(gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  unsigned char *plain = gcry_xmalloc(100), *secure = gcry_xmalloc_secure(100);
+  CHECK(!gcry_is_secure(plain) && gcry_is_secure(secure));
+  memset(secure, 6, 100);
+  secure = gcry_xrealloc(secure, 5000);
+  CHECK(gcry_is_secure(secure) && secure[99] == 6);
+  plain = gcry_xrealloc(plain, 5000);
+  CHECK(!gcry_is_secure(plain));
+  unsigned char *zeros = gcry_xcalloc_secure(10, 10);
+  CHECK(gcry_is_secure(zeros) && zeros[99] == 0);
+  gcry_free(plain);
+  gcry_free(secure);
+  gcry_free(zeros);
+  gcry_free(NULL);
+  // A key of the library's own making.
+  gcry_sexp_t parameters, key;
+  CHECK(gcry_sexp_new(&parameters, "(genkey (ecc (curve Ed25519)(flags eddsa)))", 0, 1) == 0);
+  CHECK(gcry_pk_genkey(&key, parameters) == 0);
+  gcry_sexp_release(key);
+  gcry_sexp_release(parameters);
+}
+
+/// More secure memory than libgcrypt's pool has: with it, this is the fatal error of gcry_xmalloc_secure.
+static void exhausted(void) {
+  CHECK(gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  void *all[64];
+  for (int i = 0; i < 64; i++) CHECK(gcry_is_secure(all[i] = gcry_xmalloc_secure(4096)));
+  for (int i = 0; i < 64; i++) gcry_free(all[i]);
+}
+
+static void fips(void) {
+  CHECK(gcry_check_version(NULL));
+  CHECK(gcry_fips_mode_active());
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  void *secure = gcry_malloc_secure(32);
+  CHECK(secure && gcry_is_secure(secure));
+  gcry_free(secure);
+}
+
+// --- Forks ---------------------------------------------------------------------------------------
+
+static unsigned char *shared[3];
+
+static void write_closed(void *key) { set(key, 1); }
+
+/// A child has what its parent had, and can go on with it; the two are apart.
+static void child(void) {
+  for (int i = 0; i < 3; i++) CHECK(shared[i][0] == 20 + i);
+  CHECK(CRYPTO_secure_allocated(shared[1]) && gcry_is_secure(shared[2]));
+  shared[0][0] = 30;
+  CHECK(sodium_mprotect_noaccess(shared[0]) == 0 && faults(write_closed, shared[0]));
+  CHECK(sodium_mprotect_readonly(shared[0]) == 0 && get(shared[0]) == 30);
+  sodium_free(shared[0]);
+  OPENSSL_secure_clear_free(shared[1], 32);
+  shared[2] = gcry_xrealloc(shared[2], 400);
+  CHECK(gcry_is_secure(shared[2]) && shared[2][0] == 22);
+  gcry_free(shared[2]);
+  // And has new ones.
+  shared[0] = sodium_malloc(100);
+  shared[1] = OPENSSL_secure_malloc(100);
+  shared[2] = gcry_malloc_secure(100);
+  CHECK(shared[0] && CRYPTO_secure_allocated(shared[1]) && gcry_is_secure(shared[2]));
+  CHECK(sodium_mprotect_noaccess(shared[0]) == 0 && sodium_mprotect_readwrite(shared[0]) == 0);
+  sodium_free(shared[0]);
+  OPENSSL_secure_free(shared[1]);
+  gcry_free(shared[2]);
+}
+
+static void forks(void) {
+  CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  CRYPTO_secure_malloc_init(16384, 32);
+  shared[0] = sodium_malloc(32);
+  shared[1] = OPENSSL_secure_malloc(32);
+  shared[2] = gcry_malloc_secure(32);
+  for (int i = 0; i < 3; i++) shared[i][0] = (unsigned char)(20 + i);
+  for (int round = 0; round < 5; round++) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      child();
+      exit(7);
+    }
+    int status;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    for (int i = 0; i < 3; i++) CHECK(shared[i][0] == 20 + i);
+  }
+  // A child of a child.
+  pid_t pid = fork();
+  if (pid == 0) {
+    pid_t second = fork();
+    if (second == 0) {
+      child();
+      exit(7);
+    }
+    int status;
+    CHECK(waitpid(second, &status, 0) == second && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    exit(7);
+  }
+  int status;
+  CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  sodium_free(shared[0]);
+  OPENSSL_secure_free(shared[1]);
+  gcry_free(shared[2]);
+}
+
+/// Holds a secret of each until its standard input ends; so does a child that it makes before.
+static void held(void) {
+  CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  CRYPTO_secure_malloc_init(16384, 32);
+  for (int i = 0; i < 4; i++) {
+    unsigned char *key = sodium_malloc(32);
+    if (i == 1) sodium_mprotect_readonly(key);
+    if (i > 1) sodium_mprotect_noaccess(key);
+  }
+  OPENSSL_secure_malloc(32);
+  gcry_malloc_secure(32);
+  pid_t child = fork();
+  char byte;
+  if (child == 0) {
+    while (read(STDIN_FILENO, &byte, 1) > 0) {
+    }
+    _exit(0);
+  }
+  printf("%d\n", (int)child);
+  fflush(stdout);
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  waitpid(child, NULL, 0);
+}
+
+int main(int count, char **arguments) {
+  static const struct {
+    const char *name;
+    void (*run)(void);
+  } cases[] = {
+      {"sodium", sodium},       {"threads", threads},   {"overflow", overflow}, {"overread", overread},
+      {"noaccess", noaccess},   {"readonly", readonly}, {"underflow", underflow}, {"twice", twice},
+      {"openssl", openssl},     {"gcrypt", gcrypt},     {"exhausted", exhausted}, {"fips", fips},
+      {"forks", forks},         {"held", held},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    if (count < 2 || strcmp(cases[i].name, arguments[1]) != 0) continue;
+    cases[i].run();
+    ok();
+    return 0;
+  }
+  return 2;
+}

@@ -1,0 +1,148 @@
+// Programs of Debian, unchanged, adopted and watched: what they do works, their keys are in arenas that are
+// named and locked, and what is done behind the arenas' back is found.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct AdoptedProgramTests {
+  let adopting: Adopting
+  let scratch: Scratch
+  let stats: Scratch
+
+  init() throws {
+    adopting = try Adopting.shared.get()
+    scratch = try Scratch()
+    stats = try Scratch(onTmpfs: true)
+  }
+
+  /// How many clients connect; the long run says more.
+  static let handshakes =
+    ProcessInfo.processInfo.environment["ADOPTED_HANDSHAKES"].flatMap(Int.init) ?? 200
+
+  private func run(_ arguments: String..., input: String? = nil, isAdopted: Bool = true) throws
+    -> Ended
+  {
+    try Launch(
+      arguments, stats: stats,
+      environment: isAdopted ? adopting.environment(["GNUPGHOME": scratch.file("gnupg")]) : [:]
+    ).run(input: input)
+  }
+
+  /// A key and its certificate.
+  private func makeCertificate(_ kind: [String]) throws {
+    let made = try Launch(
+      ["openssl", "req", "-x509", "-nodes", "-subj", "/CN=localhost", "-days", "2"] + kind
+        + ["-keyout", scratch.file("key.pem"), "-out", scratch.file("cert.pem")]
+    ).run()
+    try #require(made.status == 0, "\(made.error)")
+  }
+
+  /// Clients connect, one after the other; how many did.
+  private func connect(_ count: Int) throws -> Int {
+    let script = """
+      n=0
+      for i in $(seq \(count)); do
+        openssl s_client -unix \(scratch.file("socket")) -CAfile \(scratch.file("cert.pem")) -verify_return_error \
+          -brief </dev/null >/dev/null 2>&1 && n=$((n+1))
+      done
+      echo $n
+      """
+    let result = try Launch(["bash", "-c", script]).run(within: 300)
+    return Int(result.output.trimmingCharacters(in: .whitespacesAndNewlines)) ?? -1
+  }
+
+  @Test(arguments: [
+    ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"], ["-newkey", "ed25519"],
+    ["-newkey", "rsa:2048"],
+  ])
+  func anOpenSSLServer(kind: [String]) throws {
+    try makeCertificate(kind)
+    // (Not by its whole path: s_server takes no longer one than 31 characters.)
+    var launch = Launch(
+      [
+        "openssl", "s_server", "-unix", "socket", "-key", "key.pem", "-cert", "cert.pem", "-www",
+        "-quiet",
+      ], stats: stats, environment: adopting.environment())
+    launch.directory = scratch.path
+    let server = try Running(launch)
+    try eventually("the server listens") {
+      FileManager.default.fileExists(atPath: scratch.file("socket"))
+    }
+    let count = kind.contains("ec") ? Self.handshakes : 10
+    #expect(try connect(count) == count)
+    try expectAdopted(server.pid, "openssl", stats)
+    try expectSabotageIsFound(server.pid, stats)
+    server.end()
+  }
+
+  @Test(.enabled(if: areThere("minisign"), "minisign is not installed"))
+  func minisignSignsAndVerifies() throws {
+    let (secret, known, text) = (
+      scratch.file("secret"), scratch.file("public"), scratch.file("text")
+    )
+    try "a text\n".write(toFile: text, atomically: true, encoding: .utf8)
+    let made = try run("minisign", "-G", "-p", known, "-s", secret, input: "pass\npass\n")
+    #expect(made.status == 0, "\(made.error)")
+    // It asks for the passphrase with its key's memory allocated: there it is looked at.
+    let signer = try Running(
+      Launch(
+        ["minisign", "-S", "-s", secret, "-m", text], stats: stats,
+        environment: adopting.environment()))
+    try expectAdopted(signer.pid, "libsodium", stats)
+    try expectSabotageIsFound(signer.pid, stats)
+    try signer.input.fileHandleForWriting.write(contentsOf: Data("pass\n".utf8))
+    try signer.input.fileHandleForWriting.close()
+    _ = signer.output.fileHandleForReading.readDataToEndOfFile()
+    signer.process.waitUntilExit()
+    #expect(signer.process.terminationStatus == 0)
+    let verified = try run("minisign", "-V", "-p", known, "-m", text)
+    #expect(verified.status == 0, "\(verified)")
+    let unadopted = try run("minisign", "-V", "-p", known, "-m", text, isAdopted: false)
+    #expect(unadopted.status == 0, "\(unadopted)")
+  }
+
+  @Test(
+    .enabled(
+      if: areThere("gpg", "gpg-agent", "gpg-connect-agent"), "gpg and gpg-agent are not installed"))
+  func anAgentMakesAndUsesAKey() throws {
+    let home = scratch.file("gnupg")
+    try FileManager.default.createDirectory(
+      atPath: home, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
+    // It ends with its input: gpg-agent --server is the agent of one client; others reach its socket.
+    let agent = try Running(
+      Launch(
+        ["gpg-agent", "--homedir", home, "--daemon", "--", "cat"], stats: stats,
+        environment: adopting.environment()))
+    defer { agent.end() }
+    func gpg(_ arguments: String..., input: String? = nil) throws -> Ended {
+      try Launch(
+        ["gpg", "--homedir", home, "--batch", "--no-autostart"] + arguments, stats: stats
+      ).run(input: input)
+    }
+    var pid: Int32 = 0
+    try eventually("the agent answers") {
+      let asked = try Launch([
+        "gpg-connect-agent", "--homedir", home, "--no-autostart", "GETINFO pid", "/bye",
+      ]).run()
+      pid =
+        asked.output.split(separator: "\n").first { $0.hasPrefix("D ") }
+        .flatMap { Int32($0.dropFirst(2)) } ?? 0
+      return pid > 0
+    }
+    let made = try gpg(
+      "--passphrase", "pass", "--pinentry-mode", "loopback", "--quick-gen-key", "a@example.org",
+      "ed25519", "sign", "1d")
+    #expect(made.status == 0, "\(made.error)")
+    let signed = try gpg(
+      "--passphrase", "pass", "--pinentry-mode", "loopback", "--clearsign", input: "a text\n")
+    #expect(signed.status == 0, "\(signed.error)")
+    let verified = try gpg("--verify", input: signed.output)
+    #expect(verified.status == 0, "\(verified.error)")
+    try expectAdopted(pid, "libgcrypt", stats)
+    try expectSabotageIsFound(pid, stats)
+    _ = try Launch([
+      "gpg-connect-agent", "--homedir", home, "--no-autostart", "KILLAGENT", "/bye",
+    ]).run()
+  }
+}

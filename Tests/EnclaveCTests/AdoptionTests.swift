@@ -1,0 +1,252 @@
+// Programs that know nothing of this library, with their libraries' secure memory in arenas.
+
+import Foundation
+import TestSupport
+import Testing
+
+/// A directory for adopted programs: the library and memwatch as they are installed, and the saboteur.
+struct Adopting: Sendable {
+  let installed: Installed
+  let saboteur: String
+  let memwatch: String
+
+  static let shared = Result { try Adopting() }
+
+  private init() throws {
+    installed = try Installed.shared.get()
+    saboteur = installed.prefix.file("saboteur.so")
+    memwatch = installed.prefix.file("bin/memwatch")
+    try FileManager.default.createDirectory(
+      atPath: installed.prefix.file("bin"), withIntermediateDirectories: true)
+    try FileManager.default.copyItem(atPath: Programs.memwatch, toPath: memwatch)
+    let made = try Launch([
+      "gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", saboteur,
+      Programs.package.appending(path: "Tests/Clients/saboteur.c").path,
+    ]).run()
+    guard made.status == 0 else { throw Failed("saboteur: \(made.error)") }
+  }
+
+  var library: String { installed.libraries + "/libenclave-adopt.so.1" }
+
+  func environment(_ others: [String: String] = [:]) -> [String: String] {
+    ["LD_PRELOAD": library + ":" + saboteur, "ENCLAVE_STATS": "1"].merging(others) { $1 }
+  }
+
+  /// Where the programs' own tests, translated, are compiled: with the libraries of the system, and
+  /// nothing of this package.
+  static let client = Result {
+    let program = try Installed.shared.get().prefix.file("adopted")
+    let asked = try Launch([
+      "pkg-config", "--cflags", "--libs", "libsodium", "libcrypto", "libgcrypt",
+    ]).run()
+    guard asked.status == 0 else { throw Failed("pkg-config: \(asked.error)") }
+    let made = try Launch(
+      [
+        "gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program,
+        Programs.package.appending(path: "Tests/Clients/adopted.c").path,
+      ] + asked.output.split(whereSeparator: \.isWhitespace).map(String.init) + ["-lpthread"]
+    ).run()
+    guard made.status == 0 else { throw Failed("gcc adopted: \(made.error)") }
+    return program
+  }
+}
+
+/// A program that runs until it is told to end.
+final class Running {
+  let process: Process
+  let output = Pipe()
+  let input = Pipe()
+  var pid: Int32 { process.processIdentifier }
+
+  init(_ launch: Launch) throws {
+    process = launch.process()
+    process.standardInput = input
+    process.standardOutput = output
+    process.standardError = FileHandle.nullDevice
+    try process.runUnblocked()
+  }
+
+  func end(_ signal: Int32 = SIGTERM) {
+    if process.isRunning { kill(pid, signal) }
+    process.waitUntilExit()
+  }
+
+  deinit {
+    if process.isRunning {
+      kill(pid, SIGKILL)
+      process.waitUntilExit()
+    }
+  }
+}
+
+/// What memwatch says of an adopted process.
+struct Watched {
+  var arenas: [String: [String: Any]] = [:]
+  var findings: [[String: Any]] = []
+  var scope = ""
+  var status: Int32
+
+  init(_ pid: Int32, _ stats: Scratch) throws {
+    let audit = try memwatch("audit", "\(pid)", "--json", stats: stats)
+    let snapshot = try json(
+      try memwatch("snapshot", "\(pid)", "--format", "json", stats: stats).output)
+    for arena in snapshot["arenas"] as? [[String: Any]] ?? [] {
+      arenas[arena["name"] as? String ?? ""] = arena
+    }
+    status = audit.status
+    guard audit.status == 0 || audit.status == 6 else {
+      throw Failed("audit of \(pid): \(audit.status) \(audit.error)")
+    }
+    let told = try json(audit.output)["audit"] as? [String: Any] ?? [:]
+    findings = told["findings"] as? [[String: Any]] ?? []
+    scope = told["scope"] as? String ?? ""
+  }
+
+  var kinds: [String] { findings.compactMap { $0["kind"] as? String } }
+
+  func live(_ arena: String) -> Int { arenas[arena]?["secretCount"] as? Int ?? -1 }
+  func isLocked(_ arena: String) -> Bool { arenas[arena]?["lockState"] as? String == "locked" }
+}
+
+/// Named, locked, true, and not empty; then unlocked behind its back, which must be found. A count of 0
+/// secrets may pass: keys come and go.
+func expectAdopted(_ pid: Int32, _ arena: String, _ stats: Scratch) throws {
+  var last: Watched?
+  try eventually("\(pid) has secrets in \(arena)") {
+    last = try? Watched(pid, stats)
+    return (last?.live(arena) ?? 0) > 0
+  }
+  let seen = try #require(last)
+  #expect(seen.isLocked(arena), "\(String(describing: seen.arenas[arena]))")
+  #expect(seen.findings.isEmpty && seen.status == 0, "\(seen.findings)")
+  #expect(seen.scope == "arenas" || seen.scope == "totals only")
+}
+
+/// The saboteur's twin: the same claims, and the locks gone.
+func expectSabotageIsFound(_ pid: Int32, _ stats: Scratch) throws {
+  kill(pid, firstRealTimeSignal + 5)
+  try eventually("the lost locks of \(pid) are found") {
+    let seen = try Watched(pid, stats)
+    return seen.status == 6 && !seen.findings.isEmpty
+  }
+}
+
+/// SIGRTMIN, which is a function in glibc, and which Swift does not import.
+private let firstRealTimeSignal: Int32 = 34
+
+/// Whether programs are there; they are no part of what the tests install.
+func areThere(_ programs: String...) -> Bool {
+  programs.allSatisfy { program in
+    ["/usr/bin/", "/usr/sbin/", "/usr/local/bin/"].contains {
+      FileManager.default.isExecutableFile(atPath: $0 + program)
+    }
+  }
+}
+
+@Suite struct AdoptionTests {
+  let adopting: Adopting
+  init() throws { adopting = try Adopting.shared.get() }
+
+  // MARK: - What the functions promise
+
+  /// The libraries' own tests of these functions, as a program that is not changed, with its own
+  /// functions and with ours.
+  @Test(arguments: ["sodium", "threads", "openssl", "gcrypt"], [true, false])
+  func theFunctionsKeepTheirPromises(name: String, adopted: Bool) throws {
+    let result = try Launch(
+      [Adopting.client.get(), name], environment: adopted ? adopting.environment() : [:]
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
+  }
+
+  /// A stray access is a fault, as with libsodium's own; what it finds later ends the process by SIGABRT.
+  @Test(arguments: [
+    ("overflow", [SIGSEGV]), ("overread", [SIGSEGV]), ("noaccess", [SIGSEGV]),
+    ("readonly", [SIGSEGV]), ("underflow", [SIGABRT]), ("twice", [SIGABRT]),
+  ])
+  func whatIsForbiddenEndsTheProcess(name: String, signals: [Int32]) throws {
+    let result = try Launch(
+      [Adopting.client.get(), name], environment: adopting.environment()
+    ).run()
+    #expect(signals.map { 128 + $0 }.contains(result.status), "\(result)")
+    #expect(result.output == "ok\n")
+  }
+
+  /// libgcrypt's pool has 16 KiB here, and overflows into memory that is not locked; an arena grows.
+  @Test func aPoolThatIsFullGrows() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      [Adopting.client.get(), "exhausted"], stats: stats, environment: adopting.environment()
+    ).run()
+    #expect(result.status == 0 && !result.error.contains("insecure"), "\(result)")
+    let plain = try Launch([Adopting.client.get(), "exhausted"]).run()
+    #expect(plain.status != 0 || plain.error.contains("insecure"), "\(plain)")
+  }
+
+  /// In FIPS mode libgcrypt keeps its own memory, and the process says so.
+  @Test func fipsModeIsSaid() throws {
+    let result = try Launch(
+      [Adopting.client.get(), "fips"],
+      environment: adopting.environment(["LIBGCRYPT_FORCE_FIPS_MODE": "1"])
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
+    #expect(result.error.contains("libgcrypt is not adopted: FIPS mode"), "\(result.error)")
+  }
+
+  // MARK: - memwatch run --adopt
+
+  @Test func runAdoptsACommand() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let running = try Running(
+      Launch(
+        [adopting.memwatch, "run", "--adopt", "--", try Adopting.client.get(), "held"],
+        stats: stats))
+    let child = String(
+      decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
+    #expect(Int32(child.trimmingCharacters(in: .whitespacesAndNewlines)) != nil, "\(child)")
+    var text = ""
+    try eventually("memwatch shows the arenas") {
+      text += String(decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
+      return text.contains("Every field")
+    }
+    for arena in ["libsodium", "openssl", "libgcrypt"] {
+      #expect(text.contains("\n" + arena), "\(arena): \(text.prefix(2000))")
+    }
+    try running.input.fileHandleForWriting.close()
+    _ = running.output.fileHandleForReading.readDataToEndOfFile()
+    running.process.waitUntilExit()
+    #expect(running.process.terminationStatus == 0)
+  }
+
+  @Test func whatCannotBeAdoptedIsSaid() throws {
+    let scratch = try Scratch()
+    try "int main(void) { return 0; }".write(
+      toFile: scratch.file("a.c"), atomically: true, encoding: .utf8)
+    for flags in [["-static"], ["-static-pie"]] {
+      let made = try Launch(
+        ["gcc"] + flags + ["-o", scratch.file("a"), scratch.file("a.c")]
+      ).run()
+      try #require(made.status == 0, "\(made.error)")
+      let result = try Launch([adopting.memwatch, "run", "--adopt", "--", scratch.file("a")]).run()
+      #expect(result.status == 125, "\(result)")
+      #expect(result.error.contains("cannot be adopted: it is linked statically"))
+    }
+    // Nothing of another user's that is set-user-ID, where this user is another.
+    let setUser = scratch.file("b")
+    try FileManager.default.copyItem(atPath: "/usr/bin/true", toPath: setUser)
+    chmod(setUser, 0o4755)
+    let own = try Launch([adopting.memwatch, "run", "--adopt", "--", setUser]).run()
+    #expect(own.status == 0, "its own user's gains nothing: \(own)")
+    if Programs.isRoot {
+      chown(setUser, 65534, 65534)
+      chmod(setUser, 0o4755)
+      let result = try Launch([adopting.memwatch, "run", "--adopt", "--", setUser]).run()
+      #expect(result.status == 125 && result.error.contains("it is set-user-ID"), "\(result)")
+    }
+    // Where the library is not: the program's own memwatch, in the build.
+    let missing = Launch([scratch.file("memwatch"), "run", "--adopt", "--", "true"])
+    try FileManager.default.copyItem(atPath: Programs.memwatch, toPath: scratch.file("memwatch"))
+    let result = try missing.run()
+    #expect(result.status == 125 && result.error.contains("libenclave-adopt.so.1 is not there"))
+  }
+}
