@@ -8,21 +8,6 @@
 import Enclave
 import Glibc
 
-/// What the attacks need of a library.
-@safe
-struct AttackedMemory {
-  var name: String
-  /// Allocates a secret of so many bytes of 0xa5, and leaves it closed if that can be done.
-  var allocate: (Int) throws -> UnsafeMutableRawPointer
-  var free: (UnsafeMutableRawPointer) -> Void
-  /// Runs the body while the secret is open for writing, with where it can be seen meanwhile.
-  var open: (UnsafeMutableRawPointer, (UnsafeMutableRawPointer) -> Void) -> Void
-  /// Makes the secret write-once, as well as the library can.
-  var freeze: (UnsafeMutableRawPointer) -> Void
-}
-
-struct Refused: Error {}
-
 enum Attacks {
   static let names = [
     "overflow by 1 byte, of 32", "overflow by 1 byte, of 30", "read 1 byte behind 30",
@@ -38,12 +23,12 @@ enum Attacks {
     "libgcrypt", "malloc",
   ]
 
-  private static let silent: Int32 = 10
-  private static let detected: Int32 = 11
-  private static let stopped: Int32 = 12
-  private static let notInstalled: Int32 = 13
-  private static let crashes: Int32 = 14
-  private static let pattern: UInt8 = 0xa5
+  static let silent: Int32 = 10
+  static let detected: Int32 = 11
+  static let stopped: Int32 = 12
+  static let notInstalled: Int32 = 13
+  static let crashes: Int32 = 14
+  static let pattern: UInt8 = 0xa5
   nonisolated(unsafe) private static var byteRead: UInt8 = 0
 
   // MARK: - The table
@@ -124,149 +109,6 @@ enum Attacks {
   private static func judge(_ report: String, _ status: Int32) -> String {
     guard status & 0x7f == SIGSEGV, report.contains("Registers:") else { return "n/a" }
     return report.contains("a5a5a5a5") || report.contains("a5 a5 a5 a5") ? "**silent**" : "stopped"
-  }
-
-  // MARK: - Targets
-
-  nonisolated(unsafe) private static var held:
-    [UnsafeMutableRawPointer: UnsafeMutablePointer<Secret>] =
-      unsafe [:]
-
-  private static func symbol<T>(_ library: UnsafeMutableRawPointer, _ name: String, as: T.Type) -> T
-  {
-    guard let address = unsafe dlsym(library, name) else { exit(notInstalled) }
-    return unsafe unsafeBitCast(address, to: T.self)
-  }
-
-  private static func library(_ names: String...) -> UnsafeMutableRawPointer {
-    for name in names {
-      if let library = unsafe dlopen(name, RTLD_NOW) { return unsafe library }
-    }
-    exit(notInstalled)
-  }
-
-  private typealias Allocate = @convention(c) (Int) -> UnsafeMutableRawPointer?
-  private typealias Release = @convention(c) (UnsafeMutableRawPointer) -> Void
-  private typealias Protect = @convention(c) (UnsafeMutableRawPointer) -> Int32
-
-  private static func filled(_ address: UnsafeMutableRawPointer?, _ count: Int) throws
-    -> UnsafeMutableRawPointer
-  {
-    guard let address = unsafe address else { throw Refused() }
-    unsafe memset(address, Int32(pattern), count)
-    return unsafe address
-  }
-
-  private static func options(_ target: String) -> Arena.Options {
-    var options = Arena.Options()
-    switch target {
-    case "pages": options.gate = .pages
-    case "cipher":
-      options.gate = .cipher
-      // What is open is locked; what rests need not be.
-      options.lock = .off
-    case "enclave isolated": options.layout = .isolated
-    case "enclave endsAtGuard":
-      options.layout = .isolated
-      options.endsAtGuard = true
-    default: break
-    }
-    return options
-  }
-
-  static func target(_ number: Int) -> AttackedMemory {
-    switch targets[number] {
-    case "enclave", "pages", "cipher", "enclave isolated", "enclave endsAtGuard":
-      let arena: Arena
-      do { arena = try Arena("attacked", options(targets[number])) } catch { exit(detected) }
-      return unsafe AttackedMemory(
-        name: targets[number],
-        allocate: { count in
-          let place = UnsafeMutablePointer<Secret>.allocate(capacity: 1)
-          unsafe place.initialize(to: try arena.allocate(byteCount: count))
-          unsafe try place.pointee.withMutableBytes { bytes in
-            unsafe bytes.withUnsafeMutableBytes {
-              _ = unsafe memset($0.baseAddress!, Int32(pattern), $0.count)
-            }
-          }
-          let address = unsafe place.pointee.handle.address
-          unsafe held[address] = unsafe place
-          return unsafe address
-        },
-        free: { address in
-          let secret = unsafe held.removeValue(forKey: address)!.move()
-          try? secret.destroy()
-        },
-        open: { address, body in
-          do {
-            unsafe try held[address]!.pointee.withMutableBytes { bytes in
-              unsafe bytes.withUnsafeMutableBytes { unsafe body($0.baseAddress!) }
-            }
-          } catch { exit(detected) }
-        },
-        freeze: { _ in
-          // As far as this machine goes: sealing needs protection keys, or a cipher gate.
-          do { try arena.seal() } catch { try? arena.freeze() }
-        })
-    case "libsodium":
-      let sodium = unsafe library("libsodium.so.23", "libsodium.so.26", "libsodium.so")
-      _ = unsafe symbol(sodium, "sodium_init", as: (@convention(c) () -> Int32).self)()
-      let allocate = unsafe symbol(sodium, "sodium_malloc", as: Allocate.self)
-      let free = unsafe symbol(sodium, "sodium_free", as: Release.self)
-      let close = unsafe symbol(sodium, "sodium_mprotect_noaccess", as: Protect.self)
-      let open = unsafe symbol(sodium, "sodium_mprotect_readwrite", as: Protect.self)
-      let readOnly = unsafe symbol(sodium, "sodium_mprotect_readonly", as: Protect.self)
-      return unsafe AttackedMemory(
-        name: "libsodium",
-        allocate: { count in
-          let address = unsafe try filled(allocate(count), count)
-          _ = unsafe close(address)
-          return unsafe address
-        }, free: unsafe free,
-        open: { address, body in
-          _ = unsafe open(address)
-          unsafe body(address)
-          _ = unsafe close(address)
-        }, freeze: { _ = unsafe readOnly($0) })
-    case "openssl":
-      let crypto = unsafe library("libcrypto.so.3", "libcrypto.so.1.1")
-      let start = unsafe symbol(
-        crypto, "CRYPTO_secure_malloc_init", as: (@convention(c) (Int, Int) -> Int32).self)
-      // 1 is as asked for; 2 tells that something could not be protected.
-      if start(1 << 20, 32) != 1 { exit(detected) }
-      typealias Traced =
-        @convention(c) (Int, UnsafePointer<CChar>?, Int32)
-        -> UnsafeMutableRawPointer?
-      typealias Cleared =
-        @convention(c) (
-          UnsafeMutableRawPointer, Int, UnsafePointer<CChar>?, Int32
-        ) -> Void
-      let allocate = unsafe symbol(crypto, "CRYPTO_secure_malloc", as: Traced.self)
-      let free = unsafe symbol(crypto, "CRYPTO_secure_clear_free", as: Cleared.self)
-      return unsafe AttackedMemory(
-        name: "openssl", allocate: { unsafe try filled(allocate($0, nil, 0), $0) },
-        free: { unsafe free($0, 32, nil, 0) }, open: { unsafe $1($0) }, freeze: { _ in })
-    case "libgcrypt":
-      let gcrypt = unsafe library("libgcrypt.so.20")
-      _ = unsafe symbol(
-        gcrypt, "gcry_check_version",
-        as: (@convention(c) (UnsafePointer<CChar>?) -> UnsafePointer<CChar>?).self)(nil)
-      // gcry_control takes a variable list; these commands take integers, which are passed alike.
-      let control = unsafe symbol(
-        gcrypt, "gcry_control", as: (@convention(c) (Int32, Int, Int) -> UInt32).self)
-      if control(24, 1 << 20, 0) != 0 { exit(detected) }  // GCRYCTL_INIT_SECMEM
-      _ = control(38, 0, 0)  // GCRYCTL_INITIALIZATION_FINISHED
-      let allocate = unsafe symbol(gcrypt, "gcry_malloc_secure", as: Allocate.self)
-      return unsafe AttackedMemory(
-        name: "libgcrypt", allocate: { unsafe try filled(allocate($0), $0) },
-        free: unsafe symbol(gcrypt, "gcry_free", as: Release.self), open: { unsafe $1($0) },
-        freeze: { _ in })
-    default:
-      return unsafe AttackedMemory(
-        name: "malloc", allocate: { unsafe try filled(malloc($0), $0) },
-        free: { unsafe Glibc.free($0) },
-        open: { unsafe $1($0) }, freeze: { _ in })
-    }
   }
 
   // MARK: - Attacks

@@ -1,0 +1,167 @@
+// How an arena under a cipher gate ends: frozen, sealed, wiped and forked.
+
+#if Sodium
+  import CTestSupport
+  import Foundation
+  import Glibc
+  import Synchronization
+  import TestSupport
+  import Testing
+
+  @testable import Enclave
+  @testable import EnclaveSystem
+
+  extension CipherGateTests {
+    static let canSeal = Capability.seals.isAvailable
+
+    @Test(arguments: layouts) func aFrozenArenaCanOnlyBeRead(layout: Arena.Layout) async {
+      let isSlab = layout == .slab
+      await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
+        let arena = try CipherGateTests.arena(isSlab ? .slab : .isolated)
+        var secret = try arena.allocate(byteCount: 32)
+        let other = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let handle = secret.handle
+        let held = try handle.openWindow(writing: true)
+        #expect(throws: EnclaveError.self, "while somebody writes") { try arena.freeze() }
+        handle.closeWindow(writing: true, held)
+        try arena.freeze()
+        #expect(try contents(secret)[31] == 32, "contents")
+        #expect(throws: EnclaveError.frozen, "writing") { try handle.openWindow(writing: true) }
+        #expect(ct_try_write(UInt(bitPattern: handle.address)) != 0, "the ciphertext")
+        try other.destroy()
+        #expect(arena.statistics.retiredSlots == 1, "retired")
+        try arena.destroy()
+        #expect(throws: EnclaveError.destroyed, "afterwards") {
+          try handle.openWindow(writing: false)
+        }
+      }
+    }
+
+    /// Closed and sealed at once, without a protection key.
+    @Test(.enabled(if: canSeal, "this kernel has no mseal"), arguments: layouts)
+    func aSealedArenaIsWipedByItsKey(layout: Arena.Layout) async {
+      let isSlab = layout == .slab
+      await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
+        let before = ProcessFacts.lockedBytes()!
+        let arena = try Arena(
+          "sealed", .init(layout: isSlab ? .slab : .isolated, gate: .cipher))
+        var secret = try arena.allocate(byteCount: 32)
+        let gone = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let handle = secret.handle
+        let page = UInt(bitPattern: handle.address) & ~4095
+        let ciphertext = CipherGateTests.resting(secret)
+        try arena.seal()
+        #expect(arena.statistics.isSealed && arena.statistics.isFrozen, "states")
+        let attacks: [(String, @convention(c) (UInt, Int) -> Int32)] = [
+          ("mprotect", ct_mprotect), ("discard locked", ct_discard_locked), ("mremap", ct_mremap),
+          ("map over", ct_map_over), ("munmap", ct_munmap),
+        ]
+        for (name, attack) in attacks {
+          #expect(attack(page, 4096) == -EPERM, "\(name)")
+          #expect(onAnotherThread { attack(page, 4096) } == -EPERM, "\(name) elsewhere")
+        }
+        #expect(try contents(secret)[31] == 32, "contents")
+        // A freed one cannot be opened any more, though its ciphertext stays.
+        let freed = gone.handle
+        try gone.destroy()
+        #expect(throws: EnclaveError.destroyed, "freed") { try freed.openWindow(writing: false) }
+        try arena.destroy()
+        #expect(throws: EnclaveError.destroyed, "destroyed") {
+          try handle.openWindow(writing: false)
+        }
+        let locked = ProcessFacts.lockedBytes()! - UInt64(ScratchMemory.lockedBytes)
+        #expect(locked == before, "locked \(before), then \(locked)")
+        // What stays is ciphertext without a key.
+        let left = Array(
+          UnsafeRawBufferPointer(
+            start: UnsafeRawPointer(bitPattern: UInt(bitPattern: handle.address)), count: 32))
+        #expect(left == ciphertext, "what is left")
+      }
+    }
+
+    /// Everything is wiped: contents in windows, the key, and what can be written of the ciphertext.
+    @Test(arguments: layouts) func everythingIsWiped(layout: Arena.Layout) async {
+      let isSlab = layout == .slab
+      await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
+        let arena = try CipherGateTests.arena(isSlab ? .slab : .isolated)
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let handle = secret.handle
+        let found = try handle.openWindow(writing: true)
+        EmergencyWipe.wipeEverything()
+        let shown = UnsafeRawBufferPointer(start: handle.bytes(found), count: 32)
+        #expect(shown.allSatisfy { $0 == 0 }, "in the window")
+        handle.bytes(found).storeBytes(of: 7, as: UInt8.self)
+        #expect(!handle.closeWindow(writing: true, found), "the window says so")
+        #expect(CipherGateTests.resting(secret).allSatisfy { $0 == 0 }, "in the slot")
+        #expect(throws: EnclaveError.destroyed, "afterwards") {
+          try handle.openWindow(writing: false)
+        }
+      }
+    }
+
+    @Test func aChildHasNothing() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try CipherGateTests.arena()
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let handle = secret.handle
+        let found = try handle.openWindow(writing: true)
+        let report = try ChildReport()
+        let child = ct_fork()
+        if child == 0 {
+          let shown = UnsafeRawBufferPointer(start: handle.bytes(found), count: 32)
+          report.expect(shown.allSatisfy { $0 == 0 }, "the window's contents")
+          report.expect(!handle.closeWindow(writing: true, found), "closing says so")
+          report.expect(throws: EnclaveError.inheritedByFork, "opening") {
+            _ = try handle.openWindow(writing: false)
+          }
+          report.expectNoError("one of its own") {
+            let own = try CipherGateTests.arena()
+            var mine = try own.allocate(byteCount: 32)
+            try fill(&mine, from: 5)
+            report.expect(try contents(mine)[0] == 5, "its contents")
+          }
+          report.end()
+        }
+        let failures = report.failures(of: child)
+        #expect(failures == [], "\(failures)")
+        #expect(handle.closeWindow(writing: true, found), "the parent's window")
+        #expect(try contents(secret)[31] == 32, "the parent's contents")
+      }
+    }
+
+    /// Text that was in a window is nowhere else, and nothing of the key is on the stack.
+    @Test func nothingIsLeftOnTheStack() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try CipherGateTests.arena()
+        var secret = try arena.allocate(byteCount: 256)
+        try secret.withMutableBytes { bytes in
+          bytes.withUnsafeMutableBytes { raw in
+            for index in 0..<256 { raw[index] = UInt8(truncatingIfNeeded: index &* 37 &+ 11) }
+          }
+        }
+        try secret.withBytes { _ in }
+        // Eight bytes in a row of the text, or of its complement with the ciphertext: the keystream.
+        let resting = CipherGateTests.resting(secret)
+        let text = (0..<256).map { UInt8(truncatingIfNeeded: $0 &* 37 &+ 11) }
+        let keystream = zip(text, resting).map { $0 ^ $1 }
+        var marker = 0
+        withUnsafeMutableBytes(of: &marker) { here in
+          let end = UInt(bitPattern: here.baseAddress!)
+          let stack = Array(
+            UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: end - 16_384), count: 16_000)
+          )
+          for (name, bytes) in [("text", text), ("keystream", keystream)] {
+            for start in stride(from: 0, to: 248, by: 8) {
+              let found = Data(stack).range(of: Data(bytes[start..<start + 8]))
+              #expect(found == nil, "\(name) from \(start) is on the stack")
+            }
+          }
+        }
+      }
+    }
+  }
+#endif
