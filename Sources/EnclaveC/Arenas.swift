@@ -174,7 +174,7 @@ public func enclave_arena_statistics(
 ) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  // The first edition's ended before `idle_bytes`.
+  // The first version of the structure ended before `idle_bytes`.
   let least = MemoryLayout<enclave_statistics>.offset(of: \.idle_bytes)!
   guard let statistics = unsafe statistics,
     case let size = unsafe statistics.pointee.struct_size, size >= least

@@ -1,4 +1,4 @@
-// Errors on their way to C: a code, an errno, and a text for the thread.
+// Errors for C: a code, an errno, and a text per thread.
 
 import CEnclave
 import Enclave
@@ -34,10 +34,10 @@ extension EnclaveError {
   }
 }
 
-/// Keeps the error for the thread, and returns its code.
+/// Stores the error for the calling thread, and returns its code.
 @inline(never)
 func failed(_ error: EnclaveError) -> enclave_status {
-  // Not by interpolation, which would allocate: a signal handler may be here.
+  // No string interpolation: it allocates, and this may run in a signal handler.
   failed(error.status, error.description, errno: error.errno)
 }
 
@@ -45,7 +45,7 @@ func failed(_ error: EnclaveError) -> enclave_status {
 func failed(_ status: enclave_status, _ text: String, errno: Int32 = 0) -> enclave_status {
   var text = text
   text.withUTF8 { utf8 in
-    // Never nil: empty texts are not made.
+    // Never nil, since texts are not empty.
     guard let start = utf8.baseAddress else { return }
     unsafe start.withMemoryRebound(to: CChar.self, capacity: utf8.count) { characters in
       unsafe cenclave_set_error(status, errno, characters, utf8.count)
@@ -58,7 +58,7 @@ func failedArgument(_ what: String) -> enclave_status {
   failed(ENCLAVE_ERROR_ARGUMENT, "\(what)")
 }
 
-/// A size_t above what Swift counts to.
+/// A size_t larger than Int.max.
 func failedSize(_ size: Int, _ alignment: Int) -> enclave_status {
   failed(
     ENCLAVE_ERROR_SIZE,
@@ -76,7 +76,7 @@ func failedNotOurs() -> enclave_status {
   failed(ENCLAVE_ERROR_NOT_OURS, "the address is no live secret's of this process")
 }
 
-/// Runs what may throw.
+/// Runs a throwing body.
 @inline(__always)
 func attempt(_ body: () throws(EnclaveError) -> Void) -> enclave_status {
   do {

@@ -1,4 +1,4 @@
-// What is about the whole process: bytes, wiping, violations, publishing, the active arena.
+// Process-wide functions: bytes, wiping, violations, publishing, the active arena.
 // swift-format-ignore-file: AlwaysUseLowerCamelCase
 
 public import CEnclave
@@ -75,7 +75,7 @@ extension Violation {
   }
 }
 
-/// A handler of C and what it is given: both the caller's to share between threads.
+/// A C handler and its context; the caller ensures that threads may share them.
 @safe
 private struct CHandler: @unchecked Sendable {
   let function:
@@ -165,7 +165,7 @@ public func enclave_arena_call(
   _ arena: OpaquePointer?, _ allocator: (@convention(c) (Int) -> UnsafeMutableRawPointer?)?,
   _ size: Int
 ) -> UnsafeMutableRawPointer? {
-  // What the runtime allocates for this code is not the arena's: only the allocator runs outside.
+  // The runtime's own allocations must not go to the arena.
   cenclave_enter()
   defer { cenclave_leave() }
   guard let arena = unsafe arena, let allocator = unsafe allocator else {
@@ -177,11 +177,11 @@ public func enclave_arena_call(
   cenclave_leave()
   let result = unsafe allocator(size)
   cenclave_enter()
-  // What was active may be closed to this thread by now; it is put back all the same, or the thread
-  // would stay bound to this arena.
+  // The previous arena may be closed to this thread by now; restore it anyway, or the thread would
+  // stay bound to this one.
   _ = unsafe cenclave_find_interposer()?.pointee.set_active(before)
   guard let result = unsafe result else {
-    // Why is kept already, where it was this library that had no memory.
+    // If this library was out of memory, the error is stored already.
     return nil
   }
   guard

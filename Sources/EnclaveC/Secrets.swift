@@ -134,11 +134,11 @@ public func enclave_contains(_ start: UnsafeRawPointer?, _ size: Int) -> Bool {
 
 // MARK: - Windows
 
-/// Whether a window is to write; nil for an access that is none.
+/// Whether an access writes; nil for an invalid value.
 @inline(__always)
 private func writes(_ access: enclave_access) -> Bool? {
-  // By number: comparing values of the type makes its metadata, for which the runtime takes locks and
-  // memory, and this may be a signal handler.
+  // Compare raw values: comparing the type would instantiate metadata, which takes locks and
+  // memory, and this may run in a signal handler.
   switch access.rawValue {
   case ENCLAVE_READ.rawValue: false
   case ENCLAVE_READ_WRITE.rawValue: true
@@ -150,12 +150,12 @@ private func failedAccess() -> enclave_status {
   failedArgument("the access is neither ENCLAVE_READ nor ENCLAVE_READ_WRITE")
 }
 
-/// The library's window in the caller's: it is smaller.
+/// The library's window, stored in the caller's larger one.
 @inline(__always)
 private func held(_ window: UnsafeMutablePointer<enclave_window>) -> UnsafeMutablePointer<
   HeldWindow
 > {
-  // (Not the offset of a key path, which allocates: this may be a signal handler.)
+  // (Not a key path's offset, which allocates: this may run in a signal handler.)
   unsafe (UnsafeMutableRawPointer(window) + MemoryLayout<UnsafeMutableRawPointer>.size)
     .assumingMemoryBound(to: HeldWindow.self)
 }

@@ -1,5 +1,5 @@
-// The enumerations of the stats page. 0 is "not known" in each; a reader shows a value that it does not
-// know as `?N`.
+// The enumerations of the stats page. 0 means unknown in each; a reader shows a value that it does
+// not know as `?N`.
 
 package enum PublisherStateCode: UInt64, CaseIterable {
   case live = 1
@@ -10,7 +10,7 @@ package enum EmergencyWipeCode: UInt64, CaseIterable {
   case absent = 2
   case begun = 3
   case done = 4
-  /// Done, but for windows that stayed open for writing.
+  /// Done, except for windows that stayed open for writing.
   case left = 5
 }
 package enum AddressCode: UInt64, CaseIterable {

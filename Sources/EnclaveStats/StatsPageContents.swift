@@ -1,22 +1,24 @@
-// The map of chunks: what lies in each of their pages.
+// The map of a chunk: the contents of each of its pages.
 
-/// What lies in one page of a chunk: 16 bits of `MapWord.pages`, the first page in the lowest ones.
+/// The contents of one page of a chunk: 16 bits of `MapWord.pages`, the first page in the lowest
+/// bits.
 ///
-/// Pages that are opened together say the same, and all but the first that they continue it. The
-/// pages of an isolated chunk hold one secret: its first page tells of all.
+/// Pages that are opened together have equal entries; all but the first are marked as
+/// continuations. The pages of an isolated chunk hold one secret: the entry of its first page
+/// covers all.
 package struct StatsPageContents: Equatable, Sendable {
-  /// Secrets that live here; 255 is that many or more.
+  /// The live secrets here; 255 means that many or more.
   package var live = 0
-  /// What it is cut into: 0 nothing yet, 1 to 16 a size class of the header, 31 the whole.
+  /// How it is used: 0 unused, 1 to 16 slots of that size class in the header, 31 one secret.
   package var kind = 0
-  /// A window lies here.
+  /// A window is open here.
   package var isOpen = false
-  /// It could not be closed again.
+  /// The page could not be closed.
   package var isStuck = false
   package var isContinuation = false
 
   package static let whole = 31
-  /// Pages of a slab chunk, at most.
+  /// The maximum number of pages in a slab chunk.
   package static let capacity = 64
 
   package init() {}
@@ -36,7 +38,7 @@ package struct StatsPageContents: Equatable, Sendable {
 }
 
 extension StatsPageRecord<MapWord> {
-  /// What lies in a page, 0 to 63.
+  /// The contents of a page, 0 to 63.
   package func contents(ofPage page: Int) -> StatsPageContents {
     let word = self[MapWord.pages.rawValue + page / 4]
     return StatsPageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)

@@ -1,7 +1,7 @@
-// Every field of the stats page, declared once: what it is, and where else it is told. The table in
-// PageFormat.md is made of these declarations; tests compare the publisher, the snapshot's document,
-// its JSON schema, the metrics and both kinds of statistics with them. A word without a declaration
-// does not compile. The declarations: StatsPageFields+….swift.
+// Every field of the stats page, declared once: its kind, and where else it appears. The table in
+// PageFormat.md is generated from these declarations; tests compare the publisher, the snapshot's
+// document, its JSON schema, the metrics and both kinds of statistics with them. A word without a
+// declaration does not compile. The declarations: StatsPageFields+….swift.
 
 /// A field of the page.
 package struct StatsPageField: Equatable, Sendable {
@@ -11,31 +11,31 @@ package struct StatsPageField: Equatable, Sendable {
     case text
     /// An enumeration's number; 0 is "not known".
     case code
-    /// A value of now, which may fall.
+    /// A current value; may fall.
     case gauge
     /// Only grows.
     case counter
-    /// The most so far.
+    /// The maximum so far.
     case peak
-    /// A clock's reading.
+    /// A clock reading.
     case time
   }
 
   package enum Unit: Sendable { case none, bytes, milliseconds }
 
-  /// How the values of several records become one.
+  /// How values of several records are combined.
   package enum Merging: String, Sendable { case sum, largest, smallest }
 
   package var kind: Kind
   package var unit = Unit.none
   package var merging: Merging?
-  /// One line for PageFormat.md; empty where the name says it all.
+  /// One line for PageFormat.md; empty if the name is enough.
   package var note = ""
-  /// Where the record's part of the snapshot's document tells it; nil: nowhere.
+  /// The path in the record's part of the snapshot's document; nil: not included.
   package var document: String?
-  /// The metric of `memwatch export` that is made of it.
+  /// The metric of `memwatch export` made from it.
   package var metric: String?
-  /// The member of `Arena.Statistics`, which in C is the same in snake case.
+  /// The member of `Arena.Statistics`; in C, the same in snake case.
   package var statistic: String?
 
   init(_ kind: Kind, _ note: String = "", document: String? = nil) {

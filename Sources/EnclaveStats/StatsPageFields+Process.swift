@@ -1,4 +1,4 @@
-// The fields of the header, of the process record and of the calls.
+// The fields of the header, the process record and the calls.
 
 extension HeaderWord {
   package static let record = "header"

@@ -1,4 +1,4 @@
-// The fields of the records that stand in tables.
+// The fields of the records in tables.
 
 extension ArenaWord {
   package static let record = "arena"
@@ -164,7 +164,7 @@ extension ChunkWord {
 extension SecretWord {
   package static let record = "secret"
 
-  /// The document has their number alone: "secretsListed".
+  /// The document contains only their number: "secretsListed".
   package var field: StatsPageField {
     switch self {
     case .sequence: .sequence

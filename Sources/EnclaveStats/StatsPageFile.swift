@@ -1,5 +1,5 @@
-// The birth of a page: where it lies, and the order of the steps that make it safe to read at any
-// time. The steps, and why each is there, stand in EnclaveStats.docc/PageFormat.md.
+// Creating a page: its directory, and the order of steps that makes it safe to read at any time.
+// EnclaveStats.docc/PageFormat.md explains the steps.
 
 package import EnclaveSystem
 
@@ -12,17 +12,17 @@ package struct StatsPageCapacities: Sendable {
   package var events = 256
   package init() {}
 
-  /// As many maps as chunks.
+  /// There are as many maps as chunks.
   var all: [Int] { [arenas, labels, chunks, secrets, events, 16, chunks] }
 }
 
-/// Why a page could not be made.
+/// Why a page could not be created.
 package enum StatsPageFailure: Error {
   case system(SystemFailure)
-  /// The directory is not fit to hold a page, and why.
+  /// The directory must not hold a page, with the reason.
   case unsuitable(directory: String, reason: String)
 
-  /// Whether another directory could serve, because this one is unfit or cannot be opened.
+  /// Whether to try another directory, because this one is unsuitable or cannot be opened.
   var isOfTheDirectory: Bool {
     switch self {
     case .unsuitable: true
@@ -46,35 +46,36 @@ package struct StatsPageGeometry: Sendable {
 @safe
 package struct StatsPageFile: Sendable {
   package let writer: StatsPageWriter
-  /// Held for life: closing any descriptor of the file would drop the lock that says "alive".
+  /// Never closed while publishing: closing any descriptor of the file drops the lock that marks
+  /// the publisher as alive.
   package let descriptor: Int32
   package let identity: StatsPageCalls.Identity
   package let directoryPath: String
   package let name: String
   package let id: UInt64
-  /// The directory was not there before.
+  /// Whether the directory was created for this page.
   package private(set) var isDirectoryNew = false
   nonisolated(unsafe) package let base: UnsafeMutableRawPointer
 
   package var path: String { directoryPath + "/" + name }
 
-  /// Takes the page's name away. The memory stays mapped: other threads may be writing.
+  /// Unlinks the file. The memory stays mapped: other threads may be writing.
   package func unlink() { StatsPageCalls.unlink(path, of: identity) }
 
-  /// Takes the directory away that was made for the page; one that holds other pages stays.
+  /// Removes the directory if it was created for the page and is empty.
   package func removeDirectory() {
     if isDirectoryNew { StatsPageCalls.removeDirectory(directoryPath) }
   }
 
-  /// Gives the descriptor back, if it still is this file's.
+  /// Closes the descriptor, if it still belongs to this file.
   package func close() { StatsPageCalls.close(descriptor, of: identity) }
 
-  /// Puts the guard against truncation on this page again, after another was made and given up.
+  /// Points the truncation guard at this page again, after another page was created and abandoned.
   package func guardAgain() {
     _ = try? perform(.guardPage) { unsafe StatsPageCalls.guardPage(base, writer.layout.byteCount) }
   }
 
-  /// Writes another name of the process into the header. A reader may meet half of it, once.
+  /// Changes the process name in the header. A concurrent reader may see half of the change, once.
   package func rename(_ text: [UInt8]) {
     let length = unsafe base + HeaderWord.nameLength.rawValue * 8
     unsafe storeRelaxed(0, at: length)
@@ -99,17 +100,17 @@ package struct StatsPageFile: Sendable {
         file.isDirectoryNew = isNew
         return file
       } catch {
-        // The first answer is the one that the user can act on.
+        // The first failure is the one that the user can act on.
         firstFailure = firstFailure ?? error
         isLastUnfit = error.isOfTheDirectory
-        // Not while another publisher has a page in it: then it is not empty.
+        // (Fails if another publisher has a page in it.)
         if isNew { StatsPageCalls.removeDirectory(candidate.path) }
       }
     }
     throw firstFailure ?? .unsuitable(directory: "(none)", reason: "no directory to try")
   }
 
-  /// What starting to publish takes for a while, files of /proc among it; and the thread's stack.
+  /// Temporary memory while starting to publish, such as for /proc files, and the thread's stack.
   private static let workingByteCount = 512 << 10
 
   private static func system(
@@ -133,17 +134,17 @@ package struct StatsPageFile: Sendable {
     let file = Int32(try system(.createPage) { StatsPageCalls.createTemporary(directory) })
     var keepFile = false
     defer { if !keepFile { StatsPageCalls.close(file) } }
-    // In full and before use: a store into a hole of a full tmpfs would be a SIGBUS.
+    // Allocate everything before use: a store into a hole would raise SIGBUS on a full tmpfs.
     _ = try system(.allocatePage) { StatsPageCalls.allocate(file, size) }
     let address = try system(.mapPage) { StatsPageCalls.map(file, size) }
     let base = unsafe UnsafeMutableRawPointer(bitPattern: Int(address))!
     var keepMapping = false
     defer { if !keepMapping { unsafe StatsPageCalls.unmap(base, size) } }
-    // Swift ends the program when malloc answers nil; here a limit of memory is an error.
+    // Swift traps if malloc fails; here reaching a memory limit must be an error.
     _ = try system(.mapPage) {
       StatsPageCalls.hasRoom(StatsPageWriter.privateByteCount(layout) + workingByteCount)
     }
-    // A child would write into its parent's page.
+    // Otherwise a forked child would write into its parent's page.
     _ = try system(.keepPageFromFork) { unsafe StatsPageCalls.keepFromFork(base, size) }
     var id: UInt64 = 0
     do {
@@ -164,7 +165,7 @@ package struct StatsPageFile: Sendable {
     unsafe storeRelease(StatsPageFormat.magic, at: base)
     _ = try system(.restrictPage) { StatsPageCalls.chmod(file, 0o400) }
     _ = try system(.guardPage) { unsafe StatsPageCalls.guardPage(base, size) }
-    // From now on the mapping must stay: the SIGBUS guard knows it.
+    // The SIGBUS guard refers to the mapping from now on, so it must stay.
     keepMapping = true
     let name = "\(ProcessFacts.pid)-\(hex(id)).page"
     do {
@@ -185,7 +186,8 @@ package struct StatsPageFile: Sendable {
   }
 
   /// `isNew`: this call made the directory.
-  /// EPERM, ENOENT, EACCES, ENOTDIR, ENAMETOOLONG and ELOOP: what says nothing without the path.
+  /// EPERM, ENOENT, EACCES, ENOTDIR, ENAMETOOLONG and ELOOP: errors that mean little without the
+  /// path.
   private static let answersOfAPath: Set<Int32> = [1, 2, 13, 20, 36, 40]
 
   private static func openDirectory(
@@ -198,7 +200,7 @@ package struct StatsPageFile: Sendable {
       }
       isNew = exists == 0
     } catch {
-      // Missing parents are the next call's to report, with the same path.
+      // The next call reports missing parents, with the same path.
     }
     let opened: Int64
     do {
@@ -264,7 +266,7 @@ package struct StatsPageFile: Sendable {
     }
   }
 
-  /// Removes pages of this user whose publisher is gone: their lock is free.
+  /// Removes this user's pages whose publisher is gone, which shows in their lock being free.
   private func sweep() {
     guard let opened = try? OpenFile(directory: directoryPath),
       let names = try? opened.names(limit: 10_000)
@@ -291,9 +293,9 @@ package struct StatsPageFile: Sendable {
 /// A directory where a page may lie.
 package struct DirectoryCandidate: Equatable, Sendable {
   package var path: String
-  /// Where the path comes from, as it is told to the user.
+  /// The source of the path, for error messages.
   package var origin: String
-  /// Only tried when the one before is somebody else's, or unfit.
+  /// Tried only if the previous one belongs to another user or is unsuitable.
   package var isSpare: Bool
   package init(path: String, origin: String, isSpare: Bool = false) {
     self.path = path
@@ -301,7 +303,7 @@ package struct DirectoryCandidate: Equatable, Sendable {
     self.isSpare = isSpare
   }
 
-  /// Where a publisher puts its page, in the order of trying.
+  /// The directories where a publisher may put its page, in order of preference.
   package static func forPublisher() -> [DirectoryCandidate] {
     if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR"), path.hasPrefix("/") {
       return [DirectoryCandidate(path: path, origin: "ENCLAVE_STATS_DIR")]
@@ -312,8 +314,8 @@ package struct DirectoryCandidate: Equatable, Sendable {
     }
     let shared = "/dev/shm/enclave-\(ProcessFacts.uid)"
     all.append(DirectoryCandidate(path: shared, origin: "shared memory"))
-    // Somebody else may sit on the name (/dev/shm is world-writable): take one that nobody can
-    // foresee. Readers look for both forms, and trust the directory's owner, not its name.
+    // Another user may have taken the name (/dev/shm is world-writable): use an unpredictable one.
+    // Readers look for both forms, and trust the directory's owner, not its name.
     var random: UInt64 = 0
     unsafe withUnsafeMutableBytes(of: &random) { raw in
       _ = try? unsafe fillRandom(raw.baseAddress!, byteCount: 8)

@@ -20,9 +20,9 @@ package enum StatsPageFormat {
   package static let major: UInt64 = 1
   package static let minor: UInt64 = 0
 
-  /// "Not known", in any word that is a number.
+  /// "Unknown", in any numeric word.
   package static let unknown = UInt64.max
-  /// "No limit", in a word that is a limit.
+  /// "No limit", in a word that holds a limit.
   package static let unlimited = UInt64.max - 1
 
   package static let headerBytes = 1024
@@ -34,17 +34,18 @@ package enum StatsPageFormat {
   package static let blockRecords = 64
   package static let textBytes = 64
   package static let sizeClassCount = 16
-  /// No page is larger than this; a reader refuses one that claims to be.
+  /// The maximum size of a page; readers refuse larger ones.
   package static let maximumBytes = 1 << 30
 }
 
-/// The words of one kind of record: their numbers here, and what they are in StatsPageFields+….swift.
+/// The words of one kind of record. Their numbers are here, their declarations in
+/// StatsPageFields+….swift.
 package protocol RecordWord: RawRepresentable, SendableMetatype where RawValue == Int {
   /// The record's name in PageFormat.md.
   static var record: String { get }
   var field: StatsPageField { get }
 }
-/// … of a kind that stands in a table.
+/// The words of a record in a table.
 package protocol TableWord: RecordWord {
   static var table: StatsPageTable { get }
 }
@@ -247,7 +248,7 @@ package enum VaultWord: Int, CaseIterable, TableWord {
   case streamBytes = 15
 }
 
-/// What lies in the pages of a chunk: record N is of chunk record N.
+/// The contents of a chunk's pages: map record N belongs to chunk record N.
 package enum MapWord: Int, CaseIterable, TableWord {
   package static var table: StatsPageTable { .maps }
   case sequence = 0

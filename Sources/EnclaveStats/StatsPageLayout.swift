@@ -1,4 +1,4 @@
-// The tables of the stats page, and where they lie.
+// The tables of the stats page, and their positions.
 
 /// The tables of records.
 package enum StatsPageTable: Int, CaseIterable {
@@ -15,7 +15,7 @@ package enum StatsPageTable: Int, CaseIterable {
     }
   }
 
-  /// Whether blocks of 64 records have a stamp that tells when one of them changed.
+  /// Whether each block of 64 records has a stamp that changes with any of them.
   package var isStamped: Bool {
     switch self {
     case .arenas, .labels, .chunks, .secrets, .maps: true
@@ -24,7 +24,7 @@ package enum StatsPageTable: Int, CaseIterable {
   }
 }
 
-/// Where everything is, from the capacities alone.
+/// The positions of all tables, computed from the capacities alone.
 package struct StatsPageLayout: Equatable, Sendable {
   package private(set) var capacities: [Int]
   package private(set) var recordBytes: [Int]
@@ -32,7 +32,7 @@ package struct StatsPageLayout: Equatable, Sendable {
   package private(set) var stampOffsets: [Int] = []
   package private(set) var byteCount = 0
 
-  /// nil when a number is negative, too large, or a record is smaller than this version's.
+  /// Returns nil if a number is negative or too large, or a record is smaller than in this version.
   package init?(capacities: [Int], recordBytes: [Int]) {
     guard capacities.count == StatsPageTable.allCases.count, recordBytes.count == capacities.count
     else { return nil }

@@ -1,12 +1,12 @@
-// The reading side. What it reads may have been written by anybody who runs as that user: it reads
-// with pread(2) into private memory, checks sizes before it uses them, and bounds every retry.
+// The reader. Anyone who runs as the publisher's user may have written the page: the reader uses
+// pread(2) into private memory, checks sizes before use, and bounds every retry.
 
 package import EnclaveSystem
 
 /// Why a file could not be read as a page.
 package enum StatsPageReadFailure: Error, Equatable, Sendable {
   case file(FileFailure)
-  /// Not a page, or one that is cut or contradicts itself; and what was found.
+  /// Not a stats page, or truncated, or inconsistent; with the reason.
   case corrupt(String)
   /// A page of another major version.
   case incompatible(major: UInt64, minor: UInt64)
@@ -42,23 +42,22 @@ package struct StatsPageImage: Equatable, Sendable {
   package var labels: [StatsPageRecord<LabelWord>] = []
   package var chunks: [StatsPageRecord<ChunkWord>] = []
   package var secrets: [StatsPageRecord<SecretWord>] = []
-  /// What lies in the pages of each chunk of `chunks`; nil where it is not known. Empty where it was
-  /// not asked for.
+  /// The map of each chunk in `chunks`; nil: unknown. Empty if not requested.
   package var maps: [StatsPageRecord<MapWord>?] = []
-  /// Another number when the secrets may be others.
+  /// Changes when the secrets may have changed.
   package var secretsVersion: UInt64 = 0
   package var events: [StatsPageRecord<EventWord>] = []
   package var vaults: [StatsPageRecord<VaultWord>] = []
-  /// False when a record kept changing while it was read: that record is as it was before, or
+  /// False if a record kept changing during reading: it is then as of an earlier reading, or
   /// missing.
   package var isComplete = true
-  /// A record's sequence stayed odd: its writer stopped in mid-update.
+  /// A record's sequence stayed odd: its writer stopped in the middle of an update.
   package var isStuck = false
 
   package var publisherID: UInt64 { header[.publisherID] }
 }
 
-/// Tables that are read only where somebody looks at them: they can be the largest by far.
+/// Tables that are read only on demand, because they may be large.
 package struct StatsPageDetail: OptionSet, Sendable {
   package let rawValue: Int
   package init(rawValue: Int) { self.rawValue = rawValue }
@@ -78,7 +77,7 @@ package struct StatsPageDetail: OptionSet, Sendable {
   }
 }
 
-/// Reads one page again and again; blocks of records whose stamp did not change are not read.
+/// Reads one page repeatedly, skipping blocks of records whose stamp has not changed.
 package struct StatsPageReader: ~Copyable {
   package let file: OpenFile
   private let layout: StatsPageLayout
@@ -87,18 +86,18 @@ package struct StatsPageReader: ~Copyable {
   private var tables: [[[UInt64]]]
   private var process: [UInt64]
   private var calls: [[UInt64]]
-  /// Blocks without a stamp, as they were read last, where all of their records were good: what is
-  /// the same again need not be read twice, nor taken apart.
+  /// The last contents of blocks without a stamp, if all records were consistent: an identical
+  /// block need not be verified or decoded again.
   private var lastBlocks: [Int: [UInt64]] = [:]
-  /// The secrets that were in use when their table changed last.
+  /// The secrets in use as of the last change of their table.
   private var secrets: [StatsPageRecord<SecretWord>] = []
   private var secretsVersion: UInt64 = 0
   private var versionOfSecrets: UInt64?
 
-  /// No reading takes longer than this on retries.
+  /// The time limit for retries in one reading.
   private let retryMilliseconds: UInt64
 
-  /// Takes over an open page, and checks its header.
+  /// Takes ownership of an open page and checks its header.
   package init(
     _ file: consuming OpenFile, retryMilliseconds: UInt64 = 40
   ) throws(StatsPageReadFailure) {
@@ -168,13 +167,13 @@ package struct StatsPageReader: ~Copyable {
     return words
   }
 
-  /// When the publisher wrote last, in milliseconds since 1970; nil: not known. One small read.
+  /// When the publisher last wrote, in milliseconds since 1970; nil: unknown. One small read.
   package var lastHeartbeat: UInt64? {
     lastProcess.map { $0[.heartbeatRealMs] }
       .flatMap { $0 == 0 || $0 == StatsPageFormat.unknown ? nil : $0 }
   }
 
-  /// Whether the publisher wrote that it ended. One small read.
+  /// Whether the publisher marked the page as closed. One small read.
   package var hasClosed: Bool {
     lastProcess.map { $0[.state] == PublisherStateCode.closed.rawValue } ?? false
   }
@@ -186,9 +185,9 @@ package struct StatsPageReader: ~Copyable {
     return words.map { StatsPageRecord<ProcessWord>(words: $0) }
   }
 
-  /// Reads what changed since the last reading.
+  /// Reads the changes since the last reading.
   ///
-  /// - Parameter detail: which of the large tables are wanted.
+  /// - Parameter detail: the large tables to include.
   package mutating func read(_ detail: StatsPageDetail = .all) throws(StatsPageReadFailure)
     -> StatsPageImage
   {
@@ -219,7 +218,7 @@ package struct StatsPageReader: ~Copyable {
       let firstStamp = (layout.stampOffsets[table.rawValue] - StatsPageFormat.stampsOffset) / 8
       var first = 0
       if detail.leavesOut(table) {
-        // What changes meanwhile is read when it is wanted again.
+        // Changes in skipped tables are read when the table is requested again.
         let blocks = (capacity + StatsPageFormat.blockRecords - 1) / StatsPageFormat.blockRecords
         for stamp in firstStamp..<firstStamp + blocks {
           seen[stamp] = stamps.isEmpty ? ~newStamps[stamp] : stamps[stamp]
@@ -239,7 +238,7 @@ package struct StatsPageReader: ~Copyable {
             isStamped: table.isStamped, &budget)
           tables[table.rawValue].replaceSubrange(first..<(first + count), with: records)
           if table == .secrets { secretsVersion += 1 }
-          // A block with a record that was missed is read again next time.
+          // A block with an inconsistent record is read again next time.
           if table.isStamped, budget.failures > failuresBefore { seen[stamp] = ~seen[stamp] }
         }
         first += count
@@ -269,7 +268,7 @@ package struct StatsPageReader: ~Copyable {
     return image
   }
 
-  /// Of the chunks in use, in their order.
+  /// The maps of the chunks in use, in their order.
   private var mapsOfChunks: [StatsPageRecord<MapWord>?] {
     let maps = tables[StatsPageTable.maps.rawValue]
     return tables[StatsPageTable.chunks.rawValue].enumerated().compactMap { index, chunk in
@@ -292,8 +291,8 @@ package struct StatsPageReader: ~Copyable {
     var isSpent: Bool { ProcessFacts.bootMilliseconds >= deadline }
   }
 
-  /// Reads a block twice. A record that is the same in both readings, with an even sequence, was
-  /// not being written in between; the others are read one by one.
+  /// Reads a block twice. A record that is equal in both readings, with an even sequence, is
+  /// consistent; the others are read individually.
   private mutating func block(
     at offset: Int, count: Int, bytes: Int, old: [[UInt64]], isStamped: Bool,
     _ budget: inout Budget
@@ -323,12 +322,13 @@ package struct StatsPageReader: ~Copyable {
     return records
   }
 
-  /// Reads sequence, record, sequence, until both are the same and even. nil when the budget for
-  /// retries is used up.
+  /// Reads sequence, record, sequence, until both sequences are equal and even. Returns nil if the
+  /// retry budget is used up.
   private func record(
     at offset: Int, bytes: Int, _ budget: inout Budget
   ) throws(StatsPageReadFailure) -> [UInt64]? {
-    // A page on which everything is always being written takes no more time than one.
+    // The budget is shared: a page where every record keeps changing takes no longer than one such
+    // record.
     guard !budget.isSpent else {
       budget.failures += 1
       return nil

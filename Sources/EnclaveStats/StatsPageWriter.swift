@@ -1,10 +1,10 @@
-// The publishing side: records, their sequences, and which of them are in use.
+// The writer: records, their sequences, and which records are in use.
 //
-// One record has one writer at a time: whoever holds the lock of what it describes. A writer
+// A record has one writer at a time: the holder of the lock of the object it describes. A writer
 // raises the sequence to an odd value, stores the words that changed, and raises it to an even one,
 // with plain stores (relaxed, a release fence after the first, a release at the last; Boehm, "Can
 // seqlocks get along with programming language memory models?", MSPC 2012). The sequences are kept
-// in private memory: what another process may have written into the page is never read back.
+// in private memory: the writer never reads back what another process may have written to the page.
 
 package import EnclaveSystem
 
@@ -40,9 +40,9 @@ package struct RecordWriter<Word: RecordWord> {
     unsafe storeRelaxed(value, at: base + word &* 8)
   }
 
-  /// The stamp of the record's block becomes a value that no other update of that block writes:
-  /// the sequence and the record's number. So several arenas may share a block without a
-  /// read-modify-write, and a reader that sees an old stamp has missed nothing.
+  /// Sets the stamp of the record's block to a unique value: the sequence and the record's number.
+  /// So several arenas can share a block without a read-modify-write, and a reader that sees an old
+  /// stamp has missed nothing.
   @inlinable @inline(__always)
   package func end() {
     unsafe sequence.pointee &+= 1
@@ -77,7 +77,7 @@ extension RecordWriter {
 }
 
 extension RecordWriter where Word == SecretWord {
-  // Whole records in one call: the words' numbers are known in this module alone.
+  // Whole records in one call, since only this module knows the word numbers.
 
   package func list(owner: UInt64, serial: UInt64, size: UInt64, now: UInt64) {
     begin()
@@ -91,7 +91,7 @@ extension RecordWriter where Word == SecretWord {
     end()
   }
 
-  /// Not in use any more. The owner tells; the other words are written with the next.
+  /// Marks the record as unused. The other words are overwritten by the next user.
   package func unlist() {
     begin()
     set(.owner, 0)
@@ -99,7 +99,7 @@ extension RecordWriter where Word == SecretWord {
   }
 }
 
-/// The records of one table, reached without the page's object: what a hot path keeps.
+/// Access to one table's records without the writer object, for hot paths.
 @safe
 package struct TableWriter<Word: TableWord> {
   @usableFromInline package let base: UnsafeMutableRawPointer
@@ -115,9 +115,9 @@ package struct TableWriter<Word: TableWord> {
   }
 }
 
-/// A published page's memory: hands out records and takes them back.
+/// The memory of a published page: allocates and frees records.
 ///
-/// Threads: `take` and `giveBack` lock; a record belongs to whoever took it.
+/// Threads: `take` and `giveBack` lock; a record belongs to its taker.
 @safe
 package final class StatsPageWriter: @unchecked Sendable {
   package let layout: StatsPageLayout
@@ -131,14 +131,15 @@ package final class StatsPageWriter: @unchecked Sendable {
   private let unlisted: UnsafeMutablePointer<[UInt64]>
   private let secretsLeft: UnsafeMutablePointer<UInt64>
   private let freeSecrets: UnsafeMutablePointer<[[UInt32]]>
-  /// Milliseconds since boot, advanced by the ticker: what records are stamped with, so that no
-  /// operation calls a clock.
+  /// Milliseconds since boot, advanced by the ticker. Records use this time, so that no operation
+  /// reads a clock.
   @usableFromInline package let clock: UnsafeMutablePointer<UInt64>
 
   private static let processSequence = 0
   private static let callSequences = 1
 
-  /// No less than a writer takes: a sequence for each record, and a free list that doubles as it grows.
+  /// An upper bound of a writer's private memory: a sequence for each record, and a free list that
+  /// grows by doubling.
   package static func privateByteCount(_ layout: StatsPageLayout) -> Int {
     StatsPageTable.allCases.reduce(StatsPageFormat.callCapacity * 8) {
       $0 + layout.capacity($1) * 24
@@ -181,11 +182,11 @@ package final class StatsPageWriter: @unchecked Sendable {
     }
   }
 
-  /// The page's time: what `now` reads, for who must not touch this object on its way.
+  /// The clock word, for hot paths that must not retain the writer.
   package var clockWord: UnsafeRawPointer { unsafe UnsafeRawPointer(clock) }
 
-  /// Frees the private memory of a page that nobody writes to any more: its arenas have let go of it,
-  /// and it is unmapped. About 130 KB for a page of usual size.
+  /// Frees the private memory, about 130 KB for a page of the usual size. No arena may use the page
+  /// any more, and it must be unmapped.
   package func deallocate() {
     unsafe sequences.deallocate()
     unsafe spin.deallocate()
@@ -213,7 +214,7 @@ package final class StatsPageWriter: @unchecked Sendable {
       stamp: nil, stampTag: 0)
   }
 
-  /// A free record of the table, or nil (which is counted as one more that is not listed).
+  /// Takes a free record; if there is none, returns nil and counts the object as unlisted.
   package func take(_ table: StatsPageTable) -> UInt32? {
     unsafe lock(spin)
     defer { unsafe unlock(spin) }
@@ -222,9 +223,9 @@ package final class StatsPageWriter: @unchecked Sendable {
     return nil
   }
 
-  /// Up to `count` free records for secrets, given one by one: shards keep some, so that threads do
-  /// not meet here. Each shard has a region that it takes from first, so that the stamps of two
-  /// shards' records are not in one cache line. Where all are taken, that is one load.
+  /// Takes up to `count` free records for secrets and passes each to a closure. Shards keep some in
+  /// reserve, so that threads rarely contend here. Each shard takes from its own region first, so
+  /// that stamps of different shards rarely share a cache line. Costs one load if none are free.
   package func takeSecrets(_ count: Int, shard: Int, _ each: (UInt32) -> Void) {
     guard unsafe loadRelaxed(secretsLeft) > 0 else { return }
     unsafe lock(spin)
@@ -263,7 +264,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe unlock(spin)
   }
 
-  /// Something that had no record is gone.
+  /// An object without a record is gone.
   package func decrementUnlisted(_ table: StatsPageTable) {
     unsafe lock(spin)
     unsafe unlisted.pointee[table.rawValue] -= 1
@@ -280,7 +281,7 @@ package final class StatsPageWriter: @unchecked Sendable {
   @inlinable @inline(__always)
   package var now: UInt64 { unsafe loadRelaxed(clock) }
 
-  /// Writes an event into the ring. Any thread; takes a lock of its own.
+  /// Writes an event to the ring. Any thread; uses its own lock.
   package func event(
     _ kind: EventCode, arena: UInt64 = 0, failure: SystemFailure? = nil, bytes: UInt64? = nil
   ) {
@@ -303,7 +304,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe unlock(eventSpin)
   }
 
-  /// What the ticker tells about the process.
+  /// What the ticker publishes about the process.
   package struct Heartbeat {
     package var state: PublisherStateCode
     package var memlock: ProcessFacts.Limit?
@@ -312,10 +313,10 @@ package final class StatsPageWriter: @unchecked Sendable {
     package var arenasDestroyed: UInt64
     package var addresses: AddressCode
     package var isDumpable: Bool?
-    /// What sealed arenas that are gone leave behind: address ranges.
+    /// Address ranges that destroyed sealed arenas still occupy.
     package var retiredMappings: UInt64
     package var retiredBytes: UInt64
-    /// Vaults that have no record.
+    /// Vaults without a record.
     package var vaultsUnlisted: UInt64
 
     package init(
@@ -341,7 +342,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe storeRelaxed(ProcessFacts.bootMilliseconds, at: UnsafeMutableRawPointer(clock))
   }
 
-  /// Where a signal's wipe leaves its status, and the signal.
+  /// The words where a signal's wipe stores its status and the signal.
   package var wipeWords: (status: UnsafeMutableRawPointer, signal: UnsafeMutableRawPointer) {
     func word(_ word: ProcessWord) -> UnsafeMutableRawPointer {
       unsafe base + StatsPageFormat.processOffset + word.rawValue * 8

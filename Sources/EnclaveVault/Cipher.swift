@@ -1,26 +1,26 @@
-// The ciphers, by libsodium: what is done to bytes, with keys that lie where the caller says.
+// The ciphers, from libsodium. They work on bytes and keys in the caller's memory.
 
 #if Sodium
   import CEnclaveSodium
   import Enclave
 
   extension Vault {
-    /// How a vault encrypts.
+    /// The cipher of a vault.
     public enum Cipher: String, Sendable, CaseIterable {
       /// AES-256-GCM (NIST SP 800-38D) where the processor has AES and carry-less multiplication.
       case aes256gcm = "AES-256-GCM"
-      /// XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) everywhere else.
+      /// XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03), on every processor.
       case xchacha20poly1305 = "XChaCha20-Poly1305"
 
-      /// The best that this processor has.
+      /// The preferred cipher on this processor.
       public static var preferred: Cipher {
         Cipher.aes256gcm.isAvailable ? .aes256gcm : .xchacha20poly1305
       }
 
-      /// Whether this processor has it.
+      /// Whether this processor supports the cipher.
       public var isAvailable: Bool {
         switch self {
-        // libsodium looks at the processor when it is made ready.
+        // libsodium detects the processor's features during initialisation.
         case .aes256gcm: Sodium.isReady && crypto_aead_aes256gcm_is_available() != 0
         case .xchacha20poly1305: true
         }
@@ -31,7 +31,7 @@
   extension Vault.Cipher {
     package static let keyBytes = 32
     package static let tagBytes = 16
-    /// What `prepare` writes: the AES key schedule, or the key itself.
+    /// The size of what `prepare` writes: the AES key schedule, or the key itself.
     package static let scheduleBytes = 512
 
     package var nonceBytes: Int {
@@ -41,7 +41,7 @@
       }
     }
 
-    /// Writes what encrypting needs of a key, into memory of the caller's: 512 bytes, aligned to 16.
+    /// Prepares a key for use. Writes to the caller's memory: 512 bytes, aligned to 16.
     package func prepare(key: UnsafeRawPointer, schedule: UnsafeMutableRawPointer) {
       let key = unsafe key.assumingMemoryBound(to: UInt8.self)
       switch self {
@@ -52,7 +52,7 @@
       }
     }
 
-    /// Encrypts `byteCount` bytes and writes as many, and a tag of 16.
+    /// Encrypts `byteCount` bytes; writes as many, plus a 16-byte tag.
     package func seal(
       _ text: UnsafeRawPointer, byteCount: Int, into ciphertext: UnsafeMutableRawPointer,
       tag: UnsafeMutableRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
@@ -74,7 +74,7 @@
       }
     }
 
-    /// Decrypts; false, and zeros, when the tag is not that of these bytes.
+    /// Decrypts. If the tag does not match, returns false and writes zeros.
     package func open(
       _ ciphertext: UnsafeRawPointer, byteCount: Int, into text: UnsafeMutableRawPointer,
       tag: UnsafeRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,

@@ -1,13 +1,13 @@
-// Data that memory should never hold in clear as a whole: encrypted chunks of it.
+// Streams: data that is never decrypted as a whole, kept as encrypted chunks.
 
 #if Sodium
   public import Enclave
 
-  /// Where a chunk belongs: bound to its ciphertext.
+  /// A chunk's stream and position; authenticated with its ciphertext.
   struct ChunkPlace: BitwiseCopyable, Equatable {
-    /// A number of the vault's, never used again; 0 for a secret, which is no chunk.
+    /// The stream's number in its vault, never reused; 0 for a secret, which is not a chunk.
     let stream: UInt64
-    /// The chunk's number, times two; one more for the last chunk of the stream.
+    /// Twice the chunk's index, plus one for the last chunk of the stream.
     let position: UInt64
 
     static let secret = ChunkPlace(stream: 0, position: 0)
@@ -24,22 +24,22 @@
     var isOfStream: Bool { stream != 0 }
   }
 
-  /// Data of any length that a vault holds as encrypted chunks, of which a writer and each reader
-  /// have one in clear.
+  /// Data of any length, held by a vault as encrypted chunks. The writer and each reader have one
+  /// chunk in clear.
   ///
-  /// Each chunk is bound to its stream and its place in it, and the last one to being the last:
-  /// chunks that were changed, moved, repeated, taken from another stream or cut off at the end are
-  /// `notAuthentic` when they are read (the construction of STREAM: Hoang, Reyhanitabar, Rogaway
-  /// and Vizár, "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). The vault's rotations
-  /// encrypt the chunks anew like all else that it holds. When the last reference goes, the
-  /// ciphertext goes.
+  /// Each chunk is bound to its stream and position, and the last one to being the last. Chunks
+  /// that were changed, moved, repeated, taken from another stream or cut off at the end are
+  /// `notAuthentic` when read (the STREAM construction: Hoang, Reyhanitabar, Rogaway and Vizár,
+  /// "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). The vault's
+  /// rotations re-encrypt the chunks like everything else. The ciphertext is freed with the last
+  /// reference.
   ///
-  /// Threads: any number of readers, in any threads.
+  /// Threads: any number of readers, on any threads.
   @safe
   public final class EncryptedStream: @unchecked Sendable {
     let vault: Vault
     let number: UInt64
-    /// How many bytes a chunk holds; the last one may hold less.
+    /// The bytes in each chunk; the last one may hold fewer.
     public let chunkByteCount: Int
     private var chunks: [UnsafeMutablePointer<Entry>] = unsafe []
 
@@ -67,14 +67,14 @@
 
     fileprivate var chunkCount: Int { unsafe chunks.count }
 
-    /// By the writer, before anyone else has the stream.
+    /// Appends a chunk; only the writer calls this, before anyone else has the stream.
     fileprivate func append(_ chunk: UnsafeMutablePointer<Entry>) { unsafe chunks.append(chunk) }
 
-    /// A reader, at the start of the data.
+    /// Makes a reader at the start of the data.
     ///
     /// - Parameters:
-    ///   - arena: where its one chunk in clear lies.
-    ///   - label: what the chunk is counted under; the call site when there is none.
+    ///   - arena: holds the reader's one chunk in clear.
+    ///   - label: the label of the buffer; nil: the call site.
     ///   - file: the file of the call site.
     ///   - line: the line of the call site.
     /// - Throws: as `Arena.allocate`.
@@ -88,13 +88,13 @@
           byteCount: chunkByteCount, label: label, file: file, line: line))
     }
 
-    /// Decrypts a chunk into a buffer of `chunkByteCount` bytes; returns how many came.
+    /// Decrypts a chunk into a buffer of `chunkByteCount` bytes. Returns the chunk's size.
     fileprivate func decrypt(_ index: Int, into buffer: SecretHandle) throws(EnclaveError) -> Int {
       guard index < chunkCount else { throw .notAuthentic }
       let (chunk, isLast) = unsafe (chunks[index], index == chunkCount - 1)
       let byteCount = unsafe chunk.pointee.byteCount
       let expected = ChunkPlace(stream: number, index: index, isLast: isLast)
-      // Ordinary memory says what the chunk is, and the tag whether that is true.
+      // The position is in ordinary memory; the tag authenticates it.
       guard unsafe chunk.pointee.chunk == expected,
         isLast ? byteCount <= chunkByteCount : byteCount == chunkByteCount
       else {
@@ -105,7 +105,7 @@
       return byteCount
     }
 
-    /// The tests' way to what an attacker of ordinary memory can change.
+    /// For tests: what an attacker with access to ordinary memory can change.
     package func withChunks<R>(_ body: (inout [UnsafeMutableRawPointer]) -> R) -> R {
       var all = unsafe chunks.map { UnsafeMutableRawPointer($0) }
       defer { unsafe chunks = unsafe all.map { unsafe $0.assumingMemoryBound(to: Entry.self) } }
@@ -114,25 +114,25 @@
   }
 
   extension EncryptedStream {
-    /// The tests' forgery: a chunk says that it is another one.
+    /// For tests: forges the position of a chunk.
     package func claim(that chunk: Int, is other: Int, isLast: Bool) {
       unsafe chunks[chunk].pointee.chunk = ChunkPlace(stream: number, index: other, isLast: isLast)
     }
   }
 
   extension EncryptedStream: CustomStringConvertible {
-    /// The length, nothing else.
+    /// Shows only the length.
     public var description: String { "EncryptedStream(\(byteCount) bytes)" }
   }
 
   extension Vault {
-    /// A stream to be written.
+    /// Makes a writer for a new stream.
     ///
     /// - Parameters:
-    ///   - arena: where the writer's one chunk in clear lies.
-    ///   - chunkByteCount: how much of the data is in clear at a time, 1 byte to 2 GiB. A rotation
-    ///     needs as much in the vault's arena. Smaller chunks cost 128 bytes each beside the data.
-    ///   - label: what the chunk is counted under; the call site when there is none.
+    ///   - arena: holds the writer's one chunk in clear.
+    ///   - chunkByteCount: how much data is in clear at a time, 1 byte to 2 GiB. A rotation needs
+    ///     as much in the vault's arena. Each chunk has 128 bytes of overhead.
+    ///   - label: the label of the buffer; nil: the call site.
     ///   - file: the file of the call site.
     ///   - line: the line of the call site.
     /// - Throws: as `Arena.allocate`; `inheritedByFork`.
@@ -149,9 +149,9 @@
     }
   }
 
-  /// Writes a stream, a chunk at a time. Let go before `finish()`, it leaves nothing.
+  /// Writes a stream, a chunk at a time. If it is dropped before `finish()`, the data is discarded.
   ///
-  /// Threads: it can be sent to another thread, and used by one at a time.
+  /// Threads: can be sent to another thread; one thread uses it at a time.
   @safe
   public struct EncryptedStreamWriter: ~Copyable, @unchecked Sendable {
     private let stream: EncryptedStream
@@ -167,15 +167,15 @@
       self.buffer = consume buffer
     }
 
-    /// How many bytes were written until now: also after an error, which takes back nothing.
+    /// The bytes written so far; an error does not take any back.
     public var byteCount: Int {
       buffer == nil ? stream.byteCount : stream.chunkCount * stream.chunkByteCount + filled
     }
 
-    /// Writes a copy of some bytes.
+    /// Appends a copy of some bytes.
     ///
-    /// - Throws: `frozen` when the stream is finished; when the vault or the buffer's arena cannot
-    ///   be opened: `byteCount` tells how many were taken.
+    /// - Throws: `frozen` if the stream is finished; an error if the vault or the buffer's arena
+    ///   cannot be opened. `byteCount` tells how many bytes were taken.
     /// - Complexity: O(bytes).
     public mutating func append(_ bytes: RawSpan) throws(EnclaveError) {
       let count = bytes.byteCount
@@ -195,9 +195,9 @@
       }
     }
 
-    /// Writes a copy of a secret, which stays as it is.
+    /// Appends a copy of a secret, which is unchanged.
     ///
-    /// - Throws: as `append(_:)` of bytes, and when the secret cannot be opened.
+    /// - Throws: as `append(_:)` of bytes, and if the secret cannot be opened.
     public mutating func append(_ secret: borrowing Secret) throws(EnclaveError) {
       do {
         try secret.withBytes { bytes throws(EnclaveError) in try append(bytes) }
@@ -208,9 +208,9 @@
       }
     }
 
-    /// Writes what a descriptor gives until its end (read(2)), straight into the buffer.
+    /// Reads a descriptor until its end (read(2)), directly into the buffer.
     ///
-    /// - Throws: as `append(_:)` of bytes; `system` when the call fails.
+    /// - Throws: as `append(_:)` of bytes; `system` if the call fails.
     public mutating func append(fromDescriptor descriptor: Int32) throws(EnclaveError) {
       while true {
         let (room, start) = (try makeRoom(), filled)
@@ -224,9 +224,10 @@
       }
     }
 
-    /// Ends the stream. The buffer is wiped and freed. Called again, it returns the same stream.
+    /// Finishes the stream; wipes and frees the buffer. Later calls return the same stream.
     ///
-    /// - Throws: when the vault or the buffer's arena cannot be opened; nothing is lost then.
+    /// - Throws: if the vault or the buffer's arena cannot be opened; nothing is lost, so call it
+    ///   again.
     public mutating func finish() throws(EnclaveError) -> EncryptedStream {
       guard buffer != nil else { return stream }
       try encrypt(isLast: true)
@@ -234,8 +235,8 @@
       return stream
     }
 
-    /// How much the buffer can take. A full one is encrypted only when there is more to come: the
-    /// last chunk is another.
+    /// The room in the buffer. A full buffer is encrypted only when more data comes, because the
+    /// last chunk is marked as the last.
     private mutating func makeRoom() throws(EnclaveError) -> Int {
       guard buffer != nil else { throw .frozen }
       if filled == stream.chunkByteCount {
@@ -253,16 +254,16 @@
     }
   }
 
-  /// Reads a stream, from anywhere in it, a chunk at a time.
+  /// Reads a stream from any position, a chunk at a time.
   ///
-  /// Threads: it can be sent to another thread, and used by one at a time.
+  /// Threads: can be sent to another thread; one thread uses it at a time.
   public struct EncryptedStreamReader: ~Copyable, Sendable {
-    /// What is read.
+    /// The stream that is read.
     public let stream: EncryptedStream
     private let buffer: Secret
-    /// Which chunk the buffer holds, and how many bytes of it.
+    /// The chunk in the buffer, and its size.
     private var decrypted: (index: Int, byteCount: Int)?
-    /// Where the next byte is read, from the start of the data.
+    /// The position of the next byte, from the start of the data.
     public private(set) var position = 0
 
     init(_ stream: EncryptedStream, buffer: consuming Secret) {
@@ -270,9 +271,9 @@
       self.buffer = buffer
     }
 
-    /// Goes to a place in the data; beyond its ends, to the end.
+    /// Moves to a position in the data, clamped to its ends.
     ///
-    /// - Returns: the place.
+    /// - Returns: the new position.
     /// - Complexity: O(1).
     @discardableResult
     public mutating func seek(to place: Int) -> Int {
@@ -280,10 +281,11 @@
       return position
     }
 
-    /// Lends the bytes that come next: so many as are asked for, or less at the end of a chunk. When
-    /// the body throws, they were not read.
+    /// Lends the next bytes: up to the requested number, fewer at the end of a chunk. If the body
+    /// throws, the position does not change.
     ///
-    /// - Returns: nil at the end of the data, which is certain then: its last chunk was decrypted.
+    /// - Returns: nil at the end of the data. The end is authenticated: the last chunk was
+    ///   decrypted.
     /// - Throws: `AccessError.access(.notAuthentic)`; as opening a window; `AccessError.body` with
     ///   what the body threw.
     /// - Complexity: O(chunk) for the first bytes of a chunk, else O(1).
@@ -300,10 +302,10 @@
       return result
     }
 
-    /// Fills a secret with what comes next.
+    /// Fills a secret with the next bytes.
     ///
-    /// - Returns: how many bytes came: less than the secret's at the end of the data.
-    /// - Throws: `notAuthentic`, and the position is behind what came; as opening windows.
+    /// - Returns: the number of bytes read; fewer than the secret's size at the end of the data.
+    /// - Throws: `notAuthentic`, with the position after the bytes read so far; as opening windows.
     public mutating func read(over secret: inout Secret) throws(EnclaveError) -> Int {
       let (from, to) = (buffer.handle, secret.handle)
       var received = 0
@@ -323,10 +325,10 @@
       return received
     }
 
-    /// Where in the buffer the next bytes are; empty at the end.
+    /// The range of the next bytes in the buffer; empty at the end.
     private mutating func next(upTo count: Int) throws(EnclaveError) -> Range<Int> {
       let chunkBytes = stream.chunkByteCount
-      // The end of data that fills its chunks is in the last of them.
+      // Data that fills its chunks ends in the last of them.
       let index = max(0, min(position / chunkBytes, stream.chunkCount - 1))
       if decrypted?.index != index {
         decrypted = nil

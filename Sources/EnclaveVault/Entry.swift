@@ -1,29 +1,29 @@
-// What a vault keeps of each encrypted secret: in ordinary memory, since none of it is secret.
+// A vault's record of each encrypted secret, in ordinary memory, since none of it is secret.
 
 #if Sodium
   import Enclave
 
-  /// One encrypted secret: what never changes of it, and its ciphertext of now.
+  /// One encrypted secret: its immutable properties and its current ciphertext.
   ///
-  /// A ciphertext is written once and replaced whole. Whoever reads one counts itself in under the
-  /// vault's lock and reads without it; a rotation puts a new one in its place meanwhile, and the
-  /// last reader of the old one frees it:
+  /// A ciphertext is written once and replaced as a whole. A reader registers under the vault's
+  /// lock and reads without it. A rotation may replace the ciphertext in the meantime; the last
+  /// reader of the old one frees it:
   ///
   ///     entry ── current ──▶ ciphertext (epoch 2)
   ///                          ciphertext (epoch 1, superseded, 1 reader)
   @safe
   struct Entry {
-    /// Never used again in this vault.
+    /// Never reused in this vault.
     let number: UInt64
     let byteCount: Int
     let label: LabelKey
-    /// Where in a stream a chunk of one belongs: what `.secret` is no chunk of.
+    /// The position in a stream; `.secret` for a secret.
     var chunk: ChunkPlace
-    /// Replaced under the vault's lock by the rotation that holds the entry.
+    /// Replaced under the vault's lock, by the rotation that holds the entry.
     var current: UnsafeMutablePointer<Ciphertext>
     var previous: UnsafeMutablePointer<Entry>?
     var next: UnsafeMutablePointer<Entry>?
-    /// A rotation is moving it, and frees it when its owner let it go meanwhile.
+    /// A rotation is moving the entry, and frees it if its owner dropped it in the meantime.
     var isHeld = false
     var isGone = false
 
@@ -33,17 +33,17 @@
     }
   }
 
-  /// The head of one block of memory; the encrypted bytes follow it.
+  /// The header of one memory block; the encrypted bytes follow it.
   @safe
   struct Ciphertext {
-    /// Which of the two keys.
+    /// The index of the key, 0 or 1.
     let side: UInt32
-    /// Who decrypts it now; under the vault's lock.
+    /// The number of threads that are decrypting it; under the vault's lock.
     var readers: UInt32 = 0
     var epoch: UInt64
     var nonce: UInt64
     var tag: (UInt64, UInt64) = (0, 0)
-    /// Another took its place: the last reader frees it.
+    /// It was replaced; the last reader frees it.
     var isSuperseded = false
 
     init(side: Int, epoch: UInt64, nonce: UInt64) {
@@ -52,7 +52,7 @@
       self.nonce = nonce
     }
 
-    /// The head is the caller's to initialize.
+    /// The caller initialises the header.
     static func allocate(byteCount: Int) -> UnsafeMutablePointer<Ciphertext> {
       unsafe UnsafeMutableRawPointer.allocate(
         byteCount: MemoryLayout<Ciphertext>.stride + byteCount, alignment: 16
@@ -70,7 +70,7 @@
     }
   }
 
-  /// Entries under one key, in a list.
+  /// A list of the entries under one key.
   @safe
   struct EntryList {
     private(set) var first: UnsafeMutablePointer<Entry>?
@@ -104,7 +104,7 @@
       count -= 1
     }
 
-    /// Puts the first entry at the end, and returns it.
+    /// Moves the first entry to the end, and returns it.
     mutating func turn() -> UnsafeMutablePointer<Entry>? {
       guard let entry = unsafe first else { return nil }
       unsafe remove(entry)

@@ -1,23 +1,24 @@
-// What a vault knows of its entries, and counts: all but the keys.
+// A vault's entries and statistics: everything but the keys.
 
 #if Sodium
   import Enclave
 
-  /// The entries of a vault under its lock, and what the page shows. An object of its own, which the
-  /// thread that writes the page may be the last to hold: letting go of it takes no locks.
+  /// The entries of a vault, under its lock, and its published values. A separate object, because
+  /// the publishing thread may hold the last reference: deinitialising it takes no locks.
   @safe
   final class EntryStore: ReportingVault {
     let arenaID: UInt64
     private let cipher: Vault.Cipher
     nonisolated(unsafe) private let core: UnsafeMutablePointer<Core>
-    /// The lock, apart from what it covers: nobody's access to the one is an access to the other.
+    /// The lock word, separate from the data it protects, so that accesses to the two never
+    /// overlap.
     nonisolated(unsafe) private let word: UnsafeMutablePointer<UInt32>
-    /// Changes, under the lock, whenever something happened that a rotation sleeps for.
+    /// A futex word; changes, under the lock, when a rotation that sleeps should check again.
     nonisolated(unsafe) private let turns: UnsafeMutablePointer<UInt32>
 
-    /// Who uses a key outside of the lock.
+    /// The users of a key outside the lock.
     struct Readers {
-      /// Encryptions whose entries are not in the list yet.
+      /// Encryptions whose entries are not listed yet.
       var sealing = 0
       var opening = 0
     }
@@ -29,7 +30,7 @@
       var nonceLimit: UInt64 = Vault.messagesPerKey
       var lists = (EntryList(), EntryList())
       var users = (Readers(), Readers())
-      /// A rotation sleeps until users of a key are gone.
+      /// A rotation is sleeping until the users of a key are gone.
       var isAwaited = false
       var statistics = Vault.Statistics()
       var lastRotatedAtMs: UInt64?
@@ -48,20 +49,20 @@
     }
 
     deinit {
-      // Entries hold their vault, so there are none.
+      // Entries retain their vault, so none are left.
       unsafe core.deallocate()
       unsafe word.deallocate()
       unsafe turns.deallocate()
     }
 
-    /// The body is short: no cipher, no allocation, no system call. Others spin meanwhile.
+    /// The body must be short: no cipher, no allocation, no system call. Other threads spin.
     func withCore<R>(_ body: (inout Core) -> R) -> R {
       unsafe lock(word)
       defer { unsafe unlock(word) }
       return unsafe body(&core.pointee)
     }
 
-    /// Sleeps until something is so that users of a key bring about by going.
+    /// Sleeps until a condition holds that changes when users of a key leave.
     func wait(until isSo: (Core) -> Bool) {
       while true {
         let seen = withCore { core -> UInt32? in
@@ -74,7 +75,8 @@
       }
     }
 
-    /// Takes note, under the lock, that users of a key are gone: true when `wake()` is due.
+    /// Records, under the lock, that users of a key are gone. Returns true if the caller must call
+    /// `wake()`.
     func noteChange(_ core: inout Core) -> Bool {
       guard core.isAwaited else { return false }
       core.isAwaited = false
@@ -125,7 +127,7 @@
       unsafe count(entry, by: -1)
     }
 
-    /// The ciphertext of an entry, which stays until `endOpening`.
+    /// Registers a reader; the ciphertext stays valid until `endOpening`.
     mutating func beginOpening(
       _ entry: UnsafeMutablePointer<Entry>
     ) -> UnsafeMutablePointer<Ciphertext> {
@@ -135,15 +137,15 @@
       return unsafe ciphertext
     }
 
-    /// True when the caller is to free the ciphertext.
+    /// Returns true if the caller must free the ciphertext.
     mutating func endOpening(_ ciphertext: UnsafeMutablePointer<Ciphertext>) -> Bool {
       unsafe ciphertext.pointee.readers -= 1
       unsafe self[users: Int(ciphertext.pointee.side)].opening -= 1
       return unsafe ciphertext.pointee.isSuperseded && ciphertext.pointee.readers == 0
     }
 
-    /// Puts a new ciphertext in the place of an entry's, and the entry among those of its key. True
-    /// when the caller is to free the old one.
+    /// Replaces an entry's ciphertext and moves the entry to the list of the new key. Returns true
+    /// if the caller must free the old one.
     mutating func replace(
       _ entry: UnsafeMutablePointer<Entry>, with ciphertext: UnsafeMutablePointer<Ciphertext>
     ) -> Bool {

@@ -1,11 +1,11 @@
-// What only locked, gated memory ever holds: the keys of two epochs, their schedules and their
-// nonce counters.
+// The keys of two epochs, with their schedules and nonce counters. They exist only in locked, gated
+// memory.
 
 #if Sodium
   import Enclave
 
-  /// The page of a vault's keys, while a window to it is open. Two places for keys: the epoch's, and
-  /// that of the one before, until its last entry has moved.
+  /// The page with a vault's keys, while a window to it is open. It holds two keys: the current
+  /// epoch's, and the previous one until its last entry has been re-encrypted.
   @safe
   struct Keys {
     let base: UnsafeMutableRawPointer
@@ -19,12 +19,12 @@
 
     func schedule(_ side: Int) -> UnsafeMutableRawPointer { unsafe base + side * Self.stride }
 
-    /// How many messages this key has encrypted: the next one's nonce.
+    /// The number of messages that this key has encrypted, which is the next nonce.
     private func counter(_ side: Int) -> UnsafeMutablePointer<UInt64> {
       unsafe (key(side) + Vault.Cipher.keyBytes).assumingMemoryBound(to: UInt64.self)
     }
 
-    /// A new random key.
+    /// Makes a new random key.
     func make(_ side: Int, _ cipher: Vault.Cipher) throws(EnclaveError) {
       do { unsafe try fillRandom(key(side), byteCount: Vault.Cipher.keyBytes) } catch {
         throw .system(error)
@@ -37,8 +37,8 @@
 
     func isEmpty(_ side: Int) -> Bool { unsafe isZero(schedule(side), byteCount: Self.stride) }
 
-    /// The next nonce of a key: never the same twice. Under the vault's lock. Nil when the key has
-    /// encrypted as much as one key should.
+    /// Takes the next nonce of a key, never the same twice. Under the vault's lock. Returns nil if
+    /// the key has reached its message limit.
     func nextNonce(_ side: Int, limit: UInt64) -> UInt64? {
       guard unsafe counter(side).pointee < limit else { return nil }
       unsafe counter(side).pointee += 1

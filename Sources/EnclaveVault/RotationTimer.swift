@@ -1,17 +1,17 @@
-// New keys by the clock, for who asks for them.
+// Periodic key rotation.
 
 #if Sodium
   public import Enclave
   import Synchronization
 
   extension Vault {
-    /// Rotates now and then: at each interval from now on, by a thread of the library's, for as long
-    /// as the vault lives. A rotation that throws is counted (`Statistics.failedRotations`) and goes on at
-    /// the next interval; nothing is lost.
+    /// Rotates at a fixed interval from now on, on a thread of the library, for as long as the
+    /// vault lives. A failed rotation is counted (`Statistics.failedRotations`) and resumed at the
+    /// next interval; nothing is lost.
     ///
-    /// - Parameter interval: of time that goes on while the machine is suspended; nil for no more of
-    ///   it. At least a second. An earlier interval is forgotten.
-    /// - Throws: `system` when there can be no thread; `inheritedByFork`.
+    /// - Parameter interval: at least a second, including time in suspend; replaces an earlier
+    ///   interval. nil stops the timer.
+    /// - Throws: `system` if the thread cannot be created; `inheritedByFork`.
     public func rotate(every interval: Duration?) throws(EnclaveError) {
       guard !arena.reference.isInherited else { throw .inheritedByFork }
       guard let interval else {
@@ -28,11 +28,12 @@
     }
   }
 
-  /// What the thread of one vault knows. It looks at the clock each second, and keeps no vault alive.
+  /// The timer of one vault. Its thread checks the clock every second and does not retain the
+  /// vault.
   final class RotationTimer: @unchecked Sendable {
     private weak var vault: Vault?
     private let interval: UInt64
-    /// In milliseconds since boot. The thread's alone.
+    /// The next rotation, in milliseconds since boot. Used only by the timer's thread.
     private var due: UInt64
 
     init(_ vault: Vault, milliseconds: UInt64) {
@@ -60,7 +61,7 @@
       }
     }
 
-    /// False when nobody wants it any more.
+    /// Returns false when the timer is no longer needed.
     private func tick() -> Bool {
       guard let vault, vault.timer.withLock({ $0 === self }) else { return false }
       let now = ProcessFacts.bootMilliseconds
@@ -68,7 +69,7 @@
       due = now + interval
       do { try vault.rotate() } catch {
         vault.withCore { $0.statistics.failedRotations += 1 }
-        // The vault was destroyed: there is nothing to rotate any more.
+        // The vault was destroyed: nothing is left to rotate.
         if error == .destroyed { return false }
       }
       return true

@@ -1,4 +1,4 @@
-// Encrypting and decrypting one ciphertext: what it is bound to.
+// Encrypting and decrypting one ciphertext, with its associated data.
 
 #if Sodium
   import Enclave
@@ -34,20 +34,21 @@
       }
     }
 
-    /// The nonce, and what the ciphertext is bound to.
+    /// Calls the body with the nonce and the associated data.
     private func withBinding<R>(
       _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
       _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
     ) -> R {
       let isChunk = unsafe entry.pointee.chunk.isOfStream
-      // Field by field: others change the links and the count of readers meanwhile.
+      // Field by field, because other threads change the links and the reader count at the same
+      // time.
       let associated = unsafe (
         id.0, id.1, ciphertext.pointee.epoch, entry.pointee.number,
         UInt64(entry.pointee.byteCount), UInt64(entry.pointee.label.address),
         UInt64(entry.pointee.label.count) | UInt64(entry.pointee.label.line) << 32,
         entry.pointee.chunk.stream, entry.pointee.chunk.position
       )
-      // What is no chunk is bound by what stands in front of those two.
+      // A secret is not a chunk: it is bound without the last two fields.
       let bound = MemoryLayout.size(ofValue: associated) - (isChunk ? 0 : 16)
       let nonce: (UInt64, UInt64, UInt64) = unsafe (ciphertext.pointee.nonce, 0, 0)
       return unsafe withUnsafeBytes(of: associated) { associated in
@@ -60,7 +61,7 @@
     }
 
     #if DEBUG
-      /// The tests' way to be there while a cipher runs.
+      /// For tests: called while a cipher runs.
       package func setPause(_ body: (@Sendable () -> Void)?) { pause.withLock { $0 = body } }
     #endif
 

@@ -1,25 +1,24 @@
-// A new key, and everything encrypted anew under it.
+// Rotation: a new key, and everything re-encrypted under it.
 
 #if Sodium
   public import Enclave
   import Synchronization
 
   extension Vault {
-    /// Makes a new key, and encrypts everything that the vault holds under it, one secret at a time,
-    /// while other threads encrypt and decrypt. The old key is wiped when its last entry has moved and
-    /// nobody decrypts under it any more.
+    /// Makes a new key and re-encrypts everything in the vault under it, one secret at a time,
+    /// while other threads encrypt and decrypt. The old key is wiped once nothing uses it.
     ///
-    /// - Throws: `notAuthentic` when an entry could not be decrypted: all others have moved then, and
-    ///   the old key stays for it until it goes. `lockLimit` and others of `Arena.allocate` when there
-    ///   is no place for the largest plaintext that is to move: calling again goes on where this
-    ///   stopped. Nothing is lost. `inheritedByFork` in a forked child.
+    /// - Throws: `notAuthentic` if an entry could not be decrypted: all others are re-encrypted,
+    ///   and the old key is kept for that entry until it is removed. `lockLimit` and other errors
+    ///   of `Arena.allocate` if there is no room for the largest plaintext: call it again to
+    ///   resume. Nothing is lost. `inheritedByFork` in a forked child.
     /// - Complexity: O(all bytes). Sleeps while another thread rotates, and until encryptions and
     ///   decryptions under the old key have ended.
     public func rotate() throws(EnclaveError) {
-      // In a child, a thread that is not there may hold the locks.
+      // In a child, the locks may be held by threads that no longer exist.
       guard !arena.reference.isInherited else { throw .inheritedByFork }
       try rotation.withLock { _ throws(EnclaveError) in
-        // What an earlier rotation left: there are two places for keys.
+        // Finish an earlier rotation first: there is room for only two keys.
         let old = withCore { $0.side ^ 1 }
         if withCore({ $0.uses(old) }) { try moveAll(from: old) }
         try withKeys { keys throws(EnclaveError) in
@@ -37,14 +36,14 @@
       }
     }
 
-    /// Encrypts every entry of one key under the other, and wipes the key.
+    /// Re-encrypts every entry of one key under the other, and wipes that key.
     private func moveAll(from old: Int) throws(EnclaveError) {
-      // No encryption begins under this key any more; those that did are about to enter the list.
+      // No new encryptions use this key; wait for those in progress to be listed.
       store.wait { $0[users: old].sealing == 0 }
       let count = withCore { $0[list: old].count }
       var failed = 0
       if count > 0 {
-        // One place for one plaintext.
+        // Scratch memory for one plaintext.
         let scratch = try arena.allocate(byteCount: largest(of: old), label: "rotation")
         for _ in 0..<count {
           guard let entry = unsafe takeFirst(of: old) else { break }
@@ -60,7 +59,7 @@
       }
     }
 
-    /// The size of the largest entry of a key. Looks at a few each time it has the lock.
+    /// The size of the largest entry of a key. Holds the lock for only a few entries at a time.
     private func largest(of side: Int) -> Int {
       var largest = 0
       var left = withCore { $0[list: side].count }
@@ -77,7 +76,7 @@
       return largest
     }
 
-    /// The first entry of a list, held; it goes to the list's end.
+    /// Takes hold of the first entry and moves it to the end of the list.
     private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
       unsafe withCore { core in
         guard let entry = unsafe core[list: side].turn() else { return nil }
@@ -94,7 +93,8 @@
       if isGone { unsafe Entry.deallocate(entry) }
     }
 
-    /// Encrypts an entry under the vault's key; false when it is not authentic. The caller holds it.
+    /// Re-encrypts an entry that the caller holds under the current key. Returns false if it is not
+    /// authentic.
     private func move(
       _ entry: UnsafeMutablePointer<Entry>, through scratch: SecretHandle
     ) throws(EnclaveError) -> Bool {
@@ -136,7 +136,7 @@
   }
 
   extension EntryStore.Core {
-    /// Whether anything needs the key at a place.
+    /// Whether anything still needs a key.
     fileprivate func uses(_ side: Int) -> Bool {
       self[list: side].count > 0 || self[users: side].sealing > 0 || self[users: side].opening > 0
     }

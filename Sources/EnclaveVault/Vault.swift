@@ -1,71 +1,70 @@
-// Encryption at rest: secrets that are idle for long do not lie in memory in clear.
+// Encryption at rest for secrets that are idle for a long time.
 
 #if Sodium
   public import Enclave
   import Synchronization
 
-  /// A key, and the secrets that are encrypted under it.
+  /// A key, and the secrets encrypted under it.
   ///
-  /// An application has as many vaults as it likes. The key, its schedule and the nonce counter lie
-  /// in an arena of the vault's own, which is locked and gated and shares its protection key with
-  /// other vaults at most; it is reserved when the vault is made, so that decrypting works when no
-  /// more memory can be locked. Plaintext is only ever in arenas; what is encrypted is kept by the
-  /// vault in ordinary memory.
+  /// An application may have any number of vaults. The key, its schedule and the nonce counter are
+  /// in the vault's own arena, which is locked and gated and shares its protection key only with
+  /// other vaults. The memory is reserved when the vault is made, so decrypting works even when no
+  /// more memory can be locked. Plaintext exists only in arenas; ciphertext is in ordinary memory.
   ///
-  /// Encrypted secrets are bound (as associated data) to their vault, epoch, number, size and label:
-  /// one that was changed, swapped with another or put back from an earlier time is `notAuthentic`.
+  /// Ciphertext is bound (as associated data) to its vault, epoch, number, size and label: if it
+  /// was changed, swapped with another or replaced by an older one, it is `notAuthentic`.
   ///
   /// Threads: all members may be called from any thread. In a forked child every use throws
-  /// `EnclaveError.inheritedByFork`: no child encrypts under a copied counter.
+  /// `EnclaveError.inheritedByFork`, so that no child encrypts under a copied counter.
   @safe
   public final class Vault: Sendable {
-    /// How this vault encrypts.
+    /// The vault's cipher.
     public let cipher: Cipher
     package let arena: Arena
     let keys: Secret
     let id: (UInt64, UInt64)
     let store: EntryStore
-    /// Held by whoever rotates; others sleep.
+    /// Held during a rotation; other rotations sleep.
     let rotation = Mutex(())
     let timer = Mutex<RotationTimer?>(nil)
     #if DEBUG
       let pause = Mutex<(@Sendable () -> Void)?>(nil)
     #endif
 
-    /// How many messages one key encrypts before the vault rotates by itself: 2^32, what NIST SP
-    /// 800-38D (8.3) allows a key; counted nonces would allow more.
+    /// The number of messages after which the vault rotates by itself: 2^32, the limit of NIST SP
+    /// 800-38D (8.3). Counted nonces would allow more.
     public static let messagesPerKey: UInt64 = 1 << 32
 
-    /// What a vault has done, and holds.
+    /// The activity and contents of a vault.
     public struct Statistics: Sendable, Equatable {
       public var epoch: UInt64 = 1
       public var entries = 0
-      /// Plaintext bytes that are encrypted now.
+      /// Plaintext bytes of the secrets that are encrypted now.
       public var bytes = 0
-      /// Entries that still wait to be encrypted under the newest key.
+      /// Entries not yet re-encrypted under the newest key.
       public var entriesOfOldEpoch = 0
       public var encryptions: UInt64 = 0
       public var decryptions: UInt64 = 0
       public var failures: UInt64 = 0
       public var rotations: UInt64 = 0
-      /// Rotations of `rotate(every:)` that threw.
+      /// Rotations by `rotate(every:)` that failed.
       public var failedRotations: UInt64 = 0
       public var streams = 0
       public var streamChunks = 0
-      /// Plaintext bytes of streams that are encrypted now.
+      /// Plaintext bytes of streams.
       public var streamBytes = 0
     }
 
     /// Makes a vault with a new random key.
     ///
     /// - Parameters:
-    ///   - name: how the vault's arena is shown.
-    ///   - lock: what to do when its pages (one, of 4 KiB, and what `rotate()` needs) cannot be
+    ///   - name: the name of the vault's arena.
+    ///   - lock: the policy if its memory (one 4 KiB page, and what `rotate()` needs) cannot be
     ///     locked.
-    ///   - gate: what closes the vault's arena while nobody uses it; not `.cipher`.
-    ///   - cipher: nil for the best that the processor has.
-    /// - Throws: as `Arena.init` and `Arena.allocate`; `cipherUnavailable` for a cipher that the processor
-    ///   does not have, and for a cipher gate.
+    ///   - gate: the gate of the vault's arena; not `.cipher`.
+    ///   - cipher: nil for the preferred cipher on this processor.
+    /// - Throws: as `Arena.init` and `Arena.allocate`; `cipherUnavailable` if the processor lacks
+    ///   the cipher, or for a cipher gate.
     public convenience init(
       _ name: Label, lock: Arena.Lock = .required, gate: Arena.Gate = .automatic,
       cipher: Cipher? = nil
@@ -77,7 +76,8 @@
       _ name: Label, lock: Arena.Lock, gate: Arena.Gate, cipher: Cipher?, nonceLimit: UInt64
     ) throws(EnclaveError) {
       try Vault.prepareSodium()
-      // Many threads have the keys open for writing at a time.
+      // A vault's keys are open for writing on several threads at once, which a cipher gate does
+      // not allow.
       guard gate != .cipher else { throw .cipherUnavailable("a cipher gate for a vault's keys") }
       let chosen = cipher ?? .preferred
       guard chosen.isAvailable else { throw .cipherUnavailable(chosen.rawValue) }
@@ -98,10 +98,11 @@
 
     // MARK: - Encrypt and decrypt
 
-    /// Encrypts a copy of a secret, which stays as it is.
+    /// Encrypts a copy of a secret, which is unchanged.
     ///
-    /// - Throws: when the secret or the vault cannot be opened; `destroyed`, `inheritedByFork`.
-    /// - Complexity: O(bytes). At the end of a key's life, a rotation.
+    /// - Throws: an error if the secret or the vault cannot be opened; `destroyed`,
+    ///   `inheritedByFork`.
+    /// - Complexity: O(bytes); includes a rotation when the key reaches its message limit.
     public func encrypt(_ secret: borrowing Secret) throws(EnclaveError) -> EncryptedSecret {
       let handle = secret.handle
       return unsafe EncryptedSecret(
@@ -109,9 +110,9 @@
         entry: try encrypt(handle, byteCount: Int(handle.byteCount), label: secret.labelKey))
     }
 
-    // Ciphers run outside of the vault's lock: it is held to take a nonce and to change lists.
+    // Ciphers run outside the vault's lock, which is held only to take a nonce and to change lists.
 
-    /// Encrypts the first bytes of a place, as a secret or as a chunk of a stream.
+    /// Encrypts the first bytes of a slot, as a secret or as a chunk of a stream.
     func encrypt(
       _ handle: SecretHandle, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
     ) throws(EnclaveError) -> UnsafeMutablePointer<Entry> {
@@ -125,17 +126,17 @@
             }
           }
         } catch {
-          // Wiped meanwhile: it may be zeros that were encrypted.
+          // Wiped in the meantime: the plaintext may have been zeros.
           if let made = unsafe made { unsafe remove(made) }
           throw error
         }
         if let made = unsafe made { return unsafe made }
-        // The key has encrypted enough.
+        // The key has reached its message limit.
         try rotate()
       }
     }
 
-    /// Nil when the key has encrypted as much as one key should.
+    /// Returns nil if the key has reached its message limit.
     private func encrypt(
       _ text: UnsafeRawPointer, byteCount: Int, label: LabelKey, chunk: ChunkPlace, _ keys: Keys
     ) -> UnsafeMutablePointer<Entry>? {
@@ -150,7 +151,7 @@
             number: core.nextNumber, byteCount: byteCount, label: label, chunk: chunk,
             current: ciphertext))
         core.nextNumber += 1
-        // A rotation that begins now waits until the entry is in the list.
+        // A rotation that starts now waits until the entry is listed.
         core[users: side].sealing += 1
         core.statistics.encryptions += 1
         return true
@@ -177,9 +178,9 @@
       try secret.withSecret { secret throws(EnclaveError) in try encrypt(secret) }
     }
 
-    /// Encrypts a secret and destroys it. When this throws, the secret is as it was.
+    /// Encrypts a secret and destroys it. On error the secret is unchanged.
     ///
-    /// - Throws: as `encrypt`; `noSecret` when there is none: it was parked already, say.
+    /// - Throws: as `encrypt`; `noSecret` if it is nil, for example because it was parked already.
     public func park(_ secret: inout Secret?) throws(EnclaveError) -> EncryptedSecret {
       guard let taken = secret.take() else { throw .noSecret }
       let encrypted: EncryptedSecret
@@ -187,14 +188,14 @@
         secret = consume taken
         throw error
       }
-      // Pages that cannot be opened to be wiped are counted and shown; the ciphertext is made.
+      // Pages that cannot be opened for wiping are counted and published; the ciphertext is valid.
       _ = try? taken.destroy()
       return encrypted
     }
 
-    /// Decrypts into a new secret of an arena. The encrypted one stays.
+    /// Decrypts into a new secret in an arena. The encrypted secret is unchanged.
     ///
-    /// - Throws: `notAuthentic`, and there is no plaintext then; as `Arena.allocate`; `destroyed`,
+    /// - Throws: `notAuthentic`, leaving no plaintext; as `Arena.allocate`; `destroyed`,
     ///   `inheritedByFork`.
     /// - Complexity: O(bytes).
     public func decrypt(
@@ -208,11 +209,11 @@
       return secret
     }
 
-    /// Decrypts over the bytes of a secret of the same size: no memory is taken, so this is for what is
-    /// opened again and again.
+    /// Decrypts over an existing secret of the same size. Allocates nothing, so use this for
+    /// secrets that are decrypted often.
     ///
-    /// - Throws: as `decrypt(_:into:)`, and the secret is zeros where its bytes were not authentic;
-    ///   `invalidSize` when the sizes differ, and `frozen`.
+    /// - Throws: as `decrypt(_:into:)`; if not authentic, the secret becomes zeros. `invalidSize`
+    ///   if the sizes differ; `frozen`.
     public func decrypt(
       _ encrypted: borrowing EncryptedSecret, over secret: inout Secret
     ) throws(EnclaveError) {
@@ -247,34 +248,34 @@
       guard isAuthentic else { throw .notAuthentic }
     }
 
-    /// Whether one of the two places for keys is empty: it was wiped, or never used.
+    /// Whether one of the two keys was wiped or never used.
     package var isOldKeyWiped: Bool {
       (try? withKeys { keys in keys.isEmpty(withCore { $0.side ^ 1 }) }) ?? false
     }
 
-    /// The number of the key that gates the vault's own.
+    /// The protection key that gates the vault's arena.
     package var protectionKey: Int? { arena.statistics.protectionKey }
 
     // MARK: - State
 
-    /// What the vault has done, and holds. All 0 in a forked child.
+    /// The activity and contents of the vault. All 0 in a forked child.
     public var statistics: Statistics {
       guard !arena.reference.isInherited else { return Statistics() }
       return store.statistics
     }
 
-    /// Wipes the keys: nothing that the vault holds can be decrypted any more.
+    /// Wipes the keys: nothing in the vault can be decrypted any more.
     ///
     /// - Throws: as `Arena.destroy`.
     public func destroy() throws(EnclaveError) { try arena.destroy(waitingUpTo: .seconds(1)) }
 
-    /// An encrypted secret goes.
+    /// Removes an entry.
     func remove(_ entry: UnsafeMutablePointer<Entry>) {
-      // In a child the lock may be held by a thread that is not there.
+      // In a child, the lock may be held by a thread that no longer exists.
       guard !arena.reference.isInherited else { return }
       let isFree = withCore { core in
         unsafe core.remove(entry)
-        // The rotation that moves it now frees it.
+        // The rotation that is moving the entry will free it.
         unsafe entry.pointee.isGone = true
         return unsafe !entry.pointee.isHeld
       }
@@ -295,10 +296,10 @@
     }
   }
 
-  /// A secret that a vault holds encrypted, owned by whoever holds this value. When the value goes, the
-  /// ciphertext goes. It keeps its vault alive.
+  /// A secret encrypted by a vault, uniquely owned. The ciphertext is freed with this value. It
+  /// keeps its vault alive.
   ///
-  /// Threads: it can be sent to another thread; decrypting while the vault rotates is fine.
+  /// Threads: can be sent to another thread; may be decrypted while the vault rotates.
   @safe
   public struct EncryptedSecret: ~Copyable, @unchecked Sendable {
     let vault: Vault
@@ -314,7 +315,7 @@
     /// The size of the secret in bytes.
     public var byteCount: Int { unsafe entry.pointee.byteCount }
 
-    /// A rotation changes them.
+    /// For tests. A rotation changes both.
     package var epochAndNonce: (epoch: UInt64, nonce: UInt64) {
       let entry = unsafe entry
       return vault.withCore { _ in
@@ -322,15 +323,15 @@
       }
     }
 
-    /// The tests' way to what else lies in ordinary memory.
+    /// For tests: what else an attacker with access to ordinary memory can change.
     package func copyNonce(from other: borrowing EncryptedSecret) {
       unsafe entry.pointee.current.pointee.nonce = other.entry.pointee.current.pointee.nonce
     }
 
-    /// The same for the epoch that the entry says it is of.
+    /// For tests: forges the epoch.
     package func claim(epoch: UInt64) { unsafe entry.pointee.current.pointee.epoch = epoch }
 
-    /// The tests' way to what an attacker can change: the ciphertext and its tag.
+    /// For tests: what an attacker can change, the ciphertext and its tag.
     package func withStorage<R>(
       _ body: (UnsafeMutableRawBufferPointer, UnsafeMutableRawPointer) -> R
     ) -> R {
@@ -342,7 +343,7 @@
   }
 
   extension EncryptedSecret {
-    /// The size, nothing else.
+    /// Shows only the size.
     public var description: String { "EncryptedSecret(\(byteCount) bytes)" }
   }
 #endif

@@ -1,8 +1,8 @@
-// Counters that outlive the processes that they count.
+// Counters that outlive the processes they count.
 
 import MemwatchInspector
 
-/// The sums of every counter, and each process' values in the collection before.
+/// The sums of all counters, and each process' values in the previous collection.
 struct ExportCounters {
   typealias Readings = [Exporter.Labelled]
 
@@ -22,7 +22,7 @@ struct ExportCounters {
   private var sums: [Key: UInt64] = [:]
   private var last: [UInt64: Source] = [:]
   private var lastPlan: Exporter.Plan?
-  /// Publishers that ended and have no successor yet.
+  /// Publishers that ended without a successor so far.
   private var ended: [Exporter.Group: Int] = [:]
   private var errors: [String: UInt64] = [:]
 
@@ -55,7 +55,7 @@ struct ExportCounters {
     let isSamePlan = plan == lastPlan
     lastPlan = plan
     var now: [UInt64: Source] = [:]
-    // Those that were seen and are not read now: ended, or just not readable this time.
+    // Publishers missing from this collection: ended, or temporarily unreadable.
     let present = Set(
       readings.filter { $0.reading.state != .exited }.map(\.reading.id))
     for (id, source) in last where !present.contains(id) { ended[source.group, default: 0] += 1 }
@@ -70,14 +70,14 @@ struct ExportCounters {
       if let snapshot = reading.snapshot {
         if let events = snapshot.eventCount {
           addEvents(snapshot, after: source.events, to: group)
-          // What a torn or hostile page takes back must not count twice.
+          // A torn or hostile page may lower a value; raising it again must not count twice.
           source.events = max(source.events, events)
         }
         for (arena, label) in zip(snapshot.arenas, labelled.arenas) {
           let new = Self.values(arena)
           let known = source.arenas[arena.id]
           let old = known ?? new.map { _ in 0 }
-          // Most have not grown, and are in the sums that they belong to.
+          // Most have not grown and are already in the right sums.
           if isSamePlan, known != nil, zip(old, new).allSatisfy({ $0 >= $1 }) { continue }
           let name = plan.arena(label, of: group)
           for (index, counter) in Self.arenaCounters.enumerated() {
@@ -96,7 +96,7 @@ struct ExportCounters {
     ended = ended.filter { $0.value > 0 && plan.groups.contains($0.key) }
   }
 
-  /// Counts what is new by kind; kinds that are not known, and what the ring does not hold any more,
+  /// Counts new events by kind. Unknown kinds, and events that the ring has already dropped, count
   /// as `(other)`.
   private mutating func addEvents(
     _ snapshot: Snapshot, after last: UInt64, to group: Exporter.Group
@@ -118,7 +118,7 @@ struct ExportCounters {
     event.kind.isKnown ? event.kind.text : Exporter.other
   }
 
-  /// The most series that counters take under a plan.
+  /// The maximum number of counter series under a plan.
   func mostSeries(_ readings: Readings, _ plan: Exporter.Plan) -> Int {
     var kinds: [Exporter.Group: Set<String>] = [:]
     for key in sums.keys where key.metric == Metric.events.name && Self.isNamed(key, plan) {
@@ -129,7 +129,7 @@ struct ExportCounters {
       kinds[plan.group(labelled.group), default: []]
         .formUnion(snapshot.events.map { Self.kind(of: $0) } + [Exporter.other])
     }
-    // Each group, and `(other)`, has arenas of its own and `(other)`.
+    // Each group, including `(other)`, has its arenas and an `(other)` arena.
     let groups = plan.groups.count + 1
     let arenas = plan.arenas.values.reduce(groups) { $0 + $1.count }
     return Self.arenaCounters.count * arenas + groups + kinds.values.reduce(0) { $0 + $1.count }
@@ -142,7 +142,7 @@ struct ExportCounters {
     return arena == Exporter.other || plan.arenas[key.group]?.contains(arena) ?? false
   }
 
-  /// Writes the counters of what the plan names; never more series than `most` altogether.
+  /// Writes the counters of the groups and arenas in the plan; at most `most` series in total.
   func write(to out: inout Exposition, _ plan: Exporter.Plan, most: Int) {
     for reason in UnreadableReason.allCases {
       out.add(.collectionErrors, [reason.rawValue], errors[reason.rawValue] ?? 0)
@@ -155,7 +155,7 @@ struct ExportCounters {
     }
   }
 
-  /// Forgets the sums of what is not named, once there are too many.
+  /// Drops the sums of groups and arenas outside the plan if there are too many.
   mutating func prune(past most: Int, _ plan: Exporter.Plan) {
     if sums.count > most { sums = sums.filter { Self.isNamed($0.key, plan) } }
   }

@@ -1,4 +1,4 @@
-// What a collection shows as it is now.
+// Gauges: current values of a collection.
 
 package import MemwatchInspector
 
@@ -21,9 +21,9 @@ extension Exporter {
         out.add(.hostCheck, [fact.name, judgement.rawValue], fact.judgement == judgement)
       }
     }
-    // A group whose publishers are gone says 0.
+    // A group whose publishers are gone reports 0.
     for group in plan.groups { out.add(.publishers, group.labels + ["live"], UInt64(0)) }
-    // Arenas are many: they are added up before they have labels.
+    // There may be many arenas: sum them before making label strings.
     var rows: [Group: [String: ArenaRow]] = [:]
     for labelled in readings {
       let (reading, group) = (labelled.reading, plan.group(labelled.group))
@@ -87,11 +87,11 @@ extension Exporter {
   }
 }
 
-/// The gauges of a group's arenas of one name.
+/// The gauges of all arenas with one name in a group.
 private struct ArenaRow {
   private struct Gauge {
     var metric: Metric
-    /// The value of its last label, where it has one more than an arena.
+    /// The value of the additional label, for metrics that have one.
     var state: String?
     var value: @Sendable (ArenaSnapshot, Timestamp) -> Double?
 
@@ -142,7 +142,7 @@ private struct ArenaRow {
   }
 }
 
-/// Why something could not be read: a label's values.
+/// Why something could not be read: the values of the label `reason`.
 package enum UnreadableReason: String, CaseIterable, Sendable {
   case notPermitted = "not-permitted"
   case corrupt, incompatible

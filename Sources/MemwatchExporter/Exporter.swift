@@ -1,15 +1,15 @@
-// Snapshots of a host's publishers, aggregated and bounded.
+// Turns snapshots of a host's publishers into metrics: aggregated and bounded.
 
 package import MemwatchInspector
 
-/// What one publisher gave in a collection.
+/// One publisher in a collection.
 package struct ExportReading: Sendable {
-  /// The publisher's id; it never becomes a label.
+  /// The publisher's id; never used as a label.
   package var id: UInt64
   package var name: SafeText
   package var unit: SafeText?
   package var state: PublisherState
-  /// nil: it ended, or its page could not be read.
+  /// nil: the publisher ended, or its page could not be read.
   package var snapshot: Snapshot?
 
   package init(
@@ -20,10 +20,10 @@ package struct ExportReading: Sendable {
   }
 }
 
-/// One collection of a host.
+/// One collection of all publishers of a host.
 package struct ExportCollection: Sendable {
   package var readings: [ExportReading] = []
-  /// What could not be read, by reason.
+  /// The number of unreadable pages and directories, by reason.
   package var unreadable: [String: Int] = [:]
   package var host: [HostFact] = []
   package var at: Timestamp
@@ -32,23 +32,23 @@ package struct ExportCollection: Sendable {
   package init(at: Timestamp) { self.at = at }
 }
 
-/// Makes the text of each collection, and remembers what counters need. One thread at a time.
+/// Writes each collection as text, and keeps the state that counters need. One thread at a time.
 ///
-/// Groups are a process name and a unit. Those and arenas that are unhealthy are kept first, then those
-/// that were kept before, then by name; all others are added up under `(other)`. A counter grows by what
-/// its processes added since the collection before, under the name that they have now, so it never falls:
-/// neither when a process ends nor when its series is folded.
+/// A group is a process name and a unit. Unhealthy groups and arenas get series of their own first,
+/// then those that had one before, then the rest by name; what does not fit is summed under
+/// `(other)`. A counter grows by what its processes added since the previous collection, under
+/// their current name, so it never falls: not when a process ends, nor when its series is folded.
 package struct Exporter {
   package static let mostGroups = 64
   package static let mostArenas = 32
   package static let mostSeries = 5000
   static let other = "(other)"
-  /// A group without publishers keeps its row this long.
+  /// How long a group without publishers is kept.
   static let memoryMs: UInt64 = 3_600_000
   private static let mostRemembered = 20_000
 
   let version: String
-  /// False: one collection alone, without counters.
+  /// False: a single collection, without counters.
   private let counts: Bool
   private var counters = ExportCounters()
   private var groups: [Group: Timestamp] = [:]
@@ -66,15 +66,15 @@ package struct Exporter {
     var labels: [String] { [process, unit] }
   }
 
-  /// A reading, and what its labels are: sanitised once.
+  /// A publisher with its sanitised label values.
   struct Labelled {
     var reading: ExportReading
     var group: Group
-    /// Of each arena of the snapshot.
+    /// The label of each arena in the snapshot.
     var arenas: [String]
   }
 
-  /// Which groups and arenas have series of their own.
+  /// The groups and arenas that get series of their own.
   struct Plan: Equatable {
     var groups: Set<Group> = []
     var arenas: [Group: Set<String>] = [:]
@@ -87,7 +87,7 @@ package struct Exporter {
     }
   }
 
-  /// The text of a collection.
+  /// Writes a collection as text.
   package mutating func text(of collection: ExportCollection) -> String {
     var labels: [SafeText: String] = [:]
     let readings = collection.readings.map { reading in
@@ -110,7 +110,7 @@ package struct Exporter {
     repeat {
       next = planned(census, groupLimit, arenaLimit)
       let reserve = counts ? counters.mostSeries(readings, next) : 0
-      // What cannot fit is not worked out.
+      // Skip gauges that cannot fit.
       if reserve < Self.mostSeries { exposition = gauges(collection, readings, next) }
       if reserve < Self.mostSeries, exposition.count + reserve <= Self.mostSeries { break }
       if arenaLimit > 0 { arenaLimit /= 2 } else { groupLimit /= 2 }
@@ -130,7 +130,7 @@ package struct Exporter {
       process: Self.label(reading.name), unit: units[reading.id].map { Self.label($0) } ?? "")
   }
 
-  /// Labels are short, and whatever made the text, it is sanitised here.
+  /// Label values are sanitised here, whatever their source, and cut short.
   static func label(_ text: SafeText) -> String {
     SafeText(Array(text.string.utf8), limit: 128).string
   }
@@ -141,7 +141,7 @@ package struct Exporter {
       || snapshot.problem(of: arena).map { $0.severity < .note } ?? false
   }
 
-  /// Which groups and arenas there are, and which of them are unhealthy.
+  /// The groups and arenas of a collection, and which are unhealthy.
   private struct Census {
     var present: Set<Group> = []
     var bad: Set<Group> = []
@@ -178,7 +178,7 @@ package struct Exporter {
     for group in plan.groups {
       let names = arenas[group] ?? [:]
       let kept = self.plan.arenas[group] ?? []
-      // The arenas of processes that ended come last.
+      // Arenas of ended processes come last.
       let all = Set(names.keys).union(kept)
       let ranked = all.map { name in
         (rank(names[name] ?? false, names[name] != nil, kept.contains(name)), name)

@@ -1,13 +1,14 @@
-// Prometheus' text format 0.0.4: series, and their text.
+// Prometheus' text format 0.0.4.
 
 import MemwatchInspector
 
-/// Series of one collection. Adding to a series that is there aggregates, so no label set occurs twice.
+/// The series of one collection. Adding to an existing series aggregates, so no label set occurs
+/// twice.
 struct Exposition {
   private var values: [String: [[String]: Double]] = [:]
   private(set) var count = 0
 
-  /// Adds a value; nil (not known) adds nothing.
+  /// Adds a value; nil (unknown) adds nothing.
   mutating func add(_ metric: Metric, _ labels: [String], _ value: Double?) {
     assert(labels.count == metric.labels.count, metric.name)
     guard let value else { return }
@@ -49,7 +50,7 @@ struct Exposition {
     return text
   }
 
-  /// A label's value: backslash, double quote and line feed are escaped.
+  /// Escapes backslash, double quote and line feed in a label value.
   static func escaped(_ value: String) -> String {
     var text = ""
     for scalar in value.unicodeScalars {

@@ -1,10 +1,10 @@
-// The metrics: one table, which makes the text and the documentation.
+// The metrics: one table for the exposition and the documentation.
 
 /// A metric's declaration. Names follow Prometheus' conventions: base units, `_total` for counters.
 package struct Metric: Sendable {
   package enum Kind: String, Sendable { case gauge, counter }
 
-  /// How the values of a group become one.
+  /// How the values of a group are combined.
   package enum Aggregation: String, Sendable {
     case sum, largest, smallest
 
@@ -23,7 +23,7 @@ package struct Metric: Sendable {
   package let unit: String?
   package let aggregation: Aggregation
   package let labels: [String]
-  /// One sentence.
+  /// The description, one sentence.
   package let help: String
 
   init(
@@ -179,7 +179,7 @@ extension Metric {
     "arena_failures_total", .counter, nil, .sum, arena + ["operation"],
     "Operations that failed; sum of the group's arenas of this name.")
 
-  /// In the order of the text and of the documentation.
+  /// All metrics, in output order.
   package static let all: [Metric] = [
     buildInfo, collectionTimestamp, collectionDuration, unreadable, folded, collectionErrors,
     hostCheck, publishers, heartbeat, dumpable, debugger, emergencyWipe, restarts, events,

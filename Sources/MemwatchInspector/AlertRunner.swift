@@ -1,26 +1,26 @@
-// A command of the user's for each alert.
+// Runs the user's program for each alert.
 
-/// Starts one program for each alert, one at a time, without a shell: its arguments are the kind and
-/// the arena's id, or `-`; so are ENCLAVE_ALERT_KIND and ENCLAVE_ALERT_ARENA of its environment. No text
-/// of another process reaches it.
+/// Starts one program per alert, one at a time, without a shell. Its arguments are the alert's kind
+/// and the arena's id or `-`, also given as ENCLAVE_ALERT_KIND and ENCLAVE_ALERT_ARENA. No text
+/// from another process reaches it.
 package final class AlertRunner {
   private let program: String
   private var waiting: [(kind: String, arenaID: UInt64?)] = []
   private var running: Command?
-  /// What went wrong last: 125 to 127, as env(1) has them; 0: nothing.
+  /// The last failure to start it: 125 to 127, as in env(1); 0: none.
   package private(set) var failure: Int32 = 0
 
   package init(program: String) { self.program = program }
 
-  /// - Parameter kind: the number of a kind among all.
+  /// - Parameter kind: the index of a problem kind.
   package func add(kind: Int, arenaID: UInt64?) {
     guard ProblemKind.allCases.indices.contains(kind) else { return }
-    // A storm of alerts is not a storm of processes.
+    // A storm of alerts must not become a storm of processes.
     guard waiting.count < 100 else { return }
     waiting.append((ProblemKind.allCases[kind].rawValue, arenaID))
   }
 
-  /// Starts the next when the last has ended. Called at each sample.
+  /// Starts the next program once the last has ended. Called at each sample.
   package func poll() {
     if let command = running {
       guard command.poll() != nil else { return }
@@ -38,7 +38,7 @@ package final class AlertRunner {
     } catch { failure = error.code }
   }
 
-  /// Starts no more; the running one goes on by itself.
+  /// Starts no more programs; a running one continues on its own.
   package func end() {
     waiting = []
     running?.removeLog()

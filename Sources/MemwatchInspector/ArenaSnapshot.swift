@@ -8,8 +8,7 @@ package struct SizeRoom: Equatable, Sendable, Codable {
   package var payload: Int
   package var live: Int
   package var freeSlots: Int
-  /// Free slots once the headroom is used for this size alone; nil where it is not limited, or not
-  /// known.
+  /// Free slots if all headroom went to this size; nil if unlimited or unknown.
   package var freeSlotsAfterGrowth: Int?
 }
 
@@ -28,7 +27,7 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var name: SafeText
   package var layout: Reported<LayoutCode>?
   package var gate: ReportedGate?
-  /// How many other arenas that are listed are under the same protection key; nil without one.
+  /// The number of other listed arenas under the same protection key; nil without a key.
   package var keySharedWith: UInt64?
   package var backing: Reported<BackingCode>?
   package var lockPolicy: Reported<LockPolicyCode>?
@@ -43,12 +42,12 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var bytesInUse: ByteCount?
   package var bytesLocked: ByteCount?
   package var bytesMapped: ByteCount?
-  /// Of the mapped bytes, those of chunks that hold no secret.
+  /// Mapped bytes in chunks that hold no secret.
   package var idleBytes: ByteCount?
   package var chunkCount: UInt64?
   package var mapsUsed: UInt64?
-  /// Pages of slabs that are mappings of their own, and of chunks in one piece; nil but under a page
-  /// gate, and where an older library does not tell.
+  /// Pages in slabs with mappings of their own, and pages in chunks of one mapping; nil except
+  /// under a page gate, or if an older library does not report them.
   package var separatePages: UInt64?
   package var mergedPages: UInt64?
   package var guardPages: UInt64?
@@ -68,7 +67,7 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var stuckOpenPages: UInt64?
   package var corruptions: UInt64?
   package var longestOpenMs: UInt64?
-  /// Windows are open, and none was opened since then (ms since 1970); nil: none open, or not known.
+  /// When the newest open window was opened; nil: none is open, or unknown.
   package var openSince: Timestamp?
   package var encryptedCount: UInt64?
   package var unlistedSecrets: UInt64?
@@ -83,10 +82,10 @@ extension LockDetail {
 }
 
 extension ArenaSnapshot {
-  /// A lock was asked for, and does not cover all of it.
+  /// A lock was requested but does not cover the whole arena.
   package var isNotFullyLocked: Bool { lockState == .partial || lockState == .unlocked }
   package var isLockOff: Bool { lockState == .off }
-  /// Its contents can still be changed.
+  /// Its contents can be changed.
   package var isWritable: Bool { sealState == .open }
   /// Its contents can only be read, until it is destroyed.
   package var isFrozen: Bool { sealState == .frozen || sealState == .sealed }

@@ -1,6 +1,6 @@
 // Sizes in a snapshot.
 
-/// A number of bytes. Sums and differences stop at both ends, since sizes come from other processes.
+/// A number of bytes. Arithmetic saturates: sizes come from other processes.
 package struct ByteCount: Hashable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   package var count: UInt64
 
@@ -23,12 +23,12 @@ package struct ByteCount: Hashable, Comparable, Sendable, ExpressibleByIntegerLi
   }
 }
 
-/// For people: `48 KiB`, `2.2 MiB`; exact where it is whole.
+/// Human-readable: `48 KiB`, `2.2 MiB`; whole values are exact.
 extension ByteCount: Worded {
   package var text: String { bytes(count) }
 }
 
-/// In records, the number.
+/// Encoded as a plain number.
 extension ByteCount: Codable {
   package init(from decoder: any Decoder) throws {
     count = try decoder.singleValueContainer().decode(UInt64.self)
@@ -44,7 +44,7 @@ extension Double {
   package init(_ size: ByteCount) { self.init(size.count) }
 }
 
-/// A sum that stops at the largest size.
+/// A saturating sum.
 package func saturatingSum(_ sizes: [ByteCount]) -> ByteCount { sizes.reduce(0, +) }
 
 package func bytes(_ size: ByteCount) -> String { size.text }

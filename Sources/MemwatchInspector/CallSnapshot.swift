@@ -1,4 +1,4 @@
-// How often a call to the kernel was made, and failed.
+// Counts and failures of one system call.
 
 package import EnclaveSystem
 
@@ -19,7 +19,7 @@ extension CallSnapshot {
   }
 }
 
-/// In records, the function and the purpose: no two calls have both in common.
+/// Encoded by function and purpose, which together are unique.
 extension CallSnapshot: Codable {
   private enum CodingKeys: String, CodingKey {
     case function, purpose, count, failures, lastErrno

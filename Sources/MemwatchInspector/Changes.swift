@@ -1,8 +1,8 @@
-// What changed between two readings, in sentences: for screen readers, logs and pipes.
+// Changes between two snapshots as sentences: for screen readers, logs and pipes.
 
 extension Snapshot {
-  /// A line for each change that a person would be told of; for the first reading what there is.
-  /// Counts that move all the time are not among them.
+  /// One line for each change worth reporting; for the first snapshot, its state. Constantly
+  /// changing counts are left out.
   package func changes(since old: Snapshot?) -> [String] {
     var lines: [String] = []
     guard let old, old.process.publisherID == process.publisherID else {
@@ -60,7 +60,7 @@ extension Snapshot {
 }
 
 extension [Problem] {
-  /// What helps against several problems, said once with their number.
+  /// Distinct fixes, each with the number of problems it solves.
   func told(_ text: (Problem) -> String?, as title: String) -> [String] {
     var counts: [String: Int] = [:]
     for case let text? in map(text) { counts[text, default: 0] += 1 }

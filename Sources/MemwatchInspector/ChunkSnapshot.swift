@@ -1,4 +1,4 @@
-// A chunk in a snapshot, and what lies in its pages.
+// A chunk in a snapshot, and the contents of its pages.
 
 package import EnclaveStats
 
@@ -9,7 +9,7 @@ package struct ChunkSnapshot: Equatable, Sendable, Codable {
   package var lockState: Reported<LockStateCode>?
   package var errno: Int32?
   package var kind: Reported<LayoutCode>?
-  /// What lies in its pages, from the first to the last; nil: not known, or not asked for.
+  /// Its pages in order; nil: unknown or not requested.
   package var pages: [PagesSnapshot]?
 }
 
@@ -18,13 +18,13 @@ extension ChunkSnapshot {
   package var isLockOff: Bool { lockState == .off }
   package var isUnlocked: Bool { lockState == .unlocked }
 
-  /// nil: it is not known what lies in its pages.
+  /// nil if the pages are unknown.
   package var pageCounts: PageCounts? { pages.map { PageCounts($0) } }
 }
 
-/// What lies in some pages, in numbers.
+/// Totals over some pages.
 package struct PageCounts: Equatable, Sendable {
-  /// Pages that hold secrets, have windows open, could not be closed again; and the secrets.
+  /// Pages that hold secrets, that have open windows and that could not be closed; and the secrets.
   package var holding: UInt64
   package var open: UInt64
   package var stuck: UInt64
@@ -41,25 +41,25 @@ package struct PageCounts: Equatable, Sendable {
   }
 }
 
-/// Pages of a chunk that are opened together, or that hold nothing yet.
+/// Pages of a chunk that are opened together, or unused pages.
 package struct PagesSnapshot: Equatable, Sendable, Codable {
-  /// Counted from the chunk's first, which is 0.
+  /// The index in the chunk, from 0.
   package var first: Int
   package var count: Int
   package var use: Use
-  /// The bytes that a slot holds, and slots; nil where the pages are not cut into slots.
+  /// The size and number of slots; nil if the pages are not cut into slots.
   package var payload: UInt64?
   package var slots: UInt64?
-  /// Secrets that live here.
+  /// Live secrets in these pages.
   package var live: UInt64
-  /// A window lies here.
+  /// A window is open here.
   package var isOpen: Bool
-  /// They could not be closed again.
+  /// These pages could not be closed.
   package var isStuck: Bool
 
   package enum Use: UInt64, Sendable, Codable {
     case unused, slots, whole
-    /// The page says what no publisher writes.
+    /// The stats page holds a value that no publisher writes.
     case odd
   }
 
@@ -71,8 +71,8 @@ package struct PagesSnapshot: Equatable, Sendable, Codable {
     (self.payload, self.slots, self.isOpen, self.isStuck) = (payload, slots, isOpen, isStuck)
   }
 
-  /// In records: `[first, count, use, live, 1 open + 2 stuck]`, and `payload, slots` where it has
-  /// some. A chunk has many of them.
+  /// Encoded compactly, since a chunk has many: `[first, count, use, live, 1 open + 2 stuck]`, then
+  /// `payload, slots` if present.
   package func encode(to encoder: any Encoder) throws {
     var list = encoder.unkeyedContainer()
     let windows: UInt64 = (isOpen ? 1 : 0) + (isStuck ? 2 : 0)
@@ -90,7 +90,7 @@ package struct PagesSnapshot: Equatable, Sendable, Codable {
       }
       return number
     }
-    // As far as a chunk can reach.
+    // No chunk is larger.
     first = Int(try number(0...1 << 40))
     count = Int(try number(1...1 << 40))
     use = Use(rawValue: try number()) ?? .odd

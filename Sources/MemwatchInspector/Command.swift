@@ -8,7 +8,7 @@ package struct CommandFailure: Error {
   package var message: String
 }
 
-/// A running command with its log. One thread at a time.
+/// A command and its log. One thread at a time.
 package final class Command {
   private let child: ChildProcess
   private var isWatched: (status: () -> Int32?, hasDescendants: () -> Bool)?
@@ -17,7 +17,7 @@ package final class Command {
   package var isLogged: Bool { logPath != nil }
   package var status: Int32? { isWatched?.status() ?? child.status }
 
-  /// This process is not its parent: another one tells how it stands.
+  /// For a process that is not the command's parent: asks another process for its status.
   package func isWatchedBy(status: @escaping () -> Int32?, hasDescendants: @escaping () -> Bool) {
     isWatched = (status, hasDescendants)
   }
@@ -27,8 +27,8 @@ package final class Command {
     self.logPath = logPath
   }
 
-  /// Starts a command. `publishing`: with ENCLAVE_STATS=1. `logged`: its input is /dev/null, its
-  /// output a file.
+  /// Starts a command. `publishing` sets ENCLAVE_STATS=1. `logged` connects its input to /dev/null
+  /// and its output to a log file.
   package static func start(
     _ arguments: [String], publishing: Bool, logged: Bool, name: String,
     environment: [String: String] = [:]
@@ -51,14 +51,13 @@ package final class Command {
       return Command(child: child, logPath: path)
     } catch {
       if let path { Files.remove(path) }
-      // As env(1) does: 127 not found, 126 cannot be run, 125 memwatch's own failure.
+      // As env(1): 127 not found, 126 not executable, 125 memwatch's own failure.
       let code: Int32 = error.isMissing ? 127 : error.isDenied ? 126 : 125
       throw CommandFailure(code: code, message: "\(error)")
     }
   }
 
-  /// Waits until the command or a descendant of it publishes; nil: it ended first, or did not in
-  /// time.
+  /// Waits until the command or a descendant publishes; nil: it ended first, or the time is up.
   package func waitForPublisher(milliseconds: UInt64) -> Inspector? {
     let deadline = ProcessFacts.bootMilliseconds + milliseconds
     while ProcessFacts.bootMilliseconds < deadline {
@@ -69,7 +68,7 @@ package final class Command {
     return nil
   }
 
-  /// The publisher that the command or a descendant of it is; nil: none is seen now.
+  /// Attaches to the command or a descendant that publishes; nil: none does now.
   package func publisher() -> Inspector? {
     for publisher in Discovery.run().publishers where publisher.state.isHeld {
       guard let pid = publisher.pid, isDescendant(pid),
@@ -80,11 +79,11 @@ package final class Command {
     return nil
   }
 
-  /// Whether anything of it still runs.
+  /// Whether the command or a descendant still runs.
   package var mayPublish: Bool { poll() == nil || hasDescendants }
 
-  /// Whether a process is the command or comes from it: by its parents, or by the process group
-  /// where the command has one of its own.
+  /// Whether a process is the command or its descendant: by its ancestors, or by the command's own
+  /// process group.
   private func isDescendant(_ pid: Int32) -> Bool {
     var at = pid
     for _ in 0..<64 {
@@ -98,12 +97,12 @@ package final class Command {
     return false
   }
 
-  /// A daemon that the command left behind in its process group.
+  /// Whether processes remain in the command's group, such as a daemon.
   package var hasDescendants: Bool {
     isLogged && (isWatched?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
   }
 
-  /// Its status once it has ended.
+  /// The exit status once it has ended.
   package func poll() -> Int32? {
     if let isWatched { return isWatched.status() }
     return child.poll() ? child.status : nil
@@ -113,7 +112,7 @@ package final class Command {
     while poll() == nil { ProcessFacts.pause(milliseconds: 20) }
   }
 
-  /// Ends it: SIGTERM, and SIGKILL when it has not ended within two seconds.
+  /// Ends the command: SIGTERM, then SIGKILL after two seconds.
   package func end() {
     child.signal(15, group: isLogged)
     let deadline = ProcessFacts.bootMilliseconds + 2000
@@ -124,7 +123,7 @@ package final class Command {
     child.waitForEnd()
   }
 
-  /// The last lines of the log, made safe.
+  /// The last lines of the log, sanitised.
   package func tail(_ count: Int) -> [String] {
     guard let logPath, let file = try? Inspected.named(logPath).open(),
       let size = try? file.status().size

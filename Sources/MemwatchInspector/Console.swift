@@ -1,4 +1,4 @@
-// What the command needs of the system beside inspecting: streams, new files, a pause, children.
+// System services for the command: streams, new files, clocks.
 
 import EnclaveSystem
 import MemwatchSystem
@@ -8,7 +8,7 @@ package struct ConsoleFailure: Error {
 }
 
 package enum Console {
-  /// Writes to a standard stream (1 or 2); what went wrong, or nil.
+  /// Writes to a standard stream (1 or 2). Returns an error message, or nil.
   package static func write(_ text: String, to descriptor: Int32) -> String? {
     let path = descriptor == 1 ? "standard output" : "standard error"
     do { try Files.write(Array(text.utf8), to: descriptor, path: path) } catch {
@@ -17,13 +17,13 @@ package enum Console {
     return nil
   }
 
-  /// A write past RLIMIT_FSIZE is an error from now on, and ends nothing.
+  /// From now on a write past RLIMIT_FSIZE is an error and does not end the process.
   package static func surviveFileLimit() { ChildProcess.ignoreFileLimit() }
 
-  /// The limits of memory that memwatch runs under, in words; nil when there is none.
+  /// The memory limits of memwatch itself, in words; nil: none.
   package static var memoryLimits: String? { ChildProcess.memoryLimits }
 
-  /// Writes a file that must not exist yet, whole or not at all; what went wrong, or nil.
+  /// Atomically writes a new file; it must not exist. Returns an error message, or nil.
   package static func writeNewFile(_ text: String, to path: String) -> String? {
     let files = InspectedFiles.current
     do throws(FileFailure) {
@@ -47,7 +47,7 @@ package enum Console {
       ? "\(failure.path) exists; memwatch never overwrites a file" : "\(failure)"
   }
 
-  /// A file that is made now and grows, mode 0600.
+  /// A new file, mode 0600, that is appended to.
   package final class GrowingFile {
     private let file: OpenFile
     package init(_ path: String) throws(ConsoleFailure) {
@@ -55,19 +55,20 @@ package enum Console {
         throw ConsoleFailure(message: message(error, path))
       }
     }
-    /// Writes at the end; what went wrong, or nil.
+    /// Appends bytes. Returns an error message, or nil.
     package func append(_ bytes: [UInt8]) -> String? {
       do { try file.write(bytes) } catch { return "\(error)" }
       return nil
     }
   }
 
-  /// A file that the user named; nil when it cannot be read, or is larger than the limit.
+  /// The contents of a file from the command line; nil if it cannot be read or is larger than the
+  /// limit.
   package static func bytes(of path: String, limit: Int = 64 << 20) -> [UInt8]? {
     Inspected.named(path).bytes(limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
   }
 
-  /// The lines of a file that the user named; nil when it cannot be read.
+  /// The lines of a file from the command line; nil if it cannot be read.
   package static func lines(of path: String) -> [String]? {
     Inspected.named(path).text(limit: 1 << 20).map {
       $0.split(separator: "\n").map { String($0) }
@@ -80,13 +81,13 @@ package enum Console {
   /// CLOCK_REALTIME.
   package static var now: Timestamp { Timestamp(realMs: ProcessFacts.realMilliseconds) }
 
-  /// Whether a file is there that may be run.
+  /// Whether an executable file exists.
   package static func isExecutable(_ path: String) -> Bool {
     guard let status = try? Files.status(path) else { return false }
     return status.isRegular && status.mode & 0o111 != 0
   }
 
-  /// The directory of this program's file.
+  /// The directory of the running program.
   package static var programDirectory: String {
     let path = Files.link("/proc/self/exe") ?? ""
     return String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])

@@ -1,6 +1,6 @@
-// Two snapshots, and what changed between them.
+// Field-by-field differences between two snapshots.
 
-/// What one field was and is; nil where it was not there.
+/// The old and new value of one field; nil: absent.
 package struct Difference: Equatable, Sendable {
   package var path: String
   package var before: Value?
@@ -8,8 +8,8 @@ package struct Difference: Equatable, Sendable {
 }
 
 extension Value {
-  /// The fields that differ, in the order of the first. Things in lists are the same when their `id`,
-  /// `serial`, `index`, `label` or `name` is, so that what came or went moves nothing else.
+  /// The fields that differ, in the order of the old document. List items are matched by `id`,
+  /// `serial`, `index`, `label` or `name`, so insertions do not shift the others.
   package func differences(from old: Value) -> [Difference] {
     let (before, after) = (old.leaves(naming: \.listName), leaves(naming: \.listName))
     let then = Dictionary(before.map { ($0.path, $0.value) }) { first, _ in first }

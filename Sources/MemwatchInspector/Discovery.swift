@@ -1,18 +1,17 @@
-// Finding publishers: where pages may lie, and what each place gave.
+// Finding publishers: the directories searched, and the pages found.
 
 import EnclaveStats
 import EnclaveSystem
 package import MemwatchSystem
 
-/// A page that was found.
+/// A stats page that was found.
 package struct Publisher: Equatable, Sendable {
-  /// How its page is opened.
+  /// How to open its page.
   package var source: Inspected
   package var path: String
-  /// The directory and file name, as they are opened.
+  /// The directory and file name.
   package var fileName: String
-  /// In the viewer's pid namespace; nil when the holder of the lock cannot be seen, or there is
-  /// none.
+  /// In the viewer's pid namespace; nil if the lock has no holder, or none that is visible here.
   package var pid: Int32?
   package var publisherPid: UInt64
   package var id: UInt64
@@ -21,18 +20,17 @@ package struct Publisher: Equatable, Sendable {
   package var createdAt: Timestamp
   package var state: PublisherState
   package var stateDetail: String?
-  /// When a publisher that is gone or stopped wrote last, in milliseconds since 1970; nil: not
-  /// known, or it runs.
+  /// When a publisher that is gone or stopped last wrote; nil: unknown, or it is running.
   package var lastSeenAt: Timestamp?
   package var identifier: String { hex(id) }
 }
 
-/// A place that was looked at.
+/// A directory that was searched.
 package struct Location: Equatable, Sendable {
   package var path: SafeText
   package var outcome: SafeText
   package var isDenied: Bool
-  /// It could not be searched at all: whether there is a page is not known.
+  /// The directory could not be searched: it may contain a page.
   package var hasFailed: Bool
 
   init(path: String, outcome: String, isDenied: Bool = false, hasFailed: Bool = false) {
@@ -47,7 +45,7 @@ package struct Discovery: Sendable {
   package var publishers: [Publisher] = []
   package var places: [Location] = []
 
-  /// Looks in every place where a publisher may put its page.
+  /// Searches every directory where a publisher may put its page.
   package static func run() -> Discovery {
     var discovery = Discovery()
     do throws(FileFailure) {
@@ -78,14 +76,14 @@ package struct Discovery: Sendable {
         do {
           let file = try Inspected.page(page.number).open()
           let status = try file.status()
-          // A page belongs to whoever owns its directory; anything else was put there.
+          // A genuine page has the same owner as its directory.
           guard status.owner == owner, status.isRegular else { continue }
           guard
             let publisher = Publisher(
               file, .page(page.number), path: place.path + "/" + page.name, fileName: page.name)
           else { continue }
           found += 1
-          // The same page may be reached on two ways.
+          // The same page may be reachable by two paths.
           if !publishers.contains(where: { $0.id == publisher.id && $0.id != 0 }) {
             publishers.append(publisher)
           }
@@ -103,7 +101,7 @@ package struct Discovery: Sendable {
 }
 
 extension Publisher {
-  /// What the page's header and lock tell; nil for a file that is no page at all.
+  /// Reads a page's header and lock; nil if the file is not a stats page.
   init?(_ file: consuming OpenFile, _ source: Inspected, path: String, fileName: String) {
     guard let status = try? file.status() else { return nil }
     let holder = try? file.lockHolder()

@@ -1,6 +1,6 @@
-// A snapshot as a tree of names and values: JSON and text are two ways of writing the same tree.
+// A snapshot as a tree of names and values, from which JSON, text and differences are made.
 
-/// A value of a document.
+/// A value in a document.
 package indirect enum Value: Equatable, Sendable {
   case null
   case bool(Bool)
@@ -32,10 +32,10 @@ package indirect enum Value: Equatable, Sendable {
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
 
-  /// The leaves with their paths (`arenas[0].name`), in order.
+  /// The leaves and their paths (`arenas[0].name`), in order.
   package var leaves: [(path: String, value: Value)] { leaves { _ in nil } }
 
-  /// The same, where things in lists have names of their own.
+  /// The leaves, with list items named by a closure instead of an index.
   func leaves(naming name: (Value) -> String?) -> [(path: String, value: Value)] {
     var all: [(String, Value)] = []
     func walk(_ value: Value, _ path: String) {
@@ -61,8 +61,8 @@ package indirect enum Value: Equatable, Sendable {
 extension Snapshot {
   package static let schema = "memwatch/1"
 
-  /// The whole snapshot. Base units: bytes, milliseconds, counts; times are milliseconds since
-  /// 1970; null is "not known".
+  /// The whole snapshot. Base units: bytes, milliseconds, counts. Times are milliseconds since
+  /// 1970. null means unknown.
   package var document: Value {
     .object([
       ("schema", .text(Self.schema)),

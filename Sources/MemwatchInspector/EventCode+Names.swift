@@ -1,12 +1,12 @@
-// The words of events.
+// The names of events.
 
 package import EnclaveStats
 
 extension EventSnapshot {
-  /// The words of the kinds that this version knows.
+  /// The names of the kinds that this version knows.
   package static let kinds = EventCode.allCases.map(\.word)
 
-  /// Whether it tells of something that went wrong.
+  /// Whether the event reports a failure.
   package var isFailure: Bool {
     switch kind {
     case .known(let code): code.isFailure

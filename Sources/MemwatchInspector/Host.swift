@@ -1,4 +1,4 @@
-// What this machine does that matters to secrets in memory, as far as a plain user can see it.
+// The host settings that affect secrets in memory, as far as an ordinary user can read them.
 
 import EnclaveSystem
 import MemwatchSystem
@@ -8,19 +8,19 @@ package struct HostFact: Equatable, Sendable {
   package enum Judgement: String, Sendable, CaseIterable { case good, bad, unknown }
   package var name: String
   package var judgement: Judgement
-  /// What was seen.
+  /// The observed value.
   package var value: String
-  /// What it means for secrets.
+  /// What the setting means for secrets.
   package var meaning: String
-  /// What to do about it, where it is bad or unknown.
+  /// The fix; nil if the judgement is good.
   package var fix: String?
 }
 
-/// The host's settings, read from /proc and /sys (proc(5), and the kernel's admin guide). Nothing is
+/// The host's settings from /proc and /sys (proc(5), and the kernel's admin guide). Nothing is
 /// guessed: what cannot be read is unknown.
 package struct Host: Equatable, Sendable {
   package private(set) var facts: [HostFact] = []
-  /// The fact about swap, and whether there is any; nil: not known.
+  /// The fact about swap, and whether swap is on; nil: unknown.
   package private(set) var swapFact: HostFact?
   package private(set) var hasSwap: Bool?
   private let files: HostFiles
@@ -31,7 +31,7 @@ package struct Host: Equatable, Sendable {
     self.init(HostFiles(fields: Inspected.host.fields(limit: 16 << 20) ?? []))
   }
 
-  /// - Parameter root: where /proc, /sys and /boot are; tests have their own.
+  /// - Parameter root: the directory that holds /proc, /sys and /boot; for tests.
   package init(root: String) { self.init(HostFiles.read(root: root)) }
 
   private init(_ files: HostFiles) {
@@ -50,7 +50,7 @@ package struct Host: Equatable, Sendable {
     memlock()
   }
 
-  /// With what memwatch itself gave up before it read anything.
+  /// Adds the confinement of memwatch itself.
   package func with(sandbox holds: [String], missing: [String]) -> Host {
     var host = self
     host.add(
@@ -74,7 +74,7 @@ package struct Host: Equatable, Sendable {
 
   private func exists(_ path: String) -> Bool { files.exists(path) }
 
-  /// The word in brackets of a list of choices.
+  /// The selected word of a list such as `always [madvise] never`.
   private func chosen(_ text: String) -> String? {
     guard let start = text.firstIndex(of: "["), let end = text.firstIndex(of: "]"), start < end
     else { return nil }
@@ -86,7 +86,8 @@ package struct Host: Equatable, Sendable {
       .map { String($0.dropFirst(name.count + 1)) }
   }
 
-  /// `y`, another value, or `n` for what is not set; nil when the configuration cannot be read.
+  /// The value of a kernel build option; `n` if it is not set, nil if the configuration cannot be
+  /// read.
   private func configured(_ name: String) -> String? {
     guard let configuration else { return nil }
     for line in configuration.split(separator: "\n") where line.contains(name) {
@@ -295,7 +296,7 @@ package struct Host: Equatable, Sendable {
       "ulimit -l 8192, LimitMEMLOCK= in a unit, --ulimit memlock= for a container")
   }
 
-  /// A soft limit of this process, which those that are started from the same shell share.
+  /// A soft limit of this process, as a hint for processes of the same shell.
   private func limitOfThisProcess(_ name: String) -> UInt64? {
     guard let limits = read("/proc/self/limits") else { return nil }
     for line in limits.split(separator: "\n") where line.hasPrefix(name) {
@@ -307,7 +308,7 @@ package struct Host: Equatable, Sendable {
 
   // MARK: - What no setting helps against
 
-  /// Where a secret can be, whatever a library wipes, closes and locks; and what helps.
+  /// Places where secrets remain whatever a library does, and what helps.
   package static let notErased: [(what: String, helps: String)] = [
     ("registers and stack of the program's own code", "short windows; copies that stay in arenas"),
     ("what a program copies out of a window", "hand spans on, not arrays"),
@@ -330,7 +331,7 @@ package struct Host: Equatable, Sendable {
 }
 
 extension HostFact.Judgement {
-  /// How a line about a fact begins.
+  /// The heading of a fact's line.
   package var heading: String {
     let mark =
       switch self {

@@ -3,13 +3,13 @@
 import EnclaveSystem
 
 extension Inspector {
-  /// Adds a problem for each arena whose windows have been open for longer than the limit.
+  /// Adds a warning for each arena with a window open longer than the limit.
   func watchWindows(_ snapshot: inout Snapshot) {
     let now = ProcessFacts.bootMilliseconds
     var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
     for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 {
       guard let opens = arena.opens else { continue }
-      // What this process saw itself, and what the publisher tells of the time before.
+      // Combine what this process observed with what the publisher reports.
       let before = openSince[arena.id].flatMap { $0.opens == opens ? $0 : nil }
       let told = arena.openSince.map { told in
         now - min(now, snapshot.sampledAt.since(told))

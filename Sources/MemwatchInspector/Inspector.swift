@@ -1,10 +1,10 @@
-// Attaches to one publisher and reads it again and again.
+// Attaches to one publisher and samples it repeatedly.
 
 import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
-/// Whom to look at.
+/// The process to inspect.
 package enum Target: Equatable, Sendable {
   case only
   case pid(Int32)
@@ -21,7 +21,7 @@ package enum Target: Equatable, Sendable {
   }
 }
 
-/// Why there is nothing to look at.
+/// Why no publisher could be attached.
 package enum AttachFailure: Error, Sendable {
   case none(Target, [Location])
   case notPermitted(Target, [Location])
@@ -29,7 +29,7 @@ package enum AttachFailure: Error, Sendable {
   case unreadable(Publisher)
 }
 
-/// A connection to one publisher: passive, by reading its page and /proc alone.
+/// A passive connection to one publisher: only reads its page and /proc.
 package final class Inspector {
   package let target: Target
   package private(set) var publisher: Publisher
@@ -40,24 +40,24 @@ package final class Inspector {
   private var lastSearchMs: UInt64 = 0
   private var successor: Publisher?
   private var maps = MapsCache()
-  /// The probe that last read what seldom changes, and when.
+  /// The last probe that read rarely changing settings, and its time.
   private var settings: (probe: ProcessProbe, readMs: UInt64)?
   private var auditor = Auditor()
   private var unlocked: (page: UnlockedPage, readMs: UInt64)?
-  /// Milliseconds that a window may stay open before it is told as a warning.
+  /// Milliseconds that a window may stay open before a warning.
   package var openLimitMs: UInt64 = 60_000
-  /// Since when arenas are open without a new window, as far as this viewer saw: the count of windows then.
+  /// By arena: the count of windows, and since when it has not changed while one was open.
   var openSince: [UInt64: (opens: UInt64, since: UInt64)] = [:]
-  /// As they were when their table changed last.
+  /// The secrets as of the last change of their table.
   private var secrets: (version: UInt64?, all: [SecretSnapshot]) = (nil, [])
 
-  /// Counting maps reads all of /proc/PID/maps: seldom where there are many.
+  /// Counting mappings reads all of /proc/PID/maps: do it rarely for large processes.
   private struct MapsCache {
     var count: Int?
     var nextMs: UInt64 = 0
   }
 
-  /// At one sample a second, each reads them.
+  /// Slightly below one second, so every sample at 1 Hz reads them.
   private static let settingsMs: UInt64 = 900
 
   private init(target: Target, publisher: Publisher, reader: consuming StatsPageReader) {
@@ -67,9 +67,9 @@ package final class Inspector {
     pid = publisher.pid
   }
 
-  /// Finds the target and opens its page.
+  /// Finds a publisher and opens its page.
   ///
-  /// - Parameter retryMilliseconds: how long a record that is being written is waited for.
+  /// - Parameter retryMilliseconds: how long to retry a record that is being written.
   package static func attach(
     to target: Target, retryMilliseconds: UInt64 = 40
   ) throws(AttachFailure) -> Inspector {
@@ -78,7 +78,7 @@ package final class Inspector {
       target: target, publisher: publisher, reader: try open(publisher, retryMilliseconds))
   }
 
-  /// Opens the page of a publisher that was found.
+  /// Opens the page of a discovered publisher.
   package static func attach(to publisher: Publisher) throws(AttachFailure) -> Inspector {
     let target: Target =
       if case .named(let path) = publisher.source {
@@ -108,7 +108,7 @@ package final class Inspector {
     let live = matching.filter { $0.state.isHeld }
     if live.count == 1 { return live[0] }
     if live.count > 1 { throw .several(live) }
-    // Nobody lives: the page of the one that lived last tells how it ended.
+    // No live publisher: the newest page tells how its process ended.
     if let last = matching.max(by: { $0.createdAt < $1.createdAt }) {
       switch target {
       case .only:
@@ -121,13 +121,13 @@ package final class Inspector {
       throw .none(target, discovery.places)
     }
     let probe = ProcessProbe(pid: pid, countingMaps: false)
-    // A name may be a number: it is meant where no process has that number.
+    // A name may be a number; try it if no process has that pid.
     let namesakes = discovery.publishers.filter { $0.matches(.name("\(pid)")) }
     if probe.isGone, namesakes.count == 1 { return namesakes[0] }
     if probe.absence(of: pid) == nil,
       Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
-      // It may live in a container: only who may trace it may look into its root.
+      // It may be in a container, whose root only a process with ptrace access may read.
       let root = Location(
         path: "/proc/\(pid)/root", outcome: "may not be opened (permission denied)", isDenied: true)
       throw .notPermitted(target, discovery.places + [root])
@@ -156,10 +156,9 @@ package final class Inspector {
 
   // MARK: - Reading
 
-  /// What a sample holds one by one. Tables that nobody looks at are not read: they can be the
-  /// largest by far.
+  /// The individual items in a sample. Large tables are read only on demand.
   package enum SampleDetail: Sendable {
-    /// No labels either.
+    /// Not even labels.
     case totals
     case none, secrets, pages, all
 
@@ -174,26 +173,26 @@ package final class Inspector {
     }
   }
 
-  /// When a sample also compares the page with the mappings of the process.
+  /// When a sample includes an audit.
   package enum Auditing: Sendable {
-    /// At intervals that cost the process little, and when something happened.
+    /// At intervals that cost the process little, and after events.
     case automatic
-    /// Until what was seen is certain: a second or so where pages are open that may be windows'.
+    /// Now, until the result is certain: about a second if open pages may belong to windows.
     case now
     case never
   }
 
-  /// Reads the page and /proc. Takes milliseconds, and never longer than some 100 ms, but for
-  /// audits: those take as long as the kernel does to write smaps.
+  /// Reads the page and /proc. Takes milliseconds, at most about 100 ms; audits take as long as the
+  /// kernel needs to produce smaps.
   ///
-  /// - Parameter detail: what is wanted one by one: secrets, and the pages of chunks.
+  /// - Parameter detail: whether to include individual secrets or pages.
   package func sample(auditing: Auditing = .never, _ detail: SampleDetail = .all) -> Snapshot {
     let detail = detail.tables
     followSuccessor()
     let start = ProcessFacts.bootMilliseconds
     var reading = read(detail)
-    // The page and /proc are read one after the other: what seems to differ is looked at again
-    // before it is said.
+    // The page and /proc are not read at the same instant: check an apparent difference again
+    // before reporting it.
     if reading.claimsMoreThanLocked, ProcessFacts.bootMilliseconds - start < 50 {
       ProcessFacts.pause(milliseconds: 2)
       reading = read(detail)
@@ -242,7 +241,7 @@ package final class Inspector {
     var reading = SnapshotBuilder(sampledAt: Timestamp(realMs: ProcessFacts.realMilliseconds))
     do throws(StatsPageReadFailure) {
       var image = try reader.read(detail)
-      // A writer that the scheduler keeps waiting is not one that stopped.
+      // A writer that was descheduled has not stopped.
       let deadline = ProcessFacts.bootMilliseconds + 200
       while image.isStuck, ProcessFacts.bootMilliseconds < deadline {
         image = try reader.read(detail)
@@ -295,7 +294,7 @@ package final class Inspector {
         let found = withoutLock(pid, hasClosed: closed)
         (reading.state, reading.stateDetail) = (found.state, found.detail)
         if found.state == .exec {
-          // What /proc tells is of the new program.
+          // /proc describes the new program.
           reading.probe = ProcessProbe.none
           reading.mapCount = nil
         }
@@ -329,7 +328,7 @@ package final class Inspector {
     }
   }
 
-  /// Looked at once a second: a process may have many mappings.
+  /// At most once a second: a process may have many mappings.
   private func withoutLock(_ pid: Int32, hasClosed: Bool) -> UnlockedPage {
     let now = ProcessFacts.bootMilliseconds
     if let unlocked, unlocked.page.hasClosed == hasClosed, now < unlocked.readMs + 1000 {
@@ -342,8 +341,8 @@ package final class Inspector {
     return page
   }
 
-  /// Another live page of the same process or the same file name; looked for twice a second, and
-  /// kept once it was seen.
+  /// Another live page of the same process or file name. Searched at most twice a second; cached
+  /// once found.
   private func replacement() -> Publisher? {
     if case .name = target { return nil }
     let now = ProcessFacts.bootMilliseconds
@@ -354,7 +353,7 @@ package final class Inspector {
       successor = found.flatMap { $0.id != publisher.id && $0.state.isHeld ? $0 : nil }
     } else {
       successor = Discovery.run().publishers.first {
-        // After setuid(2) the same process publishes as another user: the holder of a lock cannot be
+        // After setuid(2) a process publishes as another user. Its pid as lock holder cannot be
         // forged.
         $0.state.isHeld && $0.id != publisher.id && $0.publisherPid == publisher.publisherPid
           && ($0.uid == publisher.uid || ($0.pid != nil && $0.pid == pid))
@@ -363,7 +362,7 @@ package final class Inspector {
     return successor
   }
 
-  /// A name goes on with the next process of that name; a pid does not.
+  /// A target by name follows the next process of that name; a pid does not.
   private func followSuccessor() {
     guard case .name(let name) = target else { return }
     guard (try? reader.file.lockHolder()) == .nobody else { return }

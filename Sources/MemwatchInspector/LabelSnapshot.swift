@@ -14,27 +14,26 @@ package struct LabelSnapshot: Equatable, Sendable, Codable {
   package var lastOpenedAt: Timestamp?
   package var minimumSize: ByteCount?
   package var maximumSize: ByteCount?
-  /// Its number in its arena, which secrets name.
+  /// Its index in its arena, which secrets refer to.
   package var index: UInt64 = 0
-  /// Of its secrets, where a record does not hold them one by one.
+  /// The ages of its secrets, in records, which hold no individual secrets.
   package var ages: SecretAges?
 }
 
 extension LabelSnapshot {
-  /// The program gave it; else it is the place that allocated the secret.
+  /// The program gave the label; otherwise it is the call site of the allocation.
   package var isGiven: Bool { origin == .label }
 }
 
-/// What the secrets of a label that are listed one by one have in common. Times are milliseconds
-/// since 1970; `.max` where there is none.
+/// Ages over the listed secrets of a label. `.max` means none.
 package struct SecretAges: Equatable, Sendable {
   package var listed: UInt64 = 0
   package var oldest = Timestamp.max
-  /// Of the one that was not opened for the longest time: when that was, or when it was allocated.
+  /// When the longest-idle secret was last opened, or allocated if never opened.
   package var leastRecent = Timestamp.max
-  /// When the one that is open for the longest time was opened.
+  /// When the longest-open secret was opened.
   package var openSince = Timestamp.max
-  /// Those that were never opened, and were allocated before the mark.
+  /// Secrets allocated before the mark and never opened.
   package var neverOpened: UInt64 = 0
   package var oldestNeverOpened = Timestamp.max
 
@@ -53,7 +52,7 @@ package struct SecretAges: Equatable, Sendable {
   }
 }
 
-/// In records, a list.
+/// Encoded as a list.
 extension SecretAges: Codable {
   private static let fields: [any WritableKeyPath<SecretAges, UInt64> & Sendable] = [
     \.listed, \.oldest.realMs, \.leastRecent.realMs, \.openSince.realMs, \.neverOpened,

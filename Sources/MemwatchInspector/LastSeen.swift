@@ -1,10 +1,10 @@
-// States of a process that is gone or stopped: as they were when it was last seen, and how old that is.
+// States of a process that is gone or stopped are shown as last seen, with their age.
 
 extension PublisherState {
-  /// What the page says is kept up to date by a process that runs.
+  /// A running process keeps the page up to date.
   package var isCurrent: Bool { self == .live || self == .unlinked }
 
-  /// Somebody holds the page, and may write to it again.
+  /// A process holds the page and may write to it again.
   package var isHeld: Bool {
     switch self {
     case .live, .unlinked, .stopped, .midUpdate: true
@@ -12,7 +12,7 @@ extension PublisherState {
     }
   }
 
-  /// What an arena is in place of `ok`, where the page is not current.
+  /// The arena's condition in place of `ok` when the page is not current.
   fileprivate var arenaCondition: ArenaCondition? {
     switch self {
     case .live, .unlinked: nil
@@ -24,7 +24,7 @@ extension PublisherState {
   }
 }
 
-/// How an arena is, in the STATE column.
+/// The condition of an arena in the STATE column.
 package enum ArenaCondition: String, Sendable {
   case problem = "PROBLEM"
   case differs = "DIFFERS"
@@ -33,17 +33,17 @@ package enum ArenaCondition: String, Sendable {
 }
 
 extension Snapshot {
-  /// When the states were as they are told, in milliseconds since 1970: now, where the process runs;
-  /// else when the publisher last said so. nil: not known.
+  /// When the reported states were true: now for a running process, otherwise at its last
+  /// heartbeat. nil: unknown.
   package var lastSeenAt: Timestamp? {
     if process.state.isCurrent { return sampledAt }
-    // A publisher may write any number; the future is none.
+    // A hostile publisher may write a time in the future.
     return process.heartbeatAt.map { min($0, sampledAt) }
   }
 
-  /// `last seen 12 s ago`; nil where the page is current.
+  /// `last seen 12 s ago`; nil if the page is current.
   ///
-  /// - Parameter now: milliseconds since 1970.
+  /// - Parameter now: the current time.
   package func lastSeenText(at now: Timestamp) -> String? {
     process.state.isCurrent ? nil : MemwatchInspector.lastSeenText(lastSeenAt, at: now)
   }
@@ -62,14 +62,14 @@ extension Snapshot {
 }
 
 extension Publisher {
-  /// `now`, `12 s ago`, or `n/a`: for lists.
+  /// `now`, `12 s ago` or `n/a`, for lists.
   package func lastSeen(at time: Timestamp) -> String {
     state.isCurrent
       ? "now" : lastSeenText(lastSeenAt, at: time).replacing("last seen ", with: "")
   }
 }
 
-/// `last seen 12 s ago`, for a time that may not be known.
+/// `last seen 12 s ago`, for a time that may be unknown.
 package func lastSeenText(_ time: Timestamp?, at now: Timestamp) -> String {
   guard let time else { return "last seen n/a" }
   return "last seen \(duration(now.since(time))) ago"

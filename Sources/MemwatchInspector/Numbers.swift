@@ -1,6 +1,6 @@
-// Sums and sizes of numbers that another process wrote.
+// Sums and sizes from numbers that another process wrote.
 
-/// A sum that stops at the largest number: what is added comes from another process.
+/// A saturating sum: the numbers come from another process.
 package func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
   numbers.reduce(0) { sum, number in
     let (total, overflow) = sum.addingReportingOverflow(number)
@@ -8,7 +8,7 @@ package func saturatingSum(_ numbers: [UInt64]) -> UInt64 {
   }
 }
 
-/// A size for people: `48 KiB`, `2.2 MiB`; exact where it is whole.
+/// A human-readable size: `48 KiB`, `2.2 MiB`; whole values are exact.
 package func bytes(_ count: UInt64) -> String {
   if count < 1024 { return "\(count) B" }
   var value = Double(count)

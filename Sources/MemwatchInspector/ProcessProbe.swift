@@ -4,8 +4,7 @@
 import EnclaveSystem
 import MemwatchSystem
 
-/// A reading of /proc/PID. nil is what could not be read.
-/// The states of proc_pid_stat(5) that matter here.
+/// A reading of /proc/PID; nil: could not be read.
 package enum RunState: Character, Sendable {
   case zombie = "Z"
   case dead = "X"
@@ -28,19 +27,18 @@ package struct ProcessProbe: Equatable, Sendable {
   package var unit: String?
   package var isInContainer = false
 
-  /// What the kernel fixes as the inode of the first user namespace (PROC_USER_INIT_INO).
+  /// The kernel's fixed inode of the initial user namespace (PROC_USER_INIT_INO).
   private static let initialUserNamespace = "user:[4026531837]"
   /// CAP_IPC_LOCK (capabilities(7)).
   private static let ipcLock: UInt64 = 1 << 14
 
-  /// More is not read, and then not counted.
+  /// Mappings are not counted if the file is larger.
   private static let mostMapBytes = 64 << 20
 
-  /// Of no process.
+  /// An empty probe.
   init() {}
 
-  /// - Parameter settings: what seldom changes, from an earlier probe of the process; nil: it is
-  ///   read too.
+  /// - Parameter settings: an earlier probe to copy rarely changing settings from; nil: read them.
   package init(pid: Int32, countingMaps: Bool, settings: ProcessProbe? = nil) {
     func bytes(_ file: ProcessFile, limit: Int = 16384) -> [UInt8]? {
       Inspected.process(file, pid: pid).bytes(limit: limit)
@@ -70,7 +68,7 @@ package struct ProcessProbe: Equatable, Sendable {
     }
   }
 
-  /// Limits, name spaces and groups: what a process or its administrator sets now and then.
+  /// Reads limits, namespaces and groups, which rarely change.
   private mutating func readSettings(_ pid: Int32) {
     func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
       Inspected.process(file, pid: pid).text(limit: limit)
@@ -102,7 +100,7 @@ package struct ProcessProbe: Equatable, Sendable {
     (unit, isInContainer) = (settings.unit, settings.isInContainer)
   }
 
-  /// Why there is nothing to look at, where that is so.
+  /// Why the process cannot be inspected; nil if it can.
   package func absence(of pid: Int32) -> String? {
     if !exists { return "there is no process \(pid)" }
     if isKernelThread {
@@ -117,12 +115,12 @@ package struct ProcessProbe: Equatable, Sendable {
   package var isGone: Bool { !exists || runState == .zombie || runState == .dead }
   package var isStopped: Bool { runState == .stopped || runState == .traced }
 
-  /// What stopped it.
+  /// What stopped the process.
   var stopText: String {
     (tracer ?? 0) != 0 ? "by the debugger, pid \(tracer!)" : "by a signal"
   }
 
-  /// Whether RLIMIT_MEMLOCK binds: CAP_IPC_LOCK counts in the first user namespace only.
+  /// Whether RLIMIT_MEMLOCK binds. CAP_IPC_LOCK counts only in the initial user namespace.
   package var binds: Binds {
     guard exists, let hasLockCapability else { return .unknown }
     guard hasLockCapability else { return softLimit == .max ? .no : .yes }

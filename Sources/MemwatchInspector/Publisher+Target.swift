@@ -1,4 +1,4 @@
-// Whether a publisher is the one that was asked for, and why its page could not be read.
+// Matching publishers against a target, and explaining unreadable pages.
 
 import EnclaveStats
 import EnclaveSystem

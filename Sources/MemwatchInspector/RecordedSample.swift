@@ -1,18 +1,18 @@
-// A sample as a record holds it: what differs from the sample before, and of secrets what those of
-// a label have in common.
+// A sample as stored in a record: differences from the previous sample; secrets summarised by
+// label.
 
-/// One line of a record. It is read with the sample that the line before it gave.
+/// One line of a record; decoded against the previous sample.
 package struct RecordedSample: Codable {
   /// Without its lists.
   private var sample: Snapshot
   private var calls: ListChange<CallSnapshot>
   private var events: ListChange<EventSnapshot>
   private var arenaCount: Int
-  /// Arenas that differ, and where they are.
+  /// The arenas that differ, and their positions.
   private var at: [Int] = []
   private var arenas: [RecordedArena] = []
 
-  /// - Parameters: both as `summarizingSecrets` gives them; the earlier is nil for the first.
+  /// - Parameters: both from `summarizingSecrets`; `earlier` is nil for the first sample.
   package init(_ new: Snapshot, after earlier: Snapshot?) {
     sample = new
     (sample.secrets, sample.calls, sample.events, sample.arenas) = ([], [], [], [])
@@ -27,8 +27,8 @@ package struct RecordedSample: Codable {
     }
   }
 
-  /// Whether a line has texts such as are recorded: fit for a screen, and so without escapes but those
-  /// of quotes, of backslashes and of slashes. A record may come from anybody.
+  /// Whether a line contains only text that a recorder writes: printable, so the only escapes are
+  /// of quotes, backslashes and slashes. A record may come from anyone.
   package static func isFit(_ line: [UInt8]) -> Bool {
     var isEscaped = false
     var isASCII = true
@@ -48,7 +48,7 @@ package struct RecordedSample: Codable {
     return !isEscaped && safe.utf8.elementsEqual(line)
   }
 
-  /// The sample; nil where this is no line that comes after the earlier one's.
+  /// The decoded sample; nil if the line does not follow from `earlier`.
   package func snapshot(after earlier: Snapshot?) -> Snapshot? {
     var new = sample
     guard let calls = calls.applied(to: earlier?.calls ?? []),
@@ -90,7 +90,7 @@ private struct RecordedArena: Codable {
   }
 }
 
-/// A list against one that came before it: how long it is, and the elements that differ.
+/// A list relative to an earlier one: its length and the elements that differ.
 private struct ListChange<Element: Codable & Equatable>: Codable {
   var count: Int
   var at: [Int]
@@ -102,7 +102,7 @@ private struct ListChange<Element: Codable & Equatable>: Codable {
     elements = at.map { new[$0] }
   }
 
-  /// nil where it is no change of this list.
+  /// nil if the change does not fit the list.
   func applied(to old: [Element]) -> [Element]? {
     guard at.count == elements.count else { return nil }
     var new = Array(old.prefix(max(0, count)))
@@ -120,8 +120,8 @@ private struct ListChange<Element: Codable & Equatable>: Codable {
 }
 
 extension Snapshot {
-  /// For replays: what was to be typed then is not to be typed now. The process may be gone and its pid
-  /// another's, and a record may come from anybody.
+  /// For replays: without fixes. The process may be gone and its pid reused, and a record may come
+  /// from anyone.
   package var withoutCommands: Snapshot {
     var copy = self
     for index in copy.problems.indices {
@@ -133,7 +133,7 @@ extension Snapshot {
     return copy
   }
 
-  /// For records: what the secrets of each label have in common, instead of the secrets.
+  /// For records: replaces individual secrets by a summary of each label.
   package var summarizingSecrets: Snapshot {
     var copy = self
     copy.secrets = []

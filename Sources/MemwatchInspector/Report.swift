@@ -5,8 +5,8 @@ import EnclaveSystem
 import MemwatchSystem
 
 extension Snapshot {
-  /// The worst problem in one sentence, or what was seen to be right. "OK" is said only when an
-  /// audit compared every arena with the kernel, and nothing is unknown.
+  /// The worst problem in one sentence, or what was checked. Says "OK" only if an audit compared
+  /// every arena with the kernel and nothing is unknown.
   package var verdict: String {
     let real = realProblems
     if let worst = real.first {
@@ -39,7 +39,7 @@ extension Snapshot {
 
   private var realProblems: [Problem] { problems.filter { $0.severity != .note } }
 
-  /// There is no problem, nothing is unknown, and an audit compared every arena with the kernel.
+  /// No problem, nothing unknown, and an audit compared every arena with the kernel.
   package var isFoundRight: Bool {
     guard realProblems.isEmpty, !arenas.isEmpty, let audit, audit.scope == .arenas,
       process.state == .live, complete
@@ -49,7 +49,7 @@ extension Snapshot {
       && process.debugger == 0
   }
 
-  /// How long the last audit is past, at the time of rendering.
+  /// The age of the last audit when rendered.
   private var auditAge: String? {
     audit.map { audit in
       let ms = (sampledAt + ageMs).since(audit.at)
@@ -57,13 +57,13 @@ extension Snapshot {
     }
   }
 
-  /// Whether the kernel contradicts something that the page claims.
+  /// Whether the kernel contradicts a claim.
   package var auditDiffers: Bool {
     audit?.findings.contains(where: \.isDifference) ?? false
       || problems.contains { $0.kind == .lockedLessThanClaimed }
   }
 
-  /// What the last audit came to.
+  /// The result of the last audit.
   package var auditCounts: String {
     guard let audit else { return "not audited" }
     let verdicts = arenas.map { audit.verdict(of: $0.id) }
@@ -82,7 +82,7 @@ extension Snapshot {
     }
   }
 
-  /// The kernel's side in one line.
+  /// The kernel's view in one line.
   package var kernelLine: String {
     var parts: [String] = []
     if process.state == .exec {
@@ -142,7 +142,7 @@ extension Snapshot {
     return "next chunk \(bytes(next)): \(answer)"
   }
 
-  /// The report: what a person reads first, then every field of the document, one a line.
+  /// The full report: a summary, then every field of the document, one per line.
   package var text: String {
     var lines: [String] = []
     let pid = process.pidText
@@ -151,7 +151,7 @@ extension Snapshot {
         + "  at \(clock(sampledAt, withDate: true))"
         + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
     lines.append(verdict)
-    // What helps against several problems is said once.
+    // A fix for several problems is shown once.
     let advice = problems.told(\.fix, as: "fix now") + problems.told(\.keep, as: "to keep")
     lines += advice.map { "  " + $0 }
     lines.append(
@@ -185,7 +185,7 @@ extension Snapshot {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  /// What the tables of the page had no room for.
+  /// What did not fit into the page's tables.
   package var unlistedLines: [String] {
     [
       (arenasUnlisted, "arena"), (chunksUnlisted, "chunk"), (labelsUnlisted, "label"),
@@ -196,7 +196,7 @@ extension Snapshot {
     }
   }
 
-  /// What the vaults hold.
+  /// The contents of the vaults.
   package var vaultLines: [String] {
     let more = (vaultsUnlisted ?? 0) > 0 ? ["\(vaultsUnlisted!) more are not listed"] : []
     guard !vaults.isEmpty else { return more.isEmpty ? ["no vaults"] : more }
@@ -216,7 +216,7 @@ extension Snapshot {
       + more
   }
 
-  /// The audit alone, for people.
+  /// The audit as text.
   package var auditText: String {
     let pid = process.pidText
     var lines = ["\(process.name)  pid \(pid)  \(process.state.rawValue.uppercased())"]
@@ -241,7 +241,7 @@ extension Snapshot {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  /// What the last page of a process that is gone tells of its end.
+  /// How a process ended, from its last page.
   package var postMortemLines: [String] {
     guard process.state == .exited else { return [] }
     var lines = ["", "Post-mortem"]
@@ -274,7 +274,7 @@ extension Snapshot {
     return lines
   }
 
-  /// The findings of the last audit, each with what to do.
+  /// The findings of the last audit, each with its fix.
   package var findingLines: [String] {
     guard let findings = audit?.findings, !findings.isEmpty else { return [] }
     var lines = ["", "Findings"]
@@ -303,7 +303,7 @@ package func counted(_ count: Int, _ noun: String) -> String {
   count == 1 ? "1 \(noun)" : "\(count) \(noun)s"
 }
 
-/// Lines of columns that are as wide as their widest cell.
+/// Aligns rows into columns as wide as their widest cell.
 package func table(_ rows: [[String]]) -> [String] {
   guard let first = rows.first else { return [] }
   let widths = first.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
@@ -323,20 +323,20 @@ package let pageByteCount = UInt64(Page.size)
 /// `ENOMEM` for 12.
 package func errnoName(_ number: Int32) -> String { SystemFailure.name(ofErrno: number) }
 
-/// Local time of day, with the date where asked for.
+/// The local time, optionally with the date.
 package func clock(_ time: Timestamp, withDate: Bool = false) -> String {
   ProcessFacts.localTime(time.realMs / 1000, withDate: withDate)
 }
 
 extension ProcessSnapshot {
-  /// The pid here; where the process cannot be seen from here, what it is at home.
+  /// The pid; for a process that is not visible here, its pid in its own namespace.
   package var pidText: String {
     if let pid { return "\(pid)" }
     return state == .live
       ? "n/a (\(publisherPid) in a pid namespace that cannot be seen from here)" : "n/a"
   }
 
-  /// What signals do about secrets, or did.
+  /// Whether signals wipe secrets, or did.
   package var wipeLine: String {
     let signal = endedBySignal.map { " by signal \($0)" } ?? ""
     switch wipe {

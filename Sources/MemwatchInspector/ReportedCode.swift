@@ -1,24 +1,24 @@
-// Codes that a page reports, and their words, which are made where text, JSON, CSV and records are
-// written.
+// Codes from a stats page, and their names, which are made only where text, JSON, CSV and records
+// are written.
 
 package import EnclaveStats
 package import EnclaveSystem
 
-/// What has a word for people.
+/// A value that has a text for people.
 package protocol Worded {
   var text: String { get }
 }
 
 extension Optional where Wrapped: Worded {
-  /// `n/a` where it is not known.
+  /// `n/a` for nil.
   package var text: String { self?.text ?? "n/a" }
 }
 
-/// An enumeration of the page.
+/// An enumeration from the stats page.
 package protocol NamedCode: CaseIterable, Equatable, Sendable where AllCases == [Self] {
   init?(number: UInt64)
   var word: String { get }
-  /// Unlike that of any other case, where `word` is not.
+  /// Unique among all cases, which `word` need not be.
   var wordInRecords: String { get }
 }
 
@@ -31,7 +31,7 @@ extension NamedCode where Self: RawRepresentable<UInt64> {
   package init?(number: UInt64) { self.init(rawValue: number) }
 }
 
-/// A code as it was read: a newer publisher may write one that this version has no name for.
+/// A code as read: a newer publisher may write one that this version does not know.
 package enum Reported<Code: NamedCode>: Equatable, Sendable, Worded {
   case known(Code)
   /// Shown as `?7`.
@@ -78,7 +78,7 @@ extension Reported: Codable {
   }
 }
 
-/// What closes an arena, with the number of its protection key.
+/// An arena's gate, with the number of its protection key.
 package enum ReportedGate: Equatable, Sendable, Worded {
   case key(UInt64?)
   case pages

@@ -1,4 +1,4 @@
-// What a check asks of a publisher, and whether it holds.
+// Requirements of `memwatch check`, and whether they hold.
 
 import EnclaveStats
 
@@ -23,7 +23,7 @@ package struct Requirement: Equatable, Sendable {
     case headroom
     case noOpenLongerThan = "no-open-longer-than"
 
-    /// What stands behind `=`, for the usage.
+    /// The placeholder after `=`, for the usage.
     package var argument: Argument? {
       switch self {
       case .sealed, .frozen, .arena: .name
@@ -44,11 +44,11 @@ package struct Requirement: Equatable, Sendable {
   package var amount: UInt64 = 0
   package var text: String
 
-  /// What `memwatch check` asks for when nothing else is said.
+  /// The default requirements.
   package static let usual = ["locked", "nodump", "fork-safe", "no-problems", "no-findings"]
     .compactMap { Requirement($0) }
 
-  /// nil when it is none.
+  /// Parses a requirement; nil if it is malformed.
   package init?(_ text: String) {
     let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       .map { String($0) }
@@ -71,7 +71,7 @@ package struct Requirement: Equatable, Sendable {
     }
   }
 
-  /// `64KiB`, `1MiB`, `4096`: binary units, or bytes.
+  /// Parses `64KiB`, `1MiB`, `4096`: binary units, or bytes.
   private static func size(_ text: String) -> UInt64? {
     let units: [(String, UInt64)] = [
       ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1),
@@ -92,31 +92,31 @@ package struct Requirement: Equatable, Sendable {
     return nil
   }
 
-  /// Every form, for the usage.
+  /// Every form of requirement, for the usage.
   package static var forms: [String] {
     Kind.allCases.map { $0.rawValue + ($0.argument.map { "=\($0.rawValue)" } ?? "") }
   }
 }
 
-/// Whether a requirement holds.
+/// The outcome of checking one requirement.
 package struct CheckOutcome: Equatable, Sendable {
   package enum Word: String, Sendable {
     case ok, broken
-    /// What is asked for cannot be known here.
+    /// It cannot be determined here.
     case unknown = "n/a"
   }
   package var requirement: Requirement
   package var word: Word
-  /// What was seen.
+  /// What was observed.
   package var text: String
-  /// The page says so, and the kernel cannot confirm it.
+  /// Claimed by the page; the kernel cannot confirm it.
   package var isClaimed = false
-  /// There is no arena of the name that is asked for.
+  /// No arena has the requested name.
   package var isAbsent = false
 }
 
 extension Snapshot {
-  /// Checks requirements against this snapshot and its audit.
+  /// Checks requirements against the snapshot and its audit.
   package func check(_ requirements: [Requirement]) -> [CheckOutcome] { requirements.map(check) }
 
   private func check(_ requirement: Requirement) -> CheckOutcome {
@@ -135,7 +135,7 @@ extension Snapshot {
         guard let open = arena.openWindows, let state = arena.protectionState else { return nil }
         return open > 0 || state == .closed
       }
-      // PKRU is not in /proc: the tag is seen, and that the key is closed is not.
+      // PKRU is not in /proc: the pages' key is visible, but not whether it is closed.
       judge.claimed = arenas.contains { $0.gate?.isKey ?? false }
     case .guarded: judge.each(.guardMissing) { $0.guardPages.map { $0 > 0 } }
     case .notSwapped: judge.each(.swapped) { _ in true }
@@ -190,9 +190,9 @@ extension Snapshot {
     return judge.outcome
   }
 
-  /// No arena is left out of what the page lists.
+  /// The page lists every arena.
   private var listsEveryArena: Bool { arenasUnlisted == 0 }
-  /// Nor is a chunk.
+  /// The page lists every arena and chunk.
   private var listsEverything: Bool { listsEveryArena && chunksUnlisted == 0 }
 
   private struct Judge {
@@ -220,11 +220,11 @@ extension Snapshot {
       outcome.isClaimed = holds == true
     }
 
-    /// What the page claims of each arena, and the audit does not contradict.
+    /// Judges a claim for each arena, unless the audit contradicts it.
     mutating func each(
       _ kinds: Finding.Kind..., claim: (ArenaSnapshot) -> Bool?
     ) {
-      // Where nothing is mapped yet there is nothing to claim.
+      // Arenas without mappings have nothing to check.
       judge(snapshot.arenas.filter { $0.chunkCount != 0 }, kinds, claim)
     }
 

@@ -1,15 +1,15 @@
-// Text from another process, made fit for a screen or a file.
+// Sanitised text from another process.
 
 import EnclaveStats
 
-/// Text that holds no control characters, nothing that changes the direction of writing, nothing
-/// without width, and no broken UTF-8. It can be made in one way only.
+/// Text without control characters, bidirectional controls, zero-width characters or invalid UTF-8.
+/// There is only one way to make one.
 package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible, Codable {
   package let string: String
   package var description: String { string }
 
-  /// What is not printable becomes `\u{…}` with its scalar's number; bytes that are no UTF-8 become
-  /// U+FFFD. At most `limit` bytes are looked at; text that is longer, or was cut before, ends with `…`.
+  /// Unprintable scalars become `\u{…}`; invalid UTF-8 becomes U+FFFD. Reads at most `limit` bytes;
+  /// longer text, or text that was cut already, ends with `…`.
   package init(_ bytes: some Collection<UInt8>, limit: Int = 256, isCut: Bool = false) {
     var bytes = Array(bytes.prefix(limit + 1))
     let isCut = isCut || bytes.count > limit
@@ -20,18 +20,18 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
     self.init(String(decoding: bytes, as: UTF8.self) + (isCut ? "…" : ""))
   }
 
-  /// What a cut left of a scalar of several bytes, at the end.
+  /// Drops a partial UTF-8 sequence at the end.
   private static func dropHalfScalar(_ bytes: inout [UInt8]) {
     guard let lead = bytes.suffix(4).lastIndex(where: { $0 & 0xc0 != 0x80 }) else { return }
     let needed = (~bytes[lead]).leadingZeroBitCount
     if (2...4).contains(needed), bytes.count - lead < needed { bytes.removeSubrange(lead...) }
   }
 
-  /// Whether this is the name that somebody wrote; of a name that was cut, its beginning has to be.
+  /// Whether this is the given name; for a truncated name, whether it starts the given one.
   package func isName(_ wanted: String) -> Bool {
     let wanted = SafeText(wanted).string
     if string == wanted { return true }
-    // A cut leaves 61 bytes or more; a shorter name may well end with three dots.
+    // A truncated name has at least 61 bytes; a shorter one may really end with an ellipsis.
     guard string.hasSuffix("…"), string.utf8.count > 61, wanted.utf8.count > 61 else {
       return false
     }
@@ -50,7 +50,7 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
     string = safe
   }
 
-  /// A file is not trusted either.
+  /// Files are not trusted either.
   package init(from decoder: any Decoder) throws {
     self.init(try decoder.singleValueContainer().decode(String.self))
   }
@@ -69,14 +69,14 @@ package struct SafeText: Equatable, Hashable, Sendable, CustomStringConvertible,
     case .spaceSeparator:
       return scalar == " "
     default:
-      // Hangul and Mongolian fillers, and the like: letters that draw nothing.
+      // Hangul and Mongolian fillers and the like: invisible letters.
       return !scalar.properties.isDefaultIgnorableCodePoint
     }
   }
 }
 
 extension StatsPageRecord {
-  /// A text of the page, which has 64 bytes for it; where it was longer it ends with `…`.
+  /// A text field of the page, which holds 64 bytes; longer text ends with `…`.
   func safeText(at word: Word, length: UInt64) -> SafeText {
     let isCut = length > UInt64(StatsPageFormat.textBytes) && length != StatsPageFormat.unknown
     return SafeText(text(at: word, length: length), isCut: isCut)

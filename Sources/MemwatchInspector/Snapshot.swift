@@ -1,19 +1,19 @@
-// One reading of a publisher, as plain values: what the screen, the text and the JSON are made
-// from. nil is "not known".
+// One reading of a publisher as plain values: the source of screen, text and JSON. nil means
+// unknown.
 
 package import EnclaveStats
 package import EnclaveSystem
 
-/// What the publisher is doing.
+/// The state of a publisher.
 package enum PublisherState: String, Sendable, Codable, CaseIterable {
   case live
-  /// By a signal (SIGSTOP) or a debugger.
+  /// Stopped by a signal (SIGSTOP) or a debugger.
   case stopped
   case midUpdate = "mid-update"
   case detached
   case unlinked
   case exited
-  /// The process runs another program (execve(2)), which does not publish.
+  /// The process runs another program now (execve(2)), which does not publish.
   case exec
   case replaced
   case incompatible
@@ -43,22 +43,22 @@ package enum ProblemKind: String, Sendable, Codable, CaseIterable {
   case incomplete
 }
 
-/// Something that a person should know.
+/// A problem that the viewer reports.
 package struct Problem: Equatable, Sendable, Codable {
   package var severity: Severity
   package var kind: ProblemKind
   package var arenaID: UInt64?
   /// One sentence.
   package var text: String
-  /// What to type, or nil where there is nothing to type.
+  /// The command to fix it now; nil: none.
   package var fix: String?
-  /// How to make it last.
+  /// How to make the fix permanent.
   package var keep: String?
 }
 
 package enum Binds: String, Sendable, Codable, CaseIterable { case yes, no, unknown }
 
-/// RLIMIT_MEMLOCK of the process, in bytes.
+/// RLIMIT_MEMLOCK of the process, and its use.
 package struct Memlock: Equatable, Sendable, Codable {
   package var soft: ByteCount?
   package var hard: ByteCount?
@@ -69,14 +69,14 @@ package struct Memlock: Equatable, Sendable, Codable {
   package var locked: ByteCount?
   package var lockedByArenas: ByteCount = 0
   package var lockedByOthers: ByteCount?
-  /// What can still be locked; nil where the limit does not bind, or something is not known.
+  /// What can still be locked; nil if the limit does not bind or is unknown.
   package var headroom: ByteCount?
   package var nextChunk: ByteCount?
   package var nextChunkFits: Bool?
   package var peakLockedByArenas: ByteCount = 0
 }
 
-/// Mappings against vm.max_map_count.
+/// The process' mappings against vm.max_map_count.
 package struct Maps: Equatable, Sendable, Codable {
   package var inUse: Int?
   package var limit: Int?
@@ -115,7 +115,7 @@ package struct VaultSnapshot: Equatable, Sendable, Codable {
 }
 
 package struct ProcessSnapshot: Equatable, Sendable, Codable {
-  /// In the viewer's pid namespace; nil when the process cannot be seen there.
+  /// In the viewer's pid namespace; nil if the process is not visible there.
   package var pid: Int32?
   package var publisherPid: UInt64
   package var publisherID: String
@@ -124,18 +124,18 @@ package struct ProcessSnapshot: Equatable, Sendable, Codable {
   package var user: SafeText
   package var state: PublisherState
   package var stateDetail: String?
-  /// It is gone, and wrote before that it had stopped publishing; nil: not known.
+  /// The process stopped publishing before it ended; nil: unknown.
   package var endedInOrder: Bool?
   package var startedAt: Timestamp?
   package var isDumpable: Bool?
   package var addresses: Reported<AddressCode>?
-  /// The pid of a debugger; nil when not known, 0 when there is none.
+  /// The pid of a debugger; 0: none; nil: unknown.
   package var debugger: Int32?
-  /// Whether signals wipe.
+  /// Whether fatal signals wipe secrets.
   package var emergencyWipe: Bool?
-  /// How far a signal's wipe came; nil without one.
+  /// How far a wipe by a signal got; nil: there was none.
   package var wipe: Reported<EmergencyWipeCode>?
-  /// The signal whose handler wiped.
+  /// The signal that caused the wipe.
   package var endedBySignal: UInt64?
   package var heartbeatAt: Timestamp?
   package var path: SafeText
@@ -151,7 +151,7 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package var process: ProcessSnapshot
   /// Milliseconds since 1970.
   package var sampledAt: Timestamp
-  /// How old the reading is, at the time of rendering.
+  /// The age of the reading when rendered.
   package var ageMs: UInt64 = 0
   package var complete: Bool
   package var memlock = Memlock()
@@ -161,7 +161,7 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package var labelsUnlisted: UInt64?
   package var chunksUnlisted: UInt64?
   package var arenasDestroyed: UInt64?
-  /// Addresses that sealed arenas left behind; they are taken until the process ends.
+  /// Address ranges that destroyed sealed arenas still occupy until the process ends.
   package var retiredMappings: UInt64?
   package var retiredBytes: ByteCount?
   package var secrets: [SecretSnapshot] = []
@@ -172,10 +172,10 @@ package struct Snapshot: Equatable, Sendable, Codable {
   package var calls: [CallSnapshot] = []
   package var problems: [Problem] = []
   package var restart: Restart?
-  /// The last comparison with the kernel; nil when there was none.
+  /// The last audit; nil: none yet.
   package var audit: Audit?
 
-  /// One more problem, where it belongs by its severity.
+  /// Inserts a problem by severity.
   mutating func add(_ problem: Problem) {
     let place = problems.firstIndex { problem.severity < $0.severity } ?? problems.count
     problems.insert(problem, at: place)

@@ -1,4 +1,4 @@
-// Decodes chunks, and the map of what lies in their pages.
+// Decodes chunks and the map of their pages.
 
 import EnclaveStats
 
@@ -46,7 +46,7 @@ extension SnapshotBuilder {
       }
       all.append(pages)
     }
-    // More than a slab chunk has: nothing is told of them.
+    // Larger than any slab chunk: the map does not cover them.
     if pageCount > StatsPageContents.capacity {
       all.append(
         PagesSnapshot(

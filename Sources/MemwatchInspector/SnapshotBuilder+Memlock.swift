@@ -1,17 +1,17 @@
-// RLIMIT_MEMLOCK and vm.max_map_count: what is used, what is left, and what fits into it.
+// RLIMIT_MEMLOCK and vm.max_map_count: used, left, and what still fits.
 
 import EnclaveStats
 import MemwatchSystem
 
 extension SnapshotBuilder {
-  /// What of VmLck should be the arenas'. Secret memory (memfd_secret) is locked by its nature; some
-  /// kernels count it there (6.18 does), some do not (6.12): then it is left out.
+  /// The part of VmLck that arenas account for. Secret memory (memfd_secret) is always locked; some
+  /// kernels count it (6.18), others do not (6.12), and then it is left out.
   var claimedLocked: ByteCount {
     let arenas = image?.arenas ?? []
     func sum(_ records: [StatsPageRecord<ArenaWord>]) -> ByteCount {
       saturatingSum(records.map { size($0[.bytesLocked]) ?? 0 })
     }
-    // What cipher gates lock beside: keys, and what windows show.
+    // Cipher gates also lock keys and the scratch memory of windows.
     let scratch = image.flatMap { size($0.process[.scratchBytes]) } ?? 0
     let all = sum(arenas) + scratch
     guard let locked = probe.lockedBytes, ByteCount(locked) < all else { return all }
@@ -61,7 +61,7 @@ extension SnapshotBuilder {
     return maps
   }
 
-  /// How many more secrets of the sizes in use fit once the headroom is spent on them.
+  /// Computes how many more secrets of each size in use would fit into the headroom.
   func addRoom(_ snapshot: inout Snapshot) {
     guard let headroom = snapshot.memlock.headroom else { return }
     for arena in snapshot.arenas.indices {
@@ -74,7 +74,7 @@ extension SnapshotBuilder {
       for size in snapshot.arenas[arena].sizes.indices {
         let payload = snapshot.arenas[arena].sizes[size].payload
         guard let shape = slabShape(payload), shape.slabBytes > 0 else { continue }
-        // Two odd words from a page may be any numbers.
+        // Words from a hostile page may be any numbers.
         let (more, overflow) = (Int(clamping: room.count) / shape.slabBytes)
           .multipliedReportingOverflow(by: shape.slots)
         guard !overflow, more < 1 << 60 else { continue }
@@ -98,8 +98,8 @@ extension SnapshotBuilder {
 }
 
 extension Memlock {
-  /// What a next chunk can have: what can still be locked, and what is locked and idle, which is given
-  /// back when a lock is refused. nil as `headroom`.
+  /// The room for a next chunk: the headroom plus idle locked memory, which is released when a lock
+  /// is refused. nil if the headroom is.
   func room(_ arenas: [ArenaSnapshot]) -> ByteCount? {
     headroom.map { headroom in
       saturatingSum(

@@ -1,9 +1,9 @@
-// The rules that turn a snapshot into problems and findings.
+// The rules that derive problems and findings from a snapshot.
 
 import EnclaveStats
 
 extension SnapshotBuilder {
-  /// What /proc tells of the whole process.
+  /// Findings about the whole process, from /proc.
   var processFindings: [Finding] {
     var findings: [Finding] = []
     if let tracer = probe.tracer, tracer != 0 {
@@ -78,7 +78,7 @@ extension SnapshotBuilder {
     for arena in snapshot.arenas {
       if arena.isNotFullyLocked {
         let missing = bytes(arena.lock.bytesMissing ?? 0)
-        // What holds nothing cannot leak; the next secret would lie there.
+        // An empty arena has nothing to leak yet; its next secret would.
         let isEmpty = arena.secretCount == 0
         problems.append(
           Problem(
@@ -141,7 +141,7 @@ extension SnapshotBuilder {
 }
 
 extension ArenaSnapshot {
-  /// The bytes of the next chunk, where they are more than can still be locked.
+  /// The size of the next chunk, if it exceeds what can still be locked.
   func nextChunk(over headroom: ByteCount?) -> ByteCount? {
     guard lockPolicy != .off, let headroom, let next = nextChunkBytes, headroom < next else {
       return nil

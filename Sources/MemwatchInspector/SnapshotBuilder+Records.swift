@@ -1,4 +1,4 @@
-// Decodes records of the stats page, one function a kind of record.
+// Decodes the records of the stats page, one function per kind.
 
 import EnclaveStats
 import EnclaveSystem
@@ -10,20 +10,20 @@ extension SnapshotBuilder {
 
   func size(_ word: UInt64) -> ByteCount? { number(word).map { ByteCount($0) } }
 
-  /// nil where it is not known.
+  /// nil if unknown.
   func code<Code: NamedCode>(_ value: UInt64) -> Reported<Code>? {
     value == 0 ? nil : number(value).map { Reported(number: $0) }
   }
 
   func realTime(_ word: UInt64) -> Timestamp? { number(word).map { Timestamp(realMs: $0) } }
 
-  /// Milliseconds since boot on the publisher's clock, to milliseconds since 1970.
+  /// Converts milliseconds since boot on the publisher's clock to wall-clock time.
   func time(_ bootMs: UInt64) -> Timestamp? {
     guard bootMs != StatsPageFormat.unknown, bootMs != 0, let image else { return nil }
     var boot = image.header[.createdBootMs]
     var real = image.header[.createdRealMs]
-    // Two readings of the clocks differ by a millisecond now and then: the first pair keeps times
-    // still. Only when somebody has set the clock since does the latest pair count.
+    // Pairs of clock readings jitter by a millisecond, so the first pair is used to keep times
+    // stable. The latest pair is used only if the clock was set since.
     let (beatBoot, beatReal) = (image.process[.heartbeatBootMs], image.process[.heartbeatRealMs])
     if max(beatReal &- real, beatBoot &- boot) &- min(beatReal &- real, beatBoot &- boot) > 2000 {
       (boot, real) = (beatBoot, beatReal)
@@ -81,7 +81,7 @@ extension SnapshotBuilder {
     arena.chunkCount = number(record[.chunkCount])
     arena.mapsUsed = number(record[.mapsUsed])
     let (separate, merged) = (number(record[.separatePages]), number(record[.mergedPages]))
-    // Older libraries leave both at 0, whatever is mapped.
+    // Older libraries leave both at 0.
     if record[.gate] == GateCode.pages.rawValue, let separate, let merged,
       separate | merged > 0 || arena.bytesMapped == 0
     {

@@ -1,20 +1,20 @@
-// What to type against a problem.
+// The commands that fix a problem.
 
 extension SnapshotBuilder {
-  /// What to type so that all that is missing can be locked, in this process and from now on: one
-  /// limit for all arenas, because a second command would undo the first.
+  /// The commands that let everything missing be locked, now and permanently. One limit covers all
+  /// arenas, because a second command would undo the first.
   func lockFix(_ snapshot: Snapshot) -> (fix: String?, keep: String?) {
     let memlock = snapshot.memlock
     guard state == .live || state == .stopped, memlock.binds == .yes, let pid,
       let locked = memlock.locked
     else { return (nil, nil) }
     let unlocked = snapshot.arenas.filter { $0.isNotFullyLocked && $0.secretCount != 0 }
-    // Every chunk must be locked; a next one fits where the largest does.
+    // Every chunk must be lockable; if the largest next chunk fits, so do the others.
     let room = memlock.room(snapshot.arenas)
     let next = snapshot.arenas.compactMap { $0.nextChunk(over: room) }.max()
     let missing = saturatingSum(unlocked.map { $0.lock.bytesMissing ?? 0 } + [next ?? 0])
     guard missing > 0, missing < 1 << 49 else { return (nil, nil) }
-    // The next power of two that holds what is locked, what is missing, and as much again.
+    // The next power of two that holds what is locked and missing, with the same again as reserve.
     let (need, overflow) = locked.count.addingReportingOverflow(missing.count * 2)
     guard !overflow, need < 1 << 50 else { return (nil, nil) }
     var limit: UInt64 = 65536

@@ -1,4 +1,4 @@
-// Puts a snapshot together from the records of a page and the text of /proc.
+// Builds a snapshot from the records of a stats page and the text of /proc.
 
 import EnclaveStats
 import EnclaveSystem
@@ -17,7 +17,7 @@ struct SnapshotBuilder {
   var mapCount: Int?
   var state = PublisherState.live
   var audit: Audit?
-  /// Where the table of secrets did not change.
+  /// The secrets, if their table has not changed.
   var secrets: [SecretSnapshot]?
   var stateDetail: String?
   var endedInOrder: Bool?
@@ -43,8 +43,8 @@ struct SnapshotBuilder {
       grouping: image.chunks.enumerated().map {
         (chunk: $1, map: $0 < image.maps.count ? image.maps[$0] : nil)
       }, by: { $0.chunk[.arenaID] })
-    // Of arenas that say to be one and the same, the first has what belongs to it: else a page could
-    // multiply its records by each other.
+    // If several arenas claim the same id, only the first gets its labels and chunks; otherwise a
+    // hostile page could multiply records.
     var seen: Set<UInt64> = []
     for index in snapshot.arenas.indices where seen.insert(snapshot.arenas[index].id).inserted {
       let id = snapshot.arenas[index].id
@@ -62,7 +62,7 @@ struct SnapshotBuilder {
     snapshot.arenasDestroyed = number(image.process[.arenasDestroyed])
     snapshot.retiredMappings = number(image.process[.retiredMappings])
     snapshot.retiredBytes = size(image.process[.retiredBytes])
-    // The process record is written by the ticker; an event may be ahead of it.
+    // The ticker writes the process record, so the events may be newer.
     snapshot.eventCount = number(image.process[.events]).map {
       max($0, image.events.last?[.serial] ?? 0)
     }

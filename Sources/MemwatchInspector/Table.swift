@@ -1,7 +1,7 @@
 // Comma-separated values (RFC 4180).
 
-/// Rows of cells as CSV: every row ends with CR LF; what a spreadsheet would take for a formula gets an
-/// apostrophe in front.
+/// Rows as CSV: rows end with CR LF; cells that a spreadsheet would take for a formula get a
+/// leading apostrophe.
 package func commaSeparated(_ rows: [[String]]) -> String {
   rows.map { row in row.map(cell).joined(separator: ",") + "\r\n" }.joined()
 }
@@ -14,7 +14,7 @@ private func cell(_ text: String) -> String {
 }
 
 extension Snapshot {
-  /// The arenas, one a row, with every field that is one value; what is not known is empty.
+  /// The arenas, one per row, with every single-valued field; unknown values are empty.
   package var csv: String {
     var rows: [[String]] = []
     for arena in arenas {
@@ -28,7 +28,7 @@ extension Snapshot {
       if rows.isEmpty { rows.append(single.map(\.0)) }
       rows.append(single.map { $0.1 == .null ? "" : $0.1.plain })
     }
-    // What the page's table has no room for is a last row, with that for a name.
+    // A last row counts the arenas that did not fit into the page's table.
     if let unlisted = arenasUnlisted, unlisted > 0 {
       let text = "\(counted(Int(clamping: unlisted), "more arena")) not listed"
       if rows.isEmpty { rows = [["name"]] }
@@ -37,7 +37,7 @@ extension Snapshot {
     return commaSeparated(rows)
   }
 
-  /// The same, with numbers for the texts of labels: they tell what secrets are for.
+  /// A copy with numbers in place of label texts, which reveal what secrets are for.
   package var withoutLabels: Snapshot {
     var copy = self
     for arena in copy.arenas.indices {

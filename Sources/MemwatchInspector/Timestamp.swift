@@ -1,7 +1,7 @@
 // Times in a snapshot.
 
-/// A moment, in milliseconds since 1970. What is added and taken away are milliseconds; results stop at
-/// both ends, since times come from other processes.
+/// A point in time, in milliseconds since 1970. Arithmetic is in milliseconds and saturates: times
+/// come from other processes.
 package struct Timestamp: Hashable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   package var realMs: UInt64
 
@@ -10,7 +10,7 @@ package struct Timestamp: Hashable, Comparable, Sendable, ExpressibleByIntegerLi
   package init(realMs: UInt64) { self.realMs = realMs }
   package init(integerLiteral realMs: UInt64) { self.realMs = realMs }
 
-  /// The milliseconds from an earlier moment to this one; 0 where it is not earlier.
+  /// Milliseconds from `earlier` to this time; 0 if it is not earlier.
   package func since(_ earlier: Timestamp) -> UInt64 {
     realMs > earlier.realMs ? realMs - earlier.realMs : 0
   }
@@ -29,7 +29,7 @@ package struct Timestamp: Hashable, Comparable, Sendable, ExpressibleByIntegerLi
   package static func += (time: inout Timestamp, ms: UInt64) { time = time + ms }
 }
 
-/// In records, the number.
+/// Encoded as a plain number.
 extension Timestamp: Codable {
   package init(from decoder: any Decoder) throws {
     realMs = try decoder.singleValueContainer().decode(UInt64.self)

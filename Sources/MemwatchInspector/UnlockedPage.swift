@@ -1,14 +1,14 @@
-// What a process that still runs did to a page whose lock nobody holds.
+// The state of a publisher that is running although nobody holds its page's lock.
 
 import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
-/// A page without a publisher, though the process that made it runs.
+/// A page without a lock holder, whose process is still running.
 ///
-/// `execve(2)` replaces the mappings of a process before it closes the descriptors that are marked
-/// close-on-exec, and only then the record lock goes: without a lock, mappings without the page are
-/// those of another program. A program that closed the descriptor still maps its page.
+/// execve(2) replaces a process' mappings before it closes close-on-exec descriptors, which drops
+/// the record lock. So if the lock is free and the page is not mapped, another program runs; a
+/// program that only closed the descriptor still maps its page.
 struct UnlockedPage {
   let hasClosed: Bool
   let state: PublisherState
@@ -17,14 +17,14 @@ struct UnlockedPage {
   private static let mostMapBytes = 64 << 20
 
   /// - Parameters:
-  ///   - status: of the page's file; nil: not known.
-  ///   - hasClosed: the page says that its publisher stopped.
+  ///   - status: of the page's file; nil: unknown.
+  ///   - hasClosed: whether the page says that its publisher stopped.
   init(pid: Int32, status: FileStatus?, fileName: String, hasClosed: Bool) {
     self.hasClosed = hasClosed
     if hasClosed {
       (state, detail) = (.detached, "the program stopped publishing")
     } else if StatsPageName(fileName) == nil {
-      // A copy, or another name, which the process need not know.
+      // A copy of the page, or another name of it.
       (state, detail) = (.detached, "no process holds this file, and its publisher still runs")
     } else {
       switch Self.maps(pid, status) {
@@ -46,14 +46,14 @@ struct UnlockedPage {
     }
   }
 
-  /// Whether a process maps its page; nil where its mappings cannot be read.
+  /// Whether a process maps its page; nil if its mappings cannot be read.
   private static func maps(_ pid: Int32, _ status: FileStatus?) -> Bool? {
     guard let status,
       let text = Inspected.process(.maps, pid: pid).bytes(limit: mostMapBytes), !text.isEmpty,
       text.count < mostMapBytes
     else { return nil }
     return text.split(separator: UInt8(ascii: "\n")).contains { line in
-      // Address, permissions, offset, device, inode. The name is none that tells: a page is born
+      // Address, permissions, offset, device, inode. The name does not help: a page is created
       // without one.
       let fields = line.split(separator: UInt8(ascii: " "), maxSplits: 5)
       guard fields.count > 4, ProcText.number(fields[4]) == status.inode else { return false }

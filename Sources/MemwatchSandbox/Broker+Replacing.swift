@@ -1,15 +1,15 @@
-// The one file that a confined process may replace, as often as it likes.
+// The one file that a confined process may replace, any number of times.
 
 import EnclaveSystem
 import MemwatchSystem
 
-/// A file of the directory of exports: its name is fixed before the sandbox begins.
+/// A file in the export directory, named before the sandbox starts.
 package final class ReplacedFile {
   let name: String
-  /// It goes when the confined process ends, however it ends.
+  /// Whether to remove it when the confined process ends, for whatever reason.
   let isRemovedAtEnd: Bool
   fileprivate(set) var isWritten = false
-  /// A temporary file of this broker is there.
+  /// Whether this broker's temporary file exists.
   fileprivate var isBegun = false
 
   package init(name: String, isRemovedAtEnd: Bool) {
@@ -26,12 +26,12 @@ extension Broker {
     return replaced
   }
 
-  /// A new file beside it, mode 0644.
+  /// Creates the temporary file beside it, mode 0644.
   func beginReplacing() throws(FileFailure) -> OpenFile {
     let replaced = try replacedFile()
     let temporary = temporary(replaced.name)
     let directory = try directory()
-    // Nobody else's name holds this process' id: a rest of an earlier one.
+    // The name contains this process' id, so an existing file is left over from an earlier process.
     Files.remove(temporary, in: directory)
     replaced.isBegun = false
     let file = try OpenFile(creating: temporary, in: directory)
@@ -61,7 +61,7 @@ extension Broker {
     }
   }
 
-  /// Removes the file when nobody keeps it up to date any more.
+  /// Removes the file, since nobody updates it any more.
   func removeReplaced() {
     guard let replaced, let directory = try? directory() else { return }
     if replaced.isBegun { Files.remove(temporary(replaced.name), in: directory) }

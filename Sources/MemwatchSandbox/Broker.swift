@@ -1,23 +1,24 @@
-// The side that keeps its rights. It opens what it is asked for, and looks into none of it.
+// The privileged side. It opens files on request and never reads their contents.
 
 package import EnclaveSystem
 import MemwatchSystem
 
-/// There is no sandbox to be had, and so nothing is read.
+/// The sandbox could not be created; nothing was read.
 package struct SandboxFailure: Error, Sendable {
   package let message: String
 }
 
-/// Splits this process in two: a confined one, which parses and draws, and this one, its broker.
+/// Splits this process in two: a confined child, which parses and draws, and its broker, which
+/// opens files for it.
 package struct Broker: ~Copyable {
-  /// What the user named: opened anew at each request, by its number.
+  /// The paths from the command line; reopened at each request, by index.
   let named: [String]
-  /// Where new files go: a directory, open since the start.
+  /// The directory for new files, opened at the start.
   let exportsPath: String
   private var exports: OpenFile?
-  /// Why that directory could not be opened.
+  /// The error, if that directory could not be opened.
   package let exportsFailure: FileFailure?
-  /// The one file that may be replaced.
+  /// The file that may be replaced.
   let replaced: ReplacedFile?
   private let files = DirectFiles()
 
@@ -25,7 +26,7 @@ package struct Broker: ~Copyable {
   package enum End: Equatable, Sendable {
     case exited(Int32)
     case killed(signal: Int32)
-    /// It was asked to end by a signal, and was killed when it did not.
+    /// It did not end in time after this signal, and was killed.
     case overdue(signal: Int32)
 
     /// Ends this process by the same signal, so that a shell sees it.
@@ -34,8 +35,8 @@ package struct Broker: ~Copyable {
     }
   }
 
-  /// CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and CAP_PERFMON (capabilities(7)): what
-  /// opening pages, smaps and new files may need.
+  /// CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE and CAP_PERFMON (capabilities(7)):
+  /// needed to open stats pages, smaps and new files.
   private static let needed: UInt64 = 1 << 1 | 1 << 2 | 1 << 19 | 1 << 38
 
   package init(named: [String], exportsTo directory: String, replacing: ReplacedFile? = nil) {
@@ -51,18 +52,18 @@ package struct Broker: ~Copyable {
     }
   }
 
-  /// Forks. In the child: enters the confinement and runs `body`, which does not come back. Here: answers until
-  /// the child ended.
+  /// Forks. The child confines itself and runs `body`, which does not return. The parent answers
+  /// its requests until it has ended.
   ///
   /// - Parameters:
-  ///   - mechanisms: what the child is confined by.
-  ///   - prepare: in the child, before it is confined: what opens files for good.
-  ///   - body: what the child does, confined.
-  ///   - other: answers what no file is.
-  ///   - grace: milliseconds that the child has to end by itself once a signal asks for that; nil: as many as it
-  ///     takes. (What writes to a terminal that takes nothing may wait for ever.)
-  ///   - tick: called some ten times a second; without it this process sleeps until it is asked.
-  /// - Throws: when there is no socket or no process to be had.
+  ///   - mechanisms: how to confine the child.
+  ///   - prepare: runs in the child before confinement; opens files that stay open.
+  ///   - body: runs in the confined child.
+  ///   - other: answers requests that are not for files.
+  ///   - grace: milliseconds that the child has to end after a signal; nil: no limit. (A child that
+  ///     writes to a blocked terminal may wait forever.)
+  ///   - tick: called about ten times a second; without it the broker sleeps until a request.
+  /// - Throws: if the socket or the process cannot be created.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
     prepare: () -> Prepared,
@@ -86,7 +87,7 @@ package struct Broker: ~Copyable {
       exports = nil
       let prepared = prepare()
       let client = BrokerClient(pair.second.take()!, named: named, exports: exportsPath)
-      // Loaded before files are out of reach.
+      // Load the time zone while files can still be opened.
       _ = ProcessFacts.localTime(0, withDate: false)
       let confinement = Confinement.enter(mechanisms)
       InspectedFiles.use(client)
@@ -118,7 +119,7 @@ package struct Broker: ~Copyable {
       case .killed(9) where asked.map { ProcessFacts.bootMilliseconds >= $0.deadline } ?? false:
         return .overdue(signal: asked!.signal)
       case .killed(let signal): return .killed(signal: signal)
-      // The shell waits for this process to stop.
+      // The shell waits for this process to stop, too.
       case .stopped: child.stopAlike()
       case .none:
         if let asked, ProcessFacts.bootMilliseconds >= asked.deadline { child.signal(9) }
@@ -127,7 +128,7 @@ package struct Broker: ~Copyable {
     }
   }
 
-  /// Answers one request; false when the other side is gone.
+  /// Answers one request; false if the child is gone.
   func answer(
     _ socket: borrowing MessageSocket, _ other: (UInt64, UInt64) -> Int64
   ) -> Bool {
@@ -202,7 +203,7 @@ package struct Broker: ~Copyable {
     }
   }
 
-  /// Where one file is to be replaced, no other is made.
+  /// With a replaceable file, no other files may be created.
   private func directoryOfNewFiles() throws(FileFailure) -> Int32 {
     guard replaced == nil else {
       throw FileFailure(function: "create", path: exportsPath, errno: FileFailure.eperm)

@@ -1,10 +1,10 @@
-// The confined side: every file comes from the broker.
+// The confined side: gets every file from the broker.
 
 package import EnclaveSystem
 package import MemwatchSystem
 import Synchronization
 
-/// Opens files by asking the broker. Any thread, one request at a time.
+/// Opens files through the broker. Any thread; one request at a time.
 package final class BrokerClient: FileOpening {
   private let socket: MessageSocket
   private let named: [String]
@@ -14,9 +14,10 @@ package final class BrokerClient: FileOpening {
   private struct State {
     var paths: [Int: String] = [:]
     var users: [UInt32: [UInt8]] = [:]
-    /// Of the process that was asked for last: they hardly ever change.
+    /// Cached for the last process: namespaces hardly ever change.
     var namespaces: (pid: Int32, bytes: [UInt8], until: UInt64)?
-    /// Files that tell something new each time they are read from the start (proc(5)).
+    /// Open /proc files, which return current values each time they are read from the start
+    /// (proc(5)).
     var standing: [Inspected: Standing] = [:]
   }
 
@@ -39,7 +40,7 @@ package final class BrokerClient: FileOpening {
     consuming func takeFile() -> OpenFile? { file.take() }
   }
 
-  /// - Parameter function: what a refusal says could not be done.
+  /// - Parameter function: the operation named in an error.
   private func ask(
     _ request: BrokerRequest, for path: String, to function: String = "open"
   ) throws(FileFailure) -> Answer {
@@ -58,7 +59,7 @@ package final class BrokerClient: FileOpening {
     }
   }
 
-  /// Asks for what the program gave its broker to answer; nil when the broker is gone.
+  /// Sends a request that the broker passes to `other`; nil if the broker is gone.
   package func ask(_ kind: UInt64, _ detail: UInt64 = 0) -> Int64? {
     (try? ask(BrokerRequest(.other, kind, detail), for: "an answer").value)
   }
@@ -120,7 +121,7 @@ package final class BrokerClient: FileOpening {
     if isStanding {
       let standing = Standing(opened)
       state.withLock {
-        // Of many processes in turn only some are kept.
+        // Bound the number of open files.
         if $0.standing.count >= 64 { $0.standing = [:] }
         $0.standing[file] = standing
       }
@@ -149,7 +150,7 @@ package final class BrokerClient: FileOpening {
 
   // MARK: - New files
 
-  /// The name below the directory of exports.
+  /// The name of a path in the export directory.
   private func name(of path: String) throws(FileFailure) -> String {
     let name = path.hasPrefix(exports + "/") ? String(path.dropFirst(exports.utf8.count + 1)) : path
     guard !name.isEmpty, !name.contains("/"), !name.hasPrefix("."), name.utf8.count <= 255 else {
@@ -167,7 +168,7 @@ package final class BrokerClient: FileOpening {
     return file
   }
 
-  /// Replaces the one file that may be replaced, whole or not at all; what went wrong, or nil.
+  /// Atomically replaces the replaceable file. Returns an error message, or nil.
   package func replacement(of path: String, with text: String) -> String? {
     do throws(FileFailure) { try replace(with: Array(text.utf8), path: path) } catch {
       return "\(error)"

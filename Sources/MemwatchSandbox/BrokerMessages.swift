@@ -1,5 +1,5 @@
-// What the confined process asks its broker: a kind and two numbers, and at most the name of a new
-// file. Never a path.
+// Requests from the confined process to its broker: a kind, two numbers and, for new files only, a
+// name. Never a path.
 
 internal import EnclaveSystem
 internal import MemwatchSystem
@@ -10,19 +10,19 @@ struct BrokerRequest: Equatable {
     case status, limits, maps, smaps, cgroup
     case children, namespaces, userName, mapLimit, host, page, named
     case search, create, finish
-    /// What the program that uses this broker gave it to answer.
+    /// Answered by the closure that the program passed to the broker.
     case other
-    /// 0: begins to replace the one file that may be; 1: puts the new one in its place; 2: drops it.
+    /// 0: starts replacing the replaceable file; 1: commits; 2: discards.
     case replace
 
-    /// Whether its requests carry the name of a new file. All others carry none.
+    /// Whether its requests carry the name of a new file.
     var takesName: Bool { self == .create || self == .finish }
   }
 
   var kind: Kind
   var first: UInt64 = 0
   var second: UInt64 = 0
-  /// Of a new file: one component.
+  /// The name of a new file: one path component.
   var name = ""
 
   static let mostBytes = 17 + 255
@@ -34,8 +34,8 @@ struct BrokerRequest: Equatable {
     self.name = name
   }
 
-  /// Parses a message. Nil, so that nothing is done for it: a kind that has no number here, a name where
-  /// its kind takes none or lacks one, or a name that is more than one component.
+  /// Parses a message. Returns nil for an unknown kind, a missing or unexpected name, or a name of
+  /// more than one component.
   init?(_ bytes: ArraySlice<UInt8>) {
     guard bytes.count >= 17, bytes.count <= Self.mostBytes, let kind = Kind(rawValue: bytes.first!)
     else { return nil }
@@ -47,7 +47,7 @@ struct BrokerRequest: Equatable {
     let rest = bytes.dropFirst(17)
     guard rest.isEmpty != kind.takesName else { return nil }
     guard kind.takesName else { return }
-    // One component that is no hidden file and no way out.
+    // One component: no hidden file, no `..`.
     guard !rest.contains(0), !rest.contains(UInt8(ascii: "/")), rest.first != UInt8(ascii: "."),
       let name = String(validating: rest, as: UTF8.self)
     else { return nil }

@@ -1,24 +1,24 @@
-// Giving up rights: capabilities, new privileges, files (Landlock), system calls (seccomp).
+// Confinement: capabilities, new privileges, files (Landlock) and system calls (seccomp).
 
 internal import CMemwatchSeccomp
 internal import EnclaveSystem
 internal import MemwatchSystem
 
-/// What a process gave up, and what this kernel did not let it give up.
+/// The confinement that is in force, and what this kernel could not provide.
 ///
 /// Sources: capabilities(7), prctl(2), landlock(7), seccomp(2), seccomp_rule_add(3).
 package struct Confinement: Equatable, Sendable {
-  /// In words for a person: `seccomp`, `Landlock 7`, …
+  /// The mechanisms in force: `seccomp`, `Landlock 7`, …
   package private(set) var holds: [String] = []
-  /// What is missing, and why.
+  /// The missing mechanisms, each with the reason.
   package private(set) var missing: [String] = []
   package var isWhole: Bool { missing.isEmpty }
 
-  /// Gives up, for good and for all threads, everything that reading open descriptors, drawing on an
-  /// open terminal and talking over an open socket does not need. Descriptors that are open stay of use.
+  /// Permanently gives up everything not needed for reading open descriptors, drawing on an open
+  /// terminal and talking over an open socket. Open descriptors keep working.
   ///
-  /// What a kernel lacks is told, and the rest is done. To be called while this process has one thread: with more,
-  /// nothing is given up, and that is told.
+  /// Missing kernel features are reported, and the rest is applied. Call it while this process has
+  /// one thread; with more, nothing is given up, and that is reported.
   package static func enter(_ mechanisms: Set<Mechanism> = Set(Mechanism.allCases)) -> Confinement {
     var confinement = Confinement()
     guard Rights.threads == 1 else {
@@ -51,7 +51,7 @@ package struct Confinement: Equatable, Sendable {
       }
     }
 
-    /// Applies it; what more there is to tell.
+    /// Applies the mechanism. Returns a detail to report.
     func apply() throws(FileFailure) -> String {
       switch self {
       case .capabilities: try Rights.keepCapabilities(0)
@@ -64,29 +64,29 @@ package struct Confinement: Equatable, Sendable {
   }
 }
 
-/// The system calls that are left: an allow-list. What is not in it fails with EPERM; calls of
-/// another architecture end the process.
+/// The allow-list of system calls. Other calls fail with EPERM; calls of another architecture end
+/// the process.
 private enum SystemCallFilter {
-  /// With any arguments. Of these, `newfstatat` takes a path, and tells whether it is there; Landlock
-  /// does not hinder that either.
+  /// Allowed with any arguments. `newfstatat` takes a path and reveals whether it exists; Landlock
+  /// does not prevent that either.
   static let always = [
-    // Descriptors that are open.
+    // Open descriptors.
     "read", "readv", "pread64", "preadv", "write", "writev", "lseek", "close", "fstat",
     "newfstatat", "fsync", "recvmsg", "sendmsg", "getdents64",
-    // Waiting, and the time.
+    // Waiting and clocks.
     "poll", "ppoll", "select", "pselect6", "nanosleep", "clock_nanosleep", "clock_gettime",
     "gettimeofday", "restart_syscall", "futex", "sched_yield", "pause",
-    // Memory of its own; execution is below.
+    // Own memory; executable mappings are restricted below.
     "brk", "munmap", "mremap", "madvise",
-    // Itself.
+    // This process.
     "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getpgrp", "getpgid",
     "getrusage", "times", "uname", "sysinfo", "sched_getaffinity", "getrandom", "getrlimit",
     "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigtimedwait",
     "rt_sigsuspend", "sigaltstack", "set_robust_list", "rseq", "exit", "exit_group",
   ]
 
-  /// What curses asks of a terminal (ioctl_tty(2)), and how much there is to read. Not TIOCSTI and
-  /// TIOCLINUX, which type.
+  /// Terminal ioctls that curses uses (ioctl_tty(2)), and FIONREAD. Not TIOCSTI and TIOCLINUX,
+  /// which inject input.
   static let terminal = [
     0x5401, 0x5402, 0x5403, 0x5404,  // TCGETS, TCSETS, TCSETSW, TCSETSF
     0x5409, 0x540b,  // TCSBRK, TCFLSH
@@ -113,27 +113,27 @@ private enum SystemCallFilter {
       }
     }
     func argument(_ index: UInt32, is value: UInt64) -> scmp_arg_cmp {
-      // The kernel looks at 32 bits of these arguments.
+      // The kernel uses the low 32 bits of these arguments.
       scmp_arg_cmp(arg: index, op: SCMP_CMP_MASKED_EQ, datum_a: 0xffff_ffff, datum_b: value)
     }
     func argument(_ index: UInt32, lacks bit: UInt64) -> scmp_arg_cmp {
       scmp_arg_cmp(arg: index, op: SCMP_CMP_MASKED_EQ, datum_a: bit, datum_b: 0)
     }
     failure = unsafe seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, mws_kill)
-    // All threads, though there is one.
+    // Applies to all threads, though there is only one.
     _ = unsafe seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1)
-    // A binary tree: an optimisation, which old versions lack.
+    // A binary tree is faster; old versions of libseccomp lack it.
     _ = unsafe seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2)
     for name in always { allow(name) }
     for request in terminal { allow("ioctl", [argument(1, is: UInt64(request))]) }
     for command in control { allow("fcntl", [argument(1, is: UInt64(command))]) }
     allow("mmap", [argument(2, lacks: executable)])
     allow("mprotect", [argument(2, lacks: executable)])
-    // Its own limits, to be read.
+    // Reading its own limits.
     allow(
       "prlimit64",
       [argument(0, is: 0), scmp_arg_cmp(arg: 2, op: SCMP_CMP_EQ, datum_a: 0, datum_b: 0)])
-    // Signals to itself: raise(3), and suspending.
+    // Signals to itself: raise(3) and suspending.
     let own = UInt64(clamping: ProcessFacts.pid)
     allow("tgkill", [argument(0, is: own)])
     allow("kill", [argument(0, is: own)])

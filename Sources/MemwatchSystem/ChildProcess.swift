@@ -1,12 +1,12 @@
-// A process that this one started.
+// Starting a command and reaping it.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
 
-/// Starts a command and reaps it. One thread at a time.
+/// A command that this process started. One thread at a time.
 package final class ChildProcess {
   package let pid: Int32
-  /// Its exit status once it has ended; 128 + n when signal n ended it.
+  /// The exit status once it has ended; 128 + n if signal n ended it.
   package private(set) var status: Int32?
 
   private init(pid: Int32) { self.pid = pid }
@@ -14,9 +14,9 @@ package final class ChildProcess {
   /// posix_spawn(3).
   ///
   /// - Parameters:
-  ///   - arguments: the program (looked for in PATH) and its arguments.
-  ///   - environment: set in addition to this process' own.
-  ///   - log: where its output goes, with /dev/null for its input; nil: it shares this process'
+  ///   - arguments: the program (searched in PATH) and its arguments.
+  ///   - environment: variables added to this process' own.
+  ///   - log: receives its output; its input is then /dev/null. nil: it shares this process'
   ///     streams.
   package static func start(
     _ arguments: [String], environment: [String: String], log: borrowing OpenFile?
@@ -64,7 +64,7 @@ package final class ChildProcess {
     unsafe cms_has_capabilities(path) > 0
   }
 
-  /// Whether it has ended; reaps it then.
+  /// Reaps the command if it has ended. Returns whether it has.
   package func poll() -> Bool { reap(block: false) }
   package func waitForEnd() { _ = reap(block: true) }
 
@@ -79,11 +79,12 @@ package final class ChildProcess {
 
   package static func groupExists(_ group: Int32) -> Bool { cms_kill(-group, 0) == 0 }
 
-  /// A write past RLIMIT_FSIZE answers EFBIG from now on; children get the signal again.
+  /// From now on a write past RLIMIT_FSIZE fails with EFBIG instead of raising SIGXFSZ; children
+  /// get the default action back.
   package static func ignoreFileLimit() { cms_ignore_file_limit() }
 
-  /// The limits of memory that this process and its children have, in words: a process of ours that
-  /// ended by a fault may have met one. nil when there is none.
+  /// The memory limits of this process and its children, in words; nil: none. Explains a child that
+  /// crashed for want of memory.
   package static var memoryLimits: String? {
     let limits = [
       (CMS_LIMIT_ADDRESSES, "RLIMIT_AS (ulimit -v)"), (CMS_LIMIT_DATA, "RLIMIT_DATA (ulimit -d)"),
@@ -91,14 +92,14 @@ package final class ChildProcess {
     ]
     let found = limits.compactMap { which, name in
       let soft = cms_memory_limit(which)
-      // A stack always has one; the usual 8 MiB are enough.
+      // A stack limit always exists; the usual 8 MiB are enough.
       return soft == .max || which == CMS_LIMIT_STACK && soft >= 1 << 20
         ? nil : "\(name) is \(soft) bytes"
     }
     return found.isEmpty ? nil : found.joined(separator: ", ")
   }
 
-  /// Sends a signal to it, and to its process group where it has one of its own.
+  /// Sends a signal to the command, or to its process group.
   package func signal(_ number: Int32, group: Bool) {
     guard status == nil else { return }
     _ = cms_kill(group ? -pid : pid, number)

@@ -1,10 +1,10 @@
-// Replacing a file that others read at any time.
+// Atomically replacing a file that others may be reading.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
 
 extension Files {
-  /// Gives a file the name of another one, which is gone then (rename(2)): readers see either.
+  /// Replaces a file by another (rename(2)): readers see the old one or the new one.
   package static func replace(
     _ name: String, by temporary: String, in directory: Int32
   ) throws(FileFailure) {
@@ -16,7 +16,7 @@ extension Files {
 }
 
 extension OpenFile {
-  /// Sets the permissions, whatever the umask is (fchmod(2)).
+  /// Sets the permissions, regardless of the umask (fchmod(2)).
   package func changeMode(_ mode: UInt32) throws(FileFailure) {
     let result = cms_change_mode(descriptor, mode)
     guard result >= 0 else {

@@ -1,9 +1,9 @@
-// A copy of this process, and what its parent has to do for it.
+// A forked child, and the signals that its parent forwards to it.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
 
-/// A child that fork(2) made of this process.
+/// A child made by fork(2).
 package struct ForkedProcess: Sendable {
   package let pid: Int32
 
@@ -13,7 +13,8 @@ package struct ForkedProcess: Sendable {
     case killed(signal: Int32)
   }
 
-  /// For processes of one thread. nil in the child, which gets a signal when its parent dies.
+  /// Forks; for single-threaded processes. Returns nil in the child, which gets `signal` when its
+  /// parent dies.
   package static func fork(endingWithParentBy signal: Int32) throws(FileFailure) -> ForkedProcess? {
     let parent = ProcessFacts.pid
     let child = cms_fork()
@@ -29,7 +30,7 @@ package struct ForkedProcess: Sendable {
     return ForkedProcess(pid: Int32(child))
   }
 
-  /// What became of it since the last look (waitpid(2), not blocking).
+  /// The change in its state since the last call (waitpid(2), not blocking).
   package func change() -> Change {
     var detail: Int32 = 0
     return switch unsafe cms_child_change(pid, &detail) {
@@ -43,21 +44,21 @@ package struct ForkedProcess: Sendable {
   /// Sends it a signal.
   package func signal(_ number: Int32) { _ = cms_kill(pid, number) }
 
-  /// Stops this process, as the child has stopped, and lets both go on together.
+  /// Stops this process after its child has stopped; when it continues, so does the child.
   package func stopAlike() {
     cms_stop()
     signal(18)
   }
 
-  /// Ends this process by the signal that ended the child, so that a shell sees it.
+  /// Ends this process by the signal that ended its child, so that a shell sees it.
   package static func dieAlike(_ signal: Int32) { cms_die_by(signal) }
 }
 
-/// Signals as they come to a parent: SIGCHLD, and those that it passes on.
+/// The signals that a parent receives: SIGCHLD, and those it forwards.
 package struct SignalWatch: ~Copyable {
   private let file: OpenFile
 
-  /// Blocks them from now on (signalfd(2)).
+  /// Blocks the signals; from now on they arrive here (signalfd(2)).
   package init() throws(FileFailure) {
     let result = cms_watch_signals()
     guard result >= 0 else {
@@ -66,9 +67,9 @@ package struct SignalWatch: ~Copyable {
     file = OpenFile(adopting: Int32(result), path: "signals")
   }
 
-  /// Waits for a message or a signal, at most so long.
+  /// Waits for a message or a signal, with a timeout.
   ///
-  /// - Returns: whether there is a message.
+  /// - Returns: whether a message is waiting.
   package func wait(for socket: borrowing MessageSocket?, milliseconds: Int32) -> Bool {
     let descriptor: Int32
     switch socket {
@@ -78,9 +79,9 @@ package struct SignalWatch: ~Copyable {
     return cms_wait_for_two(descriptor, file.descriptor, milliseconds) & 1 != 0
   }
 
-  /// Passes signals on that other processes sent here: what a terminal sends, it sends to both.
+  /// Forwards signals sent by other processes. (A terminal signals both processes itself.)
   ///
-  /// - Returns: the last of them that asks a process to end.
+  /// - Returns: the last signal that asks a process to end.
   package func passOn(to child: ForkedProcess) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
@@ -88,9 +89,9 @@ package struct SignalWatch: ~Copyable {
     while true {
       let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
-      // SIGCHLD and SIGTSTP end nobody.
+      // SIGCHLD and SIGTSTP do not end a process.
       if number != 17, number != 20, sender != child.pid { ending = number }
-      // A limit of this process' (SIGXCPU) ends both, as a signal from elsewhere does.
+      // This process' own CPU limit (SIGXCPU) ends both, like a signal from outside.
       if number != 17, isFromProcess || number == 24, sender != child.pid { child.signal(number) }
     }
   }

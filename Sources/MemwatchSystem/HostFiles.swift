@@ -1,8 +1,8 @@
-// The settings of the machine that matter to secrets in memory: a fixed list of files.
+// The host settings that matter to secrets in memory: a fixed list of files.
 
 internal import EnclaveSystem
 
-/// What the files say; a directory that is there says nothing.
+/// The contents of the files, and which paths exist.
 package struct HostFiles: Equatable, Sendable {
   private var contents: [String: String] = [:]
   private var present: Set<String> = []
@@ -18,7 +18,7 @@ package struct HostFiles: Equatable, Sendable {
     "/sys/kernel/kexec_loaded", "/sys/kernel/mm/ksm/run",
     "/sys/kernel/mm/transparent_hugepage/enabled",
   ]
-  /// What need only be there.
+  /// Paths whose existence is checked.
   private static let others = [
     "/proc/sys/kernel", "/sys/module", "/sys/kernel", "/sys/kernel/mm",
   ]
@@ -37,7 +37,7 @@ package struct HostFiles: Equatable, Sendable {
     contents.flatMap { [$0.key, $0.value] } + present.flatMap { ["", $0] }
   }
 
-  /// - Parameter root: where /proc, /sys and /boot are; tests have their own.
+  /// - Parameter root: the directory that holds /proc, /sys and /boot; for tests.
   package static func read(root: String = "") -> HostFiles {
     var host = HostFiles(fields: [])
     func add(_ path: String, limit: Int = 65536) {
@@ -47,7 +47,7 @@ package struct HostFiles: Equatable, Sendable {
     for path in files + others where (try? Files.status(root + path)) != nil {
       host.present.insert(path)
     }
-    // Names of the kernel's, that become part of a path: one component, and nothing else.
+    // Names from the kernel become part of a path: allow one component only.
     func component(_ text: Substring?) -> String? {
       guard let name = text?.split(separator: "/").last, !name.hasPrefix(".") else { return nil }
       return String(name)
@@ -62,7 +62,7 @@ package struct HostFiles: Equatable, Sendable {
     return host
   }
 
-  /// What a file says; nil when it cannot be read.
+  /// The contents of a file; nil if it cannot be read.
   package subscript(path: String) -> String? { contents[path] }
   package func exists(_ path: String) -> Bool { present.contains(path) }
 }

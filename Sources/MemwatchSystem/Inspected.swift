@@ -1,6 +1,6 @@
-// What an inspector may open: a closed list, each a kind and a number, so that it can be asked for
-// of another process (a broker) without naming a path. `mem`, `environ`, `auxv`, `cmdline` and `fd`
-// of other processes are not in it.
+// What an inspector may open: a closed list. Each item is a kind and a number, so a broker can be
+// asked for it without a path. `mem`, `environ`, `auxv`, `cmdline` and `fd` of other processes are
+// not on the list.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -23,22 +23,22 @@ package enum ProcessFile: UInt8, CaseIterable, Sendable {
   }
 }
 
-/// One thing that an inspector may read.
+/// A file, or a small set of files, that an inspector may read.
 package enum Inspected: Hashable, Sendable, CustomStringConvertible {
   case process(ProcessFile, pid: Int32)
-  /// The pids of the children of all its threads, as far as the kernel lists them: fields.
+  /// The pids of the children of all threads, if the kernel lists them.
   case children(pid: Int32)
-  /// What the links `ns/user` and `ns/mnt` say: two fields, empty where they may not be read.
+  /// The targets of the links `ns/user` and `ns/mnt`; empty if they may not be read.
   case namespaces(pid: Int32)
-  /// The name of a user, if there is such a user.
+  /// The name of a user.
   case userName(UInt32)
   /// vm.max_map_count.
   case mapLimit
-  /// The settings of the machine: see `HostFiles`.
+  /// The host's settings: see `HostFiles`.
   case host
-  /// A page that a search found, by the number that the search gave it.
+  /// A stats page that a search found, by the search's number for it.
   case page(Int)
-  /// What the user named, at the start.
+  /// A path from the command line.
   case named(String)
 
   package var description: String {
@@ -58,7 +58,7 @@ package enum Inspected: Hashable, Sendable, CustomStringConvertible {
     try InspectedFiles.current.open(self)
   }
 
-  /// All of it, at most `limit` bytes; nil when it cannot be read.
+  /// The contents, at most `limit` bytes; nil if it cannot be read.
   package func bytes(limit: Int) -> [UInt8]? {
     InspectedFiles.current.read(self, limit: limit)
   }
@@ -70,11 +70,11 @@ package enum Inspected: Hashable, Sendable, CustomStringConvertible {
   package func fields(limit: Int) -> [String]? { bytes(limit: limit).map(Fields.decode) }
 }
 
-/// A place where pages may lie, and what a search saw there.
+/// A directory where stats pages may be, and what a search found there.
 package struct StatsPageLocation: Equatable, Sendable {
   package enum Outcome: Equatable, Sendable {
     case opened(owner: UInt32)
-    /// Somebody else's, and not looked into.
+    /// Owned by another user; not searched.
     case foreign(owner: UInt32)
     case failed(FileFailure)
   }
@@ -95,26 +95,27 @@ package struct StatsPageLocation: Equatable, Sendable {
   }
 }
 
-/// Who opens what an inspector reads, and makes the files that it writes.
+/// Opens the files that an inspector reads, and creates those that it writes.
 package protocol FileOpening: AnyObject, Sendable {
   func open(_ file: Inspected) throws(FileFailure) -> OpenFile
-  /// All of a file, at most `limit` bytes; nil when it cannot be read.
+  /// The contents of a file, at most `limit` bytes; nil if it cannot be read.
   func read(_ file: Inspected, limit: Int) -> [UInt8]?
   func search() throws(FileFailure) -> [StatsPageLocation]
-  /// A new file, mode 0600, never over another. `whole`: under another name until it is finished.
+  /// Creates a new file, mode 0600; never overwrites. `whole`: under a temporary name until
+  /// `finish`.
   func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile
-  /// Gives a file that was made whole its name, or takes it away.
+  /// Gives a whole file its name, or removes it.
   func finish(_ path: String, keeping: Bool) throws(FileFailure)
 }
 
 package enum InspectedFiles {
   private static let opener = Mutex<any FileOpening>(DirectFiles())
-  /// This process itself, unless it gave up its rights.
+  /// This process itself, or the broker once this process is confined.
   package static var current: any FileOpening { opener.withLock { $0 } }
   package static func use(_ files: any FileOpening) { opener.withLock { $0 = files } }
 }
 
-/// Texts one after the other, each ended by a zero byte: paths hold any other.
+/// Zero-terminated texts, concatenated. (Paths may contain any other byte.)
 package enum Fields {
   package static func encode(_ fields: [String]) -> [UInt8] {
     fields.flatMap { $0.utf8.filter { $0 != 0 } + [0] }
@@ -125,7 +126,7 @@ package enum Fields {
   }
 }
 
-/// A process that opens files by itself.
+/// Opens files directly, without a broker.
 package final class DirectFiles: FileOpening {
   private let pages = Mutex(StatsPageSearch())
 
@@ -189,7 +190,7 @@ package final class DirectFiles: FileOpening {
 }
 
 extension OpenFile {
-  /// A file in memory that holds these bytes (memfd_create(2)), for reading.
+  /// A read-only file in memory that holds `bytes` (memfd_create(2)).
   package init(holding bytes: [UInt8], path: String) throws(FileFailure) {
     let result = unsafe bytes.withUnsafeBytes { unsafe cms_file_of($0.baseAddress, $0.count) }
     guard result >= 0 else {

@@ -1,9 +1,10 @@
-// Messages between two processes of this program, and descriptors with them.
+// Messages and file descriptors between two processes of this program.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
 
-/// One end of a pair of sockets that keep messages apart (unix(7), SOCK_SEQPACKET). One thread at a time.
+/// One end of a socket pair that preserves message boundaries (unix(7), SOCK_SEQPACKET). One thread
+/// at a time.
 package struct MessageSocket: ~Copyable, Sendable {
   private let file: OpenFile
   package var descriptor: Int32 { file.descriptor }
@@ -34,7 +35,7 @@ package struct MessageSocket: ~Copyable, Sendable {
     return Pair(first: MessageSocket(ends[0]), second: MessageSocket(ends[1]))
   }
 
-  /// Sends one message, with a descriptor where one is given.
+  /// Sends one message, optionally with a descriptor.
   package func send(_ bytes: [UInt8], passing descriptor: Int32 = -1) throws(FileFailure) {
     let result = unsafe bytes.withUnsafeBytes {
       unsafe cms_send(file.descriptor, $0.baseAddress, $0.count, descriptor)
@@ -44,10 +45,10 @@ package struct MessageSocket: ~Copyable, Sendable {
     }
   }
 
-  /// Waits for one message; what is longer than `limit` is cut off. Without bytes: the other side is
-  /// gone.
+  /// Waits for one message, truncated to `limit` bytes. An empty message means that the other end
+  /// is closed.
   ///
-  /// - Parameter path: what a descriptor that comes with it is called.
+  /// - Parameter path: names a received descriptor in errors.
   package func receive(limit: Int, path: String = "") throws(FileFailure) -> Message {
     var bytes = [UInt8](repeating: 0, count: limit)
     var passed: Int32 = -1

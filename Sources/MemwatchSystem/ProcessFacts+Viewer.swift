@@ -1,10 +1,10 @@
-// What only the viewer asks: names of users, and local times.
+// User names and local times, for the viewer only.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
 
 extension ProcessFacts {
-  /// The name of a user; nil when there is no such user.
+  /// The name of a user; nil if there is no such user.
   package static func userName(_ uid: UInt32) -> String? {
     var bytes = [CChar](repeating: 0, count: 256)
     guard unsafe cms_user_name(uid, &bytes, bytes.count) >= 0 else { return nil }

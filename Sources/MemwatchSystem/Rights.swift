@@ -1,4 +1,4 @@
-// What a process may do, and giving it up.
+// Giving up privileges: capabilities, new privileges, files.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -11,29 +11,29 @@ package enum Rights {
     return result
   }
 
-  /// The threads of this process; nil when /proc cannot be read.
+  /// The number of threads of this process; nil if /proc cannot be read.
   package static var threads: Int64? {
     let count = cms_thread_count()
     return count < 0 ? nil : count
   }
 
-  /// Keeps of the permitted capabilities those of a mask (capset(2)); with none, the bounding set is
-  /// emptied too. Nothing stays inheritable or ambient.
+  /// Keeps only the permitted capabilities in `mask` (capset(2)). An empty mask also empties the
+  /// bounding set. Nothing stays inheritable or ambient.
   package static func keepCapabilities(_ mask: UInt64) throws(FileFailure) {
     _ = try check("capset", cms_keep_capabilities(mask))
   }
 
-  /// prctl(2), PR_SET_NO_NEW_PRIVS: programs that this process starts gain nothing by set-user-ID or
-  /// file capabilities; Landlock and seccomp need it.
+  /// Sets PR_SET_NO_NEW_PRIVS (prctl(2)): programs started from here gain nothing from set-user-ID
+  /// or file capabilities. Landlock and seccomp require it.
   package static func refuseNewPrivileges() throws(FileFailure) {
     _ = try check("prctl(PR_SET_NO_NEW_PRIVS)", cms_no_new_privileges())
   }
 
-  /// landlock(7): no file can be opened any more, no TCP port bound or reached, and where the kernel knows
-  /// it, no signal sent and no abstract socket reached outside. Descriptors that are open go on
-  /// working. It also takes away what ptrace_may_access needs: maps, smaps and mem of other processes.
+  /// Denies opening files and binding or connecting TCP ports, and, if the kernel supports it,
+  /// signals and abstract sockets outside this process (landlock(7)). Open descriptors keep
+  /// working. It also denies ptrace access, and so maps, smaps and mem of other processes.
   ///
-  /// - Returns: the version of Landlock's interface.
+  /// - Returns: the version of Landlock's ABI.
   package static func restrictFiles() throws(FileFailure) -> Int64 {
     try check("landlock_restrict_self", cms_landlock_restrict())
   }

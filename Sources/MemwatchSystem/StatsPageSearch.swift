@@ -1,11 +1,11 @@
-// Where pages may lie. Names alone are looked at here: what is in a page is for others to read.
+// Searches for stats pages. Looks at names only; reading a page is the caller's work.
 
 internal import EnclaveSystem
 
-/// Searches, and remembers what it found under numbers that stay.
+/// Searches, and gives each page found a number that stays the same.
 package struct StatsPageSearch: Sendable {
-  /// A directory, and how it is reached: by its path, or from the root of another mount namespace, where
-  /// no link may be followed, because it would lead out.
+  /// A directory and how to reach it: by path, or from the root of another mount namespace, where
+  /// links are not followed because they would lead out of it.
   struct Route: Hashable, Sendable {
     var path: String
     var container: Int32?
@@ -13,7 +13,7 @@ package struct StatsPageSearch: Sendable {
 
     func open() throws(FileFailure) -> OpenFile {
       guard let container else { return try OpenFile(directory: path) }
-      // The last component is a magic link: only it may be followed.
+      // The last component is a magic link, the only one that is followed.
       var at = try OpenFile(directory: "/proc/\(container)/root", followingLinks: true)
       for part in parts { at = try OpenFile(directory: part, in: at) }
       return at
@@ -24,7 +24,7 @@ package struct StatsPageSearch: Sendable {
     var route: Route
     var name: String
 
-    /// Opens the page, in a directory that still belongs to this user (or, for root, to anybody).
+    /// Opens the page, if its directory still belongs to this user (root: to any user).
     func open() throws(FileFailure) -> OpenFile {
       let directory = try route.open()
       let owner = try directory.status().owner
@@ -43,7 +43,7 @@ package struct StatsPageSearch: Sendable {
 
   func page(_ number: Int) -> Found? { found.indices.contains(number) ? found[number] : nil }
 
-  /// Looks in every place where a publisher may put its page.
+  /// Searches every directory where a publisher may put its page.
   mutating func run() -> [StatsPageLocation] {
     var places: [StatsPageLocation] = []
     var seen: Set<String> = []
@@ -57,8 +57,8 @@ package struct StatsPageSearch: Sendable {
     let uid = ProcessFacts.uid
     look("/run/user/\(uid)/enclave", &self)
     look("/dev/shm/enclave-\(uid)", &self)
-    // Directories under a name that was taken, and (for root) those of all users. A directory is
-    // believed by its owner, not by its name.
+    // Also fallback directories, for publishers whose name was taken, and for root those of all
+    // users. A directory is trusted by its owner, not by its name.
     for name in Self.names(in: "/dev/shm") where name.hasPrefix("enclave-") {
       let path = "/dev/shm/" + name
       guard let status = try? Files.status(path), status.isDirectory else { continue }
@@ -101,7 +101,7 @@ package struct StatsPageSearch: Sendable {
     } catch { return StatsPageLocation(path: route.path, outcome: .failed(error)) }
   }
 
-  /// Looks into the mount namespaces of other processes, as far as this one may.
+  /// Searches the mount namespaces of other processes, where permitted.
   private mutating func lookIntoContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
     var places: [StatsPageLocation] = []
@@ -118,8 +118,8 @@ package struct StatsPageSearch: Sendable {
           let place = look(Route(path: path, container: pid, parts: parts))
           if case .failed = place.outcome { continue }
           places.append(place)
-          // Another process of the namespace may run as another user: the search goes on until one
-          // gave a directory.
+          // Another process of the namespace may run as another user: search until one yields a
+          // directory.
           seen.insert(namespace)
         }
       }

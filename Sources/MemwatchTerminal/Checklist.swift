@@ -1,4 +1,4 @@
-// The columns of a list, as a list to tick. Pure.
+// The column checklist (`>`): which columns a list shows, and in which order. Pure.
 
 import MemwatchInspector
 
@@ -11,14 +11,14 @@ package struct Checklist: Equatable, Sendable {
   package var items: [Item]
   package var selected = 0
 
-  /// The titles that are ticked, in their order.
+  /// The titles of the checked items, in order.
   package var chosen: [String] { items.filter(\.isOn).map(\.title) }
 
   mutating func move(_ distance: Int) {
     selected = min(max(0, selected + distance), items.count - 1)
   }
 
-  /// Takes the item along.
+  /// Moves the selected item; the selection goes with it.
   mutating func carry(_ distance: Int) {
     let place = min(max(0, selected + distance), items.count - 1)
     items.insert(items.remove(at: selected), at: place)
@@ -38,7 +38,7 @@ extension Model {
         + others.map { .init(title: $0, isOn: false) })
   }
 
-  /// What is ticked is shown at once.
+  /// Every change takes effect immediately.
   mutating func handleChecklist(_ key: Key) -> [Effect] {
     guard var list = checklist else { return [] }
     switch key {
@@ -49,7 +49,7 @@ extension Model {
     case .character("J"): list.carry(1)
     case .character("K"): list.carry(-1)
     case .character(" "):
-      // A list without columns would show nothing.
+      // At least one column must stay.
       guard !list.items[list.selected].isOn || list.chosen.count > 1 else {
         say("one column has to stay")
         return []
@@ -74,7 +74,7 @@ extension Model {
 }
 
 extension Renderer {
-  /// In place of the view, so that it has room on every screen.
+  /// Replaces the view, so that it fits on every screen.
   mutating func drawChecklist(_ list: Checklist) {
     rule(top, "columns of this list", "\(list.chosen.count) of \(list.items.count)")
     let rest = Rest(count: list.items.count, rows: max(0, height - 2 - top))

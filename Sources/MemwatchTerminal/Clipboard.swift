@@ -1,12 +1,12 @@
-// The sequence that hands a text to the terminal's clipboard (xterm's ctlseqs: OSC 52). Pure.
+// The escape sequence that copies text to the terminal's clipboard (xterm's ctlseqs: OSC 52). Pure.
 
 /// `ESC ] 52 ; c ; BASE64 BEL`. The terminal never answers.
 package enum Clipboard {
-  /// What several terminals take at most.
+  /// Several terminals accept no more.
   private static let most = 4096
 
   package static func sequence(_ text: String) -> [UInt8] {
-    // One line to type: nothing in it may end it.
+    // Control characters are dropped: pasting the text must not run it.
     let line = text.unicodeScalars.filter { $0.value >= 32 && $0.value != 127 }
     let bytes = Array(String(String.UnicodeScalarView(line)).utf8.prefix(most))
     return Array("\u{1b}]52;c;".utf8) + base64(bytes) + [7]

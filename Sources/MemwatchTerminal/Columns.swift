@@ -1,18 +1,18 @@
-// Where the columns of a list stand. Pure.
+// Positions of a list's columns. Pure.
 
-/// The columns of a list, from the left.
+/// The columns of a list, left to right.
 struct Columns {
   struct Width {
     var width: Int
     var isNumber: Bool
   }
-  /// Where each begins; behind the list's mark.
+  /// The first screen column of each, after the two columns of the row's mark.
   let starts: [Int]
   let widths: [Int]
-  /// What they take with the gaps between them.
+  /// The total width, with the gaps.
   let width: Int
 
-  /// A number ends at its column's edge: a text behind it needs more than one blank.
+  /// Numbers are right-aligned: text after one needs two blanks.
   init(_ columns: [Width]) {
     var (at, starts) = (2, [Int]())
     for (index, column) in columns.enumerated() {

@@ -1,21 +1,21 @@
-// What a person keeps from one start to the next: a file of `name = value` lines. Pure.
+// The user's settings file: lines of `name = value`. Pure.
 
 import MemwatchInspector
 
-/// Settings of the screen that a file gives; nil: it says nothing of them.
+/// Screen settings from the file; nil where the file does not mention them.
 package struct Configuration: Equatable, Sendable {
   package var intervalMs: Int?
   package var openLimitMs: UInt64?
   package var usesMouse: Bool?
   package var useColor: Bool?
-  /// Of the list of arenas, in their order.
+  /// The columns of the arena list, in order.
   package var columns: [String]?
   package var sort: String?
 
   package init() {}
 
-  /// - Parameter milliseconds: reads a time, such as 500ms.
-  /// - Returns: what the lines say, and which lines say nothing that is known. Those are passed over.
+  /// - Parameter milliseconds: parses a duration such as 500ms.
+  /// - Returns: the settings, and the lines that were not understood and are ignored.
   package static func parse(
     _ text: String, milliseconds: (String) -> Int?
   ) -> (configuration: Configuration, errors: [String]) {
@@ -68,7 +68,7 @@ package struct Configuration: Equatable, Sendable {
 }
 
 extension Model {
-  /// How the list of arenas begins.
+  /// Sets the initial columns and order of the arena list.
   package mutating func begin(_ configuration: Configuration) {
     if let columns = configuration.columns { columnChoices[View.arenas.rawValue] = columns }
     if let sort = configuration.sort.flatMap(ArenaColumn.init(rawValue:)) {

@@ -1,7 +1,7 @@
 // The screen as a value: cells in rows, each a character and a role. Pure.
 
 package struct Cell: Equatable, Sendable {
-  /// nil: covered by the wide character to the left.
+  /// nil: the right half of a wide character.
   package var character: Character?
   package var role: Role
   package static let blank = Cell(character: " ", role: .normal)
@@ -11,7 +11,7 @@ package struct Grid: Equatable, Sendable {
   package let width: Int
   package let height: Int
   package private(set) var rows: [[Cell]]
-  /// Where the cursor rests: on the selection, for who follows it.
+  /// The cursor is on the selected row, for screen readers and magnifiers.
   package var cursor: (row: Int, column: Int) = (0, 0)
 
   package static func == (a: Grid, b: Grid) -> Bool {
@@ -25,7 +25,7 @@ package struct Grid: Equatable, Sendable {
       repeating: Array(repeating: .blank, count: self.width), count: self.height)
   }
 
-  /// Writes text, cut at `limit` columns and at the edge. Returns the column behind it.
+  /// Writes text, cut at `limit` columns and at the edge of the grid. Returns the column after it.
   @discardableResult
   package mutating func put(
     _ text: some StringProtocol, row: Int, column: Int, role: Role = .normal, limit: Int = .max
@@ -34,7 +34,7 @@ package struct Grid: Equatable, Sendable {
     var at = column
     let edge = min(width, limit == .max ? .max : column + max(0, limit))
     if text.isPrintableASCII {
-      // Nearly all text; the boundaries of characters need not be looked for.
+      // Fast path for nearly all text: every byte is one character of one column.
       for byte in text.utf8 {
         guard at < edge else { break }
         rows[row][at] = Cell(character: Self.ascii[Int(byte)], role: role)
@@ -55,39 +55,39 @@ package struct Grid: Equatable, Sendable {
 
   private static let ascii = (UInt8(0)..<128).map { Character(Unicode.Scalar($0)) }
 
-  /// Writes one character of one column into a whole row.
+  /// Fills a row with one single-width character.
   package mutating func fill(row: Int, with character: Character, role: Role) {
     guard row >= 0, row < height else { return }
     rows[row] = Array(repeating: Cell(character: character, role: role), count: width)
   }
 
-  /// Writes text that ends before a column.
+  /// Writes text that ends just before a column.
   package mutating func put(
     _ text: some StringProtocol, row: Int, endingAt end: Int, role: Role = .normal
   ) {
     put(text, row: row, column: max(0, end - text.columns), role: role)
   }
 
-  /// Gives every cell of a row a role.
+  /// Sets the role of every cell in a row.
   package mutating func paint(row: Int, role: Role) {
     guard row >= 0, row < height else { return }
     for column in 0..<width { rows[row][column].role = role }
   }
 
-  /// Gives one cell a role.
+  /// Sets the role of one cell.
   package mutating func paint(row: Int, column: Int, role: Role) {
     guard (0..<height).contains(row), (0..<width).contains(column) else { return }
     rows[row][column].role = role
   }
 
-  /// Marks a row as the selected one; what its cells say stays in sight.
+  /// Highlights a row as selected; each cell keeps its severity.
   package mutating func select(row: Int) {
     guard row >= 0, row < height else { return }
     for column in 0..<width { rows[row][column].role = rows[row][column].role.whenSelected }
     cursor = (row, 0)
   }
 
-  /// The text of a row, without blanks at its end.
+  /// The text of a row, without trailing blanks.
   package func line(_ row: Int) -> String {
     var line = String(rows[row].compactMap(\.character))
     while line.last == " " { line.removeLast() }
@@ -98,12 +98,12 @@ package struct Grid: Equatable, Sendable {
 }
 
 extension StringProtocol {
-  /// How many columns the text takes.
+  /// The width of the text in columns.
   package var columns: Int { isPrintableASCII ? utf8.count : reduce(0) { $0 + $1.columns } }
 
   fileprivate var isPrintableASCII: Bool { utf8.allSatisfy { $0 >= 32 && $0 < 127 } }
 
-  /// The text cut to so many columns, with `~` where something was cut.
+  /// The text cut to `limit` columns; ends with `~` if anything was cut.
   package func fitted(_ limit: Int) -> String {
     guard columns > limit else { return String(self) }
     guard limit > 0 else { return "" }

@@ -1,8 +1,8 @@
-// What was, since this screen was opened, of the process and of each arena. Pure.
+// Values over time, of the process and of each arena, since the screen was opened. Pure.
 
 package import MemwatchInspector
 
-/// One point of the past.
+/// One point of a history.
 package struct Moment: Equatable, Sendable {
   package var at: Timestamp
   package var locked: Double?
@@ -10,17 +10,17 @@ package struct Moment: Equatable, Sendable {
   package var opens: Double
   package var operations: Double
   package var failures: Double
-  /// It can hold what happened before anybody watched: it makes no peak.
+  /// The first point may include activity from before the viewer attached; peaks ignore it.
   package var isFirst = false
 }
 
-/// The last hour or so: each point is a sample, or the worst of several.
+/// About an hour: each point is one sample, or the maximum of several.
 package struct History: Equatable, Sendable {
-  /// As many points as the widest plot has halves of columns.
+  /// One point for each half column of the widest plot.
   static let capacity = 1024
   package private(set) var moments: [Moment] = []
   private let capacity: Int
-  /// So many samples make one point.
+  /// The number of samples merged into each point.
   private var samplesAPoint = 1
   private var samplesInLast = 0
 
@@ -46,19 +46,19 @@ package struct History: Equatable, Sendable {
     samplesInLast = samplesAPoint
   }
 
-  /// The largest value but the first, where there are others.
+  /// The largest value; ignores the first point if there are others.
   package func peak(_ value: (Moment) -> Double?) -> Double? {
     let later = moments.filter { !$0.isFirst }
     return (later.isEmpty ? moments : later).compactMap(value).max()
   }
 
-  /// The moment that spans a time.
+  /// The point that covers a time.
   package func moment(at time: Timestamp) -> Moment? {
     moments.first { $0.at >= time } ?? moments.last
   }
 
-  /// How long until a limit is reached, if what is locked goes on as it did in the last points; nil
-  /// where it does not grow.
+  /// The time until locked memory reaches a limit, extrapolated from the last points; nil if it is
+  /// not growing.
   package func millisecondsUntil(_ limit: UInt64) -> UInt64? {
     let recent = moments.suffix(60).compactMap { moment in
       moment.locked.map { (x: Double(moment.at.realMs), y: $0) }
@@ -90,11 +90,11 @@ extension Moment {
   }
 }
 
-/// The histories of a process and of its arenas.
+/// The histories of a process and its arenas.
 package struct Histories: Equatable, Sendable {
   package private(set) var process = History()
   package private(set) var arenas: [UInt64: History] = [:]
-  /// A publisher that makes up arenas makes up no memory here.
+  /// Bounds memory, however many arenas a hostile publisher invents.
   private static let mostArenas = 64
   private static let arenaCapacity = 512
   private var previous: (at: Timestamp, counts: [UInt64: Counts])?
@@ -130,8 +130,8 @@ package struct Histories: Equatable, Sendable {
       secrets: 0, opens: 0, operations: 0, failures: 0)
     for (index, arena) in snapshot.arenas.enumerated() {
       whole.secrets = (whole.secrets ?? 0) + Double(arena.secretCount ?? 0)
-      // An arena that is new counts from its start: that was not in this time. One that is gone took
-      // its counts along.
+      // Skip new arenas, whose counts began before this interval, and destroyed ones, whose counts
+      // are gone.
       guard let now = counts[arena.id], let then = before.counts[arena.id] else { continue }
       let moment = Moment(
         at: snapshot.sampledAt, locked: arena.bytesLocked.map { Double($0) },

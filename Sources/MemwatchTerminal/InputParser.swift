@@ -1,32 +1,32 @@
-// What comes from a terminal and is no key of its description: pasted text, and escape sequences of
-// other kinds, which are swallowed. Pure.
+// Parses terminal input that terminfo does not describe: bracketed pastes, and other escape
+// sequences, which are swallowed. Pure.
 
-/// Takes characters one by one, as curses gives them. (ECMA-48, 5.4; xterm's ctlseqs: bracketed paste,
-/// mouse reports.)
+/// Takes characters one at a time, as curses delivers them. (ECMA-48, 5.4; xterm's ctlseqs:
+/// bracketed paste, mouse reports.)
 package struct InputParser {
   private enum State: Equatable {
     case ground
     /// ESC.
     case escape
-    /// ESC [ and what followed it.
+    /// ESC [ and the characters after it.
     case control(String)
     /// ESC O.
     case single
-    /// So many characters of a mouse report.
+    /// The number of characters still to come in a mouse report.
     case report(Int)
-    /// ESC ], P, _, ^ or X, up to BEL or ESC \\; whether the last was ESC.
+    /// ESC ], P, _, ^ or X, until BEL or ESC \\. True: the last character was ESC.
     case string(Bool)
     case paste
   }
   private var state = State.ground
   private var pasted = String.UnicodeScalarView()
   private static let end = "\u{1b}[201~".unicodeScalars
-  /// Of a paste; the rest of it is dropped.
+  /// The longest paste that is kept; the rest is dropped.
   private static let most = 4096
 
   package init() {}
 
-  /// - Returns: the key that is complete with this character; nil: none, so far or at all.
+  /// - Returns: the key that this character completes, if any.
   package mutating func take(_ scalar: Unicode.Scalar) -> Key? {
     switch state {
     case .ground:
@@ -41,7 +41,7 @@ package struct InputParser {
       case "O": state = .single
       case "]", "P", "_", "^", "X": state = .string(false)
       case "\u{1b}": return .escape
-      // A key with Alt: it is no key of this program, and not the one without Alt.
+      // Alt plus a key: not bound to anything.
       default: state = .ground
       }
     case .control(let parameters):
@@ -62,7 +62,7 @@ package struct InputParser {
     case .paste:
       pasted.append(scalar)
       guard pasted.suffix(Self.end.count).elementsEqual(Self.end) else {
-        // What ends it can still come.
+        // Keep the tail: the end marker may still arrive.
         if pasted.count > 2 * Self.most {
           pasted.removeSubrange(
             pasted.index(
@@ -78,18 +78,18 @@ package struct InputParser {
     return nil
   }
 
-  /// Nothing more is waiting: ESC was the key, and a sequence that has begun comes to nothing.
+  /// No more input is waiting: a lone ESC was the Esc key; an unfinished sequence is discarded.
   package mutating func flush() -> Key? {
     guard state != .paste else { return nil }
     defer { state = .ground }
     return state == .escape ? .escape : nil
   }
 
-  /// A key of the terminal's description came; false: in a paste, of which it is a part.
+  /// Whether a terminfo key counts as a key now; inside a paste it does not.
   package mutating func takesKey() -> Bool {
     if state == .paste { return false }
     defer { state = .ground }
-    // With Alt, it is another key.
+    // After ESC it is Alt plus the key.
     return state == .ground
   }
 
@@ -104,8 +104,8 @@ package struct InputParser {
     }
   }
 
-  /// The keys of one read of a terminal that does not say what is pasted: of 8 or more bytes with more
-  /// than one distinct character it is a text. (A key that repeats is one character.)
+  /// The keys of one read(2), for terminals without bracketed paste: 8 or more bytes with more than
+  /// one distinct character are a paste. (A repeating key is one character.)
   package static func keys(_ keys: [Key], byteCount: Int, saysPaste: Bool) -> [Key] {
     let characters = keys.compactMap { key in
       if case .character(let character) = key, character.columns > 0 { character } else { nil }
@@ -113,7 +113,7 @@ package struct InputParser {
     guard !saysPaste, byteCount >= 8, characters.count >= 2, Set(characters).count > 1 else {
       return keys
     }
-    // (^U may be typed before.)
+    // (A leading ^U may have been typed.)
     let before = keys.prefix { key in
       if case .character(let character) = key { character.columns == 0 } else { true }
     }

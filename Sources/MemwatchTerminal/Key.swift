@@ -1,17 +1,17 @@
-// Keys, and the one table that gives them their meaning, the help and the key line.
+// Keys, and the one table that binds them to actions and makes the help and the footer.
 
-/// A key as the terminal reports it.
+/// A key press, mouse click or paste from the terminal.
 package enum Key: Equatable, Hashable, Sendable {
   case character(Character)
   case up, down, left, right, pageUp, pageDown, home, end
   case enter, escape, backspace, tab, backTab, help
   case interrupt, redraw, resize
-  /// A place of the screen, with the mouse.
+  /// A mouse click.
   case click(row: Int, column: Int)
-  /// A text that was pasted.
+  /// Pasted text.
   case paste(String)
 
-  /// How the key is written in the help.
+  /// The key's name in the help.
   package var name: String {
     switch self {
     case .character(" "): "Space"
@@ -39,7 +39,7 @@ package enum Key: Equatable, Hashable, Sendable {
   }
 }
 
-/// What a key asks for.
+/// An action that a key is bound to.
 package enum Action: String, CaseIterable, Sendable {
   case down, up, pageDown, pageUp, top, bottom
   case back, enter, detail, nextView, arenas, secrets, map, events, findings, host, vaults,
@@ -52,7 +52,7 @@ package enum Action: String, CaseIterable, Sendable {
     write, writeView, record
   case help, quit, quitNow, redraw
 
-  /// Whether it is of the process that is looked at.
+  /// Whether the action needs an attached process.
   var needsProcess: Bool {
     switch self {
     case .detail, .stepForward, .stepBack, .goToTime, .arenas, .secrets, .map, .events, .findings,
@@ -69,7 +69,7 @@ package struct Binding: Sendable {
   package var keys: [Key]
   package var action: Action
   package var help: String
-  /// The word of the key line; nil: not in it.
+  /// The word in the footer; nil: not shown there.
   package var short: String?
 
   private init(_ keys: [Key], _ action: Action, _ help: String, _ short: String? = nil) {

@@ -1,9 +1,9 @@
-// Secrets by label, of one arena and of all. Pure.
+// Lists of secrets by label, for one arena and for all. Pure.
 
 import MemwatchInspector
 
 extension Model {
-  /// What identifies a label among those of all arenas.
+  /// The row id of a label in the list of all arenas.
   static func labelID(_ label: String, of arena: UInt64) -> String { "\(arena)/\(label)" }
 
   private static let columns: [ListModel.ListColumn] = [
@@ -30,11 +30,11 @@ extension Model {
       unlisted: snapshot.labelsUnlisted.unlistedText("label", "in all arenas"))
   }
 
-  /// The labels of all arenas: what may leak and what is held first, then the largest.
+  /// The labels of all arenas: suspected leaks and long-held secrets first, then by live count.
   func labels(in snapshot: Snapshot) -> ListModel {
     let (ages, listed) = ages(of: snapshot.arenas, in: snapshot)
     var columns = Self.columns
-    // With the word that says why it is among the first.
+    // Room for "leak?" or "held" after the label.
     columns[0].width = 20
     columns.insert(.init(title: "ARENA", width: 14), at: 1)
     let rows = snapshot.arenas.flatMap {
@@ -51,14 +51,13 @@ extension Model {
       unlisted: snapshot.labelsUnlisted.unlistedText("label", "in all arenas"))
   }
 
-  /// What the secrets of each label have in common, by the numbers of labels; and how many secrets
-  /// there were to tell it from.
+  /// The ages of each label's secrets, by label index, and the number of secrets that were listed.
   private func ages(
     of arenas: [ArenaSnapshot], in snapshot: Snapshot
   ) -> (ages: [UInt64: [SecretAges]], listed: UInt64) {
     var all: [UInt64: [SecretAges]] = [:]
     for arena in arenas {
-      // A number that no label has is a page's mistake: it has no row either.
+      // Indices without a label come from a corrupt page; they have no row either.
       let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
       all[arena.id] = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
     }
@@ -71,7 +70,7 @@ extension Model {
       guard secret.labelIndex < UInt64(count) else { continue }
       all[secret.arenaID]?[Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
     }
-    // A record holds what they have in common.
+    // Records hold ages by label in place of single secrets.
     for arena in arenas {
       for label in arena.labels where label.index < UInt64(all[arena.id]?.count ?? 0) {
         guard var recorded = label.ages else { continue }
@@ -99,7 +98,7 @@ extension Model {
     }
   }
 
-  /// Some time has to pass before what was not opened yet is suspicious.
+  /// Secrets that were never opened are suspicious only after a minute.
   private var canLeak: Bool {
     guard mark == nil else { return true }
     guard let base, let snapshot else { return false }
@@ -112,7 +111,7 @@ extension Model {
   ) -> ListModel.Row {
     let live = label.live ?? 0
     let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
-    // It grew, and what it grew from was never used.
+    // The count grew, and older secrets of this label were never opened.
     let isLeak = canLeak && (change ?? 0) > 0 && (ages?.neverOpened ?? 0) > 0
     func age(_ since: Timestamp?) -> (String, Double?) {
       guard let since, since != .max, live > 0 else { return ("-", nil) }

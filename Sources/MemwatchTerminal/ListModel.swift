@@ -1,4 +1,4 @@
-// Lists that are made from a snapshot: secrets by label and one by one, and events. Pure.
+// Lists made from a snapshot: labels, secrets and events. Pure.
 
 import MemwatchInspector
 
@@ -8,25 +8,25 @@ package struct ListModel: Sendable {
     package var title: String
     package var width: Int
     package var isNumber = false
-    /// Columns go in this order where there is no room; 0 stays.
+    /// The order in which columns are dropped when the screen is narrow; 0: never.
     package var dropsAt = 0
   }
   package struct ListCell: Equatable, Sendable {
     package var text: String
-    /// What it is sorted by; nil for the text.
+    /// The sort key; nil: sort by the text.
     package var key: Double?
     init(_ text: String, _ key: Double? = nil) { (self.text, self.key) = (text, key) }
   }
   package struct Row: Equatable, Sendable {
-    /// Stays the same while rows come and go.
+    /// Identifies the row across updates.
     package var id: String
     package var cells: [ListCell]
-    /// What it is called, where its identity is no name.
+    /// The row's name, where `id` is not one.
     package var label: String?
     package var name: String { label ?? id }
     package var isMarked = false
     package var role = Role.normal
-    /// What is said of it below the list.
+    /// Lines shown below the list while the row is selected.
     package var details: [(title: String, text: String)] = []
 
     package static func == (a: Row, b: Row) -> Bool {
@@ -34,27 +34,27 @@ package struct ListModel: Sendable {
     }
   }
   package var title: String
-  /// At the right of the title.
+  /// Shown at the right of the title.
   package var note: String
-  /// The first takes the room that the others leave.
+  /// The first column takes the remaining width.
   package var columns: [ListColumn]
   package var rows: Rows
-  /// How many rows there are without the filter.
+  /// The number of rows before filtering.
   package var total = 0
-  /// The column that it is sorted by.
+  /// The index of the sorted column.
   package var sortedColumn: Int?
   package var empty: String
-  /// What is there and not in the list; nil: nothing.
+  /// What the page does not list, in words; nil: everything is listed.
   package var unlisted: String?
 
-  /// Rows that are made when they are looked at: of 100,000 a screen shows thirty.
+  /// Rows built on access: of 100,000 rows a screen shows thirty.
   package struct Rows: RandomAccessCollection, Sendable {
-    /// The items that are shown, in their order.
+    /// Indices of the visible items, in display order.
     fileprivate var order: [Int]
     private let make: @Sendable (Int) -> Row
-    /// What an item is sorted by in a column, where no row need be made for it; nil: its cell tells.
+    /// The sort key of an item in a column, without building its row; nil: use the row's cell.
     fileprivate let key: (@Sendable (Int, Int) -> Double)?
-    /// Whether an item holds a text, likewise.
+    /// Whether an item contains a text, without building its row.
     fileprivate let holds: (@Sendable (Int, String) -> Bool)?
     private let find: (@Sendable (String) -> Int?)?
 
@@ -64,7 +64,7 @@ package struct ListModel: Sendable {
       (key, holds, find) = (nil, nil, nil)
     }
 
-    /// - Parameter find: the item of an identity.
+    /// - Parameter find: maps a row id to its item.
     init(
       _ items: [Int], make: @escaping @Sendable (Int) -> Row,
       key: @escaping @Sendable (Int, Int) -> Double,
@@ -80,7 +80,7 @@ package struct ListModel: Sendable {
     package var endIndex: Int { order.count }
     package subscript(position: Int) -> Row { make(order[position]) }
 
-    /// Where a row is.
+    /// The position of a row.
     package func firstIndex(ofID id: String) -> Int? {
       guard let find else { return firstIndex { $0.id == id } }
       return find(id).flatMap { order.firstIndex(of: $0) }
@@ -110,7 +110,7 @@ package struct ListModel: Sendable {
 
     fileprivate mutating func invert() { order.reverse() }
 
-    /// Whether a row holds a text.
+    /// Whether a row contains a text.
     func holds(_ text: String, at index: Int) -> Bool {
       holds?(order[index], text) ?? self[index].cells.contains { Model.holds($0.text, text) }
     }
@@ -118,7 +118,7 @@ package struct ListModel: Sendable {
 }
 
 extension Model {
-  /// The list of this view; nil where it shows none.
+  /// The list of the current view; nil for views without one.
   package var listing: ListModel? {
     guard let snapshot else { return nil }
     var listing: ListModel
@@ -148,8 +148,8 @@ extension Model {
     return listing
   }
 
-  /// Whether a text holds another, in any case: capitals fold more alike (ß and SS, σ and ς) than small
-  /// letters do.
+  /// Whether a text contains another, ignoring case. Upper case folds more pairs together (ß and
+  /// SS, σ and ς) than lower case does.
   static func holds(_ text: String, _ part: String) -> Bool {
     text.uppercased().contains(part.uppercased())
   }
@@ -157,7 +157,7 @@ extension Model {
   private func secrets(
     of arena: ArenaSnapshot, label: String, in snapshot: Snapshot
   ) -> ListModel {
-    // The secrets of a process that is gone grow no older.
+    // Secrets of a dead process do not age.
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
     let all = snapshot.secrets
@@ -200,7 +200,7 @@ extension Model {
         default: held(secret).map { Double($0) } ?? -1
         }
       },
-      // A text is looked for in labels and numbers.
+      // Search covers labels and numbers.
       holds: { index, text in
         Model.holds(names[all[index].labelIndex] ?? "?", text)
           || "\(all[index].serial)".contains(text)
@@ -256,7 +256,7 @@ extension Model {
 }
 
 extension UInt64? {
-  /// `3 labels not listed (in all arenas)`; nil where everything is listed, or it is not known.
+  /// `3 labels not listed (in all arenas)`; nil if everything is listed or the count is unknown.
   func unlistedText(_ noun: String, _ note: String) -> String? {
     guard let count = self, count > 0 else { return nil }
     return "\(grouped(count)) \(noun)\(count == 1 ? "" : "s") not listed (\(note))"

@@ -1,8 +1,8 @@
-// The map of an arena: its chunks as rows of pages, and a chunk page by page. Pure.
+// The map of an arena: its chunks as rows of pages, and the pages of one chunk. Pure.
 
 import MemwatchInspector
 
-/// A letter for what a page is: small where no secret lives in it.
+/// The letter for a page: lower case if no secret lives in it.
 private struct Letter {
   let live: Character
   let free: Character
@@ -27,14 +27,14 @@ private struct Letter {
   }
 }
 
-/// A part of a chunk that has a row of its own.
+/// One row of the map: a chunk, or part of one.
 private struct Stretch {
   let id: String
   let chunk: ChunkSnapshot
   let first: Int
   let count: Int
   let pageCount: Int
-  /// Those that begin here; nil: not known.
+  /// The pages that begin in this row; nil: unknown.
   let pages: [PagesSnapshot]?
 
   static let width = 32
@@ -46,8 +46,7 @@ private struct Stretch {
     chunk.address.map { $0 &+ UInt64(first) &* pageByteCount }
   }
 
-  /// The pages of a chunk in rows. One secret that has a chunk to itself takes one row, and so does
-  /// a chunk that is larger than those of slabs are.
+  /// The rows of an arena. A chunk with a single secret, or larger than a slab chunk, gets one row.
   static func all(of arena: ArenaSnapshot) -> [Stretch] {
     arena.chunks.enumerated().flatMap { index, chunk in
       let id = chunk.address.map { String($0, radix: 16) } ?? "\(index)"
@@ -73,7 +72,7 @@ private struct Stretch {
       }
     } else {
       let one = chunk.pages?.first.map { letter.of($0) } ?? letter.live
-      // A long chunk is shown by its ends and a number.
+      // Long chunks show both ends and the page count.
       text =
         count <= Self.width
         ? String(repeating: one, count: count)
@@ -84,7 +83,7 @@ private struct Stretch {
     return (isFirst ? edge : " ") + text + (isLast ? edge : "")
   }
 
-  /// What lies here, in a line.
+  /// The row's contents in one line.
   var summary: String {
     let range =
       count == pageCount
@@ -122,13 +121,13 @@ extension Model {
     snapshot?.arenas.first { $0.id == selectedArena }
   }
 
-  /// Whether the map shows the pages of one chunk.
+  /// Whether the map shows one chunk's pages.
   package var isPageByPage: Bool {
     guard view == .map, let chunkOfMap, let arena = arenaOfMap else { return false }
     return Stretch.all(of: arena).contains { $0.id == chunkOfMap && $0.pages != nil }
   }
 
-  /// The chunks of an arena as rows of pages, or one row page by page.
+  /// The map of an arena, or the pages of one of its rows.
   func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     let stretches = Stretch.all(of: arena)
     if let chunkOfMap, let open = stretches.first(where: { $0.id == chunkOfMap }),
@@ -191,7 +190,7 @@ extension Model {
       unlisted: Optional(unlisted).unlistedText("chunk", "only counted"))
   }
 
-  /// Pages that are opened together, one row each.
+  /// One row for each group of pages that are opened together.
   private func list(
     _ all: [PagesSnapshot], of stretch: Stretch, _ arena: ArenaSnapshot
   ) -> ListModel {

@@ -1,4 +1,4 @@
-// What keys do.
+// Key handling: keys change the model and return effects; they draw nothing.
 
 package import MemwatchInspector
 
@@ -235,7 +235,7 @@ extension Model {
     return []
   }
 
-  /// A row of the list was clicked on, or the title of a column.
+  /// Handles a click on a list row or a column title.
   mutating func click(_ row: Int, _ column: Int) {
     if row == layout.titlesRow, layout.listID == listID {
       if let title = layout.titles.first(where: { $0.columns.contains(column) }) {
@@ -270,15 +270,15 @@ extension Model {
     viewBeforeHelp = nil
   }
 
-  /// What to type against what is looked at: for the selected arena in its views, else for the problem
-  /// that the verdict tells.
+  /// The fix for the selected arena, in the views that show one; otherwise for the problem in the
+  /// verdict.
   var fixToCopy: String? {
     let shown = problems.isEmpty ? nil : problems[min(problemIndex, problems.count - 1)]
     guard view == .arenas || view == .detail, let selected else { return shown?.fix }
     return problems.first { $0.arenaID == selected.id && $0.fix != nil }?.fix ?? shown?.fix
   }
 
-  /// The terminal never answers: it may have taken it or not.
+  /// The terminal never confirms, so the message says "sent".
   private mutating func copyFix() -> [Effect] {
     guard let fix = fixToCopy else {
       say("nothing to copy: there is no fix to type here")
@@ -293,13 +293,13 @@ extension Model {
     viewBeforeDetail = nil
   }
 
-  /// What a search found is entered: it is over.
+  /// Enters the selected item, which ends the search.
   mutating func enter(_ new: View) {
     search = ""
     show(new)
   }
 
-  /// By a column; by the one that it is sorted by, the other way round.
+  /// Sorts by a column; reverses the order if it is sorted by that column already.
   mutating func sort(by title: String) {
     if view == .arenas, let column = ArenaColumn(rawValue: title) {
       if isSorted, sort == column {
@@ -355,7 +355,7 @@ extension Model {
     }
   }
 
-  /// From an event to its arena.
+  /// Goes from an event to its arena.
   mutating func jump() {
     guard let row = selectedListRow,
       let event = snapshot?.events.first(where: { "\($0.serial)" == row.id })

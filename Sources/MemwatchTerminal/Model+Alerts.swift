@@ -1,8 +1,8 @@
-// What needs a person: problems, and alerts that stay until they are acknowledged.
+// Problems, and alerts that stay until they are acknowledged.
 
 package import MemwatchInspector
 
-/// Something that needed a person; it stays until it is acknowledged.
+/// A problem that was seen; it stays until it is acknowledged.
 package struct Alert: Equatable, Sendable {
   package var kind: ProblemKind
   package var arenaID: UInt64?
@@ -13,7 +13,7 @@ package struct Alert: Equatable, Sendable {
 }
 
 extension Model {
-  /// Begins alerts, and ends them.
+  /// Starts an alert for each new problem, and ends those whose problem is gone.
   mutating func watch(_ snapshot: Snapshot) {
     let now = snapshot.problems.filter {
       $0.severity <= .differs
@@ -37,20 +37,20 @@ extension Model {
       alerts.append(alert)
       newAlerts.append(alert)
     }
-    // A publisher that makes up arenas makes up no memory here.
+    // Bounds memory, however many arenas a hostile publisher invents.
     if alerts.count > 1000 { alerts.removeFirst(alerts.count - 1000) }
   }
 
-  /// The alerts that began since this was asked last.
+  /// The alerts that began since the last call.
   package mutating func takeNewAlerts() -> [Alert] {
     defer { newAlerts = [] }
     return newAlerts
   }
 
-  /// To the next problem, or the one before.
+  /// Goes to the next or previous problem.
   mutating func goToProblem(_ step: Int) {
     guard !problems.isEmpty else { return say("no problem to go to") }
-    // First to the problem that the verdict names; from there to the next.
+    // The first press goes to the problem in the verdict, later ones to the next.
     let isThere = problems[problemIndex].arenaID.map { $0 == selectedArena } ?? true
     if isThere { problemIndex = (problemIndex + step + problems.count) % problems.count }
     guard let id = problems[problemIndex].arenaID else { return }

@@ -1,4 +1,4 @@
-// The list of arenas: which are shown, and in which order.
+// The arena list: which arenas are shown, and in which order.
 
 package import MemwatchInspector
 
@@ -22,7 +22,7 @@ package enum ArenaColumn: String, CaseIterable, Sendable {
   case failed = "FAILED"
   case longest = "LONGEST"
 
-  /// The columns that only a wide screen has room for.
+  /// Columns for wide screens only.
   static let wide: Set<ArenaColumn> = [.peak, .chunks, .maps, .failed, .longest]
 }
 
@@ -67,16 +67,15 @@ extension Model {
     keepSelection()
   }
 
-  /// The secrets that an arena has more than it had, five minutes ago or at the mark; nil where that is
-  /// not known.
+  /// The change in an arena's secret count since the mark, or over five minutes; nil if unknown.
   package func growth(of arena: ArenaSnapshot) -> Int64? {
     guard base != nil, let now = arena.secretCount else { return nil }
-    // An arena that is new has grown from nothing.
+    // A new arena grew from zero.
     guard let then = baseCounts[arena.id, default: 0] else { return nil }
     return now >= then ? Int64(clamping: now - then) : -Int64(clamping: then - now)
   }
 
-  /// Sorts by the next column that is in sight; behind the last, arenas come as published again.
+  /// Sorts by the next visible column; after the last one, restores the published order.
   mutating func sortArenas() {
     let titles =
       layout.listID == listID && !layout.columns.isEmpty
@@ -94,12 +93,12 @@ extension Model {
     say(order + (isInverted ? ", inverted" : ""))
   }
 
-  /// The selection stays on its arena; when that is gone, it goes to the first.
+  /// Keeps the selection on its arena, or moves it to the first if that arena is gone.
   mutating func keepSelection() {
     if !arenas.contains(where: { $0.id == selectedArena }) { selectedArena = arenas.first?.id }
   }
 
-  /// How bad it is of each arena that has a problem.
+  /// The rank of each arena's worst problem; 0 is the most severe.
   private var ranks: [UInt64: Int] {
     var ranks: [UInt64: Int] = [:]
     for problem in snapshot?.problems ?? [] {
@@ -110,7 +109,7 @@ extension Model {
     return ranks
   }
 
-  /// The state in two words: of a warning, what it warns of.
+  /// The state in at most two words; for a warning, its reason.
   package func stateText(of arena: ArenaSnapshot) -> String {
     guard let snapshot else { return "n/a" }
     let condition = snapshot.condition(of: arena)
@@ -132,7 +131,7 @@ extension Model {
 }
 
 extension ArenaSnapshot {
-  /// Allocations, locks and openings that failed.
+  /// Failed allocations, locks and opens.
   var failures: UInt64 {
     saturatingSum([failedAllocations, failedLocks, failedOpens].compactMap(\.self))
   }

@@ -1,8 +1,8 @@
-// Everything that is known of the selected arena: why it is as it is, and what to type, first. Pure.
+// Details of the selected arena, the reason for its state and the fix first. Pure.
 
 import MemwatchInspector
 
-/// A line of an arena's details.
+/// A line of the detail pane.
 package struct Detail: Equatable, Sendable {
   package var title: String
   package var text: String
@@ -30,7 +30,7 @@ extension Model {
     return lines + since(of: arena, in: snapshot)
   }
 
-  /// With what seldom changes, for the view that has the room.
+  /// With rarely changing facts, for the full-screen view.
   func allDetails(of arena: ArenaSnapshot) -> [Detail] {
     let time = arena.createdAt.map { clock($0, withDate: true) } ?? "n/a"
     return details(of: arena) + [
@@ -61,7 +61,7 @@ extension Model {
     ]
   }
 
-  /// Why, and what to do about it now and for good.
+  /// The reason for the state, and the fix for now and for good.
   private func reasons(of arena: ArenaSnapshot, in snapshot: Snapshot) -> [Detail] {
     var lines: [Detail] = []
     let lock = arena.lock
@@ -111,7 +111,7 @@ extension Model {
         + "fork \(arena.forkProtection.text)   maps \(count(arena.mapsUsed))\(split)")
   }
 
-  /// What still fits: in slots, and then in chunks.
+  /// Room left: free slots, then chunks.
   private func room(of arena: ArenaSnapshot, in snapshot: Snapshot) -> Detail {
     let next = arena.nextChunkBytes
     let headroom = snapshot.memlock.headroom
@@ -173,7 +173,7 @@ extension Model {
 }
 
 extension Detail {
-  /// The title in eight columns, and the text.
+  /// The title padded to eight columns, then the text.
   var line: String {
     title.padding(8) + text
   }
@@ -186,7 +186,7 @@ extension String {
 }
 
 extension [Detail] {
-  /// So that nothing is wider than the screen: the text goes on below itself.
+  /// Wraps each text to the screen's width; continuation lines have no title.
   func wrapped(_ width: Int) -> [Detail] {
     flatMap { detail -> [Detail] in
       let lines = detail.text.wrapped(Swift.max(12, width - 8))

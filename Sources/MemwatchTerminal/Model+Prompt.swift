@@ -1,8 +1,8 @@
-// Lines that are typed: file names, times, searches.
+// Prompts: file names, times, searches and filters.
 
 import MemwatchInspector
 
-/// A line that is being typed.
+/// A prompt and the text typed so far.
 package struct Prompt: Equatable, Sendable {
   package enum Kind: Sendable {
     case search, filter, write, writeView, leave, time, record
@@ -13,7 +13,7 @@ package struct Prompt: Equatable, Sendable {
 }
 
 extension Model {
-  /// A name for a new file.
+  /// The suggested name for a new file.
   func fileName(
     _ snapshot: Snapshot, _ now: Timestamp, _ ending: String, _ what: String = ""
   ) -> String {
@@ -23,14 +23,14 @@ extension Model {
     return "memwatch-\(String(name.prefix(64)))\(pid)-\(what)\(time).\(ending)"
   }
 
-  /// The titles of the columns of this view.
+  /// The column titles that the current view can show.
   var availableColumns: [String] {
     view == .arenas
       ? ArenaColumn.allCases.map(\.rawValue)
       : (listing?.columns ?? []).map(\.title)
   }
 
-  /// Pasted text is text: it runs nothing, and ends no line.
+  /// Pasted text goes into a prompt as text; it never runs commands or ends the line.
   mutating func paste(_ text: String) {
     guard let prompt, prompt.kind != .leave else {
       return say("pasted text was ignored: it would have run as keys")

@@ -1,9 +1,9 @@
-// Filters and searches of every view, and what is said of them.
+// Filters and searches in every view, and the chips that show them.
 
 package import MemwatchInspector
 
 extension Model {
-  /// What a text is looked for in: so many items, and whether one of them holds it.
+  /// The searchable items of the view: their count, and whether one contains a text.
   private var items: (count: Int, holds: (Int, String) -> Bool)? {
     if let rows = listing?.rows { return (rows.count, { rows.holds($1, at: $0) }) }
     switch view {
@@ -20,7 +20,7 @@ extension Model {
     }
   }
 
-  /// The item that the selection is on.
+  /// The index of the selected item.
   private var selectedIndex: Int {
     if let rows = listing?.rows { return selectedRow(of: rows) }
     return switch view {
@@ -44,9 +44,9 @@ extension Model {
     }
   }
 
-  /// Selects the first match from the selection on, in steps of 1 or -1, going round.
+  /// Selects the next match after the selection, in steps of 1 or -1, wrapping around.
   ///
-  /// - Returns: whether there is one.
+  /// - Returns: whether there is a match.
   mutating func find(step: Int, includingThis: Bool) -> Bool {
     guard let items, items.count > 0 else { return false }
     let start = selectedIndex + (includingThis ? 0 : step)
@@ -60,7 +60,7 @@ extension Model {
     return false
   }
 
-  /// To the next match of the search; without one to the next problem.
+  /// Goes to the next match, or to the next problem if there is no search.
   mutating func goOn(_ step: Int) {
     if search.isEmpty { return goToProblem(step) }
     if !find(step: step, includingThis: false) { sayNoMatch() }
@@ -68,7 +68,8 @@ extension Model {
 
   mutating func sayNoMatch() { say("no match for \"\(search)\"") }
 
-  /// Which match the selection is on (nil: none of them), and how many there are; nil: there is none.
+  /// The number of the selected match (nil: the selection is not on a match) and the number of
+  /// matches; nil: no match.
   var match: (number: Int?, count: Int)? {
     guard let items else { return nil }
     let selected = selectedIndex
@@ -80,7 +81,7 @@ extension Model {
     return count > 0 ? (number, count) : nil
   }
 
-  /// What narrows this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
+  /// What narrows or holds this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
   var chips: [String] {
     func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
     var chips: [String] = []
@@ -92,7 +93,7 @@ extension Model {
       chips.append("[filter \(quoted(filter)): \(grouped(shown.count)) of \(grouped(shown.total))]")
     }
     if !search.isEmpty {
-      // To count the matches among very many rows would take longer than to draw them.
+      // Counting matches in very long lists would take longer than drawing them.
       let isCounted = (items?.count ?? 0) <= 10_000
       let match = isCounted ? match : nil
       let place = match.map { found in
@@ -105,7 +106,7 @@ extension Model {
     return chips
   }
 
-  /// How many items the filter lets through, of how many.
+  /// The number of items that pass the filter, and the total.
   private var shown: (count: Int, total: Int)? {
     if let listing { return (listing.rows.count, listing.total) }
     return switch view {
@@ -116,7 +117,7 @@ extension Model {
     }
   }
 
-  /// The processes that are shown.
+  /// The processes that pass the filter.
   package var publishers: [Publisher] {
     guard let filter = filters[.processes] else { return allPublishers }
     return allPublishers.filter { Self.holds($0.searchText, filter) }

@@ -1,9 +1,9 @@
-// Views of text.
+// Text views: audit, host, vaults, output, help and detail.
 
 import MemwatchInspector
 
 extension Model {
-  /// What a view of text shows: what its filter lets through, wrapped.
+  /// The filtered lines of a text view, wrapped to the screen.
   package var lines: [String] { lines(width: layout.width) }
 
   func lines(width: Int) -> [String] {
@@ -14,7 +14,7 @@ extension Model {
     }
   }
 
-  /// Of the selected arena, what the filter of that view lets through.
+  /// The filtered details of the selected arena.
   var filteredDetails: [Detail] {
     let details = selected.map { allDetails(of: $0) } ?? []
     guard !filter.isEmpty else { return details }
@@ -69,8 +69,8 @@ extension Model {
 }
 
 extension String {
-  /// The text in lines of so many columns, cut at blanks where there are any; what follows is indented as
-  /// its beginning is, and two more.
+  /// The text wrapped to a width, at blanks where possible. Continuation lines are indented by two
+  /// more columns than the first.
   func wrapped(_ width: Int) -> [String] {
     guard width > 8, columns > width else { return [self] }
     let indent = String(repeating: " ", count: min(prefix { $0 == " " }.count + 2, width / 2))
@@ -84,7 +84,7 @@ extension String {
         used += rest[end].columns
         end = rest.index(after: end)
       }
-      // A character that is wider than the room is cut by the grid.
+      // The grid cuts a character that is wider than the line.
       if end == rest.startIndex { end = rest.index(after: end) }
       let cut = end < rest.endIndex && rest[end] == " " ? end : blank ?? end
       lines.append((lines.isEmpty ? "" : indent) + rest[..<cut])

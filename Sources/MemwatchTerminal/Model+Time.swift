@@ -1,16 +1,16 @@
-// Steps in time, without having prepared for them; and what changed since when. Pure.
+// Stepping through past samples, and changes since the mark or over five minutes. Pure.
 
 package import MemwatchInspector
 
 extension Model {
-  /// Whether a sample of before is shown, while newer ones go on.
+  /// Whether an earlier sample is shown while sampling continues.
   package var isPast: Bool { newest != nil }
 
-  /// The last sample that was taken, whatever is shown.
+  /// The latest sample, even while an earlier one is shown.
   package var lastSample: Snapshot? { newest ?? snapshot }
 
-  /// What changes are told from: the mark, or five minutes before what is shown; nil: nothing earlier
-  /// is known.
+  /// The baseline for changes: the mark, or the sample from five minutes earlier; nil: there is
+  /// none yet.
   package var base: Snapshot? {
     if let mark { return mark }
     guard let snapshot else { return nil }
@@ -23,22 +23,23 @@ extension Model {
 
   static let changeSpan: UInt64 = 300_000
 
-  /// `5 MIN`, less where less is known, `SINCE` the mark.
+  /// The change column's title: `5 MIN`, a shorter span until there are five minutes of samples, or
+  /// `SINCE` the mark.
   package var changeTitle: String {
     guard mark == nil else { return "SINCE" }
     return changeSpanText?.uppercased() ?? "5 MIN"
   }
 
-  /// `5 min`; nil without an earlier sample.
+  /// The span of the change column, `5 min`; nil without an earlier sample.
   package var changeSpanText: String? {
     guard let base, let snapshot, snapshot.sampledAt > base.sampledAt else { return nil }
     let span = snapshot.sampledAt.since(base.sampledAt)
-    // Samples are never taken at exactly that time.
+    // Samples never fall exactly on the five minutes.
     if mark == nil, span + 10_000 >= Self.changeSpan { return "5 min" }
     return duration(max(1000, span))
   }
 
-  /// So many samples on or back; beyond the newest it is live again.
+  /// Steps forward or back by `count` samples; stepping past the newest goes live.
   mutating func step(_ count: Int) {
     guard let snapshot, let index = timeline.index(at: snapshot.sampledAt) else { return }
     show(sample: index + count)
@@ -78,7 +79,7 @@ extension Model {
     problemIndex = min(problemIndex, max(0, problems.count - 1))
   }
 
-  /// What happened a second between two samples of one publisher.
+  /// Computes rates per second between two samples of one publisher.
   mutating func setRates(_ old: Snapshot?, _ new: Snapshot) {
     (rates, labelRates) = ([:], [:])
     guard let old, new.sampledAt > old.sampledAt, new.process.state.isCurrent else { return }
@@ -106,12 +107,12 @@ extension Model {
 
   // MARK: - History
 
-  /// The history that is looked at.
+  /// The history shown: the process's, or an arena's.
   package var history: History {
     historyArena.flatMap { histories.arenas[$0] } ?? histories.process
   }
 
-  /// To the process, or an arena of it.
+  /// Moves to the next history: the process, then each arena.
   mutating func moveHistory(_ distance: Int) {
     let choices: [UInt64?] = [nil] + arenas.map(\.id).filter { histories.arenas[$0] != nil }
     let at = choices.firstIndex { $0 == historyArena } ?? 0
@@ -125,7 +126,7 @@ extension Model {
   }
 }
 
-/// Of the local time.
+/// Seconds since local midnight.
 func secondOfDay(_ time: Timestamp) -> Int {
   clock(time).split(separator: ":").reduce(0) { $0 * 60 + (Int($1) ?? 0) }
 }

@@ -1,51 +1,51 @@
-// What the screen shows and what keys do to it. Pure: no curses, no files, no clock of its own.
+// The state of the screen. Pure: no curses, no files, no clock.
 
 package import MemwatchInspector
 
 package enum View: String, Sendable, Equatable, CaseIterable {
   case arenas, secrets, map, events, findings, host, vaults, processes, history, output, help
-  /// Everything of the selected arena.
+  /// All details of the selected arena.
   case detail
 
   var isOfAProcess: Bool { ![.host, .processes, .output, .help].contains(self) }
 }
 
-/// What the model asks its surroundings for.
+/// A side effect that the model requests from the screen loop.
 package enum Effect: Equatable, Sendable {
   case sample
-  /// Another sample of a replay: so many on, or the first at or after a time of day.
+  /// Replay: steps by a number of samples, or goes to a time.
   case step(Int)
   case goTo(time: String)
-  /// A sample that compares the page with the kernel.
+  /// Takes a sample with an audit.
   case audit
   case write(String)
-  /// What the view shows.
+  /// Writes what the view shows.
   case writeView(String)
   case attach(Publisher)
-  /// Writes each sample to a new file from now on, or no more.
+  /// Starts recording samples to a new file; nil: stops.
   case record(String?)
-  /// A text for the terminal's clipboard.
+  /// Sends text to the terminal's clipboard.
   case copy(String)
   case redraw
   case quit(leaveRunning: Bool)
 }
 
-/// Where a list is on the screen.
+/// Where the renderer put things: for paging and for mouse clicks.
 package struct ScreenLayout: Equatable, Sendable {
-  /// The rows that there is room for.
+  /// The number of visible list rows.
   package var pageRows = 10
-  /// The first row of the list, and the item that is in it.
+  /// The screen row of the list's first visible item, and that item's index.
   package var top = 0
   package var firstItem = 0
-  /// The columns that there was room for, and the list that they are of.
+  /// The visible columns, and the list they belong to.
   package var columns: [String] = []
   package var listID = ""
-  /// What a click does as a key would: tabs, and the keys of the footer.
+  /// Areas that act like a key when clicked: tabs and footer items.
   package var spots: [Spot] = []
-  /// The titles of the list's columns, on their row.
+  /// The column titles and the row they are on.
   package var titles: [Title] = []
   package var titlesRow: Int?
-  /// Texts are wrapped at this column.
+  /// The width that texts are wrapped to.
   package var width = Int.max
   package init() {}
 
@@ -70,54 +70,54 @@ package struct Rates: Equatable, Sendable {
 package struct Model: Sendable {
   package var view = View.arenas
   package internal(set) var snapshot: Snapshot?
-  /// The last sample, where one of before is shown.
+  /// The latest sample, while an earlier one is shown.
   var newest: Snapshot?
   package internal(set) var mark: Snapshot?
   package internal(set) var timeline = Timeline()
-  /// Secrets of each arena in the sample that changes are told from.
+  /// The secret count of each arena in the baseline sample.
   var baseCounts: [UInt64: UInt64?] = [:]
   package internal(set) var rates: [UInt64: Rates] = [:]
-  /// Windows a second, by arena and label.
+  /// Windows per second, by arena and label.
   package internal(set) var labelRates: [String: Double] = [:]
   package internal(set) var histories = Histories()
-  /// The arena whose history is looked at; nil: the process.
+  /// The arena whose history is shown; nil: the process.
   package internal(set) var historyArena: UInt64?
   package internal(set) var alerts: [Alert] = []
   var newAlerts: [Alert] = []
-  /// The time of the sample at which alerts were acknowledged last.
+  /// The time of the sample at which alerts were last acknowledged.
   var acknowledgedAt: Timestamp = 0
   package internal(set) var summaries: [UInt64: ProcessSummary] = [:]
   package internal(set) var allPublishers: [Publisher] = []
   package internal(set) var places: [Location] = []
-  /// Read when its view is opened.
+  /// Read when the host view is opened.
   package internal(set) var host: Host?
   package internal(set) var prompt: Prompt?
   package internal(set) var checklist: Checklist?
   package internal(set) var message: String?
-  /// What is waited for, where no process is attached yet.
+  /// The header while no process is attached: what the screen waits for.
   package var waiting: String?
   package internal(set) var isPaused = false
-  /// Which sample of how many, where they come from a record.
+  /// The position in a replay.
   package internal(set) var replay: (index: Int, count: Int)?
   package internal(set) var pausedAt: Timestamp = 0
   package internal(set) var intervalMs: Int
   package internal(set) var sort = ArenaColumn.state
   package internal(set) var isSorted = true
-  /// The lists that are shown from their end.
+  /// The lists shown in reverse order.
   var inverted: Set<String> = []
   package var isInverted: Bool { inverted.contains(listID) }
-  /// What each view shows only.
+  /// The filter text of each view.
   var filters: [View: String] = [:]
   package var filter: String { filters[view] ?? "" }
   package internal(set) var search = ""
-  /// The view that the help was opened from.
+  /// The view to return to from the help.
   var viewBeforeHelp: View?
   package internal(set) var problemIndex = 0
-  /// Until the first key, the selection goes to the arena of the worst problem.
+  /// Until the first key press, the selection follows the worst problem.
   var followsProblem = true
-  /// The view that the details were opened from.
+  /// The view to return to from the details.
   var viewBeforeDetail: View?
-  /// How many events there were when the events were looked at last.
+  /// The event count when the events view was last shown.
   var seenEvents: UInt64?
   package var newEvents: Int {
     guard let count = snapshot?.eventCount, let seenEvents, count > seenEvents else { return 0 }
@@ -127,37 +127,37 @@ package struct Model: Sendable {
     didSet { if selectedArena != oldValue { shownLabel = nil } }
   }
   package internal(set) var selectedProcess: UInt64?
-  /// The rows that are selected in lists.
+  /// The id of the selected row in each list view.
   package internal(set) var selectedItem: [View: String] = [:]
-  /// The columns that lists are sorted by; nil: as they come.
+  /// The column that each list is sorted by; nil: the natural order.
   var sortings: [String: Int] = [:]
   package var sorting: Int? { sortings[listID] }
-  /// The label whose secrets are shown one by one.
+  /// The label whose individual secrets are shown.
   package internal(set) var shownLabel: String?
-  /// Whether the labels are those of all arenas.
+  /// Whether the labels view covers all arenas.
   package internal(set) var showsAllLabels = false
-  /// How long a window may stay open before it is told.
+  /// How long a window may stay open before a warning.
   package var openLimitMs: UInt64 = 60_000
   package var isOneByOne: Bool { shownLabel != nil }
-  /// The chunk of the map that is shown page by page.
+  /// The map row whose pages are shown.
   package internal(set) var chunkOfMap: String?
-  /// The first line shown of a text view.
+  /// The first visible line of a text view.
   package internal(set) var scroll = 0
-  /// The line of a text that was found.
+  /// The matching line in a text view.
   var foundLine: Int?
-  /// The columns that a view shows, in their order; nil: all that there is room for.
+  /// The columns chosen for a list, in order; nil: as many as fit.
   var columnChoices: [String: [String]] = [:]
   package var chosenColumns: [String]? { columnChoices[listID] }
-  /// The file that samples are written to.
+  /// The file that samples are recorded to.
   package var recording: String?
-  /// Where the renderer put the list.
+  /// The layout of the last frame.
   package var layout = ScreenLayout()
   package var output: [String]?
-  /// The command that `memwatch run` started and that would go on without the screen.
+  /// The pid of a command started by `memwatch run` that is still running.
   package var runningChild: Int32?
-  /// How many list rows the renderer had room for: what a page is.
+  /// The number of rows in a page, for page keys.
   package var pageRows: Int { layout.pageRows }
-  /// The arenas that are shown, in the order of the screen.
+  /// The visible arenas, in display order.
   package internal(set) var arenas: [ArenaSnapshot] = []
 
   package init(intervalMs: Int) { self.intervalMs = intervalMs }
@@ -188,7 +188,7 @@ package struct Model: Sendable {
     snapshot = new
     if seenEvents == nil || view == .events { seenEvents = new.eventCount }
     arrange()
-    // What is wrong is what a person came to see.
+    // Select the arena with the worst problem first.
     if isFirst || followsProblem, let arena = problems.first?.arenaID,
       arenas.contains(where: { $0.id == arena })
     {
@@ -197,8 +197,8 @@ package struct Model: Sendable {
     problemIndex = min(problemIndex, max(0, problems.count - 1))
   }
 
-  /// Shows a sample of a record: with the history, the alerts and the rates that who had watched all
-  /// samples up to it would see. O(1) for the next sample, O(its index) for any other.
+  /// Shows a sample of a record, with the history, alerts and rates that a viewer of all samples up
+  /// to it would see. O(1) for the next sample, O(index) for any other.
   package mutating func replay(_ samples: [Snapshot], at index: Int) {
     if replay.map({ $0.index + 1 }) != index {
       (timeline, histories, newest) = (Timeline(), Histories(), nil)
@@ -227,7 +227,7 @@ package struct Model: Sendable {
     replay = (index, samples.count)
   }
 
-  /// - Parameter summaries: of each process, by its publisher's number; they come the worst first.
+  /// - Parameter summaries: by publisher id. The worst processes come first.
   package mutating func update(
     _ discovery: Discovery, _ summaries: [UInt64: ProcessSummary] = [:]
   ) {
@@ -252,15 +252,15 @@ package struct Model: Sendable {
 
   // MARK: - What is shown
 
-  /// The problems that the verdict line goes through.
+  /// The problems that the verdict line cycles through.
   package var problems: [Problem] {
     (snapshot?.problems ?? []).filter { $0.severity != .note }
   }
 
-  /// Where views are left to: without a process to look at, the list of processes.
+  /// The view that `q` returns to: the arenas, or the processes if none is attached.
   var home: View { snapshot == nil ? .processes : .arenas }
 
-  /// The list of this view: what is sorted and chosen there stays there.
+  /// Identifies the list on the screen; sorting and columns are kept per list.
   package var listID: String {
     switch view {
     case .secrets where isOneByOne: "secrets/one"
@@ -273,7 +273,7 @@ package struct Model: Sendable {
   package var selected: ArenaSnapshot? { arenas.first { $0.id == selectedArena } }
   package var selectedRow: Int { arenas.firstIndex { $0.id == selectedArena } ?? 0 }
 
-  /// What a sample need hold one by one for this view, and for a record.
+  /// The detail that samples need for this view and for recording.
   package var detail: Inspector.SampleDetail {
     if recording != nil { return .all }
     return switch view {
@@ -283,7 +283,7 @@ package struct Model: Sendable {
     }
   }
 
-  /// Where the selection of a list is. Events follow the newest until another one is selected.
+  /// The index of the selected row. The events view follows the newest event until one is selected.
   package func selectedRow(of rows: ListModel.Rows) -> Int {
     if let id = selectedItem[view], let row = rows.firstIndex(ofID: id) { return row }
     return view == .events && sorting == nil && !isInverted ? max(0, rows.count - 1) : 0

@@ -1,11 +1,11 @@
-// A grid as a picture (SVG 1.1): what is on the screen, for documents and reports. Pure.
+// A grid as an SVG 1.1 picture, for documents and reports. Pure.
 
 extension Grid {
   private static let (cell, line, margin) = (8, 16, 8)
 
-  /// Cells are 8 by 16. Each word has a place of its own, so that columns stay straight in every font
-  /// and in every renderer; bars, rules and dots are drawn, and no font need have them. Dark, and light
-  /// where the reader asks for that (`prefers-color-scheme`, in browsers).
+  /// Cells are 8 by 16. Each word is positioned by its own x, so columns stay aligned in every font
+  /// and renderer; bars, rules and dots are drawn as shapes, independent of the font. Dark by
+  /// default; light where the browser prefers it (`prefers-color-scheme`).
   package var svg: String {
     var lines = [
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"\(width * Self.cell + 2 * Self.margin)\" "
@@ -29,7 +29,7 @@ extension Grid {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  /// Cells of one role.
+  /// Draws a run of cells with one role.
   private static func drawn(_ cells: ArraySlice<Cell>, row: Int, role: Role) -> [String] {
     var lines: [String] = []
     let look = look(role)
@@ -51,7 +51,7 @@ extension Grid {
         column += 1
         continue
       }
-      // A word: up to a blank, or a character whose width a font may see otherwise.
+      // A word ends at a blank or at a non-ASCII character, whose width depends on the font.
       var text = String(character)
       var end = column + 1
       while character.isASCII, end < cells.endIndex, let next = cells[end].character,
@@ -76,7 +76,7 @@ extension Grid {
 
   private static func x(_ column: Int) -> Int { column * cell + margin }
 
-  /// Blocks, lines and braille dots as rectangles of a path; nil: a character of the font.
+  /// Blocks, lines and braille dots as rectangles of a path; nil: draw the character as text.
   private static func shape(_ character: Character, x: Int, y: Int) -> String? {
     func box(_ x: Int, _ y: Int, _ width: Int, _ height: Int) -> String {
       "M\(x) \(y)h\(width)v\(height)h-\(width)z"
@@ -119,7 +119,7 @@ extension Grid {
     }
   }
 
-  /// What differs on a light ground; bands keep their own.
+  /// Overrides for light backgrounds; bands keep their own colours.
   private static var lightStyle: String {
     let looks: [(Role, String)] = [
       (.normal, "#24292f"), (.strong, "#000000"), (.faint, "#59636e"), (.good, "#1a7f37"),

@@ -1,20 +1,20 @@
-// A line of values over time, as rows of text. Pure.
+// Plots a series of values over time as rows of text. Pure.
 
 import MemwatchInspector
 
-/// Two points in each column, four levels in each row (braille); one and two of them in ASCII.
+/// Braille: two points per column, four levels per row. ASCII: one and two.
 enum Plot {
   static func pointsAcross(unicode: Bool) -> Int { unicode ? 2 : 1 }
 
-  /// The time that a plot spans: the first moment tells of what was since the sample before it.
+  /// The time that a plot spans. The first point covers the interval before it.
   static func span(of moments: [Moment]) -> ClosedRange<Timestamp>? {
     guard let first = moments.first, let last = moments.last else { return nil }
     let step = moments.count > 1 ? moments[1].at.since(first.at) : 1000
     return (first.at - step)...max(last.at, first.at)
   }
 
-  /// Values at so many equal steps of a time: each the largest of its step, or of the moment that
-  /// spans it.
+  /// Resamples to `points` equal steps: the largest value of each step, or of the point that covers
+  /// it.
   static func values(
     _ moments: [Moment], over span: ClosedRange<Timestamp>, points: Int,
     _ value: (Moment) -> Double?
@@ -50,7 +50,7 @@ enum Plot {
       var line = ""
       for column in 0..<values.count / across {
         if unicode {
-          // Dots of a braille cell, from the bottom: left 7 3 2 1, right 8 6 5 4.
+          // Dots of a braille cell, bottom up: left 7 3 2 1, right 8 6 5 4.
           let dots: [[UInt32]] = [[0x40, 0x04, 0x02, 0x01], [0x80, 0x20, 0x10, 0x08]]
           var bits: UInt32 = 0
           for side in 0..<2 {
@@ -67,7 +67,7 @@ enum Plot {
     }
   }
 
-  /// One row of bars (`▁▃▇`), for a cell of a list.
+  /// One row of bars (`▁▃▇`), for a list cell.
   static func spark(_ values: [Double], width: Int, unicode: Bool) -> String {
     let shown = values.suffix(width)
     let top = shown.max() ?? 0

@@ -1,14 +1,14 @@
-// What the list of processes tells of each: how it is, and how much of its lock budget it uses.
+// The process list: each process's verdict and its share of the lock limit.
 
 package import MemwatchInspector
 
 package struct ProcessSummary: Equatable, Sendable {
-  /// The worst problem; nil: none is known.
+  /// The severity of the worst problem; nil: no problem is known.
   package var severity: Severity?
   /// The verdict in one sentence.
   package var verdict: String
   package var arenas: Int
-  /// Bytes that the process has locked, and may lock; nil: not known, or no limit.
+  /// Locked bytes and the limit; nil: unknown, or no limit.
   package var locked: ByteCount?
   package var limit: ByteCount?
 
@@ -25,7 +25,7 @@ package struct ProcessSummary: Equatable, Sendable {
     (locked.map { bytes($0) } ?? "n/a") + (limit.map { " of \(bytes($0))" } ?? ", no limit")
   }
 
-  /// Samples of every publisher there is, each by a connection that is kept; of very many, the first.
+  /// Samples every publisher, up to 64, over connections that are kept open.
   static func all(_ known: inout [UInt64: Inspector]) -> (Discovery, [UInt64: ProcessSummary]) {
     let discovery = Discovery.run()
     let publishers = discovery.publishers.prefix(64)
@@ -83,7 +83,7 @@ extension Renderer {
     Columns(columns.map { .init(width: $0.width, isNumber: $0.isNumber) })
   }
 
-  /// Of a process that is gone or stopped, that it is, and since when.
+  /// The verdict; for a process that is gone or stopped, its state and when it was last seen.
   private func verdict(of publisher: Publisher) -> (text: String, role: Role) {
     guard publisher.state.isCurrent else {
       let seen = publisher.lastSeen(at: now)

@@ -1,4 +1,4 @@
-// The list of arenas.
+// Draws the arena list and the detail pane.
 
 import MemwatchInspector
 
@@ -9,7 +9,7 @@ extension Renderer {
     let details = model.selected.map { model.details(of: $0).wrapped(width) } ?? []
     var detailRows = details.isEmpty ? 0 : details.count + 1
     let room = height - 1 - first - 2
-    // A short screen shows fewer details before it shows fewer arenas.
+    // On a short screen, drop details before arenas.
     while detailRows > 0, room - detailRows < min(5, max(3, model.arenas.count)) { detailRows -= 1 }
     if detailRows == 1 { detailRows = 0 }
     let bottom = height - 1 - detailRows
@@ -28,7 +28,7 @@ extension Renderer {
     }
   }
 
-  /// The rows that the list needs.
+  /// The number of rows the list needs.
   private var listedRows: Int {
     model.arenas.count + (model.snapshot?.unlistedArenasText == nil ? 0 : 1)
   }
@@ -43,7 +43,7 @@ extension Renderer {
     grid.put(shown(detail.text).fitted(width - 8), row: row, column: 8, role: detail.role)
   }
 
-  /// The limits, and the kernel's side; the row below them.
+  /// Draws the limits and the kernel's view of them. Returns the next free row.
   mutating func drawGauges(from first: Int) -> Int {
     rule(first)
     drawMemlock(row: first + 1)
@@ -64,7 +64,7 @@ extension Renderer {
       "Kernel  " + (full.columns <= width - 8 ? full : line.fitted(width - 8)), row: row, column: 0)
   }
 
-  /// At 40x10 and the like: the limit, and the list; `d` tells the rest.
+  /// Small screens: the limit and the list; `d` shows the rest.
   mutating func drawSmall() {
     var row = top
     drawMemlock(row: row)
@@ -84,7 +84,7 @@ extension Renderer {
     }
   }
 
-  /// Everything of the selected arena.
+  /// Draws all details of the selected arena.
   mutating func drawDetail() {
     guard let arena = model.selected else {
       return drawText(["no arena is selected"], title: "detail")
@@ -98,8 +98,8 @@ extension Renderer {
     }
   }
 
-  /// Behind the title of the column that a list is sorted by: numbers come the largest first, words from
-  /// A on, states from the worst on. (A letter alone would look like a part of the title.)
+  /// The arrow after the sorted column's title. By default numbers sort largest first, words from
+  /// A, states worst first. (In ASCII a blank separates the mark from the title.)
   func orderMark(isNumber: Bool) -> String {
     let isDown = isNumber != model.isInverted
     return style.unicode ? (isDown ? "▼" : "▲") : isDown ? " v" : " ^"
@@ -109,7 +109,7 @@ extension Renderer {
     Columns(columns.map { .init(width: $0.1, isNumber: isNumber($0.0)) })
   }
 
-  /// As wide as the longest word there is: most arenas are `closed`, few are `encrypted`.
+  /// As wide as the longest value shown: most arenas are `closed`, few are `encrypted`.
   private var protectionWidth: Int {
     max(7, model.arenas.map { $0.protectionState.text.count }.max() ?? 0)
   }

@@ -1,9 +1,9 @@
-// What stands below a list or a text that leaves room: the last events, and what was.
+// Fills the space below a short list or text: the last events, then the history.
 
 import MemwatchInspector
 
 extension Renderer {
-  /// The rows from one on, up to another.
+  /// Fills the rows from `first` up to `end`.
   mutating func drawBelow(from first: Int, to end: Int) {
     guard model.snapshot != nil else { return }
     var row = first
@@ -14,7 +14,7 @@ extension Renderer {
     drawPlots(of: model.histories.process, isWhole: true, from: row + 1, to: end)
   }
 
-  /// The last events, the newest first; the row below them.
+  /// Draws the last events, newest first. Returns the next free row.
   private mutating func drawEvents(from first: Int, to end: Int) -> Int {
     guard let snapshot = model.snapshot, !snapshot.events.isEmpty, end - first >= 3 else {
       return first

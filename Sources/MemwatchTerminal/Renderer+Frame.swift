@@ -3,7 +3,7 @@
 import MemwatchInspector
 
 extension Renderer {
-  /// What every view has, in every size that has the rows.
+  /// Draws the header, tabs and verdict: in every view, at every size with enough rows.
   mutating func drawTop() {
     drawHeader()
     if height >= 10 {
@@ -26,8 +26,8 @@ extension Renderer {
     if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
   }
 
-  /// What changed since the mark, and a view's note, as far as there is room for them beside its title: the
-  /// title comes first, then that something changed, then the note.
+  /// The right side of a view's rule: changes since the mark, and the view's note. If space is
+  /// short, the title has priority, then the changes, then the note.
   func since(_ note: String, besides title: String = "") -> String {
     let note = (model.chips + [note]).filter { !$0.isEmpty }.joined(separator: "  ")
     guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
@@ -50,7 +50,7 @@ extension Renderer {
       ?? "\(secrets) since mark"
   }
 
-  /// The state of the publisher, and how old what is shown is: first in full, then as short as can be.
+  /// The publisher's state and the sample's age, in variants from longest to shortest.
   func stateTexts(_ snapshot: Snapshot) -> [String] {
     let word = snapshot.process.state.rawValue
     let age = Int(clamping: now.since(snapshot.sampledAt))
@@ -81,7 +81,7 @@ extension Renderer {
     ]
   }
 
-  /// The name of the program stays whole as long as anything else can be shorter.
+  /// The program's name is shortened last.
   mutating func drawHeader() {
     guard let snapshot = model.snapshot else {
       grid.put(shown(model.waiting ?? "memwatch").fitted(width), row: 0, column: 0, role: .strong)
@@ -110,7 +110,7 @@ extension Renderer {
     drawHostFacts(from: end + 3, to: width - tail.time.columns - 1)
   }
 
-  /// Whether anything can reach swap, and how much of the machine is set badly, where there is room.
+  /// Swap, and the number of bad host settings, if there is room.
   private mutating func drawHostFacts(from start: Int, to end: Int) {
     guard let host = model.host else { return }
     var facts: [(text: String, role: Role)] = []
@@ -129,7 +129,7 @@ extension Renderer {
     for fact in facts { at = grid.put(fact.text, row: 0, column: at, role: fact.role) + 2 }
   }
 
-  /// The state in one word.
+  /// The publisher's state in one word.
   func stateWord(_ snapshot: Snapshot) -> String {
     let word = snapshot.process.state.rawValue
     if let replay = model.replay { return "REPLAY \(replay.index + 1)/\(replay.count), \(word)" }
@@ -141,7 +141,7 @@ extension Renderer {
     static func isBad(_ state: PublisherState) -> Bool { state != .live && state != .stopped }
   }
 
-  /// The verdict: the worst problem, or the one that `n` went to.
+  /// Draws the verdict: the worst problem, or the one that `]` or `n` selected.
   mutating func drawVerdict(row: Int) {
     guard let snapshot = model.snapshot else { return }
     let problems = model.problems
@@ -154,7 +154,7 @@ extension Renderer {
         grid.paint(row: row, role: .bandWarning)
         return
       }
-      // Only what was found to be right is green.
+      // Green only if everything was checked and found right.
       grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0)
       grid.paint(row: row, role: snapshot.isFoundRight ? .bandGood : .bandWarning)
       return
@@ -180,7 +180,7 @@ extension Renderer {
       grid.put(shown(message).fitted(width), row: row, column: 0, role: .strong)
       return
     }
-    // How to learn more, and how to leave, are always there.
+    // `?` and `q` come first, so they always fit.
     var at = 0
     for item in footer {
       let text = "\(item.name) \(item.word)"
@@ -194,10 +194,10 @@ extension Renderer {
     }
   }
 
-  /// A key and its word in the key line.
+  /// A key and its word in the footer.
   private struct FooterItem {
     var name: String
-    /// What a click on it presses; nil where it stands for two keys.
+    /// The key that a click presses; nil for an item that stands for two keys.
     var key: Key?
     var word: String
 
@@ -208,7 +208,7 @@ extension Renderer {
     init(_ key: Key, _ word: String) { self.init(key.name, key, word) }
   }
 
-  /// Keys of this view, the most needed first.
+  /// The keys of this view, most important first.
   private var footer: [FooterItem] {
     let isHelp = model.view == .help
     var items = [
@@ -243,7 +243,7 @@ extension Renderer {
     return items
   }
 
-  /// Whether a key has nothing to do in this view.
+  /// Whether an action does nothing in this view.
   private func isIdle(_ action: Action) -> Bool {
     switch action {
     case .search, .filter: model.view == .history
@@ -263,7 +263,7 @@ extension Renderer {
       grid.put("  (no match)", row: row, endingAt: width, role: .warning)
     }
     let at = grid.put(question, row: row, column: 0, role: .strong)
-    // The end of what is typed stays in sight.
+    // Keep the end of the typed text visible.
     var text = shown(prompt.text)
     while text.columns > max(0, width - at - 1) { text.removeFirst() }
     let end = grid.put(text, row: row, column: at)

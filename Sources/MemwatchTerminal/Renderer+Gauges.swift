@@ -1,9 +1,9 @@
-// Meters of the limits that arenas run into.
+// Draws the memlock and map meters.
 
 import MemwatchInspector
 
 extension Renderer {
-  /// How full a meter is: nearly, from three quarters on; full, where the next chunk does not fit.
+  /// The colour of a meter: yellow from three quarters, red when the next chunk does not fit.
   private func level(_ used: Double?, of whole: Double?, isFull: Bool) -> Role? {
     if isFull { return .meterBad }
     guard let used, let whole, whole > 0, used / whole >= 0.75 else { return nil }
@@ -41,7 +41,7 @@ extension Renderer {
     return tail + (width >= 80 ? "   by arenas \(grouped(maps.byArenas))" : "")
   }
 
-  /// Both meters end at one column.
+  /// Both meters have the same width.
   var barWidth: Int {
     let tail = width < 60 ? memlockTail.columns : max(memlockTail.columns, mapsTail.columns)
     return max(4, min(max(width * 42 / 100, 24), width - 10 - tail))
@@ -86,7 +86,7 @@ extension Renderer {
     if at + slots.columns <= width { grid.put(slots, row: row, column: at) }
   }
 
-  /// `next chunk: 4 of 5 growing arenas WILL NOT FIT`: of those that are to be locked.
+  /// `next chunk: 4 of 5 growing arenas WILL NOT FIT`; counts only arenas that lock.
   private func nextChunkText(_ snapshot: Snapshot) -> String {
     let chunks = snapshot.arenas.filter { !$0.isLockOff && $0.isWritable }
       .compactMap(\.nextChunkBytes).filter { $0 > 0 }

@@ -1,4 +1,4 @@
-// Plots of what was, over an axis of time.
+// Draws the history as plots over one time axis.
 
 import MemwatchInspector
 
@@ -7,7 +7,7 @@ extension Renderer {
     var name: String
     var value: (Moment) -> Double?
     var text: (Double) -> String
-    /// What the axis reaches up to; nil: the peak.
+    /// The top of the axis; nil: the peak.
     var limit: Double? = nil
     var isBad = false
   }
@@ -36,7 +36,7 @@ extension Renderer {
     ]
   }
 
-  /// As many plots as there is room for, the first the largest, over one axis of time.
+  /// Draws as many plots as fit, the first one largest.
   mutating func drawPlots(
     of history: History, isWhole: Bool, from first: Int, to end: Int
   ) {
@@ -63,13 +63,13 @@ extension Renderer {
     }
   }
 
-  /// The time that is looked at, where it is not the newest.
+  /// The time shown, if it is not the newest sample's.
   private var cursorTime: Timestamp? {
     guard let at = model.snapshot?.sampledAt else { return nil }
     return model.isPast ? at : nil
   }
 
-  /// The column of that time.
+  /// The screen column of the cursor's time.
   private func cursor(in span: ClosedRange<Timestamp>) -> Int? {
     guard let time = cursorTime, span.contains(time) else { return nil }
     let columns = max(1, width - gutter - 1)
@@ -78,7 +78,7 @@ extension Renderer {
     return gutter + 1 + min(columns - 1, Int(share * Double(columns)))
   }
 
-  /// What stands left of a plot: the values of its axis.
+  /// The width of the axis labels at the left.
   private var gutter: Int { 9 }
 
   private mutating func draw(
@@ -114,7 +114,7 @@ extension Renderer {
     if rows > 2 || top == 0 { grid.put("0", row: row + rows - 1, endingAt: gutter, role: .faint) }
   }
 
-  /// The axis: times of day, each where it was.
+  /// Draws the time axis.
   private mutating func drawTimes(_ span: ClosedRange<Timestamp>, row: Int) {
     let columns = width - gutter - 1
     grid.put(

@@ -1,4 +1,4 @@
-// Lists that are made from a snapshot.
+// Draws any `ListModel`.
 
 import MemwatchInspector
 
@@ -19,7 +19,7 @@ extension Renderer {
       }
       while columns.count > 1, needed() > width { columns.removeLast() }
     }
-    // What is empty goes first, then what matters least.
+    // Drop empty columns first, then the least important.
     let sample = listing.rows.prefix(60)
     func isEmpty(_ column: Int) -> Bool {
       sample.allSatisfy { ["-", "n/a", ""].contains($0.cells[column].text) }
@@ -54,7 +54,7 @@ extension Renderer {
     }
     drawCells(columns, row: top + 1) { titles[$0] }
     grid.paint(row: top + 1, role: .faint)
-    // What is below the list, where it leaves room, has the rest.
+    // If the list leaves room, `drawBelow` fills it.
     let shownRows = room - needed >= 3 ? needed - (listing.unlisted == nil ? 0 : 1) : rest.rows
     defer { drawBelow(from: first + shownRows + (listing.unlisted == nil ? 0 : 1), to: bottom) }
     guard !listing.rows.isEmpty else {

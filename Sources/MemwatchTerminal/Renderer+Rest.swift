@@ -1,15 +1,16 @@
-// What a list does not show, because the screen or the page has no room for it: said on a row of its own.
+// The row below a list that counts what is not shown: hidden by the screen, or not listed by the
+// page.
 
 import MemwatchInspector
 
-/// How the rows below a list's header are shared between its items and one line for the rest.
+/// Splits the rows below a list's titles between items and one line that counts the rest.
 struct Rest {
   let count: Int
-  /// For items.
+  /// The rows for items.
   let rows: Int
-  /// What the page does not list; nil: it lists everything.
+  /// What the page does not list, in words; nil: it lists everything.
   let unlisted: String?
-  /// Whether a row is kept for the line. Of one row alone an item gets it.
+  /// Whether the line is shown. A single row goes to an item.
   let isTold: Bool
 
   init(count: Int, rows: Int, unlisted: String? = nil) {
@@ -18,7 +19,7 @@ struct Rest {
     self.rows = max(0, isTold ? rows - 1 : rows)
   }
 
-  /// The first item to show, so that this one is in sight.
+  /// The first visible item, so that the selected one is visible.
   func first(showing selected: Int) -> Int {
     min(max(0, selected - rows / 2), max(0, count - rows))
   }

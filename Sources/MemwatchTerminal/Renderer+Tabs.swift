@@ -1,4 +1,4 @@
-// The line of views, each with the count of what is new or bad in it.
+// Draws the tabs: the views, each with a count of what is new or bad.
 
 import MemwatchInspector
 
@@ -8,7 +8,7 @@ extension Renderer {
     var key: String
     var name: String
     var short: String
-    /// `·3` is new, `!2` is bad.
+    /// `·3`: three new; `!2`: two bad.
     var count = ""
     var isBad = false
   }
@@ -45,7 +45,7 @@ extension Renderer {
     return tabs
   }
 
-  /// With whole names where there is room; else with short ones; else with the name of this view alone.
+  /// Uses full names if they fit, then short ones, then only the current view's name.
   mutating func drawTabs(row: Int) {
     let tabs = tabs
     func isHere(_ tab: Tab) -> Bool {

@@ -1,4 +1,4 @@
-// Processes, and views of text.
+// Draws the process view and text views.
 
 import MemwatchInspector
 
@@ -62,7 +62,7 @@ extension Renderer {
     }
   }
 
-  /// The word that a line of the host's or the audit's judgement begins with, and its colour.
+  /// The verdict word at the start of a host or audit line, and its role.
   private func verdict(of line: String) -> (length: Int, role: Role)? {
     let words: [(String, Role)]
     switch model.view {

@@ -1,10 +1,10 @@
-// Model → grid. Pure: the same model, size, style and time give the same grid.
+// Renders the model to a grid. Pure: the same model, size, style and time give the same grid.
 
 package import MemwatchInspector
 
-/// What the terminal can show.
+/// The characters that the terminal can show.
 package struct Style: Equatable, Sendable {
-  /// Draw with more than ASCII.
+  /// Whether non-ASCII characters may be drawn.
   package var unicode: Bool
   package init(unicode: Bool) { self.unicode = unicode }
 
@@ -17,7 +17,7 @@ package struct Style: Equatable, Sendable {
 package struct Renderer {
   let model: Model
   let style: Style
-  /// Milliseconds since 1970.
+  /// The time of the frame.
   let now: Timestamp
   var grid: Grid
   var layout = ScreenLayout()
@@ -38,7 +38,7 @@ package struct Renderer {
   var width: Int { grid.width }
   var height: Int { grid.height }
 
-  /// Text for this terminal: without UTF-8, what is not ASCII becomes `?`, and the mark of what was cut `~`.
+  /// Text for this terminal. Without UTF-8, non-ASCII characters become `?`, and `…` becomes `~`.
   func shown(_ text: String) -> String {
     style.unicode ? text : String(text.map { $0.isASCII ? $0 : $0 == "…" ? "~" : "?" })
   }
@@ -94,7 +94,7 @@ package struct Renderer {
   }
 }
 
-/// A number of another process' making as an integer, whatever it is.
+/// A number from another process, rounded and clamped to a non-negative integer.
 func wholeNumber(_ value: Double) -> Int { value > 0 ? Int(min(value.rounded(), 1e18)) : 0 }
 
 /// `65,530`.

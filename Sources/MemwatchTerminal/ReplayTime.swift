@@ -1,12 +1,12 @@
-// The times that `t` takes in a replay, as places in the record. Pure.
+// Parses the times that `t` takes, and finds the sample they mean. Pure.
 
 /// `14:02`, `14:02:11`, `+30s`, `-5m`.
 package enum ReplayTime {
-  /// Which sample is meant.
+  /// The index of the sample that a time means.
   ///
-  /// A time of day is the first sample at or after it, the nearest where a record goes over several
-  /// days; `+` is the first sample at or after then, `-` the last one at or before. Beyond the
-  /// record's ends it is the sample at the end, and `note` says so.
+  /// A time of day means the first sample at or after it; if the record spans days, the nearest.
+  /// `+` means the first sample at or after that time, `-` the last at or before. Beyond the ends
+  /// it is the first or last sample, and `note` says so.
   ///
   /// - Parameters:
   ///   - times: the samples', in milliseconds since 1970, ascending.
@@ -34,7 +34,7 @@ package enum ReplayTime {
       if index == 0 {
         isThere = secondOfDay(times[0]) == second
       } else {
-        // By how much that time of day comes after the sample before.
+        // The seconds from the previous sample to that time of day.
         let (before, at) = (times[index - 1], times[index])
         let wait = UInt64((second - secondOfDay(before) + 86_400) % 86_400) * 1000
         isThere = wait > 0 && at >= before && wait <= at - (before - before % 1000)

@@ -1,11 +1,11 @@
-// What cells mean, and the looks that terminals give to that. Pure.
+// Colour roles, and how terminals show them. Pure.
 
-/// What a cell means. The terminal gives roles their looks; a role only repeats what a word says.
+/// The meaning of a cell, which decides its look. A role only repeats what a word says.
 package enum Role: UInt8, Sendable, CaseIterable {
   case normal, strong, faint, good, warning, bad
-  /// The selected row; its cells keep what they say.
+  /// The selected row; its cells keep their severity.
   case selected, selectedGood, selectedWarning, selectedBad
-  /// Parts of a meter with room, of one that is nearly full, and of one that is full.
+  /// Parts of a meter: with room, nearly full, and full.
   case arenas, others, meterWarning, meterBad
   /// The verdict's row.
   case bandGood, bandWarning, bandBad
@@ -24,7 +24,7 @@ package enum Role: UInt8, Sendable, CaseIterable {
   }
 }
 
-/// How much a terminal can show.
+/// The colours of a terminal.
 package enum ColorDepth: Sendable, CaseIterable { case none, eight, many }
 
 /// Colours are xterm's numbers; nil is the terminal's own.
@@ -46,8 +46,8 @@ package struct Look: Equatable, Sendable {
 }
 
 extension Role {
-  /// Every look is legible on light and dark terminals: either its ink stands out from both, or it
-  /// brings a ground of its own.
+  /// Every look is legible on light and dark terminals: its foreground contrasts with both, or it
+  /// sets its own background.
   package func look(_ depth: ColorDepth) -> Look {
     switch depth {
     case .none:
@@ -64,7 +64,7 @@ extension Role {
       case .bad: Look(1, bold: true)
       case .selectedWarning: Look(0, on: 3, bold: true)
       case .selectedBad: Look(7, on: 1, bold: true)
-      // Cyan, magenta and yellow are lost on white.
+      // Cyan, magenta and yellow are illegible on white.
       case .arenas: Look(6, on: 0)
       case .others: Look(5, on: 0)
       case .meterWarning: Look(3, on: 0)

@@ -1,4 +1,4 @@
-// The loop: sample, draw, wait for a key or for the next sample.
+// The main loop: sample, draw, wait for a key or the next sample.
 
 import Glibc
 package import MemwatchInspector
@@ -9,13 +9,13 @@ package struct ScreenSettings: Sendable {
   package var useColor: Bool
   /// Whether alerts ring the bell.
   package var rings = false
-  /// The program that is started for each alert.
+  /// The program to start for each alert.
   package var onAlert: String?
-  /// Whether the mouse selects rows and scrolls; the terminal's own selecting then needs Shift.
+  /// Whether the mouse is used; selecting text in the terminal then needs Shift.
   package var usesMouse = false
-  /// How long a window may stay open before it is told.
+  /// How long a window may stay open before a warning.
   package var openLimitMs: UInt64 = 60_000
-  /// What a file says of the lists, and what a person should know of that file.
+  /// Settings from the configuration file, and a message about its errors.
   package var configuration = Configuration()
   package var notice: String?
   package init(intervalMs: Int, forceASCII: Bool, useColor: Bool) {
@@ -34,13 +34,13 @@ package enum Screen {
     case waiting(Wait)
   }
 
-  /// A publisher that is not there yet.
+  /// Waiting for a publisher.
   package struct Wait {
-    /// What is waited for.
+    /// The publisher's name or pid, for the header.
     package var what: String
-    /// Looks once.
+    /// Tries once to attach.
     package var find: () -> Inspector?
-    /// Whether it may still come.
+    /// Whether waiting still makes sense.
     package var goesOn: () -> Bool
     package init(
       what: String, find: @escaping () -> Inspector?, goesOn: @escaping () -> Bool
@@ -51,23 +51,23 @@ package enum Screen {
 
   package struct End: Sendable {
     package var lastState: PublisherState?
-    /// The user chose to leave the command running (`memwatch run`).
+    /// `memwatch run`: the user chose to leave the command running.
     package var leaveRunning = false
-    /// What was waited for did not come.
+    /// The publisher did not appear.
     package var wasInVain = false
   }
 
-  /// Writes a snapshot, or what a view shows, to a new file; what went wrong, or nil.
+  /// Writes a snapshot or a view to a new file. Returns an error message, or nil.
   package typealias Writer = (Export, String) -> String?
 
-  /// Begins a record in a new file: what takes each sample, or what went wrong. A sample that could
-  /// not be written gives a text.
+  /// Starts a recording in a new file. Returns a closure that takes each sample and returns an
+  /// error message, or nil.
   package typealias Recorder = (String) -> Result<(Snapshot) -> String?, ScreenFailure>
 
-  /// A command that runs under the screen.
+  /// A command started by `memwatch run`.
   package struct Child {
     package var pid: Int32
-    /// The lines of its log now; nil: it has ended, and with which status.
+    /// `output`: the lines of its log so far. `status`: its exit status; nil while it runs.
     package var output: () -> [String]
     package var status: () -> Int32?
     package init(
@@ -79,7 +79,7 @@ package enum Screen {
     }
   }
 
-  /// A view of the last of some snapshots as a picture.
+  /// An SVG picture of a view of the last snapshot; the earlier ones give history and rates.
   package static func picture(
     of snapshots: [Snapshot], view: View = .arenas, host: Host? = nil, width: Int, height: Int
   ) -> String {
@@ -93,20 +93,20 @@ package enum Screen {
     ).grid.svg
   }
 
-  /// Opens what is missing of standard input, output and error, so that no file gets their numbers.
+  /// Opens /dev/null for closed standard streams, so that no other file gets their descriptors.
   package static func prepareStreams() { Terminal.prepareStreams() }
 
   package static var isTerminal: Bool { isatty(1) == 1 }
 
-  /// Why a terminal can show lines and no screen; nil where it can, or where there is none.
+  /// Why the terminal cannot show a full screen; nil if it can, or if there is no terminal.
   package static let withoutCursor: String? =
     !isTerminal || Terminal.canPlaceCursor
     ? nil : "a terminal of the kind \"\(Terminal.kind)\" (TERM) cannot place its cursor"
 
-  /// Standard output is a terminal that can be drawn on.
+  /// Whether standard output is a terminal that can show a full screen.
   package static var isPossible: Bool { isTerminal && withoutCursor == nil }
 
-  /// A terminal that is ready to be drawn on: what has to be opened is open.
+  /// A terminal ready for drawing: everything that needs opening is open before the sandbox closes.
   package final class Prepared {
     var terminal: Terminal
     let settings: ScreenSettings
@@ -120,20 +120,21 @@ package enum Screen {
     try Prepared(settings)
   }
 
-  /// Restores the terminal for a process that drew on it and died.
+  /// Restores the terminal after the drawing process died.
   package struct Keeper {
     package init() { Terminal.keep() }
     package func restore() { Terminal.restore() }
   }
 
-  /// Draws until it is left.
+  /// Runs the screen until the user quits.
   ///
   /// - Parameters:
-  ///   - recorder: begins a record.
-  ///   - drawn: is told of each grid that was drawn.
-  ///   - host: the settings of the machine, read when they are looked at.
-  ///   - notice: what a person should know before anything else.
-  ///   - alert: is told of each new alert; what went wrong with the last, or nil.
+  ///   - recorder: starts a recording.
+  ///   - drawn: called with each grid drawn.
+  ///   - host: reads the host's settings when they are first shown.
+  ///   - notice: a message to show first.
+  ///   - alert: called for each new alert; `alertFailure` returns an error message of the last one,
+  ///     or nil.
   package static func run(
     _ start: Start, on prepared: Prepared, audits: Bool = true, child: Child? = nil, write: Writer,
     recorder: Recorder = { _ in .failure(ScreenFailure(message: "no record is possible")) },
@@ -234,16 +235,16 @@ package enum Screen {
         drawn(grid)
         mustDraw = false
         nextClock = now + 1000
-        // The first screen does not wait for it; the next one has it.
+        // The first frame does not wait for the host's settings.
         if model.host == nil, inspector != nil { model.update(host()) }
       }
-      // What waits to be drawn waits for the terminal, and not for the clock.
+      // A pending frame waits for the terminal to accept output, not for the clock.
       let pause = mustDraw ? nextSample : min(nextSample, nextClock)
       let isThere = prepared.terminal.wait(
         milliseconds: Int(clamping: pause > now ? pause - now : 0), toDraw: mustDraw)
       if !isThere || prepared.terminal.signal != 0 { break }
       if prepared.terminal.resume() { mustDraw = true }
-      // A resize comes without input: curses reports it as a key.
+      // curses reports a resize as a key.
       for key in prepared.terminal.takeKeys() {
         if key == .resize {
           prepared.terminal.redraw()
@@ -314,13 +315,13 @@ package enum Screen {
             }
           }
           if model.view == .processes, before != .processes { lookAround() }
-          // Secrets and pages one by one are read only where they are looked at, or will be.
+          // Individual secrets and pages are read only for the views that show them.
           if model.view != before, model.detail != .none { nextSample = 0 }
           if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }
           if model.view == .host, before != .host { model.update(host()) }
         }
       }
-      // Another interval counts from the sample that is shown.
+      // A changed interval counts from the last sample.
       if model.intervalMs != intervalMs {
         intervalMs = model.intervalMs
         if nextSample != 0, wait == nil { nextSample = sampledAt + UInt64(intervalMs) }

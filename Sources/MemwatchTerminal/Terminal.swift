@@ -3,13 +3,13 @@
 import CMemwatchNcurses
 import Glibc
 
-/// The screen could not be used, and why.
+/// The screen could not be used.
 package struct ScreenFailure: Error, Sendable {
   package var message: String
   package init(message: String) { self.message = message }
 }
 
-/// A terminal in full-screen mode; restored when this goes.
+/// A terminal in full-screen mode.
 @safe
 struct Terminal: ~Copyable {
   private let screen: OpaquePointer
@@ -23,7 +23,7 @@ struct Terminal: ~Copyable {
   private let usesMouse: Bool
   private var parser = InputParser()
 
-  /// Opens what drawing needs; the terminal stays as it is until `begin`.
+  /// Opens everything that drawing needs; the terminal does not change until `begin`.
   init(useColor: Bool, useMouse: Bool = false) throws(ScreenFailure) {
     isUTF8 = mwn_use_locale()
     usesMouse = useMouse
@@ -52,11 +52,11 @@ struct Terminal: ~Copyable {
     looks = Array(repeating: 0, count: Role.allCases.count)
     let noColor = unsafe getenv("NO_COLOR").map { unsafe $0.pointee != 0 } ?? false
     setLooks(color: useColor && !noColor)
-    // Until then they end this process, as those of any other command.
+    // Until `begin`, signals end this process as usual.
     mwn_release_signals()
   }
 
-  /// Takes the terminal: full screen, keys one by one.
+  /// Enters full-screen mode.
   mutating func begin() {
     guard !hasBegun else { return }
     hasBegun = true
@@ -78,7 +78,7 @@ struct Terminal: ~Copyable {
   static func keep() { mwn_keep_terminal() }
   static func restore() { mwn_restore_terminal() }
 
-  /// TERM, made safe.
+  /// TERM, sanitised.
   static var kind: String {
     let name = unsafe getenv("TERM").map { unsafe String(cString: $0) } ?? ""
     return String(
@@ -89,17 +89,17 @@ struct Terminal: ~Copyable {
 
   static func prepareStreams() { mwn_fill_standard_streams() }
 
-  /// Gives the terminal back.
+  /// Leaves full-screen mode.
   mutating func end() {
     guard hasBegun else { return }
     hasBegun = false
     mwn_bracket_paste(false)
-    // curses would wait for ever on a terminal that takes nothing.
+    // endwin() would block forever on a terminal that accepts no output.
     if canDraw { endwin() } else { mwn_restore_terminal() }
   }
 
-  /// Whether the terminal takes output now. (A pseudo-terminal says no only once its buffer of some
-  /// 64 KiB is full: poll(2), pty(7).)
+  /// Whether the terminal accepts output now. (A pseudo-terminal refuses only once its buffer of
+  /// some 64 KiB is full: poll(2), pty(7).)
   var canDraw: Bool { unsafe mwn_can_write(mwn_stream_descriptor(output)) }
 
   deinit {
@@ -110,7 +110,7 @@ struct Terminal: ~Copyable {
     unsafe fclose(output)
   }
 
-  /// Roles to attributes. The terminal's own foreground and background are kept, so that light and
+  /// Maps roles to attributes. Keeps the terminal's own foreground and background, so light and
   /// dark terminals both work; colour is never the only sign.
   private mutating func setLooks(color: Bool) {
     var depth = ColorDepth.none
@@ -139,7 +139,7 @@ struct Terminal: ~Copyable {
     unsafe (max(0, Int(getmaxx(window))), max(0, Int(getmaxy(window))))
   }
 
-  /// Brings the terminal to what the grid says; rows that did not change are left alone.
+  /// Draws the grid; rewrites only rows that changed.
   mutating func draw(_ grid: Grid) {
     for row in 0..<grid.height {
       if let drawn, drawn.width == grid.width, drawn.height == grid.height,
@@ -166,7 +166,7 @@ struct Terminal: ~Copyable {
     drawn = grid
   }
 
-  /// Hands a text to the terminal's clipboard, where it takes output now.
+  /// Sends text to the terminal's clipboard, if it accepts output now.
   func copy(_ text: String) {
     let sequence = Clipboard.sequence(text)
     unsafe sequence.withUnsafeBufferPointer { unsafe mwn_send($0.baseAddress, $0.count) }
@@ -175,15 +175,15 @@ struct Terminal: ~Copyable {
   /// Rings the bell.
   func ring() { beep() }
 
-  /// Draws everything anew at the next `draw`.
+  /// Makes the next `draw` redraw everything.
   mutating func redraw() {
     drawn = nil
     unsafe clearok(window, true)
   }
 
-  /// Waits for keys, and until the terminal takes output where there is something to be drawn.
+  /// Waits for keys; with `toDraw`, also until the terminal accepts output.
   ///
-  /// - Returns: whether the terminal is there.
+  /// - Returns: whether the terminal still exists.
   func wait(milliseconds: Int, toDraw: Bool) -> Bool {
     unsafe mwn_wait(
       mwn_stream_descriptor(input), toDraw ? mwn_stream_descriptor(output) : -1,
@@ -193,9 +193,10 @@ struct Terminal: ~Copyable {
   /// The signal that asked this process to end, or 0.
   var signal: Int32 { mwn_caught_signal() }
 
-  /// Takes the terminal again where this process was stopped meanwhile: others may have used it.
+  /// Re-enters full-screen mode after this process was stopped: another program may have used the
+  /// terminal.
   ///
-  /// - Returns: whether it has to be drawn on anew.
+  /// - Returns: whether a full redraw is needed.
   mutating func resume() -> Bool {
     guard mwn_was_continued() else { return false }
     reset_prog_mode()
@@ -204,7 +205,7 @@ struct Terminal: ~Copyable {
     return true
   }
 
-  /// The keys that are waiting.
+  /// The pending keys.
   mutating func takeKeys() -> [Key] {
     let byteCount = Int(unsafe mwn_waiting_bytes(mwn_stream_descriptor(input)))
     var keys: [Key] = []
@@ -223,7 +224,7 @@ struct Terminal: ~Copyable {
     return InputParser.keys(keys, byteCount: byteCount, saysPaste: mwn_knows_paste())
   }
 
-  /// A key of the terminal's description.
+  /// Maps a curses key code.
   private func special(_ code: Int32) -> Key? {
     switch code {
     case KEY_UP: return .up

@@ -1,15 +1,15 @@
-// The last hour of samples, bounded in bytes: what steps in time show, and what changes are told from.
-// Pure. Neither secrets nor pages one by one are kept.
+// The last hour of samples, bounded in bytes: for stepping back in time and for changes. Holds no
+// individual secrets and no page maps. Pure.
 
 package import MemwatchInspector
 
-/// Samples of one publisher, the oldest first.
+/// Samples of one publisher, oldest first.
 package struct Timeline: Sendable {
-  /// How far back they go.
+  /// How far back the samples go.
   package static let reach: UInt64 = 3_600_000
-  /// At one a second, an hour.
+  /// An hour at one sample per second.
   package static let most = 3600
-  /// What all of them may take, about.
+  /// The approximate limit for all samples together.
   package static let mostBytes = 12 << 20
 
   package private(set) var samples: [Snapshot] = []
@@ -31,13 +31,13 @@ package struct Timeline: Sendable {
     byteCount += cost
     let oldest = new.sampledAt - Self.reach
     let gone = samples.firstIndex { $0.sampledAt >= oldest } ?? 0
-    // In large steps: to remove the first costs what all of them cost.
+    // In large steps: removing the first sample costs O(all samples).
     if gone > 0, samples[0].sampledAt + 240_000 < oldest { remove { $0 < gone } }
     while samples.count > 8, samples.count > Self.most + Self.most / 8 || byteCount > Self.mostBytes
     { thin() }
   }
 
-  /// Every second one of the older half goes: what is long past is kept in larger steps.
+  /// Drops every second sample of the older half: older samples are kept at larger intervals.
   private mutating func thin() {
     let half = max(2, samples.count / 2)
     let before = samples.count
@@ -51,12 +51,12 @@ package struct Timeline: Sendable {
     byteCount = costs.reduce(0, +)
   }
 
-  /// The last sample that is no younger than a time; the first one where all are younger.
+  /// The last sample at or before a time; the first sample if all are later.
   package func sample(notAfter time: Timestamp) -> Snapshot? {
     samples[..<firstIndex(after: time)].last ?? samples.first
   }
 
-  /// Where a sample of this time is, or the last one before it.
+  /// The index of the last sample at or before a time.
   package func index(at time: Timestamp) -> Int? {
     samples.isEmpty ? nil : max(0, firstIndex(after: time) - 1)
   }
@@ -72,7 +72,8 @@ package struct Timeline: Sendable {
 }
 
 extension Snapshot {
-  /// Takes the storage of another for what is equal. What is left is this one's own cost, about.
+  /// Shares the storage of equal parts with another sample. Returns the approximate bytes not
+  /// shared.
   fileprivate mutating func share(with other: Snapshot) -> Int {
     if events == other.events { events = other.events }
     if calls == other.calls { calls = other.calls }
@@ -92,7 +93,7 @@ extension Snapshot {
 
   fileprivate func cost(after other: Snapshot?) -> Int {
     func cost<Element: Equatable>(_ list: [Element], _ before: [Element]?) -> Int {
-      // (Text that does not fit in a String is some 48 bytes more.)
+      // (A text too long for inline storage takes about 48 bytes more.)
       list == before ? 0 : list.count * (MemoryLayout<Element>.stride + 48)
     }
     var sum = MemoryLayout<Snapshot>.stride

@@ -1,5 +1,5 @@
-// What a view shows, for files: all of its rows, filtered and in their order, and not only those that
-// the screen has room for. Pure.
+// The contents of a view, for files: all rows, filtered and sorted, not only those on the screen.
+// Pure.
 
 package import MemwatchInspector
 
@@ -8,7 +8,7 @@ package struct ViewExport: Equatable, Sendable {
   /// Empty: the rows are lines of text.
   package var columns: [String] = []
   package var rows: [[String]]
-  /// What is there and not in the rows; nil: nothing.
+  /// What the page does not list, in words; nil: everything is listed.
   package var unlisted: String?
 
   package var text: String {
@@ -16,7 +16,7 @@ package struct ViewExport: Equatable, Sendable {
     return ([title, ""] + lines + (unlisted.map { ["", $0] } ?? [])).joined(separator: "\n") + "\n"
   }
 
-  /// What is not listed is a last row, in its first cell.
+  /// If rows are not listed, a last row says so in its first cell.
   package var csv: String {
     let last = unlisted.map { text in
       [columns.indices.map { $0 == 0 ? text : "" }].map { $0.isEmpty ? [text] : $0 }
@@ -40,14 +40,15 @@ package struct ViewExport: Equatable, Sendable {
   }
 }
 
-/// What is written to a file from the screen.
+/// What the screen writes to a file.
 package enum Export: Sendable {
   case everything(Snapshot)
   case seen(ViewExport)
 }
 
 extension Model {
-  /// What this view shows; of a process that is gone or stopped, when that was so.
+  /// The contents of the current view; for a dead or stopped process, with the time they were last
+  /// seen.
   package var seen: ViewExport {
     var seen = shownRows
     if let snapshot, !snapshot.process.state.isCurrent, ![.processes, .host, .help].contains(view) {
@@ -105,7 +106,7 @@ extension Model {
     }
   }
 
-  /// With the columns that were chosen for this view, in their order.
+  /// Keeps only the columns chosen for this view, in their order.
   private func chosen(_ seen: ViewExport) -> ViewExport {
     guard let titles = chosenColumns else { return seen }
     let places = titles.compactMap { seen.columns.firstIndex(of: $0) }
@@ -114,7 +115,7 @@ extension Model {
       rows: seen.rows.map { row in places.map { row[$0] } }, unlisted: seen.unlisted)
   }
 
-  /// A cell of the list of arenas.
+  /// A cell of the arena list.
   func cell(_ column: ArenaColumn, of arena: ArenaSnapshot) -> String {
     func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
     func size(_ size: ByteCount?) -> String { size.text }

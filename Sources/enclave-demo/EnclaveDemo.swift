@@ -1,5 +1,5 @@
-// A process worth watching: a made-up TLS gateway that keeps its secrets in arenas, by the public
-// interface of Enclave alone.
+// A process worth watching: a simulated TLS gateway that keeps its secrets in arenas. Uses only the
+// public API of Enclave.
 //
 //   tls-keys        isolated  written once at start and sealed, then read for each handshake; without
 //                             protection keys it is a cipher that closes it
@@ -9,8 +9,7 @@
 //   webhooks        slab      a few, one of which stays open for a while
 //   scratch         slab      no lock asked for, no gate; one label of it leaks
 //
-// It lowers its own memlock limit and drops CAP_IPC_LOCK, so that the lock that fails is refused by
-// the kernel, and not made up.
+// It lowers its own memlock limit and drops CAP_IPC_LOCK, so that the kernel really refuses a lock.
 
 import Enclave
 import Glibc
@@ -19,7 +18,7 @@ import Glibc
   import EnclaveVault
 #endif
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the same seed, the same run.
+/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the same seed gives the same run.
 struct SeededGenerator: RandomNumberGenerator {
   var state: UInt64
   mutating func next() -> UInt64 {
@@ -89,15 +88,15 @@ struct EnclaveDemo {
     }
   }
 
-  /// Publishes under this name, however the program was built and is called. Before the first arena: with
-  /// ENCLAVE_STATS=1 that one would publish under the command's name.
+  /// Publishes under this name, whatever the binary is called. Must run before the first arena:
+  /// with ENCLAVE_STATS=1 that would start publishing under the command's name.
   static func startPublishing() throws {
     var options = StatsPublisher.Options()
     options.name = "enclave-demo"
     try StatsPublisher.start(options).keepUntilExit()
   }
 
-  /// Lowers RLIMIT_MEMLOCK (soft and hard) and gives up the capability that goes past it.
+  /// Lowers RLIMIT_MEMLOCK (soft and hard) and drops the capability that overrides it.
   static func restrictLocking() {
     var limit = rlimit()
     let resource = __rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue)
@@ -105,7 +104,7 @@ struct EnclaveDemo {
     limit.rlim_max = min(limit.rlim_max, rlim_t(memlockLimit * 4))
     limit.rlim_cur = min(limit.rlim_max, rlim_t(memlockLimit))
     _ = unsafe setrlimit(resource, &limit)
-    // capset(2) has no header that Swift can import.
+    // Swift cannot import a header for capset(2).
     typealias CapabilityCall =
       @convention(c) (UnsafeMutableRawPointer, UnsafeMutableRawPointer) ->
       Int32
@@ -147,10 +146,10 @@ struct Gateway {
   var tokens: [SecretReference] = []
   let signing: [SecretReference]
   var buffers: [SecretReference] = []
-  /// What a forgotten list holds on to: allocated, never opened, never freed.
+  /// The leak: allocated, never opened, never freed.
   var forgotten: [SecretReference] = []
 
-  /// What can be sealed on this machine: with a key it is closed too.
+  /// A gate whose arenas this machine can seal; with a protection key they are closed, too.
   static var sealable: Arena.Gate {
     #if Sodium
       Capability.protectionKeys.isAvailable ? .key : .cipher
@@ -176,7 +175,7 @@ struct Gateway {
       filled(tlsKeys, 1192, "certificate key"), filled(tlsKeys, 121, "certificate key"),
       filled(tlsKeys, 48, "session ticket key"), filled(tlsKeys, 48, "session ticket key"),
     ]
-    // Written once: sealed where this machine has what that takes, else frozen.
+    // Written once: sealed if this machine can, otherwise frozen.
     do throws(EnclaveError) { try tlsKeys.seal() } catch { try tlsKeys.freeze() }
     #if Sodium
       vault = try Vault("vault-main", lock: .preferred)
@@ -197,7 +196,7 @@ struct Gateway {
     fflush(nil)
     let clock = ContinuousClock()
     let start = clock.now
-    // A gateway that has been up for a while.
+    // Start as if the gateway had been up for a while.
     for _ in 0..<18_000 { try addSession() }
     var round = 0
     while seconds.map({ clock.now - start < .seconds($0) }) ?? true {
@@ -206,9 +205,9 @@ struct Gateway {
     }
   }
 
-  /// A twentieth of a second in the gateway's life.
+  /// Simulates a twentieth of a second.
   private mutating func work(_ round: Int) throws {
-    // Sessions come faster than they go, until there are 20,000.
+    // Sessions are created faster than they end, up to 20,000.
     for _ in 0..<120 {
       try open(keys[Int(random.next() % 4)])
       try addSession()
@@ -219,7 +218,7 @@ struct Gateway {
       tokens.removeLast()
     }
     #if Sodium
-      // In clear only while it is used; under a new key every minute.
+      // Decrypted only while it is used; a new key every minute.
       if round % 10 == 0 {
         try open(SecretReference(vault.decrypt(password.secret, into: database)))
       }
@@ -234,7 +233,7 @@ struct Gateway {
       forgotten.append(
         SecretReference(try scratch.allocate(byteCount: 32, label: "one-time code")))
     }
-    // Every other second a signature takes its time, with the secret open.
+    // Every other second a signature takes a while, with the secret open.
     if round % 40 >= 20 {
       do {
         try signing[0].withBytes { _ in _ = usleep(50_000) }
@@ -260,7 +259,7 @@ struct Gateway {
 }
 
 #if Sodium
-  /// What a structure that is copied can hold.
+  /// A reference to a parked secret, so that a copyable struct can hold it.
   final class ParkedSecret {
     let secret: EncryptedSecret
     init(_ secret: consuming EncryptedSecret) { self.secret = secret }

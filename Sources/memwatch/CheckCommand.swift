@@ -1,4 +1,4 @@
-// `memwatch check`: requirements for a test suite or a deployment, as an exit code.
+// `memwatch check`: requirements of a test suite or a deployment, answered by an exit code.
 
 import ArgumentParser
 import MemwatchInspector
@@ -48,7 +48,7 @@ struct Requirements: ParsableArguments {
 }
 
 extension StringProtocol {
-  /// Without spaces at the ends.
+  /// Without leading and trailing spaces.
   fileprivate var trimmed: String {
     var rest = self[...]
     while rest.first?.isWhitespace ?? false { rest.removeFirst() }
@@ -96,12 +96,12 @@ struct Check: ConfinedCommand {
   }
 }
 
-/// `memwatch run --check`: a command is watched for its life.
+/// `memwatch run --check`: checks a command until it ends.
 struct Watchdog {
   let requirements: [Requirement]
-  /// What was broken, the first time that it was seen.
+  /// The requirements that failed, as first seen.
   private(set) var broken: [CheckOutcome] = []
-  /// What could not be known at the last look, or had not come about.
+  /// The requirements that were unknown or not yet met at the last check.
   private var open: [CheckOutcome] = []
   private var held: Set<String> = []
 
@@ -111,7 +111,7 @@ struct Watchdog {
     guard snapshot.process.state == .live else { return }
     let outcomes = snapshot.check(requirements)
     held.formUnion(outcomes.filter { $0.word == .ok }.map(\.requirement.text))
-    // What an arena is to become takes its time; once it was so, it has to stay so until it goes.
+    // An arena may take a while to meet a requirement; once it has, it must keep meeting it.
     open = outcomes.filter { outcome in
       outcome.word == .unknown
         || outcome.word == .broken && !outcome.requirement.name.isEmpty
@@ -125,7 +125,7 @@ struct Watchdog {
     }
   }
 
-  /// Watches until the command ends: the code to exit with.
+  /// Watches until the command ends. Returns the exit code.
   mutating func watch(_ command: Command, everyMs interval: Int) -> Int32 {
     guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
       let what =

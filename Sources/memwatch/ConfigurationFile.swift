@@ -4,10 +4,10 @@ import FoundationEssentials
 import MemwatchTerminal
 
 enum ConfigurationFile {
-  /// What it says; nothing where there is none.
+  /// The settings in the file; empty if there is no file.
   static let settings = contents.configuration
 
-  /// What a person should know of it; nil: nothing.
+  /// A message about errors in the file; nil: none.
   static let notice: String? = contents.errors.first.map {
     let others = contents.errors.count - 1
     return "config file, \($0): not understood" + (others > 0 ? "; \(others) more" : "")
@@ -23,7 +23,7 @@ enum ConfigurationFile {
   }()
 
   private static let contents: (configuration: Configuration, errors: [String]) = {
-    // A link may lead to it; a pipe would be waited for.
+    // Follow links, but never open a pipe, which would block.
     guard let path, let found = try? FileManager.default.attributesOfItem(atPath: path),
       [.typeRegular, .typeSymbolicLink].contains(found[.type] as? FileAttributeType),
       (found[.size] as? any BinaryInteger).map({ UInt64(clamping: $0) }) ?? .max <= 65536,

@@ -1,28 +1,28 @@
-// Each command that looks at something does so in a confined process; this one keeps its rights,
-// and opens what that one asks for.
+// Each command reads in a confined process. The first process keeps its privileges and opens what
+// the confined one asks for.
 
 import ArgumentParser
 import MemwatchInspector
 import MemwatchSandbox
 import MemwatchTerminal
 
-/// What has to be there before rights are given up.
+/// What must be opened before the sandbox closes.
 struct Needs {
-  /// Files that the user named.
+  /// Paths from the command line.
   var named: [String] = []
-  /// The only directory where files can be made.
+  /// The only directory where files can be created.
   var exports = "."
-  /// The only file there that can be replaced.
+  /// The only file that can be replaced.
   var replaced: ReplacedFile?
-  /// The screen, where there is to be one.
+  /// Settings of the screen, if there is to be one.
   var screen: ScreenSettings?
-  /// A command that was started for this.
+  /// The command that was started.
   var command: Command?
-  /// It ends with this process, whatever ends that.
+  /// Whether the command ends with this process, whatever the reason.
   var endsCommand = false
 }
 
-/// What the confined process has.
+/// What the confined process works with.
 struct Viewer {
   private let client: BrokerClient
   let confinement: Confinement
@@ -39,16 +39,16 @@ struct Viewer {
     self.prepared = prepared
   }
 
-  /// The settings of the machine, and of this process.
+  /// The host's settings, and the confinement of this process.
   var host: Host { Host().with(sandbox: confinement.holds, missing: confinement.missing) }
 
-  /// What a person should know of the sandbox.
+  /// A warning if the sandbox is incomplete.
   fileprivate var incomplete: String? {
     confinement.isWhole
       ? nil : "the sandbox is incomplete: " + confinement.missing.joined(separator: "; ")
   }
 
-  /// Replaces the one file that this command may replace.
+  /// Replaces the file that this command may replace.
   func replace(_ path: String, with text: String) throws(Failure) {
     if let message = client.replacement(of: path, with: text) {
       throw Failure(Exit.failure, message)
@@ -57,7 +57,7 @@ struct Viewer {
 
   /// Runs the screen, and turns its end into an exit code.
   ///
-  /// - Returns: false where what was waited for did not come.
+  /// - Returns: false if the awaited publisher did not appear.
   @discardableResult
   func show(_ start: Screen.Start, auditing: Bool, child: Screen.Child? = nil) throws -> Bool {
     guard let prepared else { throw Failure(Exit.failure, "no screen was prepared") }
@@ -88,7 +88,7 @@ struct Viewer {
   }
 }
 
-/// Begins a record for the screen.
+/// Starts a recording for the screen.
 private func record(_ path: String) -> Result<(Snapshot) -> String?, ScreenFailure> {
   do throws(Failure) {
     let recording = try Recording(path)
@@ -99,14 +99,14 @@ private func record(_ path: String) -> Result<(Snapshot) -> String?, ScreenFailu
   } catch { return .failure(ScreenFailure(message: error.message)) }
 }
 
-/// What the broker answers beside files.
+/// Requests to the broker that are not for files.
 private enum Answers: UInt64 {
   case status, hasDescendants, leave, alert, alertFailure
 }
 
 protocol ConfinedCommand: ParsableCommand {
   var needs: Needs { get }
-  /// Runs in the confined process; what it throws becomes its exit code.
+  /// Runs in the confined process; an error becomes its exit code.
   func look(_ viewer: Viewer) throws
 }
 
@@ -117,11 +117,11 @@ extension ConfinedCommand {
 enum Confined {
   struct End {
     var code: Int32
-    /// The command is to go on.
+    /// The command is to keep running.
     var leavesRunning = false
   }
 
-  /// Runs a body confined, and comes back with its exit code.
+  /// Runs a body in a confined process and returns its exit code.
   static func run(
     _ needs: Needs, _ body: (Viewer) throws -> Void
   ) throws(Failure) -> End {
@@ -172,9 +172,10 @@ enum Confined {
       return End(code: 128 + signal)
     case .killed(let signal):
       keeper?.restore()
-      // What a person, a timer or a system sends ends this process alike; anything else is a fault.
+      // Signals from a user, a timer or the system end this process, too; any other signal is a
+      // crash.
       if Self.requests.contains(signal) {
-        // A key of the terminal (SIGINT, SIGQUIT) reached the command as well.
+        // The terminal sent SIGINT and SIGQUIT to the command as well.
         if needs.endsCommand || signal == 15 || signal == 1 { needs.command?.end() }
         end.repeatHere()
       }
@@ -202,7 +203,7 @@ enum Confined {
   /// SIGPROF, SIGIO and SIGPWR.
   private static let requests: Set<Int32> = [1, 2, 3, 10, 12, 13, 14, 15, 16, 26, 27, 29, 30]
 
-  /// The confined process cannot wait for the command: its broker does.
+  /// The confined process cannot wait for the command; the broker does.
   private static func watch(_ command: Command, _ client: BrokerClient) {
     command.isWatchedBy(
       status: {
@@ -213,7 +214,7 @@ enum Confined {
   }
 }
 
-/// Runs what may fail, and exits as it says.
+/// Runs a body that may fail, and exits with its code.
 func finish(_ body: () throws -> Void) -> Never {
   do {
     try body()

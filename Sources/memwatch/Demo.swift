@@ -1,4 +1,4 @@
-// `memwatch demo` and `memwatch run`: start a process, attach, show, end.
+// `memwatch demo` and `memwatch run`: start a command, attach, show, end.
 
 import ArgumentParser
 import MemwatchInspector
@@ -16,7 +16,7 @@ struct Demo: ParsableCommand {
 
   func run() throws {
     let directory = Console.programDirectory
-    // Built as a tool of memwatch's, it has another name than when it is built for itself.
+    // The demo has another name when it is built as a tool of memwatch.
     let names = ["enclave-demo", "enclave-demo-tool"].map { directory + "/" + $0 }
     guard let program = names.first(where: Console.isExecutable) else {
       throw Failure(Exit.failure, "enclave-demo is not beside memwatch in \(SafeText(directory))")
@@ -80,7 +80,7 @@ struct Run: ParsableCommand {
   }
 }
 
-/// A command that was started here, and the publisher that it or a descendant of it is.
+/// A started command, and the publisher found among it and its descendants.
 struct Session {
   let command: Command
 
@@ -98,7 +98,7 @@ struct Session {
     } catch { throw Failure(error.code, error.message) }
   }
 
-  /// Shows it in a confined process; ends it here.
+  /// Shows the screen in a confined process; ends the command in this one.
   func show(_ flags: ScreenFlags, endsWithScreen: Bool, speaks: Bool) throws {
     let needs = Needs(
       named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? flags.settings : nil,
@@ -134,11 +134,11 @@ struct Session {
     throw ExitCode(command.status ?? 0)
   }
 
-  /// - Parameter lines: how changes are told as lines, where the terminal cannot show a screen.
+  /// - Parameter lines: writes changes as lines, for terminals without a screen.
   private func look(_ viewer: Viewer, endsWithScreen: Bool, lines: ScreenFlags?) throws {
     let child = Screen.Child(
       pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
-    // The sample process publishes at once; any other command in its own time, or never.
+    // The demo publishes at once; any other command at any time, or never.
     let hasScreen = command.isLogged && lines == nil
     var found = command.waitForPublisher(
       milliseconds: endsWithScreen ? 10_000 : hasScreen ? 300 : 10_000)
@@ -175,7 +175,7 @@ struct Session {
   }
   private func sayUnseen() { Output.error("memwatch: " + unseen) }
 
-  /// That it did not publish, with the end of its output.
+  /// The message that the command did not publish, with the end of its output.
   private var unseen: String {
     let tail = command.tail(10).map { "  " + $0 }
     let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""

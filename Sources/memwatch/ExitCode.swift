@@ -1,4 +1,4 @@
-// The exit codes, as the manual lists them.
+// The exit codes, in the order of the manual.
 
 import ArgumentParser
 import MemwatchInspector
@@ -17,7 +17,7 @@ enum Exit {
   static let exec: Int32 = 11
   static let usage: Int32 = 64
 
-  /// What a person is told of them.
+  /// Their meanings, for help and manual.
   static let meanings: [(code: Int32, meaning: String)] = [
     (0, "fine"),
     (failure, "memwatch's own failure: a full disk, a file that exists, a directory, a terminal"),
@@ -46,7 +46,7 @@ enum Exit {
   }
 }
 
-/// A message for standard error and a code to exit with.
+/// A message for standard error, and an exit code.
 struct Failure: Error {
   var code: Int32
   var message: String

@@ -1,4 +1,4 @@
-// Leaving, and waiting a little.
+// Exiting and pausing.
 
 import Glibc
 import MemwatchInspector

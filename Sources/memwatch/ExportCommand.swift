@@ -1,4 +1,4 @@
-// `memwatch export`: every publisher of the host, as Prometheus text.
+// `memwatch export`: all publishers of the host, as Prometheus text.
 
 import ArgumentParser
 import MemwatchExporter
@@ -20,11 +20,11 @@ struct ExportCommand: ConfinedCommand {
       could not be read. SIGTERM and SIGINT end it as they end any program: a shell reports 143 and 130.
       """)
 
-  /// Audits of one collection take this many milliseconds, and the last one's time; those that were
-  /// audited longest ago come first.
+  /// The budget for audits in one collection, in milliseconds; the last audit may exceed it.
+  /// Publishers audited longest ago come first.
   private static let auditMs: UInt64 = 150
 
-  /// The file's name in the directory.
+  /// The file name in the directory.
   private static let fileName = "memwatch.prom"
 
   @Option(
@@ -78,12 +78,12 @@ struct ExportCommand: ConfinedCommand {
   }
 }
 
-/// Reads all publishers, again and again.
+/// Repeatedly reads all publishers.
 private struct Collector {
   let auditing: Inspector.Auditing
   let auditMs: UInt64
   private var inspectors: [UInt64: Inspector] = [:]
-  /// When each was audited last, in milliseconds since 1970.
+  /// When each publisher was last audited.
   private var auditedAt: [UInt64: Timestamp] = [:]
   private var units: [UInt64: SafeText] = [:]
 
@@ -115,7 +115,7 @@ private struct Collector {
             auditedAt[publisher.id] = audit.at
             auditMs += max(audit.durationMs, 1)
           }
-          // It may follow a successor, which has a reading of its own.
+          // The inspector may have followed a successor, which is read separately.
           if sample.process.publisherID == publisher.identifier {
             kept[publisher.id] = inspector
             state = sample.process.state
@@ -131,7 +131,7 @@ private struct Collector {
       if units[publisher.id] == nil, let pid = publisher.pid {
         units[publisher.id] = Units.name(of: pid)
       }
-      // What is no page of this version tells no name: a file's name would be a label for each pid.
+      // An unreadable page has no name; its file name would make a label for each pid.
       let hasName = ![.corrupt, .incompatible, .notPermitted].contains(publisher.state)
       guard hasName else { continue }
       collection.readings.append(

@@ -69,7 +69,7 @@ struct Diff: ConfinedCommand {
   }
 }
 
-/// Any JSON, its texts made safe: a snapshot comes from a file.
+/// Any JSON, with sanitised strings: the snapshot comes from a file.
 private struct Decoded: Decodable {
   let value: Value
 

@@ -1,4 +1,4 @@
-// `memwatch manual`: the manual page, from the options, the keys and the exit codes themselves.
+// `memwatch manual`: writes the manual page from the options, keys and exit codes in the code.
 
 import ArgumentParser
 import FoundationEssentials
@@ -13,7 +13,7 @@ struct Manual: ParsableCommand {
     try Output.standard(Self.page(help.command))
   }
 
-  /// What the argument parser tells of a command.
+  /// The argument parser's description of a command.
   struct Help: Decodable {
     var command: CommandHelp
 
@@ -112,7 +112,7 @@ struct Manual: ParsableCommand {
     }
   }
 
-  /// Lines that begin with a dot or a quote are requests; a backslash begins an escape.
+  /// Escapes text: leading dots and quotes are requests, backslashes start escapes.
   private static func escaped(_ line: String) -> String {
     let safe = line.replacing("\\", with: "\\e").replacing("-", with: "\\-")
     return safe.first.map { ".'".contains($0) } ?? false ? "\\&" + safe : safe

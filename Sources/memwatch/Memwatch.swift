@@ -49,7 +49,7 @@ struct TargetOptions: ParsableArguments {
   var resolved: Target {
     if let file { return .file(file) }
     guard let target else { return .only }
-    // `007` and `+7` are names.
+    // `007` and `+7` are names, not pids.
     if let pid = Int32(target), pid > 0, "\(pid)" == target { return .pid(pid) }
     return .name(target)
   }
@@ -67,7 +67,7 @@ struct TargetOptions: ParsableArguments {
     SafeText(file ?? target ?? "a publisher").string
   }
 
-  /// Attaches; waits as long as was asked.
+  /// Attaches; waits for the publisher as long as `--wait` allows.
   func attach(waiting: Bool = true) throws(Failure) -> Inspector {
     let deadline = Console.milliseconds + UInt64(waiting ? wait?.milliseconds ?? 0 : 0)
     while true {
@@ -83,7 +83,7 @@ struct TargetOptions: ParsableArguments {
   }
 }
 
-/// A time on the command line: `1s`, `500ms`, `2m`; a number without a unit is refused.
+/// A duration on the command line: `1s`, `500ms`, `2m`. A number without a unit is an error.
 struct Time: ExpressibleByArgument {
   var milliseconds: Int
 
@@ -144,7 +144,7 @@ struct ScreenFlags: ParsableArguments {
         + "arena's id as arguments.", valueName: "program"))
   var onAlert: String?
 
-  /// What is given goes before what the file says.
+  /// The command line overrides the configuration file.
   var interval: Time {
     givenInterval ?? Time(milliseconds: ConfigurationFile.settings.intervalMs ?? 1000)
   }
@@ -154,7 +154,7 @@ struct ScreenFlags: ParsableArguments {
   }
 
   func validate() throws {
-    // (This reads the file, too, while it can be read.)
+    // (Also reads the file while it can still be opened.)
     guard (50...3_600_000).contains(interval.milliseconds) else {
       throw ValidationError("--interval takes 50ms to 1h.")
     }
@@ -216,7 +216,7 @@ struct Watch: ConfinedCommand {
       {
         return try show(waitingFor: wait, since: error, on: viewer)
       }
-      // Several: on a screen one can be picked.
+      // Several matches: let the user pick one on the screen.
       guard error.code == Exit.several, target.target == nil, target.file == nil else {
         throw error
       }
@@ -225,7 +225,7 @@ struct Watch: ConfinedCommand {
     try viewer.show(start, auditing: !audit.isOff)
   }
 
-  /// A screen that is there before the publisher is.
+  /// Shows the screen while waiting for the publisher.
   private func show(waitingFor time: Time, since first: Failure, on viewer: Viewer) throws {
     var failure = first
     var isOver = false
@@ -243,7 +243,7 @@ struct Watch: ConfinedCommand {
   }
 }
 
-/// What the screen's `w` does; what went wrong, or nil.
+/// Writes a file for the screen. Returns an error message, or nil.
 func write(_ export: Export, to path: String) -> String? {
   do throws(Failure) {
     let format = Format(path: path)
@@ -309,7 +309,7 @@ struct List: ConfinedCommand {
 
 extension Format: ExpressibleByArgument {}
 
-/// The views that are pictures of one process.
+/// The views that can be drawn from one process.
 enum PicturedView: String, CaseIterable, ExpressibleByArgument {
   case arenas, secrets, map, events, findings, host, vaults, history
   var view: View { View(rawValue: rawValue)! }
@@ -341,7 +341,7 @@ struct SnapshotCommand: ConfinedCommand {
     let inspector = try target.attach()
     var snapshots = [inspector.sample(auditing: audit.mode(.now))]
     if format == .svg {
-      // Rates need two; what was needs some more.
+      // Rates need two samples; the history needs more.
       for _ in 0..<(view == .history ? 8 : 1) {
         Exiting.pause(milliseconds: view == .history ? 250 : 500)
         snapshots.append(inspector.sample(auditing: audit.mode(.automatic)))

@@ -1,4 +1,4 @@
-// Writing: standard output, standard error, and files that are whole or not there.
+// Writing to standard streams, and writing files atomically.
 
 import FoundationEssentials
 import MemwatchInspector
@@ -18,14 +18,14 @@ enum Output {
   }
 }
 
-/// The directory of a file that is to be made.
+/// The directory of a file to create.
 func directory(of path: String?) -> String {
   guard let path, let slash = path.lastIndex(of: "/") else { return "." }
   return slash == path.startIndex ? "/" : String(path[..<slash])
 }
 
 enum Format: String, CaseIterable {
-  /// What the end of a file's name asks for.
+  /// The format for a file name's extension.
   init(path: String) {
     self = path.hasSuffix(".json") ? .json : path.hasSuffix(".csv") ? .csv : .text
   }

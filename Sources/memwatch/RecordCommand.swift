@@ -1,11 +1,11 @@
-// `memwatch record` and `memwatch replay`: samples in a file, one a line.
+// `memwatch record` and `memwatch replay`: samples in a file, one per line.
 
 import ArgumentParser
 import FoundationEssentials
 import MemwatchInspector
 import MemwatchTerminal
 
-/// The first line of a record, and what a reader asks for.
+/// The schema named in a record's first line.
 private let recordSchema = "memwatch-record/1"
 
 struct Record: ConfinedCommand {
@@ -53,7 +53,7 @@ struct Record: ConfinedCommand {
   }
 }
 
-/// A record that is being written: a line that names its format, and one for each sample.
+/// Writes a record: a line that names the schema, then one line per sample.
 final class Recording {
   private let file: Console.GrowingFile
   private var last: Snapshot?
@@ -65,7 +65,7 @@ final class Recording {
     try write(Data("{\"schema\":\"\(recordSchema)\"}\n".utf8))
   }
 
-  /// Secrets are recorded by label, not one by one; of the rest, what changed.
+  /// Records secrets by label, not individually; of the rest, only changes.
   func add(_ snapshot: Snapshot) throws(Failure) {
     let new = snapshot.summarizingSecrets
     let sample = RecordedSample(new, after: last)
@@ -121,7 +121,7 @@ struct Replay: ConfinedCommand {
     let decoder = JSONDecoder()
     var snapshots: [Snapshot] = []
     for line in lines {
-      // The end may be cut off.
+      // The last line may be cut off.
       guard RecordedSample.isFit(Array(line)),
         let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
         let snapshot = sample.snapshot(after: snapshots.last)

@@ -1,18 +1,18 @@
-// Changes as lines: for screen readers, logs, pipes, and terminals that cannot place their cursor.
+// Changes as lines: for screen readers, logs, pipes, and terminals without cursor addressing.
 
 import ArgumentParser
 import MemwatchInspector
 import MemwatchTerminal
 
 enum Speaking {
-  /// Says that there will be lines and no screen, where the terminal leaves no choice.
+  /// Says that lines replace the screen, if the terminal cannot show one.
   static func begin() {
     if let why = Screen.withoutCursor {
       Output.error("memwatch: \(why): a line for each change, as with --screen-reader")
     }
   }
 
-  /// A line for each change until the process is gone; its last state.
+  /// Writes a line for each change until the process is gone. Returns its last state.
   static func follow(
     _ inspector: Inspector, _ flags: ScreenFlags, auditing: Inspector.Auditing = .automatic
   ) throws(Failure) -> PublisherState {
@@ -29,7 +29,7 @@ enum Speaking {
     }
   }
 
-  /// The changes from one sample of a record to the next.
+  /// Writes the changes between the samples of a record.
   static func tell(_ snapshots: [Snapshot]) throws(Failure) {
     var last: Snapshot?
     for snapshot in snapshots {

@@ -1,31 +1,32 @@
-// When an audit is made, and what is looked at twice before it is said.
+// Schedules audits, and confirms apparent differences before reporting them.
 
 import EnclaveStats
 import EnclaveSystem
 import MemwatchSystem
 
-/// The audits of one publisher. Reading smaps holds the target's mmap lock, so an audit that nobody
-/// asked for comes at most every 10 s, and takes at most one part in 200 of the time.
+/// The audits of one publisher. Reading smaps holds the target's mmap lock, so automatic audits run
+/// at most every 10 s and take at most 0.5 % of the time.
 struct Auditor {
   private static let shareOfTime: UInt64 = 200
   private static let shortestIntervalMs: UInt64 = 10_000
 
-  /// Of so many children the mappings are read.
+  /// The number of children whose mappings are read.
   private static let mostChildren = 32
 
   private(set) var last: Audit?
-  /// Open pages that were seen, and how the arena had been used until then.
+  /// Open pages that were seen, and the arena's activity counts at that time.
   private var suspects: [UInt64: (activity: ArenaClaim.Activity, seenAt: UInt64)] = [:]
   private var lastMs: UInt64 = 0
   private var eventsThen: UInt64 = 0
 
-  /// The publisher counts each arena's windows in ten ticks at least once.
+  /// The publisher counts each arena's windows at least once in ten ticks.
   private static let ticksToSettle: UInt64 = 12
 
-  /// Whether something was seen that only another audit can tell.
+  /// Whether another audit is needed to settle a suspicion.
   var isUnsettled: Bool { !suspects.isEmpty }
 
-  /// Whether another audit would tell: the arenas were used since, or the time is over.
+  /// Whether re-auditing can settle the open suspects: their arenas were used since, or enough time
+  /// has passed.
   func canSettle(_ image: StatsPageImage) -> Bool {
     let now = Dictionary(ArenaClaim.all(in: image).map { ($0.id, $0.activity) }) { first, _ in first
     }
@@ -40,7 +41,7 @@ struct Auditor {
       && beat - seenAt > max(1, min(image.header[.tickMs], 10_000)) * ticksToSettle
   }
 
-  /// Whether it is time for one that nobody asked for.
+  /// Whether an automatic audit is due.
   func isDue(_ image: StatsPageImage, now: UInt64) -> Bool {
     guard let last else { return true }
     let pause = last.durationMs * Self.shareOfTime
@@ -48,7 +49,7 @@ struct Auditor {
     return now >= lastMs + (calls ? max(pause, 1000) : max(pause, Self.shortestIntervalMs))
   }
 
-  /// Whether something happened since that changes what should be found.
+  /// Whether events since the last audit may change its result.
   private func hasEvents(_ image: StatsPageImage) -> Bool {
     image.events.contains { event in
       guard event[.serial] > eventsThen, let kind = EventCode(rawValue: event[.kind]) else {
@@ -63,11 +64,11 @@ struct Auditor {
     }
   }
 
-  /// Compares what the page says with what the kernel says.
+  /// Compares the page's claims with the kernel's mappings.
   ///
   /// - Parameters:
   ///   - image: the page as it was just read.
-  ///   - read: reads it again.
+  ///   - read: reads the page again.
   mutating func audit(
     pid: Int32, isOwnUser: Bool, user: SafeText, image: StatsPageImage, read: () -> StatsPageImage?
   ) {
@@ -77,7 +78,7 @@ struct Auditor {
       at: Timestamp(realMs: ProcessFacts.realMilliseconds), durationMs: 0, scope: .arenas)
     var before = image
     var findings: [Finding]?
-    // What seems to differ is looked at again before it is said.
+    // Check an apparent difference again before reporting it.
     for attempt in 0..<3 {
       if attempt > 0 { ProcessFacts.pause(milliseconds: 3) }
       let regions: Regions
@@ -124,7 +125,7 @@ struct Auditor {
     audit.compared = []
     for var claim in ArenaClaim.all(in: after) {
       guard let earlier = then[claim.id], claim.isSame(as: earlier) else { continue }
-      // What came or went meanwhile is left for the next time.
+      // Chunks that came or went in the meantime are left to the next audit.
       claim.chunks.formIntersection(earlier.chunks)
       claims.append(claim)
       if claim.isWhole { audit.compared.insert(claim.id) }
@@ -154,8 +155,8 @@ struct Auditor {
     return comparison.findings + openPages(claims, then, comparison, after)
   }
 
-  /// Pages that are too far open count when they were seen twice, so far apart that the publisher
-  /// would have counted a window or a wipe in between, and it counted none.
+  /// Pages that are more open than claimed are reported only if they are seen twice, far enough
+  /// apart that the publisher would have counted a window or wipe in between, and it counted none.
   private mutating func openPages(
     _ claims: [ArenaClaim], _ then: [UInt64: ArenaClaim], _ comparison: Comparison,
     _ image: StatsPageImage
@@ -179,7 +180,7 @@ struct Auditor {
     return findings
   }
 
-  /// Where a child got a copy, it got it without the lock: mlock(2) is not inherited.
+  /// Reports children that inherited a copy. Their copy is not locked: mlock(2) is not inherited.
   private func children(
     of pid: Int32, _ claims: [ArenaClaim], _ findings: [Finding]
   ) -> [Finding] {
@@ -218,7 +219,7 @@ struct Auditor {
 }
 
 extension ProcText {
-  /// The children of all threads of a process; none where the kernel does not list them
+  /// The children of all threads of a process; empty if the kernel does not list them
   /// (CONFIG_PROC_CHILDREN).
   static func children(of pid: Int32) -> [Int32] {
     (Inspected.children(pid: pid).fields(limit: 1 << 20) ?? []).compactMap { Int32($0) }

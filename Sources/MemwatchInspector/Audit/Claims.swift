@@ -1,8 +1,8 @@
-// What a page claims of the mappings of its process.
+// The claims of a stats page about its process' mappings.
 
 import EnclaveStats
 
-/// The claims of one arena, as words of the page.
+/// The claims about one arena.
 struct ArenaClaim: Equatable {
   struct ClaimedChunk: Hashable {
     let data: Range<UInt64>
@@ -18,7 +18,8 @@ struct ArenaClaim: Equatable {
         ]
     }
   }
-  /// What changes when the arena is used: a window may have been open in between.
+  /// Counts that change when the arena is used; if they differ, a window may have been open in
+  /// between.
   struct Activity: Equatable {
     let opens, allocations, frees, openWindows, stuckOpenPages: UInt64
   }
@@ -34,14 +35,14 @@ struct ArenaClaim: Equatable {
   let mappedBytes: UInt64
   let activity: Activity
   var chunks: Set<ClaimedChunk> = []
-  /// The page lists all of its chunks, with their addresses.
+  /// Whether the page lists all of its chunks with addresses.
   let isWhole: Bool
 
   var isClosed: Bool { activity.openWindows == 0 && activity.stuckOpenPages == 0 }
   /// Its contents can only be read.
   var isFrozen: Bool { seal == .frozen || seal == .sealed }
 
-  /// What two readings must have in common to be compared with what was read in between.
+  /// Whether two readings agree, so that both describe the time in between.
   func isSame(as other: ArenaClaim) -> Bool {
     gate == other.gate && key == other.key && seal == other.seal && fork == other.fork
       && dump == other.dump && backing == other.backing
@@ -49,12 +50,12 @@ struct ArenaClaim: Equatable {
 }
 
 extension ArenaClaim {
-  /// Everything that a page claims; numbers that make no sense are left out.
+  /// All claims of a page; implausible numbers are left out.
   static func all(in image: StatsPageImage) -> [ArenaClaim] {
     var chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
     let apart = ClaimedChunk.apart(image.chunks.compactMap(ClaimedChunk.init))
     return image.arenas.map { record in
-      // The first of those that say to be the same one has them.
+      // If several arenas claim the same id, the first gets the chunks.
       let listed = chunks.removeValue(forKey: record[.id]) ?? []
       let usable = listed.compactMap(ClaimedChunk.init).filter { apart.contains($0) }
       return ArenaClaim(
@@ -76,8 +77,8 @@ extension ArenaClaim {
 }
 
 extension ArenaClaim.ClaimedChunk {
-  /// Those that lie behind each other. Chunks do not overlap: a page that says so would only have
-  /// every mapping looked at for each of them.
+  /// Keeps chunks that do not overlap. Genuine chunks never do; a hostile page could use overlaps
+  /// to make every mapping be compared with every chunk.
   static func apart(_ all: [Self]) -> Set<Self> {
     var end: UInt64 = 0
     return Set(
@@ -89,7 +90,7 @@ extension ArenaClaim.ClaimedChunk {
 
   init?(_ record: StatsPageRecord<ChunkWord>) {
     let (address, count, guards) = (record[.address], record[.dataBytes], record[.guardBytes])
-    // User addresses end below 2^56, and one chunk is less than 2^40.
+    // User addresses end below 2^56, and a chunk is smaller than 2^40 bytes.
     guard address != StatsPageFormat.unknown, address < 1 << 56, count > 0, count < 1 << 40,
       guards <= 1 << 24, guards <= address
     else { return nil }

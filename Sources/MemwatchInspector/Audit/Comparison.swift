@@ -1,4 +1,4 @@
-// Claims against mappings. Pure: the same claims and the same mappings give the same findings.
+// Compares claims with mappings. Pure: the same input gives the same findings.
 
 import EnclaveStats
 
@@ -6,10 +6,10 @@ struct Comparison {
   let pid: Int32
   let regions: Regions
   private(set) var findings: [Finding] = []
-  /// Arenas of which pages are more open than the page claims: a window or a wipe may have opened
-  /// them in between, so this needs to be seen for longer.
+  /// Arenas with pages that are more open than claimed. A window or a wipe may have opened them, so
+  /// this must be seen again later.
   private(set) var open: [UInt64: [OpenPages]] = [:]
-  /// Claims that this kernel neither confirms nor denies, by arena.
+  /// Claims that this kernel can neither confirm nor deny, by arena.
   private(set) var unconfirmed: [UInt64: Set<Unconfirmed>] = [:]
 
   struct OpenPages {
@@ -37,7 +37,7 @@ struct Comparison {
     func sum(_ bytes: (ArenaClaim.ClaimedChunk) -> UInt64) -> UInt64 {
       saturatingSum(chunks.map(bytes))
     }
-    /// How much of all data is in regions without a flag.
+    /// The bytes of data in regions without a flag.
     func without(_ flag: RegionFlags) -> UInt64 {
       sum {
         regions.bytes(in: $0.data) { $0.flags.contains(.areKnown) && !$0.flags.contains(flag) }
@@ -152,7 +152,7 @@ struct Comparison {
     }
   }
 
-  /// What the page claims nothing of, and what changes what happens to the pages of an arena.
+  /// Checks settings that the page makes no claims about but that affect an arena's pages.
   private mutating func compareSettings(_ claim: ArenaClaim) {
     func count(_ flag: RegionFlags) -> UInt64 {
       saturatingSum(
@@ -206,7 +206,7 @@ struct Comparison {
         kernel: "\(bytes(count)) \(seen)", cause: cause, fix: fix))
   }
 
-  /// Pages that were open in two audits, between which nobody used the arena.
+  /// Reports pages that were open in two audits without activity in between.
   static func openPages(_ claim: ArenaClaim, _ pages: OpenPages, pid: Int32) -> Finding {
     let isFrozen = pages.kind == .writable
     return Finding(
@@ -220,7 +220,7 @@ struct Comparison {
 
   // MARK: - Sums
 
-  /// Without addresses: what all arenas claim cannot be more than what the process has.
+  /// Without addresses: the arenas' totals cannot exceed the process' totals.
   static func totals(_ claims: [ArenaClaim], _ regions: Regions) -> [Finding] {
     guard regions.all.contains(where: { $0.flags.contains(.areKnown) }) else { return [] }
     var findings: [Finding] = []

@@ -1,4 +1,4 @@
-// What an audit has to say.
+// The results of an audit.
 
 /// Where the kernel disagrees with a claim.
 package struct Finding: Equatable, Sendable, Codable {
@@ -25,43 +25,43 @@ package struct Finding: Equatable, Sendable, Codable {
   package var severity: Severity
   package var kind: Kind
   package var arenaID: UInt64?
-  /// What the page says.
+  /// The page's claim.
   package var claim: String
-  /// What the kernel says.
+  /// The kernel's answer.
   package var kernel: String
   package var cause: String
-  /// What to do.
+  /// The fix.
   package var fix: String
 
-  /// Whether the kernel contradicts a claim, and not merely tells of something.
+  /// Whether the kernel contradicts a claim, rather than adding information.
   package var isDifference: Bool { severity <= .differs }
 }
 
-/// What an audit came to for one arena.
+/// The result of an audit for one arena.
 package enum AuditVerdict: String, Sendable { case agrees, differs }
 
-/// One audit: what was compared, and what came of it.
+/// One audit: its scope and its findings.
 package struct Audit: Equatable, Sendable, Codable {
   package enum Scope: String, Sendable, Codable {
-    /// Each arena's chunks.
+    /// The chunks of each arena were compared.
     case arenas
-    /// Sums alone: the page gives no addresses, or smaps may not be read.
+    /// Only totals were compared: the page has no addresses, or smaps may not be read.
     case totals = "totals only"
-    /// Nothing can be compared.
+    /// Nothing could be compared.
     case none
   }
   /// Milliseconds since 1970.
   package var at: Timestamp
   package var durationMs: UInt64
   package var scope: Scope
-  /// Why the scope is not `arenas`, and what would make it that.
+  /// Why the scope is not `arenas`, and how to change that.
   package var reason: String?
-  /// How many mappings the process has.
+  /// The number of mappings of the process.
   package var regions: Int?
   package var findings: [Finding] = []
-  /// Arenas that were compared whole.
+  /// Arenas that were compared completely.
   package var compared: Set<UInt64> = []
-  /// How many arenas this kernel does not confirm everything of.
+  /// The number of arenas with claims that this kernel cannot confirm.
   package var unconfirmed: Int?
 
   func with(_ more: [Finding]) -> Audit {
@@ -70,7 +70,7 @@ package struct Audit: Equatable, Sendable, Codable {
     return copy
   }
 
-  /// nil where it was not compared.
+  /// nil if the arena was not compared.
   package func verdict(of arena: UInt64) -> AuditVerdict? {
     if findings.contains(where: { $0.arenaID == arena && $0.isDifference }) { return .differs }
     return compared.contains(arena) ? .agrees : nil

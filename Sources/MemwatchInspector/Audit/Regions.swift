@@ -1,4 +1,4 @@
-// /proc/PID/smaps (proc_pid_smaps(5)), read once from start to end: what the kernel says of each mapping.
+// Parses /proc/PID/smaps (proc_pid_smaps(5)) in one pass: the kernel's view of each mapping.
 
 package import EnclaveSystem
 import MemwatchSystem
@@ -23,17 +23,17 @@ package struct RegionFlags: OptionSet, Sendable, BitwiseCopyable {
   package static let writable = RegionFlags(rawValue: 128)
   package static let executable = RegionFlags(rawValue: 256)
   package static let shared = RegionFlags(rawValue: 512)
-  /// The region had a line `VmFlags`: without it none of the letters is known.
+  /// The region had a `VmFlags` line; without it no flag is known.
   package static let areKnown = RegionFlags(rawValue: 1024)
   /// `mg`: may be merged with equal pages (MADV_MERGEABLE, PR_SET_MEMORY_MERGE).
   package static let mergeable = RegionFlags(rawValue: 2048)
-  /// `hg`: to be made of huge pages (MADV_HUGEPAGE).
+  /// `hg`: may use huge pages (MADV_HUGEPAGE).
   package static let hugePages = RegionFlags(rawValue: 4096)
-  /// `um`, `uw`, `ui`: a userfaultfd(2) is told of faults.
+  /// `um`, `uw`, `ui`: a userfaultfd(2) handles faults.
   package static let userfault = RegionFlags(rawValue: 8192)
-  /// `??`: set, and this kernel has no letters for it. Linux 6.10 has none for sealed.
+  /// `??`: a flag that this kernel has no letters for. Linux 6.10 has none for sealed.
   package static let mayBeSealed = RegionFlags(rawValue: 16384)
-  /// `ht`: of huge pages that are never swapped, and that mlock(2) neither marks nor counts.
+  /// `ht`: hugetlb pages, which are never swapped and which mlock(2) neither marks nor counts.
   package static let hugeTLB = RegionFlags(rawValue: 32768)
   /// `dp`: the kernel may drop it (the state of the vDSO's getrandom).
   package static let droppable = RegionFlags(rawValue: 65536)
@@ -56,7 +56,7 @@ package struct Region: Equatable, Sendable, BitwiseCopyable {
   package var end: UInt64
   package var flags: RegionFlags = []
   package var kind = Kind.anonymous
-  /// nil where the kernel or the processor has no keys.
+  /// nil if the kernel or the processor has no protection keys.
   package var key: UInt8?
   package var swappedKiB: UInt32 = 0
 
@@ -68,22 +68,22 @@ package struct Region: Equatable, Sendable, BitwiseCopyable {
   }
 }
 
-/// A library that keeps secrets in a way of its own, known by the name of its file.
+/// A library with its own protected memory, recognised by its file name.
 package enum SecretLibrary: String, CaseIterable, Sendable {
   case libgcrypt, libcrypto
 }
 
-/// The regions of a process, in the order of their addresses; none overlap.
+/// The regions of a process, by address; none overlap.
 package struct Regions: Sendable {
   package private(set) var all: [Region] = []
-  /// What is mapped of these libraries; what is linked into the program itself is not seen.
+  /// Known libraries that are mapped; statically linked ones are not recognised.
   package private(set) var libraries: Set<SecretLibrary> = []
-  /// What the next lines tell of is in `all` already.
+  /// The region being parsed is already in `all`.
   private var isRepeated = false
 
   package init() {}
 
-  /// Reads the whole of smaps: each time the kernel holds the target's mmap lock.
+  /// Reads all of smaps. The kernel holds the target's mmap lock during each read.
   package init(pid: Int32) throws(FileFailure) {
     let file = try Inspected.process(.smaps, pid: pid).open()
     var bytes = [UInt8](repeating: 0, count: 65536)
@@ -102,7 +102,7 @@ package struct Regions: Sendable {
       let end = kept + count
       let taken = add(bytes.span.extracting(..<end), isLast: count == 0)
       if count == 0 { break }
-      // A line that goes on in the next part; one that is longer than all is no line of smaps.
+      // Keep an incomplete line for the next read; a line longer than the buffer is not smaps.
       kept = end - taken == bytes.count ? 0 : end - taken
       if kept > 0, taken > 0 {
         for index in 0..<kept { bytes[index] = bytes[taken + index] }
@@ -115,7 +115,7 @@ package struct Regions: Sendable {
     _ = add(bytes.span, isLast: true)
   }
 
-  /// Takes whole lines; returns how many bytes those were.
+  /// Parses complete lines. Returns the number of bytes consumed.
   private mutating func add(_ bytes: Span<UInt8>, isLast: Bool) -> Int {
     var start = 0
     var at = 0
@@ -167,9 +167,9 @@ package struct Regions: Sendable {
     at += 1
     let high = hexadecimal(bytes, &at, end)
     guard high > low, at + 5 <= end, bytes[at] == UInt8(ascii: " ") else { return }
-    // The kernel lets go of the mappings between two parts of the file. One that grew downwards
-    // meanwhile, over what was told already, is told again whole: seen with Linux 6.18, where
-    // another thread changed the protection of pages.
+    // The kernel releases its lock between two reads of the file. A mapping that grew downwards in
+    // the meantime is listed again in full, overlapping earlier lines. (Seen on Linux 6.18 while
+    // another thread changed the protection of pages.)
     let told = all.last?.end ?? 0
     isRepeated = high <= told
     guard !isRepeated else { return }
@@ -184,7 +184,7 @@ package struct Regions: Sendable {
   }
 
   private func kind(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) -> Region.Kind {
-    // Offset, device and inode hold neither of these.
+    // Offset, device and inode contain neither character.
     var at = start
     while at < end, bytes[at] != UInt8(ascii: "/"), bytes[at] != UInt8(ascii: "[") { at += 1 }
     guard at < end else { return .anonymous }
@@ -276,7 +276,7 @@ package struct Regions: Sendable {
 
   // MARK: - Asking
 
-  /// The regions that a range of addresses touches. O(log regions).
+  /// The regions that overlap an address range. O(log regions).
   package func touching(_ range: Range<UInt64>) -> ArraySlice<Region> {
     var (low, high) = (0, all.count)
     while low < high {
@@ -288,7 +288,7 @@ package struct Regions: Sendable {
     return all[low..<end]
   }
 
-  /// How many bytes of a range are in regions of which a condition holds.
+  /// The bytes of a range that are in regions matching a condition.
   package func bytes(in range: Range<UInt64>, where condition: (Region) -> Bool) -> UInt64 {
     var sum: UInt64 = 0
     for region in touching(range) where condition(region) {

@@ -1,10 +1,10 @@
-// What any process does about its secrets, as far as its mappings tell: no page is needed.
+// How any process protects its secrets, judged by its mappings; needs no stats page.
 
 import EnclaveSystem
 
-/// Regions of one process that look as if they held secrets, in groups.
+/// Groups of regions that look like protected memory.
 package struct Survey: Equatable, Sendable {
-  /// Whose they look to be: by what stands beside them, not by what is in them.
+  /// The likely owner, judged by neighbouring mappings, never by contents.
   package enum Owner: String, Sendable, CaseIterable {
     case enclave = "Enclave"
     case libsodium = "libsodium guarded allocation"
@@ -29,12 +29,12 @@ package struct Survey: Equatable, Sendable {
     package var withoutKey: UInt64 = 0
     package var withoutGuards: UInt64 = 0
     package var swapped: UInt64 = 0
-    /// Where the first of them is.
+    /// The address of the first region.
     package var firstAddress: UInt64 = 0
   }
   package var pid: Int32
   package var lockedBytes: UInt64?
-  /// What of VmLck no mapping explains; nil where it is not known.
+  /// The part of VmLck that no mapping explains; nil: unknown.
   package var unexplainedBytes: UInt64?
   package var regionCount: Int
   package var groups: [OwnerGroup]
@@ -45,7 +45,7 @@ package struct Survey: Equatable, Sendable {
   }
 
   package init(pid: Int32) throws(Failure) {
-    // The two files are read one after the other: what does not fit together is read again.
+    // The two files are not read at the same instant: reread them if they disagree.
     var attempt = 0
     repeat {
       if attempt > 0 { ProcessFacts.pause(milliseconds: 3) }
@@ -88,8 +88,8 @@ package struct Survey: Equatable, Sendable {
     groups = Owner.allCases.compactMap { found[$0] }
   }
 
-  /// VmLck less what is marked as locked. Secret memory is marked everywhere, and counted by some
-  /// kernels (6.18) and not by others (6.12).
+  /// VmLck minus all regions marked as locked. Secret memory is always marked, but counted only by
+  /// some kernels (6.18, not 6.12).
   private static func unexplained(_ locked: UInt64, _ regions: Regions) -> UInt64 {
     let marked = regions.totalBytes { $0.flags.contains(.locked) }
     if locked >= marked { return locked - marked }
@@ -99,8 +99,8 @@ package struct Survey: Equatable, Sendable {
     return locked > counted ? locked - counted : 0
   }
 
-  /// What somebody did something about. Files that are not locked and the kernel's own pages are
-  /// left out: the vdso and the state of its getrandom are "not dumped" too.
+  /// Regions with deliberate protection. Unlocked files and the kernel's own pages are left out:
+  /// the vDSO and its getrandom state are "not dumped", too.
   private static func isOfInterest(_ region: Region) -> Bool {
     if region.kind == .secretMemory { return true }
     if region.flags.contains(.droppable) { return false }
@@ -108,18 +108,18 @@ package struct Survey: Equatable, Sendable {
     guard region.kind == .anonymous || region.kind == .heap || region.kind == .stack else {
       return false
     }
-    // PROT_NONE and unlocked is a reservation or a guard.
+    // PROT_NONE without a lock is a reservation or a guard.
     let marks: RegionFlags = [.locked, .notDumped, .wipedOnFork, .sealed]
     let isClosed = region.flags.isDisjoint(with: .access)
     if isClosed, !region.flags.contains(.locked) { return false }
     return !region.flags.isDisjoint(with: marks) || (region.key ?? 0) != 0
   }
 
-  /// What touches a region on either side.
+  /// The neighbours of a region.
   struct Neighbours {
     let before, beforeThat, after: Region?
-    /// Guards lie around it and what touches it of the same marks: pages that were opened and
-    /// closed one by one.
+    /// Guards surround it together with adjacent regions of the same flags: pages that were opened
+    /// and closed individually.
     let isFramedWithItsLike: Bool
 
     init(_ all: [Region], _ index: Int) {
@@ -131,7 +131,7 @@ package struct Survey: Equatable, Sendable {
       self.before = before
       beforeThat = before.flatMap { one in at(index - 2) { $0.end == one.start } }
       after = at(index + 1) { $0.start == region.end }
-      // A chunk for slabs has 64 pages at most.
+      // A slab chunk has at most 64 pages.
       func isFramed(_ step: Int) -> Bool {
         var (last, next) = (index, index + step)
         for _ in 0..<64 {
@@ -158,7 +158,7 @@ package struct Survey: Equatable, Sendable {
     var hasGuards: Bool {
       isFramedWithItsLike || Self.isGuard(before) && Self.isGuard(after)
     }
-    /// libsodium's page in front of the first guard, which holds the size: read-only, not locked.
+    /// libsodium's page before the first guard, which holds the size: read-only, not locked.
     var hasSizePage: Bool {
       guard Self.isGuard(before), let page = beforeThat else { return false }
       return page.flags.intersection(.access) == .readable && !page.flags.contains(.locked)
@@ -184,11 +184,11 @@ package struct Survey: Equatable, Sendable {
     if flags.contains(.notDumped), neighbours.hasGuards {
       if isGo { return .memguard }
       if neighbours.hasSizePage { return .libsodium }
-      // One allocation, whose size must be a power of two (CRYPTO_secure_malloc_init(3)).
+      // OpenSSL: one allocation whose size is a power of two (CRYPTO_secure_malloc_init(3)).
       let isPowerOfTwo = region.byteCount.nonzeroBitCount == 1
       return isPowerOfTwo && libraries.contains(.libcrypto) ? .openssl : .unknown
     }
-    // A pool of 16 or 32 KiB and more, without guards (libgcrypt's secmem.c).
+    // libgcrypt: a pool of at least 16 KiB, without guards (secmem.c).
     if libraries.contains(.libgcrypt), !neighbours.hasGuards, flags.contains(.writable),
       region.byteCount >= 16384, region.byteCount <= 1 << 20
     {
@@ -197,14 +197,14 @@ package struct Survey: Equatable, Sendable {
     return .unknown
   }
 
-  /// Go's heap begins at one address everywhere on 64 bits (runtime/malloc.go).
+  /// On 64 bits Go's heap always starts at the same address (runtime/malloc.go).
   private static func hasGoHeap(_ all: [Region]) -> Bool {
     all.contains { $0.start == 0xc0_0000_0000 && $0.kind == .anonymous }
   }
 }
 
 extension Survey.OwnerGroup {
-  /// What these regions lack, in words; empty where there is nothing to say.
+  /// The protection that these regions lack, in words.
   package var lacks: [String] {
     var parts: [String] = []
     func add(_ count: UInt64, _ what: String) {
