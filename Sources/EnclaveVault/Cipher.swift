@@ -53,7 +53,7 @@
     }
 
     /// Encrypts `byteCount` bytes; writes as many, plus a 16-byte tag.
-    package func seal(
+    package func encrypt(
       _ text: UnsafeRawPointer, byteCount: Int, into ciphertext: UnsafeMutableRawPointer,
       tag: UnsafeMutableRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
       schedule: UnsafeRawPointer
@@ -75,7 +75,7 @@
     }
 
     /// Decrypts. If the tag does not match, returns false and writes zeros.
-    package func open(
+    package func decrypt(
       _ ciphertext: UnsafeRawPointer, byteCount: Int, into text: UnsafeMutableRawPointer,
       tag: UnsafeRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
       schedule: UnsafeRawPointer

@@ -4,13 +4,13 @@
   public import Enclave
 
   /// A chunk's stream and position; authenticated with its ciphertext.
-  struct ChunkPlace: BitwiseCopyable, Equatable {
+  struct ChunkPosition: BitwiseCopyable, Equatable {
     /// The stream's number in its vault, never reused; 0 for a secret, which is not a chunk.
     let stream: UInt64
     /// Twice the chunk's index, plus one for the last chunk of the stream.
     let position: UInt64
 
-    static let secret = ChunkPlace(stream: 0, position: 0)
+    static let secret = ChunkPosition(stream: 0, position: 0)
 
     private init(stream: UInt64, position: UInt64) {
       self.stream = stream
@@ -93,7 +93,7 @@
       guard index < chunkCount else { throw .notAuthentic }
       let (chunk, isLast) = unsafe (chunks[index], index == chunkCount - 1)
       let byteCount = unsafe chunk.pointee.byteCount
-      let expected = ChunkPlace(stream: number, index: index, isLast: isLast)
+      let expected = ChunkPosition(stream: number, index: index, isLast: isLast)
       // The position is in ordinary memory; the tag authenticates it.
       guard unsafe chunk.pointee.chunk == expected,
         isLast ? byteCount <= chunkByteCount : byteCount == chunkByteCount
@@ -115,8 +115,9 @@
 
   extension EncryptedStream {
     /// For tests: forges the position of a chunk.
-    package func claim(that chunk: Int, is other: Int, isLast: Bool) {
-      unsafe chunks[chunk].pointee.chunk = ChunkPlace(stream: number, index: other, isLast: isLast)
+    package func forgePosition(ofChunk chunk: Int, as other: Int, isLast: Bool) {
+      unsafe chunks[chunk].pointee.chunk = ChunkPosition(
+        stream: number, index: other, isLast: isLast)
     }
   }
 
@@ -249,7 +250,7 @@
     private func encrypt(isLast: Bool) throws(EnclaveError) {
       let chunk = unsafe try stream.vault.encrypt(
         handle, byteCount: filled, label: label,
-        chunk: ChunkPlace(stream: stream.number, index: stream.chunkCount, isLast: isLast))
+        chunk: ChunkPosition(stream: stream.number, index: stream.chunkCount, isLast: isLast))
       unsafe stream.append(chunk)
     }
   }

@@ -18,7 +18,7 @@
     let byteCount: Int
     let label: LabelKey
     /// The position in a stream; `.secret` for a secret.
-    var chunk: ChunkPlace
+    var chunk: ChunkPosition
     /// Replaced under the vault's lock, by the rotation that holds the entry.
     var current: UnsafeMutablePointer<Ciphertext>
     var previous: UnsafeMutablePointer<Entry>?
@@ -37,7 +37,7 @@
   @safe
   struct Ciphertext {
     /// The index of the key, 0 or 1.
-    let side: UInt32
+    let keyIndex: UInt32
     /// The number of threads that are decrypting it; under the vault's lock.
     var readers: UInt32 = 0
     var epoch: UInt64
@@ -46,8 +46,8 @@
     /// It was replaced; the last reader frees it.
     var isSuperseded = false
 
-    init(side: Int, epoch: UInt64, nonce: UInt64) {
-      self.side = UInt32(side)
+    init(keyIndex: Int, epoch: UInt64, nonce: UInt64) {
+      self.keyIndex = UInt32(keyIndex)
       self.epoch = epoch
       self.nonce = nonce
     }
@@ -105,7 +105,7 @@
     }
 
     /// Moves the first entry to the end, and returns it.
-    mutating func turn() -> UnsafeMutablePointer<Entry>? {
+    mutating func moveFirstToEnd() -> UnsafeMutablePointer<Entry>? {
       guard let entry = unsafe first else { return nil }
       unsafe remove(entry)
       unsafe append(entry)

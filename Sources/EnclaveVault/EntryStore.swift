@@ -19,12 +19,12 @@
     /// The users of a key outside the lock.
     struct Readers {
       /// Encryptions whose entries are not listed yet.
-      var sealing = 0
+      var encrypting = 0
       var opening = 0
     }
 
     struct Core {
-      var side = 0
+      var keyIndex = 0
       var epoch: UInt64 = 1
       var nextNumber: UInt64 = 1
       var nonceLimit: UInt64 = Vault.messagesPerKey
@@ -63,10 +63,10 @@
     }
 
     /// Sleeps until a condition holds that changes when users of a key leave.
-    func wait(until isSo: (Core) -> Bool) {
+    func wait(until condition: (Core) -> Bool) {
       while true {
         let seen = withCore { core -> UInt32? in
-          if isSo(core) { return nil }
+          if condition(core) { return nil }
           core.isAwaited = true
           return unsafe turns.pointee
         }
@@ -77,7 +77,7 @@
 
     /// Records, under the lock, that users of a key are gone. Returns true if the caller must call
     /// `wake()`.
-    func noteChange(_ core: inout Core) -> Bool {
+    func recordChange(_ core: inout Core) -> Bool {
       guard core.isAwaited else { return false }
       core.isAwaited = false
       unsafe turns.pointee &+= 1
@@ -89,7 +89,7 @@
     var statistics: Vault.Statistics {
       withCore { core in
         var statistics = core.statistics
-        statistics.entriesOfOldEpoch = core[list: core.side ^ 1].count
+        statistics.entriesOfOldEpoch = core[list: core.keyIndex ^ 1].count
         return statistics
       }
     }
@@ -107,40 +107,40 @@
   }
 
   extension EntryStore.Core {
-    subscript(list side: Int) -> EntryList {
-      get { side == 0 ? lists.0 : lists.1 }
-      set { if side == 0 { lists.0 = newValue } else { lists.1 = newValue } }
+    subscript(list keyIndex: Int) -> EntryList {
+      get { keyIndex == 0 ? lists.0 : lists.1 }
+      set { if keyIndex == 0 { lists.0 = newValue } else { lists.1 = newValue } }
     }
 
-    subscript(users side: Int) -> EntryStore.Readers {
-      get { side == 0 ? users.0 : users.1 }
-      set { if side == 0 { users.0 = newValue } else { users.1 = newValue } }
+    subscript(users keyIndex: Int) -> EntryStore.Readers {
+      get { keyIndex == 0 ? users.0 : users.1 }
+      set { if keyIndex == 0 { users.0 = newValue } else { users.1 = newValue } }
     }
 
     mutating func append(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.current.pointee.side)].append(entry)
+      unsafe self[list: Int(entry.pointee.current.pointee.keyIndex)].append(entry)
       unsafe count(entry, by: 1)
     }
 
     mutating func remove(_ entry: UnsafeMutablePointer<Entry>) {
-      unsafe self[list: Int(entry.pointee.current.pointee.side)].remove(entry)
+      unsafe self[list: Int(entry.pointee.current.pointee.keyIndex)].remove(entry)
       unsafe count(entry, by: -1)
     }
 
-    /// Registers a reader; the ciphertext stays valid until `endOpening`.
-    mutating func beginOpening(
+    /// Registers a reader; the ciphertext stays valid until `endDecryption`.
+    mutating func beginDecryption(
       _ entry: UnsafeMutablePointer<Entry>
     ) -> UnsafeMutablePointer<Ciphertext> {
       let ciphertext = unsafe entry.pointee.current
       unsafe ciphertext.pointee.readers += 1
-      unsafe self[users: Int(ciphertext.pointee.side)].opening += 1
+      unsafe self[users: Int(ciphertext.pointee.keyIndex)].opening += 1
       return unsafe ciphertext
     }
 
     /// Returns true if the caller must free the ciphertext.
-    mutating func endOpening(_ ciphertext: UnsafeMutablePointer<Ciphertext>) -> Bool {
+    mutating func endDecryption(_ ciphertext: UnsafeMutablePointer<Ciphertext>) -> Bool {
       unsafe ciphertext.pointee.readers -= 1
-      unsafe self[users: Int(ciphertext.pointee.side)].opening -= 1
+      unsafe self[users: Int(ciphertext.pointee.keyIndex)].opening -= 1
       return unsafe ciphertext.pointee.isSuperseded && ciphertext.pointee.readers == 0
     }
 
@@ -150,9 +150,9 @@
       _ entry: UnsafeMutablePointer<Entry>, with ciphertext: UnsafeMutablePointer<Ciphertext>
     ) -> Bool {
       let old = unsafe entry.pointee.current
-      unsafe self[list: Int(old.pointee.side)].remove(entry)
+      unsafe self[list: Int(old.pointee.keyIndex)].remove(entry)
       unsafe entry.pointee.current = unsafe ciphertext
-      unsafe self[list: Int(ciphertext.pointee.side)].append(entry)
+      unsafe self[list: Int(ciphertext.pointee.keyIndex)].append(entry)
       unsafe old.pointee.isSuperseded = true
       return unsafe old.pointee.readers == 0
     }

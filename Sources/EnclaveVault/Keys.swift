@@ -13,36 +13,40 @@
     private static let stride = Vault.Cipher.keyBytes + Vault.Cipher.scheduleBytes + 32
     static let byteCount = 2 * stride
 
-    private func key(_ side: Int) -> UnsafeMutableRawPointer {
-      unsafe base + side * Self.stride + Vault.Cipher.scheduleBytes
+    private func key(_ keyIndex: Int) -> UnsafeMutableRawPointer {
+      unsafe base + keyIndex * Self.stride + Vault.Cipher.scheduleBytes
     }
 
-    func schedule(_ side: Int) -> UnsafeMutableRawPointer { unsafe base + side * Self.stride }
+    func schedule(_ keyIndex: Int) -> UnsafeMutableRawPointer {
+      unsafe base + keyIndex * Self.stride
+    }
 
     /// The number of messages that this key has encrypted, which is the next nonce.
-    private func counter(_ side: Int) -> UnsafeMutablePointer<UInt64> {
-      unsafe (key(side) + Vault.Cipher.keyBytes).assumingMemoryBound(to: UInt64.self)
+    private func counter(_ keyIndex: Int) -> UnsafeMutablePointer<UInt64> {
+      unsafe (key(keyIndex) + Vault.Cipher.keyBytes).assumingMemoryBound(to: UInt64.self)
     }
 
     /// Makes a new random key.
-    func make(_ side: Int, _ cipher: Vault.Cipher) throws(EnclaveError) {
-      do { unsafe try fillRandom(key(side), byteCount: Vault.Cipher.keyBytes) } catch {
+    func make(_ keyIndex: Int, _ cipher: Vault.Cipher) throws(EnclaveError) {
+      do { unsafe try fillRandom(key(keyIndex), byteCount: Vault.Cipher.keyBytes) } catch {
         throw .system(error)
       }
-      unsafe cipher.prepare(key: key(side), schedule: schedule(side))
-      unsafe counter(side).pointee = 0
+      unsafe cipher.prepare(key: key(keyIndex), schedule: schedule(keyIndex))
+      unsafe counter(keyIndex).pointee = 0
     }
 
-    func destroy(_ side: Int) { unsafe wipe(schedule(side), byteCount: Self.stride) }
+    func destroy(_ keyIndex: Int) { unsafe wipe(schedule(keyIndex), byteCount: Self.stride) }
 
-    func isEmpty(_ side: Int) -> Bool { unsafe isZero(schedule(side), byteCount: Self.stride) }
+    func isEmpty(_ keyIndex: Int) -> Bool {
+      unsafe isZero(schedule(keyIndex), byteCount: Self.stride)
+    }
 
     /// Takes the next nonce of a key, never the same twice. Under the vault's lock. Returns nil if
     /// the key has reached its message limit.
-    func nextNonce(_ side: Int, limit: UInt64) -> UInt64? {
-      guard unsafe counter(side).pointee < limit else { return nil }
-      unsafe counter(side).pointee += 1
-      return unsafe counter(side).pointee
+    func nextNonce(_ keyIndex: Int, limit: UInt64) -> UInt64? {
+      guard unsafe counter(keyIndex).pointee < limit else { return nil }
+      unsafe counter(keyIndex).pointee += 1
+      return unsafe counter(keyIndex).pointee
     }
   }
 #endif

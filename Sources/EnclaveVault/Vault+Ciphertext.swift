@@ -6,31 +6,31 @@
 
   extension Vault {
     /// Outside of the vault's lock: takes as long as the bytes need.
-    func seal(
+    func encryptBytes(
       _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
       _ text: UnsafeRawPointer, _ keys: Keys
     ) {
       pauseBeforeCipher()
       unsafe withBinding(entry, ciphertext) { nonce, associated in
-        unsafe cipher.seal(
+        unsafe cipher.encrypt(
           text, byteCount: entry.pointee.byteCount, into: Ciphertext.bytes(of: ciphertext),
           tag: &ciphertext.pointee.tag, nonce: nonce, associated: associated,
-          schedule: keys.schedule(Int(ciphertext.pointee.side)))
+          schedule: keys.schedule(Int(ciphertext.pointee.keyIndex)))
       }
     }
 
     /// Outside of the vault's lock: takes as long as the bytes need.
-    func open(
+    func decryptBytes(
       _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
       into text: UnsafeMutableRawPointer, _ keys: Keys
     ) -> Bool {
       pauseBeforeCipher()
       return unsafe withBinding(entry, ciphertext) { nonce, associated in
         var tag = unsafe ciphertext.pointee.tag
-        return unsafe cipher.open(
+        return unsafe cipher.decrypt(
           Ciphertext.bytes(of: ciphertext), byteCount: entry.pointee.byteCount, into: text,
           tag: &tag, nonce: nonce, associated: associated,
-          schedule: keys.schedule(Int(ciphertext.pointee.side)))
+          schedule: keys.schedule(Int(ciphertext.pointee.keyIndex)))
       }
     }
 

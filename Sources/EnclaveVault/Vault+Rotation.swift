@@ -19,12 +19,12 @@
       guard !arena.reference.isInherited else { throw .inheritedByFork }
       try rotation.withLock { _ throws(EnclaveError) in
         // Finish an earlier rotation first: there is room for only two keys.
-        let old = withCore { $0.side ^ 1 }
+        let old = withCore { $0.keyIndex ^ 1 }
         if withCore({ $0.uses(old) }) { try moveAll(from: old) }
         try withKeys { keys throws(EnclaveError) in
           try keys.make(old, cipher)
           withCore { core in
-            core.side = old
+            core.keyIndex = old
             core.epoch += 1
             core.statistics.epoch = core.epoch
             core.statistics.rotations += 1
@@ -39,7 +39,7 @@
     /// Re-encrypts every entry of one key under the other, and wipes that key.
     private func moveAll(from old: Int) throws(EnclaveError) {
       // No new encryptions use this key; wait for those in progress to be listed.
-      store.wait { $0[users: old].sealing == 0 }
+      store.wait { $0[users: old].encrypting == 0 }
       let count = withCore { $0[list: old].count }
       var failed = 0
       if count > 0 {
@@ -60,14 +60,14 @@
     }
 
     /// The size of the largest entry of a key. Holds the lock for only a few entries at a time.
-    private func largest(of side: Int) -> Int {
+    private func largest(of keyIndex: Int) -> Int {
       var largest = 0
-      var left = withCore { $0[list: side].count }
+      var left = withCore { $0[list: keyIndex].count }
       while left > 0 {
         let step = min(left, 64)
         withCore { core in
           for _ in 0..<step {
-            guard let entry = unsafe core[list: side].turn() else { return }
+            guard let entry = unsafe core[list: keyIndex].moveFirstToEnd() else { return }
             largest = unsafe max(largest, entry.pointee.byteCount)
           }
         }
@@ -77,9 +77,9 @@
     }
 
     /// Takes hold of the first entry and moves it to the end of the list.
-    private func takeFirst(of side: Int) -> UnsafeMutablePointer<Entry>? {
+    private func takeFirst(of keyIndex: Int) -> UnsafeMutablePointer<Entry>? {
       unsafe withCore { core in
-        guard let entry = unsafe core[list: side].turn() else { return nil }
+        guard let entry = unsafe core[list: keyIndex].moveFirstToEnd() else { return nil }
         unsafe entry.pointee.isHeld = true
         return unsafe entry
       }
@@ -111,21 +111,22 @@
     ) -> Bool {
       // Only the rotation that holds the entry replaces its ciphertext.
       let old = unsafe entry.pointee.current
-      guard unsafe open(entry, old, into: scratch, keys) else {
+      guard unsafe decryptBytes(entry, old, into: scratch, keys) else {
         withCore { $0.statistics.failures += 1 }
         return false
       }
       let new = unsafe Ciphertext.allocate(byteCount: entry.pointee.byteCount)
       let isPlaced = withCore { core -> Bool in
-        guard let nonce = keys.nextNonce(core.side, limit: .max) else { return false }
-        unsafe new.initialize(to: Ciphertext(side: core.side, epoch: core.epoch, nonce: nonce))
+        guard let nonce = keys.nextNonce(core.keyIndex, limit: .max) else { return false }
+        unsafe new.initialize(
+          to: Ciphertext(keyIndex: core.keyIndex, epoch: core.epoch, nonce: nonce))
         return true
       }
       guard isPlaced else {
         unsafe Ciphertext.deallocate(new)
         return false
       }
-      unsafe seal(entry, new, scratch, keys)
+      unsafe encryptBytes(entry, new, scratch, keys)
       let unused = unsafe withCore { core -> UnsafeMutablePointer<Ciphertext>? in
         if unsafe entry.pointee.isGone { return unsafe new }
         return unsafe core.replace(entry, with: new) ? old : nil
@@ -137,8 +138,9 @@
 
   extension EntryStore.Core {
     /// Whether anything still needs a key.
-    fileprivate func uses(_ side: Int) -> Bool {
-      self[list: side].count > 0 || self[users: side].sealing > 0 || self[users: side].opening > 0
+    fileprivate func uses(_ keyIndex: Int) -> Bool {
+      self[list: keyIndex].count > 0 || self[users: keyIndex].encrypting > 0
+        || self[users: keyIndex].opening > 0
     }
   }
 #endif

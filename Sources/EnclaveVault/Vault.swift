@@ -114,7 +114,7 @@
 
     /// Encrypts the first bytes of a slot, as a secret or as a chunk of a stream.
     func encrypt(
-      _ handle: SecretHandle, byteCount: Int, label: LabelKey, chunk: ChunkPlace = .secret
+      _ handle: SecretHandle, byteCount: Int, label: LabelKey, chunk: ChunkPosition = .secret
     ) throws(EnclaveError) -> UnsafeMutablePointer<Entry> {
       while true {
         var made: UnsafeMutablePointer<Entry>?
@@ -138,21 +138,22 @@
 
     /// Returns nil if the key has reached its message limit.
     private func encrypt(
-      _ text: UnsafeRawPointer, byteCount: Int, label: LabelKey, chunk: ChunkPlace, _ keys: Keys
+      _ text: UnsafeRawPointer, byteCount: Int, label: LabelKey, chunk: ChunkPosition, _ keys: Keys
     ) -> UnsafeMutablePointer<Entry>? {
       let ciphertext = unsafe Ciphertext.allocate(byteCount: byteCount)
       let entry = UnsafeMutablePointer<Entry>.allocate(capacity: 1)
       let isPlaced = withCore { core -> Bool in
-        let side = core.side
-        guard let nonce = keys.nextNonce(side, limit: core.nonceLimit) else { return false }
-        unsafe ciphertext.initialize(to: Ciphertext(side: side, epoch: core.epoch, nonce: nonce))
+        let keyIndex = core.keyIndex
+        guard let nonce = keys.nextNonce(keyIndex, limit: core.nonceLimit) else { return false }
+        unsafe ciphertext.initialize(
+          to: Ciphertext(keyIndex: keyIndex, epoch: core.epoch, nonce: nonce))
         unsafe entry.initialize(
           to: Entry(
             number: core.nextNumber, byteCount: byteCount, label: label, chunk: chunk,
             current: ciphertext))
         core.nextNumber += 1
         // A rotation that starts now waits until the entry is listed.
-        core[users: side].sealing += 1
+        core[users: keyIndex].encrypting += 1
         core.statistics.encryptions += 1
         return true
       }
@@ -161,11 +162,11 @@
         unsafe entry.deallocate()
         return nil
       }
-      unsafe seal(entry, ciphertext, text, keys)
+      unsafe encryptBytes(entry, ciphertext, text, keys)
       let isAwaited = withCore { core in
         unsafe core.append(entry)
-        unsafe core[users: Int(ciphertext.pointee.side)].sealing -= 1
-        return store.noteChange(&core)
+        unsafe core[users: Int(ciphertext.pointee.keyIndex)].encrypting -= 1
+        return store.recordChange(&core)
       }
       if isAwaited { store.wake() }
       return unsafe entry
@@ -230,15 +231,15 @@
       let isAuthentic = unsafe try handle.withWindow(writing: true) {
         address throws(EnclaveError) in
         try withKeys { keys throws(EnclaveError) in
-          let ciphertext = unsafe withCore { unsafe $0.beginOpening(entry) }
-          let isAuthentic = unsafe open(entry, ciphertext, into: address, keys)
+          let ciphertext = unsafe withCore { unsafe $0.beginDecryption(entry) }
+          let isAuthentic = unsafe decryptBytes(entry, ciphertext, into: address, keys)
           let (isLast, isAwaited) = withCore { core in
             if isAuthentic {
               core.statistics.decryptions += 1
             } else {
               core.statistics.failures += 1
             }
-            return unsafe (core.endOpening(ciphertext), store.noteChange(&core))
+            return unsafe (core.endDecryption(ciphertext), store.recordChange(&core))
           }
           if isLast { unsafe Ciphertext.deallocate(ciphertext) }
           if isAwaited { store.wake() }
@@ -250,7 +251,7 @@
 
     /// Whether one of the two keys was wiped or never used.
     package var isOldKeyWiped: Bool {
-      (try? withKeys { keys in keys.isEmpty(withCore { $0.side ^ 1 }) }) ?? false
+      (try? withKeys { keys in keys.isEmpty(withCore { $0.keyIndex ^ 1 }) }) ?? false
     }
 
     /// The protection key that gates the vault's arena.
@@ -329,7 +330,7 @@
     }
 
     /// For tests: forges the epoch.
-    package func claim(epoch: UInt64) { unsafe entry.pointee.current.pointee.epoch = epoch }
+    package func forge(epoch: UInt64) { unsafe entry.pointee.current.pointee.epoch = epoch }
 
     /// For tests: what an attacker can change, the ciphertext and its tag.
     package func withStorage<R>(

@@ -24,7 +24,7 @@ package struct ByteCount: Hashable, Comparable, Sendable, ExpressibleByIntegerLi
 }
 
 /// Human-readable: `48 KiB`, `2.2 MiB`; whole values are exact.
-extension ByteCount: Worded {
+extension ByteCount: TextConvertible {
   package var text: String { bytes(count) }
 }
 

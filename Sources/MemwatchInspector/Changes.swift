@@ -44,7 +44,7 @@ extension Snapshot {
     func isSame(_ a: Problem, _ b: Problem) -> Bool { a.kind == b.kind && a.arenaID == b.arenaID }
     let new = problems.filter { problem in !old.problems.contains { isSame($0, problem) } }
     lines += new.map { "\($0.severity.rawValue): \($0.text)" }
-    lines += new.told(\.fix, as: "fix")
+    lines += new.adviceLines(\.fix, title: "fix")
     for problem in old.problems where !problems.contains(where: { isSame($0, problem) }) {
       lines.append("over: \(problem.text)")
     }
@@ -61,7 +61,7 @@ extension Snapshot {
 
 extension [Problem] {
   /// Distinct fixes, each with the number of problems it solves.
-  func told(_ text: (Problem) -> String?, as title: String) -> [String] {
+  func adviceLines(_ text: (Problem) -> String?, title: String) -> [String] {
     var counts: [String: Int] = [:]
     for case let text? in map(text) { counts[text, default: 0] += 1 }
     var lines: [String] = []

@@ -88,7 +88,8 @@ package final class Command {
     var at = pid
     for _ in 0..<64 {
       if at == child.pid { return true }
-      guard let stat = Inspected.process(.stat, pid: at).bytes(limit: 4096).flatMap(ProcStat.init)
+      guard
+        let stat = InspectedFile.process(.stat, pid: at).bytes(limit: 4096).flatMap(ProcStat.init)
       else { return false }
       if isLogged, stat.group == child.pid { return true }
       if stat.parent <= 1 { return false }
@@ -125,7 +126,7 @@ package final class Command {
 
   /// The last lines of the log, sanitised.
   package func tail(_ count: Int) -> [String] {
-    guard let logPath, let file = try? Inspected.named(logPath).open(),
+    guard let logPath, let file = try? InspectedFile.named(logPath).open(),
       let size = try? file.status().size
     else { return [] }
     let wanted = min(Int(clamping: size), 1 << 20)

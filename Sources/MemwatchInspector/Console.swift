@@ -25,7 +25,7 @@ package enum Console {
 
   /// Atomically writes a new file; it must not exist. Returns an error message, or nil.
   package static func writeNewFile(_ text: String, to path: String) -> String? {
-    let files = InspectedFiles.current
+    let files = FileOpener.current
     do throws(FileFailure) {
       let file = try files.create(path, whole: true)
       do throws(FileFailure) {
@@ -51,7 +51,7 @@ package enum Console {
   package final class GrowingFile {
     private let file: OpenFile
     package init(_ path: String) throws(ConsoleFailure) {
-      do { file = try InspectedFiles.current.create(path, whole: false) } catch {
+      do { file = try FileOpener.current.create(path, whole: false) } catch {
         throw ConsoleFailure(message: message(error, path))
       }
     }
@@ -65,12 +65,12 @@ package enum Console {
   /// The contents of a file from the command line; nil if it cannot be read or is larger than the
   /// limit.
   package static func bytes(of path: String, limit: Int = 64 << 20) -> [UInt8]? {
-    Inspected.named(path).bytes(limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
+    InspectedFile.named(path).bytes(limit: limit + 1).flatMap { $0.count > limit ? nil : $0 }
   }
 
   /// The lines of a file from the command line; nil if it cannot be read.
   package static func lines(of path: String) -> [String]? {
-    Inspected.named(path).text(limit: 1 << 20).map {
+    InspectedFile.named(path).text(limit: 1 << 20).map {
       $0.split(separator: "\n").map { String($0) }
     }
   }

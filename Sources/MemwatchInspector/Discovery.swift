@@ -7,7 +7,7 @@ package import MemwatchSystem
 /// A stats page that was found.
 package struct Publisher: Equatable, Sendable {
   /// How to open its page.
-  package var source: Inspected
+  package var source: InspectedFile
   package var path: String
   /// The directory and file name.
   package var fileName: String
@@ -49,7 +49,7 @@ package struct Discovery: Sendable {
   package static func run() -> Discovery {
     var discovery = Discovery()
     do throws(FileFailure) {
-      for place in try InspectedFiles.current.search() { discovery.add(place) }
+      for place in try FileOpener.current.search() { discovery.add(place) }
     } catch {
       discovery.places = [
         Location(path: "the places of pages", outcome: "\(error)", hasFailed: true)
@@ -74,7 +74,7 @@ package struct Discovery: Sendable {
       var found = 0
       for page in place.pages where StatsPageName(page.name) != nil {
         do {
-          let file = try Inspected.page(page.number).open()
+          let file = try InspectedFile.page(page.number).open()
           let status = try file.status()
           // A genuine page has the same owner as its directory.
           guard status.owner == owner, status.isRegular else { continue }
@@ -102,7 +102,7 @@ package struct Discovery: Sendable {
 
 extension Publisher {
   /// Reads a page's header and lock; nil if the file is not a stats page.
-  init?(_ file: consuming OpenFile, _ source: Inspected, path: String, fileName: String) {
+  init?(_ file: consuming OpenFile, _ source: InspectedFile, path: String, fileName: String) {
     guard let status = try? file.status() else { return nil }
     let holder = try? file.lockHolder()
     do throws(StatsPageReadFailure) {

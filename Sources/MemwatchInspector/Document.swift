@@ -28,7 +28,7 @@ package indirect enum Value: Equatable, Sendable {
   init(_ text: String?) { self = text.map { .text($0) } ?? .null }
   package init(_ time: Timestamp?) { self = time.map { .number($0.realMs) } ?? .null }
   init(_ size: ByteCount?) { self = size.map { .number($0.count) } ?? .null }
-  init(_ word: (some Worded)?) { self = word.map { .text($0.text) } ?? .null }
+  init(_ word: (some TextConvertible)?) { self = word.map { .text($0.text) } ?? .null }
   init(_ text: SafeText) { self = .text(text.string) }
   init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
 

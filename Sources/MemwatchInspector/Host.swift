@@ -28,7 +28,7 @@ package struct Host: Equatable, Sendable {
   private let configuration: String?
 
   package init() {
-    self.init(HostFiles(fields: Inspected.host.fields(limit: 16 << 20) ?? []))
+    self.init(HostFiles(fields: InspectedFile.host.fields(limit: 16 << 20) ?? []))
   }
 
   /// - Parameter root: the directory that holds /proc, /sys and /boot; for tests.
@@ -60,7 +60,7 @@ package struct Host: Equatable, Sendable {
     return host
   }
 
-  package var worst: [HostFact] { facts.filter { $0.judgement == .bad } }
+  package var badFacts: [HostFact] { facts.filter { $0.judgement == .bad } }
 
   // MARK: - Reading
 

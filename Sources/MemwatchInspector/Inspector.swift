@@ -125,7 +125,7 @@ package final class Inspector {
     let namesakes = discovery.publishers.filter { $0.matches(.name("\(pid)")) }
     if probe.isGone, namesakes.count == 1 { return namesakes[0] }
     if probe.absence(of: pid) == nil,
-      Inspected.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
+      InspectedFile.namespaces(pid: pid).fields(limit: 4096)?.last?.isEmpty ?? true
     {
       // It may be in a container, whose root only a process with ptrace access may read.
       let root = Location(
@@ -142,7 +142,7 @@ package final class Inspector {
 
   private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {
     let opened: OpenFile
-    do { opened = try Inspected.named(path).open() } catch {
+    do { opened = try InspectedFile.named(path).open() } catch {
       let place = Location(path: path, outcome: "\(error)", isDenied: error.isDenied)
       if error.isDenied { throw .notPermitted(target, [place]) }
       throw .none(target, [place])
@@ -317,7 +317,8 @@ package final class Inspector {
       reading.state = .unlinked
       reading.stateDetail = "somebody removed the page's file; the publisher still writes"
       if replacement() != nil { reading.state = .replaced }
-    } else if case .file(let path) = target, let now = try? Inspected.named(path).open().status(),
+    } else if case .file(let path) = target,
+      let now = try? InspectedFile.named(path).open().status(),
       let status = try? reader.file.status(), now.inode != status.inode, now.isRegular
     {
       reading.state = .replaced

@@ -41,7 +41,7 @@ package struct ProcessProbe: Equatable, Sendable {
   /// - Parameter settings: an earlier probe to copy rarely changing settings from; nil: read them.
   package init(pid: Int32, countingMaps: Bool, settings: ProcessProbe? = nil) {
     func bytes(_ file: ProcessFile, limit: Int = 16384) -> [UInt8]? {
-      Inspected.process(file, pid: pid).bytes(limit: limit)
+      InspectedFile.process(file, pid: pid).bytes(limit: limit)
     }
     guard let text = bytes(.stat), !text.isEmpty else { return }
     exists = true
@@ -71,7 +71,7 @@ package struct ProcessProbe: Equatable, Sendable {
   /// Reads limits, namespaces and groups, which rarely change.
   private mutating func readSettings(_ pid: Int32) {
     func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
-      Inspected.process(file, pid: pid).text(limit: limit)
+      InspectedFile.process(file, pid: pid).text(limit: limit)
     }
     for line in (text(.limits) ?? "").split(separator: "\n")
     where line.hasPrefix("Max locked memory") {
@@ -81,7 +81,8 @@ package struct ProcessProbe: Equatable, Sendable {
         hardLimit = fields[1] == "unlimited" ? .max : UInt64(fields[1])
       }
     }
-    isInInitialUserNamespace = Inspected.namespaces(pid: pid).fields(limit: 4096)?.first.flatMap {
+    isInInitialUserNamespace = InspectedFile.namespaces(pid: pid).fields(limit: 4096)?.first.flatMap
+    {
       $0.isEmpty ? nil : $0 == Self.initialUserNamespace
     }
     if let cgroup = text(.cgroup, limit: 65536) {
@@ -134,6 +135,7 @@ package struct ProcessProbe: Equatable, Sendable {
 
 package enum Users {
   package static func name(_ uid: UInt32) -> SafeText {
-    Inspected.userName(uid).fields(limit: 1024)?.first.map { SafeText($0) } ?? SafeText("\(uid)")
+    InspectedFile.userName(uid).fields(limit: 1024)?.first.map { SafeText($0) }
+      ?? SafeText("\(uid)")
   }
 }

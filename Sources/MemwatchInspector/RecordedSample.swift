@@ -29,7 +29,7 @@ package struct RecordedSample: Codable {
 
   /// Whether a line contains only text that a recorder writes: printable, so the only escapes are
   /// of quotes, backslashes and slashes. A record may come from anyone.
-  package static func isFit(_ line: [UInt8]) -> Bool {
+  package static func isWellFormed(_ line: [UInt8]) -> Bool {
     var isEscaped = false
     var isASCII = true
     for byte in line {
@@ -122,7 +122,7 @@ private struct ListChange<Element: Codable & Equatable>: Codable {
 extension Snapshot {
   /// For replays: without fixes. The process may be gone and its pid reused, and a record may come
   /// from anyone.
-  package var withoutCommands: Snapshot {
+  package var withoutFixes: Snapshot {
     var copy = self
     for index in copy.problems.indices {
       (copy.problems[index].fix, copy.problems[index].keep) = (nil, nil)

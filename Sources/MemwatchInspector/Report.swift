@@ -152,7 +152,8 @@ extension Snapshot {
         + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
     lines.append(verdict)
     // A fix for several problems is shown once.
-    let advice = problems.told(\.fix, as: "fix now") + problems.told(\.keep, as: "to keep")
+    let advice =
+      problems.adviceLines(\.fix, title: "fix now") + problems.adviceLines(\.keep, title: "to keep")
     lines += advice.map { "  " + $0 }
     lines.append(
       "Memlock  \(limitText)  locked \(memlock.locked.map { bytes($0) } ?? "n/a")"

@@ -5,11 +5,11 @@ package import EnclaveStats
 package import EnclaveSystem
 
 /// A value that has a text for people.
-package protocol Worded {
+package protocol TextConvertible {
   var text: String { get }
 }
 
-extension Optional where Wrapped: Worded {
+extension Optional where Wrapped: TextConvertible {
   /// `n/a` for nil.
   package var text: String { self?.text ?? "n/a" }
 }
@@ -32,7 +32,7 @@ extension NamedCode where Self: RawRepresentable<UInt64> {
 }
 
 /// A code as read: a newer publisher may write one that this version does not know.
-package enum Reported<Code: NamedCode>: Equatable, Sendable, Worded {
+package enum Reported<Code: NamedCode>: Equatable, Sendable, TextConvertible {
   case known(Code)
   /// Shown as `?7`.
   case unknown(UInt64)
@@ -79,7 +79,7 @@ extension Reported: Codable {
 }
 
 /// An arena's gate, with the number of its protection key.
-package enum ReportedGate: Equatable, Sendable, Worded {
+package enum ReportedGate: Equatable, Sendable, TextConvertible {
   case key(UInt64?)
   case pages
   case cipher

@@ -21,9 +21,9 @@ extension SnapshotBuilder {
     let pageBytes = max(image.header[.pageBytes], 512)
     let pageCount = number(record[.dataBytes]).map { Int(clamping: $0 / pageBytes) } ?? 0
     var all: [PagesSnapshot] = []
-    for at in 0..<min(pageCount, StatsPageContents.capacity) {
+    for at in 0..<min(pageCount, PageContents.capacity) {
       let contents = map.contents(ofPage: at)
-      if contents.kind == StatsPageContents.whole, at == 0 {
+      if contents.kind == PageContents.whole, at == 0 {
         return [
           PagesSnapshot(
             first: 0, count: pageCount, use: .whole, live: UInt64(contents.live),
@@ -47,10 +47,10 @@ extension SnapshotBuilder {
       all.append(pages)
     }
     // Larger than any slab chunk: the map does not cover them.
-    if pageCount > StatsPageContents.capacity {
+    if pageCount > PageContents.capacity {
       all.append(
         PagesSnapshot(
-          first: StatsPageContents.capacity, count: pageCount - StatsPageContents.capacity,
+          first: PageContents.capacity, count: pageCount - PageContents.capacity,
           use: .odd,
           live: 0, isOpen: false, isStuck: false))
     }

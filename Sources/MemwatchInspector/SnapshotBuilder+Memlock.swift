@@ -55,14 +55,14 @@ extension SnapshotBuilder {
   func maps(_ arenas: [ArenaSnapshot]) -> Maps {
     var maps = Maps()
     maps.inUse = mapCount
-    maps.limit = Inspected.mapLimit.text(limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
+    maps.limit = InspectedFile.mapLimit.text(limit: 64).flatMap { Int($0.prefix { $0.isNumber }) }
     maps.byArenas = Int(clamping: saturatingSum(arenas.map { $0.mapsUsed ?? 0 }))
     if let inUse = maps.inUse, let limit = maps.limit { maps.headroom = max(0, limit - inUse) }
     return maps
   }
 
   /// Computes how many more secrets of each size in use would fit into the headroom.
-  func addRoom(_ snapshot: inout Snapshot) {
+  func addFreeSlotsAfterGrowth(_ snapshot: inout Snapshot) {
     guard let headroom = snapshot.memlock.headroom else { return }
     for arena in snapshot.arenas.indices {
       guard snapshot.arenas[arena].lockPolicy != .off else { continue }

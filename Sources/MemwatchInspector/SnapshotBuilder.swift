@@ -92,7 +92,7 @@ struct SnapshotBuilder {
     }
     snapshot.memlock = memlock(snapshot.arenas)
     snapshot.maps = maps(snapshot.arenas)
-    addRoom(&snapshot)
+    addFreeSlotsAfterGrowth(&snapshot)
     snapshot.problems =
       processProblems(snapshot) + arenaProblems(snapshot) + auditProblems(snapshot)
     snapshot.problems.sort { $0.severity < $1.severity }

@@ -49,7 +49,7 @@ struct UnlockedPage {
   /// Whether a process maps its page; nil if its mappings cannot be read.
   private static func maps(_ pid: Int32, _ status: FileStatus?) -> Bool? {
     guard let status,
-      let text = Inspected.process(.maps, pid: pid).bytes(limit: mostMapBytes), !text.isEmpty,
+      let text = InspectedFile.process(.maps, pid: pid).bytes(limit: mostMapBytes), !text.isEmpty,
       text.count < mostMapBytes
     else { return nil }
     return text.split(separator: UInt8(ascii: "\n")).contains { line in

@@ -4,13 +4,13 @@ import EnclaveSystem
 import MemwatchSystem
 
 /// A file in the export directory, named before the sandbox starts.
-package final class ReplacedFile {
+package final class ReplaceableFile {
   let name: String
   /// Whether to remove it when the confined process ends, for whatever reason.
   let isRemovedAtEnd: Bool
   fileprivate(set) var isWritten = false
   /// Whether this broker's temporary file exists.
-  fileprivate var isBegun = false
+  fileprivate var hasTemporaryFile = false
 
   package init(name: String, isRemovedAtEnd: Bool) {
     self.name = name
@@ -19,7 +19,7 @@ package final class ReplacedFile {
 }
 
 extension Broker {
-  private func replacedFile() throws(FileFailure) -> ReplacedFile {
+  private func replacedFile() throws(FileFailure) -> ReplaceableFile {
     guard let replaced else {
       throw FileFailure(function: "replace", path: "", errno: FileFailure.eperm)
     }
@@ -33,22 +33,22 @@ extension Broker {
     let directory = try directory()
     // The name contains this process' id, so an existing file is left over from an earlier process.
     Files.remove(temporary, in: directory)
-    replaced.isBegun = false
+    replaced.hasTemporaryFile = false
     let file = try OpenFile(creating: temporary, in: directory)
     do throws(FileFailure) { try file.changeMode(0o644) } catch {
       Files.remove(temporary, in: directory)
       throw error
     }
-    replaced.isBegun = true
+    replaced.hasTemporaryFile = true
     return file
   }
 
   func finishReplacing(keeping: Bool) throws(FileFailure) {
     let replaced = try replacedFile()
-    guard replaced.isBegun else {
+    guard replaced.hasTemporaryFile else {
       throw FileFailure(function: "replace", path: replaced.name, errno: 22)
     }
-    replaced.isBegun = false
+    replaced.hasTemporaryFile = false
     let temporary = temporary(replaced.name)
     let directory = try directory()
     guard keeping else { return Files.remove(temporary, in: directory) }
@@ -64,7 +64,7 @@ extension Broker {
   /// Removes the file, since nobody updates it any more.
   func removeReplaced() {
     guard let replaced, let directory = try? directory() else { return }
-    if replaced.isBegun { Files.remove(temporary(replaced.name), in: directory) }
+    if replaced.hasTemporaryFile { Files.remove(temporary(replaced.name), in: directory) }
     if replaced.isRemovedAtEnd, replaced.isWritten { Files.remove(replaced.name, in: directory) }
   }
 }

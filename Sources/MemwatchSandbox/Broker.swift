@@ -19,8 +19,8 @@ package struct Broker: ~Copyable {
   /// The error, if that directory could not be opened.
   package let exportsFailure: FileFailure?
   /// The file that may be replaced.
-  let replaced: ReplacedFile?
-  private let files = DirectFiles()
+  let replaced: ReplaceableFile?
+  private let files = DirectFileOpener()
 
   /// How the confined process ended.
   package enum End: Equatable, Sendable {
@@ -30,8 +30,8 @@ package struct Broker: ~Copyable {
     case overdue(signal: Int32)
 
     /// Ends this process by the same signal, so that a shell sees it.
-    package func repeatHere() {
-      if case .killed(let signal) = self { ForkedProcess.dieAlike(signal) }
+    package func repeatSignal() {
+      if case .killed(let signal) = self { ForkedProcess.endBySignal(signal) }
     }
   }
 
@@ -39,7 +39,7 @@ package struct Broker: ~Copyable {
   /// needed to open stats pages, smaps and new files.
   private static let needed: UInt64 = 1 << 1 | 1 << 2 | 1 << 19 | 1 << 38
 
-  package init(named: [String], exportsTo directory: String, replacing: ReplacedFile? = nil) {
+  package init(named: [String], exportsTo directory: String, replacing: ReplaceableFile? = nil) {
     self.named = named
     exportsPath = directory
     replaced = replacing
@@ -90,11 +90,11 @@ package struct Broker: ~Copyable {
       // Load the time zone while files can still be opened.
       _ = ProcessFacts.localTime(0, withDate: false)
       let confinement = Confinement.enter(mechanisms)
-      InspectedFiles.use(client)
+      FileOpener.use(client)
       body(prepared, client, confinement)
     }
     pair.second = nil
-    try? Rights.keepCapabilities(Self.needed)
+    try? Privileges.keepCapabilities(Self.needed)
     let end = serve(child, pair.first.take(), try SignalWatch(), other, grace, tick)
     removeReplaced()
     return end
@@ -111,7 +111,7 @@ package struct Broker: ~Copyable {
       {
         if answer(open, other) { socket = consume open }
       }
-      if let signal = signals.passOn(to: child), let grace, asked == nil {
+      if let signal = signals.forwardSignals(to: child), let grace, asked == nil {
         asked = (signal, ProcessFacts.bootMilliseconds + grace)
       }
       switch child.change() {
@@ -120,7 +120,7 @@ package struct Broker: ~Copyable {
         return .overdue(signal: asked!.signal)
       case .killed(let signal): return .killed(signal: signal)
       // The shell waits for this process to stop, too.
-      case .stopped: child.stopAlike()
+      case .stopped: child.stopWithChild()
       case .none:
         if let asked, ProcessFacts.bootMilliseconds >= asked.deadline { child.signal(9) }
       }
@@ -184,7 +184,7 @@ package struct Broker: ~Copyable {
       return try files.open(.named(named[index]))
     case .search:
       return try OpenFile(
-        holding: Fields.encode(files.search().flatMap(\.fields)), path: "the places of pages")
+        holding: TextFields.encode(files.search().flatMap(\.fields)), path: "the places of pages")
     case .create: return try create(request)
     case .replace: return try beginReplacing()
     case .finish, .other: throw invalid

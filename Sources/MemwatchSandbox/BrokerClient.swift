@@ -18,10 +18,10 @@ package final class BrokerClient: FileOpening {
     var namespaces: (pid: Int32, bytes: [UInt8], until: UInt64)?
     /// Open /proc files, which return current values each time they are read from the start
     /// (proc(5)).
-    var standing: [Inspected: Standing] = [:]
+    var cachedFiles: [InspectedFile: CachedFile] = [:]
   }
 
-  private final class Standing: Sendable {
+  private final class CachedFile: Sendable {
     let file: OpenFile
     init(_ file: consuming OpenFile) { self.file = file }
   }
@@ -66,7 +66,7 @@ package final class BrokerClient: FileOpening {
 
   // MARK: - Files
 
-  package func open(_ file: Inspected) throws(FileFailure) -> OpenFile {
+  package func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile {
     var path = file.description
     if case .page(let number) = file { path = state.withLock { $0.paths[number] } ?? path }
     guard let request = request(for: file) else {
@@ -78,7 +78,7 @@ package final class BrokerClient: FileOpening {
     return opened
   }
 
-  private func request(for file: Inspected) -> BrokerRequest? {
+  private func request(for file: InspectedFile) -> BrokerRequest? {
     func number(_ pid: Int32) -> UInt64 { UInt64(UInt32(bitPattern: pid)) }
     return switch file {
     case .process(let file, let pid): BrokerRequest(file.kind, number(pid))
@@ -92,7 +92,7 @@ package final class BrokerClient: FileOpening {
     }
   }
 
-  package func read(_ file: Inspected, limit: Int) -> [UInt8]? {
+  package func read(_ file: InspectedFile, limit: Int) -> [UInt8]? {
     let isStanding =
       switch file {
       case .mapLimit, .process(.stat, _), .process(.status, _), .process(.limits, _),
@@ -109,21 +109,21 @@ package final class BrokerClient: FileOpening {
     {
       return known.bytes
     }
-    if isStanding, let standing = state.withLock({ $0.standing[file] }),
-      let bytes = try? standing.file.readAll(limit: limit), !bytes.isEmpty
+    if isStanding, let cachedFiles = state.withLock({ $0.cachedFiles[file] }),
+      let bytes = try? cachedFiles.file.readAll(limit: limit), !bytes.isEmpty
     {
       return bytes
     }
     guard let opened = try? open(file), let bytes = try? opened.readAll(limit: limit) else {
-      state.withLock { _ = $0.standing.removeValue(forKey: file) }
+      state.withLock { _ = $0.cachedFiles.removeValue(forKey: file) }
       return nil
     }
     if isStanding {
-      let standing = Standing(opened)
+      let cachedFiles = CachedFile(opened)
       state.withLock {
         // Bound the number of open files.
-        if $0.standing.count >= 64 { $0.standing = [:] }
-        $0.standing[file] = standing
+        if $0.cachedFiles.count >= 64 { $0.cachedFiles = [:] }
+        $0.cachedFiles[file] = cachedFiles
       }
     }
     switch file {
@@ -139,7 +139,7 @@ package final class BrokerClient: FileOpening {
     guard let answer = try ask(BrokerRequest(.search), for: "the places of pages").takeFile() else {
       return []
     }
-    let places = StatsPageLocation.all(Fields.decode(try answer.readAll(limit: 64 << 20)))
+    let places = StatsPageLocation.all(TextFields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
       for place in places {
         for page in place.pages { state.paths[page.number] = place.path + "/" + page.name }

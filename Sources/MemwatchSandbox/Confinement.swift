@@ -9,7 +9,7 @@ internal import MemwatchSystem
 /// Sources: capabilities(7), prctl(2), landlock(7), seccomp(2), seccomp_rule_add(3).
 package struct Confinement: Equatable, Sendable {
   /// The mechanisms in force: `seccomp`, `Landlock 7`, …
-  package private(set) var holds: [String] = []
+  package private(set) var mechanisms: [String] = []
   /// The missing mechanisms, each with the reason.
   package private(set) var missing: [String] = []
   package var isWhole: Bool { missing.isEmpty }
@@ -21,9 +21,9 @@ package struct Confinement: Equatable, Sendable {
   /// one thread; with more, nothing is given up, and that is reported.
   package static func enter(_ mechanisms: Set<Mechanism> = Set(Mechanism.allCases)) -> Confinement {
     var confinement = Confinement()
-    guard Rights.threads == 1 else {
+    guard Privileges.threads == 1 else {
       confinement.missing = [
-        "everything: the process has \(Rights.threads.map { "\($0)" } ?? "?") threads"
+        "everything: the process has \(Privileges.threads.map { "\($0)" } ?? "?") threads"
       ]
       return confinement
     }
@@ -33,7 +33,7 @@ package struct Confinement: Equatable, Sendable {
         continue
       }
       do throws(FileFailure) {
-        confinement.holds.append(mechanism.name + (try mechanism.apply()))
+        confinement.mechanisms.append(mechanism.name + (try mechanism.apply()))
       } catch { confinement.missing.append("\(mechanism.name): \(error)") }
     }
     return confinement
@@ -54,9 +54,9 @@ package struct Confinement: Equatable, Sendable {
     /// Applies the mechanism. Returns a detail to report.
     func apply() throws(FileFailure) -> String {
       switch self {
-      case .capabilities: try Rights.keepCapabilities(0)
-      case .privileges: try Rights.refuseNewPrivileges()
-      case .landlock: return " \(try Rights.restrictFiles())"
+      case .capabilities: try Privileges.keepCapabilities(0)
+      case .privileges: try Privileges.refuseNewPrivileges()
+      case .landlock: return " \(try Privileges.restrictFiles())"
       case .seccomp: try SystemCallFilter.load()
       }
       return ""

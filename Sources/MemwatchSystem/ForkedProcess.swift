@@ -45,13 +45,13 @@ package struct ForkedProcess: Sendable {
   package func signal(_ number: Int32) { _ = cms_kill(pid, number) }
 
   /// Stops this process after its child has stopped; when it continues, so does the child.
-  package func stopAlike() {
+  package func stopWithChild() {
     cms_stop()
     signal(18)
   }
 
   /// Ends this process by the signal that ended its child, so that a shell sees it.
-  package static func dieAlike(_ signal: Int32) { cms_die_by(signal) }
+  package static func endBySignal(_ signal: Int32) { cms_die_by(signal) }
 }
 
 /// The signals that a parent receives: SIGCHLD, and those it forwards.
@@ -82,7 +82,7 @@ package struct SignalWatch: ~Copyable {
   /// Forwards signals sent by other processes. (A terminal signals both processes itself.)
   ///
   /// - Returns: the last signal that asks a process to end.
-  package func passOn(to child: ForkedProcess) -> Int32? {
+  package func forwardSignals(to child: ForkedProcess) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
     var ending: Int32?

@@ -19,7 +19,7 @@ package struct Checklist: Equatable, Sendable {
   }
 
   /// Moves the selected item; the selection goes with it.
-  mutating func carry(_ distance: Int) {
+  mutating func moveItem(_ distance: Int) {
     let place = min(max(0, selected + distance), items.count - 1)
     items.insert(items.remove(at: selected), at: place)
     selected = place
@@ -46,8 +46,8 @@ extension Model {
     case .up, .character("k"): list.move(-1)
     case .home, .character("g"): list.move(-list.items.count)
     case .end, .character("G"): list.move(list.items.count)
-    case .character("J"): list.carry(1)
-    case .character("K"): list.carry(-1)
+    case .character("J"): list.moveItem(1)
+    case .character("K"): list.moveItem(-1)
     case .character(" "):
       // At least one column must stay.
       guard !list.items[list.selected].isOn || list.chosen.count > 1 else {
@@ -77,7 +77,7 @@ extension Renderer {
   /// Replaces the view, so that it fits on every screen.
   mutating func drawChecklist(_ list: Checklist) {
     rule(top, "columns of this list", "\(list.chosen.count) of \(list.items.count)")
-    let rest = Rest(count: list.items.count, rows: max(0, height - 2 - top))
+    let rest = ListOverflow(count: list.items.count, rows: max(0, height - 2 - top))
     let first = rest.first(showing: list.selected)
     for index in 0..<max(0, min(rest.rows, list.items.count - first)) {
       let item = list.items[first + index]
@@ -91,7 +91,7 @@ extension Renderer {
     ]
     var at = 0
     if let message = model.message {
-      grid.put(shown(message).fitted(width), row: height - 1, column: 0, role: .strong)
+      grid.put(displayable(message).fitted(width), row: height - 1, column: 0, role: .strong)
       return
     }
     for (key, word) in keys where at + key.count + word.count + 1 <= width {

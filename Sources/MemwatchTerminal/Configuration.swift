@@ -69,7 +69,7 @@ package struct Configuration: Equatable, Sendable {
 
 extension Model {
   /// Sets the initial columns and order of the arena list.
-  package mutating func begin(_ configuration: Configuration) {
+  package mutating func apply(_ configuration: Configuration) {
     if let columns = configuration.columns { columnChoices[View.arenas.rawValue] = columns }
     if let sort = configuration.sort.flatMap(ArenaColumn.init(rawValue:)) {
       (self.sort, isSorted) = (sort, true)

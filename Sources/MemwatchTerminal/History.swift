@@ -21,7 +21,7 @@ package struct History: Equatable, Sendable {
   package private(set) var moments: [Moment] = []
   private let capacity: Int
   /// The number of samples merged into each point.
-  private var samplesAPoint = 1
+  private var samplesPerPoint = 1
   private var samplesInLast = 0
 
   package init(capacity: Int = Self.capacity) { self.capacity = capacity }
@@ -31,7 +31,7 @@ package struct History: Equatable, Sendable {
   mutating func add(_ moment: Moment) {
     var moment = moment
     moment.isFirst = moments.isEmpty
-    if samplesInLast > 0, samplesInLast < samplesAPoint, let last = moments.last {
+    if samplesInLast > 0, samplesInLast < samplesPerPoint, let last = moments.last {
       moments[moments.count - 1] = last.worst(moment)
       samplesInLast += 1
     } else {
@@ -42,8 +42,8 @@ package struct History: Equatable, Sendable {
     moments = stride(from: 0, to: moments.count, by: 2).map { at in
       at + 1 < moments.count ? moments[at].worst(moments[at + 1]) : moments[at]
     }
-    samplesAPoint *= 2
-    samplesInLast = samplesAPoint
+    samplesPerPoint *= 2
+    samplesInLast = samplesPerPoint
   }
 
   /// The largest value; ignores the first point if there are others.

@@ -86,7 +86,7 @@ package struct InputParser {
   }
 
   /// Whether a terminfo key counts as a key now; inside a paste it does not.
-  package mutating func takesKey() -> Bool {
+  package mutating func acceptsKey() -> Bool {
     if state == .paste { return false }
     defer { state = .ground }
     // After ESC it is Alt plus the key.

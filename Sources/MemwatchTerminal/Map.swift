@@ -28,7 +28,7 @@ private struct Letter {
 }
 
 /// One row of the map: a chunk, or part of one.
-private struct Stretch {
+private struct MapRow {
   let id: String
   let chunk: ChunkSnapshot
   let first: Int
@@ -47,7 +47,7 @@ private struct Stretch {
   }
 
   /// The rows of an arena. A chunk with a single secret, or larger than a slab chunk, gets one row.
-  static func all(of arena: ArenaSnapshot) -> [Stretch] {
+  static func all(of arena: ArenaSnapshot) -> [MapRow] {
     arena.chunks.enumerated().flatMap { index, chunk in
       let id = chunk.address.map { String($0, radix: 16) } ?? "\(index)"
       let pageCount = Int(clamping: (chunk.dataBytes?.count ?? 0) / pageByteCount)
@@ -55,7 +55,7 @@ private struct Stretch {
       let step = isWhole ? max(1, pageCount) : width
       return stride(from: 0, to: max(1, pageCount), by: step).map { first in
         let count = min(step, pageCount - first)
-        return Stretch(
+        return MapRow(
           id: first == 0 ? id : "\(id)+\(first)", chunk: chunk, first: first, count: count,
           pageCount: pageCount,
           pages: chunk.pages?.filter { $0.first >= first && $0.first < first + count })
@@ -124,12 +124,12 @@ extension Model {
   /// Whether the map shows one chunk's pages.
   package var isPageByPage: Bool {
     guard view == .map, let chunkOfMap, let arena = arenaOfMap else { return false }
-    return Stretch.all(of: arena).contains { $0.id == chunkOfMap && $0.pages != nil }
+    return MapRow.all(of: arena).contains { $0.id == chunkOfMap && $0.pages != nil }
   }
 
   /// The map of an arena, or the pages of one of its rows.
   func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
-    let stretches = Stretch.all(of: arena)
+    let stretches = MapRow.all(of: arena)
     if let chunkOfMap, let open = stretches.first(where: { $0.id == chunkOfMap }),
       let pages = open.pages
     {
@@ -192,7 +192,7 @@ extension Model {
 
   /// One row for each group of pages that are opened together.
   private func list(
-    _ all: [PagesSnapshot], of stretch: Stretch, _ arena: ArenaSnapshot
+    _ all: [PagesSnapshot], of stretch: MapRow, _ arena: ArenaSnapshot
   ) -> ListModel {
     let isFixed = arena.isFrozen
     let letter = Letter(stretch.chunk, isSealed: arena.isSealed)

@@ -13,7 +13,9 @@ extension Model {
     if prompt != nil { return type(key) }
     if checklist != nil { return handleChecklist(key) }
     if case .click(let row, let column) = key {
-      if let spot = layout.spots.first(where: { $0.row == row && $0.columns.contains(column) }) {
+      if let spot = layout.clickTargets.first(where: {
+        $0.row == row && $0.columns.contains(column)
+      }) {
         return handle(spot.key, now: now)
       }
       click(row, column)
@@ -76,7 +78,7 @@ extension Model {
         selectedItem[.map] = nil
         if !isPageByPage { chunkOfMap = nil }
       }
-      if view == .events { jump() }
+      if view == .events { goToArenaOfEvent() }
       if view == .processes, let publisher = publishers.first(where: { $0.id == selectedProcess }) {
         show(.arenas)
         return [.attach(publisher)]
@@ -126,8 +128,8 @@ extension Model {
         break
       }
       prompt = Prompt(kind: .filter, text: filter, question: "show only: ")
-    case .next: goOn(1)
-    case .previous: goOn(-1)
+    case .next: goToMatch(1)
+    case .previous: goToMatch(-1)
     case .nextProblem: goToProblem(1)
     case .previousProblem: goToProblem(-1)
     case .sort:
@@ -356,7 +358,7 @@ extension Model {
   }
 
   /// Goes from an event to its arena.
-  mutating func jump() {
+  mutating func goToArenaOfEvent() {
     guard let row = selectedListRow,
       let event = snapshot?.events.first(where: { "\($0.serial)" == row.id })
     else { return }

@@ -14,7 +14,7 @@ package struct Alert: Equatable, Sendable {
 
 extension Model {
   /// Starts an alert for each new problem, and ends those whose problem is gone.
-  mutating func watch(_ snapshot: Snapshot) {
+  mutating func updateAlerts(_ snapshot: Snapshot) {
     let now = snapshot.problems.filter {
       $0.severity <= .differs
         || [.nextChunkWillFail, .mapsLow, .debugger, .openTooLong].contains($0.kind)

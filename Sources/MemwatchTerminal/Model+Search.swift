@@ -61,7 +61,7 @@ extension Model {
   }
 
   /// Goes to the next match, or to the next problem if there is no search.
-  mutating func goOn(_ step: Int) {
+  mutating func goToMatch(_ step: Int) {
     if search.isEmpty { return goToProblem(step) }
     if !find(step: step, includingThis: false) { sayNoMatch() }
   }
@@ -89,8 +89,9 @@ extension Model {
       let ahead = newest.sampledAt.since(snapshot.sampledAt)
       chips.append("[time \(clock(snapshot.sampledAt)), live is \(duration(ahead)) on]")
     }
-    if !filter.isEmpty, let shown {
-      chips.append("[filter \(quoted(filter)): \(grouped(shown.count)) of \(grouped(shown.total))]")
+    if !filter.isEmpty, let counts = filterCounts {
+      chips.append(
+        "[filter \(quoted(filter)): \(grouped(counts.count)) of \(grouped(counts.total))]")
     }
     if !search.isEmpty {
       // Counting matches in very long lists would take longer than drawing them.
@@ -107,7 +108,7 @@ extension Model {
   }
 
   /// The number of items that pass the filter, and the total.
-  private var shown: (count: Int, total: Int)? {
+  private var filterCounts: (count: Int, total: Int)? {
     if let listing { return (listing.rows.count, listing.total) }
     return switch view {
     case .arenas: (arenas.count, snapshot?.arenas.count ?? 0)

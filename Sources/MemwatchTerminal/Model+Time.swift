@@ -49,7 +49,7 @@ extension Model {
   mutating func goTo(_ time: String) {
     guard time.lowercased().filter({ $0 != " " }) != "live" else { return goLive() }
     guard let snapshot, let index = timeline.index(at: snapshot.sampledAt) else { return }
-    let (found, note) = ReplayTime.place(
+    let (found, note) = ReplayTime.index(
       of: time, in: timeline.samples.map(\.sampledAt.realMs), at: index,
       secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
     if let found { show(sample: found) }

@@ -41,7 +41,7 @@ package struct ScreenLayout: Equatable, Sendable {
   package var columns: [String] = []
   package var listID = ""
   /// Areas that act like a key when clicked: tabs and footer items.
-  package var spots: [Spot] = []
+  package var clickTargets: [ClickTarget] = []
   /// The column titles and the row they are on.
   package var titles: [Title] = []
   package var titlesRow: Int?
@@ -49,7 +49,7 @@ package struct ScreenLayout: Equatable, Sendable {
   package var width = Int.max
   package init() {}
 
-  package struct Spot: Equatable, Sendable {
+  package struct ClickTarget: Equatable, Sendable {
     package var row: Int
     package var columns: Range<Int>
     package var key: Key
@@ -178,7 +178,7 @@ package struct Model: Sendable {
       timeline.add(new)
       histories.add(new)
     }
-    watch(new)
+    updateAlerts(new)
     if isPast {
       newest = new
       return
@@ -212,7 +212,7 @@ package struct Model: Sendable {
           timeline.add(past)
           histories.add(past)
         }
-        watch(past)
+        updateAlerts(past)
       }
       alerts.removeAll { $0.overSince.map { $0 <= acknowledgedAt } ?? false }
       if index == 0 { snapshot = nil }

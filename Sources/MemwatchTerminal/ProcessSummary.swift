@@ -99,7 +99,7 @@ extension Renderer {
     }
   }
 
-  mutating func drawProcessList(from top: Int, rest: Rest) {
+  mutating func drawProcessList(from top: Int, rest: ListOverflow) {
     let columns = processColumns
     let places = place(columns)
     for (column, at) in zip(columns, places.starts) {
@@ -116,7 +116,7 @@ extension Renderer {
       let publisher = model.publishers[first + index]
       let row = top + 1 + index
       for (column, at) in zip(columns, places.starts) {
-        let text = shown(column.text(publisher)).fitted(column.width)
+        let text = displayable(column.text(publisher)).fitted(column.width)
         if column.isNumber {
           grid.put(text, row: row, endingAt: at + column.width)
         } else {

@@ -5,7 +5,7 @@ import MemwatchInspector
 extension Renderer {
   mutating func drawArenas() {
     let first = drawGauges(from: top)
-    rule(first, model.chips.isEmpty ? "" : "arenas", since("", besides: "arenas"))
+    rule(first, model.chips.isEmpty ? "" : "arenas", ruleNote("", besideTitle: "arenas"))
     let details = model.selected.map { model.details(of: $0).wrapped(width) } ?? []
     var detailRows = details.isEmpty ? 0 : details.count + 1
     let room = height - 1 - first - 2
@@ -40,7 +40,7 @@ extension Renderer {
       }
     }
     grid.put(detail.title, row: row, column: 0)
-    grid.put(shown(detail.text).fitted(width - 8), row: row, column: 8, role: detail.role)
+    grid.put(displayable(detail.text).fitted(width - 8), row: row, column: 8, role: detail.role)
   }
 
   /// Draws the limits and the kernel's view of them. Returns the next free row.
@@ -80,7 +80,7 @@ extension Renderer {
     drawList(from: row, rows: rows)
     drawBelow(from: row + 1 + rows, to: bottom)
     if !chips.isEmpty {
-      grid.put(shown(chips).fitted(width), row: height - 2, column: 0, role: .strong)
+      grid.put(displayable(chips).fitted(width), row: height - 2, column: 0, role: .strong)
     }
   }
 
@@ -174,13 +174,14 @@ extension Renderer {
     }
     let arenas = model.arenas
     let unlisted = model.snapshot?.unlistedArenasText
-    let rest = Rest(count: arenas.count, rows: rows, unlisted: unlisted)
+    let rest = ListOverflow(count: arenas.count, rows: rows, unlisted: unlisted)
     layout.pageRows = max(1, rest.rows)
     guard rows > 0 else { return }
     if arenas.isEmpty {
       let text =
-        model.filter.isEmpty ? "no arenas" : "no arena's name holds \"\(shown(model.filter))\""
-      let note = rest.isTold ? unlisted ?? text : text
+        model.filter.isEmpty
+        ? "no arenas" : "no arena's name holds \"\(displayable(model.filter))\""
+      let note = rest.hasLine ? unlisted ?? text : text
       grid.put(note.fitted(width - 2), row: top + 1, column: 2, role: .faint)
       return
     }
@@ -208,7 +209,7 @@ extension Renderer {
         column == .rate
         ? Plot.spark(
           model.histories.arenas[arena.id]?.moments.map(\.opens) ?? [], width: columnWidth,
-          unicode: style.unicode) : shown(model.cell(column, of: arena)).fitted(columnWidth)
+          unicode: style.unicode) : displayable(model.cell(column, of: arena)).fitted(columnWidth)
       var cellRole = Role.normal
       if column == .state { cellRole = condition == .ok ? .good : role }
       if column == .lock, arena.isNotFullyLocked { cellRole = .bad }

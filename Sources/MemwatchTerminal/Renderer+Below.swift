@@ -27,9 +27,9 @@ extension Renderer {
       let row = first + 2 + index
       grid.put(event.at.map { clock($0) } ?? "n/a", row: row, column: 0, role: .faint)
       let name = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
-      grid.put(shown(name).fitted(15), row: row, column: 10)
+      grid.put(displayable(name).fitted(15), row: row, column: 10)
       grid.put(
-        shown(event.sentence).fitted(width - 26), row: row, column: 26,
+        displayable(event.sentence).fitted(width - 26), row: row, column: 26,
         role: event.isFailure ? .bad : .normal)
     }
     return first + 2 + count

@@ -20,7 +20,7 @@ extension Renderer {
     if !title.isEmpty {
       grid.put(" ", row: row, column: 3, role: .faint)
       let room = max(0, width - 8 - (end.isEmpty ? 0 : end.columns + 8))
-      let at = grid.put(shown(title).fitted(room), row: row, column: 4, role: .strong)
+      let at = grid.put(displayable(title).fitted(room), row: row, column: 4, role: .strong)
       grid.put(" ", row: row, column: at)
     }
     if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
@@ -28,7 +28,7 @@ extension Renderer {
 
   /// The right side of a view's rule: changes since the mark, and the view's note. If space is
   /// short, the title has priority, then the changes, then the note.
-  func since(_ note: String, besides title: String = "") -> String {
+  func ruleNote(_ note: String, besideTitle title: String = "") -> String {
     let note = (model.chips + [note]).filter { !$0.isEmpty }.joined(separator: "  ")
     guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
     func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
@@ -45,7 +45,7 @@ extension Renderer {
       short + ", " + change(\.bytesLocked?.count) { bytes($0) } + " locked, "
       + change(failures) { grouped($0) } + " failures"
     let behind = note.isEmpty ? "" : "   " + note
-    let room = width - 16 - shown(title).columns
+    let room = width - 16 - displayable(title).columns
     return [long + behind, short + behind, long, short].first { $0.columns <= room }
       ?? "\(secrets) since mark"
   }
@@ -84,14 +84,15 @@ extension Renderer {
   /// The program's name is shortened last.
   mutating func drawHeader() {
     guard let snapshot = model.snapshot else {
-      grid.put(shown(model.waiting ?? "memwatch").fitted(width), row: 0, column: 0, role: .strong)
+      grid.put(
+        displayable(model.waiting ?? "memwatch").fitted(width), row: 0, column: 0, role: .strong)
       return
     }
     let process = snapshot.process
     let pid = process.pid.map { "pid \($0)" } ?? "pid n/a (\(process.publisherPid) there)"
     let number = process.pid.map { "\($0)" } ?? "n/a"
-    let role: Role = Exposed.isBad(process.state) ? .bad : .strong
-    let name = shown(process.name.string)
+    let role: Role = isAlarming(process.state) ? .bad : .strong
+    let name = displayable(process.name.string)
     let time = "  " + clock(now)
     let states = stateTexts(snapshot)
     var tails: [(text: String, time: String)] = []
@@ -104,7 +105,7 @@ extension Renderer {
     let tail = fitting ?? tails[tails.count - 2]
     let room = max(8, width - tail.text.columns - tail.time.columns)
     let at = grid.put(name.fitted(room), row: 0, column: 0, role: .strong)
-    grid.put(shown(tail.text).fitted(max(0, width - at)), row: 0, column: at, role: role)
+    grid.put(displayable(tail.text).fitted(max(0, width - at)), row: 0, column: at, role: role)
     if !tail.time.isEmpty { grid.put(tail.time, row: 0, endingAt: width) }
     let end = at + tail.text.columns
     drawHostFacts(from: end + 3, to: width - tail.time.columns - 1)
@@ -122,7 +123,7 @@ extension Renderer {
       }
     }
     facts.append(
-      host.worst.isEmpty ? ("host ok", .good) : ("host \(host.worst.count) bad", .bad))
+      host.badFacts.isEmpty ? ("host ok", .good) : ("host \(host.badFacts.count) bad", .bad))
     let length = facts.reduce(-2) { $0 + $1.text.columns + 2 }
     guard start + length <= end else { return }
     var at = start + (end - start - length) / 2
@@ -137,8 +138,8 @@ extension Renderer {
     return model.isPaused ? "PAUSED, \(word)" : word.uppercased()
   }
 
-  enum Exposed {
-    static func isBad(_ state: PublisherState) -> Bool { state != .live && state != .stopped }
+  private func isAlarming(_ state: PublisherState) -> Bool {
+    state != .live && state != .stopped
   }
 
   /// Draws the verdict: the worst problem, or the one that `]` or `n` selected.
@@ -149,13 +150,13 @@ extension Renderer {
       if let past = model.alerts.first(where: \.isOver) {
         let key = width >= 50 ? "  a acknowledge" : ""
         let text = "WAS \(clock(past.since))  \(past.text)"
-        grid.put(shown(text).fitted(width - key.columns), row: row, column: 0)
+        grid.put(displayable(text).fitted(width - key.columns), row: row, column: 0)
         grid.put(key, row: row, endingAt: width)
         grid.paint(row: row, role: .bandWarning)
         return
       }
       // Green only if everything was checked and found right.
-      grid.put(shown(snapshot.verdict).fitted(width), row: row, column: 0)
+      grid.put(displayable(snapshot.verdict).fitted(width), row: row, column: 0)
       grid.paint(row: row, role: snapshot.isFoundRight ? .bandGood : .bandWarning)
       return
     }
@@ -169,7 +170,7 @@ extension Renderer {
     }
     let next = problems.count > 1 && width >= 50 ? "  ]/[ next" : ""
     let text = "\(word) \(model.problemIndex + 1)/\(problems.count)  \(problem.text)"
-    grid.put(shown(text).fitted(width - next.columns), row: row, column: 0)
+    grid.put(displayable(text).fitted(width - next.columns), row: row, column: 0)
     if !next.isEmpty { grid.put(next, row: row, endingAt: width) }
     grid.paint(row: row, role: role)
   }
@@ -177,7 +178,7 @@ extension Renderer {
   mutating func drawKeyLine() {
     let row = height - 1
     if let message = model.message {
-      grid.put(shown(message).fitted(width), row: row, column: 0, role: .strong)
+      grid.put(displayable(message).fitted(width), row: row, column: 0, role: .strong)
       return
     }
     // `?` and `q` come first, so they always fit.
@@ -188,7 +189,7 @@ extension Renderer {
       grid.put(text, row: row, column: at)
       grid.put(item.name, row: row, column: at, role: .strong)
       if let key = item.key {
-        layout.spots.append(.init(row: row, columns: at..<at + text.columns, key: key))
+        layout.clickTargets.append(.init(row: row, columns: at..<at + text.columns, key: key))
       }
       at += text.columns + 2
     }
@@ -264,7 +265,7 @@ extension Renderer {
     }
     let at = grid.put(question, row: row, column: 0, role: .strong)
     // Keep the end of the typed text visible.
-    var text = shown(prompt.text)
+    var text = displayable(prompt.text)
     while text.columns > max(0, width - at - 1) { text.removeFirst() }
     let end = grid.put(text, row: row, column: at)
     grid.cursor = (row, min(end, width - 1))

@@ -17,7 +17,7 @@ extension Renderer {
     let span = Plot.span(of: moments).map { duration($0.upperBound.since($0.lowerBound)) }
     var note = span.map { "\($0), \(counted(moments.count, "point"))" } ?? ""
     if model.histories.arenas.count > 0 { note += "   j/k arena" }
-    rule(top, model.historyTitle, since(note, besides: model.historyTitle))
+    rule(top, model.historyTitle, ruleNote(note, besideTitle: model.historyTitle))
     drawPlots(of: model.history, isWhole: model.historyArena == nil, from: top + 1, to: height - 1)
   }
 
@@ -97,7 +97,8 @@ extension Renderer {
         title += "; full in \(duration(wait))"
       }
     }
-    grid.put(shown(title).fitted(width), row: row, column: 0, role: isFirst ? .strong : .normal)
+    grid.put(
+      displayable(title).fitted(width), row: row, column: 0, role: isFirst ? .strong : .normal)
     let top = line.limit ?? peak ?? 0
     let columns = max(1, width - gutter - 1)
     let values = Plot.values(

@@ -6,7 +6,7 @@ extension Renderer {
   mutating func drawListing(_ listing: ListModel) {
     rule(
       top, listing.title,
-      since(model.chips.isEmpty && width >= 60 ? listing.note : "", besides: listing.title))
+      ruleNote(model.chips.isEmpty && width >= 60 ? listing.note : "", besideTitle: listing.title))
     var columns = Array(listing.columns.enumerated())
     if let sorted = listing.sortedColumn {
       let least = listing.columns[sorted].title.columns + (style.unicode ? 1 : 2)
@@ -41,7 +41,7 @@ extension Renderer {
     let first = top + 2
     let needed = max(1, listing.rows.count) + (listing.unlisted == nil ? 0 : 1)
     let room = max(0, bottom - first)
-    let rest = Rest(
+    let rest = ListOverflow(
       count: listing.rows.count, rows: room, unlisted: listing.unlisted)
     layout.pageRows = max(1, rest.rows)
     let titles = listing.columns.enumerated().map { index, column in
@@ -58,7 +58,7 @@ extension Renderer {
     let shownRows = room - needed >= 3 ? needed - (listing.unlisted == nil ? 0 : 1) : rest.rows
     defer { drawBelow(from: first + shownRows + (listing.unlisted == nil ? 0 : 1), to: bottom) }
     guard !listing.rows.isEmpty else {
-      grid.put(shown(listing.empty).fitted(width - 2), row: first, column: 2, role: .faint)
+      grid.put(displayable(listing.empty).fitted(width - 2), row: first, column: 2, role: .faint)
       draw(rest, from: 0, row: first + shownRows)
       return
     }
@@ -78,7 +78,7 @@ extension Renderer {
       "\(grouped(selected + 1)) of \(grouped(listing.rows.count))")
     for (index, line) in details.enumerated() {
       grid.put(line.title, row: bottom + 1 + index, column: 0)
-      grid.put(shown(line.text).fitted(width - 8), row: bottom + 1 + index, column: 8)
+      grid.put(displayable(line.text).fitted(width - 8), row: bottom + 1 + index, column: 8)
     }
   }
 
@@ -86,7 +86,7 @@ extension Renderer {
     _ columns: [(offset: Int, element: ListModel.ListColumn)], row: Int, _ text: (Int) -> String
   ) {
     for ((index, column), at) in zip(columns, place(columns).starts) {
-      let text = shown(text(index)).fitted(column.width)
+      let text = displayable(text(index)).fitted(column.width)
       if column.isNumber {
         grid.put(text, row: row, endingAt: at + column.width)
       } else {

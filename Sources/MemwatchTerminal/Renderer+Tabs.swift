@@ -35,7 +35,7 @@ extension Renderer {
         case .events: (model.newEvents, new, false)
         case .findings:
           (model.snapshot?.audit?.findings.count(where: \.isDifference) ?? 0, "!", true)
-        case .host: (model.host?.worst.count ?? 0, "!", true)
+        case .host: (model.host?.badFacts.count ?? 0, "!", true)
         case .vaults: (model.snapshot?.vaults.count { ($0.failures ?? 0) > 0 } ?? 0, "!", true)
         default: (0, "", false)
         }
@@ -60,7 +60,7 @@ extension Renderer {
     var at = 0
     for (tab, text) in zip(tabs, fitting) where at + text.columns <= width {
       if let key = tab.key.first {
-        layout.spots.append(
+        layout.clickTargets.append(
           .init(row: row, columns: at..<at + text.columns, key: .character(key)))
       }
       let end = grid.put(text, row: row, column: at, role: isHere(tab) ? .selected : .normal)

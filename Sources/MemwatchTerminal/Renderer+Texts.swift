@@ -6,14 +6,14 @@ extension Renderer {
   mutating func drawProcesses() {
     rule(
       top, "processes that publish",
-      since("\(model.publishers.count)", besides: "processes that publish"))
+      ruleNote("\(model.publishers.count)", besideTitle: "processes that publish"))
     let top = top + 1
     let isHinting = model.waiting != nil && height > top + 5
     if isHinting {
       let hint = "to publish, a program calls StatsPublisher.start() or runs with ENCLAVE_STATS=1"
-      grid.put(shown(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)
+      grid.put(displayable(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)
     }
-    let rest = Rest(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))
+    let rest = ListOverflow(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))
     layout.pageRows = max(1, rest.rows)
     if model.publishers.isEmpty {
       var row = top
@@ -29,7 +29,7 @@ extension Renderer {
           break
         }
         grid.put(
-          shown("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
+          displayable("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
           column: 2)
       }
       return
@@ -42,7 +42,7 @@ extension Renderer {
     layout.pageRows = max(1, rows)
     let first = min(model.scroll, max(0, lines.count - rows))
     let note = "\(min(lines.count, first + rows)) of \(counted(lines.count, "line"))"
-    rule(top, title, since(note, besides: title))
+    rule(top, title, ruleNote(note, besideTitle: title))
     let top = top + 1
     defer {
       if lines.count < rows, model.view != .output {
@@ -54,7 +54,7 @@ extension Renderer {
     }
     for index in 0..<max(0, min(rows, lines.count - first)) {
       let line = lines[first + index]
-      grid.put(shown(line).fitted(width), row: top + index, column: 0)
+      grid.put(displayable(line).fitted(width), row: top + index, column: 0)
       if let (length, role) = verdict(of: line) {
         grid.put(line.prefix(length), row: top + index, column: 0, role: role)
       }

@@ -39,14 +39,14 @@ package struct Renderer {
   var height: Int { grid.height }
 
   /// Text for this terminal. Without UTF-8, non-ASCII characters become `?`, and `…` becomes `~`.
-  func shown(_ text: String) -> String {
+  func displayable(_ text: String) -> String {
     style.unicode ? text : String(text.map { $0.isASCII ? $0 : $0 == "…" ? "~" : "?" })
   }
 
   mutating func draw() {
     guard width > 0, height > 0 else { return }
     if width < 40 || height < 8 {
-      grid.put(shown(oneLine).fitted(width), row: 0, column: 0, role: .strong)
+      grid.put(displayable(oneLine).fitted(width), row: 0, column: 0, role: .strong)
       if height > 1 { grid.put("memwatch: 40x8 needed".fitted(width), row: 1, column: 0) }
       drawPrompt()
       return

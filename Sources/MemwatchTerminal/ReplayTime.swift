@@ -11,7 +11,7 @@ package enum ReplayTime {
   /// - Parameters:
   ///   - times: the samples', in milliseconds since 1970, ascending.
   ///   - secondOfDay: the local time of one of them.
-  package static func place(
+  package static func index(
     of text: String, in times: [UInt64], at position: Int, secondOfDay: (UInt64) -> Int
   ) -> (index: Int?, note: String?) {
     let text = text.filter { $0 != " " }

@@ -41,11 +41,11 @@ package enum Screen {
     /// Tries once to attach.
     package var find: () -> Inspector?
     /// Whether waiting still makes sense.
-    package var goesOn: () -> Bool
+    package var canStillAppear: () -> Bool
     package init(
-      what: String, find: @escaping () -> Inspector?, goesOn: @escaping () -> Bool
+      what: String, find: @escaping () -> Inspector?, canStillAppear: @escaping () -> Bool
     ) {
-      (self.what, self.find, self.goesOn) = (what, find, goesOn)
+      (self.what, self.find, self.canStillAppear) = (what, find, canStillAppear)
     }
   }
 
@@ -54,7 +54,7 @@ package enum Screen {
     /// `memwatch run`: the user chose to leave the command running.
     package var leaveRunning = false
     /// The publisher did not appear.
-    package var wasInVain = false
+    package var publisherDidNotAppear = false
   }
 
   /// Writes a snapshot or a view to a new file. Returns an error message, or nil.
@@ -121,7 +121,7 @@ package enum Screen {
   }
 
   /// Restores the terminal after the drawing process died.
-  package struct Keeper {
+  package struct TerminalRestorer {
     package init() { Terminal.keep() }
     package func restore() { Terminal.restore() }
   }
@@ -148,7 +148,7 @@ package enum Screen {
     let style = Style(unicode: prepared.terminal.isUTF8 && !settings.forceASCII)
     var model = Model(intervalMs: settings.intervalMs)
     model.openLimitMs = settings.openLimitMs
-    model.begin(settings.configuration)
+    model.apply(settings.configuration)
     var inspector: Inspector?
     var recorded: [Snapshot] = []
     var position = -1
@@ -187,8 +187,8 @@ package enum Screen {
             (inspector, wait, model.waiting) = (found, nil, nil)
             found.openLimitMs = settings.openLimitMs
             if model.view == .processes { model.view = .arenas }
-          } else if !waited.goesOn() {
-            end.wasInVain = true
+          } else if !waited.canStillAppear() {
+            end.publisherDidNotAppear = true
             return end
           }
           mustDraw = true
@@ -263,7 +263,7 @@ package enum Screen {
               position = min(max(0, position + count), recorded.count - 1)
               model.replay(recorded, at: position)
             case .goTo(let time):
-              let (found, note) = ReplayTime.place(
+              let (found, note) = ReplayTime.index(
                 of: time, in: recorded.map(\.sampledAt.realMs), at: position,
                 secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
               if let note { model.say(note) }
@@ -282,7 +282,7 @@ package enum Screen {
                   now: Console.now)
                 failure = Console.writeNewFile(grid.svg, to: path)
               } else if effect == .writeView(path) {
-                failure = write(.seen(model.seen), path)
+                failure = write(.view(model.viewExport), path)
               } else {
                 if let inspector, !model.isPaused, !model.isPast { snapshot = inspector.sample() }
                 failure = write(.everything(snapshot), path)

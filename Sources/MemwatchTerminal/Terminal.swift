@@ -215,7 +215,7 @@ struct Terminal: ~Copyable {
       if kind == ERR { break }
       if kind == KEY_CODE_YES {
         let key = special(Int32(bitPattern: code))
-        if key == .resize || parser.takesKey(), let key { keys.append(key) }
+        if key == .resize || parser.acceptsKey(), let key { keys.append(key) }
       } else if let scalar = Unicode.Scalar(code), let key = parser.take(scalar) {
         keys.append(key)
       }

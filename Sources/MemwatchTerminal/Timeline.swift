@@ -6,11 +6,11 @@ package import MemwatchInspector
 /// Samples of one publisher, oldest first.
 package struct Timeline: Sendable {
   /// How far back the samples go.
-  package static let reach: UInt64 = 3_600_000
+  package static let maximumAge: UInt64 = 3_600_000
   /// An hour at one sample per second.
-  package static let most = 3600
+  package static let maximumCount = 3600
   /// The approximate limit for all samples together.
-  package static let mostBytes = 12 << 20
+  package static let maximumBytes = 12 << 20
 
   package private(set) var samples: [Snapshot] = []
   private var costs: [Int] = []
@@ -29,11 +29,12 @@ package struct Timeline: Sendable {
     samples.append(new)
     costs.append(cost)
     byteCount += cost
-    let oldest = new.sampledAt - Self.reach
+    let oldest = new.sampledAt - Self.maximumAge
     let gone = samples.firstIndex { $0.sampledAt >= oldest } ?? 0
     // In large steps: removing the first sample costs O(all samples).
     if gone > 0, samples[0].sampledAt + 240_000 < oldest { remove { $0 < gone } }
-    while samples.count > 8, samples.count > Self.most + Self.most / 8 || byteCount > Self.mostBytes
+    while samples.count > 8,
+      samples.count > Self.maximumCount + Self.maximumCount / 8 || byteCount > Self.maximumBytes
     { thin() }
   }
 

@@ -43,19 +43,19 @@ package struct ViewExport: Equatable, Sendable {
 /// What the screen writes to a file.
 package enum Export: Sendable {
   case everything(Snapshot)
-  case seen(ViewExport)
+  case view(ViewExport)
 }
 
 extension Model {
   /// The contents of the current view; for a dead or stopped process, with the time they were last
   /// seen.
-  package var seen: ViewExport {
-    var seen = shownRows
+  package var viewExport: ViewExport {
+    var export = shownRows
     if let snapshot, !snapshot.process.state.isCurrent, ![.processes, .host, .help].contains(view) {
       let at = snapshot.lastSeenAt.map { clock($0, withDate: true) } ?? "n/a"
-      seen.title += ", \(snapshot.process.state.rawValue), last seen \(at)"
+      export.title += ", \(snapshot.process.state.rawValue), last seen \(at)"
     }
-    return seen
+    return export
   }
 
   private var shownRows: ViewExport {
@@ -107,12 +107,12 @@ extension Model {
   }
 
   /// Keeps only the columns chosen for this view, in their order.
-  private func chosen(_ seen: ViewExport) -> ViewExport {
-    guard let titles = chosenColumns else { return seen }
-    let places = titles.compactMap { seen.columns.firstIndex(of: $0) }
+  private func chosen(_ export: ViewExport) -> ViewExport {
+    guard let titles = chosenColumns else { return export }
+    let places = titles.compactMap { export.columns.firstIndex(of: $0) }
     return ViewExport(
-      title: seen.title, columns: places.map { seen.columns[$0] },
-      rows: seen.rows.map { row in places.map { row[$0] } }, unlisted: seen.unlisted)
+      title: export.title, columns: places.map { export.columns[$0] },
+      rows: export.rows.map { row in places.map { row[$0] } }, unlisted: export.unlisted)
   }
 
   /// A cell of the arena list.

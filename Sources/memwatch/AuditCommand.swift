@@ -19,9 +19,9 @@ struct AuditCommand: ConfinedCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  var needs: Needs { Needs(named: target.named) }
+  var needs: Prerequisites { Prerequisites(named: target.named) }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let inspector: Inspector
     do throws(Failure) { inspector = try target.attach() } catch {
       guard case .pid(let pid) = target.resolved, error.code != Exit.several,

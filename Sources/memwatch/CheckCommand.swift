@@ -69,9 +69,11 @@ struct Check: ConfinedCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  var needs: Needs { Needs(named: target.named + (requirements.policy.map { [$0] } ?? [])) }
+  var needs: Prerequisites {
+    Prerequisites(named: target.named + (requirements.policy.map { [$0] } ?? []))
+  }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let wanted = try requirements.resolved()
     let snapshot = try target.attach().sample(auditing: .now)
     let state = Exit.code(for: snapshot.process.state)
@@ -107,7 +109,7 @@ struct Watchdog {
 
   init(_ requirements: [Requirement]) { self.requirements = requirements }
 
-  mutating func look(_ snapshot: Snapshot) {
+  mutating func examine(_ snapshot: Snapshot) {
     guard snapshot.process.state == .live else { return }
     let outcomes = snapshot.check(requirements)
     held.formUnion(outcomes.filter { $0.word == .ok }.map(\.requirement.text))
@@ -137,7 +139,7 @@ struct Watchdog {
     }
     var isFirst = true
     while command.poll() == nil {
-      look(inspector.sample(auditing: isFirst ? .now : .automatic))
+      examine(inspector.sample(auditing: isFirst ? .now : .automatic))
       isFirst = false
       Exiting.pause(milliseconds: UInt32(interval))
     }

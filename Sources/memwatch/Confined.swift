@@ -7,13 +7,13 @@ import MemwatchSandbox
 import MemwatchTerminal
 
 /// What must be opened before the sandbox closes.
-struct Needs {
+struct Prerequisites {
   /// Paths from the command line.
   var named: [String] = []
   /// The only directory where files can be created.
   var exports = "."
   /// The only file that can be replaced.
-  var replaced: ReplacedFile?
+  var replaced: ReplaceableFile?
   /// Settings of the screen, if there is to be one.
   var screen: ScreenSettings?
   /// The command that was started.
@@ -40,7 +40,7 @@ struct Viewer {
   }
 
   /// The host's settings, and the confinement of this process.
-  var host: Host { Host().with(sandbox: confinement.holds, missing: confinement.missing) }
+  var host: Host { Host().with(sandbox: confinement.mechanisms, missing: confinement.missing) }
 
   /// A warning if the sandbox is incomplete.
   fileprivate var incomplete: String? {
@@ -69,22 +69,22 @@ struct Viewer {
       notice: incomplete,
       alert: { kind, arena in
         let number = ProblemKind.allCases.firstIndex(of: kind)!
-        _ = client.ask(Answers.alert.rawValue | UInt64(number) << 8, arena ?? .max)
+        _ = client.ask(OtherRequest.alert.rawValue | UInt64(number) << 8, arena ?? .max)
       },
       alertFailure: {
-        switch hasAlertProgram ? client.ask(Answers.alertFailure.rawValue) : 0 {
+        switch hasAlertProgram ? client.ask(OtherRequest.alertFailure.rawValue) : 0 {
         case 127: "there is no such program"
         case 126: "the program may not be run"
         case 125: "the program could not be started"
         default: nil
         }
       })
-    if end.leaveRunning { _ = client.ask(Answers.leave.rawValue) }
+    if end.leaveRunning { _ = client.ask(OtherRequest.leave.rawValue) }
     if child == nil, let state = end.lastState, Exit.code(for: state) != 0 {
       Output.error("memwatch: the publisher was \(state.rawValue) at the end")
       throw ExitCode(Exit.code(for: state))
     }
-    return !end.wasInVain
+    return !end.publisherDidNotAppear
   }
 }
 
@@ -100,18 +100,18 @@ private func record(_ path: String) -> Result<(Snapshot) -> String?, ScreenFailu
 }
 
 /// Requests to the broker that are not for files.
-private enum Answers: UInt64 {
+private enum OtherRequest: UInt64 {
   case status, hasDescendants, leave, alert, alertFailure
 }
 
 protocol ConfinedCommand: ParsableCommand {
-  var needs: Needs { get }
+  var needs: Prerequisites { get }
   /// Runs in the confined process; an error becomes its exit code.
-  func look(_ viewer: Viewer) throws
+  func runConfined(_ viewer: Viewer) throws
 }
 
 extension ConfinedCommand {
-  func run() throws { throw ExitCode(try Confined.run(needs, look).code) }
+  func run() throws { throw ExitCode(try Confined.run(needs, runConfined).code) }
 }
 
 enum Confined {
@@ -123,11 +123,11 @@ enum Confined {
 
   /// Runs a body in a confined process and returns its exit code.
   static func run(
-    _ needs: Needs, _ body: (Viewer) throws -> Void
+    _ needs: Prerequisites, _ body: (Viewer) throws -> Void
   ) throws(Failure) -> End {
     let runner = needs.screen?.onAlert.map { AlertRunner(program: $0) }
     defer { runner?.end() }
-    let keeper = needs.screen == nil ? nil : Screen.Keeper()
+    let keeper = needs.screen == nil ? nil : Screen.TerminalRestorer()
     var leaves = false
     let end: Broker.End
     var broker = Broker(named: needs.named, exportsTo: needs.exports, replacing: needs.replaced)
@@ -151,7 +151,7 @@ enum Confined {
           }
         },
         other: { kind, detail in
-          switch Answers(rawValue: kind & 0xff) {
+          switch OtherRequest(rawValue: kind & 0xff) {
           case .status: return needs.command?.poll().map { Int64($0) } ?? -1
           case .hasDescendants: return needs.command?.hasDescendants ?? false ? 1 : 0
           case .leave: leaves = true
@@ -177,7 +177,7 @@ enum Confined {
       if Self.requests.contains(signal) {
         // The terminal sent SIGINT and SIGQUIT to the command as well.
         if needs.endsCommand || signal == 15 || signal == 1 { needs.command?.end() }
-        end.repeatHere()
+        end.repeatSignal()
       }
       if signal == 24 {  // SIGXCPU
         needs.command?.end()
@@ -207,10 +207,10 @@ enum Confined {
   private static func watch(_ command: Command, _ client: BrokerClient) {
     command.isWatchedBy(
       status: {
-        let status = client.ask(Answers.status.rawValue) ?? 127
+        let status = client.ask(OtherRequest.status.rawValue) ?? 127
         return status < 0 ? nil : Int32(clamping: status)
       },
-      hasDescendants: { client.ask(Answers.hasDescendants.rawValue) == 1 })
+      hasDescendants: { client.ask(OtherRequest.hasDescendants.rawValue) == 1 })
   }
 }
 

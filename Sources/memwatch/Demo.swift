@@ -24,7 +24,8 @@ struct Demo: ParsableCommand {
     let session = try Session(
       [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isPossible && !once,
       name: "demo")
-    try session.show(screen, endsWithScreen: true, speaks: !once && Screen.withoutCursor != nil)
+    try session.show(
+      screen, endsWithScreen: true, writesLines: !once && Screen.withoutCursor != nil)
   }
 }
 
@@ -67,7 +68,7 @@ struct Run: ParsableCommand {
       var watchdog = Watchdog(try requirements.resolved())
       let session = try Session(
         command, publishing: true, adopting: adopt, underScreen: false, name: "run")
-      let end = try Confined.run(Needs(command: session.command)) { _ in
+      let end = try Confined.run(Prerequisites(command: session.command)) { _ in
         throw ExitCode(
           watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
       }
@@ -76,7 +77,7 @@ struct Run: ParsableCommand {
     }
     let session = try Session(
       command, publishing: true, adopting: adopt, underScreen: Screen.isPossible, name: "run")
-    try session.show(screen, endsWithScreen: false, speaks: Screen.withoutCursor != nil)
+    try session.show(screen, endsWithScreen: false, writesLines: Screen.withoutCursor != nil)
   }
 }
 
@@ -99,14 +100,14 @@ struct Session {
   }
 
   /// Shows the screen in a confined process; ends the command in this one.
-  func show(_ flags: ScreenFlags, endsWithScreen: Bool, speaks: Bool) throws {
-    let needs = Needs(
+  func show(_ flags: ScreenFlags, endsWithScreen: Bool, writesLines: Bool) throws {
+    let needs = Prerequisites(
       named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? flags.settings : nil,
       command: command, endsCommand: endsWithScreen)
     let end: Confined.End
     do {
       end = try Confined.run(needs) { viewer in
-        try look(viewer, endsWithScreen: endsWithScreen, lines: speaks ? flags : nil)
+        try runConfined(viewer, endsWithScreen: endsWithScreen, lines: writesLines ? flags : nil)
       }
     } catch {
       command.end()
@@ -135,7 +136,7 @@ struct Session {
   }
 
   /// - Parameter lines: writes changes as lines, for terminals without a screen.
-  private func look(_ viewer: Viewer, endsWithScreen: Bool, lines: ScreenFlags?) throws {
+  private func runConfined(_ viewer: Viewer, endsWithScreen: Bool, lines: ScreenFlags?) throws {
     let child = Screen.Child(
       pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
     // The demo publishes at once; any other command at any time, or never.
@@ -146,7 +147,7 @@ struct Session {
       if hasScreen {
         let wait = Screen.Wait(
           what: "process \(command.pid) to publish", find: command.publisher,
-          goesOn: { command.mayPublish })
+          canStillAppear: { command.mayPublish })
         if try !viewer.show(.waiting(wait), auditing: true, child: child) { sayUnseen() }
         return
       }
@@ -157,7 +158,7 @@ struct Session {
     }
     guard let inspector = found else {
       guard endsWithScreen else { return sayUnseen() }
-      throw Failure(Exit.noPublisher, unseen)
+      throw Failure(Exit.noPublisher, noPublisherMessage)
     }
     if let lines {
       Speaking.begin()
@@ -173,10 +174,10 @@ struct Session {
     }
     try viewer.show(.attached(inspector), auditing: true, child: endsWithScreen ? nil : child)
   }
-  private func sayUnseen() { Output.error("memwatch: " + unseen) }
+  private func sayUnseen() { Output.error("memwatch: " + noPublisherMessage) }
 
   /// The message that the command did not publish, with the end of its output.
-  private var unseen: String {
+  private var noPublisherMessage: String {
     let tail = command.tail(10).map { "  " + $0 }
     let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
     let what =

@@ -51,14 +51,14 @@ struct ExportCommand: ConfinedCommand {
 
   private var isService: Bool { textfile != nil && !once }
 
-  var needs: Needs {
-    guard let textfile, !describe else { return Needs() }
-    return Needs(
+  var needs: Prerequisites {
+    guard let textfile, !describe else { return Prerequisites() }
+    return Prerequisites(
       exports: textfile.isEmpty ? "." : textfile,
-      replaced: ReplacedFile(name: Self.fileName, isRemovedAtEnd: !once))
+      replaced: ReplaceableFile(name: Self.fileName, isRemovedAtEnd: !once))
   }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     if describe { return try Output.standard(Metric.document) }
     var exporter = Exporter(version: Memwatch.configuration.version, counts: isService)
     var collector = Collector(

@@ -12,9 +12,9 @@ struct HostCommand: ConfinedCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  var needs: Needs { Needs() }
+  var needs: Prerequisites { Prerequisites() }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let host = viewer.host
     try Output.standard(json ? try Format.json(host.document) : host.text)
   }
@@ -31,9 +31,9 @@ struct Diff: ConfinedCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  var needs: Needs { Needs(named: [before, after]) }
+  var needs: Prerequisites { Prerequisites(named: [before, after]) }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let (old, new) = (try read(before), try read(after))
     let differences = new.differences(from: old)
     if json {

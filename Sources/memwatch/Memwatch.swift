@@ -188,16 +188,18 @@ struct Watch: ConfinedCommand {
     help:
       "No screen: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)"
   )
-  var speaks = false
+  var writesLines = false
   @OptionGroup var audit: AuditFlag
 
-  private var isScreen: Bool { !speaks && !once && Screen.isPossible }
+  private var isScreen: Bool { !writesLines && !once && Screen.isPossible }
 
-  var needs: Needs { Needs(named: target.named, screen: isScreen ? screen.settings : nil) }
+  var needs: Prerequisites {
+    Prerequisites(named: target.named, screen: isScreen ? screen.settings : nil)
+  }
 
-  func look(_ viewer: Viewer) throws {
-    if speaks || !once && Screen.withoutCursor != nil {
-      if !speaks { Speaking.begin() }
+  func runConfined(_ viewer: Viewer) throws {
+    if writesLines || !once && Screen.withoutCursor != nil {
+      if !writesLines { Speaking.begin() }
       let end = try Speaking.follow(
         target.attach(), screen, auditing: audit.mode(.automatic))
       throw ExitCode(Exit.code(for: end))
@@ -238,7 +240,7 @@ struct Watch: ConfinedCommand {
           isOver = error.code != Exit.noPublisher && error.code != Exit.notPermitted
           return nil
         }
-      }, goesOn: { !isOver && Console.milliseconds < deadline })
+      }, canStillAppear: { !isOver && Console.milliseconds < deadline })
     if try !viewer.show(.waiting(wait), auditing: !audit.isOff) { throw failure }
   }
 }
@@ -249,7 +251,7 @@ func write(_ export: Export, to path: String) -> String? {
     let format = Format(path: path)
     switch export {
     case .everything(let snapshot): try Output.file(path, try format.render(snapshot))
-    case .seen(let seen): try Output.file(path, try format.render(seen))
+    case .view(let view): try Output.file(path, try format.render(view))
     }
     return nil
   } catch { return error.message }
@@ -261,9 +263,9 @@ struct List: ConfinedCommand {
   @Flag(name: .long, help: "As JSON.")
   var json = false
 
-  var needs: Needs { Needs() }
+  var needs: Prerequisites { Prerequisites() }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let discovery = Discovery.run()
     let now = Console.now
     if json {
@@ -335,9 +337,9 @@ struct SnapshotCommand: ConfinedCommand {
   var output: String?
   @OptionGroup var audit: AuditFlag
 
-  var needs: Needs { Needs(named: target.named, exports: directory(of: output)) }
+  var needs: Prerequisites { Prerequisites(named: target.named, exports: directory(of: output)) }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let inspector = try target.attach()
     var snapshots = [inspector.sample(auditing: audit.mode(.now))]
     if format == .svg {

@@ -41,11 +41,11 @@ enum Format: String, CaseIterable {
     }
   }
 
-  func render(_ seen: ViewExport) throws(Failure) -> String {
+  func render(_ view: ViewExport) throws(Failure) -> String {
     switch self {
-    case .json: try Self.json(seen.document)
-    case .csv: seen.csv
-    case .text, .svg: seen.text
+    case .json: try Self.json(view.document)
+    case .csv: view.csv
+    case .text, .svg: view.text
     }
   }
 

@@ -35,9 +35,9 @@ struct Record: ConfinedCommand {
     }
   }
 
-  var needs: Needs { Needs(named: target.named, exports: directory(of: output)) }
+  var needs: Prerequisites { Prerequisites(named: target.named, exports: directory(of: output)) }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let inspector = try target.attach()
     let recording = try Recording(output)
     let end = duration.map { Console.milliseconds + UInt64($0.milliseconds) }
@@ -93,9 +93,11 @@ struct Replay: ConfinedCommand {
   var once = false
 
   private var isScreen: Bool { !once && Screen.isPossible }
-  var needs: Needs { Needs(named: [file], screen: isScreen ? screen.settings : nil) }
+  var needs: Prerequisites {
+    Prerequisites(named: [file], screen: isScreen ? screen.settings : nil)
+  }
 
-  func look(_ viewer: Viewer) throws {
+  func runConfined(_ viewer: Viewer) throws {
     let snapshots = try read()
     if !once, Screen.withoutCursor != nil {
       Speaking.begin()
@@ -122,11 +124,11 @@ struct Replay: ConfinedCommand {
     var snapshots: [Snapshot] = []
     for line in lines {
       // The last line may be cut off.
-      guard RecordedSample.isFit(Array(line)),
+      guard RecordedSample.isWellFormed(Array(line)),
         let sample = try? decoder.decode(RecordedSample.self, from: Data(line)),
         let snapshot = sample.snapshot(after: snapshots.last)
       else { break }
-      snapshots.append(snapshot.withoutCommands)
+      snapshots.append(snapshot.withoutFixes)
     }
     if snapshots.count < lines.count {
       Output.error(

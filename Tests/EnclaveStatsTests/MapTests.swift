@@ -26,10 +26,10 @@ import Testing
   }
 
   /// The pages of all chunks, one after the other, those without anything left out.
-  private func pages(_ reader: inout StatsPageReader) throws -> [StatsPageContents] {
+  private func pages(_ reader: inout StatsPageReader) throws -> [PageContents] {
     let image = try reader.read()
     return zip(image.chunks, image.maps).flatMap { chunk, map in
-      let count = min(StatsPageContents.capacity, Int(chunk[.dataBytes]) / 4096)
+      let count = min(PageContents.capacity, Int(chunk[.dataBytes]) / 4096)
       return (0..<count).compactMap { page in
         map.map { $0.contents(ofPage: page) }.flatMap { $0.kind == 0 ? nil : $0 }
       }
@@ -37,9 +37,9 @@ import Testing
   }
 
   private func expect(
-    _ what: String, _ reader: inout StatsPageReader, _ condition: ([StatsPageContents]) -> Bool
+    _ what: String, _ reader: inout StatsPageReader, _ condition: ([PageContents]) -> Bool
   ) throws {
-    var last: [StatsPageContents] = []
+    var last: [PageContents] = []
     let deadline = Date().addingTimeInterval(60)
     while Date() < deadline {
       last = try pages(&reader)
@@ -85,7 +85,7 @@ import Testing
     try peer.send("arena a alpha isolated off \(gate)")
     try peer.send("alloc a 2 10000")
     try expect("two chunks, each one secret's", &reader) { pages in
-      pages.map(\.live) == [1, 1] && pages.allSatisfy { $0.kind == StatsPageContents.whole }
+      pages.map(\.live) == [1, 1] && pages.allSatisfy { $0.kind == PageContents.whole }
     }
     try peer.send("hold a")
     try expect("one is open", &reader) { $0.map(\.isOpen).sorted { !$0 && $1 } == [false, true] }
@@ -112,11 +112,11 @@ import Testing
 
   @Test func contentsAreSixteenBits() {
     for bits: UInt64 in 0...0xffff {
-      #expect(StatsPageContents(bits: bits).bits == bits)
+      #expect(PageContents(bits: bits).bits == bits)
     }
-    var contents = StatsPageContents()
+    var contents = PageContents()
     contents.live = 1000
-    #expect(StatsPageContents(bits: contents.bits).live == 255)
+    #expect(PageContents(bits: contents.bits).live == 255)
   }
 
   /// Where the secrets are not wanted, and the maps are, and the reverse.

@@ -58,19 +58,19 @@
       #expect(vector.nonce.count == cipher.nonceBytes)
       cipher.prepare(key: vector.key, schedule: schedule)
       vector.associated.withUnsafeBytes { associated in
-        cipher.seal(
+        cipher.encrypt(
           vector.text, byteCount: vector.text.count, into: &made, tag: &tag, nonce: vector.nonce,
           associated: associated, schedule: schedule)
         #expect(made == vector.ciphertext && tag == vector.tag)
         var back = [UInt8](repeating: 1, count: vector.text.count)
         #expect(
-          cipher.open(
+          cipher.decrypt(
             made, byteCount: made.count, into: &back, tag: tag, nonce: vector.nonce,
             associated: associated, schedule: schedule))
         #expect(back == vector.text)
         tag[3] ^= 4
         #expect(
-          !cipher.open(
+          !cipher.decrypt(
             made, byteCount: made.count, into: &back, tag: tag, nonce: vector.nonce,
             associated: associated, schedule: schedule))
         #expect(back.allSatisfy { $0 == 0 })

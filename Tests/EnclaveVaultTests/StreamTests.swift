@@ -208,22 +208,22 @@
       }
       #expect(try read(100) == 100)
       stream.withChunks { $0.swapAt(1, 2) }
-      stream.claim(that: 1, is: 1, isLast: false)
-      stream.claim(that: 2, is: 2, isLast: false)
+      stream.forgePosition(ofChunk: 1, as: 1, isLast: false)
+      stream.forgePosition(ofChunk: 2, as: 2, isLast: false)
       for place in [100, 200] {
         #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(place) }
       }
       #expect(vault.statistics.failures == 2)
       // Put right, it is read; and the last chunk cannot be made one in the middle, nor the reverse.
       stream.withChunks { $0.swapAt(1, 2) }
-      stream.claim(that: 1, is: 1, isLast: false)
-      stream.claim(that: 2, is: 2, isLast: false)
+      stream.forgePosition(ofChunk: 1, as: 1, isLast: false)
+      stream.forgePosition(ofChunk: 2, as: 2, isLast: false)
       #expect(try read(100) == 100 && read(400) == 50)
       var cut: [UnsafeMutableRawPointer] = []
       stream.withChunks { cut = [$0.removeLast()] }
-      stream.claim(that: 3, is: 3, isLast: true)
+      stream.forgePosition(ofChunk: 3, as: 3, isLast: true)
       #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(300) }
-      stream.claim(that: 3, is: 3, isLast: false)
+      stream.forgePosition(ofChunk: 3, as: 3, isLast: false)
       stream.withChunks { $0 += cut }
       #expect(try read(300) == 100)
     }
@@ -241,12 +241,12 @@
       #expect(throws: AccessError<Never>.access(.notAuthentic)) {
         _ = try reader.withNext { $0.byteCount }
       }
-      a.claim(that: 1, is: 1, isLast: false)
+      a.forgePosition(ofChunk: 1, as: 1, isLast: false)
       #expect(throws: AccessError<Never>.access(.notAuthentic)) {
         _ = try reader.withNext { $0.byteCount }
       }
       exchange()
-      b.claim(that: 1, is: 1, isLast: false)
+      b.forgePosition(ofChunk: 1, as: 1, isLast: false)
       let isWhole = try isRight(&reader)
       #expect(isWhole)
     }

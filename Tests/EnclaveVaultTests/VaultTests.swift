@@ -143,10 +143,10 @@
       let (vault, arena) = (try vault(cipher), try arena())
       let encrypted = try vault.encrypt(secret(arena, 32, 1))
       for epoch: UInt64 in [0, 2, 3, .max] {
-        encrypted.claim(epoch: epoch)
+        encrypted.forge(epoch: epoch)
         #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(encrypted, into: arena) }
       }
-      encrypted.claim(epoch: 1)
+      encrypted.forge(epoch: 1)
       #expect(try isRight(vault.decrypt(encrypted, into: arena), 1))
     }
 

@@ -124,14 +124,16 @@ import Testing
     #expect(survey(openssl).groups.map(\.owner) == [.openssl])
     // Without the library beside it, nobody's that is known.
     #expect(survey(framed).groups.map(\.owner) == [.unknown])
-    #expect(survey(framed).groups[0].lacks == ["inherited by fork"])
+    #expect(survey(framed).groups[0].missingProtection == ["inherited by fork"])
     let groups = survey(Self.text).groups
     #expect(groups.map(\.owner) == [.enclave, .secretMemory])
-    #expect(groups[0].lacks == ["12 KiB in swap"] && groups[1].lacks == ["without guards"])
+    #expect(
+      groups[0].missingProtection == ["12 KiB in swap"]
+        && groups[1].missingProtection == ["without guards"])
     // Not locked, and nobody's.
     let marked = "7f0000001000-7f0000002000 rw-p 00000000 00:00 0\nVmFlags: rd wr dd gu\n"
     #expect(survey(marked).groups.map(\.owner) == [.unknown])
-    #expect(survey(marked).groups[0].lacks == ["not locked", "inherited by fork"])
+    #expect(survey(marked).groups[0].missingProtection == ["not locked", "inherited by fork"])
     #expect(survey(go).groups.isEmpty)
   }
 
@@ -196,9 +198,10 @@ import Testing
     }
     let (first, second) = (chunk(0x10000..<0x20000), chunk(0x20000..<0x30000))
     let (same, across) = (chunk(0x10000..<0x18000), chunk(0x1f000..<0x21000))
-    #expect(ArenaClaim.ClaimedChunk.apart([second, first]) == [first, second])
-    #expect(ArenaClaim.ClaimedChunk.apart([first, across, second]).contains(across) == false)
-    #expect(ArenaClaim.ClaimedChunk.apart([first, same]).count == 1)
+    #expect(ArenaClaim.ClaimedChunk.nonOverlapping([second, first]) == [first, second])
+    #expect(
+      ArenaClaim.ClaimedChunk.nonOverlapping([first, across, second]).contains(across) == false)
+    #expect(ArenaClaim.ClaimedChunk.nonOverlapping([first, same]).count == 1)
   }
 
   /// Pages in swap, which no test can bring about everywhere.

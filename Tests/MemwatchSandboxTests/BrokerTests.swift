@@ -56,7 +56,7 @@ import Testing
     ///   - replaced: the one file that may be replaced.
     ///   - place: another directory than this test's own one.
     init(
-      named: [String] = [], replacing replaced: ReplacedFile? = nil, at place: URL? = nil
+      named: [String] = [], replacing replaced: ReplaceableFile? = nil, at place: URL? = nil
     ) throws {
       directory = FileManager.default.temporaryDirectory
         .appending(path: "broker-\(UUID().uuidString)")
@@ -170,9 +170,9 @@ import Testing
   /// Landlock and seccomp(2) confine one thread: a process that has more is told so, and none of it
   /// is confined. (No mechanism is named here, since these tests go on.)
   @Test func aProcessWithThreadsIsNotConfined() {
-    #expect((Rights.threads ?? 0) > 1, "the threads of this test runner")
+    #expect((Privileges.threads ?? 0) > 1, "the threads of this test runner")
     let confinement = Confinement.enter([])
-    #expect(confinement.holds.isEmpty && confinement.missing.count == 1)
+    #expect(confinement.mechanisms.isEmpty && confinement.missing.count == 1)
     #expect(confinement.missing.first?.hasPrefix("everything: the process has ") == true)
   }
 
@@ -185,7 +185,8 @@ import Testing
         path: "/x", outcome: .failed(FileFailure(function: "open", path: "/x", errno: 13))),
     ]
     #expect(
-      StatsPageLocation.all(Fields.decode(Fields.encode(places.flatMap(\.fields)))) == places)
+      StatsPageLocation.all(TextFields.decode(TextFields.encode(places.flatMap(\.fields))))
+        == places)
     // What is cut off gives fewer places, and nothing worse.
     let fields = places.flatMap(\.fields)
     for count in 0..<fields.count {

@@ -38,7 +38,8 @@ import Testing
   /// A client that was taken over asks for every step, in every order and with every name: other
   /// files stay as they are, none is made, and what a link points to is not written.
   @Test func oneFileAloneIsReplaced() throws {
-    let driven = try Driven(replacing: ReplacedFile(name: "memwatch.prom", isRemovedAtEnd: false))
+    let driven = try Driven(
+      replacing: ReplaceableFile(name: "memwatch.prom", isRemovedAtEnd: false))
     let others = ["node.prom", "passwd", "target"]
     for name in others { try put(driven, name) }
     for name in ["memwatch.prom", ".memwatch.prom.\(ProcessFacts.pid).tmp"] {
@@ -85,7 +86,7 @@ import Testing
   /// A directory that could not be opened: the kernel's own answer, for new files and for the one.
   @Test(arguments: [("absent", ENOENT), ("file/below", ENOTDIR)])
   func theDirectorysErrnoIsKept(component: String, errno: Int32) throws {
-    for replaced in [nil, ReplacedFile(name: "x", isRemovedAtEnd: false)] {
+    for replaced in [nil, ReplaceableFile(name: "x", isRemovedAtEnd: false)] {
       let directory = FileManager.default.temporaryDirectory.appending(
         path: "broker-\(UUID().uuidString)")
       try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)

@@ -80,7 +80,7 @@ import Testing
       ("+x", 0, nil, true),
     ] as [(String, Int, Int?, Bool)])
   func timesOfAReplay(text: String, from: Int, expected: Int?, saysSo: Bool) {
-    let place = ReplayTime.place(of: text, in: Self.times, at: from) { Int($0 / 1000 % 86_400) }
+    let place = ReplayTime.index(of: text, in: Self.times, at: from) { Int($0 / 1000 % 86_400) }
     #expect(place.index == expected && (place.note != nil) == saysSo, "\(text): \(place)")
   }
 }

@@ -42,8 +42,8 @@ import Testing
         #expect(draw(model, width, height).line(0).contains("75 s ago"), "\(view) \(width)")
       }
       guard ![.processes, .host, .help].contains(view) else { continue }
-      #expect(model.seen.title.contains("last seen"), "\(view): \(model.seen.title)")
-      #expect(!model.seen.rows.contains { $0.contains("ok") })
+      #expect(model.viewExport.title.contains("last seen"), "\(view): \(model.viewExport.title)")
+      #expect(!model.viewExport.rows.contains { $0.contains("ok") })
     }
   }
 

@@ -97,26 +97,28 @@ import Testing
   @Test func whatIsSeenCanBeWritten() {
     var model = model(sample(arenas: 200))
     press(&model, "fscratch\n")
-    #expect(model.seen.rows.map { $0[0] } == ["scratch"])
-    #expect(model.seen.columns.count == ArenaColumn.allCases.count - 1)
+    #expect(model.viewExport.rows.map { $0[0] } == ["scratch"])
+    #expect(model.viewExport.columns.count == ArenaColumn.allCases.count - 1)
     press(&model, "m")
-    #expect(model.seen.columns.contains("SINCE"))
+    #expect(model.viewExport.columns.contains("SINCE"))
     press(&model, "f\u{15}\n>")
     for item in model.checklist!.items {
       press(&model, ["ARENA", "LOCKED"].contains(item.title) ? "j" : " j")
     }
     press(&model, "q")
-    #expect(model.seen.columns == ["ARENA", "LOCKED"] && model.seen.rows.count == 200)
-    #expect(model.seen.csv.hasPrefix("ARENA,LOCKED\r\ntls-keys,48 KiB\r\n"))
+    #expect(model.viewExport.columns == ["ARENA", "LOCKED"] && model.viewExport.rows.count == 200)
+    #expect(model.viewExport.csv.hasPrefix("ARENA,LOCKED\r\ntls-keys,48 KiB\r\n"))
     press(&model, "n\n")
-    #expect(model.seen.title == "arenas > session-tokens > secrets")
-    #expect(model.seen.rows.map { $0[1] } == titles(model))
+    #expect(model.viewExport.title == "arenas > session-tokens > secrets")
+    #expect(model.viewExport.rows.map { $0[1] } == titles(model))
     press(&model, "3")
-    #expect(model.seen.rows.map { $0[0] } == ["!", "", "", "!"])
+    #expect(model.viewExport.rows.map { $0[0] } == ["!", "", "", "!"])
     #expect(
-      model.seen.text.contains("! ") && model.seen.text.hasPrefix("arenas > session-tokens > map\n")
+      model.viewExport.text.contains("! ")
+        && model.viewExport.text.hasPrefix("arenas > session-tokens > map\n")
     )
-    guard case .object(let members) = model.seen.document, case .list(let rows) = members[1].1,
+    guard case .object(let members) = model.viewExport.document,
+      case .list(let rows) = members[1].1,
       case .object(let first) = rows[0]
     else {
       Issue.record("no rows")
@@ -125,7 +127,7 @@ import Testing
     #expect(rows.count == 4 && first[1].0 == "PAGES" && first[2].1 == .text("91"))
     for view in View.allCases {
       model.view = view
-      let seen = model.seen
+      let seen = model.viewExport
       #expect(seen.rows.allSatisfy { $0.count == max(1, seen.columns.count) }, "\(view)")
       #expect(seen.text.hasPrefix(seen.title))
     }

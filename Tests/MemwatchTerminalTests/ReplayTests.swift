@@ -136,9 +136,9 @@ import Testing
     }
     #expect(shown > 60)
     // Texts that a terminal would act on, raw or escaped: such a line is no sample.
-    #expect(good.allSatisfy { RecordedSample.isFit($0) })
+    #expect(good.allSatisfy { RecordedSample.isWellFormed($0) })
     for text in ["größe 鍵 e\u{301}", "a \\\" b \\\\ c \\/"] {
-      #expect(RecordedSample.isFit(Array("{\"name\":\"\(text)\"}".utf8)), "\(text)")
+      #expect(RecordedSample.isWellFormed(Array("{\"name\":\"\(text)\"}".utf8)), "\(text)")
     }
     for text in [
       "\\u001b[31m", "\\u0041", "\\n", "\\r", "\\b", "\u{1b}", "\u{9b}2J", "\u{202e}", "\u{7f}",
@@ -146,13 +146,14 @@ import Testing
     ] {
       let isAtEnd = text == "\\"
       #expect(
-        !RecordedSample.isFit(Array("{\"name\":\"\(text)\(isAtEnd ? "" : "\"}")".utf8)), "\(text)")
+        !RecordedSample.isWellFormed(Array("{\"name\":\"\(text)\(isAtEnd ? "" : "\"}")".utf8)),
+        "\(text)")
     }
-    #expect(!RecordedSample.isFit([0x22, 0xff, 0x22]))
+    #expect(!RecordedSample.isWellFormed([0x22, 0xff, 0x22]))
   }
 
   @Test func aReplayTellsOfNothingToType() {
-    let (live, replay) = (sample(), sample().withoutCommands)
+    let (live, replay) = (sample(), sample().withoutFixes)
     #expect(live.problems.contains { $0.fix != nil } && live.text.contains("prlimit"))
     #expect(replay.problems.map(\.text) == live.problems.map(\.text))
     #expect(

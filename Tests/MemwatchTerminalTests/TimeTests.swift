@@ -34,7 +34,7 @@ import Testing
   @Test func anHourIsKeptAndBounded() {
     var timeline = Timeline()
     for step in 0..<5000 { timeline.add(at(step)) }
-    #expect(timeline.byteCount <= Timeline.mostBytes)
+    #expect(timeline.byteCount <= Timeline.maximumBytes)
     let first = timeline.samples.first!.sampledAt
     let last = timeline.samples.last!.sampledAt
     #expect((3_590_000...3_600_000 + 300_000).contains(last.since(first)))
@@ -55,7 +55,7 @@ import Testing
         }
       }
       timeline.add(next)
-      #expect(timeline.byteCount <= Timeline.mostBytes)
+      #expect(timeline.byteCount <= Timeline.maximumBytes)
     }
     #expect(timeline.samples.last?.sampledAt == now + 299_000)
     #expect(timeline.samples.count >= 8)

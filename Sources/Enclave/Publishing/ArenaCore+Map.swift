@@ -55,7 +55,7 @@ private struct Draft {
   let chunk: Int
   let firstPage: Int
   let slab: UnsafeMutablePointer<Slab>
-  var contents: StatsPageContents
+  var contents: PageContents
 }
 
 extension ArenaCore {
@@ -73,7 +73,7 @@ extension ArenaCore {
       guard chunk.isMapped, chunk.record != PublishedSecret.none else { continue }
       let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
       var at = 0
-      while at < min(end, StatsPageContents.capacity * Page.size) {
+      while at < min(end, PageContents.capacity * Page.size) {
         var step = Page.size
         if let owner = unsafe pageOwner(of: chunk.mapping.data + at) {
           let slab = unsafe owner.assumingMemoryBound(to: Slab.self)
@@ -91,11 +91,11 @@ extension ArenaCore {
     return (drafts, pages)
   }
 
-  private func contents(of slab: UnsafeMutablePointer<Slab>) -> StatsPageContents {
-    var contents = StatsPageContents()
+  private func contents(of slab: UnsafeMutablePointer<Slab>) -> PageContents {
+    var contents = PageContents()
     contents.live = unsafe isDestroyed ? 0 : Int(slab.pointee.live)
     let sizeClass = unsafe slab.pointee.sizeClass
-    contents.kind = sizeClass == Slab.isolatedClass ? StatsPageContents.whole : Int(sizeClass) + 1
+    contents.kind = sizeClass == Slab.isolatedClass ? PageContents.whole : Int(sizeClass) + 1
     contents.isStuck = unsafe slab.pointee.stuck != .closed
     contents.isOpen = unsafe slab.pointee.readers + slab.pointee.writers > 0
     return contents
@@ -113,9 +113,9 @@ extension ArenaCore {
         contents.isOpen = true
       }
       let pages = unsafe max(1, draft.slab.pointee.byteCount / Page.size)
-      let isWhole = contents.kind == StatsPageContents.whole
+      let isWhole = contents.kind == PageContents.whole
       for page in draft.firstPage..<draft.firstPage + (isWhole ? 1 : pages)
-      where page < StatsPageContents.capacity {
+      where page < PageContents.capacity {
         map[page / 4] |= contents.bits << UInt64(page % 4 * 16)
         contents.isContinuation = true
       }

@@ -222,6 +222,6 @@ extension ProcText {
   /// The children of all threads of a process; empty if the kernel does not list them
   /// (CONFIG_PROC_CHILDREN).
   static func children(of pid: Int32) -> [Int32] {
-    (Inspected.children(pid: pid).fields(limit: 1 << 20) ?? []).compactMap { Int32($0) }
+    (InspectedFile.children(pid: pid).fields(limit: 1 << 20) ?? []).compactMap { Int32($0) }
   }
 }

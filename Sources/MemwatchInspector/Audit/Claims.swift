@@ -53,7 +53,7 @@ extension ArenaClaim {
   /// All claims of a page; implausible numbers are left out.
   static func all(in image: StatsPageImage) -> [ArenaClaim] {
     var chunks = Dictionary(grouping: image.chunks) { $0[.arenaID] }
-    let apart = ClaimedChunk.apart(image.chunks.compactMap(ClaimedChunk.init))
+    let apart = ClaimedChunk.nonOverlapping(image.chunks.compactMap(ClaimedChunk.init))
     return image.arenas.map { record in
       // If several arenas claim the same id, the first gets the chunks.
       let listed = chunks.removeValue(forKey: record[.id]) ?? []
@@ -79,7 +79,7 @@ extension ArenaClaim {
 extension ArenaClaim.ClaimedChunk {
   /// Keeps chunks that do not overlap. Genuine chunks never do; a hostile page could use overlaps
   /// to make every mapping be compared with every chunk.
-  static func apart(_ all: [Self]) -> Set<Self> {
+  static func nonOverlapping(_ all: [Self]) -> Set<Self> {
     var end: UInt64 = 0
     return Set(
       all.sorted { $0.data.lowerBound < $1.data.lowerBound }.filter { chunk in

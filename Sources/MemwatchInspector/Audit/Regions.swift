@@ -85,7 +85,7 @@ package struct Regions: Sendable {
 
   /// Reads all of smaps. The kernel holds the target's mmap lock during each read.
   package init(pid: Int32) throws(FileFailure) {
-    let file = try Inspected.process(.smaps, pid: pid).open()
+    let file = try InspectedFile.process(.smaps, pid: pid).open()
     var bytes = [UInt8](repeating: 0, count: 65536)
     var (kept, offset) = (0, 0)
     while true {

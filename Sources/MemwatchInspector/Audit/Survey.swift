@@ -205,7 +205,7 @@ package struct Survey: Equatable, Sendable {
 
 extension Survey.OwnerGroup {
   /// The protection that these regions lack, in words.
-  package var lacks: [String] {
+  package var missingProtection: [String] {
     var parts: [String] = []
     func add(_ count: UInt64, _ what: String) {
       if count > 0 {
@@ -241,7 +241,8 @@ extension Survey {
       let rows = groups.map { group in
         [
           group.owner.rawValue, "\(group.regions)", bytes(group.bytes),
-          group.lacks.isEmpty ? "nothing" : group.lacks.joined(separator: ", "),
+          group.missingProtection.isEmpty
+            ? "nothing" : group.missingProtection.joined(separator: ", "),
         ]
       }
       lines += table([["LOOKS LIKE", "REGIONS", "BYTES", "LACKS"]] + rows)

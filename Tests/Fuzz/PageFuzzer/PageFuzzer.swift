@@ -17,7 +17,7 @@ final class InputFiles: FileOpening {
   nonisolated(unsafe) static var smaps: [UInt8] = []
   static let page0: String = "/dev/shm/page"
 
-  func open(_ file: Inspected) throws(FileFailure) -> OpenFile {
+  func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile {
     switch file {
     case .named, .page: return try OpenFile(holding: Self.page, path: Self.page0)
     case .process(.smaps, _): return try OpenFile(holding: Self.smaps, path: "smaps")
@@ -35,7 +35,7 @@ final class InputFiles: FileOpening {
     default: ""
     }
   }
-  func read(_ file: Inspected, limit: Int) -> [UInt8]? {
+  func read(_ file: InspectedFile, limit: Int) -> [UInt8]? {
     guard let opened = try? open(file) else { return nil }
     return try? opened.readAll(limit: limit)
   }
@@ -67,8 +67,8 @@ func draw(_ model: Model, _ choice: Int) {
     let (grid, _) = Renderer.render(
       model, width: width, height: height, style: Style(unicode: true), now: 1_795_236_404_000)
     check(grid.rows.map { String($0.compactMap(\.character)) }.joined(separator: "\n"))
-    check(model.seen.csv)
-    check(model.seen.text)
+    check(model.viewExport.csv)
+    check(model.viewExport.text)
   }
 }
 
@@ -159,7 +159,7 @@ func readRecord(_ bytes: [UInt8]) {
 
 @_cdecl("LLVMFuzzerInitialize")
 public func begin(_ count: UnsafeMutableRawPointer, _ arguments: UnsafeMutableRawPointer) -> Int32 {
-  InspectedFiles.use(InputFiles())
+  FileOpener.use(InputFiles())
   return 0
 }
 

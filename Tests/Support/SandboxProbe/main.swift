@@ -28,7 +28,7 @@ var broker = Broker(named: [], exportsTo: ".")
 let end = try broker.run(
   mechanisms: named.isEmpty ? Set(Confinement.Mechanism.allCases) : Set(named), prepare: {},
   body: { (_, _, confinement) in
-    print("holds: \(confinement.holds.joined(separator: ", "))")
+    print("holds: \(confinement.mechanisms.joined(separator: ", "))")
     probe()
     exit(0)
   })

@@ -8,7 +8,7 @@ import Testing
 
 @testable import MemwatchInspector
 
-@Suite struct RestTests {
+@Suite struct OverflowTests {
   static let sizes = [(40, 8), (40, 10), (59, 17), (60, 18), (80, 24), (100, 30), (200, 40)]
 
   /// Forty of everything that is listed.
@@ -82,10 +82,10 @@ import Testing
       var model = model(long(unlisted: unlisted))
       model.view = view
       let text = draw(model, size.0, size.1).text
-      let isTold = text.contains("987 earlier") || text.contains(#/987 \w+ not listed/#)
-      #expect(isTold == (unlisted > 0), "\(text)")
+      let hasLine = text.contains("987 earlier") || text.contains(#/987 \w+ not listed/#)
+      #expect(hasLine == (unlisted > 0), "\(text)")
       // And so do files of the view, in each format.
-      let seen = model.seen
+      let seen = model.viewExport
       #expect((seen.unlisted != nil) == (unlisted > 0))
       for text in [seen.text, seen.csv] { #expect(text.contains("987") == (unlisted > 0)) }
       guard case .object(let members) = seen.document else {

@@ -6,7 +6,7 @@
 /// Pages that are opened together have equal entries; all but the first are marked as
 /// continuations. The pages of an isolated chunk hold one secret: the entry of its first page
 /// covers all.
-package struct StatsPageContents: Equatable, Sendable {
+package struct PageContents: Equatable, Sendable {
   /// The live secrets here; 255 means that many or more.
   package var live = 0
   /// How it is used: 0 unused, 1 to 16 slots of that size class in the header, 31 one secret.
@@ -39,8 +39,8 @@ package struct StatsPageContents: Equatable, Sendable {
 
 extension StatsPageRecord<MapWord> {
   /// The contents of a page, 0 to 63.
-  package func contents(ofPage page: Int) -> StatsPageContents {
+  package func contents(ofPage page: Int) -> PageContents {
     let word = self[MapWord.pages.rawValue + page / 4]
-    return StatsPageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)
+    return PageContents(bits: word >> UInt64(page % 4 * 16) & 0xffff)
   }
 }

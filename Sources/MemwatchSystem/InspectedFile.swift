@@ -24,7 +24,7 @@ package enum ProcessFile: UInt8, CaseIterable, Sendable {
 }
 
 /// A file, or a small set of files, that an inspector may read.
-package enum Inspected: Hashable, Sendable, CustomStringConvertible {
+package enum InspectedFile: Hashable, Sendable, CustomStringConvertible {
   case process(ProcessFile, pid: Int32)
   /// The pids of the children of all threads, if the kernel lists them.
   case children(pid: Int32)
@@ -55,19 +55,19 @@ package enum Inspected: Hashable, Sendable, CustomStringConvertible {
   }
 
   package func open() throws(FileFailure) -> OpenFile {
-    try InspectedFiles.current.open(self)
+    try FileOpener.current.open(self)
   }
 
   /// The contents, at most `limit` bytes; nil if it cannot be read.
   package func bytes(limit: Int) -> [UInt8]? {
-    InspectedFiles.current.read(self, limit: limit)
+    FileOpener.current.read(self, limit: limit)
   }
 
   package func text(limit: Int) -> String? {
     bytes(limit: limit).map { String(decoding: $0, as: UTF8.self) }
   }
 
-  package func fields(limit: Int) -> [String]? { bytes(limit: limit).map(Fields.decode) }
+  package func fields(limit: Int) -> [String]? { bytes(limit: limit).map(TextFields.decode) }
 }
 
 /// A directory where stats pages may be, and what a search found there.
@@ -97,9 +97,9 @@ package struct StatsPageLocation: Equatable, Sendable {
 
 /// Opens the files that an inspector reads, and creates those that it writes.
 package protocol FileOpening: AnyObject, Sendable {
-  func open(_ file: Inspected) throws(FileFailure) -> OpenFile
+  func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile
   /// The contents of a file, at most `limit` bytes; nil if it cannot be read.
-  func read(_ file: Inspected, limit: Int) -> [UInt8]?
+  func read(_ file: InspectedFile, limit: Int) -> [UInt8]?
   func search() throws(FileFailure) -> [StatsPageLocation]
   /// Creates a new file, mode 0600; never overwrites. `whole`: under a temporary name until
   /// `finish`.
@@ -108,15 +108,15 @@ package protocol FileOpening: AnyObject, Sendable {
   func finish(_ path: String, keeping: Bool) throws(FileFailure)
 }
 
-package enum InspectedFiles {
-  private static let opener = Mutex<any FileOpening>(DirectFiles())
+package enum FileOpener {
+  private static let opener = Mutex<any FileOpening>(DirectFileOpener())
   /// This process itself, or the broker once this process is confined.
   package static var current: any FileOpening { opener.withLock { $0 } }
   package static func use(_ files: any FileOpening) { opener.withLock { $0 = files } }
 }
 
 /// Zero-terminated texts, concatenated. (Paths may contain any other byte.)
-package enum Fields {
+package enum TextFields {
   package static func encode(_ fields: [String]) -> [UInt8] {
     fields.flatMap { $0.utf8.filter { $0 != 0 } + [0] }
   }
@@ -127,14 +127,14 @@ package enum Fields {
 }
 
 /// Opens files directly, without a broker.
-package final class DirectFiles: FileOpening {
+package final class DirectFileOpener: FileOpening {
   private let pages = Mutex(StatsPageSearch())
 
   package init() {}
 
   package func search() -> [StatsPageLocation] { pages.withLock { $0.run() } }
 
-  package func open(_ file: Inspected) throws(FileFailure) -> OpenFile {
+  package func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile {
     switch file {
     case .process, .named, .mapLimit:
       return try OpenFile(reading: file.description, followingLinks: true)
@@ -160,13 +160,13 @@ package final class DirectFiles: FileOpening {
     }
   }
 
-  package func read(_ file: Inspected, limit: Int) -> [UInt8]? {
+  package func read(_ file: InspectedFile, limit: Int) -> [UInt8]? {
     guard let file = try? open(file) else { return nil }
     return try? file.readAll(limit: limit)
   }
 
-  private func answer(_ fields: [String], _ file: Inspected) throws(FileFailure) -> OpenFile {
-    try OpenFile(holding: Fields.encode(fields), path: file.description)
+  private func answer(_ fields: [String], _ file: InspectedFile) throws(FileFailure) -> OpenFile {
+    try OpenFile(holding: TextFields.encode(fields), path: file.description)
   }
 
   package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {

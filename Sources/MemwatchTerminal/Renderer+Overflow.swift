@@ -4,19 +4,19 @@
 import MemwatchInspector
 
 /// Splits the rows below a list's titles between items and one line that counts the rest.
-struct Rest {
+struct ListOverflow {
   let count: Int
   /// The rows for items.
   let rows: Int
   /// What the page does not list, in words; nil: it lists everything.
   let unlisted: String?
   /// Whether the line is shown. A single row goes to an item.
-  let isTold: Bool
+  let hasLine: Bool
 
   init(count: Int, rows: Int, unlisted: String? = nil) {
     (self.count, self.unlisted) = (count, unlisted)
-    isTold = rows > 1 && (count > rows || unlisted != nil)
-    self.rows = max(0, isTold ? rows - 1 : rows)
+    hasLine = rows > 1 && (count > rows || unlisted != nil)
+    self.rows = max(0, hasLine ? rows - 1 : rows)
   }
 
   /// The first visible item, so that the selected one is visible.
@@ -33,9 +33,9 @@ struct Rest {
 }
 
 extension Renderer {
-  mutating func draw(_ rest: Rest, from first: Int, row: Int) {
-    guard rest.isTold else { return }
-    let text = shown(rest.text(from: first)).fitted(width - 1)
+  mutating func draw(_ rest: ListOverflow, from first: Int, row: Int) {
+    guard rest.hasLine else { return }
+    let text = displayable(rest.text(from: first)).fitted(width - 1)
     grid.put(text, row: row, endingAt: width - 1, role: .strong)
   }
 }

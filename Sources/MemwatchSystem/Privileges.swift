@@ -3,7 +3,7 @@
 internal import CMemwatchSystem
 package import EnclaveSystem
 
-package enum Rights {
+package enum Privileges {
   private static func check(_ function: String, _ result: Int64) throws(FileFailure) -> Int64 {
     guard result >= 0 else {
       throw FileFailure(function: function, path: "of this process", errno: Int32(-result))
