@@ -33,7 +33,7 @@ enclave_arena *adopt_arena(adopted *library) {
     options.layout = library->layout;
     options.gate = library->gate;
     options.lock = ENCLAVE_LOCK_PREFERRED;
-    options.flags = library->flags | ENCLAVE_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
+    options.flags = library->flags | ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
     if (enclave_arena_create(library->name, &options, &arena) == ENCLAVE_OK) {
       __atomic_store_n(&library->arena, arena, __ATOMIC_RELEASE);
     } else {

@@ -17,7 +17,7 @@ adopted adopt_libsodium = {
     .name = "libsodium",
     .layout = ENCLAVE_LAYOUT_ISOLATED,
     .gate = ENCLAVE_GATE_PAGES,
-    .flags = ENCLAVE_ENDS_AT_GUARD,
+    .flags = ENCLAVE_FLAG_ENDS_AT_GUARD,
     .files = files,
 };
 

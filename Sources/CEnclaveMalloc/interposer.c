@@ -250,7 +250,7 @@ __attribute__((constructor)) static void start(void) {
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
   // exit flushes buffers that lie in it; and a child cannot go on without it
-  options.flags = ENCLAVE_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
+  options.flags = ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
   if (!read_words(wanted, &options, &checks_at_exit)) {
     // Going on in ordinary memory would be the silent loss of what was asked for.
     complain("not known: ", wanted);

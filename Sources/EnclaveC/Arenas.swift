@@ -75,12 +75,12 @@ public func enclave_arena_create(
     swiftOptions = Arena.Options(
       layout: layout, lock: lock, gate: gate,
       capacity: given.capacity == 0 ? nil : given.capacity,
-      keySharing: given.flags & UInt32(ENCLAVE_OWN_KEY) != 0 ? .never : .allowed,
-      backing: given.flags & UInt32(ENCLAVE_SECRET_MEMORY) != 0 ? .secret : .anonymous,
-      isTagged: given.flags & UInt32(ENCLAVE_TAGGED) != 0)
+      keySharing: given.flags & UInt32(ENCLAVE_FLAG_OWN_KEY) != 0 ? .never : .allowed,
+      backing: given.flags & UInt32(ENCLAVE_FLAG_SECRET_MEMORY) != 0 ? .secret : .anonymous,
+      isTagged: given.flags & UInt32(ENCLAVE_FLAG_TAGGED) != 0)
     swiftOptions.isInheritedByFork = given.flags & CENCLAVE_INHERITED_BY_FORK != 0
-    swiftOptions.endsAtGuard = given.flags & UInt32(ENCLAVE_ENDS_AT_GUARD) != 0
-    swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_KEPT_AT_EXIT) != 0
+    swiftOptions.endsAtGuard = given.flags & UInt32(ENCLAVE_FLAG_ENDS_AT_GUARD) != 0
+    swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_FLAG_KEPT_AT_EXIT) != 0
   }
   swiftOptions.isHeldByAddress = true
   return attempt { () throws(EnclaveError) in
@@ -91,8 +91,9 @@ public func enclave_arena_create(
 
 private let knownFlags =
   UInt32(
-    ENCLAVE_OWN_KEY | ENCLAVE_SECRET_MEMORY | ENCLAVE_TAGGED | ENCLAVE_KEPT_AT_EXIT
-      | ENCLAVE_ENDS_AT_GUARD)
+    ENCLAVE_FLAG_OWN_KEY | ENCLAVE_FLAG_SECRET_MEMORY | ENCLAVE_FLAG_TAGGED
+      | ENCLAVE_FLAG_KEPT_AT_EXIT
+      | ENCLAVE_FLAG_ENDS_AT_GUARD)
   | CENCLAVE_INHERITED_BY_FORK
 
 extension Arena.Layout {
@@ -192,7 +193,8 @@ public func enclave_arena_statistics(
       failed_locks: now.failedLocks,
       failed_opens: now.failedOpens, failed_allocations: now.failedAllocations,
       corruptions: now.corruptions, protection_key: Int32(now.protectionKey ?? -1),
-      is_frozen: now.isFrozen, is_sealed: now.isSealed, idle_bytes: UInt64(now.idleBytes))
+      is_frozen: now.isFrozen, is_sealed: now.isSealed, idle_bytes: UInt64(now.idleBytes),
+      abandoned_windows: UInt64(now.abandonedWindows), retired_slots: UInt64(now.retiredSlots))
     unsafe UnsafeMutableRawPointer(statistics).copyMemory(
       from: &told, byteCount: told.struct_size)
   }

@@ -6,7 +6,8 @@ import Enclave
 extension EnclaveError {
   var status: enclave_status {
     switch self {
-    case .system, .endOfInput, .notAuthentic: ENCLAVE_ERROR_SYSTEM
+    case .system, .notAuthentic: ENCLAVE_ERROR_SYSTEM
+    case .endOfInput: ENCLAVE_ERROR_END_OF_INPUT
     case .unsupported, .cipherUnavailable: ENCLAVE_ERROR_UNSUPPORTED
     case .mapLimit: ENCLAVE_ERROR_MAP_LIMIT
     case .lockLimit: ENCLAVE_ERROR_LOCK_LIMIT

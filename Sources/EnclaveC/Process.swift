@@ -114,6 +114,48 @@ public func enclave_publish_start(_ name: UnsafePointer<CChar>?) -> enclave_stat
 }
 
 @c @implementation
+public func enclave_publish_start_with(
+  _ options: UnsafePointer<enclave_publish_options>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  var swiftOptions = StatsPublisher.Options()
+  if let options = unsafe options {
+    guard unsafe options.pointee.struct_size >= MemoryLayout<enclave_publish_options>.size else {
+      return failedArgument(
+        "options.struct_size is too small: set it to sizeof(enclave_publish_options)")
+    }
+    let given = unsafe options.pointee
+    guard let addresses = unsafe StatsPublisher.Addresses(given.addresses) else {
+      return failedArgument("an option has a value that is not known")
+    }
+    let tick = unsafe given.tick_milliseconds
+    guard (10...10_000).contains(tick) else {
+      return failedArgument("a tick of \(tick) ms: it is from 10 to 10,000 ms")
+    }
+    if let name = unsafe given.name { swiftOptions.name = unsafe Label(unowned: name) }
+    swiftOptions.addresses = addresses
+    swiftOptions.tickMilliseconds = tick
+    swiftOptions.listedSecrets = unsafe Int(given.listed_secrets)
+    swiftOptions.listedArenas = unsafe Int(given.listed_arenas)
+  }
+  return attempt { () throws(EnclaveError) in
+    try StatsPublisher.start(swiftOptions).keepUntilExit()
+  }
+}
+
+extension StatsPublisher.Addresses {
+  init?(_ value: enclave_addresses) {
+    switch value {
+    case ENCLAVE_ADDRESSES_WHILE_DUMPABLE: self = .whileDumpable
+    case ENCLAVE_ADDRESSES_ALWAYS: self = .always
+    case ENCLAVE_ADDRESSES_NEVER: self = .never
+    default: return nil
+    }
+  }
+}
+
+@c @implementation
 public func enclave_publish_stop() {
   cenclave_enter()
   defer { cenclave_leave() }

@@ -303,3 +303,37 @@ public func enclave_secret_free(_ secret: UnsafePointer<enclave_secret>?) -> enc
   do throws(EnclaveError) { try handle.free() } catch { return failed(error) }
   return ENCLAVE_OK
 }
+
+@c @implementation
+public func enclave_secret_resize(
+  _ secret: UnsafeMutablePointer<enclave_secret>?, _ size: Int
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let handle = unsafe place(UnsafePointer(secret)) else { return failedStale() }
+  guard size >= 0 else { return failedSize(size, 16) }
+  do throws(EnclaveError) {
+    unsafe secret?.pointee.state = try handle.resize(to: size).words
+  } catch { return failed(error) }
+  return ENCLAVE_OK
+}
+
+@c @implementation
+public func enclave_read_passphrase(
+  _ arena: OpaquePointer?, _ prompt: UnsafePointer<CChar>?, _ descriptor: Int32, _ limit: Int,
+  _ label: UnsafePointer<CChar>?, _ secret: UnsafeMutablePointer<enclave_secret>?
+) -> enclave_status {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  guard let arena = unsafe arena, let secret = unsafe secret else {
+    return failedArgument("the arena or the secret is NULL")
+  }
+  guard limit >= 0 else { return failedSize(limit, 1) }
+  do throws(EnclaveError) {
+    let handle = unsafe try reference(arena).readPassphrase(
+      prompt: prompt, from: descriptor, limit: limit == 0 ? 1024 : limit,
+      label: label.map { unsafe Label(copying: $0) } ?? unnamed)
+    unsafe secret.pointee.state = handle.words
+  } catch { return failed(error) }
+  return ENCLAVE_OK
+}

@@ -53,11 +53,9 @@ package struct LineReader: ~Copyable {
   }
 
   /// Turns a terminal's echo off and shows the prompt: first, and whenever `wait` says `startOver`.
-  package mutating func begin(prompt: StaticString) throws(SystemFailure) {
+  package mutating func begin(prompt: UnsafeBufferPointer<UInt8>) throws(SystemFailure) {
     guard isTerminal else { return }
-    try perform(.setEcho) {
-      prompt.withUTF8Buffer { unsafe ces_terminal_silence($0.baseAddress, $0.count) }
-    }
+    try perform(.setEcho) { unsafe ces_terminal_silence(prompt.baseAddress, prompt.count) }
   }
 
   /// Waits for bytes; of a terminal, deals with signals meanwhile.

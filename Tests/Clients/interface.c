@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXPECT(condition)                                                                  \
   do {                                                                                     \
@@ -79,6 +80,39 @@ static int with(enclave_gate gate, enclave_layout layout) {
     EXPECT(bytes == secret && secret[299] == 0x77 && secret[300] == 0);
   }
 
+  // By its handle: that one goes on, copies of it do not.
+  enclave_secret copy = handle;
+  EXPECT(enclave_secret_resize(&handle, 5000) == ENCLAVE_OK && enclave_secret_size(&handle) == 5000);
+  EXPECT(enclave_secret_resize(&copy, 1) == ENCLAVE_ERROR_DESTROYED);
+  EXPECT(enclave_secret_resize(&handle, SIZE_MAX) == ENCLAVE_ERROR_SIZE);
+  EXPECT(enclave_secret_resize(NULL, 1) == ENCLAVE_ERROR_DESTROYED);
+  {
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_secret_open(&handle, ENCLAVE_READ, &window, &bytes) == ENCLAVE_OK);
+    EXPECT(enclave_secret_resize(&handle, 1) == ENCLAVE_ERROR_WINDOWS_OPEN);
+    EXPECT(((unsigned char *)bytes)[299] == 0x77 && ((unsigned char *)bytes)[4999] == 0);
+  }
+  EXPECT(enclave_secret_resize(&handle, 301) == ENCLAVE_OK);
+  secret = enclave_secret_address(&handle);
+
+  // A line, from what is no terminal: exactly that, or nothing.
+  int ends[2];
+  EXPECT(pipe(ends) == 0 && write(ends[1], "open sesame\nand more", 20) == 20 && close(ends[1]) == 0);
+  enclave_secret typed;
+  EXPECT(enclave_read_passphrase(arena, "? ", ends[0], 0, "typed", &typed) == ENCLAVE_OK);
+  EXPECT(enclave_secret_size(&typed) == 11);
+  {
+    ENCLAVE_SCOPED_WINDOW(window);
+    EXPECT(enclave_secret_open(&typed, ENCLAVE_READ, &window, &bytes) == ENCLAVE_OK);
+    EXPECT(memcmp(bytes, "open sesame", 11) == 0);
+    EXPECT(enclave_secret_resize(&typed, 1) == ENCLAVE_ERROR_WINDOWS_OPEN);
+  }
+  EXPECT(enclave_secret_free(&typed) == ENCLAVE_OK);
+  EXPECT(enclave_read_passphrase(arena, NULL, ends[0], 3, NULL, &typed) == ENCLAVE_ERROR_END_OF_INPUT);
+  EXPECT(enclave_read_passphrase(NULL, "", ends[0], 0, NULL, &typed) == ENCLAVE_ERROR_ARGUMENT);
+  EXPECT(enclave_read_passphrase(arena, "", ends[0], 0, NULL, NULL) == ENCLAVE_ERROR_ARGUMENT);
+  close(ends[0]);
+
   // Windows nest.
   {
     ENCLAVE_SCOPED_WINDOW(outer);
@@ -105,6 +139,8 @@ static int with(enclave_gate gate, enclave_layout layout) {
   EXPECT(statistics.secret_count == 1 && statistics.bytes_in_use == 301);
   EXPECT(statistics.open_windows == 0 && statistics.corruptions == 0 && !statistics.is_frozen);
   EXPECT(statistics.struct_size == sizeof statistics);
+  EXPECT(statistics.retired_slots == 0 && statistics.abandoned_windows == 0);
+  EXPECT(statistics.stuck_open_pages == 0);
   uint64_t pages = statistics.separate_pages + statistics.merged_pages;
   if (gate == ENCLAVE_GATE_PAGES) EXPECT(pages == statistics.bytes_mapped / 4096);
   if (gate == ENCLAVE_GATE_NONE) EXPECT(pages == 0);
@@ -132,7 +168,10 @@ static int with(enclave_gate gate, enclave_layout layout) {
   EXPECT(enclave_arena_check(arena, count_one, &called, &wrong) == ENCLAVE_OK);
   EXPECT(wrong == 0 && called == 0);
 
+  void *other = enclave_malloc(arena, 8);
   EXPECT(enclave_arena_freeze(arena) == ENCLAVE_OK);
+  EXPECT(enclave_free(other) == ENCLAVE_OK);
+  EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK && statistics.retired_slots == 1);
   {
     ENCLAVE_SCOPED_WINDOW(window);
     EXPECT(enclave_open(secret, ENCLAVE_READ_WRITE, &window) == ENCLAVE_ERROR_FROZEN);
@@ -140,6 +179,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
     EXPECT(secret[299] == 0x77);
   }
   EXPECT(enclave_realloc(secret, 5) == NULL && enclave_last_status() == ENCLAVE_ERROR_FROZEN);
+  EXPECT(enclave_secret_resize(&handle, 5) == ENCLAVE_ERROR_FROZEN);
   enclave_status sealed = enclave_arena_seal(arena);
   EXPECT(gate == ENCLAVE_GATE_KEY
              ? sealed == ENCLAVE_OK || sealed == ENCLAVE_ERROR_UNSUPPORTED
@@ -175,6 +215,22 @@ int main(void) {
   enclave_publish_refresh();
   enclave_publish_stop();
   enclave_publish_stop();
+  enclave_publish_options publish = ENCLAVE_PUBLISH_OPTIONS_DEFAULT;
+  publish.name = "with options";
+  publish.addresses = ENCLAVE_ADDRESSES_NEVER;
+  EXPECT(enclave_publish_start_with(&publish) == ENCLAVE_OK);
+  EXPECT(enclave_publish_start_with(&publish) == ENCLAVE_ERROR_PUBLISHING);
+  enclave_publish_stop();
+  EXPECT(enclave_publish_start_with(NULL) == ENCLAVE_OK);
+  enclave_publish_stop();
+  publish.addresses = (enclave_addresses)3;
+  EXPECT(enclave_publish_start_with(&publish) == ENCLAVE_ERROR_ARGUMENT);
+  publish.addresses = ENCLAVE_ADDRESSES_ALWAYS;
+  publish.tick_milliseconds = 9;
+  EXPECT(enclave_publish_start_with(&publish) == ENCLAVE_ERROR_ARGUMENT);
+  publish.tick_milliseconds = 10;
+  publish.struct_size = sizeof publish - 1;
+  EXPECT(enclave_publish_start_with(&publish) == ENCLAVE_ERROR_ARGUMENT);
   EXPECT(enclave_publish_start(NULL) == ENCLAVE_OK);
   puts("ok");
   return 0;

@@ -197,7 +197,7 @@ final class Typist: @unchecked Sendable {
     defer { memory.deallocate() }
     memory.initializeMemory(as: UInt8.self, repeating: 0, count: limit + 1)
     var reader = LineReader(pair.terminal, limit: limit)
-    try reader.begin(prompt: "")
+    try reader.begin(prompt: UnsafeBufferPointer(start: nil, count: 0))
     func check(
       _ typed: String, leaves expected: String, _ result: LineReader.Result? = nil
     ) throws {

@@ -27,7 +27,7 @@ bool enclave_private_is_busy(void);
 enclave_status enclave_private_hold(void *secret, int protection);
 /// Closes a secret that is held open, then wipes and frees it.
 enclave_status enclave_private_free_held(void *secret);
-/// Wipes an arena and leaves it mapped, as exit does with all that are not ENCLAVE_KEPT_AT_EXIT.
+/// Wipes an arena and leaves it mapped, as exit does with all that are not ENCLAVE_FLAG_KEPT_AT_EXIT.
 void enclave_private_wipe(enclave_arena *arena);
 
 /// What libenclave-malloc.so offers to libenclave.so, by its symbol `enclave_interposer`.

@@ -36,7 +36,7 @@
  *
  * Exit. exit(3) wipes every arena and leaves it mapped; whoever uses one later gets an error. Memory
  * that exit itself uses after that (a buffer of stdio, say) must lie elsewhere, or in an arena that is
- * made with ENCLAVE_KEPT_AT_EXIT.
+ * made with ENCLAVE_FLAG_KEPT_AT_EXIT.
  *
  * Labels and names are shown by memwatch, to other processes: write literals, and never what should
  * not be seen. Their text is copied before the call returns, up to 255 bytes of it (memwatch shows
@@ -91,7 +91,8 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_CLOSED = 17,       /* the arena is closed to this thread */
   ENCLAVE_ERROR_BUSY = 18,         /* the arena is being changed, and that cannot be waited for */
   ENCLAVE_ERROR_THREAD = 19,       /* the window is another thread's */
-  ENCLAVE_ERROR_TAMPERED = 20      /* cipher gate: the secret was changed from outside of a window */
+  ENCLAVE_ERROR_TAMPERED = 20,     /* cipher gate: the secret was changed from outside of a window */
+  ENCLAVE_ERROR_END_OF_INPUT = 21  /* the input ended before what was asked for had come */
 } enclave_status;
 
 /* What the last function that failed in this thread was asked, what the system answered and what to
@@ -149,18 +150,19 @@ typedef struct enclave_options {
   enclave_layout layout;
   enclave_lock lock;
   enclave_gate gate;
-  uint32_t flags; /* ENCLAVE_OWN_KEY | ... */
+  uint32_t flags; /* ENCLAVE_FLAG_OWN_KEY | ... */
   size_t capacity; /* the most data bytes that the arena maps; 0: no limit of its own */
 } enclave_options;
 
 enum {
-  ENCLAVE_OWN_KEY = 1,       /* a protection key that no other arena has */
-  ENCLAVE_SECRET_MEMORY = 2, /* memfd_secret(2): unreachable for the kernel itself; about ten times
-                                the cost to map a page, always locked */
-  ENCLAVE_TAGGED = 4,
-  ENCLAVE_KEPT_AT_EXIT = 8,  /* not wiped by exit(3): for memory that exit itself still uses */
-  ENCLAVE_ENDS_AT_GUARD = 16 /* secrets with pages of their own end at the guard page at every size;
-                                their addresses have no alignment then, unless one is asked for */
+  ENCLAVE_FLAG_OWN_KEY = 1,       /* a protection key that no other arena has */
+  ENCLAVE_FLAG_SECRET_MEMORY = 2, /* memfd_secret(2): unreachable for the kernel itself; about ten
+                                     times the cost to map a page, always locked */
+  ENCLAVE_FLAG_TAGGED = 4,
+  ENCLAVE_FLAG_KEPT_AT_EXIT = 8,  /* not wiped by exit(3): for memory that exit itself still uses */
+  ENCLAVE_FLAG_ENDS_AT_GUARD = 16 /* secrets with pages of their own end at the guard page at every
+                                     size; their addresses have no alignment then, unless one is
+                                     asked for */
 };
 
 /* A slab, locked (required), automatic gate, no capacity. */
@@ -198,6 +200,8 @@ typedef struct enclave_statistics {
   bool is_frozen, is_sealed;
   /* Of the mapped bytes, those of chunks that hold no secret: wiped, closed, and kept for the next. */
   uint64_t idle_bytes;
+  uint64_t abandoned_windows; /* of the open ones, those that threads left open when they ended */
+  uint64_t retired_slots;     /* of a frozen arena: slots whose secret was freed */
 } enclave_statistics;
 
 enclave_status enclave_arena_statistics(enclave_arena *arena, enclave_statistics *statistics);
@@ -205,7 +209,7 @@ enclave_status enclave_arena_statistics(enclave_arena *arena, enclave_statistics
 /* ---- Secrets by address --------------------------------------------------------------------- */
 
 /* `size` bytes of zeros, aligned to `alignment`: a power of two up to 4096; 0: 16, or 1 with
- * ENCLAVE_ENDS_AT_GUARD. `label` is what memwatch counts the secret under; NULL: "C". NULL when it
+ * ENCLAVE_FLAG_ENDS_AT_GUARD. `label` is what memwatch counts the secret under; NULL: "C". NULL when it
  * cannot be had. O(1).
  *
  * Unless its gate is `none` the memory is closed: open it to use it. */
@@ -345,6 +349,17 @@ size_t enclave_secret_size(const enclave_secret *secret);
 enclave_status enclave_secret_open(const enclave_secret *secret, enclave_access access,
                                    enclave_window *window, void **bytes);
 enclave_status enclave_secret_free(const enclave_secret *secret);
+/* Changes the size, as enclave_realloc does, and the handle with it; other copies of the handle are
+ * stale then. Where it fails nothing has changed. */
+enclave_status enclave_secret_resize(enclave_secret *secret, size_t size);
+
+/* Reads a line from a terminal without echo, straight into a secret of its length: a passphrase. Blocks.
+ * It can be edited; ^C and ^Z do what they do everywhere, with the echo restored. What is no terminal is read
+ * up to a newline, or its end. `prompt` (NULL: none) is written to the terminal, or to standard error
+ * where the descriptor is open for reading only. ENCLAVE_ERROR_END_OF_INPUT without a whole line, or
+ * where it is longer than `limit` bytes (0: 1024). */
+enclave_status enclave_read_passphrase(enclave_arena *arena, const char *prompt, int descriptor,
+                                       size_t limit, const char *label, enclave_secret *secret);
 
 /* ---- Bytes ---------------------------------------------------------------------------------- */
 
@@ -412,6 +427,29 @@ enclave_status enclave_arena_check(enclave_arena *arena,
  * `name` is what memwatch calls the process; NULL: its command's name. ENCLAVE_STATS=1 in the
  * environment does the same when the first arena is made. */
 enclave_status enclave_publish_start(const char *name);
+
+/* Whether the page tells where chunks lie. With addresses memwatch can audit each arena; without, it
+ * compares totals. */
+typedef enum enclave_addresses {
+  ENCLAVE_ADDRESSES_WHILE_DUMPABLE = 0, /* while others may read this process' maps anyway: prctl(2) */
+  ENCLAVE_ADDRESSES_ALWAYS = 1,
+  ENCLAVE_ADDRESSES_NEVER = 2
+} enclave_addresses;
+
+typedef struct enclave_publish_options {
+  size_t struct_size;         /* sizeof(enclave_publish_options) */
+  const char *name;           /* as above */
+  enclave_addresses addresses;
+  uint32_t tick_milliseconds; /* how fine the page's times are: 10 to 10,000 */
+  uint32_t listed_secrets;    /* so many are listed one by one, the others counted under their labels */
+  uint32_t listed_arenas;     /* so many are listed, the others counted */
+} enclave_publish_options;
+
+#define ENCLAVE_PUBLISH_OPTIONS_DEFAULT \
+  { sizeof(enclave_publish_options), 0, ENCLAVE_ADDRESSES_WHILE_DUMPABLE, 100, 4096, 256 }
+
+/* The same with options; NULL are the default ones. */
+enclave_status enclave_publish_start_with(const enclave_publish_options *options);
 void enclave_publish_stop(void);
 /* Writes the counts as they are now, rather than at the next tick (100 ms). */
 void enclave_publish_refresh(void);

@@ -138,15 +138,15 @@ extension Arena {
     prompt: StaticString, from descriptor: Int32 = 0, limit: Int = 1024, label: Label? = nil,
     file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
-    let limit = max(limit, 1)
-    // One more byte: what comes behind the longest line is a secret, too.
-    let longest = try allocate(
-      byteCount: limit == .max ? limit : limit + 1, label: label, file: file, line: line)
-    let handle = longest.handle
-    let count = try handle.readLine(prompt: prompt, from: descriptor, limit: limit)
-    let secret = try allocate(byteCount: count, label: label, file: file, line: line)
-    try handle.copy(into: secret.handle)
-    return secret
+    let key = LabelKey(label, file: file, line: line)
+    let result: Result<SecretHandle, EnclaveError> = prompt.withUTF8Buffer { prompt in
+      do throws(EnclaveError) {
+        return .success(
+          unsafe try reference.readPassphrase(
+            prompt: prompt, from: descriptor, limit: limit, key: key))
+      } catch { return .failure(error) }
+    }
+    return Secret(handle: try result.get())
   }
 
   /// Gives the body memory that is a secret for as long as the body runs.
@@ -165,14 +165,58 @@ extension Arena {
   }
 }
 
+extension ArenaReference {
+  /// Reads a line into a secret of its length, see `Arena.readPassphrase`. The prompt is UTF-8.
+  func readPassphrase(
+    prompt: UnsafeBufferPointer<UInt8>, from descriptor: Int32, limit: Int, key: LabelKey
+  ) throws(EnclaveError) -> SecretHandle {
+    let limit = max(limit, 1)
+    // One more byte: what comes behind the longest line is a secret, too.
+    let longest = Secret(
+      handle: try allocate(
+        Shard.Request(
+          byteCount: limit == .max ? limit : limit + 1, alignment: options.alignment), key: key))
+    let count = unsafe try longest.handle.readLine(prompt: prompt, from: descriptor, limit: limit)
+    let handle = try allocate(
+      Shard.Request(byteCount: count, alignment: options.alignment), key: key)
+    do throws(EnclaveError) { try longest.handle.copy(into: handle) } catch {
+      _ = try? free(handle)
+      throw error
+    }
+    return handle
+  }
+
+  /// The same for C, whose handlers of signals may run in this thread meanwhile.
+  package func readPassphrase(
+    prompt: UnsafePointer<CChar>?, from descriptor: Int32, limit: Int, label: Label
+  ) throws(EnclaveError) -> SecretHandle {
+    var count = 0
+    while let prompt = unsafe prompt, unsafe prompt[count] != 0 { count += 1 }
+    let text = unsafe UnsafeBufferPointer(
+      start: UnsafeRawPointer(prompt)?.assumingMemoryBound(to: UInt8.self), count: count)
+    let result: Result<SecretHandle, EnclaveError> = asApplication {
+      do throws(EnclaveError) {
+        return .success(
+          unsafe try readPassphrase(
+            prompt: text, from: descriptor, limit: limit, key: LabelKey(label)))
+      } catch { return .failure(error) }
+    }
+    let handle = try result.get()
+    try countWindows(of: handle)
+    return handle
+  }
+}
+
 extension SecretHandle {
   /// Reads a line; returns its length in bytes.
   fileprivate func readLine(
-    prompt: StaticString, from descriptor: Int32, limit: Int
+    prompt: UnsafeBufferPointer<UInt8>, from descriptor: Int32, limit: Int
   ) throws(EnclaveError) -> Int {
     var reader = LineReader(descriptor, limit: limit)
     func begin() throws(EnclaveError) {
-      do throws(SystemFailure) { try reader.begin(prompt: prompt) } catch { throw .system(error) }
+      do throws(SystemFailure) { unsafe try reader.begin(prompt: prompt) } catch {
+        throw .system(error)
+      }
     }
     try begin()
     while true {
