@@ -1,4 +1,4 @@
-// The code in the documents, word for word: each Swift block is a main.swift, each C block a program,
+// The code in the documents, word for word: each Swift block is a main.swift, each other one a program,
 // that compiles, links as documented, runs, and ends with 0.
 
 import Foundation
@@ -71,7 +71,8 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
   /// A block in another language, or one that a mistake hides, is noticed here.
   @Test func everyBlockIsKnown() {
     #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
-    #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: ["swift", "c", "sh", ""]))
+    let known: Set = ["swift", "c", "python", "rust", "sh", ""]
+    #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: known))
     for block in CodeBlock.all where block.language == "" {
       #expect(!block.text.contains("import ") && !block.text.contains("#include"))
     }
@@ -94,6 +95,42 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     let launch = Launch(
       ["sh", "-c", "cd \(scratch.path) && \(line) -Wall -Wextra -Werror && ./a.out"],
       environment: ["PKG_CONFIG_PATH": installed.libraries + "/pkgconfig"])
+    let result = try launch.run()
+    #expect(result.status == 0, "\(result.error)")
+  }
+
+  @Test(arguments: CodeBlock.of("python")) func aPythonBlockIsAProgram(block: CodeBlock) throws {
+    let installed = try Installed.shared.get()
+    let scratch = try Scratch(onTmpfs: true)
+    let source = scratch.file("program.py")
+    try block.text.write(toFile: source, atomically: true, encoding: .utf8)
+    let result = try Launch(
+      ["python3", source], stats: scratch, environment: installed.bindingEnvironment
+    ).run()
+    #expect(result.status == 0, "\(result.error)")
+  }
+
+  @Test(
+    .enabled(if: isInstalled("cargo"), "cargo is not installed"), arguments: CodeBlock.of("rust"))
+  func aRustBlockIsAProgram(block: CodeBlock) throws {
+    let installed = try Installed.shared.get()
+    let scratch = try Scratch(onTmpfs: true)
+    try """
+    [package]
+    name = "program"
+    edition = "2021"
+    [dependencies]
+    enclave = { path = "\(Installed.bindings)/rust" }
+    [lints.rust]
+    warnings = "deny"
+    """.write(toFile: scratch.file("Cargo.toml"), atomically: true, encoding: .utf8)
+    try FileManager.default.createDirectory(
+      atPath: scratch.file("src"), withIntermediateDirectories: false)
+    try block.text.write(toFile: scratch.file("src/main.rs"), atomically: true, encoding: .utf8)
+    var launch = Launch(
+      ["cargo", "run", "--offline", "--quiet"], stats: scratch,
+      environment: installed.bindingEnvironment)
+    launch.directory = scratch.path
     let result = try launch.run()
     #expect(result.status == 0, "\(result.error)")
   }

@@ -1,0 +1,123 @@
+"""Memory for secrets: mapped, locked, guarded, closed while nobody uses it, and wiped.
+
+    import enclave
+
+    arena = enclave.Arena("tls-keys")
+    key = arena.allocate_random(32, label="session ticket key")
+    with key.read() as view:        # a memoryview; released when the block ends
+        sign(message, view)
+    key.destroy()                   # wiped; so it is when the last reference goes
+
+The package stands on the C interface of the Enclave library, by ctypes: `enclave.h` says what each
+function does, and memwatch shows what they did.
+
+Views. A window's memoryview is released where its block ends, and slices of it with it: using one
+later raises ValueError. What has exported its buffer (a NumPy array) cannot be released: the block then
+ends with BufferError. ctypes' from_buffer keeps the bare address. Touching the memory through either
+later may end the process.
+
+Copies. `bytes(view)`, `view.tobytes()`, `view.hex()` and every str are copies on Python's heap that
+nothing wipes, and hmac.new() takes nothing else. Functions that take bytes-like objects (hmac.digest,
+hashlib, os.writev, socket.sendmsg) take a view as it is.
+
+Threads. A window belongs to the thread that opened it, and windows of a thread end in the opposite
+order: do not await or yield in one. With a key gate another thread that touches the view faults. Threads that
+are started in a window keep its key unless the library is preloaded (`LD_PRELOAD=libenclave.so.1`).
+
+Fork. In a child the parent's arenas raise InheritedByForkError, and their memory is zeros or not
+there; a child makes arenas of its own. So do workers of multiprocessing, with any start method.
+"""
+
+from ._arena import Arena, Gate, Layout, Lock, Statistics
+from ._errors import (
+    ArgumentError,
+    BusyError,
+    CapacityError,
+    ClosedError,
+    DestroyedError,
+    DirectoryError,
+    EnclaveError,
+    EndOfInputError,
+    FrozenError,
+    InheritedByForkError,
+    LockLimitError,
+    MapLimitError,
+    NeedsKeyError,
+    NoInterposerError,
+    NotOursError,
+    PublishingError,
+    SizeError,
+    Status,
+    SystemCallError,
+    TamperedError,
+    UnsupportedError,
+    WindowOrderError,
+    WindowsOpenError,
+    WindowThreadError,
+)
+from ._process import (
+    Addresses,
+    Capability,
+    Response,
+    is_available,
+    probe,
+    publish_refresh,
+    publish_start,
+    publish_stop,
+    set_violation_handler,
+    wipe,
+    wipe_everything,
+    wipe_on_signals,
+)
+from ._secret import Secret, Window
+from ._violation import Violation, ViolationKind
+
+__version__ = "1.0.0"
+
+__all__ = [
+    "Addresses",
+    "Arena",
+    "ArgumentError",
+    "BusyError",
+    "Capability",
+    "CapacityError",
+    "ClosedError",
+    "DestroyedError",
+    "DirectoryError",
+    "EnclaveError",
+    "EndOfInputError",
+    "FrozenError",
+    "Gate",
+    "InheritedByForkError",
+    "Layout",
+    "Lock",
+    "LockLimitError",
+    "MapLimitError",
+    "NeedsKeyError",
+    "NoInterposerError",
+    "NotOursError",
+    "PublishingError",
+    "Response",
+    "Secret",
+    "SizeError",
+    "Statistics",
+    "Status",
+    "SystemCallError",
+    "TamperedError",
+    "UnsupportedError",
+    "Violation",
+    "ViolationKind",
+    "Window",
+    "WindowOrderError",
+    "WindowThreadError",
+    "WindowsOpenError",
+    "is_available",
+    "probe",
+    "publish_refresh",
+    "publish_start",
+    "publish_stop",
+    "set_violation_handler",
+    "wipe",
+    "wipe_everything",
+    "wipe_on_signals",
+]

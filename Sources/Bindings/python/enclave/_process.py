@@ -1,0 +1,128 @@
+"""What is about the whole process: wiping, violations, publishing."""
+
+import ctypes
+import enum
+from typing import Any, Callable, Optional
+
+from . import _library as c
+from ._errors import Status
+from ._violation import Violation, violation_of
+
+
+class Capability(enum.IntEnum):
+    """What a machine has, or a process; see enclave.h."""
+
+    PROTECTION_KEYS = 1
+    SEALS = 2
+    SECRET_MEMORY = 3
+    GUARD_MARKERS = 4
+    WIPE_ON_FORK = 5
+    MEMORY_TAGGING = 6
+    CLOSED_BIRTHS = 7
+    INTERPOSER = 8
+
+
+def probe(capability: Capability) -> None:
+    """Raises UnsupportedError, and says why, where the machine does not have it. Asks the kernel."""
+    c.check(c.c_probe(capability))
+
+
+def is_available(capability: Capability) -> bool:
+    """Whether the machine has it. Asks the kernel each time."""
+    status = c.c_probe(capability)
+    if status not in (Status.OK, Status.UNSUPPORTED, Status.NO_INTERPOSER):
+        raise c.failure(status)
+    return bool(status == Status.OK)
+
+
+def wipe(buffer: Any) -> None:
+    """Zeros a bytearray, or what else is writable, never optimised away."""
+    c.c_wipe(*c.address_of(buffer))
+
+
+def wipe_everything() -> None:
+    """Wipes every arena of the process, now; each use of one raises DestroyedError from then on.
+
+    Raises SystemCallError with what could not be wiped; everything else has been then.
+    """
+    c.check(c.c_wipe_everything())
+
+
+def wipe_on_signals() -> None:
+    """Has signals that end the process, and faults, wipe every arena first.
+
+    Python's own handlers stay: Ctrl-C raises KeyboardInterrupt, and the exit wipes.
+    """
+    c.check(c.c_wipe_on_signals())
+
+
+class Response(enum.IntEnum):
+    END_PROCESS = 0
+    GO_ON = 1
+
+
+_handler: Any = None  # ctypes' callback lives as long as the library may call it
+
+
+def set_violation_handler(handler: Optional[Callable[[Violation], Response]]) -> None:
+    """Sets what is asked about a violation; None: the process ends, as without a handler.
+
+    It runs on the thread that found the violation. Where it raises, the process ends.
+    """
+    global _handler
+    if handler is None:
+        called = c.HANDLER(0)
+    else:
+        answer = handler
+
+        def ask(violation: Any, context: Any) -> int:
+            return int(answer(violation_of(violation.contents)))
+
+        called = c.HANDLER(ask)
+    c.c_set_violation_handler(called, None)
+    _handler = called
+
+
+class Addresses(enum.IntEnum):
+    """Whether the stats page tells where chunks lie, so that memwatch can audit each arena."""
+
+    WHILE_DUMPABLE = 0
+    ALWAYS = 1
+    NEVER = 2
+
+
+def publish_start(
+    name: Optional[str] = None,
+    *,
+    addresses: Addresses = Addresses.WHILE_DUMPABLE,
+    tick_milliseconds: int = 100,
+    listed_secrets: int = 4096,
+    listed_arenas: int = 256,
+) -> None:
+    """Publishes names, counts, sizes and states for memwatch, until publish_stop() or exit.
+
+    `name` is what memwatch calls the process; None: its command's name. ENCLAVE_STATS=1 in the
+    environment does the same when the first arena is made.
+    """
+    for count in (tick_milliseconds, listed_secrets, listed_arenas):
+        if not 0 <= count < 1 << 32:
+            raise ValueError(f"{count}: it is from 0 to 4,294,967,295")
+    options = c.CPublishOptions(
+        ctypes.sizeof(c.CPublishOptions),
+        None if name is None else c.encoded(name),
+        addresses,
+        tick_milliseconds,
+        listed_secrets,
+        listed_arenas,
+    )
+    c.check(c.publish_start_with(ctypes.byref(options)))
+
+
+def publish_stop() -> None:
+    """Takes the page away."""
+    c.c_publish_stop()
+
+
+def publish_refresh() -> None:
+    """Writes the counts as they are now, rather than at the next tick."""
+    c.c_publish_refresh()

@@ -1,0 +1,452 @@
+//! Arenas: named pages with one set of properties.
+
+use crate::{
+    ffi,
+    violation::{violation_of, Violation},
+    Error, ErrorKind, Secret,
+};
+use std::{
+    ffi::{c_int, c_void, CStr, CString},
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    panic::Location,
+    path::Path,
+    ptr::{null_mut, NonNull},
+    time::Duration,
+};
+
+/// How secrets lie in an arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Many secrets a page, a canary behind each.
+    #[default]
+    Slab = 0,
+    /// Pages of its own for each, the data against a guard page.
+    Isolated = 1,
+}
+
+/// What a lock that fails means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Lock {
+    /// Allocating fails rather than use memory that is not locked.
+    #[default]
+    Required = 0,
+    /// It goes on, and is shown as partial or unlocked.
+    Preferred = 1,
+    /// No lock is asked for.
+    Off = 2,
+}
+
+/// What closes an arena while nobody uses it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// A protection key, else pages.
+    #[default]
+    Automatic = 0,
+    /// A window opens the arena for its own thread, without a system call.
+    Key = 1,
+    /// A window opens a secret's pages for every thread: mprotect(2).
+    Pages = 2,
+    /// Always open.
+    None = 3,
+    /// Contents rest encrypted; a window is a locked copy of its thread's own.
+    Cipher = 4,
+}
+
+/// An arena's properties; `..Options::default()` leaves the others as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How secrets lie.
+    pub layout: Layout,
+    /// What a lock that fails means.
+    pub lock: Lock,
+    /// What closes the arena.
+    pub gate: Gate,
+    /// The most data bytes that it maps; 0: no limit of its own.
+    pub capacity: usize,
+    /// A protection key that no other arena has.
+    pub own_key: bool,
+    /// memfd_secret(2): unreachable for the kernel itself.
+    pub secret_memory: bool,
+    /// Memory tags (arm64).
+    pub tagged: bool,
+    /// Not wiped by exit(3).
+    pub kept_at_exit: bool,
+    /// In pages of its own, a secret ends at the guard page at every size.
+    pub ends_at_guard: bool,
+}
+
+/// An arena's counts; see `enclave.h`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub struct Statistics {
+    pub secret_count: u64,
+    pub bytes_in_use: u64,
+    pub bytes_mapped: u64,
+    pub bytes_locked: u64,
+    pub idle_bytes: u64,
+    pub open_windows: u64,
+    pub abandoned_windows: u64,
+    pub separate_pages: u64,
+    pub merged_pages: u64,
+    pub stuck_open_pages: u64,
+    pub failed_locks: u64,
+    pub failed_opens: u64,
+    pub failed_allocations: u64,
+    pub corruptions: u64,
+    pub retired_slots: u64,
+    pub is_frozen: bool,
+    pub is_sealed: bool,
+    pub protection_key: Option<u32>,
+}
+
+/// Memory for secrets: named, locked, guarded, closed while nobody uses it, and wiped.
+///
+/// Clones are the same arena. It lives while there is one, or a secret of it. The name, and labels of
+/// secrets, are shown by memwatch, to other processes: never what should not be seen. A secret without a
+/// label is counted under the file and line of the call.
+pub struct Arena {
+    pointer: NonNull<ffi::Arena>,
+}
+
+// SAFETY: every function of the C interface may be called from any thread, and the count of references
+// is atomic. No reference into an arena's memory comes from an Arena.
+unsafe impl Send for Arena {}
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Makes an arena. It maps nothing until the first secret.
+    pub fn new(name: &str, options: &Options) -> Result<Arena, Error> {
+        let name = text(name)?;
+        let flags = [
+            options.own_key,
+            options.secret_memory,
+            options.tagged,
+            options.kept_at_exit,
+            options.ends_at_guard,
+        ];
+        let given = ffi::Options {
+            struct_size: size_of::<ffi::Options>(),
+            layout: options.layout as c_int,
+            lock: options.lock as c_int,
+            gate: options.gate as c_int,
+            flags: (0u32..)
+                .zip(flags)
+                .map(|(bit, is_set)| u32::from(is_set) << bit)
+                .sum(),
+            capacity: options.capacity,
+        };
+        let mut pointer = null_mut();
+        // SAFETY: all are valid for the call, which copies the name.
+        Error::check(unsafe { ffi::enclave_arena_create(name.as_ptr(), &given, &mut pointer) })?;
+        let pointer = NonNull::new(pointer).expect("an arena that was made has an address");
+        Ok(Arena { pointer })
+    }
+
+    /// A secret of so many zeros.
+    #[track_caller]
+    pub fn allocate<'a>(
+        &self,
+        size: usize,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        self.make(size, 0, &label_or_site(label.into(), Location::caller())?)
+    }
+
+    /// The same at a multiple of `alignment`, a power of two up to 4096.
+    #[track_caller]
+    pub fn allocate_aligned<'a>(
+        &self,
+        size: usize,
+        alignment: usize,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        self.make(
+            size,
+            alignment,
+            &label_or_site(label.into(), Location::caller())?,
+        )
+    }
+
+    /// A secret of the system's randomness: getrandom(2).
+    #[track_caller]
+    pub fn allocate_random<'a>(
+        &self,
+        size: usize,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        let mut secret = self.make(size, 0, &label)?;
+        secret.fill_random()?;
+        Ok(secret)
+    }
+
+    /// A secret of these bytes, which stay as they are.
+    #[track_caller]
+    pub fn allocate_copying<'a>(
+        &self,
+        source: &[u8],
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        let mut secret = self.make(source.len(), 0, &label)?;
+        secret.with_mut(|bytes| bytes.copy_from_slice(source))?;
+        Ok(secret)
+    }
+
+    /// A secret of these bytes, which are zeros then. Copies that were made before stay: a Vec that grew
+    /// has left some. Where this fails the source is as it was.
+    #[track_caller]
+    pub fn allocate_wiping<'a>(
+        &self,
+        source: &mut [u8],
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        let mut secret = self.make(source.len(), 0, &label)?;
+        secret.with_mut(|bytes| bytes.copy_from_slice(source))?;
+        crate::wipe(source);
+        Ok(secret)
+    }
+
+    /// A line that is typed without echo, straight into a secret: no String of it is made. From the
+    /// process' terminal (/dev/tty), else from standard input; at most 1,024 bytes.
+    #[track_caller]
+    pub fn read_passphrase<'a>(
+        &self,
+        prompt: &str,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        match File::options().read(true).write(true).open("/dev/tty") {
+            Ok(terminal) => self.line(terminal.as_fd(), prompt, 0, &label),
+            Err(_) => self.line(io::stdin().as_fd(), prompt, 0, &label),
+        }
+    }
+
+    /// The same from any descriptor. What is no terminal is read up to a newline, or its end.
+    #[track_caller]
+    pub fn read_passphrase_from<'a>(
+        &self,
+        input: impl AsFd,
+        prompt: &str,
+        limit: usize,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        self.line(input.as_fd(), prompt, limit, &label)
+    }
+
+    /// A file's bytes, read straight into a secret: a key, a systemd credential. `EndOfInput` where it
+    /// has more than `limit`.
+    #[track_caller]
+    pub fn read_file<'a>(
+        &self,
+        path: impl AsRef<Path>,
+        limit: usize,
+        label: impl Into<Option<&'a str>>,
+    ) -> Result<Secret, Error> {
+        let label = label_or_site(label.into(), Location::caller())?;
+        let mut file = File::open(path)?;
+        let status = file.metadata()?;
+        // (The size of what is in /proc, and of pipes, is 0.)
+        let is_known = status.is_file() && status.len() > 0;
+        let expected = if is_known {
+            usize::try_from(status.len()).unwrap_or(usize::MAX)
+        } else {
+            limit
+        };
+        let too_long = || {
+            Error::new(
+                ErrorKind::EndOfInput,
+                format!("the file has more than {limit} bytes"),
+            )
+        };
+        if expected > limit {
+            return Err(too_long());
+        }
+        let mut secret = self.make(expected.saturating_add(1), 0, &label)?;
+        let mut received = 0;
+        {
+            let mut window = secret.write()?;
+            while received < window.len() {
+                match file.read(&mut window[received..]) {
+                    Ok(0) => break,
+                    Ok(count) => received += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            window.close()?;
+        }
+        if received > expected {
+            return Err(too_long());
+        }
+        secret.resize(received)?;
+        Ok(secret)
+    }
+
+    /// Write-once: from now on contents can only be read. `WindowsOpen` while a window for writing is
+    /// open anywhere.
+    pub fn freeze(&self) -> Result<(), Error> {
+        // SAFETY: the arena is held, here and below.
+        Error::check(unsafe { ffi::enclave_arena_freeze(self.as_ptr()) })
+    }
+
+    /// Freezes it, and has the kernel refuse every change to the mapping until exit: mseal(2).
+    pub fn seal(&self) -> Result<(), Error> {
+        Error::check(unsafe { ffi::enclave_arena_seal(self.as_ptr()) })
+    }
+
+    /// Wipes and unmaps it; its secrets are gone. Nothing happens where it is destroyed already.
+    ///
+    /// Waits so long for windows that are open, of any thread; then `WindowsOpen`, and it is still
+    /// there: what a window shows never goes.
+    pub fn destroy(&self, wait: Duration) -> Result<(), Error> {
+        let milliseconds = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let done = Error::check(unsafe { ffi::enclave_arena_destroy(self.as_ptr(), milliseconds) });
+        match done {
+            Err(error) if error.kind() == ErrorKind::Destroyed => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Gives memory that holds no secret back to the system: so many bytes.
+    pub fn trim(&self) -> Result<usize, Error> {
+        let mut given = 0;
+        Error::check(unsafe { ffi::enclave_arena_trim(self.as_ptr(), &mut given) })?;
+        Ok(given)
+    }
+
+    /// Looks at every canary and every free slot; what is wrong. O(memory).
+    pub fn check(&self) -> Result<Vec<Violation>, Error> {
+        extern "C" fn each(violation: *const ffi::Violation, context: *mut c_void) {
+            // SAFETY: `context` is the vector below, which this call alone has meanwhile.
+            unsafe { (*context.cast::<Vec<Violation>>()).push(violation_of(&*violation)) }
+        }
+        let mut found: Vec<Violation> = Vec::new();
+        Error::check(unsafe {
+            ffi::enclave_arena_check(
+                self.as_ptr(),
+                Some(each),
+                (&raw mut found).cast(),
+                null_mut(),
+            )
+        })?;
+        Ok(found)
+    }
+
+    /// The counts of now.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        let mut now = ffi::Statistics {
+            struct_size: size_of::<ffi::Statistics>(),
+            ..Default::default()
+        };
+        Error::check(unsafe { ffi::enclave_arena_statistics(self.as_ptr(), &mut now) })?;
+        Ok(Statistics {
+            secret_count: now.secret_count,
+            bytes_in_use: now.bytes_in_use,
+            bytes_mapped: now.bytes_mapped,
+            bytes_locked: now.bytes_locked,
+            idle_bytes: now.idle_bytes,
+            open_windows: now.open_windows,
+            abandoned_windows: now.abandoned_windows,
+            separate_pages: now.separate_pages,
+            merged_pages: now.merged_pages,
+            stuck_open_pages: now.stuck_open_pages,
+            failed_locks: now.failed_locks,
+            failed_opens: now.failed_opens,
+            failed_allocations: now.failed_allocations,
+            corruptions: now.corruptions,
+            retired_slots: now.retired_slots,
+            is_frozen: now.is_frozen,
+            is_sealed: now.is_sealed,
+            protection_key: u32::try_from(now.protection_key).ok(),
+        })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ffi::Arena {
+        self.pointer.as_ptr()
+    }
+
+    fn make(&self, size: usize, alignment: usize, label: &CStr) -> Result<Secret, Error> {
+        let mut handle = ffi::Secret::default();
+        // SAFETY: all are valid for the call, which copies the label.
+        Error::check(unsafe {
+            ffi::enclave_secret_allocate(
+                self.as_ptr(),
+                size,
+                alignment,
+                label.as_ptr(),
+                &mut handle,
+            )
+        })?;
+        Ok(Secret::new(self.clone(), handle, size))
+    }
+
+    fn line(
+        &self,
+        input: BorrowedFd<'_>,
+        prompt: &str,
+        limit: usize,
+        label: &CStr,
+    ) -> Result<Secret, Error> {
+        let prompt = text(prompt)?;
+        let mut handle = ffi::Secret::default();
+        // SAFETY: all are valid for the call.
+        Error::check(unsafe {
+            ffi::enclave_read_passphrase(
+                self.as_ptr(),
+                prompt.as_ptr(),
+                input.as_raw_fd(),
+                limit,
+                label.as_ptr(),
+                &mut handle,
+            )
+        })?;
+        // SAFETY: the handle is valid.
+        let size = unsafe { ffi::enclave_secret_size(&handle) };
+        Ok(Secret::new(self.clone(), handle, size))
+    }
+}
+
+pub(crate) fn text(text: &str) -> Result<CString, Error> {
+    CString::new(text)
+        .map_err(|_| Error::new(ErrorKind::Argument, "a name or label has no NUL character"))
+}
+
+fn label_or_site(label: Option<&str>, site: &Location<'_>) -> Result<CString, Error> {
+    match label {
+        Some(label) => text(label),
+        None => {
+            let file = site.file().rsplit('/').next().unwrap_or_default();
+            text(&format!("{file}:{}", site.line()))
+        }
+    }
+}
+
+impl Clone for Arena {
+    fn clone(&self) -> Self {
+        // SAFETY: the arena is held.
+        unsafe { ffi::enclave_arena_retain(self.as_ptr()) };
+        Arena {
+            pointer: self.pointer,
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: this reference is given up; every secret has one of its own.
+        unsafe { ffi::enclave_arena_release(self.as_ptr()) }
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Arena")
+    }
+}

@@ -1,0 +1,499 @@
+//! The crate as its users meet it.
+
+use enclave::{
+    Addresses, Arena, Capability, ErrorKind, Gate, Layout, Lock, Options, PublishOptions, Secret,
+};
+use std::{
+    env,
+    io::Write as _,
+    os::unix::process::ExitStatusExt,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+/// Not every machine may lock what the tests use.
+fn options() -> Options {
+    Options {
+        lock: Lock::Preferred,
+        ..Options::default()
+    }
+}
+
+fn arena() -> Arena {
+    Arena::new("test", &options()).unwrap()
+}
+
+fn open_windows(arena: &Arena) -> u64 {
+    arena.statistics().unwrap().open_windows
+}
+
+/// Runs a test of this file that is ignored otherwise, in a process of its own.
+fn alone(test: &str) -> Output {
+    Command::new(env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            test,
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn every_gate_and_layout_keeps_bytes() {
+    for gate in [Gate::Key, Gate::Pages, Gate::None, Gate::Cipher] {
+        for layout in [Layout::Slab, Layout::Isolated] {
+            if gate == Gate::Key && enclave::probe(Capability::ProtectionKeys).is_err() {
+                continue;
+            }
+            let arena = Arena::new(
+                "gates",
+                &Options {
+                    gate,
+                    layout,
+                    ..options()
+                },
+            )
+            .unwrap();
+            let mut secret = match arena.allocate(300, None) {
+                // The library was built without libsodium.
+                Err(error) if gate == Gate::Cipher && error.kind() == ErrorKind::Unsupported => {
+                    continue
+                }
+                made => made.unwrap(),
+            };
+            assert_eq!(&secret.read().unwrap()[..], [0; 300]);
+            secret.write().unwrap().fill(7);
+            let outer = secret.read().unwrap();
+            let inner = secret.read().unwrap();
+            assert_eq!(outer[..], inner[..]);
+            assert_eq!(outer[..], [7; 300]);
+            assert_eq!(open_windows(&arena), 2);
+            inner.close().unwrap();
+            outer.close().unwrap();
+            assert_eq!(open_windows(&arena), 0);
+        }
+    }
+}
+
+#[test]
+fn windows_in_any_order() {
+    let arena = arena();
+    let mut first = arena.allocate(1, None).unwrap();
+    let second = arena.allocate(1, None).unwrap();
+    let outer = first.read().unwrap();
+    let inner = second.read().unwrap();
+    assert_eq!(outer.close().unwrap_err().kind(), ErrorKind::WindowOrder);
+    assert_eq!(open_windows(&arena), 2);
+    assert_eq!(first.resize(2).unwrap_err().kind(), ErrorKind::WindowsOpen);
+    assert_eq!(inner[0], 0);
+    // Its window is still open: it is freed with that.
+    drop(first);
+    assert_eq!(arena.statistics().unwrap().secret_count, 2);
+    inner.close().unwrap();
+    assert_eq!(open_windows(&arena), 0);
+    assert_eq!(arena.statistics().unwrap().secret_count, 1);
+    let third = arena.allocate(1, None).unwrap();
+    let (a, b, c) = (
+        second.read().unwrap(),
+        third.read().unwrap(),
+        second.read().unwrap(),
+    );
+    drop(b);
+    drop(a);
+    drop(c);
+    assert_eq!(open_windows(&arena), 0);
+}
+
+#[test]
+fn a_window_that_is_forgotten_keeps_its_secret() {
+    let arena = arena();
+    let secret = arena.allocate(1, None).unwrap();
+    std::mem::forget(secret.read().unwrap());
+    assert_eq!(secret.destroy().unwrap_err().kind(), ErrorKind::WindowsOpen);
+    assert_eq!(arena.statistics().unwrap().secret_count, 1);
+}
+
+#[test]
+fn a_panic_closes_windows() {
+    let arena = arena();
+    let secret = arena.allocate(1, None).unwrap();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        secret.with(|bytes| assert_eq!(bytes[0], 1))
+    }));
+    assert!(result.is_err());
+    assert_eq!(open_windows(&arena), 0);
+}
+
+#[test]
+fn sources_are_copied_or_wiped() {
+    let arena = arena();
+    let mut source = b"hunter2".to_vec();
+    let copied = arena.allocate_copying(&source, None).unwrap();
+    assert_eq!(source, b"hunter2");
+    let wiped = arena.allocate_wiping(&mut source, None).unwrap();
+    assert_eq!(source, [0; 7]);
+    assert!(copied.equals_secret(&wiped).unwrap() && wiped.equals(b"hunter2").unwrap());
+    for other in [&b"hunter3"[..], b"hunter", b""] {
+        assert!(!wiped.equals(other).unwrap());
+    }
+    assert!(!arena
+        .allocate(7, None)
+        .unwrap()
+        .equals_secret(&wiped)
+        .unwrap());
+    assert!(arena.allocate_wiping(&mut [], None).unwrap().is_empty());
+    arena.freeze().unwrap();
+    let mut source = *b"abc";
+    let error = arena.allocate_wiping(&mut source, None).unwrap_err();
+    assert_eq!((error.kind(), &source), (ErrorKind::Frozen, b"abc"));
+}
+
+#[test]
+fn random_and_aligned() {
+    let arena = arena();
+    let (a, b) = (
+        arena.allocate_random(32, None).unwrap(),
+        arena.allocate_random(32, "b").unwrap(),
+    );
+    assert!(!a.equals_secret(&b).unwrap());
+    let aligned = arena.allocate_aligned(10, 256, None).unwrap();
+    assert_eq!(aligned.read().unwrap().as_ptr() as usize % 256, 0);
+    assert_eq!(
+        arena.allocate_aligned(10, 3, None).unwrap_err().kind(),
+        ErrorKind::Size
+    );
+}
+
+#[test]
+fn resizing_and_destroying() {
+    let arena = arena();
+    let mut secret = arena.allocate_copying(b"abcdef", None).unwrap();
+    secret.resize(3).unwrap();
+    assert!(secret.equals(b"abc").unwrap());
+    secret.resize(5000).unwrap();
+    assert_eq!(
+        (secret.len(), &secret.read().unwrap()[..4]),
+        (5000, &b"abc\0"[..])
+    );
+    assert_eq!(secret.resize(3 << 30).unwrap_err().kind(), ErrorKind::Size);
+    assert_eq!(
+        format!("{secret:?} {:?}", secret.read().unwrap()),
+        "Secret(5000 bytes) Read(5000 bytes)"
+    );
+    secret.destroy().unwrap();
+    assert_eq!(arena.statistics().unwrap().secret_count, 0);
+
+    let secret = arena.allocate(8, None).unwrap();
+    let window = secret.read().unwrap();
+    assert_eq!(
+        arena.destroy(Duration::ZERO).unwrap_err().kind(),
+        ErrorKind::WindowsOpen
+    );
+    assert_eq!(window[0], 0);
+    drop(window);
+    arena.destroy(Duration::ZERO).unwrap();
+    arena.destroy(Duration::ZERO).unwrap();
+    assert!(!secret.is_alive());
+    assert_eq!(secret.read().unwrap_err().kind(), ErrorKind::Destroyed);
+    secret.destroy().unwrap();
+}
+
+#[test]
+fn an_arena_lives_as_long_as_its_secrets() {
+    let secret = arena().allocate_copying(b"abc", None).unwrap();
+    assert!(secret.equals(b"abc").unwrap());
+}
+
+#[test]
+fn frozen_and_sealed() {
+    let arena = Arena::new(
+        "frozen",
+        &Options {
+            gate: Gate::Pages,
+            ..options()
+        },
+    )
+    .unwrap();
+    let mut secret = arena.allocate_copying(b"abc", None).unwrap();
+    arena.freeze().unwrap();
+    assert_eq!(secret.write().unwrap_err().kind(), ErrorKind::Frozen);
+    assert!(secret.equals(b"abc").unwrap());
+    assert_eq!(arena.seal().unwrap_err().kind(), ErrorKind::NeedsKey);
+    drop(secret);
+    let statistics = arena.statistics().unwrap();
+    assert!(statistics.is_frozen && statistics.retired_slots == 1);
+}
+
+#[test]
+fn options_and_errors() {
+    let error = Arena::new("a\0b", &options()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Argument);
+    let small = Arena::new(
+        "small",
+        &Options {
+            capacity: 4096,
+            ..options()
+        },
+    )
+    .unwrap();
+    let error = small.allocate(100_000, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Capacity);
+    assert!(error.to_string().contains("capacity"));
+    let guarded = Options {
+        layout: Layout::Isolated,
+        ends_at_guard: true,
+        kept_at_exit: true,
+        ..options()
+    };
+    let secret = Arena::new("guarded", &guarded)
+        .unwrap()
+        .allocate(30, None)
+        .unwrap();
+    assert_eq!((secret.read().unwrap().as_ptr() as usize + 30) % 4096, 0);
+    if enclave::probe(Capability::MemoryTagging).is_err() {
+        let tagged = Options {
+            tagged: true,
+            ..options()
+        };
+        let error = Arena::new("t", &tagged)
+            .and_then(|arena| arena.allocate(1, None))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+    let arena = arena();
+    arena.allocate(100_000, None).unwrap().destroy().unwrap();
+    assert_eq!(
+        arena.statistics().unwrap().idle_bytes,
+        arena.trim().unwrap() as u64
+    );
+    assert_eq!(arena.check().unwrap(), []);
+}
+
+#[test]
+fn threads_share_a_secret() {
+    fn both<T: Send + Sync>() {}
+    both::<Arena>();
+    both::<Secret>();
+    let arena = arena();
+    let secret = Arc::new(arena.allocate_copying(&[7; 64], None).unwrap());
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (arena, secret) = (arena.clone(), secret.clone());
+            thread::spawn(move || {
+                for _ in 0..500 {
+                    assert!(secret.equals(&[7; 64]).unwrap());
+                    let mut own = arena.allocate_random(40, None).unwrap();
+                    own.write().unwrap()[0] = 1;
+                }
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    let statistics = arena.statistics().unwrap();
+    assert_eq!((statistics.open_windows, statistics.secret_count), (0, 1));
+}
+
+#[test]
+fn lines_and_files() {
+    let arena = arena();
+    let path = env::temp_dir().join(format!("enclave-test-{}", std::process::id()));
+    std::fs::write(&path, b"open sesame\nrest").unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let line = arena.read_passphrase_from(&file, "? ", 0, "typed").unwrap();
+    assert!(line.equals(b"open sesame").unwrap());
+    let error = arena.read_passphrase_from(&file, "", 2, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EndOfInput);
+    assert!(arena
+        .read_file(&path, 16, None)
+        .unwrap()
+        .equals(b"open sesame\nrest")
+        .unwrap());
+    let error = arena.read_file(&path, 15, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EndOfInput);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(arena.read_file(&path, 15, None).unwrap_err().errno(), 2);
+    assert!(!arena
+        .read_file("/proc/self/comm", 100, None)
+        .unwrap()
+        .is_empty());
+}
+
+/// Each of these ends its process, or changes it for good.
+mod alone {
+    use super::*;
+
+    #[test]
+    #[ignore]
+    fn faults() {
+        let gate = Gate::Pages;
+        let secret = Arena::new("a", &Options { gate, ..options() })
+            .unwrap()
+            .allocate(8, None);
+        let secret = secret.unwrap();
+        let pointer = secret.read().unwrap().as_ptr();
+        // SAFETY: it is not: the window is closed.
+        println!("read {}", unsafe { pointer.read_volatile() });
+    }
+
+    #[test]
+    #[ignore]
+    fn does_not_fault() {
+        let gate = Gate::None;
+        let secret = Arena::new("a", &Options { gate, ..options() })
+            .unwrap()
+            .allocate(8, None);
+        let secret = secret.unwrap();
+        let pointer = secret.read().unwrap().as_ptr();
+        // SAFETY: without a gate the memory is there.
+        println!("read {}", unsafe { pointer.read_volatile() });
+    }
+
+    #[test]
+    #[ignore]
+    fn violates() {
+        let gate = Gate::None;
+        let arena = Arena::new("violated", &Options { gate, ..options() }).unwrap();
+        let overflow = |secret: &mut Secret| {
+            let pointer = secret.write().unwrap().as_mut_ptr();
+            // SAFETY: it is not: a canary lies there.
+            unsafe { *pointer.add(32) ^= 0xff };
+        };
+        let mut secret = arena.allocate(32, "too short").unwrap();
+        overflow(&mut secret);
+        let found = arena.check().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].kind, enclave::ViolationKind::Overflow);
+        assert_eq!(
+            (found[0].label.as_deref(), found[0].offset),
+            (Some("too short"), 32)
+        );
+        enclave::set_violation_handler(Some(|violation| {
+            println!("heard {:?}", violation.kind);
+            enclave::Response::GoOn
+        }));
+        secret.destroy().unwrap();
+        enclave::set_violation_handler(None);
+        let mut secret = arena.allocate(32, None).unwrap();
+        overflow(&mut secret);
+        println!("last");
+        std::io::stdout().flush().unwrap();
+        drop(secret);
+        println!("not reached");
+    }
+
+    #[test]
+    #[ignore]
+    fn wipes() {
+        let arena = arena();
+        let secret = arena.allocate_copying(b"abc", None).unwrap();
+        let window = secret.read().unwrap();
+        // SAFETY: nothing depends on the bytes of the window.
+        unsafe { enclave::wipe_everything() }.unwrap();
+        assert_eq!(window.close().unwrap_err().kind(), ErrorKind::Destroyed);
+        assert_eq!(secret.read().unwrap_err().kind(), ErrorKind::Destroyed);
+        println!("wiped");
+    }
+
+    #[test]
+    #[ignore]
+    fn forks() {
+        extern "C" {
+            fn fork() -> i32;
+            fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
+            fn _exit(status: i32) -> !;
+        }
+        let arena = arena();
+        let secret = arena.allocate_copying(b"abc", None).unwrap();
+        let window = secret.read().unwrap();
+        // SAFETY: the child does little, and ends itself.
+        unsafe {
+            let child = fork();
+            if child == 0 {
+                let kinds = [
+                    secret.read().map(drop).unwrap_err().kind(),
+                    arena.allocate(1, None).unwrap_err().kind(),
+                    window.close().unwrap_err().kind(),
+                ];
+                let own = super::arena().allocate_copying(b"own", None).unwrap();
+                let fine = own.equals(b"own").unwrap();
+                _exit(i32::from(kinds != [ErrorKind::InheritedByFork; 3] || !fine));
+            }
+            let mut status = -1;
+            assert_eq!(waitpid(child, &mut status, 0), child);
+            assert_eq!(status, 0);
+        }
+        assert_eq!(&window[..], b"abc");
+        println!("forked");
+    }
+
+    #[test]
+    #[ignore]
+    fn publishes() {
+        let options = PublishOptions {
+            name: Some("rust"),
+            ..Default::default()
+        };
+        enclave::publish_start(&options).unwrap();
+        let error = enclave::publish_start(&options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Publishing);
+        enclave::publish_refresh();
+        enclave::publish_stop();
+        let odd = PublishOptions {
+            tick_milliseconds: 1,
+            ..options.clone()
+        };
+        assert_eq!(
+            enclave::publish_start(&odd).unwrap_err().kind(),
+            ErrorKind::Argument
+        );
+        let hidden = PublishOptions {
+            addresses: Addresses::Never,
+            ..options
+        };
+        enclave::publish_start(&hidden).unwrap();
+        println!("published");
+    }
+}
+
+#[test]
+fn a_raw_pointer_faults_after_its_window() {
+    let faulted = alone("alone::faults");
+    assert_eq!(faulted.status.signal(), Some(11), "{faulted:?}");
+    assert!(alone("alone::does_not_fault").status.success());
+}
+
+#[test]
+fn violations_end_the_process() {
+    let result = alone("alone::violates");
+    assert_eq!(result.status.signal(), Some(6), "{result:?}");
+    let output = String::from_utf8_lossy(&result.stdout);
+    assert!(
+        output.contains("heard Overflow") && output.contains("last"),
+        "{output}"
+    );
+    assert!(!output.contains("not reached"));
+}
+
+#[test]
+fn what_changes_the_process() {
+    for (test, last) in [
+        ("alone::wipes", "wiped"),
+        ("alone::forks", "forked"),
+        ("alone::publishes", "published"),
+    ] {
+        let result = alone(test);
+        let output = String::from_utf8_lossy(&result.stdout);
+        assert!(
+            result.status.success() && output.contains(last),
+            "{test}: {result:?}"
+        );
+    }
+}
