@@ -16,10 +16,14 @@ struct Demo: ParsableCommand {
 
   func run() throws {
     let directory = Console.programDirectory
-    // The demo has another name when it is built as a tool of memwatch.
-    let names = ["enclave-demo", "enclave-demo-tool"].map { directory + "/" + $0 }
+    // The demo has another name when it is built as a tool of memwatch. Installed, it is no command.
+    let names = ["enclave-demo", "enclave-demo-tool", "../libexec/memwatch/enclave-demo"].map {
+      directory + "/" + $0
+    }
     guard let program = names.first(where: Console.isExecutable) else {
-      throw Failure(Exit.failure, "enclave-demo is not beside memwatch in \(SafeText(directory))")
+      throw Failure(
+        Exit.failure,
+        "enclave-demo is neither in \(SafeText(directory)) nor in ../libexec/memwatch from there")
     }
     let session = try Session(
       [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isPossible && !once,

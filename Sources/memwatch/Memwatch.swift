@@ -17,7 +17,7 @@ struct Memwatch: ParsableCommand {
 
       It never shows contents of secrets, and never opens another process' memory.
       """,
-    version: "0.1.0",
+    version: packageVersion,
     subcommands: [
       Watch.self, List.self, SnapshotCommand.self, AuditCommand.self, Check.self, HostCommand.self,
       Diff.self, Record.self, Replay.self, ExportCommand.self, Demo.self, Run.self, Manual.self,

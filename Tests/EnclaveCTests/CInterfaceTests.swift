@@ -91,13 +91,53 @@ struct Installed: Sendable {
       ])
   }
 
+  /// Functions carry a version, so that later ones can change. pthread_create carries none: with one it
+  /// would not stand before the C library's in a program that was linked with another version of that.
+  @Test func functionsCarryAVersion() throws {
+    let names = try Launch([
+      "nm", "-D", "--defined-only", "--with-symbol-versions",
+      installed.libraries + "/libenclave.so.1",
+    ]).run().output.split(separator: "\n").compactMap { $0.split(separator: " ").last }
+    #expect(names.count > 35)
+    for name in names where name.hasPrefix("enclave_") {
+      #expect(name.hasSuffix("@@ENCLAVE_1"))
+    }
+    #expect(names.contains("pthread_create"))
+  }
+
+  /// Constants cannot be written, nor what the loader relocates: in the library, and in a program that
+  /// links the static one.
+  @Test func constantsCannotBeWritten() throws {
+    let files = [
+      installed.libraries + "/libenclave.so.1", try installed.compile("interface", linkage: .fixed),
+    ]
+    for file in files {
+      let segments = try Launch(["readelf", "-lW", file]).run().output
+      #expect(segments.contains("GNU_RELRO"), "\(file)")
+      let sections = try Launch(["readelf", "-SW", file]).run().output
+      let constants = try #require(
+        sections.firstMatch(of: /\s\.rodata +PROGBITS.* (\w+) +\d+ +\d+ +\d+\n/))
+      #expect(constants.1 == "A", "\(file): \(constants.0)")
+    }
+  }
+
+  /// pkg-config and the header tell the version that memwatch does.
+  @Test(arguments: ["enclave", "enclave-malloc"])
+  func pkgConfigTellsTheVersion(module: String) throws {
+    let asked = try Launch(
+      ["pkg-config", "--modversion", module],
+      environment: ["PKG_CONFIG_PATH": installed.libraries + "/pkgconfig"]
+    ).run()
+    #expect(try asked.output == Launch([Programs.path("memwatch"), "--version"]).run().output)
+  }
+
   private func exports(_ library: String) throws -> Set<String> {
     let names = try Launch([
       "nm", "-D", "--defined-only", "--extern-only",
       installed.libraries + "/" + library,
     ]).run()
     return Set(
-      names.output.split(separator: "\n").compactMap {
+      names.output.split(separator: "\n").filter { !$0.contains(" A ") }.compactMap {
         $0.split(separator: " ").last.map { String($0.split(separator: "@")[0]) }
       })
   }

@@ -58,6 +58,7 @@ extern "C" {
 
 #define ENCLAVE_VERSION_MAJOR 1
 #define ENCLAVE_VERSION_MINOR 0
+#define ENCLAVE_VERSION_PATCH 0
 
 /* "FILE:LINE" of the place where it is written: a label for a call site. */
 #ifdef __FILE_NAME__
