@@ -122,6 +122,45 @@ import Testing
     }
   }
 
+  /// One version number, wherever it is written: for the command, the header, the packages, the
+  /// exported metrics and those who depend on the package.
+  @Test func thereIsOneVersion() throws {
+    let asked = try Launch([Programs.path("memwatch"), "--version"]).run()
+    let version = asked.output.trimmingCharacters(in: .whitespacesAndNewlines)
+    #expect(version.wholeMatch(of: /\d+\.\d+\.\d+/) != nil, "memwatch --version: \(version)")
+
+    func text(_ path: String) throws -> String {
+      try String(contentsOf: Programs.package.appending(path: path), encoding: .utf8)
+    }
+    // What scripts read.
+    #expect(try text("Sources/memwatch/Version.swift").contains("packageVersion = \"\(version)\""))
+    let numbers = try text("Sources/CEnclave/include/enclave.h")
+      .matches(of: /#define ENCLAVE_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)/).map { String($0.1) }
+    #expect(numbers.joined(separator: ".") == version)
+    #expect(
+      try text("Assets/packaging/debian/changelog").hasPrefix("memwatch (\(version)) "),
+      "the newest entry of the changelog is another version's")
+    #expect(
+      try text("Sources/Bindings/python/enclave/__init__.py")
+        .contains("\n__version__ = \"\(version)\"\n"))
+    #expect(try text("Sources/Bindings/rust/Cargo.toml").contains("\nversion = \"\(version)\"\n"))
+    let article = try text("Sources/Enclave/Enclave.docc/Installing.md")
+    #expect(article.matches(of: /from: "(.*?)"/).map { String($0.1) } == [version, version])
+    for match in article.matches(of: /memwatch-([\d.]+)-linux/) { #expect(match.1 == version) }
+
+    let stats = try Scratch(onTmpfs: true)
+    let exported = try Launch([Programs.path("memwatch"), "export"], stats: stats).run()
+    #expect(exported.output.contains("memwatch_build_info{version=\"\(version)\"} 1"))
+  }
+
+  @Test func theReadmeIsShort() throws {
+    let text = try String(
+      contentsOf: Programs.package.appending(path: "README.md"), encoding: .utf8)
+    #expect(
+      text.split(separator: "\n", omittingEmptySubsequences: false).count <= 251,
+      "at most 250 lines")
+  }
+
   @Test func aClientBuildsAndRuns() throws {
     let scratch = try Scratch()
     let stats = try Scratch(onTmpfs: true)
