@@ -38,4 +38,104 @@ import Testing
       #expect(record[.openWindows] == 0 && record[.opens] == UInt64(8 + further))
     }
   }
+
+  /// A window that was open at one refresh and is closed at the next, with none opened between.
+  @Test func aSecretsWindowEnds() async {
+    await #expect(processExitsWith: .success) {
+      let scratch = try Scratch(onTmpfs: true)
+      let publisher = try Self.publish(in: scratch)
+      var reader = try Self.reader(of: publisher)
+      let arena = try Arena("changes", .init(lock: .preferred, gate: .none))
+      let secret = try arena.allocate(byteCount: 32)
+      try secret.withBytes { _ in publisher.refresh() }
+      var secrets = try reader.read().secrets
+      var record = try #require(secrets.first)
+      #expect(record[.openNow] == 1 && record[.opens] == 1)
+      publisher.refresh()
+      secrets = try reader.read().secrets
+      record = try #require(secrets.first)
+      #expect(record[.openNow] == 0 && record[.opens] == 1)
+    }
+  }
+
+  /// Whatever comes, goes and moves between two refreshes, on several threads: what is listed are live
+  /// secrets with their sizes, and the others are counted.
+  @Test(arguments: [8, 64, 4096])
+  func secretsAreListedAsTheyAre(capacity: Int) async {
+    await #expect(processExitsWith: .success) { [capacity = capacity as Int] in
+      try Self.comeAndGo(capacity: capacity)
+    }
+  }
+
+  private static func comeAndGo(capacity: Int) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let publisher = try Self.publish(in: scratch, listedSecrets: capacity)
+    var reader = try Self.reader(of: publisher)
+    var random = SeededGenerator(for: "secretsAreListedAsTheyAre")
+    let arena = try Arena("many", .init(lock: .preferred, gate: .none))
+    // By address: such secrets can be resized and freed by any thread.
+    var live: [UnsafeMutableRawPointer: Int] = [:]
+    func change() throws {
+      for _ in 0..<Int.random(in: 0..<60, using: &random) {
+        let size = Int.random(in: 1...1500, using: &random)
+        if let (address, _) = live.randomElement(using: &random), Bool.random(using: &random) {
+          try arena.free(address)
+          live[address] = nil
+        } else {
+          let address = try arena.allocate(byteCount: size).leak()
+          live[address] = size
+        }
+      }
+      if Int.random(in: 0..<10, using: &random) == 0 {
+        for address in live.keys { try arena.free(address) }
+        live = [:]
+        _ = try arena.trim()
+      }
+    }
+    for _ in 0..<200 {
+      // Another thread is another shard, where there are two processors.
+      let done = DispatchSemaphore(value: 0)
+      nonisolated(unsafe) var failure: (any Error)?
+      nonisolated(unsafe) let body = { do { try change() } catch { failure = error } }
+      Thread {
+        body()
+        done.signal()
+      }.start()
+      done.wait()
+      if let failure { throw failure }
+      try change()
+      publisher.refresh()
+      let image = try reader.read()
+      let sizes = image.secrets.map { Int($0[.size]) }
+      let unlisted = Int(image.arenas[0][.unlistedSecrets])
+      #expect(sizes.count + unlisted == live.count, "listed \(sizes.count), not \(unlisted)")
+      #expect(unlisted == 0 || capacity < 4096, "\(unlisted) of \(live.count)")
+      var left = live.values.reduce(into: [:]) { $0[$1, default: 0] += 1 }
+      for size in sizes { left[size, default: 0] -= 1 }
+      #expect(left.values.allSatisfy { $0 >= 0 }, "what is not live is listed")
+      let serials = Set(image.secrets.map { $0[.serial] })
+      #expect(serials.count == sizes.count, "a serial came twice")
+    }
+    for address in live.keys { try arena.free(address) }
+    publisher.refresh()
+    let left = try reader.read().secrets.count
+    #expect(left == 0, "all are free")
+  }
+
+  private static func publish(
+    in scratch: Scratch, listedSecrets: Int = 4096
+  ) throws -> StatsPublisher {
+    setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
+    var options = StatsPublisher.Options()
+    // The publisher's own ticks stay out of the way.
+    options.tickMilliseconds = 10_000
+    options.listedSecrets = listedSecrets
+    return try StatsPublisher.start(options)
+  }
+
+  private static func reader(of publisher: borrowing StatsPublisher) throws -> StatsPageReader {
+    let published = publisher.path
+    let path = try #require(published)
+    return try StatsPageReader(OpenFile(reading: path, followingLinks: false))
+  }
 }

@@ -6,25 +6,15 @@ import EnclaveSystem
 
 extension ArenaReference {
   /// From now on windows to a secret's slot are counted, as they are where the process publishes:
-  /// freeing it while one is open is noticed. The secret is freed when this throws.
-  func countWindows(of handle: SecretHandle) throws(EnclaveError) {
-    let slab = unsafe handle.slab
-    if unsafe Slab.listings(of: slab) != nil { return }
-    do throws(SystemFailure) {
-      unsafe try withShard(Int(slab.pointee.shard)) { _ throws(SystemFailure) in
-        if unsafe slab.pointee.listings != nil { return }
-        unsafe Slab.setListings(try ArenaCore.listings(Int(slab.pointee.slotCount)), of: slab)
-      }
-    } catch {
-      try free(handle)
-      throw .system(error)
-    }
+  /// freeing it while one is open is noticed.
+  func countWindows(of handle: SecretHandle) {
+    if unsafe !Slab.countsWindows(of: handle.slab) { unsafe Slab.countWindows(of: handle.slab) }
   }
 
   /// Why a secret cannot be freed or resized: a window to it is open.
   func openWindows(of handle: SecretHandle) -> EnclaveError? {
-    guard let listings = unsafe Slab.listings(of: handle.slab) else { return nil }
-    let count = unsafe loadRelaxed(&listings[Int(handle.slot)].count) & 0xff_ffff
+    let slot = unsafe Slab.slots(of: handle.slab) + Int(handle.slot)
+    let count = unsafe loadRelaxed(&slot.pointee.windows) & Slot.openNow
     return count == 0 ? nil : .windowsOpen(Int(count), label: labelText(handle.label))
   }
 

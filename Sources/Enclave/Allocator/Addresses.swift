@@ -11,7 +11,7 @@ extension ArenaReference {
     let handle = try allocate(
       Shard.Request(byteCount: byteCount, alignment: alignment ?? options.alignment),
       key: LabelKey(label))
-    try countWindows(of: handle)
+    countWindows(of: handle)
     return handle
   }
 
@@ -32,7 +32,7 @@ extension ArenaReference {
     let copy: SecretHandle
     do {
       copy = try allocate(request, key: key)
-      try countWindows(of: copy)
+      countWindows(of: copy)
     } catch {
       // Less needs no other place, though a smaller one would do.
       if byteCount <= Int(handle.byteCount), unsafe !handle.slab.pointee.isIsolated, !hasCipherGate,

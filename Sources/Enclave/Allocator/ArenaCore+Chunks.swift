@@ -133,9 +133,10 @@ extension ArenaCore {
     let slab: UnsafeMutablePointer<Slab>
     do throws(EnclaveError) {
       unsafe slab = unsafe try makeSlab(
-        base: chunk.pointee.mapping.data + first * Page.size, byteCount: pages * Page.size,
-        chunk: index, slotBytes: shape.slotBytes, slotCount: shape.slots(pageSize: Page.size),
-        sizeClass: UInt8(sizeClass), shard: shard)
+        Slab.Shape(
+          base: chunk.pointee.mapping.data + first * Page.size, byteCount: pages * Page.size,
+          chunk: index, slotBytes: shape.slotBytes, slotCount: shape.slots(pageSize: Page.size),
+          sizeClass: UInt8(sizeClass), shard: shard))
     } catch {
       update(index)
       throw error
@@ -166,8 +167,9 @@ extension ArenaCore {
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
     let byteCount = chunks[index].mapping.byteCount
     let slab = unsafe try makeSlab(
-      base: chunks[index].mapping.data, byteCount: byteCount, chunk: index, slotBytes: byteCount,
-      slotCount: 1, sizeClass: Slab.isolatedClass, shard: shard)
+      Slab.Shape(
+        base: chunks[index].mapping.data, byteCount: byteCount, chunk: index,
+        slotBytes: byteCount, slotCount: 1, sizeClass: Slab.isolatedClass, shard: shard))
     setCarved(index, byteCount)
     return unsafe slab
   }
@@ -183,29 +185,16 @@ extension ArenaCore {
   }
 
   private mutating func makeSlab(
-    base: UnsafeMutableRawPointer, byteCount: Int, chunk: Int, slotBytes: Int, slotCount: Int,
-    sizeClass: UInt8, shard: UInt8
+    _ shape: Slab.Shape
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
+    let slotCount = shape.slotCount
     let slab: UnsafeMutablePointer<Slab>
-    let reciprocal = Slab.reciprocal(slotBytes: slotBytes, slotCount: slotCount)
-    let dead = unsafe deadSlab(sizeClass)
+    let dead = unsafe deadSlab(shape.sizeClass)
     if let old = unsafe dead.pointee {
       unsafe dead.pointee = unsafe old.pointee.next
       unsafe slab = unsafe old
-      unsafe slab.pointee.next = nil
-      unsafe slab.pointee.shard = shard
-      unsafe slab.pointee.base = unsafe base
-      unsafe slab.pointee.byteCount = byteCount
-      unsafe slab.pointee.slotBytes = slotBytes
-      unsafe slab.pointee.chunk = UInt32(chunk)
-      unsafe slab.pointee.reciprocal = reciprocal
-      unsafe slab.pointee.freeHead = 0
-      unsafe slab.pointee.prepared = nil
-      if page != nil, unsafe slab.pointee.listings == nil,
-        let listings = unsafe Self.makeListings(slotCount)
-      {
-        unsafe Slab.setListings(listings, of: slab)
-      }
+      unsafe slab.pointee.reuse(shape)
+      if page != nil { unsafe Slab.countWindows(of: slab) }
     } else {
       let cipherSlots: UnsafeMutableRawPointer?
       do throws(SystemFailure) {
@@ -219,21 +208,16 @@ extension ArenaCore {
         }
         unsafe try slabs.append(SlabReference(slab: slab))
       } catch { throw .system(error) }
-      let slots = unsafe Slab.slots(of: slab)
-      unsafe slots.initialize(repeating: Slot(), count: slotCount)
+      unsafe Slab.slots(of: slab).initialize(repeating: Slot(), count: slotCount)
       unsafe slab.initialize(
         to: Slab(
-          next: nil, listings: page == nil ? nil : Self.makeListings(slotCount),
-          cipherSlots: cipherSlots, arena: arena,
-          shard: shard, sizeClass: sizeClass, slotCount: UInt16(slotCount), slots: slots,
-          base: base, byteCount: byteCount, slotBytes: slotBytes, chunk: UInt32(chunk),
-          reciprocal: reciprocal, previous: nil))
+          shape, arena: arena, cipherSlots: cipherSlots, countsWindows: page != nil))
     }
     let slots = unsafe Slab.slots(of: slab)
     for slot in 0..<slotCount {
       unsafe slots[slot].nextFree = slot + 1 < slotCount ? UInt16(slot + 1) : Slab.endOfList
     }
-    unsafe PageOwners.set(slab, at: base, byteCount)
+    unsafe PageOwners.set(slab, at: shape.base, shape.byteCount)
     return unsafe slab
   }
 
@@ -242,18 +226,6 @@ extension ArenaCore {
     let slots = unsafe try Metadata.allocate(byteCount: count * CipherSlot.byteCount)
     unsafe CipherSlot.initialize(slots, count: count)
     return unsafe slots
-  }
-
-  /// nil where there is no memory for it: then the slab's secrets are not listed.
-  static func makeListings(_ count: Int) -> UnsafeMutablePointer<PublishedSecret>? {
-    unsafe try? listings(count)
-  }
-
-  static func listings(_ count: Int) throws(SystemFailure) -> UnsafeMutablePointer<PublishedSecret>
-  {
-    let listings = unsafe try Metadata.allocate(PublishedSecret.self, count: count)
-    unsafe listings.initialize(repeating: PublishedSecret(), count: count)
-    return unsafe listings
   }
 
   // MARK: - What is not needed

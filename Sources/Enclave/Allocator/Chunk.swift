@@ -35,7 +35,7 @@ struct Chunk: BitwiseCopyable {
   var list = 0
   var next = Chunk.none
   var previous = Chunk.none
-  var record: UInt32 = PublishedSecret.none
+  var record: UInt32 = PageRecord.none
   /// Of the map that was written last.
   var mapSum: UInt64?
 

@@ -59,7 +59,7 @@ struct LabelEntry: BitwiseCopyable {
   /// Of a copy that lives as long as the process.
   let key: LabelKey
   var createdAtMs: UInt64
-  var record: UInt32 = PublishedSecret.none
+  var record: UInt32 = PageRecord.none
   /// As they were written last.
   var counts = LabelCounts()
   var opens: UInt64 = 0

@@ -63,6 +63,8 @@ struct Shard {
   var totals = ShardTotals()
   /// Raised by what the page tells and no other count shows.
   var changes: UInt64 = 0
+  /// A slab has news for the page.
+  var hasNews = false
   /// Handles that are out: what keeps the arena's memory alive once the Arena object is gone.
   var handles = 0
   /// The Arena object is gone.
@@ -253,6 +255,8 @@ struct Shard {
     let entry = unsafe Slab.slots(of: slab) + Int(slot)
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
+    // Nobody has a window to it yet.
+    unsafe entry.pointee.windows = 0
     unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()
@@ -266,11 +270,7 @@ struct Shard {
     if secrets > totals.peakSecrets { totals.peakSecrets = secrets }
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
     labels.allocated(label, byteCount: request.byteCount)
-    if let listings = unsafe slab.pointee.listings {
-      // Nobody has a window to it yet.
-      unsafe listings[Int(slot)].count = 0
-      if page != nil { unsafe list(slab, slot) }
-    }
+    unsafe noteNews(slab)
     return unsafe SecretHandle(
       slab: slab, address: address, generation: entry.pointee.generation,
       byteCount: UInt32(request.byteCount), slot: slot, label: label)
@@ -278,7 +278,7 @@ struct Shard {
 
   private func pop(_ slab: UnsafeMutablePointer<Slab>) -> UInt16 {
     let slot = unsafe slab.pointee.freeHead
-    unsafe slab.pointee.freeHead = unsafe slab.pointee.slots[Int(slot)].nextFree
+    unsafe slab.pointee.freeHead = unsafe Slab.slots(of: slab)[Int(slot)].nextFree
     unsafe slab.pointee.live += 1
     return slot
   }
@@ -341,7 +341,7 @@ struct Shard {
   ) -> Aftermath {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
-    if page != nil { unsafe unlist(slab, handle.slot) }
+    unsafe noteNews(slab)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(handle.slot) * CipherSlot.byteCount).end()
     }
@@ -432,7 +432,7 @@ struct Shard {
   mutating func resized(_ handle: SecretHandle, from oldCount: Int) {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
-    if page != nil { unsafe unlist(slab, handle.slot) }
+    unsafe noteNews(slab)
     unsafe slot.pointee.byteCount = handle.byteCount
     unsafe publish(handle.generation, to: &slot.pointee.generation)
     let growth = Int(handle.byteCount) - oldCount
@@ -440,6 +440,5 @@ struct Shard {
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
     labels.resized(handle.label, by: growth)
     changes &+= 1
-    if page != nil { unsafe list(slab, handle.slot) }
   }
 }

@@ -269,7 +269,6 @@ struct ArenaCore {
 
   mutating func deallocate() {
     for index in 0..<slabs.count {
-      unsafe Metadata.free(slabs[index].slab.pointee.listings)
       unsafe Metadata.free(slabs[index].slab.pointee.cipherSlots)
       unsafe Metadata.free(slabs[index].slab)
     }

@@ -295,7 +295,7 @@ extension ArenaReference {
     unsafe canaries.check(
       slab, keepsFreed: hasCipherGate && core.chunks[Int(slab.pointee.chunk)].isSealed
     ) { slot, kind, offset in
-      let entry = unsafe slab.pointee.slots[slot]
+      let entry = unsafe Slab.slots(of: slab)[slot]
       let isLive = kind != .writeAfterFree
       let text = isLive ? core.labels.entries[Int(entry.label)].text : []
       found.append(

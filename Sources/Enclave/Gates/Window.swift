@@ -22,8 +22,8 @@ extension SecretHandle {
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
     var counted: UInt64 = 0
-    if let listings = unsafe Slab.listings(of: slab) {
-      unsafe addRelaxed(PublishedSecret.opened, to: &listings[Int(slot)].count)
+    if unsafe Slab.countsWindows(of: slab) {
+      countWindow(Slot.windowOpened)
       counted = Self.isCounted
     }
     // Counted before: who frees it meanwhile is refused.
@@ -32,7 +32,12 @@ extension SecretHandle {
     return scratch | counted | UInt64(gate.openKey(writing: writing))
   }
 
-  /// Beside the key's bits: the window was counted in the secret's listing. (Publishing may start
+  @inline(__always)
+  private func countWindow(_ change: UInt64) {
+    unsafe addRelaxed(change, to: &Slab.slots(of: slab)[Int(slot)].windows)
+  }
+
+  /// Beside the key's bits: the window was counted in the secret's slot. (Publishing may start
   /// while it is open.)
   private static var isCounted: UInt64 { 1 << 32 }
 
@@ -41,9 +46,7 @@ extension SecretHandle {
     _ arena: ArenaReference, writing: Bool, _ counted: UInt64
   ) throws(EnclaveError) -> UInt64 {
     do { return try openScratch(arena, writing: writing) } catch {
-      if counted != 0, let listings = unsafe Slab.listings(of: slab) {
-        unsafe addRelaxed(0 &- PublishedSecret.opened, to: &listings[Int(slot)].count)
-      }
+      if counted != 0 { countWindow(0 &- Slot.windowOpened) }
       arena.gate.undo(writing: writing, label: label)
       arena.openFailed(self, error)
       throw error
@@ -74,9 +77,7 @@ extension SecretHandle {
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return false }
     if arena.hasCipherGate { closeScratch(arena, writing: writing, found) }
-    if found & Self.isCounted != 0, let listings = unsafe Slab.listings(of: slab) {
-      unsafe addRelaxed(.max, to: &listings[Int(slot)].count)
-    }
+    if found & Self.isCounted != 0 { countWindow(.max) }
     if arena.hasPageGate {
       unsafe arena.withShard(Int(slab.pointee.shard)) { shard in
         unsafe arena.closePages(slab, writing: writing, shard: &shard)

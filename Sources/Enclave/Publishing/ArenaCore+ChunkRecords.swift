@@ -13,7 +13,7 @@ extension ArenaCore {
         event, arena: arena.id, bytes: UInt64(chunk.pointee.mapping.byteCount))
     }
     if unsafe !chunk.pointee.isMapped {
-      if unsafe chunk.pointee.record != PublishedSecret.none {
+      if unsafe chunk.pointee.record != PageRecord.none {
         unlistChunk(index, page!)
       } else {
         page!.unlistedChunks -= 1
@@ -41,14 +41,14 @@ extension ArenaCore {
     page.chunks[Int(record)].clear(words: ChunkWord.allCases.count)
     page.maps[Int(record)].clear(words: StatsPageTable.maps.recordBytes / 8)
     page.writer.giveBack(.chunks, record)
-    unsafe chunk.pointee.record = PublishedSecret.none
+    unsafe chunk.pointee.record = PageRecord.none
     unsafe chunk.pointee.mapSum = nil
   }
 
   /// A chunk's state changed, its place did not.
   func republishChunk(_ index: Int) {
     let chunk = chunks[index]
-    guard let page, chunk.record != PublishedSecret.none else { return }
+    guard let page, chunk.record != PageRecord.none else { return }
     let record = page.chunks[Int(chunk.record)]
     record.begin()
     record.set(.arenaID, arena.id)

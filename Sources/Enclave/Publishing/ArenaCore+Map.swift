@@ -70,7 +70,7 @@ extension ArenaCore {
       page!.mapping.left -= 1
       pages += 1
       let chunk = chunks[index]
-      guard chunk.isMapped, chunk.record != PublishedSecret.none else { continue }
+      guard chunk.isMapped, chunk.record != PageRecord.none else { continue }
       let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
       var at = 0
       while at < min(end, PageContents.capacity * Page.size) {
@@ -129,9 +129,9 @@ extension ArenaCore {
   private typealias Map = InlineArray<16, UInt64>
 
   private static func hasWindow(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
-    guard let listings = unsafe Slab.listings(of: slab) else { return false }
+    let slots = unsafe Slab.slots(of: slab)
     for slot in unsafe 0..<Int(slab.pointee.slotCount)
-    where unsafe loadRelaxed(&listings[slot].count) & 0xff_ffff > 0 { return true }
+    where unsafe loadRelaxed(&slots[slot].windows) & Slot.openNow > 0 { return true }
     return false
   }
 

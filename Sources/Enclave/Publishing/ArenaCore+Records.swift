@@ -77,7 +77,7 @@ extension ArenaCore {
     record.set(.frees, totals.shards.frees)
     record.set(.peakSecretCount, UInt64(page.peakSecrets))
     record.set(.peakBytesInUse, UInt64(page.peakBytesInUse))
-    record.set(.unlistedSecrets, totals.unlistedSecrets)
+    record.set(.unlistedSecrets, UInt64(totals.unlistedSecrets))
     record.set(.failedAllocations, totals.shards.failedAllocations)
     record.set(.failedLocks, failedLocks)
     record.set(.failedOpens, totals.shards.failedOpens)
@@ -206,7 +206,7 @@ extension ArenaCore {
       }
       unsafe entry.pointee.opens = opens
       unsafe entry.pointee.openNow = openNow
-      guard unsafe entry.pointee.record != PublishedSecret.none else { continue }
+      guard unsafe entry.pointee.record != PageRecord.none else { continue }
       let record = unsafe page.labels[Int(entry.pointee.record)]
       record.begin()
       unsafe writeCounts(record, entry.pointee)

@@ -1,9 +1,8 @@
 // What an arena writes into the stats page. Nothing here is reached unless the process publishes.
 //
-// Secrets are listed and taken off the list as they come and go, under their shard's lock; chunks,
-// events and new labels when they happen. Counts, windows and states are kept in ordinary memory
-// anyway, and written by the publisher's thread at each tick: so that an operation pays nothing for
-// them, and shards stay apart.
+// Chunks, events and new labels are written when they happen. Secrets, counts, windows and states are
+// kept in ordinary memory anyway, and written by the publisher's thread at each tick: so that an
+// operation pays nothing for them, and shards stay apart.
 
 import EnclaveStats
 import EnclaveSystem
@@ -24,6 +23,8 @@ struct ArenaPublication {
   var unlistedChunks: UInt64 = 0
   /// The counts of changes and windows when the record was written last.
   var written: SIMD4<UInt64>?
+  /// Windows opened, and open, when secrets were written last.
+  var listedWindows = SIMD2<UInt64>()
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0
@@ -52,7 +53,8 @@ struct ArenaPublication {
 struct ArenaTotals {
   var shards = ShardTotals()
   var changes: UInt64 = 0
-  var unlistedSecrets: UInt64 = 0
+  /// A sum over shards of numbers that may be below 0 for one of them.
+  var unlistedSecrets = 0
 
   mutating func add(_ shard: Shard) {
     shards.add(shard.totals)

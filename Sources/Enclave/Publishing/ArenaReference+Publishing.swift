@@ -21,15 +21,8 @@ extension ArenaReference {
       }
       for index in 0..<core.slabs.count {
         let slab = unsafe core.slabs[index].slab
-        if unsafe slab.pointee.listings == nil,
-          let listings = unsafe ArenaCore.makeListings(Int(slab.pointee.slotCount))
-        {
-          unsafe Slab.setListings(listings, of: slab)
-        }
-        for slot in unsafe 0..<slab.pointee.slotCount
-        where unsafe slab.pointee.slots[Int(slot)].isLive {
-          unsafe shards[Int(slab.pointee.shard)].list(slab, slot)
-        }
+        unsafe Slab.countWindows(of: slab)
+        unsafe shards[Int(slab.pointee.shard)].publishSecrets(of: slab)
       }
     }
     refresh()
@@ -40,18 +33,15 @@ extension ArenaReference {
     withEverything { shards, core in
       guard core.page != nil else { return }
       for index in 0..<shardCount {
-        guard var page = shards[index].page else { continue }
+        shards[index].hasNews = false
+      }
+      for index in 0..<core.slabs.count {
+        let slab = unsafe core.slabs[index].slab
+        unsafe shards[Int(slab.pointee.shard)].unpublishSecrets(of: slab)
+      }
+      for index in 0..<shardCount {
+        shards[index].page?.end()
         shards[index].page = nil
-        for entry in 0..<page.listed.count {
-          let (slab, slot) = unsafe (page.listed[entry].slab, Int(page.listed[entry].slot))
-          let record = unsafe slab.pointee.listings![slot].record
-          page.secrets[Int(record)].unlist()
-          page.writer.giveBackSecret(record)
-          unsafe slab.pointee.listings![slot].record = PublishedSecret.none
-        }
-        page.giveBack(leaving: 0)
-        page.spare.deallocate()
-        page.listed.deallocate()
       }
       core.detach()
     }
@@ -66,10 +56,9 @@ extension ArenaReference {
   func refresh() {
     var totals = ArenaTotals()
     totals.add(gate)
-    let opens = withCore { _ in gate.windows.opens }
+    refreshSecrets()
     for index in 0..<shardCount {
       withShard(index) { shard in
-        shard.refreshListed(opens: opens)
         shard.noteIdle()
         totals.add(shard)
       }
@@ -101,6 +90,39 @@ extension ArenaReference {
     }
   }
 
+  /// Writes what is new of secrets, and of windows to them. Takes a shard's lock for one slab at a time.
+  private func refreshSecrets() {
+    let (slabCount, isMoved) = withCore { core in
+      guard core.page != nil else { return (0, false) }
+      let windows = gate.windows
+      // Where as many were opened as before, fewer can be open, but not others.
+      let seen = SIMD2(windows.opens, UInt64(windows.open))
+      defer { core.page!.listedWindows = seen }
+      return (core.slabs.count, seen != core.page!.listedWindows)
+    }
+    var hasNews = isMoved
+    for index in 0..<shardCount {
+      withShard(index) { shard in
+        hasNews = hasNews || shard.hasNews
+        shard.hasNews = false
+      }
+    }
+    guard hasNews else { return }
+    for index in 0..<slabCount {
+      let (slab, shard) = withCore { core in
+        let slab = core.slabs[index]
+        return unsafe (slab, Int(slab.slab.pointee.shard))
+      }
+      withShard(shard) { shard in
+        // An empty one may have become another shard's, which has news then.
+        guard unsafe slab.slab.pointee.shard == shard.index, shard.page != nil,
+          unsafe isMoved || slab.slab.pointee.hasNews
+        else { return }
+        unsafe shard.publishSecrets(of: slab.slab)
+      }
+    }
+  }
+
   func withholdAddresses() {
     withCore { core in
       guard core.page != nil else { return }
@@ -126,15 +148,15 @@ extension ArenaCore {
     self.page = nil
     for index in 0..<labels.entries.count {
       let entry = unsafe labels.entries.pointer(at: index)
-      if unsafe entry.pointee.record != PublishedSecret.none {
+      if unsafe entry.pointee.record != PageRecord.none {
         unsafe page.labels[Int(entry.pointee.record)].clear(words: LabelWord.allCases.count)
         unsafe page.writer.giveBack(.labels, entry.pointee.record)
-        unsafe entry.pointee.record = PublishedSecret.none
+        unsafe entry.pointee.record = PageRecord.none
       } else {
         page.writer.decrementUnlisted(.labels)
       }
     }
-    for index in 0..<chunks.count where chunks[index].record != PublishedSecret.none {
+    for index in 0..<chunks.count where chunks[index].record != PageRecord.none {
       unlistChunk(index, page)
     }
     for _ in 0..<page.unlistedChunks { page.writer.decrementUnlisted(.chunks) }

@@ -11,11 +11,8 @@ struct ShardPublication {
   /// Records that are free, kept here: taken from the page and given back in batches.
   var spare = RawList<UInt32>()
   static let batch = 64
-  /// What is listed one by one: the slab, and the slot.
-  var listed = RawList<ListedSecret>()
-  var unlistedSecrets: UInt64 = 0
-  /// Windows that were opened when the listed secrets were last looked at.
-  var seenOpens: UInt64 = 0
+  /// Secrets without a record, less those of slabs that have become another shard's since.
+  var unlistedSecrets = 0
   var serial: UInt64
   let shard: Int
   let clock: UnsafeRawPointer
@@ -50,74 +47,94 @@ struct ShardPublication {
     if spare.count >= 2 * Self.batch { giveBack(leaving: Self.batch) }
   }
 
-  mutating func giveBack(leaving count: Int) {
+  private mutating func giveBack(leaving count: Int) {
     while spare.count > count, let record = spare.popLast() { writer.giveBackSecret(record) }
+  }
+
+  mutating func end() {
+    giveBack(leaving: 0)
+    spare.deallocate()
   }
 }
 
-@safe
-struct ListedSecret: BitwiseCopyable {
-  var slab: UnsafeMutablePointer<Slab>
-  var slot: UInt16
-  var count: UInt64
-}
+/// A place in one of the page's tables.
+enum PageRecord { static let none = UInt32.max }
 
 extension Shard {
-  mutating func list(_ slab: UnsafeMutablePointer<Slab>, _ slotIndex: UInt16) {
-    guard let listings = unsafe slab.pointee.listings else { return }
-    let listing = unsafe listings + Int(slotIndex)
-    guard (try? page!.listed.reserve(page!.listed.count + 1)) != nil,
-      let index = page!.takeRecord()
-    else {
-      page!.unlistedSecrets += 1
-      return
+  /// A secret came, went or changed: the next tick looks at its slab.
+  @inline(__always)
+  mutating func noteNews(_ slab: UnsafeMutablePointer<Slab>) {
+    guard page != nil else { return }
+    unsafe slab.pointee.hasNews = true
+    hasNews = true
+  }
+
+  /// Writes what is new of a slab's secrets.
+  mutating func publishSecrets(of slab: UnsafeMutablePointer<Slab>) {
+    var unlisted = 0
+    let slots = unsafe Slab.slots(of: slab)
+    for index in unsafe 0..<Int(slab.pointee.slotCount) {
+      let slot = unsafe slots + index
+      let isOccupied = unsafe slot.pointee.isOccupied
+      if !isOccupied, unsafe slot.pointee.record != PageRecord.none { unsafe unlist(slot) }
+      guard isOccupied else { continue }
+      if unsafe slot.pointee.listedGeneration != Slot.unclaimed(slot.pointee.generation) {
+        unsafe list(slot)
+      }
+      if unsafe slot.pointee.record == PageRecord.none {
+        unlisted += 1
+      } else {
+        unsafe publishWindows(slot)
+      }
     }
-    let slot = unsafe Slab.slots(of: slab) + Int(slotIndex)
-    unsafe listing.pointee.record = index
-    unsafe listing.pointee.position = UInt32(page!.listed.count)
-    unsafe try? page!.listed.append(ListedSecret(slab: slab, slot: slotIndex, count: 0))
+    unsafe page!.unlistedSecrets += unlisted - Int(slab.pointee.unlisted)
+    unsafe slab.pointee.unlisted = UInt16(unlisted)
+    unsafe slab.pointee.hasNews = false
+  }
+
+  /// Takes a slab's secrets off the page.
+  mutating func unpublishSecrets(of slab: UnsafeMutablePointer<Slab>) {
+    let slots = unsafe Slab.slots(of: slab)
+    for index in unsafe 0..<Int(slab.pointee.slotCount) {
+      unsafe slots[index].listedGeneration = 0
+      if unsafe slots[index].record != PageRecord.none { unsafe unlist(slots + index) }
+    }
+    unsafe slab.pointee.unlisted = 0
+    unsafe slab.pointee.hasNews = false
+  }
+
+  private mutating func list(_ slot: UnsafeMutablePointer<Slot>) {
+    unsafe slot.pointee.listedGeneration = unsafe Slot.unclaimed(slot.pointee.generation)
+    unsafe slot.pointee.listedWindows = 0
+    if unsafe slot.pointee.record == PageRecord.none {
+      guard let record = page!.takeRecord() else { return }
+      unsafe slot.pointee.record = record
+    }
     page!.serial &+= 1
-    unsafe page!.secrets[Int(index)].list(
+    unsafe page!.secrets[Int(slot.pointee.record)].list(
       owner: (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32, serial: page!.serial,
       size: UInt64(slot.pointee.byteCount), now: page!.now)
   }
 
-  mutating func unlist(_ slab: UnsafeMutablePointer<Slab>, _ slotIndex: UInt16) {
-    guard let listings = unsafe slab.pointee.listings else { return }
-    let listing = unsafe listings + Int(slotIndex)
-    let index = unsafe listing.pointee.record
-    guard index != PublishedSecret.none else {
-      page!.unlistedSecrets -= 1
-      return
-    }
-    page!.secrets[Int(index)].unlist()
-    page!.giveBack(index)
-    unsafe listing.pointee.record = PublishedSecret.none
-    // The last one takes its place.
-    let position = unsafe Int(listing.pointee.position)
-    guard let last = page!.listed.popLast(), position < page!.listed.count else { return }
-    page!.listed[position] = last
-    unsafe last.slab.pointee.listings![Int(last.slot)].position = UInt32(position)
+  private mutating func unlist(_ slot: UnsafeMutablePointer<Slot>) {
+    unsafe page!.secrets[Int(slot.pointee.record)].unlist()
+    unsafe page!.giveBack(slot.pointee.record)
+    unsafe slot.pointee.record = PageRecord.none
   }
 
-  /// Writes what windows changed since the last time.
-  mutating func refreshListed(opens: UInt64) {
-    guard page != nil, page!.seenOpens != opens else { return }
-    page!.seenOpens = opens
-    let now = page!.now
-    for index in 0..<page!.listed.count {
-      let entry = unsafe page!.listed.pointer(at: index)
-      let listing = unsafe entry.pointee.slab.pointee.listings! + Int(entry.pointee.slot)
-      let count = unsafe loadRelaxed(&listing.pointee.count)
-      guard unsafe count != entry.pointee.count else { continue }
-      let isNew = unsafe count >> 24 != entry.pointee.count >> 24
-      unsafe entry.pointee.count = count
-      let record = unsafe page!.secrets[Int(listing.pointee.record)]
-      record.begin()
-      record.set(.opens, count >> 24)
-      record.set(.openNow, count & 0xff_ffff)
-      if isNew { record.set(.lastOpenedAtMs, now) }
-      record.end()
-    }
+  private func publishWindows(_ slot: UnsafeMutablePointer<Slot>) {
+    let windows = unsafe loadRelaxed(&slot.pointee.windows)
+    let (opens, openNow) = (windows >> 24, windows & Slot.openNow)
+    // What is left out of 64 bits changes alone only with 2^24 opens or 256 windows at once.
+    let told = UInt32(truncatingIfNeeded: opens << 8 | openNow & 0xff)
+    guard unsafe told != slot.pointee.listedWindows else { return }
+    let isNew = unsafe told >> 8 != slot.pointee.listedWindows >> 8
+    unsafe slot.pointee.listedWindows = told
+    let record = unsafe page!.secrets[Int(slot.pointee.record)]
+    record.begin()
+    record.set(.opens, opens)
+    record.set(.openNow, openNow)
+    if isNew { record.set(.lastOpenedAtMs, page!.now) }
+    record.end()
   }
 }

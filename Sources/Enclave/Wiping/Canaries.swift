@@ -190,7 +190,7 @@ struct Canaries: BitwiseCopyable {
   ) {
     let isIsolated = unsafe slab.pointee.isIsolated
     for slot in unsafe 0..<Int(slab.pointee.slotCount) {
-      let entry = unsafe slab.pointee.slots[slot]
+      let entry = unsafe Slab.slots(of: slab)[slot]
       let start = unsafe slab.pointee.base + slot * slab.pointee.slotBytes
       let payload =
         unsafe isIsolated
