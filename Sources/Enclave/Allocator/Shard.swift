@@ -136,7 +136,8 @@ struct Shard {
 
   private static let looks = 64
 
-  func push(_ slab: UnsafeMutablePointer<Slab>) {
+  // (Mutating: a shard that is passed by value is copied.)
+  mutating func push(_ slab: UnsafeMutablePointer<Slab>) {
     guard let head = unsafe head(of: slab) else { return }
     unsafe slab.pointee.previous = nil
     unsafe slab.pointee.next = unsafe head.pointee
@@ -145,7 +146,7 @@ struct Shard {
   }
 
   /// Takes an empty slab off its list: its pages go.
-  func drop(_ slab: UnsafeMutablePointer<Slab>) {
+  mutating func drop(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe remove(slab)
     if unsafe !slab.pointee.isIsolated {
       unsafe slotsByClass[Int(slab.pointee.sizeClass)] -= UInt32(slab.pointee.slotCount)
@@ -153,7 +154,7 @@ struct Shard {
   }
 
   /// A new slab of slabs.
-  func add(_ slab: UnsafeMutablePointer<Slab>) {
+  mutating func add(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe push(slab)
     unsafe slotsByClass[Int(slab.pointee.sizeClass)] += UInt32(slab.pointee.slotCount)
   }
@@ -174,7 +175,7 @@ struct Shard {
     return unsafe slab
   }
 
-  private func remove(_ slab: UnsafeMutablePointer<Slab>) {
+  private mutating func remove(_ slab: UnsafeMutablePointer<Slab>) {
     guard let head = unsafe head(of: slab) else { return }
     let (previous, next) = unsafe (slab.pointee.previous, slab.pointee.next)
     if unsafe previous != nil {

@@ -97,7 +97,8 @@ struct Slab: BitwiseCopyable {
   /// Windows under a page gate.
   var readers: UInt32 = 0
   var writers: UInt32 = 0
-  /// Secrets that the page had no record for.
+  /// Secrets that the page has a record of, and those that it had none for.
+  var listed: UInt16 = 0
   var unlisted: UInt16 = 0
   /// Of an isolated one: where the secret lies that its canaries were written for. They stay when the
   /// secret is wiped, so that the next one of the same size opens no pages when it is allocated.

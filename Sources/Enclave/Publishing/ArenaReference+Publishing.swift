@@ -90,7 +90,10 @@ extension ArenaReference {
     }
   }
 
-  /// Writes what is new of secrets, and of windows to them. Takes a shard's lock for one slab at a time.
+  /// How many slabs are looked at while a shard's lock is held: some microseconds.
+  private static let slabsAtOnce = 8
+
+  /// Writes what is new of secrets, and of windows to them.
   private func refreshSecrets() {
     let (slabCount, isMoved) = withCore { core in
       guard core.page != nil else { return (0, false) }
@@ -108,17 +111,23 @@ extension ArenaReference {
       }
     }
     guard hasNews else { return }
-    for index in 0..<slabCount {
-      let (slab, shard) = withCore { core in
-        let slab = core.slabs[index]
-        return unsafe (slab, Int(slab.slab.pointee.shard))
-      }
-      withShard(shard) { shard in
-        // An empty one may have become another shard's, which has news then.
-        guard unsafe slab.slab.pointee.shard == shard.index, shard.page != nil,
-          unsafe isMoved || slab.slab.pointee.hasNews
-        else { return }
-        unsafe shard.publishSecrets(of: slab.slab)
+    for index in 0..<shardCount {
+      for first in stride(from: 0, to: slabCount, by: Self.slabsAtOnce) {
+        withShard(index) { shard in
+          guard shard.page != nil else { return }
+          let slabs = withCore { core in
+            InlineArray<8, SlabReference?> { first + $0 < slabCount ? core.slabs[first + $0] : nil }
+          }
+          for place in slabs.indices {
+            // An empty one may become another shard's, which has news then.
+            guard let slab = unsafe slabs[place]?.slab,
+              unsafe slab.pointee.shard == shard.index
+            else { continue }
+            if unsafe slab.pointee.hasNews || isMoved && slab.pointee.listed > 0 {
+              unsafe shard.publishSecrets(of: slab)
+            }
+          }
+        }
       }
     }
   }

@@ -71,7 +71,7 @@ extension Shard {
 
   /// Writes what is new of a slab's secrets.
   mutating func publishSecrets(of slab: UnsafeMutablePointer<Slab>) {
-    var unlisted = 0
+    var (listed, unlisted) = (0, 0)
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
       let slot = unsafe slots + index
@@ -84,11 +84,13 @@ extension Shard {
       if unsafe slot.pointee.record == PageRecord.none {
         unlisted += 1
       } else {
+        listed += 1
         unsafe publishWindows(slot)
       }
     }
     unsafe page!.unlistedSecrets += unlisted - Int(slab.pointee.unlisted)
     unsafe slab.pointee.unlisted = UInt16(unlisted)
+    unsafe slab.pointee.listed = UInt16(listed)
     unsafe slab.pointee.hasNews = false
   }
 
@@ -100,6 +102,7 @@ extension Shard {
       if unsafe slots[index].record != PageRecord.none { unsafe unlist(slots + index) }
     }
     unsafe slab.pointee.unlisted = 0
+    unsafe slab.pointee.listed = 0
     unsafe slab.pointee.hasNews = false
   }
 
