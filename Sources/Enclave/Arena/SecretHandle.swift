@@ -5,7 +5,11 @@ import EnclaveStats
 import EnclaveSystem
 
 /// The place of a secret, as of one generation of its slot. Trivial: copying it copies no right to
-/// the secret. 32 bytes.
+/// the secret.
+///
+/// 32 bytes. With 16 (the slot, the generation and the size; the rest from the slot) a window took 9.1 ns
+/// instead of 8.5, an allocation 40 instead of 42, and 10,000 live secrets made no difference (minima of
+/// 36). It would also have to be looked up before anybody knows whether its arena is still there.
 @safe
 package struct SecretHandle: BitwiseCopyable {
   let slab: UnsafeMutablePointer<Slab>
