@@ -14,6 +14,10 @@ import Testing
     + ["", "NO_FIRST_FENCE", "NO_RELEASE", "STAMP_FIRST", "READ_ONCE"].map { ("page", [], $0) }
     + ["", "NAME_FIRST", "OPENS_OWN"].map { ("files", [], $0) }
     + ["", "NO_BARRIER", "COUNTS_LATE", "WAKES_ONCE", "COUNT_BESIDE"].map { ("lock", [], $0) }
+    + [
+      "", "NO_FIRST_FENCE", "NO_RELEASE", "READ_ONCE", "NO_CLAIM", "NO_WORKING", "HANDLER_WAITS",
+      "KEY_FIRST", "NO_LAST_LOOK", "CHILD_READS",
+    ].map { ("cipher", [], $0) }
 
   @Test(.enabled(if: hasSpin, "the model checker spin is not installed"), arguments: models)
   func everyInterleavingHolds(model: String, part: [String], without: String) throws {

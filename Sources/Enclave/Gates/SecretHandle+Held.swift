@@ -61,12 +61,12 @@ extension SecretHandle {
     }
   }
 
-  /// In the secret's own record.
+  /// In the secret's own slot.
   private func count(opened: Bool, closed: Bool) {
-    guard let listings = unsafe Slab.listings(of: slab) else { return }
-    var change: UInt64 = opened ? PublishedSecret.opened : 0
+    guard unsafe Slab.countsWindows(of: slab) else { return }
+    var change: UInt64 = opened ? Slot.windowOpened : 0
     if closed { change &-= 1 }
-    unsafe addRelaxed(change, to: &listings[Int(slot)].count)
+    unsafe addRelaxed(change, to: &Slab.slots(of: slab)[Int(slot)].windows)
   }
 
   /// The same by number: 0 closed, 1 for reading, 2 for reading and writing. False where there is no such

@@ -1,0 +1,202 @@
+/*
+ * One secret under a cipher gate (CEnclaveCipher.h, CipherWindow.swift): two writers, one after the other, a reader, a
+ * signal handler that interrupts a writer anywhere, a wipe by another thread, and a child that is forked at any moment.
+ * Stores are late as in page.pml: each word has a queue of its own, and only a fence or a release waits for others.
+ *
+ * Nobody is told that a secret was tampered with when it was not; readers see whole contents, never older ones than before; a
+ * handler waits for nobody, and never takes something else for the contents; a child does not wait either; and once
+ * everything is wiped no ciphertext is left that was made with a key of zeros.
+ *
+ * Left out, each of these must be found: the odd sequence's fence (-DNO_FIRST_FENCE), the release at the end (-DNO_RELEASE),
+ * the reader's second look at the sequence (-DREAD_ONCE), the claim (-DNO_CLAIM), saying that the scratch memory does not
+ * hold the contents (-DNO_WORKING), the handler's refusal to wait (-DHANDLER_WAITS), the flag before the key is wiped
+ * (-DKEY_FIRST), the writer's look at it when it is done (-DNO_LAST_LOOK), and the child's refusal (-DCHILD_READS).
+ */
+
+#define ZEROS 0           /* a ciphertext that was wiped */
+#define SPOILED 100       /* one that was made with a key of zeros */
+#define NOBODY 0
+
+/* Memory. Contents, ciphertext and tag hold the number of what was written last: 1 from the start. */
+byte sequence = 0, ciphertext = 1, tag = 1;
+chan sequences = [4] of { byte };
+chan ciphertexts = [4] of { byte };
+chan tags = [4] of { byte };
+byte writer = NOBODY;
+byte newest = 1;
+bool has_key = true;
+bool is_wiped = false;
+byte finished = 0;
+
+#define all_written (empty(sequences) && empty(ciphertexts) && empty(tags))
+
+active proctype memory() {
+end:
+  do
+  :: sequences ? sequence
+  :: ciphertexts ? ciphertext
+  :: tags ? tag
+  od
+}
+
+/* In a writer's thread: it looks at the secret that the thread has open. */
+inline handler() {
+  if
+  :: interrupted || !may_interrupt -> skip
+  :: !interrupted && may_interrupt ->
+     interrupted = true;
+     if
+     :: writer == me && !is_working -> assert(holds_contents)
+     :: else ->
+        if
+#ifdef HANDLER_WAITS
+        :: is_replacing -> !is_replacing
+#else
+        :: is_replacing -> skip  /* busy */
+#endif
+        :: else -> skip          /* reads the ciphertext, as others do */
+        fi
+     fi
+  :: skip
+  fi
+}
+
+proctype write(byte me; bool may_interrupt) {
+  bool interrupted = false, is_working = false, holds_contents = false, is_replacing = false, looked;
+  byte odd, made;
+  /* Open. Where somebody else writes, that is an error for the caller, who tries again here. */
+#ifdef NO_WORKING
+  is_working = false;
+#else
+  is_working = true;
+#endif
+#ifdef NO_CLAIM
+  writer = me;
+#else
+  atomic { writer == NOBODY || is_wiped -> if :: is_wiped -> goto over :: else -> writer = me fi };
+#endif
+  handler();
+  holds_contents = true;     /* decrypted into scratch memory */
+  is_working = false;
+  handler();
+  /* The body writes. Close. */
+#ifndef NO_WORKING
+  is_working = true;
+#endif
+  handler();
+  if
+  :: is_wiped -> skip
+  :: else ->
+     holds_contents = false; /* encrypted where it lies */
+     atomic {
+       if
+       :: has_key -> newest++; made = newest
+       :: else -> made = SPOILED
+       fi
+     };
+     handler();
+     is_replacing = true;
+     odd = sequence + 1;
+     sequences ! odd;
+#ifndef NO_FIRST_FENCE
+     all_written;
+#endif
+     handler();
+     ciphertexts ! made;
+     tags ! made;
+#ifndef NO_RELEASE
+     all_written;
+#endif
+     sequences ! odd + 1;
+     is_replacing = false;
+     handler();
+#ifndef NO_LAST_LOOK
+     if
+     :: is_wiped -> ciphertexts ! ZEROS
+     :: else -> skip
+     fi
+#endif
+  fi;
+  all_written;
+  writer = NOBODY;
+over:
+  finished++
+}
+
+active proctype reader() {
+  byte before, after, c, t, known = 1;
+  bool c_left, t_left, is_last = false, is_authentic;
+  do
+  :: !is_last ->
+     is_last = finished == 2;
+     before = sequence;
+     if
+     :: before % 2 == 1 -> skip  /* tries again */
+     :: else ->
+        c_left = true; t_left = true;
+        do
+        :: c_left -> c = ciphertext; c_left = false
+        :: t_left -> t = tag; t_left = false
+        :: !c_left && !t_left -> break
+        od;
+#ifdef READ_ONCE
+        after = before;
+#else
+        after = sequence;
+#endif
+        if
+        :: after != before -> skip
+        :: else ->
+           is_authentic = has_key && c == t && c != ZEROS;
+           if
+           :: is_wiped -> break  /* destroyed */
+           :: else -> skip
+           fi;
+           if
+           :: is_authentic -> assert(c >= known); known = c
+           :: else ->
+#ifndef READ_ONCE
+              after = sequence;
+#endif
+              assert(after != before)  /* tampered */
+           fi
+        fi
+     fi
+  :: else -> break
+  od
+}
+
+proctype wiper() {
+#ifdef KEY_FIRST
+  has_key = false;
+  is_wiped = true;
+#else
+  is_wiped = true;
+  has_key = false;
+#endif
+  ciphertexts ! ZEROS;
+  finished == 2;
+  all_written;
+  assert(ciphertext != SPOILED)
+}
+
+/* It has a copy of everything, and no other thread. */
+proctype child() {
+  byte its_writer, its_sequence;
+  atomic { its_writer = writer; its_sequence = sequence };
+#ifdef CHILD_READS
+  its_writer == NOBODY && its_sequence % 2 == 0
+#endif
+}
+
+init {
+  atomic {
+    run write(1, true);
+    run write(2, false);
+    run child();
+    if
+    :: run wiper()
+    :: skip
+    fi
+  }
+}
