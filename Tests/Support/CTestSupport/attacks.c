@@ -145,18 +145,45 @@ long ct_mseal(uintptr_t address, size_t length) {
   return syscall(462, address, length, 0) < 0 ? -errno : 0;
 }
 
-int ct_mprotect(uintptr_t a, size_t n) {
-  return mprotect((void *)a, n, PROT_READ | PROT_WRITE) < 0 ? -errno : 0;
+static const char *const change_names[CT_CHANGES] = {
+    "mprotect to read and write", "mprotect to read", "mprotect to nothing", "pkey_mprotect", "munmap",
+    "mremap larger", "mremap smaller", "mremap elsewhere", "map over", "MADV_DONTNEED", "MADV_FREE",
+    "MADV_DONTNEED_LOCKED", "MADV_GUARD_INSTALL", "MADV_WIPEONFORK", "MADV_DONTFORK",
+};
+
+const char *ct_change_name(int number) { return change_names[number]; }
+
+static int remap_elsewhere(void *at, size_t length) {
+  void *place = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (place == MAP_FAILED) return -errno;
+  if (mremap(at, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) return -errno;
+  return 0;
 }
-int ct_munmap(uintptr_t a, size_t n) { return munmap((void *)a, n) < 0 ? -errno : 0; }
-int ct_mremap(uintptr_t a, size_t n) {
-  return mremap((void *)a, n, n * 2, MREMAP_MAYMOVE) == MAP_FAILED ? -errno : 0;
-}
-int ct_map_over(uintptr_t a, size_t n) {
-  return mmap((void *)a, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-              0) == MAP_FAILED
-             ? -errno
-             : 0;
+
+int ct_change(int number, uintptr_t address) {
+  void *at = (void *)address;
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), length = 2 * page;
+#define RESULT(call) ((call) < 0 ? -errno : 0)
+#define MAPS(call) ((call) == MAP_FAILED ? -errno : 0)
+  switch (number) {
+    case 0: return RESULT(mprotect(at, length, PROT_READ | PROT_WRITE));
+    case 1: return RESULT(mprotect(at, length, PROT_READ));
+    case 2: return RESULT(mprotect(at, length, PROT_NONE));
+    case 3: return RESULT(pkey_mprotect(at, length, PROT_READ | PROT_WRITE, -1));
+    case 4: return RESULT(munmap(at, length));
+    case 5: return MAPS(mremap(at, length, 2 * length, MREMAP_MAYMOVE));
+    case 6: return MAPS(mremap(at, length, page, 0));
+    case 7: return remap_elsewhere(at, length);
+    case 8:
+      return MAPS(mmap(at, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+    case 9: return RESULT(madvise(at, length, MADV_DONTNEED));
+    case 10: return RESULT(madvise(at, length, MADV_FREE));
+    case 11: return RESULT(madvise(at, length, 24 /* MADV_DONTNEED_LOCKED */));
+    case 12: return RESULT(madvise(at, length, 102 /* MADV_GUARD_INSTALL */));
+    case 13: return RESULT(madvise(at, length, MADV_WIPEONFORK));
+    case 14: return RESULT(madvise(at, length, MADV_DONTFORK));
+    default: return -EINVAL;
+  }
 }
 int ct_discard(uintptr_t a, size_t n) { return madvise((void *)a, n, MADV_DONTNEED) < 0 ? -errno : 0; }
 int ct_discard_locked(uintptr_t a, size_t n) {

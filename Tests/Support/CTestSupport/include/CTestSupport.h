@@ -33,11 +33,11 @@ int ct_set_key(int key, unsigned access);
 /// process_vm_readv(2); the bytes read, or -errno.
 long ct_read_other(int pid, uintptr_t address, void *bytes, size_t length);
 long ct_mseal(uintptr_t address, size_t length);
-/// -errno of the calls that change or discard a mapping.
-int ct_mprotect(uintptr_t address, size_t length);
-int ct_munmap(uintptr_t address, size_t length);
-int ct_mremap(uintptr_t address, size_t length);
-int ct_map_over(uintptr_t address, size_t length);
+/// The calls that change a mapping or discard its contents: what mseal(2) refuses where it is not writable.
+enum { CT_CHANGES = 15 };
+/// Makes one of them, of two pages; 0 or -errno.
+int ct_change(int number, uintptr_t address);
+const char *ct_change_name(int number);
 int ct_discard(uintptr_t address, size_t length);
 int ct_discard_locked(uintptr_t address, size_t length);
 
