@@ -202,7 +202,7 @@ extension ArenaReference {
       } catch { return .failure(error) }
     }
     let handle = try result.get()
-    try countWindows(of: handle)
+    countWindows(of: handle)
     return handle
   }
 }
