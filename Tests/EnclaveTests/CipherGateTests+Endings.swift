@@ -99,6 +99,45 @@
       }
     }
 
+    /// Threads that read while everything is wiped: each gets the whole contents, or is told that they are
+    /// gone. Nobody is told that they were tampered with.
+    @Test(arguments: 1...5) func readersMeetTheWipe(time: Int) async {
+      await #expect(processExitsWith: .success) {
+        let arena = try CipherGateTests.arena()
+        var secret = try arena.allocate(byteCount: 2048)
+        try fill(&secret, from: 7)
+        nonisolated(unsafe) let handle = secret.handle
+        let whole = try contents(secret)
+        let read = Atomic(0)
+        let unlike = Atomic(0)
+        let other = Atomic(0)
+        let done = DispatchSemaphore(value: 0)
+        for _ in 0..<3 {
+          Thread {
+            while true {
+              do throws(EnclaveError) {
+                let found = try handle.openWindow(writing: false)
+                let bytes = Array(UnsafeRawBufferPointer(start: handle.bytes(found), count: 2048))
+                // Wiped while it was open: closing says so.
+                guard handle.closeWindow(writing: false, found) else { continue }
+                if bytes != whole { unlike.add(1, ordering: .relaxed) }
+                read.add(1, ordering: .relaxed)
+              } catch {
+                if error != .destroyed { other.add(1, ordering: .relaxed) }
+                break
+              }
+            }
+            done.signal()
+          }.start()
+        }
+        try eventually("they read") { read.load(ordering: .relaxed) > 100 }
+        EmergencyWipe.wipeEverything()
+        for _ in 0..<3 { done.wait() }
+        #expect(unlike.load(ordering: .relaxed) == 0, "contents")
+        #expect(other.load(ordering: .relaxed) == 0, "errors")
+      }
+    }
+
     @Test func aChildHasNothing() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
