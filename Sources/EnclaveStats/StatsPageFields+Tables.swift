@@ -105,7 +105,7 @@ extension ArenaWord {
     case .idleBytes:
       .gauge(
         .bytes, .sum, "mapped, and of chunks that hold no secret; 0 from older libraries",
-        document: "idleBytes", statistic: "idleBytes")
+        document: "idleBytes", metric: "arena_idle_bytes", statistic: "idleBytes")
     case .sizeClasses: .gauge(.none, .sum, "16 words: live + free << 32", document: "sizes")
     }
   }

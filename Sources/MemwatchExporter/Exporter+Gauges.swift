@@ -117,7 +117,8 @@ private struct ArenaRow {
       }
     } + [
       Gauge(.arenaLocked, bytes: \.bytesLocked), Gauge(.arenaMapped, bytes: \.bytesMapped),
-      Gauge(.arenaUsed, bytes: \.bytesInUse), Gauge(.arenaLockMissing, bytes: \.lock.bytesMissing),
+      Gauge(.arenaUsed, bytes: \.bytesInUse), Gauge(.arenaIdle, bytes: \.idleBytes),
+      Gauge(.arenaLockMissing, bytes: \.lock.bytesMissing),
       Gauge(.arenaSecrets) { $0.secretCount }, Gauge(.arenaEncrypted) { $0.encryptedCount },
       Gauge(.arenaOpen) { $0.openWindows }, Gauge(.arenaStuck) { $0.stuckOpenPages },
       Gauge(.arenaOpenTime, state: nil) { arena, now in

@@ -144,6 +144,9 @@ extension Metric {
   static let arenaUsed = Metric(
     "arena_used_bytes", .gauge, "bytes", .sum, arena,
     "Bytes that secrets take; sum of the group's arenas of this name.")
+  static let arenaIdle = Metric(
+    "arena_idle_bytes", .gauge, "bytes", .sum, arena,
+    "Mapped bytes of chunks that hold no secret; sum of the group's arenas of this name.")
   static let arenaLockMissing = Metric(
     "arena_lock_missing_bytes", .gauge, "bytes", .sum, arena,
     "Bytes that could not be locked; sum of the group's arenas of this name.")
@@ -185,7 +188,7 @@ extension Metric {
     hostCheck, publishers, heartbeat, dumpable, debugger, emergencyWipe, restarts, events,
     softLimit, hardLimit, lockedBytes, headroom, binds, nextChunkFits, arenasPeak, maps, mapsLimit,
     mapsArenas, auditTimestamp, auditDuration, auditComplete, auditFindings, problems, lockState,
-    arenaLocked, arenaMapped, arenaUsed, arenaLockMissing, arenaSecrets, arenaEncrypted,
+    arenaLocked, arenaMapped, arenaUsed, arenaIdle, arenaLockMissing, arenaSecrets, arenaEncrypted,
     arenaOpen, arenaOpenTime, arenaStuck, allocations, frees, corruptions, opens, failures,
   ]
 

@@ -45,6 +45,7 @@ struct Measurement {
     // one too.
     Measurement(op: "flip", size: 32, threads: 1),
     Measurement(op: "flip", size: 4096, threads: 2),
+    Measurement(op: "flip", size: 32, threads: 2),
     Measurement(op: "seal", size: 32, threads: 1),
     Measurement(op: "seal", size: 4096, threads: 1),
     Measurement(op: "seal", size: 1 << 20, threads: 1),

@@ -14,7 +14,7 @@
 //   shard   the slabs, free slots and counts of some threads, under a lock of their own.
 //   gate    who has windows open, and the protection key: see CEnclaveGate.h. Windows take no lock.
 //
-// What is known about slots (12 bytes each), slabs and chunks lies in ordinary memory, outside of
+// What is known about slots (32 bytes each), slabs and chunks lies in ordinary memory, outside of
 // the secret pages: an overflow cannot reach it, and reading it opens nothing.
 //
 // Each size class has a list of slabs with free slots; a slab has a list of its free slots. Both are
