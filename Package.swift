@@ -181,7 +181,7 @@ let package = Package(
         "TestSupport", "CTestSupport", "test-publisher", "memwatch", "enclave-demo",
         "screen-driver",
       ],
-      swiftSettings: testSettings),
+      exclude: ["Pages"], swiftSettings: testSettings),
   ],
   swiftLanguageModes: [.v6]
 )

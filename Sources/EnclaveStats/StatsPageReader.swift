@@ -130,12 +130,18 @@ package struct StatsPageReader: ~Copyable {
     guard let capacities = numbers(.arenaCapacity), let recordBytes = numbers(.arenaBytes),
       let layout = StatsPageLayout(capacities: capacities, recordBytes: recordBytes)
     else { throw .corrupt("its capacities or record sizes are out of range") }
-    guard word(.byteCount) == UInt64(layout.byteCount) else {
-      throw .corrupt(
-        "its header says \(word(.byteCount)) bytes and its capacities \(layout.byteCount)")
+    // Behind the tables known here a later minor version may have more.
+    let mayHaveMore = minor > StatsPageFormat.minor
+    let byteCount = word(.byteCount)
+    guard
+      byteCount == UInt64(layout.byteCount)
+        || mayHaveMore
+          && (UInt64(layout.byteCount)...UInt64(StatsPageFormat.maximumBytes)).contains(byteCount)
+    else {
+      throw .corrupt("its header says \(byteCount) bytes and its capacities \(layout.byteCount)")
     }
-    guard status.size == UInt64(layout.byteCount) else {
-      throw .corrupt("it has \(status.size) of \(layout.byteCount) bytes: it was cut")
+    guard status.size == byteCount else {
+      throw .corrupt("it has \(status.size) of \(byteCount) bytes: it was cut")
     }
     guard word(.callBytes) == 32 else { throw .corrupt("its call records are of an odd size") }
     self.file = file
