@@ -54,7 +54,8 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     let sources = Programs.package.appending(path: "Sources").path
     let compiled = try Launch(
       [
-        "swiftc", "-swift-version", "6", "-warnings-as-errors", "-o", program, source, "-I",
+        "swiftc", "-swift-version", "6", "-strict-memory-safety", "-warnings-as-errors", "-o",
+        program, source, "-I",
         build + "/Modules", "-Xcc",
         "-fmodule-map-file=\(build)/CEnclaveSystem.build/module.modulemap",
         "-Xcc", "-I\(sources)/CEnclaveSystem/include", "-I", sources + "/CEnclaveSodium",

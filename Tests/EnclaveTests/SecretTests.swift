@@ -295,6 +295,25 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(emptyIsEqual)
   }
 
+  /// Of any kind: with contiguous bytes, and without.
+  @Test func secretsAreComparedWithCollections() throws {
+    let arena = try Arena("test", .init(lock: .preferred))
+    let secret = SecretReference(try arena.allocate(copying: "token".utf8))
+    func isEqual(_ bytes: some Collection<UInt8>) throws -> Bool { try secret.isEqual(to: bytes) }
+    for text in ["token", "tokem", "toke", "tokens", "", "Token"] {
+      let isRight = text == "token"
+      #expect(try isEqual(text.utf8) == isRight)
+      #expect(try isEqual(Array(text.utf8)) == isRight)
+      #expect(try isEqual(Data(text.utf8)) == isRight)
+      #expect(try isEqual(Array(text.utf8.reversed()).reversed()) == isRight)
+      #expect(try isEqual(Array(text.utf8).lazy.map { $0 }) == isRight)
+    }
+    #expect(try SecretReference(arena.allocate(byteCount: 0)).isEqual(to: [UInt8]()))
+    #expect(arena.name == "test" && arena.statistics.openWindows == 0)
+    try arena.destroy()
+    #expect(throws: EnclaveError.destroyed) { try secret.isEqual(to: "token".utf8) }
+  }
+
   @Test func aReferenceReadsAndComparesAsASecretDoes() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let reference = SecretReference(try arena.allocate(copying: Self.bytes))

@@ -125,6 +125,9 @@ public final class Arena: Sendable {
 
   package let reference: ArenaReference
 
+  /// The name, as memwatch shows it.
+  public var name: String { "\(reference.name)" }
+
   /// Makes an arena. It maps nothing until the first secret is allocated.
   ///
   /// - Throws: `EnclaveError.unsupported` for a gate, backing or tagging that was asked for and is

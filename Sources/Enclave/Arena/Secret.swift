@@ -136,6 +136,23 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     }
   }
 
+  /// As `isEqual(to:)` of a span, for an array, `Data`, or a string's `utf8`.
+  public borrowing func isEqual(to bytes: some Collection<UInt8>) throws(EnclaveError) -> Bool {
+    guard byteCount == bytes.count else { return false }
+    let handle = handle
+    let result: Result<Bool, EnclaveError>? = bytes.withContiguousStorageIfAvailable { bytes in
+      do throws(EnclaveError) {
+        return .success(
+          unsafe try handle.withWindow(writing: false) { address throws(EnclaveError) in
+            guard let other = bytes.baseAddress else { return true }
+            return unsafe EnclaveSystem.isEqual(address, other, byteCount: bytes.count)
+          })
+      } catch { return .failure(error) }
+    }
+    guard let result else { return try isEqual(to: Array(bytes)) }
+    return try result.get()
+  }
+
   /// Makes the secret larger or smaller: what it has of the new size stays, the rest is zeros. The
   /// secret may move; what it leaves is wiped.
   ///
@@ -230,6 +247,11 @@ public final class SecretReference: Sendable {
 
   /// Whether the secret has these bytes; see `Secret.isEqual(to:)`.
   public func isEqual(to bytes: RawSpan) throws(EnclaveError) -> Bool {
+    try secret.isEqual(to: bytes)
+  }
+
+  /// Whether the secret has these bytes; see `Secret.isEqual(to:)`.
+  public func isEqual(to bytes: some Collection<UInt8>) throws(EnclaveError) -> Bool {
     try secret.isEqual(to: bytes)
   }
 
