@@ -31,17 +31,31 @@ let package = Package(
     .library(name: "EnclaveC", type: .static, targets: ["EnclaveC"]),
     .library(name: "EnclaveMalloc", type: .static, targets: ["CEnclaveMalloc"]),
     .library(name: "EnclaveAdopt", type: .static, targets: ["CEnclaveAdopt"]),
+    .library(name: "EnclaveService", targets: ["EnclaveService"]),
+    .library(name: "EnclaveTLS", targets: ["EnclaveTLS"]),
     .executable(name: "memwatch", targets: ["memwatch"]),
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
   ],
   traits: [
     .default(enabledTraits: ["Sodium"]),
     .trait(name: "Sodium", description: "Cipher gates and encryption at rest, by libsodium."),
+    .trait(
+      name: "Server", description: "For Swift servers: arenas as a service, TLS keys, tokens.",
+      enabledTraits: ["Sodium"]),
   ],
   dependencies: [
     // The command line: made for it, kept by the Swift project.
     .package(
-      url: "https://github.com/apple/swift-argument-parser", .upToNextMinor(from: "1.8.2"))
+      url: "https://github.com/apple/swift-argument-parser", .upToNextMinor(from: "1.8.2")),
+    // What Swift servers are made of, kept by the Swift Server Workgroup. Without the trait Server
+    // nothing of it is fetched.
+    .package(
+      url: "https://github.com/swift-server/swift-service-lifecycle", .upToNextMinor(from: "2.13.0")
+    ),
+    .package(url: "https://github.com/apple/swift-metrics", .upToNextMinor(from: "2.13.0")),
+    .package(url: "https://github.com/apple/swift-log", .upToNextMinor(from: "1.16.2")),
+    .package(url: "https://github.com/apple/swift-nio", .upToNextMinor(from: "2.101.2")),
+    .package(url: "https://github.com/apple/swift-nio-ssl", .upToNextMinor(from: "2.37.6")),
   ],
   targets: [
     .target(name: "CEnclaveSystem", cSettings: [.treatAllWarnings(as: .error)]),
@@ -63,6 +77,27 @@ let package = Package(
       name: "EnclaveVault",
       dependencies: [
         "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Sodium"])),
+      ], swiftSettings: settings),
+
+    // For Swift servers (trait Server; without it both are empty). Their tests are a package of their
+    // own, Tests/Clients/server.
+    .target(
+      name: "EnclaveService",
+      dependencies: [
+        "Enclave",
+        .product(
+          name: "ServiceLifecycle", package: "swift-service-lifecycle",
+          condition: .when(traits: ["Server"])),
+        .product(
+          name: "CoreMetrics", package: "swift-metrics", condition: .when(traits: ["Server"])),
+        .product(name: "Logging", package: "swift-log", condition: .when(traits: ["Server"])),
+      ], swiftSettings: settings),
+    .target(
+      name: "EnclaveTLS",
+      dependencies: [
+        "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Server"])),
+        .product(name: "NIOCore", package: "swift-nio", condition: .when(traits: ["Server"])),
+        .product(name: "NIOSSL", package: "swift-nio-ssl", condition: .when(traits: ["Server"])),
       ], swiftSettings: settings),
 
     // The C interface: enclave.h and what of it is C; the functions; and the interposer, which stands

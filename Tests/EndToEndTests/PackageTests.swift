@@ -10,6 +10,7 @@ import Testing
     "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
     "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
+    "EnclaveService": ["Enclave"], "EnclaveTLS": ["Enclave", "CEnclaveSodium"],
     "CEnclave": ["CEnclaveSystem"], "EnclaveC": ["CEnclave", "Enclave"], "CEnclaveMalloc": [],
     "CEnclaveAdopt": [],
     "CMemwatchSystem": [], "MemwatchSystem": ["CMemwatchSystem", "EnclaveSystem"],
@@ -51,6 +52,35 @@ import Testing
       seen += 1
     }
     #expect(seen >= 9)
+  }
+
+  /// The packages that are fetched for a trait, and for none.
+  @Test func aTraitThatIsOffFetchesNothing() throws {
+    func fetched(_ traits: [String]) throws -> Set<String> {
+      let scratch = try Scratch()
+      let copy = scratch.file("package")
+      try FileManager.default.createDirectory(atPath: copy, withIntermediateDirectories: false)
+      for name in ["Package.swift", "Sources", "Tests"] {
+        try FileManager.default.createSymbolicLink(
+          atPath: copy + "/" + name,
+          withDestinationPath: Programs.package.appending(path: name).path)
+      }
+      let result = try Launch(
+        ["swift", "package", "--package-path", copy, "--scratch-path", scratch.file("build")]
+          + traits + ["resolve"]
+      ).run(within: 300)
+      #expect(result.status == 0, "\(result.error)")
+      return Set(
+        try FileManager.default.contentsOfDirectory(atPath: scratch.file("build/checkouts")))
+    }
+    let always: Set = ["swift-argument-parser"]
+    #expect(try fetched([]) == always)
+    #expect(try fetched(["--traits", "Sodium"]) == always)
+    let server = try fetched(["--traits", "Server"])
+    #expect(
+      server.isSuperset(
+        of: always.union(["swift-service-lifecycle", "swift-metrics", "swift-log", "swift-nio-ssl"])
+      ), "\(server)")
   }
 
   /// Imports are checked in the sources too: a module may come in through another's dependency.

@@ -1,0 +1,107 @@
+// Tokens that a server signs and checks: HMAC-SHA-256 (RFC 2104), by libsodium, on a key that stays in its
+// arena.
+
+#if Server
+  import CEnclaveSodium
+  public import Enclave
+
+  /// A key for tokens.
+  ///
+  /// Everything that depends on the key alone is computed in memory of an arena: the key itself in a
+  /// window to it, and the state of the hash, which holds the padded key, in a secret of its own that is
+  /// wiped with the call. Any thread.
+  public final class TokenKey: Sendable {
+    /// The size of a tag.
+    public static let tagByteCount = Int(crypto_auth_hmacsha256_BYTES)
+
+    private let key: SecretReference
+    private let scratch: Arena
+
+    /// - Parameters:
+    ///   - key: of any size; 32 bytes are enough, and less is weaker.
+    ///   - scratch: where the hash's state lies during a call: an arena that is not frozen.
+    public init(_ key: SecretReference, scratch: Arena) {
+      self.key = key
+      self.scratch = scratch
+    }
+
+    /// The tag of a message, for who is to have it.
+    ///
+    /// - Throws: when the key cannot be opened, or there is no memory for the state.
+    public func tag(of message: RawSpan) throws(EnclaveError) -> [UInt8] {
+      var result = [UInt8](repeating: 0, count: Self.tagByteCount)
+      let secret = try makeTag(of: message)
+      do throws(AccessError<Never>) {
+        try secret.withBytes { bytes in
+          for index in 0..<Self.tagByteCount {
+            result[index] = unsafe bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)
+          }
+        }
+      } catch { throw error.access }
+      return result
+    }
+
+    /// Whether a tag that somebody sent is the message's, in a time that does not depend on where they
+    /// differ. The right tag never leaves the arena.
+    public func isValid(_ tag: RawSpan, of message: RawSpan) throws(EnclaveError) -> Bool {
+      guard tag.byteCount == Self.tagByteCount else { return false }
+      return try makeTag(of: message).isEqual(to: tag)
+    }
+
+    /// As `tag(of:)` of a span.
+    public func tag(of message: [UInt8]) throws(EnclaveError) -> [UInt8] {
+      try tag(of: unsafe message.span.bytes)
+    }
+
+    /// As `isValid(_:of:)` of spans.
+    public func isValid(_ tag: [UInt8], of message: [UInt8]) throws(EnclaveError) -> Bool {
+      try isValid(unsafe tag.span.bytes, of: unsafe message.span.bytes)
+    }
+
+    /// The tag as a secret. The state lies behind it meanwhile.
+    private func makeTag(of message: RawSpan) throws(EnclaveError) -> Secret {
+      typealias State = crypto_auth_hmacsha256_state
+      let size = MemoryLayout<State>.size
+      var work = try scratch.allocate(byteCount: 64 + size, alignment: 64, label: "token")
+      do throws(AccessError<AccessError<Never>>) {
+        try work.withMutableBytes { (bytes: inout MutableRawSpan) throws(AccessError<Never>) in
+          try key.withBytes { key in
+            unsafe bytes.withUnsafeMutableBytes { work in
+              unsafe key.withUnsafeBytes { key in
+                unsafe message.withUnsafeBytes { message in
+                  // (Never nil: 64 bytes are there, and a window has an address.)
+                  guard let start = work.baseAddress, let keyStart = key.baseAddress else { return }
+                  let state = unsafe (start + 64).bindMemory(to: State.self, capacity: 1)
+                  let keyBytes = unsafe keyStart.bindMemory(to: UInt8.self, capacity: key.count)
+                  let messageBytes = unsafe message.bindMemory(to: UInt8.self)
+                  let tag = unsafe start.bindMemory(to: UInt8.self, capacity: 32)
+                  unsafe crypto_auth_hmacsha256_init(state, keyBytes, key.count)
+                  unsafe crypto_auth_hmacsha256_update(
+                    state, messageBytes.baseAddress, UInt64(messageBytes.count))
+                  unsafe crypto_auth_hmacsha256_final(state, tag)
+                }
+              }
+            }
+          }
+        }
+      } catch {
+        switch error {
+        case .access(let failure): throw failure
+        case .body(let failure): throw failure.access
+        }
+      }
+      // The state is wiped with the bytes that go.
+      try work.resize(to: Self.tagByteCount)
+      return work
+    }
+  }
+
+  extension AccessError where Body == Never {
+    /// The only kind that there can be.
+    fileprivate var access: EnclaveError {
+      switch self {
+      case .access(let error): error
+      }
+    }
+  }
+#endif
