@@ -40,10 +40,40 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     return blocks
   }
 
-  /// Compiles a Swift block as it stands; the program's path.
+  /// What `import Crypto` brings: a module of the names of swift-crypto 4's types, and of 3's.
+  private static let crypto = Result { try Self.makeCrypto() }
+
+  private static func makeCrypto() throws -> Scratch {
+    let names = """
+      AES ANSIKDFx963 BoringSSLAEAD ChaChaPoly CryptoASN1Error CryptoBoringWrapperError
+      CryptoError CryptoKitASN1Error CryptoKitError CryptoKitMetaError Curve25519
+      DiffieHellmanKeyAgreement Digest HKDF HMAC HPKE HPKEDiffieHellmanPrivateKey
+      HPKEDiffieHellmanPrivateKeyGeneration HPKEDiffieHellmanPublicKey HPKEKEMPrivateKey
+      HPKEKEMPrivateKeyGeneration HPKEKEMPublicKey HPKEPublicKeySerialization HashFunction
+      HashedAuthenticationCode Insecure KDF KEM KEMPrivateKey KEMPublicKey MD5Digest MLDSA65
+      MLDSA87 MLKEM1024 MLKEM768 MessageAuthenticationCode P256 P384 P521 RSAPSSSPKIError
+      SHA1Digest SHA256 SHA256Digest SHA2_256 SHA2_384 SHA2_512 SHA384 SHA384Digest SHA3_256
+      SHA3_256Digest SHA3_384 SHA3_384Digest SHA3_512 SHA3_512Digest SHA512 SHA512256
+      SHA512256Digest SHA512Digest SharedSecret SymmetricKey SymmetricKeySize
+      XWingMLKEM768X25519 _CryptoRSAError _RSA
+      """
+    let scratch = try Scratch()
+    try names.split(whereSeparator: \.isWhitespace).map { "public enum \($0) {}" }
+      .joined(separator: "\n")
+      .write(toFile: scratch.file("Crypto.swift"), atomically: true, encoding: .utf8)
+    let made = try Launch([
+      "swiftc", "-parse-as-library", "-emit-module", "-module-name", "Crypto",
+      scratch.file("Crypto.swift"), "-emit-module-path", scratch.file("Crypto.swiftmodule"),
+    ]).run()
+    guard made.status == 0 else { throw Failed(made.error) }
+    return scratch
+  }
+
+  /// Compiles a Swift block as it stands, beside an import of swift-crypto's names; the program's path.
   func program(in scratch: Scratch) throws -> String {
     let (source, program) = (scratch.file("main.swift"), scratch.file("program"))
-    try text.write(toFile: source, atomically: true, encoding: .utf8)
+    try ("import Crypto\n" + text).write(toFile: source, atomically: true, encoding: .utf8)
+    let crypto = try Self.crypto.get()
     // The library as SwiftPM built it: what the sample process is linked from, but for its own code.
     let build = Programs.directory.path
     let objects = try String(
@@ -55,8 +85,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     let compiled = try Launch(
       [
         "swiftc", "-swift-version", "6", "-strict-memory-safety", "-warnings-as-errors", "-o",
-        program, source, "-I",
-        build + "/Modules", "-Xcc",
+        program, source, "-I", crypto.path, "-I", build + "/Modules", "-Xcc",
         "-fmodule-map-file=\(build)/CEnclaveSystem.build/module.modulemap",
         "-Xcc", "-I\(sources)/CEnclaveSystem/include", "-I", sources + "/CEnclaveSodium",
       ] + objects + ["-lsodium"]

@@ -295,6 +295,20 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(emptyIsEqual)
   }
 
+  /// What is caught without a type says the same as what is caught with one.
+  @Test func errorsExplainThemselvesAsAnyError() throws {
+    let arena = try Arena("test", .init(lock: .off))
+    var secret = try arena.allocate(byteCount: 1)
+    try arena.freeze()
+    do {
+      try secret.withMutableBytes { _ in }
+      Issue.record("a frozen arena was written")
+    } catch let error as any Error { #expect("\(error)" == "\(EnclaveError.frozen)") }
+    do { _ = try arena.allocate(byteCount: -1) } catch let error as any Error {
+      #expect("\(error)".contains("-1 bytes") && String(describing: error).contains("2 GiB"))
+    }
+  }
+
   /// Of any kind: with contiguous bytes, and without.
   @Test func secretsAreComparedWithCollections() throws {
     let arena = try Arena("test", .init(lock: .preferred))
