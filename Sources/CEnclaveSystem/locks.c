@@ -45,14 +45,19 @@ void ces_back_off(uint32_t tries) {
 // do the other way round: then the holder sees no sleeper, and the sleeper saw the word taken. So who is
 // about to sleep counts itself, and has every thread pass a barrier, before it looks at the word once
 // more (Tests/Models/lock.pml). Where there is no such barrier a sleep is short.
-uint32_t ces_sleepers[CES_SLEEPER_COUNTS];
+ces_sleeper_count ces_sleepers[CES_SLEEPER_COUNTS];
 enum { UNSURE_NS = 1000000 };
 
-// No thread of a child's sleeps. (After a raw clone(2) each unlock of such a word may wake nobody.)
+// Where this thread counted itself.
+static __thread uint32_t *counted_at __attribute__((tls_model("initial-exec")));
+
+// A child has this thread alone, which may have been about to sleep when its signal handler forked.
+// (After a raw clone(2) each unlock of such a word may wake nobody.)
 static void forget_sleepers(void) {
   for (int i = 0; i < CES_SLEEPER_COUNTS; i++) {
-    __atomic_store_n(&ces_sleepers[i], 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&ces_sleepers[i].count, 0, __ATOMIC_RELAXED);
   }
+  if (counted_at) __atomic_store_n(counted_at, 1, __ATOMIC_RELAXED);
 }
 __attribute__((constructor)) static void watch_forks(void) {
   (void)pthread_atfork(NULL, NULL, forget_sleepers);
@@ -65,6 +70,8 @@ static void wait_for(uint32_t *word, bool (*take)(uint32_t *)) {
   }
   int error = errno;
   uint32_t *sleepers = ces_sleepers_of(word);
+  counted_at = sleepers;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
   __atomic_fetch_add(sleepers, 1, __ATOMIC_SEQ_CST);
   struct timespec patience = {0, UNSURE_NS};
   struct timespec *limit = ces_membarrier() == 0 ? NULL : &patience;
@@ -78,6 +85,8 @@ static void wait_for(uint32_t *word, bool (*take)(uint32_t *)) {
     }
   }
   __atomic_fetch_sub(sleepers, 1, __ATOMIC_RELAXED);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  counted_at = NULL;
   errno = error;
 }
 

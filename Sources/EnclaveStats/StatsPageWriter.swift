@@ -91,6 +91,13 @@ extension RecordWriter where Word == SecretWord {
     end()
   }
 
+  /// Nobody knows when it was opened last.
+  package func forgetLastOpened() {
+    begin()
+    set(.lastOpenedAtMs, StatsPageFormat.unknown)
+    end()
+  }
+
   /// Marks the record as unused. The other words are overwritten by the next user.
   package func unlist() {
     begin()

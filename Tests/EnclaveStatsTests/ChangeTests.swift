@@ -4,6 +4,7 @@ import Enclave
 import EnclaveStats
 import EnclaveSystem
 import Foundation
+import Synchronization
 import TestSupport
 import Testing
 
@@ -123,12 +124,12 @@ import Testing
   }
 
   private static func publish(
-    in scratch: Scratch, listedSecrets: Int = 4096
+    in scratch: Scratch, listedSecrets: Int = 4096, tickMilliseconds: UInt32 = 10_000
   ) throws -> StatsPublisher {
     setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
     var options = StatsPublisher.Options()
-    // The publisher's own ticks stay out of the way.
-    options.tickMilliseconds = 10_000
+    // By default the publisher's own ticks stay out of the way.
+    options.tickMilliseconds = tickMilliseconds
     options.listedSecrets = listedSecrets
     return try StatsPublisher.start(options)
   }
@@ -137,5 +138,75 @@ import Testing
     let published = publisher.path
     let path = try #require(published)
     return try StatsPageReader(OpenFile(reading: path, followingLinks: false))
+  }
+
+  /// Threads allocate and free, large and small, while this one and the publisher's write what is new:
+  /// afterwards what is listed is what is there.
+  @Test(arguments: [64, 100_000]) func secretsAreListedWhileTheyComeAndGo(capacity: Int) async {
+    await #expect(processExitsWith: .success) { [capacity = capacity as Int] in
+      try Self.comeAndGoAtOnce(capacity: capacity)
+    }
+  }
+
+  private static func comeAndGoAtOnce(capacity: Int) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let publisher = try publish(in: scratch, listedSecrets: capacity, tickMilliseconds: 10)
+    var reader = try reader(of: publisher)
+    let arena = try Arena("many", .init(lock: .preferred, gate: .none))
+    let random = SeededGenerator(for: "secretsAreListedWhileTheyComeAndGo")
+    let isOver = Atomic(false)
+    let failures = Atomic(0)
+    let live = Atomic(0)
+    let done = DispatchSemaphore(value: 0)
+    for number in 0..<4 {
+      nonisolated(unsafe) var random = random.stream(number)
+      Thread {
+        var mine: [SecretReference] = []
+        for _ in 0..<20_000 {
+          if mine.count > 200 || !mine.isEmpty && Bool.random(using: &random) {
+            mine.swapAt(Int.random(in: 0..<mine.count, using: &random), mine.count - 1)
+            mine.removeLast()
+          } else {
+            let isLarge = Int.random(in: 0..<50, using: &random) == 0
+            let size = isLarge ? 20_000 : Int.random(in: 1...1500, using: &random)
+            guard let secret = try? arena.allocate(byteCount: size) else {
+              failures.add(1, ordering: .relaxed)
+              continue
+            }
+            mine.append(SecretReference(secret))
+          }
+        }
+        live.add(mine.count, ordering: .relaxed)
+        done.signal()
+        // They stay until all was looked at.
+        while !isOver.load(ordering: .acquiring) { _ = poll(nil, 0, 10) }
+        mine = []
+        done.signal()
+      }.start()
+    }
+    for _ in 0..<4 {
+      while done.wait(timeout: .now()) == .timedOut { publisher.refresh() }
+    }
+    #expect(failures.load(ordering: .relaxed) == 0)
+    publisher.refresh()
+    var image = try reader.read()
+    let there = live.load(ordering: .relaxed)
+    #expect(capacity < there || image.secrets.count == there, "\(image.secrets.count) of \(there)")
+    #expect(image.secrets.count + Int(image.arenas[0][.unlistedSecrets]) == there)
+    let serials = Set(image.secrets.map { $0[.serial] })
+    #expect(serials.count == image.secrets.count, "a serial came twice")
+    isOver.store(true, ordering: .releasing)
+    for _ in 0..<4 { done.wait() }
+    publisher.refresh()
+    image = try reader.read()
+    #expect(image.secrets.isEmpty && image.arenas[0][.unlistedSecrets] == 0, "all are free")
+    // Every record serves again.
+    var secrets: [SecretReference] = []
+    for _ in 0..<min(capacity, 2000) {
+      secrets.append(SecretReference(try arena.allocate(byteCount: 16)))
+    }
+    publisher.refresh()
+    image = try reader.read()
+    #expect(image.secrets.count == secrets.count, "records were lost")
   }
 }

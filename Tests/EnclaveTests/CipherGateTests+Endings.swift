@@ -56,7 +56,9 @@
         #expect(arena.statistics.isSealed && arena.statistics.isFrozen, "states")
         for number in 0..<Int32(CT_CHANGES) {
           let name = String(cString: ct_change_name(number))
-          #expect(ct_change(number, page) == -EPERM, "\(name)")
+          let answer = ct_change(number, page)
+          if answer == CT_ABSENT { continue }
+          #expect(answer == -EPERM, "\(name)")
           #expect(onAnotherThread { ct_change(number, page) } == -EPERM, "\(name) elsewhere")
         }
         #expect(try contents(secret)[31] == 32, "contents")

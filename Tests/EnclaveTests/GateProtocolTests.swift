@@ -255,7 +255,6 @@ import Testing
 
   // MARK: - Waiting
 
-  /// Whoever waits for a lock leaves the processor to its holder, whatever their priorities: it sleeps.
   /// Each of many that sleep for a lock is woken in its turn; also where every thread's barrier cannot be
   /// had, and in a child that was forked while its parent's threads slept.
   @Test(arguments: [true, false], [true, false])
@@ -276,12 +275,12 @@ import Testing
             unlock(word)
           }.start()
         }
-        try eventually("all of them sleep") { sleepers.pointee == count }
+        try eventually("all of them sleep") { ces_load_relaxed32(sleepers) == count }
         if inChild, count == 5 {
           let child = ct_fork()
           if child == 0 {
             do {
-              try #require(sleepers.pointee == 0)
+              try #require(ces_load_relaxed32(sleepers) == 0)
               try takeTurns(3)
               _exit(0)
             } catch {
@@ -294,13 +293,14 @@ import Testing
         }
         unlock(word)
         try eventually("each had its turn") {
-          turns.load(ordering: .relaxed) == count && sleepers.pointee == 0
+          turns.load(ordering: .relaxed) == count && ces_load_relaxed32(sleepers) == 0
         }
       }
       try takeTurns(5)
     }
   }
 
+  /// Whoever waits for a lock leaves the processor to its holder, whatever their priorities: it sleeps.
   @Test func waitingForALockTakesNoProcessorTime() throws {
     nonisolated(unsafe) let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
     word.initialize(to: 0)

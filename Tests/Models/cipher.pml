@@ -4,13 +4,15 @@
  * Stores are late as in page.pml: each word has a queue of its own, and only a fence or a release waits for others.
  *
  * Nobody is told that a secret was tampered with when it was not; readers see whole contents, never older ones than before; a
- * handler waits for nobody, and never takes something else for the contents; a child does not wait either; and once
- * everything is wiped no ciphertext is left that was made with a key of zeros.
+ * handler waits for nobody, and never takes something else for what its thread has open; and once everything is wiped no
+ * ciphertext is left that was made with a key of zeros. A child that looked at the copy it has could wait for ever, which
+ * is why it is refused before.
  *
  * Left out, each of these must be found: the odd sequence's fence (-DNO_FIRST_FENCE), the release at the end (-DNO_RELEASE),
  * the reader's second look at the sequence (-DREAD_ONCE), the claim (-DNO_CLAIM), saying that the scratch memory does not
  * hold the contents (-DNO_WORKING), the handler's refusal to wait (-DHANDLER_WAITS), the flag before the key is wiped
- * (-DKEY_FIRST), the writer's look at it when it is done (-DNO_LAST_LOOK), and the child's refusal (-DCHILD_READS).
+ * (-DKEY_FIRST), the barrier between them (-DNO_ORDER), the writer's look at the flag when it is done (-DNO_LAST_LOOK), and
+ * the child's refusal (-DCHILD_READS).
  */
 
 #define ZEROS 0           /* a ciphertext that was wiped */
@@ -22,6 +24,8 @@ byte sequence = 0, ciphertext = 1, tag = 1;
 chan sequences = [4] of { byte };
 chan ciphertexts = [4] of { byte };
 chan tags = [4] of { byte };
+chan flags = [1] of { bit };
+chan keys = [1] of { bit };
 byte writer = NOBODY;
 byte newest = 1;
 bool has_key = true;
@@ -36,6 +40,8 @@ end:
   :: sequences ? sequence
   :: ciphertexts ? ciphertext
   :: tags ? tag
+  :: flags ? is_wiped
+  :: keys ? has_key
   od
 }
 
@@ -168,12 +174,17 @@ active proctype reader() {
 
 proctype wiper() {
 #ifdef KEY_FIRST
-  has_key = false;
-  is_wiped = true;
+  keys ! 0;
+  empty(keys);
+  flags ! 1;
 #else
-  is_wiped = true;
-  has_key = false;
+  flags ! 1;
+#ifndef NO_ORDER
+  empty(flags);
 #endif
+  keys ! 0;
+#endif
+  empty(flags) && empty(keys);
   ciphertexts ! ZEROS;
   finished == 2;
   all_written;

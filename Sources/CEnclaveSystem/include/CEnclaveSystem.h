@@ -184,10 +184,13 @@ static inline void ces_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELE
 void ces_spin_wait(uint32_t *word);
 /// Threads that sleep, or are about to, by the address of their word: a table of its own, because the
 /// next holder may free the word's memory as soon as the word is given back.
-enum { CES_SLEEPER_COUNTS = 64 };
-extern uint32_t ces_sleepers[CES_SLEEPER_COUNTS];
+enum { CES_SLEEPER_COUNTS = 32 };
+typedef struct {
+  uint32_t count __attribute__((aligned(64)));  // a cache line each: holders of other words read theirs
+} ces_sleeper_count;
+extern ces_sleeper_count ces_sleepers[CES_SLEEPER_COUNTS];
 static inline uint32_t *ces_sleepers_of(const uint32_t *word) {
-  return &ces_sleepers[((uintptr_t)word / 64) % CES_SLEEPER_COUNTS];
+  return &ces_sleepers[((uintptr_t)word / 64) % CES_SLEEPER_COUNTS].count;
 }
 /// Wakes one that sleeps for the word. The word's memory need not be there any more.
 void ces_wake_sleeper(uint32_t *word);

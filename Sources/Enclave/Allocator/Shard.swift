@@ -256,8 +256,9 @@ struct Shard {
     let entry = unsafe Slab.slots(of: slab) + Int(slot)
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
-    // Nobody has a window to it yet.
-    unsafe entry.pointee.windows = 0
+    // Nobody has a window to it yet; but a stale handle may be counting itself in and out.
+    let windows = unsafe loadRelaxed(&entry.pointee.windows) & ~Slot.openNow
+    if windows != 0 { unsafe addRelaxed(0 &- windows, to: &entry.pointee.windows) }
     unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()

@@ -97,8 +97,9 @@ struct Slab: BitwiseCopyable {
   /// Windows under a page gate.
   var readers: UInt32 = 0
   var writers: UInt32 = 0
-  /// Secrets that the page has a record of, and those that it had none for.
-  var listed: UInt16 = 0
+  /// Slots whose secrets the page has a record of, a bit each (for each 128th, where pages are large); and how
+  /// many secrets it had none for.
+  var listed: InlineArray<2, UInt64> = [0, 0]
   var unlisted: UInt16 = 0
   /// Of an isolated one: where the secret lies that its canaries were written for. They stay when the
   /// secret is wiped, so that the next one of the same size opens no pages when it is allocated.

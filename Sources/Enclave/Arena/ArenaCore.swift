@@ -21,7 +21,8 @@
 // LIFO: the slot that is warm in the cache is used next. Allocate and free are O(1), but for the
 // growth by a chunk.
 //
-// Locks, in the order in which they are taken: the registry's; `state`, for whoever freezes, seals
+// Locks, in the order in which they are taken: the registry's; `refresh`, for whoever writes what is
+// new on the page; `state`, for whoever freezes, seals
 // or destroys; the shards', by number; the core's, for growth and the page. What is read without a
 // lock never changes (ArenaHeader), or belongs to the gate.
 
@@ -51,7 +52,7 @@ struct ArenaHeader {
   /// The key, under a cipher gate.
   let cipher: CipherGate?
   let createdAtMs: UInt64
-  /// Spin words, a cache line each: state, core, then the shards'.
+  /// Spin words, a cache line each: state, core, refresh, then the shards'.
   let words: UnsafeMutablePointer<UInt32>
   let shards: Shards
   let shardCount: Int
@@ -77,7 +78,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   ) throws(SystemFailure) -> ArenaReference {
     // Everything that can fail first, in one block and the gate's.
     let shardCount = Self.processors
-    let wordCount = (2 + shardCount) * wordsPerLine
+    let wordCount = (3 + shardCount) * wordsPerLine
     let shardsAt = (wordCount * 4 + 127) & ~127
     let headerAt = shardsAt + Shards.byteCount(shardCount)
     let coreAt = headerAt + (MemoryLayout<ArenaHeader>.size + 63) & ~63
@@ -177,8 +178,12 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
       unsafe storeRelaxed(newValue ? 1 : 0, at: UnsafeMutableRawPointer(coreWord + 2))
     }
   }
+  /// Whoever writes what is new on the page, one at a time.
+  var refreshWord: UnsafeMutablePointer<UInt32> {
+    unsafe header.pointee.words + 2 * Self.wordsPerLine
+  }
   func shardWord(_ index: Int) -> UnsafeMutablePointer<UInt32> {
-    unsafe header.pointee.words + (2 + index) * Self.wordsPerLine
+    unsafe header.pointee.words + (3 + index) * Self.wordsPerLine
   }
 
   func withCore<R, E: Error>(_ body: (inout ArenaCore) throws(E) -> R) throws(E) -> R {

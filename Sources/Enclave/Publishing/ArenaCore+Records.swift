@@ -77,7 +77,7 @@ extension ArenaCore {
     record.set(.frees, totals.shards.frees)
     record.set(.peakSecretCount, UInt64(page.peakSecrets))
     record.set(.peakBytesInUse, UInt64(page.peakBytesInUse))
-    record.set(.unlistedSecrets, UInt64(totals.unlistedSecrets))
+    record.set(.unlistedSecrets, UInt64(max(0, totals.unlistedSecrets)))
     record.set(.failedAllocations, totals.shards.failedAllocations)
     record.set(.failedLocks, failedLocks)
     record.set(.failedOpens, totals.shards.failedOpens)

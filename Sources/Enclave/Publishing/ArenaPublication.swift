@@ -25,6 +25,8 @@ struct ArenaPublication {
   var written: SIMD4<UInt64>?
   /// Windows opened, and open, when secrets were written last.
   var listedWindows = SIMD2<UInt64>()
+  /// They had changed then.
+  var hasMoved = false
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0

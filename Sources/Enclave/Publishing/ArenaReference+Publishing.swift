@@ -22,7 +22,7 @@ extension ArenaReference {
       for index in 0..<core.slabs.count {
         let slab = unsafe core.slabs[index].slab
         unsafe Slab.countWindows(of: slab)
-        unsafe shards[Int(slab.pointee.shard)].publishSecrets(of: slab)
+        unsafe shards[Int(slab.pointee.shard)].publishBeginning(of: slab)
       }
     }
     refresh()
@@ -54,6 +54,8 @@ extension ArenaReference {
 
   /// Writes what has changed.
   func refresh() {
+    unsafe lockInProcess(refreshWord)
+    defer { unsafe unlock(refreshWord) }
     var totals = ArenaTotals()
     totals.add(gate)
     refreshSecrets()
@@ -90,46 +92,66 @@ extension ArenaReference {
     }
   }
 
-  /// How many slabs are looked at while a shard's lock is held: some microseconds.
+  /// How many slabs are looked at while a shard's lock and the core's are held: tens of microseconds.
   private static let slabsAtOnce = 8
 
   /// Writes what is new of secrets, and of windows to them.
   private func refreshSecrets() {
-    let (slabCount, isMoved) = withCore { core in
-      guard core.page != nil else { return (0, false) }
-      let windows = gate.windows
-      // Where as many were opened as before, fewer can be open, but not others.
-      let seen = SIMD2(windows.opens, UInt64(windows.open))
-      defer { core.page!.listedWindows = seen }
-      return (core.slabs.count, seen != core.page!.listedWindows)
-    }
-    var hasNews = isMoved
+    var hasNews = false
     for index in 0..<shardCount {
       withShard(index) { shard in
         hasNews = hasNews || shard.hasNews
         shard.hasNews = false
       }
     }
-    guard hasNews else { return }
-    for index in 0..<shardCount {
-      for first in stride(from: 0, to: slabCount, by: Self.slabsAtOnce) {
+    // Slabs that came before have news now; those that come later have it the next time.
+    let (slabCount, isMoved) = withCore { core in
+      guard core.page != nil else { return (0, false) }
+      let windows = gate.windows
+      // Where as many were opened as before, fewer can be open, but not others.
+      let seen = SIMD2(windows.opens, UInt64(windows.open))
+      let isMoved = seen != core.page!.listedWindows
+      defer { (core.page!.listedWindows, core.page!.hasMoved) = (seen, isMoved) }
+      // A window is counted here and in its slot, one after the other: so once more.
+      return (core.slabs.count, isMoved || core.page!.hasMoved)
+    }
+    guard hasNews || isMoved else { return }
+    let isComplete = publishSecrets(slabCount, windows: isMoved, isLast: false)
+    // Records that were given back meanwhile serve those that found none.
+    if !isComplete { _ = publishSecrets(slabCount, windows: false, isLast: true) }
+  }
+
+  /// False when a secret found no record.
+  private func publishSecrets(_ slabCount: Int, windows: Bool, isLast: Bool) -> Bool {
+    var isComplete = true
+    for first in stride(from: 0, to: slabCount, by: Self.slabsAtOnce) {
+      let group = first..<min(first + Self.slabsAtOnce, slabCount)
+      var left = withCore { core in
+        group.reduce(into: UInt8(0)) { shards, slab in
+          unsafe shards |= 1 << core.slabs[slab].slab.pointee.shard
+        }
+      }
+      while left != 0 {
+        let index = left.trailingZeroBitCount
+        left &= left - 1
         withShard(index) { shard in
           guard shard.page != nil else { return }
-          let slabs = withCore { core in
-            InlineArray<8, SlabReference?> { first + $0 < slabCount ? core.slabs[first + $0] : nil }
-          }
-          for place in slabs.indices {
-            // An empty one may become another shard's, which has news then.
-            guard let slab = unsafe slabs[place]?.slab,
-              unsafe slab.pointee.shard == shard.index
-            else { continue }
-            if unsafe slab.pointee.hasNews || isMoved && slab.pointee.listed > 0 {
-              unsafe shard.publishSecrets(of: slab)
+          // The core's lock too: one that is empty may become another shard's, which has news then.
+          withCore { core in
+            for slab in group {
+              let slab = unsafe core.slabs[slab].slab
+              guard unsafe slab.pointee.shard == shard.index else { continue }
+              if unsafe slab.pointee.hasNews {
+                isComplete = unsafe shard.publishSecrets(of: slab, isLast: isLast) && isComplete
+              } else if windows {
+                unsafe shard.publishWindows(of: slab)
+              }
             }
           }
         }
       }
     }
+    return isComplete
   }
 
   func withholdAddresses() {

@@ -69,29 +69,47 @@ extension Shard {
     hasNews = true
   }
 
-  /// Writes what is new of a slab's secrets.
-  mutating func publishSecrets(of slab: UnsafeMutablePointer<Slab>) {
-    var (listed, unlisted) = (0, 0)
+  /// Writes what is new of a slab's secrets. False when one found no record: it is tried again, unless
+  /// this is the last time.
+  mutating func publishSecrets(of slab: UnsafeMutablePointer<Slab>, isLast: Bool) -> Bool {
+    var unlisted = 0
+    var listed: InlineArray<2, UInt64> = [0, 0]
+    var isComplete = true
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
       let slot = unsafe slots + index
       let isOccupied = unsafe slot.pointee.isOccupied
       if !isOccupied, unsafe slot.pointee.record != PageRecord.none { unsafe unlist(slot) }
-      guard isOccupied else { continue }
-      if unsafe slot.pointee.listedGeneration != Slot.unclaimed(slot.pointee.generation) {
-        unsafe list(slot)
+      let generation = unsafe Slot.unclaimed(slot.pointee.generation)
+      if isOccupied, unsafe slot.pointee.listedGeneration != generation {
+        if unsafe list(slot) || isLast {
+          unsafe slot.pointee.listedGeneration = generation
+        } else {
+          isComplete = false
+        }
       }
-      if unsafe slot.pointee.record == PageRecord.none {
-        unlisted += 1
-      } else {
-        listed += 1
+      if unsafe slot.pointee.record != PageRecord.none {
+        listed[index / 64 % 2] |= 1 << UInt64(index % 64)
         unsafe publishWindows(slot)
+      } else if isOccupied {
+        unlisted += 1
       }
     }
+    unsafe slab.pointee.listed = listed
     unsafe page!.unlistedSecrets += unlisted - Int(slab.pointee.unlisted)
     unsafe slab.pointee.unlisted = UInt16(unlisted)
-    unsafe slab.pointee.listed = UInt16(listed)
-    unsafe slab.pointee.hasNews = false
+    unsafe slab.pointee.hasNews = !isComplete
+    return isComplete
+  }
+
+  /// The same when publishing begins: nobody knows when windows were opened.
+  mutating func publishBeginning(of slab: UnsafeMutablePointer<Slab>) {
+    let slots = unsafe Slab.slots(of: slab)
+    _ = unsafe publishSecrets(of: slab, isLast: true)
+    for index in unsafe 0..<Int(slab.pointee.slotCount)
+    where unsafe slots[index].record != PageRecord.none {
+      unsafe page!.secrets[Int(slots[index].record)].forgetLastOpened()
+    }
   }
 
   /// Takes a slab's secrets off the page.
@@ -101,22 +119,39 @@ extension Shard {
       unsafe slots[index].listedGeneration = 0
       if unsafe slots[index].record != PageRecord.none { unsafe unlist(slots + index) }
     }
+    unsafe slab.pointee.listed = [0, 0]
     unsafe slab.pointee.unlisted = 0
-    unsafe slab.pointee.listed = 0
     unsafe slab.pointee.hasNews = false
   }
 
-  private mutating func list(_ slot: UnsafeMutablePointer<Slot>) {
-    unsafe slot.pointee.listedGeneration = unsafe Slot.unclaimed(slot.pointee.generation)
+  /// Writes what windows to a slab's listed secrets changed.
+  func publishWindows(of slab: UnsafeMutablePointer<Slab>) {
+    let slots = unsafe Slab.slots(of: slab)
+    for word in 0..<2 {
+      var left = unsafe slab.pointee.listed[word]
+      while left != 0 {
+        let first = word * 64 + left.trailingZeroBitCount
+        for index in unsafe stride(from: first, to: Int(slab.pointee.slotCount), by: 128)
+        where unsafe slots[index].record != PageRecord.none {
+          unsafe publishWindows(slots + index)
+        }
+        left &= left - 1
+      }
+    }
+  }
+
+  /// False when there is no record for it.
+  private mutating func list(_ slot: UnsafeMutablePointer<Slot>) -> Bool {
     unsafe slot.pointee.listedWindows = 0
     if unsafe slot.pointee.record == PageRecord.none {
-      guard let record = page!.takeRecord() else { return }
+      guard let record = page!.takeRecord() else { return false }
       unsafe slot.pointee.record = record
     }
     page!.serial &+= 1
     unsafe page!.secrets[Int(slot.pointee.record)].list(
       owner: (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32, serial: page!.serial,
       size: UInt64(slot.pointee.byteCount), now: page!.now)
+    return true
   }
 
   private mutating func unlist(_ slot: UnsafeMutablePointer<Slot>) {

@@ -26,7 +26,8 @@ public struct StatsPublisher: ~Copyable, Sendable {
     public var addresses = Addresses.whileDumpable
     /// What memwatch calls the process; the command's name when nil.
     public var name: Label?
-    /// How many secrets are listed one by one; the others are counted under their labels. 64 bytes
+    /// How many secrets are listed one by one, as they are at each tick; the others, and those that come and
+    /// go between two ticks, are counted under their labels. 64 bytes
     /// of the page each.
     public var listedSecrets = 4096
     /// How many arenas are listed; the others are counted.

@@ -153,6 +153,16 @@ static const char *const change_names[CT_CHANGES] = {
 
 const char *ct_change_name(int number) { return change_names[number]; }
 
+/// MADV_GUARD_INSTALL came with Linux 6.13, mseal(2) with 6.10.
+static int install_guard(void *at, size_t length) {
+  void *page = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return -errno;
+  int is_known = madvise(page, length, 102 /* MADV_GUARD_INSTALL */) == 0;
+  munmap(page, length);
+  if (!is_known) return CT_ABSENT;
+  return madvise(at, length, 102) < 0 ? -errno : 0;
+}
+
 static int remap_elsewhere(void *at, size_t length) {
   void *place = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (place == MAP_FAILED) return -errno;
@@ -179,7 +189,7 @@ int ct_change(int number, uintptr_t address) {
     case 9: return RESULT(madvise(at, length, MADV_DONTNEED));
     case 10: return RESULT(madvise(at, length, MADV_FREE));
     case 11: return RESULT(madvise(at, length, 24 /* MADV_DONTNEED_LOCKED */));
-    case 12: return RESULT(madvise(at, length, 102 /* MADV_GUARD_INSTALL */));
+    case 12: return install_guard(at, length);
     case 13: return RESULT(madvise(at, length, MADV_WIPEONFORK));
     case 14: return RESULT(madvise(at, length, MADV_DONTFORK));
     default: return -EINVAL;

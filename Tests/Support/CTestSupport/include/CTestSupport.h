@@ -35,7 +35,8 @@ long ct_read_other(int pid, uintptr_t address, void *bytes, size_t length);
 long ct_mseal(uintptr_t address, size_t length);
 /// The calls that change a mapping or discard its contents: what mseal(2) refuses where it is not writable.
 enum { CT_CHANGES = 15 };
-/// Makes one of them, of two pages; 0 or -errno.
+/// Makes one of them, of two pages; 0 or -errno. CT_ABSENT where the kernel does not know it.
+enum { CT_ABSENT = 1 };
 int ct_change(int number, uintptr_t address);
 const char *ct_change_name(int number);
 int ct_discard(uintptr_t address, size_t length);
