@@ -230,22 +230,20 @@ package final class StatsPageWriter: @unchecked Sendable {
     return nil
   }
 
-  /// Takes up to `count` free records for secrets and passes each to a closure. Shards keep some in
-  /// reserve, so that threads rarely contend here. Each shard takes from its own region first, so
-  /// that stamps of different shards rarely share a cache line. Costs one load if none are free.
-  package func takeSecrets(_ count: Int, shard: Int, _ each: (UInt32) -> Void) {
-    guard unsafe loadRelaxed(secretsLeft) > 0 else { return }
+  /// Takes a free record for a secret; nil when there is none, which is one load. Each shard has a region
+  /// that it takes from first, so that its records lie together.
+  package func takeSecret(shard: Int) -> UInt32? {
+    guard unsafe loadRelaxed(secretsLeft) > 0 else { return nil }
     unsafe lock(spin)
-    var left = count
+    defer { unsafe unlock(spin) }
     for offset in 0..<Self.regions {
       let region = (shard + offset) % Self.regions
-      while left > 0, let index = unsafe freeSecrets.pointee[region].popLast() {
-        each(index)
-        left -= 1
+      if let index = unsafe freeSecrets.pointee[region].popLast() {
+        countSecrets(-1)
+        return index
       }
     }
-    countSecrets(-(count - left))
-    unsafe unlock(spin)
+    return nil
   }
 
   package func giveBackSecret(_ index: UInt32) {

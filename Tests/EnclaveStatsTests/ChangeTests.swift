@@ -162,7 +162,7 @@ import Testing
       nonisolated(unsafe) var random = random.stream(number)
       Thread {
         var mine: [SecretReference] = []
-        for _ in 0..<20_000 {
+        for _ in 0..<4_000 {
           if mine.count > 200 || !mine.isEmpty && Bool.random(using: &random) {
             mine.swapAt(Int.random(in: 0..<mine.count, using: &random), mine.count - 1)
             mine.removeLast()
@@ -208,5 +208,27 @@ import Testing
     publisher.refresh()
     image = try reader.read()
     #expect(image.secrets.count == secrets.count, "records were lost")
+  }
+
+  /// All secrets are replaced between two refreshes, in other slabs: what is there fits, so all are listed.
+  @Test func secretsAreReplacedWhole() async {
+    await #expect(processExitsWith: .success) {
+      let scratch = try Scratch(onTmpfs: true)
+      let publisher = try Self.publish(in: scratch, listedSecrets: 100)
+      var reader = try Self.reader(of: publisher)
+      let arena = try Arena("replaced", .init(lock: .preferred, gate: .none))
+      // The slab of the larger ones comes later in the list than that of the smaller ones.
+      let first = SecretReference(try arena.allocate(byteCount: 16))
+      var secrets = try (0..<80).map { _ in SecretReference(try arena.allocate(byteCount: 100)) }
+      publisher.refresh()
+      var listed = try reader.read().secrets.count
+      #expect(listed == 81)
+      secrets = try (0..<80).map { _ in SecretReference(try arena.allocate(byteCount: 16)) }
+      publisher.refresh()
+      let image = try reader.read()
+      listed = image.secrets.count
+      #expect(listed == 81 && image.arenas[0][.unlistedSecrets] == 0, "\(listed) listed")
+      withExtendedLifetime((first, secrets)) {}
+    }
   }
 }

@@ -39,10 +39,7 @@ extension ArenaReference {
         let slab = unsafe core.slabs[index].slab
         unsafe shards[Int(slab.pointee.shard)].unpublishSecrets(of: slab)
       }
-      for index in 0..<shardCount {
-        shards[index].page?.end()
-        shards[index].page = nil
-      }
+      for index in 0..<shardCount { shards[index].page = nil }
       core.detach()
     }
   }

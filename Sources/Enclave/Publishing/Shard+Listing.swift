@@ -8,9 +8,6 @@ import EnclaveSystem
 struct ShardPublication {
   let pageWriter: Unmanaged<StatsPageWriter>
   let secrets: TableWriter<SecretWord>
-  /// Records that are free, kept here: taken from the page and given back in batches.
-  var spare = RawList<UInt32>()
-  static let batch = 64
   /// Secrets without a record, less those of slabs that have become another shard's since.
   var unlistedSecrets = 0
   var serial: UInt64
@@ -30,31 +27,6 @@ struct ShardPublication {
 
   /// A writer lives until its arenas are detached.
   var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
-
-  mutating func takeRecord() -> UInt32? {
-    if spare.isEmpty {
-      if (try? spare.reserve(2 * Self.batch)) == nil { return nil }
-      var taken = spare
-      // Room for twice as many was made before.
-      writer.takeSecrets(Self.batch, shard: shard) { _ = try? taken.append($0) }
-      spare = taken
-    }
-    return spare.popLast()
-  }
-
-  mutating func giveBack(_ record: UInt32) {
-    guard (try? spare.append(record)) != nil else { return writer.giveBackSecret(record) }
-    if spare.count >= 2 * Self.batch { giveBack(leaving: Self.batch) }
-  }
-
-  private mutating func giveBack(leaving count: Int) {
-    while spare.count > count, let record = spare.popLast() { writer.giveBackSecret(record) }
-  }
-
-  mutating func end() {
-    giveBack(leaving: 0)
-    spare.deallocate()
-  }
 }
 
 /// A place in one of the page's tables.
@@ -144,7 +116,7 @@ extension Shard {
   private mutating func list(_ slot: UnsafeMutablePointer<Slot>) -> Bool {
     unsafe slot.pointee.listedWindows = 0
     if unsafe slot.pointee.record == PageRecord.none {
-      guard let record = page!.takeRecord() else { return false }
+      guard let record = page!.writer.takeSecret(shard: page!.shard) else { return false }
       unsafe slot.pointee.record = record
     }
     page!.serial &+= 1
@@ -156,7 +128,7 @@ extension Shard {
 
   private mutating func unlist(_ slot: UnsafeMutablePointer<Slot>) {
     unsafe page!.secrets[Int(slot.pointee.record)].unlist()
-    unsafe page!.giveBack(slot.pointee.record)
+    unsafe page!.writer.giveBackSecret(slot.pointee.record)
     unsafe slot.pointee.record = PageRecord.none
   }
 
