@@ -53,10 +53,16 @@ package struct Host: Equatable, Sendable {
   /// Adds the confinement of memwatch itself.
   package func with(sandbox holds: [String], missing: [String]) -> Host {
     var host = self
+    // The kernel refuses none of this to anybody: a filter around memwatch does.
+    let filter =
+      missing.contains { $0.contains("EPERM") }
+      ? "; a filter of system calls denies it: SystemCallFilter=seccomp landlock_create_ruleset "
+        + "landlock_add_rule landlock_restrict_self capset in the unit that memwatch runs in"
+      : ""
     host.add(
       "memwatch's sandbox", missing.isEmpty, holds.isEmpty ? "none" : holds.joined(separator: ", "),
       "what reads and draws cannot open, trace or start anything",
-      missing.isEmpty ? nil : "missing: " + missing.joined(separator: "; "))
+      missing.isEmpty ? nil : "missing: " + missing.joined(separator: "; ") + filter)
     return host
   }
 

@@ -1,6 +1,7 @@
 // The rules that derive problems and findings from a snapshot.
 
 import EnclaveStats
+import EnclaveSystem
 
 extension SnapshotBuilder {
   /// Findings about the whole process, from /proc.
@@ -51,6 +52,7 @@ extension SnapshotBuilder {
           severity: .warning, kind: .debugger,
           text: "a debugger is attached (pid \(tracer)): it can read every secret"))
     }
+    problems += deniedCalls(snapshot)
     if isFresh, image?.isComplete == false, state == .live || state == .stopped {
       problems.append(
         Problem(
@@ -58,6 +60,32 @@ extension SnapshotBuilder {
           text: "some records changed while they were read: they are shown as they were before"))
     }
     return problems
+  }
+
+  /// Calls that a filter of system calls refuses (seccomp(2)): of itself, the kernel answers none of
+  /// these with EPERM. `@system-service` of systemd 252 has none of them.
+  private func deniedCalls(_ snapshot: Snapshot) -> [Problem] {
+    let lost: [(call: SystemCall, what: String, filter: String)] = [
+      (
+        .allocateKey, "arenas have no protection keys, and close for all threads or not at all",
+        "@pkey"
+      ),
+      (.sealChunk, "arenas cannot be sealed", "mseal"),
+      (.mapSecretMemory, "no arena can have memory that the kernel cannot reach", "memfd_secret"),
+    ]
+    return lost.compactMap { call, what, filter in
+      let isDenied = snapshot.calls.contains {
+        $0.call == .known(call) && $0.failures > 0 && $0.lastErrno == 1
+      }
+      guard isDenied else { return nil }
+      return Problem(
+        severity: .warning, kind: .callFailed,
+        text:
+          "a filter of system calls denies \(call.function) to \(snapshot.process.name): \(what)",
+        fix:
+          "SystemCallFilter=\(filter) in its unit (systemctl edit), or the same in its container's profile"
+      )
+    }
   }
 
   func arenaProblems(_ snapshot: Snapshot) -> [Problem] {

@@ -25,6 +25,21 @@ import Testing
     for fact in facts.values { #expect(fact.judgement == .unknown, "\(fact.name): \(fact.value)") }
   }
 
+  /// What memwatch's own unit takes away from it, and what to write there; other lacks are the kernel's.
+  @Test func aFilterAroundMemwatchIsNamed() throws {
+    let host = Host(root: try Scratch().path)
+    func fix(_ missing: [String]) -> String? {
+      host.with(sandbox: [], missing: missing).facts.first { $0.name == "memwatch's sandbox" }?.fix
+    }
+    #expect(
+      fix(["Landlock: landlock_restrict_self: Operation not permitted (EPERM)"])?
+        .contains("SystemCallFilter=") == true)
+    #expect(
+      fix(["Landlock: landlock_restrict_self: Function not implemented (ENOSYS)"])?
+        .contains("SystemCallFilter=") == false)
+    #expect(fix([]) == nil)
+  }
+
   struct Case: CustomTestStringConvertible, Sendable {
     var fact: String
     var judgement: HostFact.Judgement

@@ -39,6 +39,34 @@ import Testing
     try eventually("it is over") { problem() == nil }
   }
 
+  /// A filter of system calls around the publisher: what it takes away, and what to write in the unit.
+  @Test(arguments: [
+    (number: 330, call: "pkey_alloc", filter: "SystemCallFilter=@pkey "),
+    (number: 447, call: "memfd_secret", filter: "SystemCallFilter=memfd_secret "),
+  ])
+  func aFilterThatTakesCallsAway(number: Int, call: String, filter: String) throws {
+    #if arch(x86_64)
+      let scratch = try Scratch(onTmpfs: true)
+      let peer = try Peer(stats: scratch)
+      func denied(_ path: String) throws -> Problem? {
+        try Inspector.attach(to: .file(path)).sample().problems
+          .first { $0.kind == .callFailed && $0.text.contains(call) }
+      }
+      let path = try peer.send("start")
+      #expect(try denied(path) == nil)
+      try peer.send("refuse \(number)")
+      // (The arena cannot be made with that backing, or it gets another gate.)
+      _ = try? peer.send("arena a alpha slab preferred \(number == 447 ? "none secret" : "key")")
+      _ = try? peer.send("alloc a 1 40")
+      var problem: Problem?
+      try eventually("it is reported") {
+        problem = try denied(path)
+        return problem != nil
+      }
+      #expect(problem?.severity == .warning && problem?.fix?.hasPrefix(filter) == true)
+    #endif
+  }
+
   @Test func live() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)

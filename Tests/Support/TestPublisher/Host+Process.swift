@@ -83,6 +83,9 @@ extension Host {
         }
       guard answer == 0 else { throw Failure(text: "\(words[1]): \(errno)") }
       return ""
+    case "refuse":
+      guard ct_refuse_call(Int32(try number(1))) == 0 else { throw Failure(text: "seccomp") }
+      return ""
     case "fork":
       typealias Call = @convention(c) () -> Int32
       let child = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: Call.self)()

@@ -12,6 +12,7 @@
 //   destroy SLOT
 //   munlock SLOT                    behind the library's back
 //   call NAME ADDRESS LENGTH [ARGUMENT]  munlock, mlock, madvise, mprotect or munmap, as other code
+//   refuse NUMBER                   has the kernel refuse a call, with EPERM, from now on
 //   nodump                          PR_SET_DUMPABLE 0
 //   merge                           PR_SET_MEMORY_MERGE 1
 //   limit SOFT HARD                 setrlimit
