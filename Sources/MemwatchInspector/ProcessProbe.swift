@@ -25,7 +25,7 @@ package struct ProcessProbe: Equatable, Sendable {
   package var isInInitialUserNamespace: Bool?
   package var mapCount: Int?
   package var unit: String?
-  package var isInContainer = false
+  package var limitSource = LimitSource.session
 
   /// The kernel's fixed inode of the initial user namespace (PROC_USER_INIT_INO).
   private static let initialUserNamespace = "user:[4026531837]"
@@ -86,9 +86,7 @@ package struct ProcessProbe: Equatable, Sendable {
       $0.isEmpty ? nil : $0 == Self.initialUserNamespace
     }
     if let cgroup = text(.cgroup, limit: 65536) {
-      isInContainer = ["docker", "containerd", "kubepods", "libpod", "lxc"].contains {
-        cgroup.contains($0)
-      }
+      limitSource = LimitSource(cgroup: cgroup)
       unit = cgroup.split(separator: "\n").lazy
         .compactMap { $0.split(separator: "/").last { $0.hasSuffix(".service") } }
         .first.map { SafeText(String($0)).string }
@@ -98,7 +96,7 @@ package struct ProcessProbe: Equatable, Sendable {
   private mutating func take(_ settings: ProcessProbe) {
     (softLimit, hardLimit) = (settings.softLimit, settings.hardLimit)
     isInInitialUserNamespace = settings.isInInitialUserNamespace
-    (unit, isInContainer) = (settings.unit, settings.isInContainer)
+    (unit, limitSource) = (settings.unit, settings.limitSource)
   }
 
   /// Why the process cannot be inspected; nil if it can.

@@ -24,14 +24,9 @@ extension SnapshotBuilder {
       fits
       ? "prlimit --pid \(pid) --memlock=\(limit):\(memlock.hard.map { "\($0.count)" } ?? "unlimited")"
       : "sudo prlimit --pid \(pid) --memlock=\(limit):\(limit)"
-    let megabytes = "\(max(1, limit >> 20))M"
-    let keep: String
-    if let unit = probe.unit {
-      keep = "LimitMEMLOCK=\(megabytes) in \(unit)"
-    } else if probe.isInContainer {
-      keep = "--ulimit memlock=\(limit):\(limit) for the container"
-    } else {
-      keep = "memlock in /etc/security/limits.d (in KiB: \(limit >> 10)), then log in again"
+    var keep = probe.limitSource.keep(limit, user: snapshot.process.user.string)
+    if fits, memlock.soft != memlock.hard {
+      keep += "; or the program raises its soft limit itself (setrlimit)"
     }
     return (fix, keep)
   }
