@@ -6,7 +6,7 @@
 //   db-password     isolated  one secret, encrypted while it is idle
 //   vault-main      isolated  the key that it is encrypted under
 //   session-tokens  slab      thousands that come and go; outgrows the memlock limit
-//   webhooks        slab      a few, one of which stays open for a while
+//   webhooks        slab      a few, opened for moments; one is held open for too long now and then
 //   scratch         slab      no lock asked for, no gate; one label of it leaks
 //
 // It lowers its own memlock limit and drops CAP_IPC_LOCK, so that the kernel really refuses a lock.
@@ -196,7 +196,12 @@ struct Gateway {
     fflush(nil)
     let clock = ContinuousClock()
     let start = clock.now
-    // Start as if the gateway had been up for a while.
+    // A mistake worth seeing: a secret that stays open for minutes.
+    let holder = HeldSecret(signing[1])
+    defer { holder.stop() }
+    // Start as if the gateway had been up for a while. The leak comes first: the page lists secrets
+    // one by one only until its table is full.
+    for _ in 0..<64 { try leak() }
     for _ in 0..<18_000 { try addSession() }
     var round = 0
     while seconds.map({ clock.now - start < .seconds($0) }) ?? true {
@@ -229,10 +234,7 @@ struct Gateway {
     buffers = try (0..<8).map { _ in
       SecretReference(try scratch.allocate(byteCount: 512, label: "handshake buffer"))
     }
-    if round % 10 == 0, forgotten.count < 10_000 {
-      forgotten.append(
-        SecretReference(try scratch.allocate(byteCount: 32, label: "one-time code")))
-    }
+    if round % 10 == 0, forgotten.count < 10_000 { try leak() }
     // Every other second a signature takes a while, with the secret open.
     if round % 40 >= 20 {
       do {
@@ -241,6 +243,10 @@ struct Gateway {
     } else {
       _ = usleep(50_000)
     }
+  }
+
+  private mutating func leak() throws {
+    forgotten.append(SecretReference(try scratch.allocate(byteCount: 32, label: "one-time code")))
   }
 
   private mutating func addSession() throws {

@@ -53,6 +53,30 @@ import Testing
     #expect(keys.contains("sealed") && keys.contains(AuditTests.hasKeys ? "closed" : "encrypted"))
   }
 
+  /// One label leaks, and one secret is held open: both show on the screen.
+  @Test func itLeaksAndHoldsASecretOpen() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let demo = Launch([Programs.demo, "--seconds", "60"], stats: scratch).process()
+    demo.standardOutput = FileHandle.nullDevice
+    try demo.run()
+    defer {
+      kill(demo.processIdentifier, SIGKILL)
+      demo.waitUntilExit()
+    }
+    let tmux = try Tmux(
+      [
+        Programs.memwatch, "\(demo.processIdentifier)", "-W", "10s", "-i", "100ms", "--open-limit",
+        "1s",
+      ], stats: scratch)
+    try tmux.wait(for: "Memlock")
+    try tmux.keys("m", "2")
+    let held = try tmux.wait(for: "  held")
+    #expect(held.contains { $0.contains("webhook signing  held") }, "\(held)")
+    try tmux.wait(for: "one-time code  leak?")
+    try tmux.keys("Q")
+    try tmux.wait(for: "[STATUS 0]")
+  }
+
   @Test(arguments: Copy.allCases, [nil, "1"])
   func isFoundByItsName(copy: Copy, publishing: String?) throws {
     let (scratch, files) = (try Scratch(onTmpfs: true), try Scratch())
