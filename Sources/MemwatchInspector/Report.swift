@@ -26,8 +26,9 @@ extension Snapshot {
     let off = arenas.count(where: \.isLockOff)
     let without = off == 0 ? "" : ", \(off) asked for none"
     if isFoundRight {
-      return "OK: \(locked) of \(counted(arenas.count, "arena")) locked\(without); kernel agrees "
-        + "(\(auditAge!) ago)"
+      let count = counted(arenas.count, "arena")
+      let what = locked == arenas.count ? "\(count) locked" : "\(locked) of \(count) locked"
+      return "OK: \(what)\(without), kernel agrees (\(auditAge!) ago)"
     }
     let vmLck = memlock.locked == nil ? "VmLck n/a" : "VmLck agrees"
     let kernel = audit == nil ? "\(vmLck); not audited" : auditCounts

@@ -111,10 +111,9 @@ extension SnapshotBuilder {
         problems.append(
           Problem(
             severity: isEmpty ? .warning : .problem, kind: .notLocked, arenaID: arena.id,
-            text: "\(arena.name): \(missing) of \(bytes(arena.bytesMapped ?? 0)) not locked; "
+            text: "\(arena.name): \(missing) of \(bytes(arena.bytesMapped ?? 0)) not locked: "
               + (isEmpty
-                ? "it holds no secret now, and the next one could reach swap"
-                : "these pages can reach swap"),
+                ? "holds no secret now; the next one can reach swap" : "can reach swap"),
             fix: fix, keep: keep))
       } else if let headroom = memlock.room(snapshot.arenas),
         let next = arena.nextChunk(over: headroom)

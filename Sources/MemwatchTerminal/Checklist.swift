@@ -55,6 +55,7 @@ extension Model {
         return []
       }
       list.items[list.selected].isOn.toggle()
+    case .character("s"): return saveColumns(list)
     case .character("r"):
       columnChoices[listID] = nil
       checklist = nil
@@ -65,7 +66,8 @@ extension Model {
       return []
     case .interrupt, .character("Q"): return quit()
     case .paste: say("pasted text was ignored: it would have run as keys")
-    default: if !key.name.isEmpty { say("\(key.name): Space ticks, J/K moves, r resets, q ends") }
+    default:
+      if !key.name.isEmpty { say("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends") }
     }
     if list.items != checklist?.items { columnChoices[listID] = list.chosen }
     checklist = list
@@ -87,7 +89,8 @@ extension Renderer {
     }
     draw(rest, from: first, row: top + 1 + rest.rows)
     let keys = [
-      ("Space", "show/hide"), ("J/K", "move"), ("q", "done"), ("r", "reset"), ("j/k", "select"),
+      ("Space", "on/off"), ("J/K", "move"), ("q", "done"), ("s", "save"), ("r", "reset"),
+      ("j/k", "select"),
     ]
     var at = 0
     if let message = model.message {
@@ -97,7 +100,7 @@ extension Renderer {
     for (key, word) in keys where at + key.count + word.count + 1 <= width {
       grid.put("\(key) \(word)", row: height - 1, column: at)
       grid.put(key, row: height - 1, column: at, role: .strong)
-      at += key.count + word.count + 3
+      at += key.count + word.count + 2
     }
   }
 }

@@ -16,6 +16,11 @@ extension Model {
     .init(title: "OPEN", width: 4, isNumber: true),
     .init(title: "HELD", width: 6, isNumber: true, dropsAt: 7),
     .init(title: "OPENS/s", width: 7, isNumber: true, dropsAt: 1),
+    .init(title: "OPENED", width: 11, isNumber: true, dropsAt: 1, isWide: true),
+    .init(title: "ALLOCATED", width: 10, isNumber: true, dropsAt: 1, isWide: true),
+    .init(title: "FREED", width: 10, isNumber: true, dropsAt: 1, isWide: true),
+    .init(title: "LAST OPENED", width: 11, isNumber: true, dropsAt: 1, isWide: true),
+    .init(title: "ORIGIN", width: 10, dropsAt: 1, isWide: true, takesRest: true),
   ]
 
   func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
@@ -139,6 +144,13 @@ extension Model {
         .init(label.openNow.map { grouped($0) } ?? "n/a", Double(label.openNow ?? 0)),
         .init(held.0, held.1),
         .init(rate.map { grouped(Int(min($0.rounded(), 1e15))) } ?? "n/a", rate),
+        .init(label.opens.map { grouped($0) } ?? "n/a", label.opens.map { Double($0) }),
+        .init(label.allocations.map { grouped($0) } ?? "n/a", label.allocations.map { Double($0) }),
+        .init(label.frees.map { grouped($0) } ?? "n/a", label.frees.map { Double($0) }),
+        .init(
+          label.lastOpenedAt.map { clock($0) } ?? "-",
+          label.lastOpenedAt.map { Double($0.realMs) }),
+        .init(label.isGiven ? "program" : "call site"),
       ], isMarked: isLeak || isHeld,
       role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
     let origin =

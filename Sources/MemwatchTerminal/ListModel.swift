@@ -10,6 +10,12 @@ package struct ListModel: Sendable {
     package var isNumber = false
     /// The order in which columns are dropped when the screen is narrow; 0: never.
     package var dropsAt = 0
+    /// Shown only on wide screens, unless it was chosen.
+    package var isWide = false
+    /// Takes the width that the other columns leave.
+    package var takesRest = false
+    /// The width from which `isWide` columns are shown.
+    package static let wideFrom = 140
   }
   package struct ListCell: Equatable, Sendable {
     package var text: String
@@ -36,7 +42,7 @@ package struct ListModel: Sendable {
   package var title: String
   /// Shown at the right of the title.
   package var note: String
-  /// The first column takes the remaining width.
+  /// The first column grows to at most 40; what remains goes to a column that takes the rest.
   package var columns: [ListColumn]
   package var rows: Rows
   /// The number of rows before filtering.
@@ -175,6 +181,9 @@ extension Model {
       func age(_ ms: UInt64?) -> ListModel.ListCell {
         ms.map { .init(duration($0), Double($0)) } ?? .init("-")
       }
+      func time(_ at: Timestamp?) -> ListModel.ListCell {
+        at.map { .init(clock($0, withDate: true), Double($0.realMs)) } ?? .init("-")
+      }
       return ListModel.Row(
         id: "\(secret.serial)",
         cells: [
@@ -182,6 +191,7 @@ extension Model {
           .init(bytes(secret.byteCount), Double(secret.byteCount)), age(ms(secret.allocatedAt)),
           age(ms(secret.lastOpenedAt)), .init(grouped(secret.opens), Double(secret.opens)),
           .init(grouped(secret.openNow), Double(secret.openNow)), age(held(secret)),
+          time(secret.allocatedAt), time(secret.lastOpenedAt),
         ], role: secret.openNow > 0 ? .strong : .normal)
     }
     let rows = ListModel.Rows(
@@ -197,7 +207,9 @@ extension Model {
         case 4: ms(secret.lastOpenedAt).map { Double($0) } ?? -1
         case 5: Double(secret.opens)
         case 6: Double(secret.openNow)
-        default: held(secret).map { Double($0) } ?? -1
+        case 7: held(secret).map { Double($0) } ?? -1
+        case 8: secret.allocatedAt.map { Double($0.realMs) } ?? -1
+        default: secret.lastOpenedAt.map { Double($0.realMs) } ?? -1
         }
       },
       // Search covers labels and numbers.
@@ -220,6 +232,8 @@ extension Model {
         .init(title: "OPENED", width: 10, isNumber: true, dropsAt: 2),
         .init(title: "OPEN", width: 4, isNumber: true),
         .init(title: "HELD", width: 6, isNumber: true, dropsAt: 3),
+        .init(title: "ALLOCATED", width: 19, isNumber: true, dropsAt: 1, isWide: true),
+        .init(title: "LAST OPENED", width: 19, isNumber: true, dropsAt: 1, isWide: true),
       ], rows: rows,
       empty: isRecorded
         ? "a record holds secrets by label, not one by one" : "no secret of this label is listed",
@@ -228,6 +242,7 @@ extension Model {
 
   private func events(in snapshot: Snapshot) -> ListModel {
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
+    let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let rows = snapshot.events.map { event in
       let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? "-"
       let isBad = event.isFailure
@@ -239,6 +254,10 @@ extension Model {
           .init(arena), .init(event.call?.text ?? "-"),
           .init(event.errno.map { errnoName($0) } ?? "-"),
           .init(event.bytes.map { bytes($0) } ?? "-", event.bytes.map { Double($0) }),
+          .init(
+            event.at.map { duration(now.since($0)) } ?? "n/a",
+            event.at.map { Double(now.since($0)) }),
+          .init(event.sentence),
         ], isMarked: isBad, role: isBad ? .bad : .normal)
     }
     let total = snapshot.eventCount ?? UInt64(rows.count)
@@ -249,6 +268,8 @@ extension Model {
         .init(title: "ARENA", width: 18), .init(title: "CALL", width: 12, dropsAt: 2),
         .init(title: "ANSWER", width: 8, dropsAt: 3),
         .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 1),
+        .init(title: "AGO", width: 7, isNumber: true, dropsAt: 1, isWide: true),
+        .init(title: "WHAT", width: 30, dropsAt: 1, isWide: true, takesRest: true),
       ], rows: .init(rows), empty: "no events",
       unlisted: total > UInt64(rows.count)
         ? "\(grouped(total - UInt64(rows.count))) earlier, no longer kept" : nil)

@@ -163,6 +163,9 @@ extension Model {
             chunk.dataBytes == nil ? "n/a" : bytes(UInt64(stretch.count) * pageByteCount),
             Double(stretch.count)),
           .init(chunk.lockState.text), .init(chunk.kind.text),
+          .init(
+            chunk.guardBytes.map { bytes($0) } ?? "n/a", chunk.guardBytes.map { Double($0) }),
+          .init(stretch.slots), .init(stretch.summary),
         ], isMarked: isBad, role: isBad ? .bad : .normal)
       row.details = [
         ("Letters", "O open now  L locked  S sealed  U unlocked  N not asked for  G guard"),
@@ -186,6 +189,9 @@ extension Model {
         .init(title: "ADDRESS", width: 15, dropsAt: 2),
         .init(title: "SIZE", width: 9, isNumber: true, dropsAt: 3),
         .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 1),
+        .init(title: "GUARDS", width: 8, isNumber: true, dropsAt: 1, isWide: true),
+        .init(title: "SLOTS", width: 28, dropsAt: 1, isWide: true),
+        .init(title: "CONTENTS", width: 30, dropsAt: 1, isWide: true, takesRest: true),
       ], rows: .init(rows), empty: "nothing is mapped yet",
       unlisted: Optional(unlisted).unlistedText("chunk", "only counted"))
   }
@@ -222,6 +228,9 @@ extension Model {
           .init(
             address.map { "0x" + String($0, radix: 16) } ?? "not published",
             address.map { Double($0) }),
+          .init(
+            pages.payload.map { bytes($0) } ?? "-", pages.payload.map { Double($0) }),
+          .init(pages.slots.map { grouped($0) } ?? "-", pages.slots.map { Double($0) }),
         ], isMarked: pages.isStuck, role: pages.isStuck ? .bad : .normal)
       row.details = [
         ("Here", "\(holds), \(counted(Int(clamping: pages.live), "live secret"))"),
@@ -253,6 +262,8 @@ extension Model {
         .init(title: "FREE", width: 5, isNumber: true, dropsAt: 2),
         .init(title: "OPEN", width: 5),
         .init(title: "ADDRESS", width: 15, dropsAt: 1),
+        .init(title: "SLOT SIZE", width: 9, isNumber: true, dropsAt: 1, isWide: true),
+        .init(title: "SLOTS", width: 6, isNumber: true, dropsAt: 1, isWide: true),
       ], rows: .init(rows), empty: "no pages")
   }
 }

@@ -81,14 +81,27 @@ extension Model {
     return count > 0 ? (number, count) : nil
   }
 
-  /// What narrows or holds this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
-  var chips: [String] {
-    func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
+  /// What holds every view: `[replay 2/51]`, `[time 14:02:10, live is 3 min on]`, `[paused 12 s]`,
+  /// `[REC]`.
+  func holdingChips(at now: Timestamp) -> [String] {
     var chips: [String] = []
+    if let replay { chips.append("[replay \(replay.index + 1)/\(replay.count)]") }
     if let newest, let snapshot {
       let ahead = newest.sampledAt.since(snapshot.sampledAt)
       chips.append("[time \(clock(snapshot.sampledAt)), live is \(duration(ahead)) on]")
     }
+    if isPaused {
+      // The clock of a replay stands still.
+      chips.append(replay == nil ? "[paused \(now.since(pausedAt) / 1000) s]" : "[paused]")
+    }
+    if recording != nil { chips.append("[REC]") }
+    return chips
+  }
+
+  /// What narrows this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
+  var narrowingChips: [String] {
+    func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
+    var chips: [String] = []
     if !filter.isEmpty, let counts = filterCounts {
       chips.append(
         "[filter \(quoted(filter)): \(grouped(counts.count)) of \(grouped(counts.total))]")

@@ -26,6 +26,8 @@ package enum Effect: Equatable, Sendable {
   case record(String?)
   /// Sends text to the terminal's clipboard.
   case copy(String)
+  /// Saves settings in the configuration file.
+  case save(SavedSettings)
   case redraw
   case quit(leaveRunning: Bool)
 }

@@ -11,6 +11,10 @@ package struct ProcessSummary: Equatable, Sendable {
   /// Locked bytes and the limit; nil: unknown, or no limit.
   package var locked: ByteCount?
   package var limit: ByteCount?
+  /// Its arenas and problems, for the pane below the list; at most so many.
+  package var arenaRows: [[String]] = []
+  package var problems: [Problem] = []
+  private static let mostRows = 32
 
   package init(_ snapshot: Snapshot) {
     severity = snapshot.problems.filter { $0.severity != .note }.map(\.severity).min()
@@ -18,6 +22,16 @@ package struct ProcessSummary: Equatable, Sendable {
     arenas = snapshot.arenas.count
     locked = snapshot.memlock.locked
     limit = snapshot.memlock.binds == .no ? nil : snapshot.memlock.soft
+    arenaRows = snapshot.arenas.prefix(Self.mostRows).map { arena in
+      [
+        arena.name.string, snapshot.condition(of: arena).rawValue, arena.lockState.text,
+        arena.protectionState.text, arena.sealState.text,
+        arena.secretCount.map { counted(Int(clamping: $0), "secret") } ?? "secrets n/a",
+        "\(arena.bytesLocked.text) locked",
+      ]
+    }
+    problems = Array(
+      snapshot.problems.filter { $0.severity != .note }.prefix(Self.mostRows))
   }
 
   /// `1 MiB of 8 MiB`.
@@ -127,5 +141,30 @@ extension Renderer {
       if first + index == selected { grid.select(row: row) }
     }
     draw(rest, from: first, row: top + 1 + rest.rows)
+    let listed = min(rest.rows, model.publishers.count - first)
+    drawSelectedProcess(from: top + 1 + listed, to: height - 1)
+  }
+
+  /// Draws the arenas and problems of the selected process below the list, if there is room.
+  private mutating func drawSelectedProcess(from first: Int, to end: Int) {
+    guard let publisher = model.publishers.first(where: { $0.id == model.selectedProcess }),
+      let summary = model.summaries[publisher.id], end - first >= 4
+    else { return }
+    rule(first + 1, publisher.name.string, "Enter attaches")
+    var lines: [(text: String, role: Role)] = []
+    for problem in summary.problems {
+      let isWarning = problem.severity == .warning
+      lines.append((problem.text, isWarning ? .warning : .bad))
+    }
+    var told: Set<String> = []
+    for case let fix? in summary.problems.map(\.fix) where told.insert(fix).inserted {
+      lines.append(("Now     " + fix, .strong))
+    }
+    if !lines.isEmpty { lines.append(("", .normal)) }
+    lines += table(summary.arenaRows).map { ($0, .normal) }
+    for (index, line) in lines.prefix(end - first - 2).enumerated() {
+      grid.put(
+        displayable(line.text).fitted(width), row: first + 2 + index, column: 0, role: line.role)
+    }
   }
 }

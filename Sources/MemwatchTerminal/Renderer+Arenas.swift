@@ -5,7 +5,7 @@ import MemwatchInspector
 extension Renderer {
   mutating func drawArenas() {
     let first = drawGauges(from: top)
-    rule(first, model.chips.isEmpty ? "" : "arenas", ruleNote("", besideTitle: "arenas"))
+    rule(first, chips.isEmpty ? "" : "arenas", ruleNote("", besideTitle: "arenas"))
     let details = model.selected.map { model.details(of: $0).wrapped(width) } ?? []
     var detailRows = details.isEmpty ? 0 : details.count + 1
     let room = height - 1 - first - 2
@@ -74,7 +74,7 @@ extension Renderer {
       rule(row + 1)
       row += 2
     }
-    let chips = model.chips.joined(separator: " ")
+    let chips = chips.joined(separator: " ")
     let bottom = height - (chips.isEmpty ? 1 : 2)
     let rows = min(bottom - row - 1, max(1, listedRows))
     drawList(from: row, rows: rows)

@@ -29,7 +29,10 @@ extension Renderer {
   /// The right side of a view's rule: changes since the mark, and the view's note. If space is
   /// short, the title has priority, then the changes, then the note.
   func ruleNote(_ note: String, besideTitle title: String = "") -> String {
-    let note = (model.chips + [note]).filter { !$0.isEmpty }.joined(separator: "  ")
+    let chips = chips.joined(separator: " ")
+    let room = width - 16 - displayable(title).columns
+    let withNote = [chips, note].filter { !$0.isEmpty }.joined(separator: "  ")
+    let note = chips.isEmpty || withNote.columns <= room ? withNote : chips
     guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
     func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
       let now = saturatingSum(snapshot.arenas.compactMap(value))
@@ -45,47 +48,39 @@ extension Renderer {
       short + ", " + change(\.bytesLocked?.count) { bytes($0) } + " locked, "
       + change(failures) { grouped($0) } + " failures"
     let behind = note.isEmpty ? "" : "   " + note
-    let room = width - 16 - displayable(title).columns
-    return [long + behind, short + behind, long, short].first { $0.columns <= room }
-      ?? "\(secrets) since mark"
+    let variants = [long + behind, short + behind, chips.isEmpty ? long : note, chips]
+    return variants.first { !$0.isEmpty && $0.columns <= room }
+      ?? (chips.isEmpty ? "\(secrets) since mark" : chips)
   }
 
   /// The publisher's state and the sample's age, in variants from longest to shortest.
   func stateTexts(_ snapshot: Snapshot) -> [String] {
-    let word = snapshot.process.state.rawValue
+    let word = snapshot.process.state.rawValue.uppercased()
     let age = Int(clamping: now.since(snapshot.sampledAt))
     let seen = snapshot.lastSeenText(at: now)
-    let old = seen ?? "\(age / 1000).\(age % 1000 / 100) s"
-    if let replay = model.replay {
-      let pause = model.isPaused ? " paused" : ""
+    if let seen {
+      let short = seen.replacing("last seen ", with: "")
       return [
-        "REPLAY \(replay.index + 1)/\(replay.count)\(pause), \(word)"
-          + (seen.map { ", \($0)" } ?? "")
+        "\(word), \(seen)  every " + seconds(model.intervalMs), "\(word), \(seen)",
+        "\(word), \(short)",
       ]
     }
-    let short = old.replacing("last seen ", with: "")
-    if model.isPast {
-      let past = "TIME \(clock(snapshot.sampledAt))"
-      return ["\(past), \(word) then", past]
+    // Anything but the latest reading is marked as past, beside its chip.
+    if model.replay != nil || model.isPast {
+      let at = "\(word) at \(clock(snapshot.sampledAt))"
+      return model.replay != nil
+        ? ["\(word) at \(clock(snapshot.sampledAt, withDate: true))", at] : [at]
     }
-    if model.recording == nil, model.isPaused {
-      let paused = Int(clamping: now.since(model.pausedAt)) / 1000
-      return ["PAUSED \(paused) s, \(word), \(old)", "PAUSED, \(word), \(short)"]
-    }
-    let lead = model.recording == nil ? "" : "REC, "
-    let comma = seen == nil ? "" : ","
-    let live = "\(lead)\(word.uppercased())\(comma) \(old)"
-    return [
-      live + "  every " + seconds(model.intervalMs), live,
-      "\(lead)\(word.uppercased())\(comma) \(short)",
-    ]
+    let live = "\(word) \(age / 1000).\(age % 1000 / 100) s"
+    return model.isPaused ? [live + " ago"] : [live + "  every " + seconds(model.intervalMs), live]
   }
 
   /// The program's name is shortened last.
   mutating func drawHeader() {
     guard let snapshot = model.snapshot else {
-      grid.put(
-        displayable(model.waiting ?? "memwatch").fitted(width), row: 0, column: 0, role: .strong)
+      let title = model.waiting ?? "memwatch"
+      grid.put(displayable(title).fitted(width), row: 0, column: 0, role: .strong)
+      if title.columns + 10 <= width { grid.put(clock(now), row: 0, endingAt: width) }
       return
     }
     let process = snapshot.process
@@ -114,6 +109,7 @@ extension Renderer {
   /// Swap, and the number of bad host settings, if there is room.
   private mutating func drawHostFacts(from start: Int, to end: Int) {
     guard let host = model.host else { return }
+    let room = end - start
     var facts: [(text: String, role: Role)] = []
     if let swap = host.swapFact {
       switch swap.judgement {
@@ -124,18 +120,17 @@ extension Renderer {
     }
     facts.append(
       host.badFacts.isEmpty ? ("host ok", .good) : ("host \(host.badFacts.count) bad", .bad))
-    let length = facts.reduce(-2) { $0 + $1.text.columns + 2 }
-    guard start + length <= end else { return }
-    var at = start + (end - start - length) / 2
+    func length() -> Int { facts.reduce(-2) { $0 + $1.text.columns + 2 } }
+    // Whether secrets can reach swap matters most.
+    if length() > room { facts = Array(facts.dropLast()) }
+    guard !facts.isEmpty, length() <= room else { return }
+    var at = start + (room - length()) / 2
     for fact in facts { at = grid.put(fact.text, row: 0, column: at, role: fact.role) + 2 }
   }
 
   /// The publisher's state in one word.
   func stateWord(_ snapshot: Snapshot) -> String {
-    let word = snapshot.process.state.rawValue
-    if let replay = model.replay { return "REPLAY \(replay.index + 1)/\(replay.count), \(word)" }
-    if model.isPast { return "TIME \(clock(snapshot.sampledAt))" }
-    return model.isPaused ? "PAUSED, \(word)" : word.uppercased()
+    snapshot.process.state.rawValue.uppercased()
   }
 
   private func isAlarming(_ state: PublisherState) -> Bool {

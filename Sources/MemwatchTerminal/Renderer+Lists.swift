@@ -6,7 +6,9 @@ extension Renderer {
   mutating func drawListing(_ listing: ListModel) {
     rule(
       top, listing.title,
-      ruleNote(model.chips.isEmpty && width >= 60 ? listing.note : "", besideTitle: listing.title))
+      ruleNote(
+        model.narrowingChips.isEmpty && width >= 60 ? listing.note : "", besideTitle: listing.title)
+    )
     var columns = Array(listing.columns.enumerated())
     if let sorted = listing.sortedColumn {
       let least = listing.columns[sorted].title.columns + (style.unicode ? 1 : 2)
@@ -19,20 +21,27 @@ extension Renderer {
       }
       while columns.count > 1, needed() > width { columns.removeLast() }
     }
+    if model.chosenColumns == nil, width < ListModel.ListColumn.wideFrom {
+      columns.removeAll { $0.element.isWide }
+    }
     // Drop empty columns first, then the least important.
     let sample = listing.rows.prefix(60)
     func isEmpty(_ column: Int) -> Bool {
       sample.allSatisfy { ["-", "n/a", ""].contains($0.cells[column].text) }
     }
+    func rank(_ column: (offset: Int, element: ListModel.ListColumn)) -> (Int, Int, Int) {
+      let column = (column.element.isWide, isEmpty(column.offset), column.element.dropsAt)
+      return (column.0 ? 0 : 1, column.1 ? 0 : 1, column.2)
+    }
     while needed() > width,
-      let drop = columns.filter({ $0.element.dropsAt > 0 }).min(by: {
-        (isEmpty($0.offset) ? 0 : 1, $0.element.dropsAt)
-          < (isEmpty($1.offset) ? 0 : 1, $1.element.dropsAt)
-      })
+      let drop = columns.filter({ $0.element.dropsAt > 0 }).min(by: { rank($0) < rank($1) })
     { columns.removeAll { $0.offset == drop.offset } }
     layout.columns = columns.map(\.element.title)
     if let first = columns.first {
       columns[0].element.width = min(40, max(4, first.element.width + width - needed()))
+    }
+    if let flexible = columns.lastIndex(where: \.element.takesRest) {
+      columns[flexible].element.width += max(0, width - needed())
     }
     let selected = model.selectedRow(of: listing.rows)
     let details = listing.rows.indices.contains(selected) ? listing.rows[selected].details : []

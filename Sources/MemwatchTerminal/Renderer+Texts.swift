@@ -8,7 +8,8 @@ extension Renderer {
       top, "processes that publish",
       ruleNote("\(model.publishers.count)", besideTitle: "processes that publish"))
     let top = top + 1
-    let isHinting = model.waiting != nil && height > top + 5
+    let hasNone = model.publishers.isEmpty && model.filter.isEmpty
+    let isHinting = (model.waiting != nil || hasNone) && height > top + 5
     if isHinting {
       let hint = "to publish, a program calls StatsPublisher.start() or runs with ENCLAVE_STATS=1"
       grid.put(displayable(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)

@@ -36,6 +36,7 @@ package struct Renderer {
   }
 
   var width: Int { grid.width }
+  var chips: [String] { model.holdingChips(at: now) + model.narrowingChips }
   var height: Int { grid.height }
 
   /// Text for this terminal. Without UTF-8, non-ASCII characters become `?`, and `…` becomes `~`.
@@ -90,7 +91,8 @@ package struct Renderer {
   var oneLine: String {
     guard let snapshot = model.snapshot else { return "memwatch: no publisher" }
     let seen = snapshot.lastSeenText(at: now).map { " \($0):" } ?? ""
-    return snapshot.process.state.rawValue.uppercased() + seen + " " + snapshot.verdict
+    let chips = model.holdingChips(at: now).map { $0 + " " }.joined()
+    return chips + snapshot.process.state.rawValue.uppercased() + seen + " " + snapshot.verdict
   }
 }
 

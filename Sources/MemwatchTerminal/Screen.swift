@@ -130,6 +130,7 @@ package enum Screen {
   ///
   /// - Parameters:
   ///   - recorder: starts a recording.
+  ///   - save: saves settings; returns an error message, or nil.
   ///   - drawn: called with each grid drawn.
   ///   - host: reads the host's settings when they are first shown.
   ///   - notice: a message to show first.
@@ -138,6 +139,7 @@ package enum Screen {
   package static func run(
     _ start: Start, on prepared: Prepared, audits: Bool = true, child: Child? = nil, write: Writer,
     recorder: Recorder = { _ in .failure(ScreenFailure(message: "no record is possible")) },
+    save: (SavedSettings) -> String? = { _ in "there is no config file" },
     host: () -> Host = { Host() }, notice: String? = nil,
     alert: (ProblemKind, UInt64?) -> Void = { _, _ in }, alertFailure: () -> String? = { nil },
     drawn: (Grid) -> Void = { _ in }
@@ -271,6 +273,8 @@ package enum Screen {
               position = found
               model.replay(recorded, at: position)
             case .copy(let text): prepared.terminal.copy(text)
+            case .save(let settings):
+              model.say(save(settings).map { "not saved: \($0)" } ?? "saved in the config file")
             case .redraw: prepared.terminal.redraw()
             case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }

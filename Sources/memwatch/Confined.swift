@@ -55,6 +55,16 @@ struct Viewer {
     }
   }
 
+  /// Asks the broker to save settings: it gets columns by number, and no text.
+  private func save(_ settings: SavedSettings) -> String? {
+    let (first, second) = settings.words
+    switch client.ask(OtherRequest.saveSettings.rawValue | second << 8, first) {
+    case 0: return nil
+    case let answer?: return "the config file: \(errnoName(Int32(clamping: answer)))"
+    case nil: return "the config file cannot be reached"
+    }
+  }
+
   /// Runs the screen, and turns its end into an exit code.
   ///
   /// - Returns: false if the awaited publisher did not appear.
@@ -65,7 +75,7 @@ struct Viewer {
     do { ready = try prepared.get() } catch { throw Failure(Exit.failure, error.message) }
     let end = Screen.run(
       start, on: ready, audits: auditing, child: child, write: write,
-      recorder: record, host: { host },
+      recorder: record, save: save, host: { host },
       notice: incomplete,
       alert: { kind, arena in
         let number = ProblemKind.allCases.firstIndex(of: kind)!
@@ -101,7 +111,7 @@ private func record(_ path: String) -> Result<(Snapshot) -> String?, ScreenFailu
 
 /// Requests to the broker that are not for files.
 private enum OtherRequest: UInt64 {
-  case status, hasDescendants, leave, alert, alertFailure
+  case status, hasDescendants, leave, alert, alertFailure, saveSettings
 }
 
 protocol ConfinedCommand: ParsableCommand {
@@ -158,6 +168,10 @@ enum Confined {
           case .alert:
             runner?.add(kind: Int(kind >> 8), arenaID: detail == .max ? nil : detail)
           case .alertFailure: return Int64(runner?.failure ?? 0)
+          case .saveSettings:
+            guard needs.screen != nil, let settings = SavedSettings(words: (detail, kind >> 8))
+            else { return 22 }  // EINVAL
+            return Int64(ConfigurationFile.save(settings))
           case nil: return -1
           }
           return 0

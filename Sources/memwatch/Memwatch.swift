@@ -209,6 +209,11 @@ struct Watch: ConfinedCommand {
       try Output.standard(snapshot.text)
       throw ExitCode(Exit.code(for: snapshot.process.state))
     }
+    // Without a name, the list of processes comes first: there may be several, and one may be new.
+    if target.target == nil, target.file == nil, target.wait == nil {
+      try viewer.show(.picking, auditing: !audit.isOff)
+      return
+    }
     let start: Screen.Start
     do throws(Failure) {
       start = .attached(try target.attach(waiting: false))
@@ -218,11 +223,7 @@ struct Watch: ConfinedCommand {
       {
         return try show(waitingFor: wait, since: error, on: viewer)
       }
-      // Several matches: let the user pick one on the screen.
-      guard error.code == Exit.several, target.target == nil, target.file == nil else {
-        throw error
-      }
-      start = .picking
+      throw error
     }
     try viewer.show(start, auditing: !audit.isOff)
   }

@@ -23,4 +23,45 @@ import Testing
     try tmux.keys("Q")
     try tmux.wait(for: "[STATUS 0]")
   }
+
+  /// `s` in the checklist keeps the columns; the next start has them. A link to the file stays one.
+  @Test(arguments: [false, true]) func columnsAreSavedFromTheScreen(isLinked: Bool) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 3 40")
+    let files = try Scratch()
+    let file = files.file("memwatch/config")
+    if isLinked {
+      try FileManager.default.createDirectory(
+        atPath: files.file("memwatch"), withIntermediateDirectories: false)
+      try "interval = 2s\n".write(toFile: files.file("mine"), atomically: true, encoding: .utf8)
+      try FileManager.default.createSymbolicLink(
+        atPath: file, withDestinationPath: files.file("mine"))
+    }
+    func screen() throws -> Tmux {
+      try Tmux(
+        ["env", "XDG_CONFIG_HOME=\(files.path)", Programs.memwatch, "\(peer.pid)"], stats: scratch)
+    }
+    let first = try screen()
+    try first.wait(for: "alpha")
+    try first.keys(">")
+    try first.wait(for: "s save")
+    // Without the second column, and the first one after the third.
+    try first.keys("j", "Space", "k", "J", "J", "s")
+    try first.wait(for: "saved in the config file")
+    let text = try String(contentsOfFile: file, encoding: .utf8)
+    #expect(text.contains("columns = LOCK, ARENA, "), "\(text)")
+    #expect(text.contains("sort = STATE\n"))
+    #expect(!isLinked || text.hasPrefix("interval = 2s\n"))
+    #expect(
+      isLinked
+        == ((try? FileManager.default.destinationOfSymbolicLink(atPath: file)) != nil))
+    try first.keys("Q")
+    try first.wait(for: "[STATUS 0]")
+    let second = try screen()
+    let shown = try second.wait(for: "alpha")
+    #expect(
+      shown.contains { $0.split(separator: " ").prefix(2) == ["LOCK", "ARENA"] }, "\(shown)")
+    try second.keys("Q")
+    try second.wait(for: "[STATUS 0]")
+  }
 }

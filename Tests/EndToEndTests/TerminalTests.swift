@@ -188,7 +188,7 @@ func watching(
     try peer.send("alloc c 5 500")
     try tmux.wait(for: "secrets +5")
     try tmux.keys("p")
-    try tmux.wait(for: "PAUSED")
+    try tmux.wait(for: "[paused")
     try peer.send("alloc c 5 500")
     try tmux.keys("p")
     try tmux.wait(for: "secrets +10")
@@ -300,7 +300,7 @@ func watching(
     try tmux.keys("R", "C-u")
     try tmux.type("day.record")
     try tmux.keys("Enter")
-    try tmux.wait(for: "REC, LIVE")
+    try tmux.wait(for: "[REC]")
     let path = files.file("day.record")
     try eventually("three samples") {
       try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").count > 3
@@ -326,6 +326,27 @@ func watching(
     try tmux.wait(for: "─── alpha ")
     try tmux.type(event(64))
     try tmux.wait(for: "─── session-tokens ")
+  }
+
+  /// Without a name the list of processes comes first, however many there are.
+  @Test func processesComeFirst() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let tmux = try Tmux([Programs.memwatch, "-i", "100ms"], stats: scratch)
+    let none = try tmux.wait(for: "nobody publishes a stats page")
+    #expect(none.contains { $0.contains("looked in \(scratch.path)") }, "\(none)")
+    #expect(none.contains { $0.contains("StatsPublisher.start()") })
+    try tmux.keys("?")
+    try tmux.wait(for: "one line down")
+    try tmux.keys("q")
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
+    tmux.companions = [peer]
+    let one = try tmux.wait(for: "LOCKED OF LIMIT")
+    #expect(one.contains { $0.contains("\(peer.pid)") && $0.contains("test-publisher") }, "\(one)")
+    #expect(!one.contains { $0.contains("StatsPublisher.start()") })
+    try tmux.keys("Enter")
+    try tmux.wait(for: "Memlock")
+    try tmux.keys("q")
+    try tmux.wait(for: "[STATUS 0]")
   }
 
   @Test func severalAreAListToPickFrom() throws {

@@ -150,7 +150,7 @@ import Testing
       "record", "\(peer.pid)", "-o", file, "-i", "100ms", "--for", "2s", stats: scratch)
     try #require(made.status == 0, "\(made.error)")
     let tmux = try Tmux([Programs.memwatch, "replay", file, "-i", "1h"], stats: scratch)
-    try tmux.wait(for: "REPLAY 1/")
+    try tmux.wait(for: "[replay 1/")
     func go(_ time: String, _ text: String) throws {
       try tmux.keys("t")
       try tmux.wait(for: "go to")
@@ -160,11 +160,11 @@ import Testing
     }
     let screen = try tmux.wait(for: ",/. step")
     #expect(screen.contains { $0.contains("t time") })
-    try go("+1ms", "REPLAY 2/")
-    try go("+1ms", "REPLAY 3/")
-    try go("-1ms", "REPLAY 2/")
+    try go("+1ms", "[replay 2/")
+    try go("+1ms", "[replay 3/")
+    try go("-1ms", "[replay 2/")
     try go("tomorrow", "no time: 14:02")
     try go("+1h", "the record ends here")
-    try go("-1h", "REPLAY 1/")
+    try go("-1h", "[replay 1/")
   }
 }

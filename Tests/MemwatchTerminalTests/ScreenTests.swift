@@ -194,7 +194,11 @@ import Testing
     #expect(model.prompt?.text.hasSuffix(".record") == true)
     #expect(model.handle(.enter, now: now).count == 1)
     model.recording = "x.record"
-    #expect(draw(model, 100, 30).text.contains("REC, LIVE"))
+    for (width, height) in [(100, 30), (80, 24), (40, 10), (30, 5)] {
+      let grid = draw(model, width, height)
+      #expect(grid.text.contains("[REC]"), "\(width)x\(height)")
+      #expect(width < 80 || grid.line(0).contains("LIVE 0.3 s"))
+    }
     #expect(model.handle(.character("R"), now: now) == [.record(nil)])
   }
 

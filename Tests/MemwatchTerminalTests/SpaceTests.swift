@@ -19,7 +19,7 @@ func watched(_ arenas: Int = 3) -> Model {
 }
 
 @Suite struct SpaceTests {
-  @Test(arguments: [(160, 50), (200, 60), (100, 30), (80, 24)])
+  @Test(arguments: [(300, 100), (160, 50), (200, 60), (100, 30), (80, 24)])
   func noThirdOfAScreenIsEmpty(width: Int, height: Int) {
     var model = watched()
     for view in View.allCases where ![.output, .processes].contains(view) {
@@ -39,6 +39,29 @@ func watched(_ arenas: Int = 3) -> Model {
     #expect(titles(160).isSuperset(of: titles(100)))
     #expect(titles(160).isSuperset(of: ["PEAK", "CHUNKS", "MAPS", "FAILED", "LONGEST"]))
     #expect(!titles(139).contains("PEAK"))
+  }
+
+  /// Lists have more columns where there is room, and use its width.
+  @Test(arguments: [160, 200]) func listsUseAWideScreen(width: Int) {
+    var model = watched()
+    func titles(_ keys: String, _ width: Int) -> (Set<Substring>, Grid) {
+      press(&model, keys)
+      let grid = draw(model, width, 50)
+      return (Set(grid.line(verdictRow(grid) + 2).split(separator: " ")), grid)
+    }
+    for (keys, more) in [
+      ("4", ["AGO", "WHAT"]), ("2", ["OPENED", "ALLOCATED", "FREED"]),
+      ("3", ["SLOTS", "CONTENTS"]),
+    ] as [(String, [Substring])] {
+      let (narrow, _) = titles(keys, 139)
+      let (wide, grid) = titles(keys, width)
+      #expect(wide.isSuperset(of: narrow) && wide.isSuperset(of: more), "\(keys): \(wide)")
+      #expect(narrow.isDisjoint(with: more), "\(keys): \(narrow)")
+      let used = (0..<50).map { grid.line($0).count }.max() ?? 0
+      #expect(used > width * 3 / 4, "\(keys):\n\(grid.text)")
+    }
+    press(&model, "4")
+    #expect(draw(model, width, 50).text.contains("mlock of 16 KiB: ENOMEM"))
   }
 
   /// What to type is whole on the screen, one key away, whatever its size.
