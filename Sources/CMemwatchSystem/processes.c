@@ -4,6 +4,7 @@
 #include "CMemwatchSystem.h"
 
 #include <errno.h>
+#include <locale.h>
 #include <pwd.h>
 #include <signal.h>
 #include <spawn.h>
@@ -15,6 +16,7 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
 
 uint64_t cms_memory_limit(int which) {
   static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK};
@@ -105,4 +107,19 @@ int64_t cms_user_name(uint32_t uid, char *bytes, size_t length) {
 
 int64_t cms_has_capabilities(const char *path) {
   return getxattr(path, "security.capability", NULL, 0) >= 0 ? 1 : -errno;
+}
+
+int cms_character_width(uint32_t scalar) {
+  static locale_t unicode;
+  locale_t known = __atomic_load_n(&unicode, __ATOMIC_ACQUIRE);
+  if (!known) {
+    known = newlocale(LC_CTYPE_MASK, "C.UTF-8", NULL);
+    if (!known) return -2;
+    // Of two threads, the second one's is never freed: it is a few bytes, once.
+    __atomic_store_n(&unicode, known, __ATOMIC_RELEASE);
+  }
+  locale_t before = uselocale(known);
+  int width = wcwidth((wchar_t)scalar);
+  uselocale(before);
+  return width;
 }

@@ -76,6 +76,18 @@ package enum Console {
   }
 
   package static func pause(milliseconds: UInt32) { ProcessFacts.pause(milliseconds: milliseconds) }
+  /// Loads what `columns(of:)` needs, while files can still be opened.
+  package static func prepareText() { CharacterWidth.prepare() }
+
+  /// The columns that a character takes on a terminal: 2 for East Asian wide characters and emoji, 0 for
+  /// combining characters.
+  package static func columns(of scalar: Unicode.Scalar) -> Int {
+    if let columns = CharacterWidth.columns(scalar) { return columns }
+    // New emoji, say: one column, unless it draws nothing.
+    return scalar.properties.isDefaultIgnorableCodePoint
+      || scalar.properties.generalCategory == .control ? 0 : 1
+  }
+
   /// CLOCK_BOOTTIME.
   package static var milliseconds: UInt64 { ProcessFacts.bootMilliseconds }
   /// CLOCK_REALTIME.

@@ -1,5 +1,7 @@
 // The screen as a value: cells in rows, each a character and a role. Pure.
 
+import MemwatchInspector
+
 package struct Cell: Equatable, Sendable {
   /// nil: the right half of a wide character.
   package var character: Character?
@@ -119,23 +121,10 @@ extension StringProtocol {
 }
 
 extension Character {
-  /// 0, 1 or 2 columns: wide for East Asian wide and fullwidth characters and emoji
-  /// (Unicode Standard Annex 11), none for what only combines.
+  /// 0, 1 or 2 columns, as wcwidth(3) and curses have it.
   package var columns: Int {
     guard let scalar = unicodeScalars.first else { return 0 }
     if scalar.value < 0x300 { return scalar.value < 32 || scalar.value == 127 ? 0 : 1 }
-    switch scalar.properties.generalCategory {
-    case .nonspacingMark, .enclosingMark, .control, .format: return 0
-    default: break
-    }
-    switch scalar.value {
-    case 0x1100...0x115F, 0x231A...0x231B, 0x2329...0x232A, 0x23E9...0x23EC, 0x2E80...0x303E,
-      0x3041...0x33FF, 0x3400...0x4DBF, 0x4E00...0x9FFF, 0xA000...0xA4CF, 0xA960...0xA97C,
-      0xAC00...0xD7A3, 0xF900...0xFAFF, 0xFE30...0xFE6F, 0xFF00...0xFF60, 0xFFE0...0xFFE6,
-      0x1F300...0x1F64F, 0x1F680...0x1F6FF, 0x1F900...0x1F9FF, 0x20000...0x3FFFD:
-      return 2
-    default:
-      return scalar.properties.isEmojiPresentation ? 2 : 1
-    }
+    return Console.columns(of: scalar)
   }
 }

@@ -26,6 +26,7 @@ struct Memwatch: ParsableCommand {
 
   static func main() {
     Screen.prepareStreams()
+    Console.prepareText()
     Console.surviveFileLimit()
     finish {
       var command = try parseAsRoot()
