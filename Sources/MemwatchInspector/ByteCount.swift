@@ -28,16 +28,8 @@ extension ByteCount: TextConvertible {
   package var text: String { bytes(count) }
 }
 
-/// Encoded as a plain number.
-extension ByteCount: Codable {
-  package init(from decoder: any Decoder) throws {
-    count = try decoder.singleValueContainer().decode(UInt64.self)
-  }
-
-  package func encode(to encoder: any Encoder) throws {
-    var container = encoder.singleValueContainer()
-    try container.encode(count)
-  }
+extension ByteCount: NumberCoded {
+  var number: UInt64 { count }
 }
 
 extension Double {

@@ -29,14 +29,7 @@ package struct Timestamp: Hashable, Comparable, Sendable, ExpressibleByIntegerLi
   package static func += (time: inout Timestamp, ms: UInt64) { time = time + ms }
 }
 
-/// Encoded as a plain number.
-extension Timestamp: Codable {
-  package init(from decoder: any Decoder) throws {
-    realMs = try decoder.singleValueContainer().decode(UInt64.self)
-  }
-
-  package func encode(to encoder: any Encoder) throws {
-    var container = encoder.singleValueContainer()
-    try container.encode(realMs)
-  }
+extension Timestamp: NumberCoded {
+  var number: UInt64 { realMs }
+  init(_ number: UInt64) { self.init(realMs: number) }
 }

@@ -11,7 +11,7 @@ extension Renderer {
     let hasNone = model.publishers.isEmpty && model.filter.isEmpty
     let isHinting = (model.waiting != nil || hasNone) && height > top + 5
     if isHinting {
-      let hint = "to publish, a program calls StatsPublisher.start() or runs with ENCLAVE_STATS=1"
+      let hint = "to publish: call StatsPublisher.start(), or run with ENCLAVE_STATS=1"
       grid.put(displayable(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)
     }
     let rest = ListOverflow(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))

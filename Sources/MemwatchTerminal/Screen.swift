@@ -95,7 +95,6 @@ package enum Screen {
 
   /// Opens /dev/null for closed standard streams, so that no other file gets their descriptors.
   package static func prepareStreams() { Terminal.prepareStreams() }
-
   package static var isTerminal: Bool { isatty(1) == 1 }
 
   /// Why the terminal cannot show a full screen; nil if it can, or if there is no terminal.

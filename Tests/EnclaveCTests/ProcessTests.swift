@@ -105,12 +105,7 @@ import Testing
     ("fsize", 65536, "RLIMIT_FSIZE"),
   ])
   func aLimitIsNamed(limit: String, value: Int, name: String) throws {
-    try readable()
-    let stats = try open()
-    let result = try Launch(
-      unprivileged() + [installed.compile("limits"), limit, "\(value)"],
-      environment: ["ENCLAVE_STATS_DIR": stats.file("pages")]
-    ).run()
+    let (result, stats) = try publishing(under: limit, value)
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.contains(name), "\(result.output)")
     #expect(try names(stats) == [])
@@ -119,13 +114,19 @@ import Testing
   /// Limits that publishing needs nothing of.
   @Test(arguments: [("memlock", 0), ("rttime", 1_000_000), ("nofile", 8), ("as", 8 << 20)])
   func otherLimitsDoNotMatter(limit: String, value: Int) throws {
+    let (result, _) = try publishing(under: limit, value)
+    #expect(result.status == 0 && result.output == "publishes\n", "\(result.output)\(result.error)")
+  }
+
+  /// A program that publishes under a limit, and the directory of its page.
+  private func publishing(under limit: String, _ value: Int) throws -> (Ended, Scratch) {
     try readable()
     let stats = try open()
     let result = try Launch(
       unprivileged() + [installed.compile("limits"), limit, "\(value)"],
       environment: ["ENCLAVE_STATS_DIR": stats.file("pages")]
     ).run()
-    #expect(result.status == 0 && result.output == "publishes\n", "\(result.output)\(result.error)")
+    return (result, stats)
   }
 
   /// For another user, who is not root.

@@ -69,6 +69,15 @@
   }
 
   @Suite struct VaultLockTests {
+    /// A thread that decrypts an entry and looks at its contents.
+    private func reader(of entry: Holder, _ vault: Vault, _ arena: Arena) -> Background {
+      Background {
+        guard try isRight(vault.decrypt(entry.encrypted!, into: arena), 1) else {
+          throw Failed("contents")
+        }
+      }
+    }
+
     /// One thread is in a cipher over an entry; others use the vault, and that entry too.
     @Test func aDecryptionHoldsNobodyUp() throws {
       let (vault, arena) = (try vault(), try arena())
@@ -77,11 +86,7 @@
       let hold = Hold()
       defer { hold.open() }
       vault.setPause { hold.pause() }
-      let reader = Background {
-        guard try isRight(vault.decrypt(entry.encrypted!, into: arena), 1) else {
-          throw Failed("contents")
-        }
-      }
+      let reader = reader(of: entry, vault, arena)
       try hold.wait()
       let others = Background {
         for number in [1, 2] {
@@ -107,11 +112,7 @@
       let hold = Hold()
       defer { hold.open() }
       vault.setPause { hold.pause() }
-      let reader = Background {
-        guard try isRight(vault.decrypt(entry.encrypted!, into: arena), 1) else {
-          throw Failed("contents")
-        }
-      }
+      let reader = reader(of: entry, vault, arena)
       try hold.wait()
       let rotation = Background { try vault.rotate() }
       try eventually("all has moved") {

@@ -106,13 +106,8 @@ import Testing
   /// looked at counts as neither.)
   @Test func theSampleProcessAgreesWithTheKernel() throws {
     let scratch = try Scratch(onTmpfs: true)
-    let demo = Launch([Programs.demo, "--seconds", "300"], stats: scratch).process()
-    demo.standardOutput = FileHandle.nullDevice
-    try demo.run()
-    defer {
-      kill(demo.processIdentifier, SIGKILL)
-      demo.waitUntilExit()
-    }
+    let demo = try SampleProcess(stats: scratch, seconds: 300)
+    defer { demo.end() }
     try eventually("all agree", within: 120) {
       let shown = try memwatch("snapshot", "enclave-demo", "--wait", "60s", stats: scratch).output
       #expect(!shown.contains("DIFFERS") && !shown.contains("differs"), "\(shown.prefix(2000))")

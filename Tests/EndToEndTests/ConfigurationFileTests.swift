@@ -20,8 +20,7 @@ import Testing
     #expect(screen.contains { $0.split(separator: " ") == ["SECRETS", "ARENA"] }, "\(screen)")
     #expect(screen[0].contains("every 2 s"))
     #expect(screen.contains { $0.contains("config file, line 3: weight = 3: not understood") })
-    try tmux.keys("Q")
-    try tmux.wait(for: "[STATUS 0]")
+    try tmux.quit()
   }
 
   /// `s` in the checklist keeps the columns; the next start has them. A link to the file stays one.
@@ -55,13 +54,11 @@ import Testing
     #expect(
       isLinked
         == ((try? FileManager.default.destinationOfSymbolicLink(atPath: file)) != nil))
-    try first.keys("Q")
-    try first.wait(for: "[STATUS 0]")
+    try first.quit()
     let second = try screen()
     let shown = try second.wait(for: "alpha")
     #expect(
       shown.contains { $0.split(separator: " ").prefix(2) == ["LOCK", "ARENA"] }, "\(shown)")
-    try second.keys("Q")
-    try second.wait(for: "[STATUS 0]")
+    try second.quit()
   }
 }

@@ -34,21 +34,16 @@ import Testing
   @Test(.enabled(if: AuditTests.canSeal, "this kernel has no mseal"))
   func itsKeysAreSealedOnEveryProcessor() throws {
     let scratch = try Scratch(onTmpfs: true)
-    let demo = Launch([Programs.demo, "--seconds", "60"], stats: scratch).process()
-    demo.standardOutput = FileHandle.nullDevice
-    try demo.run()
-    defer {
-      kill(demo.processIdentifier, SIGKILL)
-      demo.waitUntilExit()
-    }
+    let demo = try SampleProcess(stats: scratch, seconds: 60)
+    defer { demo.end() }
     var last: Ended?
     try eventually("sealed: \(String(describing: last))") {
       last = try memwatch(
-        "check", "\(demo.processIdentifier)", "--require", "sealed=tls-keys", "--wait", "10s",
+        "check", "\(demo.pid)", "--require", "sealed=tls-keys", "--wait", "10s",
         stats: scratch)
       return last?.status == 0
     }
-    let shown = try memwatch("snapshot", "\(demo.processIdentifier)", stats: scratch).output
+    let shown = try memwatch("snapshot", "\(demo.pid)", stats: scratch).output
     let keys = shown.split(separator: "\n").first { $0.contains("tls-keys") } ?? ""
     #expect(keys.contains("sealed") && keys.contains(AuditTests.hasKeys ? "closed" : "encrypted"))
   }
@@ -56,16 +51,11 @@ import Testing
   /// One label leaks, and one secret is held open: both show on the screen.
   @Test func itLeaksAndHoldsASecretOpen() throws {
     let scratch = try Scratch(onTmpfs: true)
-    let demo = Launch([Programs.demo, "--seconds", "60"], stats: scratch).process()
-    demo.standardOutput = FileHandle.nullDevice
-    try demo.run()
-    defer {
-      kill(demo.processIdentifier, SIGKILL)
-      demo.waitUntilExit()
-    }
+    let demo = try SampleProcess(stats: scratch, seconds: 60)
+    defer { demo.end() }
     let tmux = try Tmux(
       [
-        Programs.memwatch, "\(demo.processIdentifier)", "-W", "10s", "-i", "100ms", "--open-limit",
+        Programs.memwatch, "\(demo.pid)", "-W", "10s", "-i", "100ms", "--open-limit",
         "1s",
       ], stats: scratch)
     try tmux.wait(for: "Memlock")
@@ -73,8 +63,7 @@ import Testing
     let held = try tmux.wait(for: "  held")
     #expect(held.contains { $0.contains("webhook signing  held") }, "\(held)")
     try tmux.wait(for: "one-time code  leak?")
-    try tmux.keys("Q")
-    try tmux.wait(for: "[STATUS 0]")
+    try tmux.quit()
   }
 
   @Test(arguments: Copy.allCases, [nil, "1"])

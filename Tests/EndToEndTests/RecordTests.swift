@@ -88,8 +88,7 @@ import Testing
     try tmux.wait(for: "GLLll")
     try tmux.keys("Enter")
     try tmux.wait(for: "page 1: 85 slots of 32 B")
-    try tmux.keys("Q")
-    try tmux.wait(for: "[STATUS 0]")
+    try tmux.quit()
   }
 
   /// Every state that a sample can be in comes back as it was.
@@ -141,7 +140,6 @@ import Testing
     try tmux.wait(for: "[replay 1/")
     try tmux.keys("9")
     try tmux.wait(for: "history")
-    try tmux.keys("Q")
-    try tmux.wait(for: "[STATUS 0]")
+    try tmux.quit()
   }
 }

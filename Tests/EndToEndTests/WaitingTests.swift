@@ -108,8 +108,7 @@ import Testing
     try tmux.type("\u{1b}[<0;5;5M\u{1b}]0;Q\u{7}\u{1b}[27;5;113~")
     try tmux.keys("6")
     try tmux.wait(for: "hibernation")
-    try tmux.keys("Q")
-    try tmux.wait(for: "[STATUS 0]")
+    try tmux.quit()
   }
 
   /// The terminal is asked to mark pasted text, and no more so where memwatch is not in front.

@@ -43,11 +43,11 @@ import Testing
     // The worst is the first of the list.
     let titles = titlesRow(grid)
     #expect(grid.line(titles + 1).hasPrefix("! session-tokens"))
-    // Is it live, does the kernel agree, how much room is left.
+    // Is it live, does the kernel agree, is swap on, how much room is left.
     #expect(grid.line(0).contains("LIVE"))
     #expect(text.contains("Kernel  VmLck 6 MiB covers"))
     #expect(text.contains("6 MiB of 8 MiB   2 MiB free"))
-    if size.0 == 100 { #expect(grid.line(0).contains("swap n/a")) }
+    #expect(grid.line(0).contains("swap n/a"))
     // What grew in five minutes.
     #expect(grid.line(titles).contains("5 MIN") && text.contains("+300"))
   }
@@ -108,6 +108,23 @@ import Testing
     #expect(grid.line(7).contains("exited, last seen n/a"))
     if size.0 == 100 { #expect(grid.line(5).contains("60 min")) }
     #expect(grid.rows[5].contains { $0.role == .selectedBad || $0.role == .bad })
+  }
+
+  /// Where nobody publishes, the first screen says where it looked and what a program has to do.
+  @Test(arguments: [(100, 30), (80, 24)]) func nobodyPublishes(size: (Int, Int)) {
+    var model = Model(intervalMs: 1000)
+    model.view = .processes
+    var discovery = Discovery()
+    discovery.places = [
+      Location(path: "/dev/shm/enclave-0", outcome: "holds no page", hasFailed: false)
+    ]
+    model.update(discovery)
+    let text = screen(model, size).text
+    #expect(text.contains("nobody publishes a stats page"), "\(text)")
+    #expect(text.contains("looked in /dev/shm/enclave-0: holds no page"))
+    #expect(text.contains("StatsPublisher.start()") && text.contains("ENCLAVE_STATS=1"))
+    press(&model, "fzzz\n")
+    #expect(screen(model, size).text.contains("no process matches"))
   }
 
   @Test func theFixOnASmallScreen() {

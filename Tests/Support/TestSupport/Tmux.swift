@@ -51,6 +51,12 @@ public final class Tmux {
   }
 
   public func keys(_ keys: String...) throws { try run(["send-keys"] + keys) }
+  /// Leaves the screen, and waits for its end.
+  public func quit() throws {
+    try keys("Q")
+    try wait(for: "[STATUS 0]")
+  }
+
   public func type(_ text: String) throws { try run(["send-keys", "-l", "--", text]) }
   public func resize(_ width: Int, _ height: Int) throws {
     try run(["resize-window", "-x", "\(width)", "-y", "\(height)"])
