@@ -54,9 +54,9 @@ extension Model {
     }
     return table(rows) + [
       "^Z  suspend", "",
-      "STATE   ok, warning, PROBLEM, DIFFERS (from the kernel), n/a (not known);",
-      "        gone, stopped, detached: so is the process, and the row is as last seen",
-      "LOCK    locked, partial, unlocked, off (not asked for)",
+      "STATE   ok, PROBLEM, DIFFERS (the kernel disagrees), a warning's reason, n/a (unknown);",
+      "        gone, stopped, detached: the process is, and its row is as last seen",
+      "LOCK    locked, partial, unlocked, off (not requested)",
       "PROT    closed, read, r-w: the most open state of any thread now",
       "        encrypted: closed by a cipher, which the kernel cannot confirm",
       "SEAL    open, frozen (read until destroyed), sealed (mapping fixed until exit)",
