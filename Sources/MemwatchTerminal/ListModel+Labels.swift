@@ -60,31 +60,37 @@ extension Model {
   private func ages(
     of arenas: [ArenaSnapshot], in snapshot: Snapshot
   ) -> (ages: [UInt64: [SecretAges]], listed: UInt64) {
-    var all: [UInt64: [SecretAges]] = [:]
+    // 100,000 secrets are looked at for each frame: no hashing for those of one arena in a row.
+    var places: [UInt64: Int] = [:]
+    var all: [[SecretAges]] = []
     for arena in arenas {
       // Indices without a label come from a corrupt page; they have no row either.
       let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
-      all[arena.id] = [SecretAges](repeating: SecretAges(), count: Int(highest) + 1)
+      places[arena.id] = all.count
+      all.append([SecretAges](repeating: SecretAges(), count: Int(highest) + 1))
     }
     var listed: UInt64 = 0
     let markedAt = base?.sampledAt ?? 0
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
+    var last: (arenaID: UInt64, place: Int?)?
     for secret in snapshot.secrets {
-      guard let count = all[secret.arenaID]?.count else { continue }
+      if last?.arenaID != secret.arenaID { last = (secret.arenaID, places[secret.arenaID]) }
+      guard let place = last?.place else { continue }
       listed += 1
-      guard secret.labelIndex < UInt64(count) else { continue }
-      all[secret.arenaID]?[Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
+      guard secret.labelIndex < UInt64(all[place].count) else { continue }
+      all[place][Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
     }
     // Records hold ages by label in place of single secrets.
     for arena in arenas {
-      for label in arena.labels where label.index < UInt64(all[arena.id]?.count ?? 0) {
+      let place = places[arena.id]!
+      for label in arena.labels where label.index < UInt64(all[place].count) {
         guard var recorded = label.ages else { continue }
         if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
-        all[arena.id]?[Int(label.index)] = recorded
+        all[place][Int(label.index)] = recorded
         listed = saturatingSum([listed, recorded.listed])
       }
     }
-    return (all, listed)
+    return (places.mapValues { all[$0] }, listed)
   }
 
   private func rows(
