@@ -14,6 +14,8 @@
 // functions in a program that links the Swift package instead.
 
 #define _GNU_SOURCE
+#include "CEnclaveInternal.h"
+
 #include "CEnclaveSystem.h"
 
 #include <pthread.h>
@@ -66,11 +68,35 @@ static void after_fork_in_child(void) {
   __atomic_store_n(&forking, 0, __ATOMIC_SEQ_CST);
 }
 
+// What inherits arenas, where there are such arenas.
+static cenclave_fork_handlers handlers;
+static bool has_handlers;
+
+void cenclave_set_fork_handlers(cenclave_fork_handlers given) {
+  if (__atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE)) return;
+  handlers = given;
+  __atomic_store_n(&has_handlers, true, __ATOMIC_RELEASE);
+}
+
+// A fork that began without them ends without them.
+static __thread bool is_handled;
+static void prepare_arenas(void) {
+  is_handled = __atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE) && handlers.prepare();
+}
+static void arenas_in_parent(void) {
+  if (is_handled) handlers.parent();
+}
+static void arenas_in_child(void) {
+  if (is_handled) handlers.child();
+}
+
 // Early, so that this handler is the last to run before a fork: those of other libraries may take locks
 // that a thread inside waits for, for example an allocator's.
 __attribute__((constructor)) static void watch_forks(void) {
   // It fails for want of memory only. Then forks are as dangerous as without this.
   (void)pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+  // Runs before that one, while the runtime is still free to be used, and in a child after it.
+  (void)pthread_atfork(prepare_arenas, arenas_in_parent, arenas_in_child);
 }
 
 // --- What the runtime calls ----------------------------------------------------------------------

@@ -33,7 +33,8 @@ enclave_arena *adopt_arena(adopted *library) {
     options.layout = library->layout;
     options.gate = library->gate;
     options.lock = ENCLAVE_LOCK_PREFERRED;
-    options.flags = library->flags | ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
+    options.flags = library->flags | ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK |
+                    CENCLAVE_LOCKED_ON_FAULT;
     if (enclave_arena_create(library->name, &options, &arena) == ENCLAVE_OK) {
       __atomic_store_n(&library->arena, arena, __ATOMIC_RELEASE);
     } else {
@@ -79,7 +80,14 @@ void adopt_wipe(adopted *library) {
   if (arena) enclave_private_wipe(arena);
 }
 
-__attribute__((constructor)) static void begin(void) { adopt_gcrypt(); }
+static void before_fork(void) { pthread_mutex_lock(&making); }
+static void after_fork(void) { pthread_mutex_unlock(&making); }
+
+__attribute__((constructor)) static void begin(void) {
+  // A child finds no arena half made. (It fails for want of memory only.)
+  (void)pthread_atfork(before_fork, after_fork, after_fork);
+  adopt_gcrypt();
+}
 
 // After all handlers of atexit(3) and the program's own destructors; before those of libraries that it was
 // linked with, which come later in the order of loading.

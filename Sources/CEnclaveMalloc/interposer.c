@@ -5,13 +5,17 @@
 // address is: two loads.
 //
 // With ENCLAVE_MALLOC=heap in the environment (ignored in set-user-ID programs) all of the process'
-// allocations go to one arena with gate none, named "heap": for programs that cannot be changed.
-// More words may follow, with commas between: lock=required, lock=preferred (the default) or lock=off
-// says what to do about mlock(2); check looks at the whole arena at exit, and says what it found.
-// It says so on standard error. All that is mapped is locked, and so takes memory, whether it is touched
-// or not. A child that is made by fork(2) goes on with a copy, which is neither locked nor wiped nor
-// published, and allocates from the C library; it says so once it allocates or frees. exec and
-// posix_spawn are fine.
+// allocations go to one arena with gate none, named "heap": for programs that cannot be changed. More words
+// may follow, with commas between:
+//
+//   lock=required, lock=preferred (the default), lock=off    what to do about mlock(2)
+//   fork=inherit (the default)    a child that fork(2) makes goes on with the heap as its own, locked again
+//   fork=refuse                   such a child has zeros for it, says so and ends at once, with 127
+//   check                         looks at the whole arena at exit, and tells what it finds wrong
+//
+// exec and posix_spawn(3) are fine with either. Memory is locked once it is touched (MLOCK_ONFAULT), and
+// counts against RLIMIT_MEMLOCK from when it is mapped. What cannot be locked, a word that is not known and
+// what a check finds is told on standard error, and nothing else.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,9 +40,7 @@ void __libc_free(void *);
 // Initial-exec: no call, and no allocation, to find it.
 static __thread enclave_arena *active __attribute__((tls_model("initial-exec")));
 static enclave_arena *heap;
-/// In a forked child, which goes on with a copy of the heap.
-static bool is_child;
-static void warn_in_child(void);
+static void complain(const char *text, const char *detail);
 static void watch_locks(size_t size);
 
 /// The arena that this thread allocates from now; NULL for the C library's heap.
@@ -52,15 +54,83 @@ static void *answered(void *result) {
   return result;
 }
 
+// --- Alignments above a page ---------------------------------------------------------------------
+//
+// An arena aligns to a page at most. For more, a block is larger by the alignment, and this table tells
+// where it begins. It is asked for addresses of such an alignment alone, and while there are any.
+
+typedef struct aligned {
+  struct aligned *next;
+  void *address, *block;
+  size_t size;
+} aligned_t;
+
+enum { LISTS = 64, PAGE = 4096 };
+static aligned_t *lists[LISTS];
+static size_t aligned_count;
+static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock_aligned(void) { pthread_mutex_lock(&aligned_lock); }
+static void unlock_aligned(void) { pthread_mutex_unlock(&aligned_lock); }
+
+static aligned_t **list_of(const void *address) {
+  return &lists[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];
+}
+
+static void *take_aligned(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
+  if ((alignment & (alignment - 1)) != 0 || size > SIZE_MAX - alignment) return NULL;
+  aligned_t *entry = __libc_malloc(sizeof *entry);
+  if (!entry) return NULL;
+  entry->block = enclave_allocate(arena, size + alignment, PAGE, label);
+  if (!entry->block) {
+    __libc_free(entry);
+    return NULL;
+  }
+  entry->address = (void *)(((uintptr_t)entry->block + alignment - 1) & ~(alignment - 1));
+  entry->size = size;
+  lock_aligned();
+  entry->next = *list_of(entry->address);
+  *list_of(entry->address) = entry;
+  __atomic_fetch_add(&aligned_count, 1, __ATOMIC_RELAXED);
+  unlock_aligned();
+  return entry->address;
+}
+
+/// The block of such an address and its size, or NULL; takes it off the table where it is to be freed.
+static void *aligned_block(void *address, size_t *size, bool is_freed) {
+  if (((uintptr_t)address & (2 * PAGE - 1)) != 0 ||
+      __atomic_load_n(&aligned_count, __ATOMIC_RELAXED) == 0) {
+    return NULL;
+  }
+  void *block = NULL;
+  lock_aligned();
+  for (aligned_t **at = list_of(address); *at; at = &(*at)->next) {
+    aligned_t *found = *at;
+    if (found->address != address) continue;
+    block = found->block;
+    if (size) *size = found->size;
+    if (is_freed) {
+      *at = found->next;
+      __atomic_fetch_sub(&aligned_count, 1, __ATOMIC_RELAXED);
+      __libc_free(found);
+    }
+    break;
+  }
+  unlock_aligned();
+  return block;
+}
+
+// --- malloc --------------------------------------------------------------------------------------
+
 static void *take(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
-  void *result = enclave_allocate(arena, size, alignment, label);
+  void *result = alignment > PAGE ? take_aligned(arena, size, alignment, label)
+                                  : enclave_allocate(arena, size, alignment, label);
   if (arena == heap) watch_locks(size);
   return answered(result);
 }
 
 void *malloc(size_t size) {
   enclave_arena *arena = target();
-  if (is_child) warn_in_child();
   return arena ? take(arena, size, 0, "malloc") : __libc_malloc(size);
 }
 
@@ -74,7 +144,8 @@ void *calloc(size_t count, size_t size) {
 
 void free(void *address) {
   int error = errno;
-  if (is_child) warn_in_child();
+  void *block = aligned_block(address, NULL, true);
+  if (block) address = block;
   if (!enclave_free_if_owned(address)) __libc_free(address);
   errno = error;
 }
@@ -86,14 +157,16 @@ void *realloc(void *address, size_t size) {
     free(address);
     return NULL;
   }
-  void *result = enclave_realloc(address, size);
-  if (!result && is_child && enclave_last_status() == ENCLAVE_ERROR_INHERITED) {
-    // The parent's block, in the child's copy, stays where it is.
-    size_t kept = enclave_usable_size(address);
-    result = __libc_malloc(size);
-    if (result) memcpy(result, address, kept < size ? kept : size);
+  size_t kept;
+  if (aligned_block(address, &kept, false)) {
+    // As elsewhere, the alignment is not kept.
+    void *moved = malloc(size);
+    if (!moved) return NULL;
+    memcpy(moved, address, kept < size ? kept : size);
+    free(address);
+    return moved;
   }
-  return answered(result);
+  return answered(enclave_realloc(address, size));
 }
 
 void *reallocarray(void *address, size_t count, size_t size) {
@@ -136,6 +209,8 @@ void *pvalloc(size_t size) {
 }
 
 size_t malloc_usable_size(void *address) {
+  size_t size;
+  if (aligned_block(address, &size, false)) return size;
   if (enclave_owns(address)) return enclave_usable_size(address);
   static size_t (*next)(void *);
   if (!next) next = (size_t(*)(void *))dlsym(RTLD_NEXT, "malloc_usable_size");
@@ -190,13 +265,17 @@ static void complain(const char *text, const char *detail) {
   (void)ignored;
 }
 
+static const char *const words[] = {"heap",     "lock=required", "lock=preferred", "lock=off",
+                                    "fork=inherit", "fork=refuse",   "check"};
+enum { WORDS = sizeof words / sizeof *words };
+
 /// Reads the words of ENCLAVE_MALLOC; false for one that is not known.
-static bool read_words(const char *words, enclave_options *options, bool *checks) {
-  static const char *const names[] = {"heap", "lock=required", "lock=preferred", "lock=off", "check"};
-  if (strncmp(words, "heap", 4) != 0) return false;
+static bool read_words(const char *given, enclave_options *options, bool *checks) {
+  if (strcspn(given, ",") != 4 || memcmp(given, "heap", 4) != 0) return false;
   while (true) {
-    size_t length = strcspn(words, ","), index = 0;
-    while (index < 5 && (strlen(names[index]) != length || memcmp(names[index], words, length) != 0)) {
+    size_t length = strcspn(given, ","), index = 0;
+    while (index < WORDS &&
+           (strlen(words[index]) != length || memcmp(words[index], given, length) != 0)) {
       index++;
     }
     switch (index) {
@@ -204,26 +283,22 @@ static bool read_words(const char *words, enclave_options *options, bool *checks
       case 1: options->lock = ENCLAVE_LOCK_REQUIRED; break;
       case 2: options->lock = ENCLAVE_LOCK_PREFERRED; break;
       case 3: options->lock = ENCLAVE_LOCK_OFF; break;
-      case 4: *checks = true; break;
+      case 4: options->flags |= CENCLAVE_INHERITED_BY_FORK; break;
+      case 5: options->flags &= ~CENCLAVE_INHERITED_BY_FORK; break;
+      case 6: *checks = true; break;
       default: return false;
     }
-    if (!words[length]) return true;
-    words += length + 1;
+    if (!given[length]) return true;
+    given += length + 1;
   }
 }
 
 static bool checks_at_exit;
 
-static void become_child(void) {
-  is_child = is_child || heap;
-  heap = NULL;
-}
-
-static void warn_in_child(void) {
-  static bool has_warned;
-  if (__atomic_exchange_n(&has_warned, true, __ATOMIC_RELAXED)) return;
-  complain("this is a forked child: it goes on with a copy of its parent's heap that is neither ",
-           "locked nor wiped, and allocates ordinary memory");
+/// With fork=refuse: what the child has in place of its data is zeros.
+static void end_child(void) {
+  complain("fork=refuse: a forked child ends here; posix_spawn(3) makes one that runs another program", "");
+  _exit(127);
 }
 
 /// Reports the first lock that failed: with lock=preferred nothing else does.
@@ -250,10 +325,15 @@ __attribute__((constructor)) static void start(void) {
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
   // exit flushes buffers that lie in it; and a child cannot go on without it
-  options.flags = ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK;
+  options.flags = ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK | CENCLAVE_LOCKED_ON_FAULT;
   if (!read_words(wanted, &options, &checks_at_exit)) {
     // Going on in ordinary memory would be the silent loss of what was asked for.
     complain("not known: ", wanted);
+    char known[160] = "";
+    for (size_t index = 1; index < WORDS; index++) {
+      strcat(strcat(known, index > 1 ? ", " : ""), words[index]);
+    }
+    complain("it is heap, and after commas any of ", known);
     _exit(127);
   }
   const char *name = foreign();
@@ -263,12 +343,12 @@ __attribute__((constructor)) static void start(void) {
     complain("", enclave_last_error());
     _exit(127);
   }
-  if (pthread_atfork(NULL, NULL, become_child) != 0) {
+  bool is_inherited = options.flags & CENCLAVE_INHERITED_BY_FORK;
+  if (pthread_atfork(is_inherited ? lock_aligned : NULL, is_inherited ? unlock_aligned : NULL,
+                     is_inherited ? unlock_aligned : end_child) != 0) {
     complain("out of memory", "");
     _exit(127);
   }
-  complain("all memory is on one arena: what is mapped is locked, and takes memory, untouched or not; ",
-           "a forked child has an ordinary copy");
   heap = arena;
 }
 
@@ -286,6 +366,7 @@ __attribute__((destructor)) static void finish(void) {
     complain("the check failed: ", enclave_last_error());
     return;
   }
+  if (wrong == 0) return;
   char line[160];
   snprintf(line, sizeof line, "checked: %zu wrong, %llu live, %llu failed allocations", wrong,
            (unsigned long long)now.secret_count, (unsigned long long)now.failed_allocations);

@@ -299,6 +299,29 @@ void ces_counters_free(ces_gate *gate) {
   }
 }
 
+void ces_gate_inherit(ces_gate *gate, uint64_t generation) {
+  for (int i = 0; i < CES_THREADS; i++) {
+    ces_counters *counters = gate->counters[i];
+    if (!counters) continue;
+    counters->wiping = counters->abandoned_reads = counters->abandoned_writes = 0;
+    // Windows that belong to no thread are counted in the shared counters: they stay open.
+    if (i == ces_thread || i == CES_THREADS - 1) continue;
+    counters->reads &= ~(uint64_t)CES_OPEN_MASK;
+    counters->writes &= ~(uint64_t)CES_OPEN_MASK;
+    for (labels_t *at = labels_of(counters->labels); at; at = at->next) {
+      for (uint64_t label = 0; label < at->count; label++) at->words[label] &= ~(uint64_t)CES_OPEN_MASK;
+    }
+  }
+  gate->generation = generation;
+  gate->link = NULL;
+  ces_gate_list(gate);
+}
+
+void ces_threads_inherit(void) {
+  uint64_t own = ces_thread >= 0 ? 1ull << ces_thread : 0;
+  __atomic_store_n(&numbers_in_use, own | 1ull << (CES_THREADS - 1), __ATOMIC_RELEASE);
+}
+
 int64_t ces_processors(void) { return sysconf(_SC_NPROCESSORS_ONLN); }
 
 // --- Barriers ----------------------------------------------------------------------------------

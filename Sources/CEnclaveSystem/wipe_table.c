@@ -41,6 +41,8 @@ ces_wipe_entry *ces_wipe_add(void *data, ces_gate *gate) {
   return entry;
 }
 
+void ces_wipe_inherit(void) { __atomic_store_n(&ces_wipe_owner, getpid(), __ATOMIC_RELAXED); }
+
 void ces_wipe_remove(ces_wipe_entry *entry) {
   uint32_t live = CES_WIPE_LIVE;
   while (!__atomic_compare_exchange_n(&entry->state, &live, CES_WIPE_FREE, false,

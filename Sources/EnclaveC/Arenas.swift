@@ -79,6 +79,14 @@ public func enclave_arena_create(
       backing: given.flags & UInt32(ENCLAVE_FLAG_SECRET_MEMORY) != 0 ? .secret : .anonymous,
       isTagged: given.flags & UInt32(ENCLAVE_FLAG_TAGGED) != 0)
     swiftOptions.isInheritedByFork = given.flags & CENCLAVE_INHERITED_BY_FORK != 0
+    if swiftOptions.isInheritedByFork {
+      // Keys and ciphertexts are never inherited, and secret memory would be shared.
+      guard gate == .none || gate == .pages, swiftOptions.backing == .anonymous else {
+        return failedArgument("an arena with such a gate or backing is not inherited by fork")
+      }
+      watchForks()
+    }
+    swiftOptions.isLockedOnFault = given.flags & CENCLAVE_LOCKED_ON_FAULT != 0
     swiftOptions.endsAtGuard = given.flags & UInt32(ENCLAVE_FLAG_ENDS_AT_GUARD) != 0
     swiftOptions.isKeptAtExit = given.flags & UInt32(ENCLAVE_FLAG_KEPT_AT_EXIT) != 0
   }
@@ -89,12 +97,27 @@ public func enclave_arena_create(
   }
 }
 
+/// From now on children get such arenas as their own.
+private func watchForks() {
+  cenclave_set_fork_handlers(
+    cenclave_fork_handlers(
+      prepare: { asHandler { ForkInheritance.prepare() } },
+      parent: { asHandler { ForkInheritance.parent() } },
+      child: { asHandler { ForkInheritance.child() } }))
+}
+
+private func asHandler<R>(_ body: () -> R) -> R {
+  cenclave_enter()
+  defer { cenclave_leave() }
+  return body()
+}
+
 private let knownFlags =
   UInt32(
     ENCLAVE_FLAG_OWN_KEY | ENCLAVE_FLAG_SECRET_MEMORY | ENCLAVE_FLAG_TAGGED
       | ENCLAVE_FLAG_KEPT_AT_EXIT
       | ENCLAVE_FLAG_ENDS_AT_GUARD)
-  | CENCLAVE_INHERITED_BY_FORK
+  | CENCLAVE_INHERITED_BY_FORK | CENCLAVE_LOCKED_ON_FAULT
 
 extension Arena.Layout {
   init?(_ value: enclave_layout) {

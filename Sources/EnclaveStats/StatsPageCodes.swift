@@ -58,6 +58,8 @@ package enum SealCode: UInt64, CaseIterable {
 package enum ForkCode: UInt64, CaseIterable {
   case zeros = 1
   case absent = 2
+  /// A forked child has a copy on purpose, locks it again and publishes it.
+  case inherited = 3
 }
 package enum DumpCode: UInt64, CaseIterable {
   case excluded = 1

@@ -304,12 +304,14 @@ package struct DirectoryCandidate: Equatable, Sendable {
   }
 
   /// The directories where a publisher may put its page, in order of preference.
-  package static func forPublisher() -> [DirectoryCandidate] {
-    if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR"), path.hasPrefix("/") {
+  package static func forPublisher(
+    _ environment: StatsPageEnvironment = .init()
+  ) -> [DirectoryCandidate] {
+    if let path = environment.directory, path.hasPrefix("/") {
       return [DirectoryCandidate(path: path, origin: "ENCLAVE_STATS_DIR")]
     }
     var all: [DirectoryCandidate] = []
-    if let path = ProcessFacts.environment("XDG_RUNTIME_DIR"), path.hasPrefix("/") {
+    if let path = environment.runtimeDirectory, path.hasPrefix("/") {
       all.append(DirectoryCandidate(path: path + "/enclave", origin: "XDG_RUNTIME_DIR"))
     }
     let shared = "/dev/shm/enclave-\(ProcessFacts.uid)"
@@ -324,6 +326,18 @@ package struct DirectoryCandidate: Equatable, Sendable {
       DirectoryCandidate(
         path: shared + "." + hex(random), origin: "shared memory", isSpare: true))
     return all
+  }
+}
+
+/// What the environment says of where pages lie.
+package struct StatsPageEnvironment: Sendable {
+  package let directory: String?
+  package let runtimeDirectory: String?
+
+  /// As it is now.
+  package init() {
+    directory = ProcessFacts.environment("ENCLAVE_STATS_DIR")
+    runtimeDirectory = ProcessFacts.environment("XDG_RUNTIME_DIR")
   }
 }
 

@@ -166,6 +166,12 @@ package struct GuardedMapping: BitwiseCopyable {
   /// the same. After a failure nothing is left locked.
   package func lock() throws(SystemFailure) { unsafe try lockPages(data, byteCount: byteCount) }
 
+  /// mlock2(2), MLOCK_ONFAULT: what is there is locked now, and what comes when it comes. For memory that
+  /// nobody touched yet, and for a forked child, where mlock(2) would copy each page.
+  package func lockOnFault() throws(SystemFailure) {
+    unsafe try lockNewPages(data, byteCount: byteCount)
+  }
+
   package func unlock() throws(SystemFailure) {
     try perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(data, byteCount) }
   }
@@ -189,6 +195,18 @@ package func lockPages(
 ) throws(SystemFailure) {
   do {
     try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock(address, byteCount) }
+  } catch {
+    _ = try? perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(address, byteCount) }
+    throw error
+  }
+}
+
+/// mlock2(2), MLOCK_ONFAULT, of pages inside a mapping. After a failure none of them is left locked.
+package func lockNewPages(
+  _ address: UnsafeMutableRawPointer, byteCount: Int
+) throws(SystemFailure) {
+  do {
+    try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock_on_fault(address, byteCount) }
   } catch {
     _ = try? perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(address, byteCount) }
     throw error

@@ -60,6 +60,9 @@ package enum WipeTable {
       words?.signal.assumingMemoryBound(to: UInt64.self))
   }
 
+  /// In a forked child, which has no page of its own yet.
+  package static func reportNowhere() { ces_wipe_report_to(nil, nil) }
+
   /// Signals that end a process that does nothing about them: signal(7).
   package static let terminationSignals: [Int32] = [
     Int32(CES_SIGNAL_HUP), Int32(CES_SIGNAL_INT), Int32(CES_SIGNAL_QUIT), Int32(CES_SIGNAL_PIPE),

@@ -18,7 +18,8 @@ struct Requirements: ParsableArguments {
       "Requirements from a file, one a line; # begins a comment.", valueName: "file"))
   var policy: String?
 
-  func resolved() throws(Failure) -> [Requirement] {
+  /// - Parameter adopting: children of an adopted program have its secrets on purpose.
+  func resolved(adopting: Bool = false) throws(Failure) -> [Requirement] {
     var texts = lists.flatMap { $0.split(separator: ",").map { String($0) } }
     if let policy {
       guard let lines = Console.lines(of: policy) else {
@@ -32,7 +33,9 @@ struct Requirements: ParsableArguments {
         throw Failure(Exit.usage, "the policy \(SafeText(policy)) requires nothing")
       }
     }
-    if texts.isEmpty { return Requirement.usual }
+    if texts.isEmpty {
+      return adopting ? Requirement.usual.filter { $0.kind != .forkSafe } : Requirement.usual
+    }
     var all: [Requirement] = []
     for text in texts {
       guard let requirement = Requirement(text.trimmed) else {

@@ -44,7 +44,8 @@ struct Run: ParsableCommand {
       memory: libsodium's sodium_malloc, OpenSSL's secure heap (private keys lie in it) and \
       libgcrypt's, from arenas named after them. It gets libenclave-adopt.so in LD_PRELOAD. The \
       loader preloads nothing into programs that are static, set-user-ID or have file capabilities: \
-      then nothing is started.
+      then nothing is started. Its children have the arenas too, so --check without --require asks \
+      for no fork-safe.
       """)
 
   @OptionGroup var screen: ScreenFlags
@@ -69,7 +70,7 @@ struct Run: ParsableCommand {
 
   func run() throws {
     if check {
-      var watchdog = Watchdog(try requirements.resolved())
+      var watchdog = Watchdog(try requirements.resolved(adopting: adopt))
       let session = try Session(
         command, publishing: true, adopting: adopt, underScreen: false, name: "run")
       let end = try Confined.run(Prerequisites(command: session.command)) { _ in

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -312,6 +313,75 @@ static void forks(void) {
   gcry_free(shared[2]);
 }
 
+static void *busy(void *unused) {
+  (void)unused;
+  for (;;) {
+    unsigned char *a = sodium_malloc(40), *b = OPENSSL_secure_malloc(40), *c = gcry_malloc_secure(40);
+    a[0] = b[0] = c[0] = 1;
+    sodium_mprotect_noaccess(a);
+    OPENSSL_secure_free(b);
+    gcry_free(c);
+    sodium_free(a);
+  }
+  return NULL;
+}
+
+/// Forks while other threads are in the middle of everything: no child may wait for what they had.
+static void storm(void) {
+  CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 65536, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  CRYPTO_secure_malloc_init(65536, 32);
+  if (!getenv("ENCLAVE_STATS")) return;  // libgcrypt's own locks do not survive this
+  shared[0] = sodium_malloc(32);
+  shared[1] = OPENSSL_secure_malloc(32);
+  shared[2] = gcry_malloc_secure(32);
+  for (int i = 0; i < 3; i++) shared[i][0] = (unsigned char)(20 + i);
+  pthread_t thread;
+  for (int i = 0; i < 3; i++) CHECK(pthread_create(&thread, NULL, busy, NULL) == 0);
+  for (int round = 0; round < 60; round++) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      alarm(20);
+      sodium_free(shared[0]);
+      OPENSSL_secure_free(shared[1]);
+      unsigned char *more = sodium_malloc(50);
+      CHECK(more && sodium_mprotect_readonly(more) == 0 && get(more) == 0xdb);
+      sodium_free(more);
+      OPENSSL_secure_free(OPENSSL_secure_malloc(50));
+      _exit(7);
+    }
+    int status;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  }
+  ok();
+  _exit(0);
+}
+
+/// Forks a child with a smaller limit for locked memory than its parent needs, and both wait.
+static void poorer(void) {
+  CRYPTO_secure_malloc_init(16384, 32);
+  CHECK(OPENSSL_secure_malloc(32) && sodium_init() >= 0 && sodium_malloc(32));
+  struct rlimit limit;
+  CHECK(getrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+  rlim_t before = limit.rlim_cur;
+  limit.rlim_cur = 0;
+  CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+  pid_t child = fork();
+  char byte;
+  if (child > 0) {
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+    printf("%d\n", (int)child);
+    fflush(stdout);
+  }
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  if (child == 0) _exit(0);
+  waitpid(child, NULL, 0);
+}
+
 /// Holds a secret of each until its standard input ends; so does a child that it makes before.
 static void held(void) {
   CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
@@ -348,6 +418,7 @@ int main(int count, char **arguments) {
       {"noaccess", noaccess},   {"readonly", readonly}, {"underflow", underflow}, {"twice", twice},
       {"openssl", openssl},     {"gcrypt", gcrypt},     {"exhausted", exhausted}, {"fips", fips},
       {"forks", forks},         {"held", held},
+      {"storm", storm},         {"poorer", poorer},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     if (count < 2 || strcmp(cases[i].name, arguments[1]) != 0) continue;

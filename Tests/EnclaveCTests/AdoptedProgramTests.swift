@@ -76,6 +76,62 @@ import Testing
     server.end()
   }
 
+  /// A master, which reads the key, and the two workers that it forks.
+  private func startNginx(user: String, stats: Scratch?) throws -> (Running, workers: [Int32]) {
+    try makeCertificate(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+    let socket = scratch.file("socket")
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+      .map { "\($0)_temp_path \(scratch.file($0));" }.joined(separator: " ")
+    try """
+    daemon off; worker_processes 2; pid \(scratch.file("pid")); error_log \(scratch.file("log"));
+    \(Programs.isRoot ? "user \(user);" : "")
+    events { worker_connections 64; }
+    http {
+      access_log off; \(paths)
+      server {
+        listen unix:\(socket) ssl; ssl_certificate \(scratch.file("cert.pem"));
+        ssl_certificate_key \(scratch.file("key.pem")); location / { return 200 "hello"; }
+      }
+    }
+    """.write(toFile: scratch.file("conf"), atomically: true, encoding: .utf8)
+    let path = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx"].first {
+      FileManager.default.isExecutableFile(atPath: $0)
+    }
+    let server = try Running(
+      Launch(
+        [try #require(path), "-p", scratch.path, "-c", scratch.file("conf")], stats: stats,
+        environment: adopting.environment()))
+    try eventually("the server listens") { FileManager.default.fileExists(atPath: socket) }
+    var workers: [Int32] = []
+    try eventually("there are two workers") {
+      workers = try Launch(["pgrep", "-P", "\(server.pid)"]).run().output
+        .split(separator: "\n").compactMap { Int32($0) }
+      return workers.count == 2
+    }
+    return (server, workers)
+  }
+
+  @Test(.enabled(if: areThere("nginx"), "nginx is not installed"))
+  func anNginxWithWorkers() throws {
+    let (server, workers) = try startNginx(user: "root root", stats: stats)
+    defer { server.end() }
+    #expect(try connect(Self.handshakes) == Self.handshakes)
+    for pid in [server.pid] + workers { try expectAdopted(pid, "openssl", stats) }
+    try expectSabotageIsFound(workers[0], stats)
+    #expect(try Watched(workers[1], stats).status == 0)
+  }
+
+  /// Workers that change their user publish in that user's directory, though nginx clears their
+  /// environment, and keep the locks of what they inherited.
+  @Test(
+    .enabled(if: areThere("nginx") && Programs.isRoot, "nginx is not installed, or not as root"))
+  func workersOfAnotherUser() throws {
+    let (server, workers) = try startNginx(user: "nobody nogroup", stats: nil)
+    defer { server.end() }
+    #expect(try connect(10) == 10)
+    for pid in [server.pid] + workers { try expectAdopted(pid, "openssl", nil) }
+  }
+
   @Test(.enabled(if: areThere("minisign"), "minisign is not installed"))
   func minisignSignsAndVerifies() throws {
     let (secret, known, text) = (

@@ -5,8 +5,10 @@
 
 #include "enclave.h"
 
-/// An option for the interposer alone: forked children get a copy of the arena.
+/// Options for the interposer and for adopted programs. Forked children get a copy of the arena as their own;
+/// memory is locked when it is touched first.
 #define CENCLAVE_INHERITED_BY_FORK 0x80000000u
+#define CENCLAVE_LOCKED_ON_FAULT 0x20000000u
 
 /// Keeps what a function of this thread could not do.
 void cenclave_set_error(enclave_status status, int error, const char *text, size_t length);
@@ -18,6 +20,15 @@ extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec"))
 static inline void cenclave_enter(void) { ces_held_locks += 1 << 16; }
 static inline void cenclave_leave(void) { ces_held_locks -= 1 << 16; }
 bool enclave_private_is_busy(void);
+
+/// What fork(3) calls around each fork, in the parent before and after it and in the child. The others are
+/// called where `prepare` said so.
+typedef struct {
+  bool (*prepare)(void);
+  void (*parent)(void), (*child)(void);
+} cenclave_fork_handlers;
+/// From now on. They may use the Swift runtime.
+void cenclave_set_fork_handlers(cenclave_fork_handlers handlers);
 
 // For libenclave-adopt.so alone.
 

@@ -264,6 +264,11 @@ void ces_counters_free(ces_gate *gate);
 /// Puts a gate on the list of which threads that end look for their windows; ces_counters_free takes it
 /// off. The caller holds the registry's lock.
 void ces_gate_list(ces_gate *gate);
+/// In a forked child: the gate is this process' from now on, without the windows and frees of threads that
+/// are not here. The caller holds the registry's lock, and nobody else uses the gate.
+void ces_gate_inherit(ces_gate *gate, uint64_t generation);
+/// In a forked child: its parent's other threads' numbers are free.
+void ces_threads_inherit(void);
 
 /// pkey_alloc(2), closed for the calling thread too.
 int64_t ces_key_allocate(void);

@@ -45,6 +45,8 @@ ces_wipe_entry *ces_wipe_add(void *data, ces_gate *gate);
 static inline void ces_wipe_use(ces_wipe_entry *entry, size_t used) {
   __atomic_store_n(&entry->used, used, __ATOMIC_RELEASE);
 }
+/// In a forked child: a signal wipes what it has inherited.
+void ces_wipe_inherit(void);
 void ces_wipe_remove(ces_wipe_entry *entry);
 
 /// The page's EmergencyWipe, too.

@@ -232,7 +232,7 @@ extension ArenaReference {
       if isSecret {
         chunk.isLocked = true  // by its nature, and charged when it was mapped
       } else if options.lock != .off, !mayGoUnlocked {
-        try mapping.lock()
+        if options.isLockedOnFault { try mapping.lockOnFault() } else { try mapping.lock() }
         chunk.isLocked = true
       }
       switch mechanism {

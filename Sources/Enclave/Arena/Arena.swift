@@ -100,9 +100,12 @@ public final class Arena: Sendable {
     public var isKeptAtExit = false
     /// Its secrets are held by address, in C: destroying the arena ends them all.
     package var isHeldByAddress = false
-    /// A forked child gets a copy, for a whole heap: a program that goes on in a child has all its data
-    /// there. Nothing is said about forks on the stats page then.
+    /// A forked child goes on with a copy as its own (`ForkInheritance`), for whole heaps and adopted
+    /// programs: what they need in a child is there and nowhere else. Never for a vault or a cipher gate.
     package var isInheritedByFork = false
+    /// Pages are locked when they are touched first (MLOCK_ONFAULT), for whole heaps and adopted programs:
+    /// what they map and do not use takes no memory. RLIMIT_MEMLOCK counts it all the same.
+    package var isLockedOnFault = false
     /// Of a secret that is asked for without one.
     package var alignment: Int { endsAtGuard ? 1 : 16 }
 

@@ -192,6 +192,10 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.core.pointee)
   }
 
+  /// For who holds it across calls that are no closure.
+  func lockCore() { unsafe lock(coreWord) }
+  func unlockCore() { unsafe unlock(coreWord) }
+
   func withShard<R, E: Error>(
     _ index: Int, _ body: (inout Shard) throws(E) -> R
   ) throws(E) -> R {

@@ -24,6 +24,11 @@ package enum Registry {
     var nextPublication: UInt64 = 1
     /// The process that this is the state of; 0 before the first use.
     var process: Int32 = 0
+    /// How a forked child will publish, until it does.
+    var coming: StatsPublisher.Options?
+    var triesToPublish = 0
+    /// Of a forked child, as it was when it was made: some programs clear their environment.
+    var environment: StatsPageEnvironment?
 
     init() {}
 
@@ -88,6 +93,40 @@ package enum Registry {
     unsafe lockInProcess(publishingWord)
     defer { unsafe unlock(publishingWord) }
     return try body()
+  }
+
+  // MARK: - Forks
+
+  /// Takes the registry's lock for as long as the process forks; the arenas that the child will have. nil,
+  /// and no lock, where there are none. (The state is this process': it has an arena.)
+  static func beginFork() -> [ArenaReference]? {
+    unsafe lockInProcess(word)
+    let arenas = unsafe state.pointee.arenas.filter { $0.options.isInheritedByFork }
+    if !arenas.isEmpty, unsafe state.pointee.process == ProcessFacts.pid { return arenas }
+    unsafe unlock(word)
+    return nil
+  }
+
+  static func endFork() { unsafe unlock(word) }
+
+  /// In the child, whose locks the thread still holds: an own state, with the arenas that it inherits.
+  /// How it publishes; nil where its parent does not.
+  static func succeed(with arenas: [ArenaReference]) throws(EnclaveError) -> StatsPublisher.Options?
+  {
+    let publication = unsafe state.pointee.publication
+    var own = unsafe State(succeeding: state.pointee)
+    try prepare(&own)
+    own.arenas = arenas
+    own.process = ProcessFacts.pid
+    own.coming = unsafe publication?.options ?? state.pointee.coming
+    if own.coming != nil {
+      own.hasReadEnvironment = true
+      own.environment = unsafe state.pointee.environment ?? StatsPageEnvironment()
+    }
+    KeyPool.forget()
+    unsafe state.initialize(to: own)
+    publication?.file.close()
+    return own.coming
   }
 
   // MARK: - Arenas

@@ -80,9 +80,13 @@ extension ArenaReference {
     var isMore = true
     while isMore {
       isMore = withEverything { _, core in
-        // The pages must be readable for mlock(2), and are closed again: not under an open window.
+        // The pages must be readable for mlock(2), and are closed again: not under an open window. (To
+        // be locked on fault they need not: adopted programs hold windows open for ever.)
         let windows = gate.windows
-        if core.isDestroyed || mechanism == .pages && windows.open + windows.wiping > 0 {
+        if core.isDestroyed
+          || mechanism == .pages && !options.isLockedOnFault
+            && windows.open + windows.wiping > 0
+        {
           return false
         }
         return core.lockPiece(&headroom)
@@ -123,6 +127,9 @@ extension ArenaCore {
   private mutating func lock(
     _ address: UnsafeMutableRawPointer, _ byteCount: Int, ofChunk index: Int
   ) -> Bool {
+    if options.isLockedOnFault {
+      return unsafe (try? lockNewPages(address, byteCount: byteCount)) != nil
+    }
     let isPages = mechanism == .pages
     if isPages, unsafe (try? setProtection(.read, at: address, byteCount: byteCount)) == nil {
       // It may have opened the first of several maps.

@@ -34,6 +34,12 @@ extension ArenaCore {
     return bytesMapped - bytesLocked == idleUnlockedBytes ? .locked : .partial
   }
 
+  /// 0 before the first chunk.
+  private var forkCode: UInt64 {
+    options.isInheritedByFork
+      ? ForkCode.inherited.rawValue : forkProtection.map { UInt64($0.rawValue) } ?? 0
+  }
+
   private var idleUnlockedBytes: Int {
     var sum = 0
     for index in 0..<chunks.count {
@@ -89,7 +95,7 @@ extension ArenaCore {
     record.set(.opensForWriting, windows.opensForWriting)
     record.set(.longestOpenMs, page.longestOpenMs)
     record.set(.openSinceMs, page.openSince ?? StatsPageFormat.unknown)
-    record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
+    record.set(.forkProtection, forkCode)
     let lockState = lockState
     record.set(.lockState, lockState.rawValue)
     let failure = bytesLocked < bytesMapped && lockState != .locked ? lockFailure : nil
@@ -142,7 +148,7 @@ extension ArenaCore {
     record.set(.bytesLocked, UInt64(bytesLocked))
     record.set(.bytesMapped, UInt64(bytesMapped))
     record.set(.chunkCount, UInt64(chunkCount))
-    record.set(.forkProtection, forkProtection.map { UInt64($0.rawValue) } ?? 0)
+    record.set(.forkProtection, forkCode)
     record.end()
   }
 

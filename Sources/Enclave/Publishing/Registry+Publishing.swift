@@ -84,7 +84,9 @@ extension Registry {
     capacities.secrets = max(0, options.listedSecrets)
     capacities.arenas = max(1, options.listedArenas)
     let isDumpable = try? ProcessFacts.isDumpable()
-    let (arenas, destroyed) = with { ($0.arenas.count, $0.destroyed) }
+    let (arenas, destroyed, environment) = with {
+      ($0.arenas.count, $0.destroyed, $0.environment)
+    }
     let addresses: AddressCode =
       switch options.addresses {
       case .never: .withheld
@@ -93,7 +95,7 @@ extension Registry {
       }
     do throws(StatsPageFailure) {
       let file = try StatsPageFile.create(
-        in: DirectoryCandidate.forPublisher(), capacities: capacities,
+        in: DirectoryCandidate.forPublisher(environment ?? .init()), capacities: capacities,
         processName: options.name.map { unsafe Array($0.bytes) }
           ?? ProcessFacts.commandName(),
         geometry: SizeClass.all.map {

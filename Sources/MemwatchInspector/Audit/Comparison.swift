@@ -77,7 +77,7 @@ struct Comparison {
       report(
         .notWipedOnFork, claim, "absent in forked children", without(.absentOnFork),
         "copied to them (no dc in VmFlags)", forkAdvice, forkFix)
-    case nil: break
+    case .inherited, nil: break
     }
     if claim.seal == .sealed {
       report(
