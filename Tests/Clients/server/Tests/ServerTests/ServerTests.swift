@@ -178,6 +178,40 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     }
   }
 
+  @Test(arguments: [false, true]) func violationsAreLogged(logsLabels: Bool) async throws {
+    let log = InMemoryLogHandler()
+    let arena = try Arena("misused", .init(lock: .off, gate: .none))
+    var options = options(TestMetrics())
+    options.response = .goOn
+    options.logsLabels = logsLabels
+    let service = ArenaService([arena], logger: logger(log), options: options)
+    let metrics = try #require(options.metrics as? TestMetrics)
+    try await testGracefulShutdown { trigger in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await service.run() }
+        try await eventually("a first look") {
+          !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
+        }
+        // One byte behind a secret: found when it is freed.
+        var secret = try arena.allocate(byteCount: 32, label: "too short")
+        try secret.withMutableBytes { bytes in
+          bytes.withUnsafeMutableBytes {
+            ($0.baseAddress! + 32).assumingMemoryBound(to: UInt8.self).pointee ^= 0xff
+          }
+        }
+        try secret.destroy()
+        trigger.triggerGracefulShutdown()
+        try await group.waitForAll()
+      }
+    }
+    let entry = try #require(log.entries.first)
+    #expect(entry.level == .critical && log.entries.count == 1)
+    #expect(
+      entry.metadata["arena"] == "misused" && entry.metadata["kind"] == "overflow"
+        && entry.metadata["offset"] == "32" && entry.metadata["bytes"] == "32")
+    #expect(entry.metadata["label"] == (logsLabels ? "too short" : nil))
+  }
+
   @Test func itPublishesWhileItRuns() async throws {
     let directory = "/dev/shm/enclave-server-test-\(getpid())"
     try FileManager.default.createDirectory(
