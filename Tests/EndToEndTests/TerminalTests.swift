@@ -34,7 +34,7 @@ func watching(
         $0.contains("tls-keys") && $0.contains("locked") && $0.contains("closed")
       })
     try tmux.keys("?")
-    try tmux.wait(for: "in: an arena's secrets by label")
+    try tmux.wait(for: "open: an arena's labels")
     try tmux.keys("q", "q")
     try tmux.wait(for: "[STATUS 0]")
     let end = try tmux.wait(for: "[ECHO ON]")
