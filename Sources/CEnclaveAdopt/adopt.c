@@ -58,7 +58,11 @@ void *adopt_original(const adopted *library, void **place, const char *name) {
     found = dlsym(handle, name);
     dlclose(handle);
   }
-  if (found) __atomic_store_n(place, found, __ATOMIC_RELAXED);
+  if (!found) return NULL;
+  // It is called from here for as long as the process lives, whatever dlclose(3) says.
+  Dl_info info;
+  if (dladdr(found, &info) && info.dli_fname) dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+  __atomic_store_n(place, found, __ATOMIC_RELAXED);
   return found;
 }
 

@@ -29,8 +29,17 @@ int64_t ces_open_read(int at, const char *path, bool follow) {
   RESULT(openat(at == -1 ? AT_FDCWD : at, path,
                 O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | (follow ? 0 : O_NOFOLLOW)));
 }
+enum { FIRST_KEPT_DESCRIPTOR = 64 };
+
 int64_t ces_open_temporary(int directory) {
-  RESULT(openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  int fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0) return -errno;
+  // Out of the way of programs that close, open and duplicate the first ones: a daemon's standard output
+  // is not to land in the page. Where that many are not allowed, it stays.
+  int high = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_KEPT_DESCRIPTOR);
+  if (high < 0) return fd;
+  close(fd);
+  return high;
 }
 int64_t ces_create_exclusive(int at, const char *path) {
   RESULT(openat(at == -1 ? AT_FDCWD : at, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

@@ -15,14 +15,15 @@
     }
 
     private var groups: [Series] = []
-    private var before: [Arena.Statistics]
+    /// nil until the first look, which tells what has failed already.
+    private var before: [Arena.Statistics?]
     private let arenas: [Arena]
     private let logger: Logger
 
     init(_ arenas: [Arena], logger: Logger, factory: any MetricsFactory) {
       self.arenas = arenas
       self.logger = logger
-      before = arenas.map(\.statistics)
+      before = arenas.map { _ in nil }
       var names: [String] = []
       for arena in arenas where !names.contains(arena.name) { names.append(arena.name) }
       groups = names.map { name in
@@ -85,16 +86,17 @@
       }
     }
 
-    private func report(_ arena: Arena, _ before: Arena.Statistics, _ now: Arena.Statistics) {
-      if now.failedLocks > before.failedLocks {
+    private func report(_ arena: Arena, _ before: Arena.Statistics?, _ now: Arena.Statistics) {
+      let failedBefore = before?.failedLocks ?? 0
+      if now.failedLocks > failedBefore {
         logger.warning(
           "memory of an arena could not be locked: it can be swapped out",
           metadata: [
-            "arena": "\(arena.name)", "failures": "\(now.failedLocks - before.failedLocks)",
+            "arena": "\(arena.name)", "failures": "\(now.failedLocks - failedBefore)",
             "lockedBytes": "\(now.bytesLocked)", "mappedBytes": "\(now.bytesMapped)",
           ])
       }
-      if now.stuckOpenPages > before.stuckOpenPages {
+      if now.stuckOpenPages > before?.stuckOpenPages ?? 0 {
         logger.error(
           "pages of an arena could not be closed again",
           metadata: ["arena": "\(arena.name)", "pages": "\(now.stuckOpenPages)"])

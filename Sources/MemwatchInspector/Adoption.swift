@@ -81,7 +81,7 @@ package enum Adoption {
       if status.mode & 0o4000 != 0, status.owner != ProcessFacts.uid {
         return "it is set-user-ID, and the loader preloads nothing into it (ld.so(8))"
       }
-      if status.mode & 0o2010 == 0o2010, ProcessFacts.uid != 0 {
+      if status.mode & 0o2010 == 0o2010 {
         return "it is set-group-ID, and the loader preloads nothing into it (ld.so(8))"
       }
     }

@@ -1,8 +1,9 @@
 """What is about the whole process: wiping, violations, publishing."""
 
+import atexit
 import ctypes
 import enum
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 from . import _library as c
 from ._errors import Status
@@ -61,7 +62,7 @@ class Response(enum.IntEnum):
     GO_ON = 1
 
 
-_handler: Any = None  # ctypes' callback lives as long as the library may call it
+_handlers: List[Any] = []  # another thread may be calling an older one just now
 
 
 def set_violation_handler(handler: Optional[Callable[[Violation], Response]]) -> None:
@@ -69,7 +70,6 @@ def set_violation_handler(handler: Optional[Callable[[Violation], Response]]) ->
 
     It runs on the thread that found the violation. Where it raises, the process ends.
     """
-    global _handler
     if handler is None:
         called = c.HANDLER(0)
     else:
@@ -79,8 +79,12 @@ def set_violation_handler(handler: Optional[Callable[[Violation], Response]]) ->
             return int(answer(violation_of(violation.contents)))
 
         called = c.HANDLER(ask)
+    _handlers.append(called)
     c.c_set_violation_handler(called, None)
-    _handler = called
+
+
+# The library may find a violation after the interpreter has ended.
+atexit.register(c.c_set_violation_handler, c.HANDLER(0), None)
 
 
 class Addresses(enum.IntEnum):

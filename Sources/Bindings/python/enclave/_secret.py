@@ -45,6 +45,15 @@ _thread = _Thread()
 _abandoned: List["Secret"] = []
 
 
+def _count_references() -> int:
+    """What getrefcount says of the memory of a view that has no slices; it depends on the version."""
+    view = memoryview(bytearray(1))
+    (memory,) = gc.get_referents(view)
+    released = _release(view)
+    assert released
+    return sys.getrefcount(memory)
+
+
 class Window:
     """The time in which this thread has a secret open; made by `Secret.read` and `Secret.write`.
 
@@ -113,14 +122,16 @@ class Window:
         self._view = None
         (memory,) = gc.get_referents(view)
         is_exported = not _release(view)
-        # References: `memory`, getrefcount's own, the view's. More are slices; those are looked for.
-        if sys.getrefcount(memory) > 3:
+        # More references than of a view alone are slices; those are looked for.
+        if sys.getrefcount(memory) > _references_of_one_view:
             for other in gc.get_referrers(memory):
                 if isinstance(other, memoryview):
                     is_exported = not _release(other) or is_exported
         return is_exported
 
     def _close(self) -> int:
+        if self._is_closed or not self._is_opened:
+            return 0
         status: int = c.close(byref(self._window))
         if status != Status.THREAD:
             self._is_closed = True
@@ -278,3 +289,6 @@ class Secret:
                 window._close()
                 raise error
             return size
+
+
+_references_of_one_view = _count_references()
