@@ -227,6 +227,15 @@ package func gateEnterWipe(_ gate: UnsafeMutableRawPointer) -> Int32 { unsafe ce
 @inlinable @inline(__always)
 package func gateLeaveWipe(_ gate: UnsafeMutableRawPointer) { unsafe ces_wipe_leave(gate) }
 
+/// Runs a body with the keys of all arenas open for this thread, as a wipe of everything needs them:
+/// where an arena's pages were unmapped, another one's may lie by now.
+package func withAllKeysOpen(_ body: () -> Void) {
+  let bits = ces_pool()
+  let found = ces_key_open(bits, true)
+  body()
+  ces_key_close(bits, found)
+}
+
 /// Opens the key for this thread; returns what `gateCloseKey` puts back.
 @inlinable @inline(__always)
 package func gateOpenKey(_ gate: UnsafeMutableRawPointer, writing: Bool) -> UInt32 {

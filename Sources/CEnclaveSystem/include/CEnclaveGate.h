@@ -277,6 +277,7 @@ int64_t ces_key_protect(void *address, size_t length, int key);
 /// The keys of the process' pool, as PKRU bits: what a thread must not be born with open.
 extern uint32_t ces_pool_bits;
 void ces_pool_add(uint32_t bits);
+static inline uint32_t ces_pool(void) { return __atomic_load_n(&ces_pool_bits, __ATOMIC_RELAXED); }
 /// For a test that shows what happens without.
 void ces_pool_forget(void);
 /// mseal(2), Linux 6.10.

@@ -337,9 +337,7 @@ extension ArenaCore {
           let page = unsafe chunk.mapping.data + offset
           do throws(SystemFailure) {
             unsafe try setProtection(.readWrite, at: page, byteCount: Page.size)
-            let found = arena.gate.openKey(writing: true)
-            unsafe EnclaveSystem.wipe(page, byteCount: Page.size)
-            arena.gate.closeKey(found)
+            withAllKeysOpen { unsafe EnclaveSystem.wipe(page, byteCount: Page.size) }
           } catch { left += Page.size }
         }
         if left > 0 {
@@ -361,6 +359,11 @@ extension ArenaCore {
       || isDoubted && !chunk.isSealed
     {
       unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)
+    }
+    if isDoubted {
+      return withAllKeysOpen {
+        unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
+      }
     }
     let found = arena.gate.openKey(writing: true)
     unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
