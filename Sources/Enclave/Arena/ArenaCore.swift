@@ -22,9 +22,9 @@
 // growth by a chunk.
 //
 // Locks, in the order in which they are taken: the registry's; `refresh`, for whoever writes what is
-// new on the page; `state`, for whoever freezes, seals
-// or destroys; the shards', by number; the core's, for growth and the page. What is read without a
-// lock never changes (ArenaHeader), or belongs to the gate.
+// new on the page; `state`, for whoever freezes, seals or destroys; the shards', by number; the core's,
+// for growth and the page. What is read without a lock never changes (ArenaHeader), or belongs to the
+// gate.
 
 import EnclaveStats
 import EnclaveSystem

@@ -9,7 +9,7 @@ import EnclaveSystem
 /// care for.
 ///
 /// When the value goes, the bytes are wiped and the slot is free. The value itself is a handle of
-/// five words; it holds the arena's memory alive, without reference counting.
+/// four words; it holds the arena's memory alive, without reference counting.
 ///
 /// Threads: a secret can be sent to another thread, and used by one at a time; `SecretReference` is
 /// for many.

@@ -26,9 +26,9 @@ public struct StatsPublisher: ~Copyable, Sendable {
     public var addresses = Addresses.whileDumpable
     /// What memwatch calls the process; the command's name when nil.
     public var name: Label?
-    /// How many secrets are listed one by one, as they are at each tick; the others, and those that come and
-    /// go between two ticks, are counted under their labels. 64 bytes
-    /// of the page each.
+    /// How many secrets are listed one by one, as they are at each tick: the time of their allocation is
+    /// up to a tick late. The others, and those that come and go between two ticks, are counted under
+    /// their labels. 64 bytes of the page each.
     public var listedSecrets = 4096
     /// How many arenas are listed; the others are counted.
     public var listedArenas = 256
