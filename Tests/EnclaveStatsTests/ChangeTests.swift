@@ -210,6 +210,40 @@ import Testing
     #expect(image.secrets.count == secrets.count, "records were lost")
   }
 
+  /// Secrets come while others are counted: those without a record are told at the next refresh, though
+  /// nothing else changed since the last.
+  @Test func unlistedSecretsAreCountedWhileTheyCome() async {
+    await #expect(processExitsWith: .success) {
+      let scratch = try Scratch(onTmpfs: true)
+      let publisher = try Self.publish(in: scratch, listedSecrets: 8)
+      var reader = try Self.reader(of: publisher)
+      let arena = try Arena("full", .init(lock: .preferred, gate: .none))
+      let first = try (0..<8).map { _ in SecretReference(try arena.allocate(byteCount: 32)) }
+      publisher.refresh()
+      let rounds = 500
+      let begun = Atomic(0)
+      let done = Atomic(0)
+      Thread {
+        var secrets: [SecretReference] = []
+        for round in 1...rounds {
+          while begun.load(ordering: .acquiring) < round { sched_yield() }
+          guard let secret = try? arena.allocate(byteCount: 32) else { break }
+          secrets.append(SecretReference(secret))
+          done.store(round, ordering: .releasing)
+        }
+        while begun.load(ordering: .acquiring) <= rounds { _ = poll(nil, 0, 10) }
+      }.start()
+      for round in 1...rounds {
+        begun.store(round, ordering: .releasing)
+        while done.load(ordering: .acquiring) < round { publisher.refresh() }
+        publisher.refresh()
+        let unlisted = try reader.read().arenas[0][.unlistedSecrets]
+        #expect(unlisted == UInt64(round), "of \(first.count + round) secrets")
+      }
+      begun.store(rounds + 1, ordering: .releasing)
+    }
+  }
+
   /// All secrets are replaced between two refreshes, in other slabs: what is there fits, so all are listed.
   @Test func secretsAreReplacedWhole() async {
     await #expect(processExitsWith: .success) {

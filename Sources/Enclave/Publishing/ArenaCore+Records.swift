@@ -65,10 +65,12 @@ extension ArenaCore {
     page!.peakBytesInUse = max(
       page!.peakBytesInUse, totals.shards.bytesInUse, totals.shards.peakBytesInUse)
     noteHeld(windows)
-    let written = SIMD4(
-      totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes))
-    page!.hasChanged = written != page!.written
-    page!.written = written
+    let written = SIMD8(
+      totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes),
+      UInt64(max(0, totals.unlistedSecrets)), 0, 0, 0)
+    let isNew = written != page!.written
+    page!.hasChanged = isNew || page!.isNew
+    (page!.written, page!.isNew) = (written, isNew)
     guard let page, let index = page.record, page.hasChanged || page.openSince != nil else {
       return
     }

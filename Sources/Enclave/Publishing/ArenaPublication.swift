@@ -21,12 +21,16 @@ struct ArenaPublication {
   /// Addresses go when the process is not dumpable any more.
   let followsDumpable: Bool
   var unlistedChunks: UInt64 = 0
-  /// The counts of changes and windows when the record was written last.
-  var written: SIMD4<UInt64>?
+  /// The counts of changes, windows and unlisted secrets when the record was written last.
+  var written: SIMD8<UInt64>?
   /// Windows opened, and open, when secrets were written last.
   var listedWindows = SIMD2<UInt64>()
   /// They had changed then.
   var hasMoved = false
+  /// They changed at the last tick.
+  var isNew = true
+  /// They changed at this tick, or at the one before: what a label counts comes a moment after
+  /// what its arena counts.
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0
