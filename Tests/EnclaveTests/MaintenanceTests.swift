@@ -90,7 +90,8 @@ private let mayBeRealTime: Bool = {
       FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
       let arena = try Arena("later", .init(lock: .preferred, gate: .none))
       let secret = try arena.allocate(byteCount: 40)
-      #expect(truncate(publisher.path!, 0) == 0, "truncate: \(errno)")
+      let page = publisher.path!
+      #expect(chmod(page, 0o600) == 0 && truncate(page, 0) == 0, "truncate: \(errno)")
       try eventually("the page is lost") { !publisher.isPublishing }
       FaultPlan.clear()
       try eventually("all is locked") {
