@@ -55,10 +55,9 @@ void ces_gate_list(ces_gate *gate) {
 }
 
 static void unlist(ces_gate *gate) {
-  if (!gate->link) return;
   ces_process_lock(&gates_lock);
   // In a forked child, an inherited gate stands in its parent's list.
-  if (gate->generation == ces_fork_generation()) {
+  if (gate->link && gate->generation == ces_fork_generation()) {
     *gate->link = gate->next;
     if (gate->next) gate->next->link = gate->link;
   }

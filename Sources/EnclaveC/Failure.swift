@@ -10,7 +10,7 @@ extension EnclaveError {
     case .endOfInput: ENCLAVE_ERROR_END_OF_INPUT
     case .unsupported, .cipherUnavailable: ENCLAVE_ERROR_UNSUPPORTED
     case .mapLimit: ENCLAVE_ERROR_MAP_LIMIT
-    case .lockLimit: ENCLAVE_ERROR_LOCK_LIMIT
+    case .lockLimit, .memoryGroupLimit: ENCLAVE_ERROR_LOCK_LIMIT
     case .capacity, .noncesUsedUp: ENCLAVE_ERROR_CAPACITY
     case .invalidSize, .misaligned: ENCLAVE_ERROR_SIZE
     case .frozen: ENCLAVE_ERROR_FROZEN

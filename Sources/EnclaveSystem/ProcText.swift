@@ -22,6 +22,14 @@ package enum ProcText {
     value(key, in: text).flatMap { number($0) }
   }
 
+  /// The number behind a text at the start of a line.
+  package static func number(_ start: StaticString, in text: [UInt8]) -> UInt64? {
+    for line in text.split(separator: UInt8(ascii: "\n")) {
+      if let rest = rest(of: line, behind: start) { return number(rest) }
+    }
+    return nil
+  }
+
   /// What follows a text at the start of a line; nil where the line starts with something else.
   private static func rest(
     of line: ArraySlice<UInt8>, behind start: StaticString

@@ -76,7 +76,7 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_SYSTEM = 1,        /* a call to the kernel failed: enclave_last_errno() */
   ENCLAVE_ERROR_UNSUPPORTED = 2,   /* this machine does not have what was asked for */
   ENCLAVE_ERROR_MAP_LIMIT = 3,     /* vm.max_map_count */
-  ENCLAVE_ERROR_LOCK_LIMIT = 4,    /* RLIMIT_MEMLOCK */
+  ENCLAVE_ERROR_LOCK_LIMIT = 4,    /* RLIMIT_MEMLOCK, or memory.max of the cgroup */
   ENCLAVE_ERROR_CAPACITY = 5,      /* the arena's own capacity, or its key's nonces, are used up */
   ENCLAVE_ERROR_SIZE = 6,          /* above 2 GiB, or an alignment that is none */
   ENCLAVE_ERROR_FROZEN = 7,        /* the arena can only be read */

@@ -117,8 +117,11 @@ extension ArenaReference {
         break
       } catch {
         guard error.isLockFailure, let failure = error.systemFailure else { throw error }
-        if byteCount / 2 >= max(least, Page.size) {
-          byteCount = byteCount / 2 & ~(Page.size - 1)
+        let room = MemoryGroup.tooSmall(for: UInt64(byteCount))?.room ?? .max
+        var smaller = byteCount / 2
+        while UInt64(smaller) > room { smaller /= 2 }
+        if smaller >= max(least, Page.size) {
+          byteCount = smaller & ~(Page.size - 1)
           continue
         }
         if trim(all: true) > 0 || Registry.trimAll() {
@@ -179,6 +182,10 @@ extension ArenaReference {
     guard options.lock == .preferred else {
       throw ArenaCore.explained(failure, needed: needed)
     }
+    // Without swap what does not fit cannot be used unlocked either.
+    if let group = MemoryGroup.tooSmall(for: UInt64(needed)), !group.maySwap {
+      throw .memoryGroupLimit(limit: group.limit, inUse: group.inUse, needed: UInt64(needed))
+    }
   }
 
   /// Maps a chunk and makes it the arena's; returns its place. `unit`: the bytes of the slab that it is
@@ -232,7 +239,15 @@ extension ArenaReference {
       if isSecret {
         chunk.isLocked = true  // by its nature, and charged when it was mapped
       } else if options.lock != .off, !mayGoUnlocked {
-        if options.isLockedOnFault { try mapping.lockOnFault() } else { try mapping.lock() }
+        if options.isLockedOnFault {
+          try mapping.lockOnFault()
+        } else {
+          // The kernel would answer with SIGKILL. ENOMEM is 12.
+          guard MemoryGroup.hasRoom(for: byteCount) else {
+            throw SystemFailure(.lockChunk, errno: 12)
+          }
+          try mapping.lock()
+        }
         chunk.isLocked = true
       }
       switch mechanism {

@@ -152,7 +152,7 @@ public final class Arena: Sendable {
   ///     less; the thread sleeps meanwhile, and looks every 10 ms.
   ///   - file: the file of the call site.
   ///   - line: the line of the call site.
-  /// - Throws: `lockLimit`, `mapLimit`, `capacity`, `invalidSize`, `frozen`, `destroyed`,
+  /// - Throws: `lockLimit`, `memoryGroupLimit`, `mapLimit`, `capacity`, `invalidSize`, `frozen`, `destroyed`,
   ///   `inheritedByFork`, or `system` for any other call that failed. Nothing has changed then, and
   ///   other secrets are unharmed.
   /// - Complexity: O(1), but for a chunk that has to be added.

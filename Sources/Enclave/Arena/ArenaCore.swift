@@ -315,6 +315,9 @@ struct ArenaCore {
       if failure.call == .mapSecretMemory, failure.errno == 38 || failure.errno == 1 {
         return .unsupported(.secretMemory, failure)
       }
+      if let group = MemoryGroup.tooSmall(for: UInt64(needed)) {
+        return .memoryGroupLimit(limit: group.limit, inUse: group.inUse, needed: UInt64(needed))
+      }
       guard let limit = try? ProcessFacts.memlockLimit() else { return error }
       let inUse = ProcessFacts.lockedBytes() ?? 0
       guard limit.soft != .max, inUse + UInt64(needed) > limit.soft else { return error }
@@ -361,7 +364,7 @@ extension EnclaveError {
     case .system(let failure):
       failure.call == .lockChunk
         || failure.call == .mapSecretMemory && failure.errno == 11
-    case .lockLimit: true
+    case .lockLimit, .memoryGroupLimit: true
     default: false
     }
   }

@@ -16,6 +16,10 @@ public enum EnclaveError: Error, Sendable, Equatable {
   /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process, after what
   /// was idle in its arenas was given back.
   case lockLimit(soft: UInt64, inUse: UInt64, needed: UInt64)
+  /// The memory control group (cgroups(7)) has no room to lock so much: the kernel would kill the
+  /// process. All in bytes; `limit` is memory.max, `inUse` what the kernel cannot take back from the
+  /// group's processes.
+  case memoryGroupLimit(limit: UInt64, inUse: UInt64, needed: UInt64)
   /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes; nothing of what is
   /// in use is idle.
   case capacity(inUse: Int, limit: Int)
@@ -81,6 +85,10 @@ extension EnclaveError: CustomStringConvertible {
       "RLIMIT_MEMLOCK is \(soft) bytes, \(inUse) are in use, \(needed) more are needed: raise it "
         + "with prlimit --pid \(ProcessFacts.pid) --memlock=\(inUse + needed), or "
         + "LimitMEMLOCK= in the unit"
+    case .memoryGroupLimit(let limit, let inUse, let needed):
+      "memory.max of the control group is \(limit) bytes, \(inUse) are in use, \(needed) more are "
+        + "needed, and \(MemoryGroup.keptBytes) are kept free: raise it with MemoryMax= in the unit, or "
+        + "the container's memory limit"
     case .capacity(0, let limit):
       "the arena's capacity of \(limit) bytes has no room for such a secret: memory is taken in "
         + "pages of \(Page.size) bytes; give it a larger capacity"

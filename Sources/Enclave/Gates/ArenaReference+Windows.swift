@@ -330,7 +330,7 @@ extension EnclaveError {
   /// Whether another shard's free slots would help.
   var isExhaustion: Bool {
     switch self {
-    case .lockLimit, .mapLimit, .capacity: true
+    case .lockLimit, .memoryGroupLimit, .mapLimit, .capacity: true
     case .system(let failure): failure.call == .lockChunk || failure.errno == 12  // ENOMEM
     default: false
     }

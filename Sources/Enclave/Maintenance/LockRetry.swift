@@ -60,7 +60,7 @@ enum LockRetry {
   }
 
   private static func retry(headroom: UInt64) {
-    var headroom = headroom
+    var headroom = MemoryGroup.tooSmall(for: headroom).map { min($0.room, headroom) } ?? headroom
     Registry.forEachArena { headroom = $0.lockLater(headroom: headroom) }
   }
 }
