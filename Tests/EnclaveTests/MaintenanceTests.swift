@@ -5,6 +5,7 @@ import Enclave
 import EnclaveSystem
 import Foundation
 import Glibc
+import Synchronization
 import TestSupport
 import Testing
 
@@ -155,19 +156,20 @@ private let mayBeRealTime: Bool = {
       while !FaultPlan.holdsThread { sched_yield() }
       var limit = rlimit(rlim_cur: 200_000, rlim_max: 400_000)  // microseconds
       try #require(setrlimit(__rlimit_resource_t(15), &limit) == 0)  // RLIMIT_RTTIME
-      nonisolated(unsafe) var status: String?
+      let status = Mutex<String?>(nil)
       Thread {
         var priority = sched_param(sched_priority: 1)
         if pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority) == 0 {
           let place = try? FileManager.default.destinationOfSymbolicLink(
             atPath: "/proc/thread-self")
-          status = place.map { "/proc/\($0)/status" }
+          status.withLock { $0 = place.map { "/proc/\($0)/status" } }
           try? shared.withBytes { _ in }
         }
         ended.signal()
       }.start()
       func field(_ name: String) -> Substring? {
-        guard let path = status, let text = try? String(contentsOfFile: path, encoding: .utf8)
+        guard let path = status.withLock({ $0 }),
+          let text = try? String(contentsOfFile: path, encoding: .utf8)
         else { return nil }
         let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":\t") }
         return line?.split(separator: "\t").last
