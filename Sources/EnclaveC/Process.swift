@@ -61,6 +61,7 @@ extension Violation {
       case .doubleFree: ENCLAVE_VIOLATION_DOUBLE_FREE
       case .foreignPointer: ENCLAVE_VIOLATION_FOREIGN_POINTER
       case .freedWhileOpen: ENCLAVE_VIOLATION_FREED_WHILE_OPEN
+      case .tampered: ENCLAVE_VIOLATION_TAMPERED
       }
     unsafe arena.withCString { arena in
       unsafe (label ?? "").withCString { label in

@@ -47,6 +47,49 @@
       #expect(arena.statistics.openWindows == 0)
     }
 
+    /// A check finds what nobody has opened since it was changed, and goes on to the others; also while
+    /// they come and go.
+    @Test(arguments: layouts) func aCheckFindsChangedCiphertext(layout: Arena.Layout) throws {
+      let arena = try Self.arena(layout)
+      var whole = try arena.allocate(byteCount: 24)
+      try fill(&whole, from: 1)
+      var kept = [
+        SecretReference(try arena.allocate(byteCount: 24)),
+        SecretReference(try arena.allocate(byteCount: 0)),
+      ]
+      #expect(try arena.check() == [])
+      for label in ["first", "second"] as [Label] {
+        var secret = try arena.allocate(byteCount: 24, label: label)
+        try fill(&secret, from: 2)
+        Self.slot(of: secret)[7] ^= 1
+        kept.append(SecretReference(secret))
+      }
+      var found = try arena.check()
+      #expect(
+        found.map(\.kind) == [.tampered, .tampered] && found.map(\.label) == ["first", "second"])
+      #expect(found.allSatisfy { $0.byteCount == 24 && $0.arena == "encrypted" })
+      // Secrets that are freed, or being written, meanwhile are no findings.
+      let isOver = Atomic(false)
+      let done = DispatchSemaphore(value: 0)
+      Thread {
+        while !isOver.load(ordering: .relaxed) {
+          guard var secret = try? arena.allocate(byteCount: 24) else { continue }
+          try? fill(&secret, from: 3)
+          try? secret.destroy()
+        }
+        done.signal()
+      }.start()
+      for _ in 0..<200 {
+        found = try arena.check()
+        #expect(found.map(\.label) == ["first", "second"], "\(found)")
+      }
+      isOver.store(true, ordering: .relaxed)
+      done.wait()
+      #expect(try contents(whole)[0] == 1)
+      #expect(arena.statistics.openWindows == 0)
+      withExtendedLifetime(kept) {}
+    }
+
     /// Another secret's ciphertext, and an older one of the same: not even with their own tags.
     @Test func ciphertextBelongsToItsPlaceAndTime() throws {
       let arena = try Self.arena()

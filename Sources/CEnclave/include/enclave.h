@@ -393,7 +393,8 @@ typedef enum enclave_violation_kind {
   ENCLAVE_VIOLATION_WRITE_AFTER_FREE = 3,
   ENCLAVE_VIOLATION_DOUBLE_FREE = 4,
   ENCLAVE_VIOLATION_FOREIGN_POINTER = 5,
-  ENCLAVE_VIOLATION_FREED_WHILE_OPEN = 6 /* a window to the secret is open; it was not freed */
+  ENCLAVE_VIOLATION_FREED_WHILE_OPEN = 6, /* a window to the secret is open; it was not freed */
+  ENCLAVE_VIOLATION_TAMPERED = 7          /* ciphertext was changed; found by enclave_arena_check */
 } enclave_violation_kind;
 
 /* Memory that was misused. The texts are valid during the call that they are given to. */
@@ -416,7 +417,8 @@ typedef enum enclave_response {
 void enclave_set_violation_handler(enclave_response (*handler)(const enclave_violation *, void *),
                                    void *context);
 
-/* Looks at every canary and every free slot of an arena, and calls `each` (which may be NULL) with
+/* Looks at every canary and every free slot of an arena (under a cipher gate also at every ciphertext,
+ * in windows of its own), and calls `each` (which may be NULL) with
  * what is wrong. `count` (which may be NULL) is how much that was. O(memory). */
 enclave_status enclave_arena_check(enclave_arena *arena,
                                    void (*each)(const enclave_violation *, void *), void *context,

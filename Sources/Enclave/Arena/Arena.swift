@@ -260,9 +260,10 @@ public final class Arena: Sendable {
   }
 
   /// Looks at every canary and every free slot, and returns what is wrong. Holds the arena's locks
-  /// meanwhile. O(memory).
+  /// meanwhile. Under a cipher gate it decrypts every secret too, in windows of its own that are
+  /// counted as any other, and without a lock. O(memory).
   ///
-  /// - Throws: `destroyed`, `inheritedByFork`; `system` when pages could not be opened.
+  /// - Throws: `destroyed`, `inheritedByFork`; `system` when pages could not be opened; `noScratch`.
   public func check() throws(EnclaveError) -> [Violation] { try reference.check() }
 
   /// Whether a range of addresses lies within one live secret of this arena. O(1), no lock.

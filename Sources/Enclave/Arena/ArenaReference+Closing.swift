@@ -266,22 +266,35 @@ extension ArenaReference {
 
   // MARK: - Checks
 
-  /// Looks at every canary and every free slot. Returns what is wrong.
+  /// Looks at every canary and every free slot; under a cipher gate also at every ciphertext. Returns
+  /// what is wrong.
   ///
   /// No secret is being wiped meanwhile (its canaries would be half gone); windows may be open.
   func check() throws(EnclaveError) -> [Violation] {
     var found: [Violation] = []
+    var live: [SecretHandle] = []
     try change { _ in
       false
     } _: { shards, core throws(EnclaveError) in
       if core.isDestroyed { throw .destroyed }
       for index in 0..<core.slabs.count {
         unsafe try check(core.slabs[index].slab, shards, core, &found)
+        if hasCipherGate { unsafe Self.addLive(core.slabs[index].slab, to: &live) }
       }
       if gate.isWiped { throw .destroyed }  // meanwhile, by a signal
       return gate.isFrozen ? .frozen : .open
     }
+    // Without a lock, since that takes as long as to decrypt it all.
+    for handle in live {
+      if let violation = try handle.checkCiphertext() { found.append(violation) }
+    }
     return found
+  }
+
+  private static func addLive(_ slab: UnsafeMutablePointer<Slab>, to live: inout [SecretHandle]) {
+    for slot in unsafe 0..<Int(slab.pointee.slotCount) {
+      if let handle = unsafe SecretHandle(live: slab, slot: slot) { live.append(handle) }
+    }
   }
 
   private func check(

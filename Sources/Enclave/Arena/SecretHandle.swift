@@ -36,7 +36,7 @@ extension SecretHandle {
 
   /// The live secret in a slot. Its generation is read once, and first: who claims the slot with it
   /// knows that nobody has changed the rest meanwhile.
-  private init?(live slab: UnsafeMutablePointer<Slab>, slot: Int) {
+  init?(live slab: UnsafeMutablePointer<Slab>, slot: Int) {
     let entry = unsafe Slab.slots(of: slab) + slot
     generation = unsafe loadAcquire(&entry.pointee.generation)
     guard Slot.isLive(generation) else { return nil }

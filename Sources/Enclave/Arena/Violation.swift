@@ -18,6 +18,9 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
     /// A secret was freed, by its address or by a handle of C's, while a window to it was open. It is
     /// still there.
     case freedWhileOpen
+    /// A secret under a cipher gate is not what was written to it: somebody changed its ciphertext.
+    /// `Arena.check()` finds it; a window throws `EnclaveError.tampered`.
+    case tampered
   }
 
   public let kind: Kind
@@ -48,6 +51,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
       case .doubleFree: "a secret was freed twice"
       case .foreignPointer: "an address was freed that is no secret's"
       case .freedWhileOpen: "a secret was freed while a window to it was open"
+      case .tampered: "a secret is not what was written to it"
       }
     var details = [arena.isEmpty ? "no arena" : "arena \(arena)"]
     if let label { details.append("label \(label)") }

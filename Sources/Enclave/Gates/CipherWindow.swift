@@ -79,6 +79,26 @@ extension SecretHandle {
     return UInt64(place.bits) << Self.scratchShift
   }
 
+  /// Whether the ciphertext is what was written. nil too for a secret that was freed meanwhile, and for
+  /// one that this thread is just writing.
+  func checkCiphertext() throws(EnclaveError) -> Violation? {
+    let arena = arena
+    do throws(EnclaveError) {
+      let found = try openWindow(writing: false)
+      closeWindow(writing: false, found)
+      return nil
+    } catch {
+      switch error {
+      case .tampered(let label):
+        return Violation(
+          kind: .tampered, arena: "\(arena.name)", label: label, byteCount: Int(byteCount),
+          offset: nil)
+      case .destroyed where arena.gate.access != .destroyed, .busy: return nil
+      default: throw error
+      }
+    }
+  }
+
   /// Whether the slot still holds this secret.
   private var isSame: Bool {
     unsafe loadAcquire(&(Slab.slots(of: slab) + Int(slot)).pointee.generation) == generation

@@ -14,6 +14,7 @@ class ViolationKind(enum.IntEnum):
     DOUBLE_FREE = 4
     FOREIGN_POINTER = 5
     FREED_WHILE_OPEN = 6
+    TAMPERED = 7
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ pub enum ViolationKind {
     DoubleFree,
     ForeignPointer,
     FreedWhileOpen,
+    Tampered,
     Other(i32),
 }
 
@@ -57,6 +58,7 @@ pub(crate) fn violation_of(given: &ffi::Violation) -> Violation {
             4 => ViolationKind::DoubleFree,
             5 => ViolationKind::ForeignPointer,
             6 => ViolationKind::FreedWhileOpen,
+            7 => ViolationKind::Tampered,
             other => ViolationKind::Other(other),
         },
         arena: string(given.arena).unwrap_or_default(),
