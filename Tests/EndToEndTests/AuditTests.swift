@@ -177,6 +177,8 @@ import Testing
     try eventually("it is encrypted") { try state() == ("encrypted", "cipher") }
     let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
     #expect(text.output.contains("encrypted"), "\(text)")
+    let audit = try memwatch("audit", "\(peer.pid)", stats: scratch)
+    #expect(audit.status == 0 && audit.output.contains("the audit reads no contents"), "\(audit)")
     try peer.send("hold a")
     try eventually("it is open") { try state().0 == "read" || state().0 == "r-w" }
     let gated = try memwatch("check", "\(peer.pid)", "--require", "gated", stats: scratch)
