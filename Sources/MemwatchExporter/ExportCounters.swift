@@ -4,7 +4,7 @@ import MemwatchInspector
 
 /// The sums of all counters, and each process' values in the previous collection.
 struct ExportCounters {
-  typealias Readings = [Exporter.Labelled]
+  typealias Readings = [Exporter.LabelledReading]
 
   private struct Key: Hashable {
     var metric: String

@@ -4,7 +4,7 @@ package import MemwatchInspector
 
 extension Exporter {
   func gauges(
-    _ collection: ExportCollection, _ readings: [Labelled], _ plan: Plan
+    _ collection: ExportCollection, _ readings: [LabelledReading], _ plan: Plan
   ) -> Exposition {
     var out = Exposition()
     out.add(.buildInfo, [version], true)

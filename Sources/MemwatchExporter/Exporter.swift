@@ -44,19 +44,19 @@ package struct Exporter {
   package static let mostSeries = 5000
   static let other = "(other)"
   /// How long a group without publishers is kept.
-  static let memoryMs: UInt64 = 3_600_000
+  static let groupRetentionMs: UInt64 = 3_600_000
   private static let mostRemembered = 20_000
 
   let version: String
   /// False: a single collection, without counters.
-  private let counts: Bool
+  private let hasCounters: Bool
   private var counters = ExportCounters()
   private var groups: [Group: Timestamp] = [:]
   private var units: [UInt64: SafeText] = [:]
   private var plan = Plan()
 
-  package init(version: String, counts: Bool) {
-    (self.version, self.counts) = (version, counts)
+  package init(version: String, hasCounters: Bool) {
+    (self.version, self.hasCounters) = (version, hasCounters)
   }
 
   struct Group: Hashable {
@@ -67,7 +67,7 @@ package struct Exporter {
   }
 
   /// A publisher with its sanitised label values.
-  struct Labelled {
+  struct LabelledReading {
     var reading: ExportReading
     var group: Group
     /// The label of each arena in the snapshot.
@@ -97,26 +97,26 @@ package struct Exporter {
         labels[arena.name] = label
         return label
       }
-      return Labelled(reading: reading, group: group(of: reading), arenas: names)
+      return LabelledReading(reading: reading, group: group(of: reading), arenas: names)
     }
     let ids = Set(readings.map(\.reading.id))
     units = units.filter { ids.contains($0.key) }
     for reading in readings { groups[reading.group] = collection.at }
-    groups = groups.filter { collection.at.since($0.value) < Self.memoryMs }
+    groups = groups.filter { collection.at.since($0.value) < Self.groupRetentionMs }
     var exposition = Exposition()
     var (groupLimit, arenaLimit) = (Self.mostGroups, Self.mostArenas)
     let census = Census(readings)
     var next = plan
     repeat {
       next = planned(census, groupLimit, arenaLimit)
-      let reserve = counts ? counters.mostSeries(readings, next) : 0
+      let reserve = hasCounters ? counters.mostSeries(readings, next) : 0
       // Skip gauges that cannot fit.
       if reserve < Self.mostSeries { exposition = gauges(collection, readings, next) }
       if reserve < Self.mostSeries, exposition.count + reserve <= Self.mostSeries { break }
       if arenaLimit > 0 { arenaLimit /= 2 } else { groupLimit /= 2 }
     } while groupLimit > 0
     plan = next
-    if counts {
+    if hasCounters {
       counters.add(collection, readings, plan)
       counters.write(to: &exposition, plan, most: Self.mostSeries)
       counters.prune(past: Self.mostRemembered, plan)
@@ -147,7 +147,7 @@ package struct Exporter {
     var bad: Set<Group> = []
     var arenas: [Group: [String: Bool]] = [:]
 
-    init(_ readings: [Labelled]) {
+    init(_ readings: [LabelledReading]) {
       for labelled in readings {
         present.insert(labelled.group)
         guard let snapshot = labelled.reading.snapshot else { continue }

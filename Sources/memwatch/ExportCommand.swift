@@ -60,7 +60,7 @@ struct ExportCommand: ConfinedCommand {
 
   func runConfined(_ viewer: Viewer) throws {
     if describe { return try Output.standard(Metric.document) }
-    var exporter = Exporter(version: packageVersion, counts: isService)
+    var exporter = Exporter(version: packageVersion, hasCounters: isService)
     var collector = Collector(
       auditing: audit.mode(.automatic), auditMs: isService ? Self.auditMs : .max)
     while true {
