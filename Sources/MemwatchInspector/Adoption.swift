@@ -1,14 +1,16 @@
-// What a command needs to be adopted: libenclave-adopt.so preloaded, and a program that takes it.
+// Prepares a command for adoption: finds libenclave-adopt.so, and checks that the program can
+// preload it.
 
 import EnclaveSystem
 import MemwatchSystem
 
-/// Unchanged programs: their libraries' secure memory in arenas, by preloading libenclave-adopt.so.
+/// Adoption of unchanged programs: preloading libenclave-adopt.so puts their libraries' secure
+/// memory into arenas.
 package enum Adoption {
   private static let library = "libenclave-adopt.so.1"
 
-  /// What to set for a command that is adopted. Throws where the library is not there, and where the
-  /// dynamic loader would not preload it: the command would run, and nothing of it be adopted.
+  /// The environment variables for an adopted command. Throws if the library is missing, or if the
+  /// dynamic loader would ignore it, because the command would then run without being adopted.
   package static func environment(
     for command: [String], programDirectory: String
   ) throws(CommandFailure) -> [String: String] {
@@ -20,7 +22,7 @@ package enum Adoption {
           + places.map { SafeText($0).string }.joined(separator: ", ")
           + ". Assets/install-enclave makes and installs it.")
     }
-    // ld.so(8) takes blanks and colons as separators.
+    // ld.so(8) separates the paths in LD_PRELOAD by blanks and colons.
     guard !path.contains(where: { $0 == " " || $0 == ":" }) else {
       throw CommandFailure(
         code: 125, message: "\(SafeText(path)) cannot be preloaded: its path has a blank or a colon"
@@ -47,7 +49,7 @@ package enum Adoption {
     ]
   }
 
-  /// As execvp(3) looks for it.
+  /// Searches PATH like execvp(3).
   private static func find(_ program: String) -> String? {
     if program.contains("/") { return program }
     return (ProcessFacts.environment("PATH") ?? "/usr/bin:/bin").split(separator: ":")
@@ -56,7 +58,7 @@ package enum Adoption {
       }
   }
 
-  /// Of what a link leads to, where that can be read.
+  /// The status of a file, following links if the target is readable.
   private static func status(_ path: String) -> FileStatus? {
     guard let file = try? OpenFile(reading: path, followingLinks: true) else {
       return try? Files.status(path)
@@ -74,8 +76,8 @@ package enum Adoption {
     return Array(bytes[..<count])
   }
 
-  /// Why the dynamic loader preloads nothing into a program; nil where it does, or the file cannot be
-  /// read. (A script is its interpreter's to start.)
+  /// Why the dynamic loader would preload nothing into a program; nil if it preloads, or if the
+  /// file cannot be read. (A script is started by its interpreter.)
   private static func obstacle(_ path: String) -> String? {
     if let status = status(path) {
       if status.mode & 0o4000 != 0, status.owner != ProcessFacts.uid {
@@ -92,7 +94,8 @@ package enum Adoption {
       ? "it is linked statically, and has no loader that could preload" : nil
   }
 
-  /// Whether it is an ELF program (elf(5)) of 64 bits that asks for no loader: PT_INTERP is 3.
+  /// Whether this is a 64-bit ELF program (elf(5)) without a loader, that is, without a PT_INTERP
+  /// (3) header.
   private static func isStatic(_ bytes: [UInt8]) -> Bool {
     guard bytes.count >= 64, bytes.starts(with: [0x7f, 0x45, 0x4c, 0x46]), bytes[4] == 2 else {
       return false

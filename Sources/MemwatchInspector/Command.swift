@@ -11,15 +11,16 @@ package struct CommandFailure: Error {
 /// A command and its log. One thread at a time.
 package final class Command {
   private let child: ChildProcess
-  private var isWatched: (status: () -> Int32?, hasDescendants: () -> Bool)?
+  private var statusSource: (status: () -> Int32?, hasDescendants: () -> Bool)?
   package let logPath: String?
   package var pid: Int32 { child.pid }
   package var isLogged: Bool { logPath != nil }
-  package var status: Int32? { isWatched?.status() ?? child.status }
+  package var status: Int32? { statusSource?.status() ?? child.status }
 
-  /// For a process that is not the command's parent: asks another process for its status.
-  package func isWatchedBy(status: @escaping () -> Int32?, hasDescendants: @escaping () -> Bool) {
-    isWatched = (status, hasDescendants)
+  /// Sets where to get the status if this process is not the command's parent.
+  package func setStatusSource(status: @escaping () -> Int32?, hasDescendants: @escaping () -> Bool)
+  {
+    statusSource = (status, hasDescendants)
   }
 
   private init(child: ChildProcess, logPath: String?) {
@@ -100,16 +101,16 @@ package final class Command {
 
   /// Whether processes remain in the command's group, such as a daemon.
   package var hasDescendants: Bool {
-    isLogged && (isWatched?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
+    isLogged && (statusSource?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
   }
 
   /// The exit status once it has ended.
   package func poll() -> Int32? {
-    if let isWatched { return isWatched.status() }
+    if let statusSource { return statusSource.status() }
     return child.poll() ? child.status : nil
   }
   package func waitForEnd() {
-    guard isWatched != nil else { return child.waitForEnd() }
+    guard statusSource != nil else { return child.waitForEnd() }
     while poll() == nil { ProcessFacts.pause(milliseconds: 20) }
   }
 

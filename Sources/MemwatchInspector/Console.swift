@@ -83,7 +83,8 @@ package enum Console {
   /// combining characters.
   package static func columns(of scalar: Unicode.Scalar) -> Int {
     if let columns = CharacterWidth.columns(scalar) { return columns }
-    // New emoji, say: one column, unless it draws nothing.
+    // The C library does not know the character, for example a new emoji: one column unless it is
+    // invisible.
     return scalar.properties.isDefaultIgnorableCodePoint
       || scalar.properties.generalCategory == .control ? 0 : 1
   }

@@ -53,7 +53,8 @@ package struct Host: Equatable, Sendable {
   /// Adds the confinement of memwatch itself.
   package func with(sandbox holds: [String], missing: [String]) -> Host {
     var host = self
-    // The kernel refuses none of this to anybody: a filter around memwatch does.
+    // The kernel always permits these calls, so EPERM means that a seccomp filter around memwatch
+    // denies them.
     let filter =
       missing.contains { $0.contains("EPERM") }
       ? "; a filter of system calls denies it: SystemCallFilter=seccomp landlock_create_ruleset "
@@ -312,7 +313,7 @@ package struct Host: Equatable, Sendable {
     return nil
   }
 
-  // MARK: - What no setting helps against
+  // MARK: - Risks that no setting removes
 
   /// Places where secrets remain whatever a library does, and what helps.
   package static let notErased: [(what: String, helps: String)] = [

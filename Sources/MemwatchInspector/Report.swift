@@ -25,7 +25,7 @@ extension Snapshot {
     let locked = arenas.count { $0.lockState == .locked }
     let off = arenas.count(where: \.isLockOff)
     let without = off == 0 ? "" : ", \(off) asked for none"
-    if isFoundRight {
+    if isConfirmedGood {
       let count = counted(arenas.count, "arena")
       let what = locked == arenas.count ? "\(count) locked" : "\(locked) of \(count) locked"
       return "OK: \(what)\(without), kernel agrees (\(auditAge!) ago)"
@@ -41,7 +41,7 @@ extension Snapshot {
   private var realProblems: [Problem] { problems.filter { $0.severity != .note } }
 
   /// No problem, nothing unknown, and an audit compared every arena with the kernel.
-  package var isFoundRight: Bool {
+  package var isConfirmedGood: Bool {
     guard realProblems.isEmpty, !arenas.isEmpty, let audit, audit.scope == .arenas,
       process.state == .live, complete
     else { return false }

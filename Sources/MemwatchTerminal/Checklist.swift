@@ -18,7 +18,7 @@ package struct Checklist: Equatable, Sendable {
     selected = min(max(0, selected + distance), items.count - 1)
   }
 
-  /// Moves the selected item; the selection goes with it.
+  /// Moves the selected item up or down; it stays selected.
   mutating func moveItem(_ distance: Int) {
     let place = min(max(0, selected + distance), items.count - 1)
     items.insert(items.remove(at: selected), at: place)
@@ -76,7 +76,7 @@ extension Model {
 }
 
 extension Renderer {
-  /// Replaces the view, so that it fits on every screen.
+  /// Draws in place of the view, so that it fits on screens of any size.
   mutating func drawChecklist(_ list: Checklist) {
     rule(top, "columns of this list", "\(list.chosen.count) of \(list.items.count)")
     let rest = ListOverflow(count: list.items.count, rows: max(0, height - 2 - top))

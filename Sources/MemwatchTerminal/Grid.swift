@@ -121,7 +121,7 @@ extension StringProtocol {
 }
 
 extension Character {
-  /// 0, 1 or 2 columns, as wcwidth(3) and curses have it.
+  /// The width in columns, 0 to 2, by wcwidth(3), which curses uses too.
   package var columns: Int {
     guard let scalar = unicodeScalars.first else { return 0 }
     if scalar.value < 0x300 { return scalar.value < 32 || scalar.value == 127 ? 0 : 1 }

@@ -60,7 +60,8 @@ extension Model {
   private func ages(
     of arenas: [ArenaSnapshot], in snapshot: Snapshot
   ) -> (ages: [UInt64: [SecretAges]], listed: UInt64) {
-    // 100,000 secrets are looked at for each frame: no hashing for those of one arena in a row.
+    // Each frame may visit 100,000 secrets, so look an arena up only when it changes from one
+    // secret to the next.
     var places: [UInt64: Int] = [:]
     var all: [[SecretAges]] = []
     for arena in arenas {

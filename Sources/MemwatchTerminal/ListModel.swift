@@ -61,25 +61,25 @@ package struct ListModel: Sendable {
     /// The sort key of an item in a column, without building its row; nil: use the row's cell.
     fileprivate let key: (@Sendable (Int, Int) -> Double)?
     /// Whether an item contains a text, without building its row.
-    fileprivate let holds: (@Sendable (Int, String) -> Bool)?
+    fileprivate let contains: (@Sendable (Int, String) -> Bool)?
     private let find: (@Sendable (String) -> Int?)?
 
     init(_ rows: [Row]) {
       order = Array(rows.indices)
       make = { rows[$0] }
-      (key, holds, find) = (nil, nil, nil)
+      (key, contains, find) = (nil, nil, nil)
     }
 
     /// - Parameter find: maps a row id to its item.
     init(
       _ items: [Int], make: @escaping @Sendable (Int) -> Row,
       key: @escaping @Sendable (Int, Int) -> Double,
-      holds: @escaping @Sendable (Int, String) -> Bool,
+      contains: @escaping @Sendable (Int, String) -> Bool,
       find: @escaping @Sendable (String) -> Int?
     ) {
       order = items
       self.make = make
-      (self.key, self.holds, self.find) = (key, holds, find)
+      (self.key, self.contains, self.find) = (key, contains, find)
     }
 
     package var startIndex: Int { 0 }
@@ -93,9 +93,9 @@ package struct ListModel: Sendable {
     }
 
     fileprivate mutating func filter(_ text: String) {
-      let (make, holds) = (make, holds)
+      let (make, contains) = (make, contains)
       order.removeAll { item in
-        !(holds?(item, text) ?? make(item).cells.contains { Model.holds($0.text, text) })
+        !(contains?(item, text) ?? make(item).cells.contains { Model.contains($0.text, text) })
       }
     }
 
@@ -117,8 +117,8 @@ package struct ListModel: Sendable {
     fileprivate mutating func invert() { order.reverse() }
 
     /// Whether a row contains a text.
-    func holds(_ text: String, at index: Int) -> Bool {
-      holds?(order[index], text) ?? self[index].cells.contains { Model.holds($0.text, text) }
+    func contains(_ text: String, at index: Int) -> Bool {
+      contains?(order[index], text) ?? self[index].cells.contains { Model.contains($0.text, text) }
     }
   }
 }
@@ -156,7 +156,7 @@ extension Model {
 
   /// Whether a text contains another, ignoring case. Upper case folds more pairs together (ß and
   /// SS, σ and ς) than lower case does.
-  static func holds(_ text: String, _ part: String) -> Bool {
+  static func contains(_ text: String, _ part: String) -> Bool {
     text.uppercased().contains(part.uppercased())
   }
 
@@ -213,8 +213,8 @@ extension Model {
         }
       },
       // Search covers labels and numbers.
-      holds: { index, text in
-        Model.holds(names[all[index].labelIndex] ?? "?", text)
+      contains: { index, text in
+        Model.contains(names[all[index].labelIndex] ?? "?", text)
           || "\(all[index].serial)".contains(text)
       }, find: { id in UInt64(id).flatMap { id in all.firstIndex { $0.serial == id } } })
     let unlisted = arena.unlistedSecrets ?? 0

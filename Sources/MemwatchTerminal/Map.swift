@@ -20,7 +20,7 @@ private struct Letter {
     }
   }
 
-  func of(_ pages: PagesSnapshot) -> Character {
+  func letter(for pages: PagesSnapshot) -> Character {
     if pages.isOpen || pages.isStuck { return "O" }
     if pages.use == .odd { return "?" }
     return pages.live > 0 ? live : free
@@ -68,10 +68,10 @@ private struct MapRow {
     if let all = chunk.pages, all.first?.use != .whole, count <= Self.width {
       for page in first..<first + count {
         let there = all.last { $0.first <= page }
-        text.append(there.map { letter.of($0) } ?? "?")
+        text.append(there.map { letter.letter(for: $0) } ?? "?")
       }
     } else {
-      let one = chunk.pages?.first.map { letter.of($0) } ?? letter.live
+      let one = chunk.pages?.first.map { letter.letter(for: $0) } ?? letter.live
       // Long chunks show both ends and the page count.
       text =
         count <= Self.width

@@ -126,7 +126,7 @@ extension Model {
   }
 
   func matches(_ arena: ArenaSnapshot, _ text: String) -> Bool {
-    Self.holds(arena.name.string, text)
+    Self.contains(arena.name.string, text)
   }
 }
 

@@ -4,18 +4,18 @@ package import MemwatchInspector
 
 extension Model {
   /// The searchable items of the view: their count, and whether one contains a text.
-  private var items: (count: Int, holds: (Int, String) -> Bool)? {
-    if let rows = listing?.rows { return (rows.count, { rows.holds($1, at: $0) }) }
+  private var items: (count: Int, contains: (Int, String) -> Bool)? {
+    if let rows = listing?.rows { return (rows.count, { rows.contains($1, at: $0) }) }
     switch view {
     case .arenas:
       let arenas = arenas
-      return (arenas.count, { Self.holds(arenas[$0].name.string, $1) })
+      return (arenas.count, { Self.contains(arenas[$0].name.string, $1) })
     case .processes:
       let publishers = publishers
-      return (publishers.count, { Self.holds(publishers[$0].searchText, $1) })
+      return (publishers.count, { Self.contains(publishers[$0].searchText, $1) })
     case .findings, .host, .vaults, .output, .help, .detail:
       let lines = lines
-      return (lines.count, { Self.holds(lines[$0], $1) })
+      return (lines.count, { Self.contains(lines[$0], $1) })
     case .secrets, .map, .events, .history: return nil
     }
   }
@@ -52,7 +52,7 @@ extension Model {
     let start = selectedIndex + (includingThis ? 0 : step)
     for offset in 0..<items.count {
       let index = ((start + offset * step) % items.count + items.count) % items.count
-      if items.holds(index, search) {
+      if items.contains(index, search) {
         select(index)
         return true
       }
@@ -74,16 +74,16 @@ extension Model {
     guard let items else { return nil }
     let selected = selectedIndex
     var (number, count): (Int?, Int) = (nil, 0)
-    for index in 0..<items.count where items.holds(index, search) {
+    for index in 0..<items.count where items.contains(index, search) {
       count += 1
       if index == selected { number = count }
     }
     return count > 0 ? (number, count) : nil
   }
 
-  /// What holds every view: `[replay 2/51]`, `[time 14:02:10, live is 3 min on]`, `[paused 12 s]`,
-  /// `[REC]`.
-  func holdingChips(at now: Timestamp) -> [String] {
+  /// Chips for states that affect every view: `[replay 2/51]`, `[time 14:02:10, live is 3 min on]`,
+  /// `[paused 12 s]`, `[REC]`.
+  func stateChips(at now: Timestamp) -> [String] {
     var chips: [String] = []
     if let replay { chips.append("[replay \(replay.index + 1)/\(replay.count)]") }
     if let newest, let snapshot {
@@ -98,8 +98,9 @@ extension Model {
     return chips
   }
 
-  /// What narrows this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of 3]`.
-  var narrowingChips: [String] {
+  /// Chips for filters and searches of this view: `[filter "vault": 1 of 6]`, `[search "tls": 2 of
+  /// 3]`.
+  var filterChips: [String] {
     func quoted(_ text: String) -> String { "\"\(text.fitted(16))\"" }
     var chips: [String] = []
     if !filter.isEmpty, let counts = filterCounts {
@@ -134,7 +135,7 @@ extension Model {
   /// The processes that pass the filter.
   package var publishers: [Publisher] {
     guard let filter = filters[.processes] else { return allPublishers }
-    return allPublishers.filter { Self.holds($0.searchText, filter) }
+    return allPublishers.filter { Self.contains($0.searchText, filter) }
   }
 
   mutating func clearSearch() {

@@ -18,12 +18,12 @@ extension Model {
   var filteredDetails: [Detail] {
     let details = selected.map { allDetails(of: $0) } ?? []
     guard !filter.isEmpty else { return details }
-    return details.filter { Self.holds($0.line, filter) }
+    return details.filter { Self.contains($0.line, filter) }
   }
 
   var filteredLines: [String] {
     guard !filter.isEmpty else { return allLines }
-    return allLines.filter { Self.holds($0, filter) }
+    return allLines.filter { Self.contains($0, filter) }
   }
 
   var allLines: [String] {

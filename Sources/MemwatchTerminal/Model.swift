@@ -164,7 +164,7 @@ package struct Model: Sendable {
 
   package init(intervalMs: Int) { self.intervalMs = intervalMs }
 
-  // MARK: - What comes from outside
+  // MARK: - Input
 
   package mutating func update(_ new: Snapshot) {
     let isSame = lastSample?.process.publisherID == new.process.publisherID

@@ -152,7 +152,7 @@ extension Renderer {
       }
       // Green only if everything was checked and found right.
       grid.put(displayable(snapshot.verdict).fitted(width), row: row, column: 0)
-      grid.paint(row: row, role: snapshot.isFoundRight ? .bandGood : .bandWarning)
+      grid.paint(row: row, role: snapshot.isConfirmedGood ? .bandGood : .bandWarning)
       return
     }
     let problem = problems[min(model.problemIndex, problems.count - 1)]
@@ -232,7 +232,7 @@ extension Renderer {
     if model.problems.count > 1 { items.append(FooterItem("]/[", .character("]"), "problem")) }
     items += Binding.all.compactMap { binding in
       guard let word = binding.short, let key = binding.keys.first,
-        !items.contains(where: { $0.name == key.name }), !isIdle(binding.action)
+        !items.contains(where: { $0.name == key.name }), !hasNoEffect(binding.action)
       else { return nil }
       return binding.action == .down ? FooterItem("j/k", nil, word) : FooterItem(key, word)
     }
@@ -240,7 +240,7 @@ extension Renderer {
   }
 
   /// Whether an action does nothing in this view.
-  private func isIdle(_ action: Action) -> Bool {
+  private func hasNoEffect(_ action: Action) -> Bool {
     switch action {
     case .search, .filter: model.view == .history
     case .sort: model.view != .arenas && model.listing == nil

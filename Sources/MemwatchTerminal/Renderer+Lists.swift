@@ -7,7 +7,7 @@ extension Renderer {
     rule(
       top, listing.title,
       ruleNote(
-        model.narrowingChips.isEmpty && width >= 60 ? listing.note : "", besideTitle: listing.title)
+        model.filterChips.isEmpty && width >= 60 ? listing.note : "", besideTitle: listing.title)
     )
     var columns = Array(listing.columns.enumerated())
     if let sorted = listing.sortedColumn {

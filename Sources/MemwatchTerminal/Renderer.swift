@@ -36,7 +36,7 @@ package struct Renderer {
   }
 
   var width: Int { grid.width }
-  var chips: [String] { model.holdingChips(at: now) + model.narrowingChips }
+  var chips: [String] { model.stateChips(at: now) + model.filterChips }
   var height: Int { grid.height }
 
   /// Text for this terminal. Without UTF-8, non-ASCII characters become `?`, and `…` becomes `~`.
@@ -91,7 +91,7 @@ package struct Renderer {
   var oneLine: String {
     guard let snapshot = model.snapshot else { return "memwatch: no publisher" }
     let seen = snapshot.lastSeenText(at: now).map { " \($0):" } ?? ""
-    let chips = model.holdingChips(at: now).map { $0 + " " }.joined()
+    let chips = model.stateChips(at: now).map { $0 + " " }.joined()
     return chips + snapshot.process.state.rawValue.uppercased() + seen + " " + snapshot.verdict
   }
 }

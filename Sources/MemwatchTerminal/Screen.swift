@@ -175,7 +175,7 @@ package enum Screen {
     var wantsAudit = false
     var record: ((Snapshot) -> String?)?
     var others: [UInt64: Inspector] = [:]
-    func lookAround() {
+    func updateProcesses() {
       let (discovery, summaries) = ProcessSummary.all(&others)
       model.update(discovery, summaries)
     }
@@ -216,7 +216,7 @@ package enum Screen {
           }
           mustDraw = true
         }
-        if model.view == .processes { lookAround() }
+        if model.view == .processes { updateProcesses() }
         if let child {
           model.output = child.output()
           model.runningChild = child.status() == nil ? child.pid : nil
@@ -317,7 +317,7 @@ package enum Screen {
               return end
             }
           }
-          if model.view == .processes, before != .processes { lookAround() }
+          if model.view == .processes, before != .processes { updateProcesses() }
           // Individual secrets and pages are read only for the views that show them.
           if model.view != before, model.detail != .none { nextSample = 0 }
           if model.isPaused, !wasPaused, let inspector { model.update(inspector.sample()) }

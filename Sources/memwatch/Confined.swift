@@ -219,7 +219,7 @@ enum Confined {
 
   /// The confined process cannot wait for the command; the broker does.
   private static func watch(_ command: Command, _ client: BrokerClient) {
-    command.isWatchedBy(
+    command.setStatusSource(
       status: {
         let status = client.ask(OtherRequest.status.rawValue) ?? 127
         return status < 0 ? nil : Int32(clamping: status)

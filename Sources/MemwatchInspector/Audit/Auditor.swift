@@ -155,8 +155,9 @@ struct Auditor {
     return comparison.findings + openPages(claims, then, comparison, after)
   }
 
-  /// Pages that are more open than claimed are reported only if they are seen twice, far enough
-  /// apart that the publisher would have counted a window or wipe in between, and it counted none.
+  /// Reports pages that are more open than claimed only if two audits see them without any counted
+  /// activity in between, far enough apart that the publisher would have counted a window or a
+  /// wipe.
   private mutating func openPages(
     _ claims: [ArenaClaim], _ then: [UInt64: ArenaClaim], _ comparison: Comparison,
     _ image: StatsPageImage

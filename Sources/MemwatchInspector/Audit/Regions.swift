@@ -170,10 +170,10 @@ package struct Regions: Sendable {
     // The kernel releases its lock between two reads of the file. A mapping that grew downwards in
     // the meantime is listed again in full, overlapping earlier lines. (Seen on Linux 6.18 while
     // another thread changed the protection of pages.)
-    let told = all.last?.end ?? 0
-    isRepeated = high <= told
+    let coveredEnd = all.last?.end ?? 0
+    isRepeated = high <= coveredEnd
     guard !isRepeated else { return }
-    var region = Region(start: max(low, told), end: high)
+    var region = Region(start: max(low, coveredEnd), end: high)
     if bytes[at + 1] == UInt8(ascii: "r") { region.flags.insert(.readable) }
     if bytes[at + 2] == UInt8(ascii: "w") { region.flags.insert(.writable) }
     if bytes[at + 3] == UInt8(ascii: "x") { region.flags.insert(.executable) }
@@ -274,7 +274,7 @@ package struct Regions: Sendable {
     return value
   }
 
-  // MARK: - Asking
+  // MARK: - Queries
 
   /// The regions that overlap an address range. O(log regions).
   package func touching(_ range: Range<UInt64>) -> ArraySlice<Region> {
