@@ -70,7 +70,7 @@ class CapacityError(EnclaveError):
 
 
 class SizeError(EnclaveError, ValueError):
-    """A size above 2 GiB, or an alignment that is none."""
+    """A size above 2 GiB, or an invalid alignment."""
 
 
 class FrozenError(EnclaveError):
@@ -106,7 +106,7 @@ class ArgumentError(EnclaveError, ValueError):
 
 
 class NotOursError(EnclaveError):
-    """An address that is no live secret's."""
+    """An address that does not belong to a live secret."""
 
 
 class NoInterposerError(EnclaveError):

@@ -19,7 +19,7 @@ class Capability(enum.IntEnum):
     GUARD_MARKERS = 4
     WIPE_ON_FORK = 5
     MEMORY_TAGGING = 6
-    CLOSED_BIRTHS = 7
+    THREADS_START_CLOSED = 7
     INTERPOSER = 8
 
 

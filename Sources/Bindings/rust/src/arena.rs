@@ -17,64 +17,64 @@ use std::{
     time::Duration,
 };
 
-/// How secrets lie in an arena.
+/// How secrets are placed in an arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Many secrets a page, a canary behind each.
+    /// Many secrets per page, with a canary behind each.
     #[default]
     Slab = 0,
-    /// Pages of its own for each, the data against a guard page.
+    /// Separate pages for each secret, with its data against a guard page.
     Isolated = 1,
 }
 
-/// What a lock that fails means.
+/// Whether memory must be locked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Lock {
-    /// Allocating fails rather than use memory that is not locked.
+    /// Allocating fails if the memory cannot be locked.
     #[default]
     Required = 0,
-    /// It goes on, and is shown as partial or unlocked.
+    /// Unlocked memory is used, and shown as partial or unlocked.
     Preferred = 1,
-    /// No lock is asked for.
+    /// Memory is not locked.
     Off = 2,
 }
 
 /// What closes an arena while nobody uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Gate {
-    /// A protection key, else pages.
+    /// A protection key if available, otherwise pages.
     #[default]
     Automatic = 0,
     /// A window opens the arena for its own thread, without a system call.
     Key = 1,
     /// A window opens a secret's pages for every thread: mprotect(2).
     Pages = 2,
-    /// Always open.
+    /// Always readable and writable.
     None = 3,
-    /// Contents rest encrypted; a window is a locked copy of its thread's own.
+    /// Contents are encrypted at rest; a window is its thread's locked copy.
     Cipher = 4,
 }
 
-/// An arena's properties; `..Options::default()` leaves the others as they are.
+/// An arena's properties; `..Options::default()` keeps the other defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How secrets lie.
+    /// How secrets are placed.
     pub layout: Layout,
-    /// What a lock that fails means.
+    /// Whether memory must be locked.
     pub lock: Lock,
     /// What closes the arena.
     pub gate: Gate,
-    /// The most data bytes that it maps; 0: no limit of its own.
+    /// The maximum number of data bytes that it maps; 0: unlimited.
     pub capacity: usize,
-    /// A protection key that no other arena has.
+    /// A protection key that no other arena shares.
     pub own_key: bool,
-    /// memfd_secret(2): unreachable for the kernel itself.
+    /// memfd_secret(2): inaccessible to the kernel itself.
     pub secret_memory: bool,
     /// Memory tags (arm64).
     pub tagged: bool,
     /// Not wiped by exit(3).
     pub kept_at_exit: bool,
-    /// In pages of its own, a secret ends at the guard page at every size.
+    /// Secrets in separate pages end exactly at the guard page.
     pub ends_at_guard: bool,
 }
 
@@ -105,20 +105,20 @@ pub struct Statistics {
 
 /// Memory for secrets: named, locked, guarded, closed while nobody uses it, and wiped.
 ///
-/// Clones are the same arena. It lives while there is one, or a secret of it. The name, and labels of
-/// secrets, are shown by memwatch, to other processes: never what should not be seen. A secret without a
-/// label is counted under the file and line of the call.
+/// Clones refer to the same arena, which lives while one of them or one of its secrets exists. memwatch shows
+/// the names of arenas and the labels of secrets to other processes. A secret without a label is counted
+/// under the file and line of the call.
 pub struct Arena {
     pointer: NonNull<ffi::Arena>,
 }
 
-// SAFETY: every function of the C interface may be called from any thread, and the count of references
-// is atomic. No reference into an arena's memory comes from an Arena.
+// SAFETY: every function of the C interface may be called from any thread, and the reference count is atomic.
+// No Arena gives out a reference into its memory.
 unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Makes an arena. It maps nothing until the first secret.
+    /// Creates an arena. Nothing is mapped before the first secret.
     pub fn new(name: &str, options: &Options) -> Result<Arena, Error> {
         let name = text(name)?;
         let flags = [
@@ -146,7 +146,7 @@ impl Arena {
         Ok(Arena { pointer })
     }
 
-    /// A secret of so many zeros.
+    /// Allocates a secret of this many zeros.
     #[track_caller]
     pub fn allocate<'a>(
         &self,
@@ -156,7 +156,7 @@ impl Arena {
         self.make(size, 0, &label_or_site(label.into(), Location::caller())?)
     }
 
-    /// The same at a multiple of `alignment`, a power of two up to 4096.
+    /// The same, aligned to `alignment`, a power of two up to 4096.
     #[track_caller]
     pub fn allocate_aligned<'a>(
         &self,
@@ -171,7 +171,7 @@ impl Arena {
         )
     }
 
-    /// A secret of the system's randomness: getrandom(2).
+    /// Allocates a secret of random bytes from the system: getrandom(2).
     #[track_caller]
     pub fn allocate_random<'a>(
         &self,
@@ -184,7 +184,7 @@ impl Arena {
         Ok(secret)
     }
 
-    /// A secret of these bytes, which stay as they are.
+    /// Allocates a secret with a copy of these bytes; the source is unchanged.
     #[track_caller]
     pub fn allocate_copying<'a>(
         &self,
@@ -197,8 +197,8 @@ impl Arena {
         Ok(secret)
     }
 
-    /// A secret of these bytes, which are zeros then. Copies that were made before stay: a Vec that grew
-    /// has left some. Where this fails the source is as it was.
+    /// Moves bytes into a secret: the source is zeroed. Earlier copies remain, for example of a Vec that
+    /// grew. On failure the source is unchanged.
     #[track_caller]
     pub fn allocate_wiping<'a>(
         &self,
@@ -212,8 +212,8 @@ impl Arena {
         Ok(secret)
     }
 
-    /// A line that is typed without echo, straight into a secret: no String of it is made. From the
-    /// process' terminal (/dev/tty), else from standard input; at most 1,024 bytes.
+    /// Reads a line without echo directly into a secret; no String is created. Reads from the process'
+    /// terminal (/dev/tty), otherwise from standard input; at most 1,024 bytes.
     #[track_caller]
     pub fn read_passphrase<'a>(
         &self,
@@ -227,7 +227,7 @@ impl Arena {
         }
     }
 
-    /// The same from any descriptor. What is no terminal is read up to a newline, or its end.
+    /// The same from any descriptor. One that is not a terminal is read up to a newline or its end.
     #[track_caller]
     pub fn read_passphrase_from<'a>(
         &self,
@@ -240,8 +240,8 @@ impl Arena {
         self.line(input.as_fd(), prompt, limit, &label)
     }
 
-    /// A file's bytes, read straight into a secret: a key, a systemd credential. `EndOfInput` where it
-    /// has more than `limit`.
+    /// Reads a file directly into a secret, such as a key or a systemd credential. `EndOfInput` if it has
+    /// more than `limit` bytes.
     #[track_caller]
     pub fn read_file<'a>(
         &self,
@@ -252,7 +252,7 @@ impl Arena {
         let label = label_or_site(label.into(), Location::caller())?;
         let mut file = File::open(path)?;
         let status = file.metadata()?;
-        // (The size of what is in /proc, and of pipes, is 0.)
+        // Files in /proc and pipes report a size of 0.
         let is_known = status.is_file() && status.len() > 0;
         let expected = if is_known {
             usize::try_from(status.len()).unwrap_or(usize::MAX)
@@ -289,22 +289,20 @@ impl Arena {
         Ok(secret)
     }
 
-    /// Write-once: from now on contents can only be read. `WindowsOpen` while a window for writing is
-    /// open anywhere.
+    /// Makes the arena write-once: contents can only be read. `WindowsOpen` while any window for writing is
+    /// open.
     pub fn freeze(&self) -> Result<(), Error> {
         // SAFETY: the arena is held, here and below.
         Error::check(unsafe { ffi::enclave_arena_freeze(self.as_ptr()) })
     }
 
-    /// Freezes it, and has the kernel refuse every change to the mapping until exit: mseal(2).
+    /// Freezes it, and makes the kernel refuse every change to its mappings until exit: mseal(2).
     pub fn seal(&self) -> Result<(), Error> {
         Error::check(unsafe { ffi::enclave_arena_seal(self.as_ptr()) })
     }
 
-    /// Wipes and unmaps it; its secrets are gone. Nothing happens where it is destroyed already.
-    ///
-    /// Waits so long for windows that are open, of any thread; then `WindowsOpen`, and it is still
-    /// there: what a window shows never goes.
+    /// Wipes and unmaps it with its secrets. Does nothing if it is destroyed already. Waits this long for
+    /// open windows of any thread; then returns `WindowsOpen`, and the arena is unchanged.
     pub fn destroy(&self, wait: Duration) -> Result<(), Error> {
         let milliseconds = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let done = Error::check(unsafe { ffi::enclave_arena_destroy(self.as_ptr(), milliseconds) });
@@ -314,17 +312,17 @@ impl Arena {
         }
     }
 
-    /// Gives memory that holds no secret back to the system: so many bytes.
+    /// Returns memory that holds no secret to the system; the result is the number of bytes.
     pub fn trim(&self) -> Result<usize, Error> {
         let mut given = 0;
         Error::check(unsafe { ffi::enclave_arena_trim(self.as_ptr(), &mut given) })?;
         Ok(given)
     }
 
-    /// Looks at every canary and every free slot; what is wrong. O(memory).
+    /// Checks every canary and every free slot, and returns the violations. O(memory).
     pub fn check(&self) -> Result<Vec<Violation>, Error> {
         extern "C" fn each(violation: *const ffi::Violation, context: *mut c_void) {
-            // SAFETY: `context` is the vector below, which this call alone has meanwhile.
+            // SAFETY: `context` is the vector below, which only this call accesses meanwhile.
             unsafe { (*context.cast::<Vec<Violation>>()).push(violation_of(&*violation)) }
         }
         let mut found: Vec<Violation> = Vec::new();
@@ -339,7 +337,7 @@ impl Arena {
         Ok(found)
     }
 
-    /// The counts of now.
+    /// The current statistics.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         let mut now = ffi::Statistics {
             struct_size: size_of::<ffi::Statistics>(),
@@ -440,7 +438,7 @@ impl Clone for Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: this reference is given up; every secret has one of its own.
+        // SAFETY: this releases this value's own reference; every secret holds another.
         unsafe { ffi::enclave_arena_release(self.as_ptr()) }
     }
 }

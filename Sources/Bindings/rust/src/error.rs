@@ -20,7 +20,7 @@ pub enum ErrorKind {
     LockLimit,
     /// The arena's own capacity, or its key's nonces, are used up.
     Capacity,
-    /// Above 2 GiB, or an alignment that is none.
+    /// Above 2 GiB, or an invalid alignment.
     Size,
     /// The arena can only be read.
     Frozen,

@@ -13,7 +13,7 @@ pub enum Capability {
     GuardMarkers = 4,
     WipeOnFork = 5,
     MemoryTagging = 6,
-    ClosedBirths = 7,
+    ThreadsStartClosed = 7,
     Interposer = 8,
 }
 
