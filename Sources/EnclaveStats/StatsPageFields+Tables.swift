@@ -164,7 +164,7 @@ extension ChunkWord {
 extension SecretWord {
   package static let record = "secret"
 
-  /// The document contains only their number: "secretsListed".
+  /// The document contains only the number of these records, as "secretsListed".
   package var field: StatsPageField {
     switch self {
     case .sequence: .sequence

@@ -23,7 +23,7 @@ package enum StatsPageFailure: Error {
   case unsuitable(directory: String, reason: String)
 
   /// Whether to try another directory, because this one is unsuitable or cannot be opened.
-  var isOfTheDirectory: Bool {
+  var concernsDirectory: Bool {
     switch self {
     case .unsuitable: true
     case .system(let failure): failure.call == .openStatsDirectory
@@ -102,7 +102,7 @@ package struct StatsPageFile: Sendable {
       } catch {
         // The first failure is the one that the user can act on.
         firstFailure = firstFailure ?? error
-        isLastUnfit = error.isOfTheDirectory
+        isLastUnfit = error.concernsDirectory
         // (Fails if another publisher has a page in it.)
         if isNew { StatsPageCalls.removeDirectory(candidate.path) }
       }
@@ -181,14 +181,13 @@ package struct StatsPageFile: Sendable {
     let page = unsafe StatsPageFile(
       writer: writer, descriptor: file, identity: status.identity, directoryPath: candidate.path,
       name: name, id: id, base: base)
-    page.sweep()
+    page.removeStalePages()
     return page
   }
 
-  /// `isNew`: this call made the directory.
-  /// EPERM, ENOENT, EACCES, ENOTDIR, ENAMETOOLONG and ELOOP: errors that mean little without the
-  /// path.
-  private static let answersOfAPath: Set<Int32> = [1, 2, 13, 20, 36, 40]
+  /// Errors of a path, which mean little without it: EPERM, ENOENT, EACCES, ENOTDIR, ENAMETOOLONG,
+  /// ELOOP.
+  private static let pathErrors: Set<Int32> = [1, 2, 13, 20, 36, 40]
 
   private static func openDirectory(
     _ candidate: DirectoryCandidate, isNew: inout Bool
@@ -205,7 +204,7 @@ package struct StatsPageFile: Sendable {
     let opened: Int64
     do {
       opened = try system(.openStatsDirectory) { StatsPageCalls.openDirectory(candidate.path) }
-    } catch StatsPageFailure.system(let failure) where answersOfAPath.contains(failure.errno) {
+    } catch StatsPageFailure.system(let failure) where pathErrors.contains(failure.errno) {
       throw .unsuitable(directory: candidate.path, reason: "\(failure)")
     }
     let fd = Int32(opened)
@@ -267,7 +266,7 @@ package struct StatsPageFile: Sendable {
   }
 
   /// Removes this user's pages whose publisher is gone, which shows in their lock being free.
-  private func sweep() {
+  private func removeStalePages() {
     guard let opened = try? OpenFile(directory: directoryPath),
       let names = try? opened.names(limit: 10_000)
     else { return }
@@ -290,7 +289,7 @@ package struct StatsPageFile: Sendable {
   }
 }
 
-/// A directory where a page may lie.
+/// A directory that may hold a page.
 package struct DirectoryCandidate: Equatable, Sendable {
   package var path: String
   /// The source of the path, for error messages.
@@ -329,12 +328,12 @@ package struct DirectoryCandidate: Equatable, Sendable {
   }
 }
 
-/// What the environment says of where pages lie.
+/// The environment variables that say where pages are.
 package struct StatsPageEnvironment: Sendable {
   package let directory: String?
   package let runtimeDirectory: String?
 
-  /// As it is now.
+  /// The current environment.
   package init() {
     directory = ProcessFacts.environment("ENCLAVE_STATS_DIR")
     runtimeDirectory = ProcessFacts.environment("XDG_RUNTIME_DIR")

@@ -1,21 +1,22 @@
-// The stats page's format: where everything is, and the numbers of the words. Beside it: the codes, the
-// tables, the map of pages, and what each word is. Documented for readers in other languages in
-// EnclaveStats.docc/PageFormat.md; a test compares that table with these enumerations.
+// The format of the stats page: the positions of its parts, and the word numbers of its records.
+// The codes, the tables, the page map and the fields' declarations are in files next to this one.
+// PageFormat.md documents the format for readers in other languages; a test compares it with these
+// enumerations.
 //
 //   0      header      written before the page has a name, then never changed
 //   1024   process     one record, rewritten by the ticker
-//   1536   calls       one record for each system call, by its number
-//   4096   stamps      one word for each block of 64 records of the tables marked (s)
+//   1536   calls       one record per system call, by its number
+//   4096   stamps      one word per block of 64 records of the tables marked (s)
 //   …      arenas (s), labels (s), chunks (s), secrets (s), events, vaults, maps (s)
 //
-// Words are 8 bytes, little-endian. A record starts with its sequence: odd while it is written,
-// raised by two by each update. There are no offsets and no pointers in the page: the place of
-// everything follows from the capacities in the header.
+// Words are 8 bytes, little-endian. A record starts with its sequence: odd while the record is
+// being written, and increased by two by each update. The page contains no offsets or pointers: all
+// positions follow from the capacities in the header.
 
 internal import EnclaveSystem
 
 package enum StatsPageFormat {
-  /// "ENCLAVE" and 1, as a little-endian word; the last thing that a publisher writes.
+  /// "ENCLAVE" and 1, as a little-endian word; written last.
   package static let magic: UInt64 = 0x01_45_56_41_4c_43_4e_45
   package static let major: UInt64 = 1
   package static let minor: UInt64 = 0

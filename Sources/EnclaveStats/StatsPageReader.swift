@@ -32,7 +32,7 @@ package struct StatsPageRecord<Word: RecordWord>: Equatable, Sendable {
   }
 }
 
-/// One reading of a page.
+/// The result of reading a page once.
 package struct StatsPageImage: Equatable, Sendable {
   package var header: StatsPageRecord<HeaderWord>
   package var layout: StatsPageLayout
@@ -130,7 +130,7 @@ package struct StatsPageReader: ~Copyable {
     guard let capacities = numbers(.arenaCapacity), let recordBytes = numbers(.arenaBytes),
       let layout = StatsPageLayout(capacities: capacities, recordBytes: recordBytes)
     else { throw .corrupt("its capacities or record sizes are out of range") }
-    // Behind the tables known here a later minor version may have more.
+    // A later minor version may have more tables behind the ones known here.
     let mayHaveMore = minor > StatsPageFormat.minor
     let byteCount = word(.byteCount)
     guard

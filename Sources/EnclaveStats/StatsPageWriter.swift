@@ -1,10 +1,11 @@
 // The writer: records, their sequences, and which records are in use.
 //
-// A record has one writer at a time: the holder of the lock of the object it describes. A writer
-// raises the sequence to an odd value, stores the words that changed, and raises it to an even one,
-// with plain stores (relaxed, a release fence after the first, a release at the last; Boehm, "Can
-// seqlocks get along with programming language memory models?", MSPC 2012). The sequences are kept
-// in private memory: the writer never reads back what another process may have written to the page.
+// A record has one writer at a time: the holder of the lock of the object that the record
+// describes. The writer makes the sequence odd, stores the words that changed, and makes it even
+// again, with plain stores (relaxed, a release fence after the first, and release ordering for the
+// last; Boehm, "Can seqlocks get along with programming language memory models?", MSPC 2012). The
+// sequences are kept in private memory: the writer never reads back what another process may have
+// written to the page.
 
 package import EnclaveSystem
 
@@ -91,7 +92,7 @@ extension RecordWriter where Word == SecretWord {
     end()
   }
 
-  /// Nobody knows when it was opened last.
+  /// Marks the time of the last opening as unknown.
   package func forgetLastOpened() {
     begin()
     set(.lastOpenedAtMs, StatsPageFormat.unknown)
@@ -124,7 +125,7 @@ package struct TableWriter<Word: TableWord> {
 
 /// The memory of a published page: allocates and frees records.
 ///
-/// Threads: `take` and `giveBack` lock; a record belongs to its taker.
+/// Threads: `take` and `release` lock; a record belongs to its taker.
 @safe
 package final class StatsPageWriter: @unchecked Sendable {
   package let layout: StatsPageLayout
@@ -173,7 +174,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe nextEvent.initialize(to: 0)
     unsafe clock = .allocate(capacity: 1)
     unsafe clock.initialize(to: ProcessFacts.bootMilliseconds)
-    unsafe secretsLeft = .allocate(capacity: 8)  // a line of its own
+    unsafe secretsLeft = .allocate(capacity: 8)  // a cache line of its own
     unsafe secretsLeft.initialize(repeating: UInt64(layout.capacity(.secrets)), count: 8)
     unsafe unlisted = .allocate(capacity: 1)
     unsafe unlisted.initialize(to: Array(repeating: 0, count: StatsPageTable.allCases.count))
@@ -230,8 +231,8 @@ package final class StatsPageWriter: @unchecked Sendable {
     return nil
   }
 
-  /// Takes a free record for a secret; nil when there is none, which is one load. Each shard has a region
-  /// that it takes from first, so that its records lie together.
+  /// Takes a free record for a secret, or returns nil (after a single load). Each shard prefers a
+  /// region of its own, so that its records lie together.
   package func takeSecret(shard: Int) -> UInt32? {
     guard unsafe loadRelaxed(secretsLeft) > 0 else { return nil }
     unsafe lock(spin)
@@ -246,7 +247,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     return nil
   }
 
-  package func giveBackSecret(_ index: UInt32) {
+  package func releaseSecret(_ index: UInt32) {
     unsafe lock(spin)
     unsafe freeSecrets.pointee[region(index)].append(index)
     countSecrets(1)
@@ -263,13 +264,13 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe storeRelaxed(left, at: UnsafeMutableRawPointer(secretsLeft))
   }
 
-  package func giveBack(_ table: StatsPageTable, _ index: UInt32) {
+  package func release(_ table: StatsPageTable, _ index: UInt32) {
     unsafe lock(spin)
     unsafe free.pointee[table.rawValue].append(index)
     unsafe unlock(spin)
   }
 
-  /// An object without a record is gone.
+  /// Call this when an object without a record is removed.
   package func decrementUnlisted(_ table: StatsPageTable) {
     unsafe lock(spin)
     unsafe unlisted.pointee[table.rawValue] -= 1
