@@ -1,4 +1,5 @@
-// Alternate signal stacks, so that a stack that overflows is wiped for, too. sigaltstack(2).
+// Alternate signal stacks (sigaltstack(2)), so that a wipe can run even when a thread's stack has
+// overflowed.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +36,7 @@ int64_t ces_alternate_stack(void) {
 void ces_alternate_stack_free(void) {
   if (!own_stack) return;
   stack_t now;
-  // Only if it is still this one that the thread uses.
+  // Only if the thread still uses this one.
   if (sigaltstack(NULL, &now) == 0 && (char *)now.ss_sp > (char *)own_stack &&
       (char *)now.ss_sp < (char *)own_stack + own_stack_bytes) {
     stack_t none = {.ss_flags = SS_DISABLE};

@@ -1,4 +1,4 @@
-// The protocol behind CEnclaveCipher.h.
+// Implements the protocol of CEnclaveCipher.h.
 
 #include "CEnclaveCipher.h"
 
@@ -6,10 +6,10 @@
 
 #include "CEnclaveSystem.h"
 
-// --- Bytes that another thread may be replacing -------------------------------------------------------
+// --- Copying bytes that another thread may be replacing -----------------------------------------------
 
-// By words where they are aligned, as all slots are. Relaxed: the sequence tells whether they belong
-// together.
+// Word by word where aligned, as all slots are. The accesses are relaxed; the sequence tells whether what
+// was read belongs together.
 
 static void load_racing(void *to, const void *from, size_t length) {
   const char *source = from;
@@ -39,15 +39,15 @@ static void store_racing(void *to, const void *from, size_t length) {
 #define LOAD(field) __atomic_load_n(&slot->field, __ATOMIC_RELAXED)
 #define STORE(field, value) __atomic_store_n(&slot->field, value, __ATOMIC_RELAXED)
 
-static void describe(ces_cipher_slot *slot, const ces_cipher_slot *known, uint32_t state) {
-  STORE(tag[0], known->tag[0]);
-  STORE(tag[1], known->tag[1]);
-  STORE(counter, known->counter);
-  STORE(shard, known->shard);
+static void store_meta(ces_cipher_slot *slot, const ces_cipher_slot *meta, uint32_t state) {
+  STORE(tag[0], meta->tag[0]);
+  STORE(tag[1], meta->tag[1]);
+  STORE(counter, meta->counter);
+  STORE(shard, meta->shard);
   STORE(state, state);
 }
 
-/// The sequence is odd from here on, for whoever sees anything of what follows.
+/// Makes the sequence odd before any of the following stores becomes visible.
 static uint64_t begin_replacing(ces_cipher_slot *slot) {
   uint64_t sequence = LOAD(sequence);
   STORE(sequence, sequence + 1);
@@ -62,7 +62,7 @@ static void end_replacing(ces_cipher_slot *slot, uint64_t sequence) {
 static void set(ces_cipher_slot *slot, uint32_t state) {
   static const ces_cipher_slot nothing;
   uint64_t sequence = begin_replacing(slot);
-  describe(slot, &nothing, state);
+  store_meta(slot, &nothing, state);
   end_replacing(slot, sequence);
 }
 
@@ -73,42 +73,42 @@ void ces_cipher_begin(ces_cipher_slot *slot) {
 
 void ces_cipher_end(ces_cipher_slot *slot) { set(slot, CES_CIPHER_BLANK); }
 
-uint64_t ces_cipher_take(const ces_cipher_slot *slot, const void *from, void *to, size_t length,
-                         ces_cipher_slot *known) {
+uint64_t ces_cipher_read(const ces_cipher_slot *slot, const void *from, void *to, size_t length,
+                         ces_cipher_slot *meta) {
   uint64_t before = __atomic_load_n(&slot->sequence, __ATOMIC_ACQUIRE);
   if (before & 1) return before;
-  known->tag[0] = LOAD(tag[0]);
-  known->tag[1] = LOAD(tag[1]);
-  known->counter = LOAD(counter);
-  known->shard = LOAD(shard);
-  known->state = LOAD(state);
-  if (known->state == CES_CIPHER_WRITTEN && LOAD(condemned) == before) known->state = CES_CIPHER_TAMPERED;
-  if (known->state == CES_CIPHER_WRITTEN) load_racing(to, from, length);
-  return ces_cipher_is_still(slot, before) ? before : before | 1;
+  meta->tag[0] = LOAD(tag[0]);
+  meta->tag[1] = LOAD(tag[1]);
+  meta->counter = LOAD(counter);
+  meta->shard = LOAD(shard);
+  meta->state = LOAD(state);
+  if (meta->state == CES_CIPHER_WRITTEN && LOAD(tampered_sequence) == before) meta->state = CES_CIPHER_TAMPERED;
+  if (meta->state == CES_CIPHER_WRITTEN) load_racing(to, from, length);
+  return ces_cipher_is_unchanged(slot, before) ? before : before | 1;
 }
 
-bool ces_cipher_is_still(const ces_cipher_slot *slot, uint64_t sequence) {
+bool ces_cipher_is_unchanged(const ces_cipher_slot *slot, uint64_t sequence) {
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
   return LOAD(sequence) == sequence;
 }
 
 void ces_cipher_replace(ces_cipher_slot *slot, void *to, const void *from, size_t length,
-                        const ces_cipher_slot *known) {
+                        const ces_cipher_slot *meta) {
   uint64_t sequence = begin_replacing(slot);
   store_racing(to, from, length);
-  describe(slot, known, CES_CIPHER_WRITTEN);
+  store_meta(slot, meta, CES_CIPHER_WRITTEN);
   end_replacing(slot, sequence);
 }
 
-void ces_cipher_condemn(ces_cipher_slot *slot, uint64_t sequence) {
-  // A sequence comes once, so this says nothing of what replaced it.
-  STORE(condemned, sequence);
+void ces_cipher_mark_tampered(ces_cipher_slot *slot, uint64_t sequence) {
+  // Sequence numbers never repeat, so this does not affect a later ciphertext.
+  STORE(tampered_sequence, sequence);
 }
 
 // --- Residue ----------------------------------------------------------------------------------------------
 
 __attribute__((noinline)) static void clear_stack_below(void) {
-  // What libsodium's ciphers use (some 2.2 KiB, 1.0.18 with AVX2), twice.
+  // Twice what libsodium's ciphers use (some 2.2 KiB in 1.0.18 with AVX2).
   volatile uint64_t below[640];
   for (size_t i = 0; i < sizeof below / sizeof *below; i++) below[i] = 0;
   __asm__ volatile("" : : "r"(below) : "memory");
@@ -118,7 +118,7 @@ void ces_clear_residue(void) {
   clear_stack_below();
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx")) {
-    // What a C library copies with where there are more registers.
+    // The upper registers, which C libraries use for copying where they exist.
     if (__builtin_cpu_supports("avx512f")) {
       __asm__ volatile(
           "vpxorq %zmm16, %zmm16, %zmm16; vpxorq %zmm17, %zmm17, %zmm17; vpxorq %zmm18, %zmm18, %zmm18;"
@@ -162,12 +162,12 @@ ces_scratch *ces_scratch_of(int32_t thread) { return &scratch[thread]; }
 
 static uint64_t run(uint32_t count) { return count >= 64 ? UINT64_MAX : (1ull << count) - 1; }
 
-int32_t ces_scratch_take(ces_scratch *scratch, uint32_t count, uint64_t owner) {
+int32_t ces_scratch_allocate(ces_scratch *scratch, uint32_t count, uint64_t owner) {
   uint64_t *used = &scratch->used;
   uint64_t bits = run(count);
   uint64_t now = __atomic_load_n(used, __ATOMIC_RELAXED);
   for (;;) {
-    // What is taken last goes first, so the lowest run that is free is the one in the cache.
+    // The piece taken last is released first, so the lowest free run is the one in the cache.
     uint32_t first = 0;
     while (first + count <= 64 && (now >> first & bits) != 0) {
       first += (uint32_t)__builtin_ctzll(now >> first & bits) + 1;
@@ -191,7 +191,7 @@ int32_t ces_scratch_find(const ces_scratch *scratch, uint64_t owner, int32_t fro
   return -1;
 }
 
-void ces_scratch_give(ces_scratch *scratch, uint32_t first, uint32_t count) {
+void ces_scratch_release(ces_scratch *scratch, uint32_t first, uint32_t count) {
   __atomic_store_n(&scratch->owners[first], 0, __ATOMIC_RELAXED);
   __atomic_fetch_and(&scratch->used, ~(run(count) << first), __ATOMIC_RELEASE);
 }

@@ -1,4 +1,4 @@
-// Calls on files and directories. One call each, -errno on failure, no decisions.
+// Calls on files and directories. Each makes one call and returns -errno on failure; no policy.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -34,8 +34,8 @@ enum { FIRST_KEPT_DESCRIPTOR = 64 };
 int64_t ces_open_temporary(int directory) {
   int fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0) return -errno;
-  // Out of the way of programs that close, open and duplicate the first ones: a daemon's standard output
-  // is not to land in the page. Where that many are not allowed, it stays.
+  // Avoid the low numbers, which daemons close, reopen and duplicate: a daemon's standard output must not
+  // end up in the page. If the descriptor limit does not allow a higher number, keep the low one.
   int high = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_KEPT_DESCRIPTOR);
   if (high < 0) return fd;
   close(fd);

@@ -1,5 +1,5 @@
-// See CEnclaveHeld.h. The thread takes the shared number for the time of the call. A signal handler
-// that comes in between counts its windows there too, in and out again.
+// See CEnclaveHeld.h. The thread uses the shared number during the call. A signal handler that interrupts
+// it enters and leaves its own windows under the shared number too.
 
 #include "CEnclaveHeld.h"
 

@@ -1,4 +1,4 @@
-// Locks of one word, and how their waiters wait.
+// One-word locks, and how threads wait for them.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -13,8 +13,8 @@
 
 __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
 
-// A holder that runs is done after some microseconds at most. One that was preempted has to get the
-// processor: sched_yield(2) gives it only to those of the waiter's own priority or above.
+// A running holder finishes within microseconds. A preempted holder needs the processor, and sched_yield(2)
+// gives it only to threads of the waiter's own priority or higher, so waiters sleep in the end.
 enum { PAUSES = 128, YIELDS = 32, SHORTEST_SLEEP_NS = 20000, DOUBLINGS = 5 };
 
 static void pause_briefly(void) {
@@ -41,18 +41,18 @@ void ces_back_off(uint32_t tries) {
   errno = error;
 }
 
-// Giving a lock back is a plain store of the word and a load of the sleepers, which the processor may
-// do the other way round: then the holder sees no sleeper, and the sleeper saw the word taken. So who is
-// about to sleep counts itself, and has every thread pass a barrier, before it looks at the word once
-// more (Tests/Models/lock.pml). Where there is no such barrier a sleep is short.
+// Unlocking is a plain store of the word followed by a load of the sleeper count, and the processor may
+// reorder the two: the holder would see no sleeper, and the sleeper would see the word still locked. So a
+// thread that is about to sleep counts itself and runs a barrier on every thread before it looks at the
+// word again (Tests/Models/lock.pml). Where that barrier is unavailable, sleeps are short.
 ces_sleeper_count ces_sleepers[CES_SLEEPER_COUNTS];
 enum { UNSURE_NS = 1000000 };
 
-// Where this thread counted itself.
+// The count in which this thread registered as a sleeper.
 static __thread uint32_t *counted_at __attribute__((tls_model("initial-exec")));
 
-// A child has this thread alone, which may have been about to sleep when its signal handler forked.
-// (After a raw clone(2) each unlock of such a word may wake nobody.)
+// A forked child has only this thread, which may have been about to sleep when its signal handler forked.
+// (After a raw clone(2) the counts are stale, so unlocking may make needless wake-up calls.)
 static void forget_sleepers(void) {
   for (int i = 0; i < CES_SLEEPER_COUNTS; i++) {
     __atomic_store_n(&ces_sleepers[i].count, 0, __ATOMIC_RELAXED);
@@ -79,7 +79,7 @@ static void wait_for(uint32_t *word, bool (*take)(uint32_t *)) {
     uint32_t holder = __atomic_load_n(word, __ATOMIC_RELAXED);
     if (holder == 0) continue;
     long result = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, holder, limit, NULL, 0);
-    // A filter of system calls may forbid it.
+    // A seccomp filter may forbid futex(2).
     if (result < 0 && errno != EAGAIN && errno != EINTR && errno != ETIMEDOUT) {
       nanosleep(&patience, NULL);
     }

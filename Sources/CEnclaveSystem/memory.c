@@ -1,4 +1,4 @@
-// Calls that map, protect, lock and wipe memory, and the heap that metadata lies in.
+// Calls that map, protect, lock, seal and wipe memory, and the heap for bookkeeping.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -7,9 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "result.h"
+
+// Numbers of system calls and advice that old headers lack; the same on every architecture.
+enum { NR_MSEAL = 462, NR_MEMFD_SECRET = 447 };
+enum { ADVICE_GUARD_INSTALL = 102, ADVICE_GUARD_REMOVE = 103 };
 
 int64_t ces_has_room(size_t length) {
   void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -46,7 +51,7 @@ int64_t ces_separate(void *address, size_t length, size_t unit) {
     size_t bytes = length - at < unit ? length - at : unit;
     if (madvise((char *)address + at, bytes, MADV_NOHUGEPAGE) == 0) continue;
     int error = errno;
-    // All pages alike merge again. (The flag cannot be taken back without asking for huge pages.)
+    // With equal flags all units merge again. (The flag cannot be cleared without asking for huge pages.)
     if (at > unit) madvise(address, length, MADV_NOHUGEPAGE);
     return -error;
   }
@@ -73,7 +78,7 @@ int64_t ces_metadata_room(void) {
       free(made);  // another thread was faster
     }
   }
-  // The compiler may not leave the pair out: the answer is what it is asked for.
+  // `volatile` keeps the compiler from removing the malloc and free.
   void *volatile room = malloc(CES_METADATA_ROOM);
   if (!room) {
     free(__atomic_exchange_n(&metadata_reserve, NULL, __ATOMIC_ACQ_REL));
@@ -110,3 +115,37 @@ int ces_is_equal(const void *a, const void *b, size_t length) {
 }
 
 int64_t ces_page_size(void) { RESULT(sysconf(_SC_PAGESIZE)); }
+
+// --- Seals, secret memory, probes --------------------------------------------------------------
+
+int64_t ces_seal(void *address, size_t length) { RESULT(syscall(NR_MSEAL, address, length, 0)); }
+
+static int64_t set_length(int fd, uint64_t length) { RESULT(ftruncate(fd, (off_t)length)); }
+
+int64_t ces_map_secret(void *address, size_t length) {
+  long fd = syscall(NR_MEMFD_SECRET, 02000000 /* O_CLOEXEC */);
+  if (fd < 0) return -errno;
+  int64_t result = 0;
+  if (length > 0) {
+    // RLIMIT_FSIZE applies to memfd_secret(2) files too.
+    result = ces_without_xfsz(set_length, (int)fd, length);
+    if (result == 0 && mmap(address, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)fd, 0) ==
+               MAP_FAILED) {
+      result = -errno;
+    }
+  }
+  close((int)fd);
+  return result;
+}
+
+int64_t ces_discard(void *address, size_t length) { RESULT(madvise(address, length, MADV_DONTNEED)); }
+
+int64_t ces_guard_probe(void *address, size_t length) {
+  if (madvise(address, length, ADVICE_GUARD_INSTALL) < 0) return -errno;
+  return madvise(address, length, ADVICE_GUARD_REMOVE) < 0 ? -errno : 0;
+}
+
+int64_t ces_memory_tagging_probe(void) {
+  // The place for arm64's MTE (PROT_MTE, PR_SET_TAGGED_ADDR_CTRL). No other architecture here tags memory.
+  return -ENOSYS;
+}

@@ -1,7 +1,7 @@
-// The stats page lives on tmpfs, where its own user can truncate it at any time; the next store
-// would then raise SIGBUS (mmap(2)). This handler puts private memory under the whole range, so
-// that the program's stores go nowhere and its life goes on. Async-signal-safe: mmap(2) is a bare
-// system call and the rest are stores.
+// The stats page is on tmpfs, where its user can truncate it at any time; the next store would then raise
+// SIGBUS (mmap(2)). This handler maps private memory over the whole range, so that the program's stores go
+// nowhere and it keeps running. It is async-signal-safe: mmap(2) is a bare system call, and the rest are
+// stores.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -13,10 +13,10 @@
 
 static uintptr_t guarded_from, guarded_to;
 static int tripped, installed;
-// What was there before the guard, and what came after it and was put below it again.
+// The handler from before the guard, and one installed later, which the guard was put above again.
 static struct sigaction previous, later;
 static int has_later;
-// Whoever came later may know the guard as what was there before: then it calls back.
+// Handlers installed later may call the guard as their previous handler; the depth detects that.
 static _Thread_local int depth;
 
 static void on_sigbus(int signal, siginfo_t *info, void *context) {
@@ -31,14 +31,14 @@ static void on_sigbus(int signal, siginfo_t *info, void *context) {
     errno = saved;
     if (p != MAP_FAILED) return;
   }
-  // Not ours: do what would have been done without us.
+  // Not a fault in the page: do what would happen without the guard.
   const struct sigaction *next =
       __atomic_load_n(&has_later, __ATOMIC_ACQUIRE) && depth == 0 ? &later : &previous;
   depth++;
   if ((next->sa_flags & SA_SIGINFO) && next->sa_sigaction) {
     next->sa_sigaction(signal, info, context);
   } else if (next->sa_handler == SIG_DFL || next->sa_handler == SIG_IGN) {
-    // A fault cannot be ignored: returning would raise it again for ever.
+    // A fault cannot be ignored: returning would raise it again forever.
     struct sigaction standard;
     memset(&standard, 0, sizeof standard);
     standard.sa_handler = SIG_DFL;
@@ -75,7 +75,7 @@ int64_t ces_page_guard_keep(void) {
   if ((now.sa_flags & SA_SIGINFO) &&
       (now.sa_sigaction == on_sigbus || ces_is_wipes_handler((void *)now.sa_sigaction)))
     return 0;
-  // Nothing runs below while it changes: a fault of another kind meanwhile has the first handler.
+  // `later` is not used while it changes; other faults go to the first handler meanwhile.
   __atomic_store_n(&has_later, 0, __ATOMIC_RELEASE);
   later = now;
   __atomic_store_n(&has_later, 1, __ATOMIC_RELEASE);

@@ -1,4 +1,4 @@
-// The table behind CEnclavePages.h.
+// Implements the table of CEnclavePages.h.
 
 #define _GNU_SOURCE
 #include "CEnclavePages.h"

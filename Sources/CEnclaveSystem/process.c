@@ -1,4 +1,4 @@
-// What a process asks of the kernel about itself: counters, limits, clocks, threads and forks.
+// What a process needs to know about itself: call counters, limits, clocks, threads and forks.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -110,7 +110,7 @@ int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(voi
   *ticker = (struct ticker){name, interval_ms, tick, context};
   sigset_t all, old;
   sigfillset(&all);
-  // The page may be truncated under this thread as under any other: its SIGBUS must be taken.
+  // This thread may also store into a truncated page, so SIGBUS must not be blocked.
   sigdelset(&all, SIGBUS);
   pthread_sigmask(SIG_SETMASK, &all, &old);
   pthread_attr_t attributes;
@@ -125,13 +125,14 @@ int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(voi
   return -error;
 }
 
-void ces_complain(const char *text, size_t length) {
+void ces_write_stderr(const char *text, size_t length) {
   ssize_t ignored = write(STDERR_FILENO, text, length);
   (void)ignored;
 }
 
 void ces_abort(void) { abort(); }
 
+int64_t ces_processors(void) { return sysconf(_SC_NPROCESSORS_ONLN); }
 int64_t ces_pid(void) { return getpid(); }
 int64_t ces_uid(void) { return geteuid(); }
 int64_t ces_settled_uid(void) {

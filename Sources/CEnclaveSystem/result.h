@@ -1,4 +1,4 @@
-// How a wrapper answers: the call's value, or -errno.
+// The result of a wrapper: the call's value, or -errno.
 
 #ifndef C_ENCLAVE_RESULT_H
 #define C_ENCLAVE_RESULT_H

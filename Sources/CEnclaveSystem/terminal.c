@@ -1,5 +1,5 @@
-// The reader behind CEnclaveTerminal.h. A signal that ends the process by default is only ever
-// delayed until the reader, which waits in poll(2) and nowhere else, has restored the terminal.
+// Implements CEnclaveTerminal.h. A signal that would end the process is only delayed until the reader has
+// restored the terminal; the reader waits only in poll(2), so the delay is short.
 
 #define _GNU_SOURCE
 #include "CEnclaveTerminal.h"
@@ -43,19 +43,19 @@ bool ces_is_hung_up(int fd) {
 
 // --- The reader --------------------------------------------------------------------------------
 
-/// In the order in which they are raised again: what ends the process comes first.
+/// In the order in which they are raised again: the ones that end the process first.
 static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT};
 enum { SIGNALS = sizeof signals / sizeof *signals, ENDING = 4 };
 
-static uint32_t reader;       // the process whose reader it is, 0 when there is none
-static int terminal;          // what is read
-static bool is_registered;    // ces_terminal_rescue, to run at exit
-static bool is_saved;         // `before` is what is to be put back
+static uint32_t reader;  // the process that is reading; 0 if none
+static int terminal;  // the descriptor that is read
+static bool is_registered;  // ces_terminal_rescue runs at exit
+static bool is_saved;  // `before` holds the settings to restore
 static struct termios before;
-static uint32_t is_silent;    // the echo is off, or is being turned off
-static int waker = -1;        // eventfd(2), for handlers in other threads
-static uint32_t noted;        // signals, as bits
-static uint32_t handlers;     // under way
+static uint32_t is_silent;  // echo is off, or being turned off
+static int waker = -1;  // eventfd(2), written by handlers in any thread
+static uint32_t noted;  // received signals, as bits
+static uint32_t handlers;  // running handlers
 static struct {
   bool is_covered;
   struct sigaction own;
@@ -69,7 +69,7 @@ static int index_of(int signal) {
 
 static void on_signal(int signal);
 
-/// Unless somebody else has changed the signal's action meanwhile.
+/// False if somebody else has changed the signal's action since.
 static bool covers(int index) {
   struct sigaction now;
   return index < SIGNALS && covered[index].is_covered &&
@@ -93,7 +93,7 @@ static void on_signal(int signal) {
   }
   __atomic_sub_fetch(&handlers, 1, __ATOMIC_SEQ_CST);
   if (!is_own || fd < 0) {
-    // A forked child has no reader; or the reader has just finished. The signal is delivered when
+    // A forked child has no reader, or the reader has just finished. The raised signal is delivered when
     // this handler returns.
     if (!is_own) uncover(index_of(signal));
     raise(signal);
@@ -137,7 +137,7 @@ bool ces_terminal_replace(int signal, const struct sigaction *own) {
   return true;
 }
 
-/// Of a terminal that does not control this process, a process is never in the background.
+/// A process is never in the background of a terminal that is not its controlling terminal.
 static bool is_in_background(void) {
   pid_t group = tcgetpgrp(terminal);
   return group > 0 && group != getpgrp();
@@ -158,7 +158,7 @@ void ces_terminal_take(int fd) {
     uint32_t found = __atomic_load_n(&reader, __ATOMIC_RELAXED);
     if (found != own && __atomic_compare_exchange_n(&reader, &found, own, false, __ATOMIC_ACQUIRE,
                                                     __ATOMIC_RELAXED)) {
-      // Another process' reader: this one is a child that was forked meanwhile.
+      // The recorded reader belongs to another process: this is a child forked during the read.
       if (found != 0) uncover_signals();
       break;
     }
@@ -173,8 +173,8 @@ void ces_terminal_take(int fd) {
 
 // --- Settings ----------------------------------------------------------------------------------
 
-/// Writes to the terminal, or to standard error where it was opened for reading only. Does not wait
-/// for a terminal that takes nothing longer than until a signal comes.
+/// Writes to the terminal, or to standard error if the terminal was opened read-only. If the terminal's
+/// output is stopped, waits only until a signal arrives.
 static void show(const char *text, size_t length, int timeout) {
   int flags = fcntl(terminal, F_GETFL);
   int fd = flags >= 0 && (flags & O_ACCMODE) == O_RDONLY ? STDERR_FILENO : terminal;
@@ -186,7 +186,7 @@ static void show(const char *text, size_t length, int timeout) {
 }
 
 int64_t ces_terminal_silence(const char *prompt, size_t length) {
-  // After a stop that was not noticed in time the settings are still those of the reading.
+  // After a stop that was not handled in time, the current settings are still those of the read.
   if (!is_saved && tcgetattr(terminal, &before) < 0) return -errno;
   is_saved = true;
   int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -196,16 +196,16 @@ int64_t ces_terminal_silence(const char *prompt, size_t length) {
   struct sigaction stop;
   if (sigaction(SIGTTOU, NULL, &stop) == 0 && !(stop.sa_flags & SA_SIGINFO) &&
       stop.sa_handler == SIG_IGN && is_in_background()) {
-    return -EIO;  // as read(2) would answer: the terminal is somebody else's now
+    return -EIO;  // as read(2) would answer: another process group owns the terminal now
   }
   struct termios silent = before;
   silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON);
-  // A read never waits: ^Z takes bytes away between poll(2) and read(2).
+  // Reads never block: ^Z may drop input between poll(2) and read(2).
   silent.c_cc[VMIN] = 0;
   silent.c_cc[VTIME] = 0;
   __atomic_store_n(&is_silent, 1, __ATOMIC_RELEASE);
-  // In the background this stops the process, unless SIGTTOU is blocked: then it would change the
-  // settings of whoever is in the foreground.
+  // In the background this call stops the process. With SIGTTOU blocked it would instead change the
+  // settings of the foreground process.
   sigset_t output, mask;
   sigemptyset(&output);
   sigaddset(&output, SIGTTOU);
@@ -213,12 +213,12 @@ int64_t ces_terminal_silence(const char *prompt, size_t length) {
   int result, error;
   do {
     result = tcsetattr(terminal, TCSANOW, &silent);
-    // What was typed before was echoed, and is no passphrase.
+    // Earlier input was echoed and is not part of the passphrase.
     if (result == 0) result = tcflush(terminal, TCIFLUSH);
     error = errno;
   } while (result < 0 && error == EINTR && !__atomic_load_n(&noted, __ATOMIC_SEQ_CST));
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
-  if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) return 0;  // ces_terminal_wait deals with it
+  if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) return 0;  // ces_terminal_wait handles it
   if (result < 0) return -error;
   show(prompt, length, -1);
   return 0;
@@ -227,7 +227,7 @@ int64_t ces_terminal_silence(const char *prompt, size_t length) {
 int32_t ces_terminal_key(uint8_t byte) {
   const cc_t *keys = before.c_cc;
   if (byte == '\n' || byte == '\r') return CES_KEY_LINE_END;
-  // _POSIX_VDISABLE is 0: a special character that does not exist.
+  // _POSIX_VDISABLE is 0 and means that the special character is disabled.
   if (byte == 0) return CES_KEY_TEXT;
   if (byte == keys[VERASE] || byte == 8 || byte == 127) return CES_KEY_ERASE;
   if (byte == keys[VWERASE] || byte == 23) return CES_KEY_ERASE_WORD;
@@ -240,7 +240,7 @@ int32_t ces_terminal_key(uint8_t byte) {
 int64_t ces_terminal_read(void *byte) {
   ssize_t n = read(terminal, byte, 1);
   if (n >= 0) return n;
-  // In the background it is EIO where SIGTTIN is blocked: ces_terminal_wait deals with that.
+  // In the background with SIGTTIN blocked it is EIO; ces_terminal_wait handles that.
   return errno == EINTR || (errno == EIO && is_in_background()) ? 0 : -errno;
 }
 
@@ -259,7 +259,7 @@ int64_t ces_terminal_restore(void) {
   uncover_signals();
   int made = waker;
   __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
-  // A handler that has read `waker` writes to it; one that comes later raises its signal itself.
+  // A handler that has loaded `waker` may write to it; a later one raises its signal itself.
   for (uint32_t tries = 0; __atomic_load_n(&handlers, __ATOMIC_SEQ_CST) != 0;) ces_back_off(tries++);
   close(made);
   return result;
@@ -267,7 +267,7 @@ int64_t ces_terminal_restore(void) {
 
 // --- Signals -----------------------------------------------------------------------------------
 
-/// Has a signal do what it does, before this returns where that is stopping or ending.
+/// Delivers a signal. If it stops or ends the process, that happens before this returns.
 static void deliver(int signal) {
   struct sigaction now;
   sigset_t one, mask;
@@ -281,7 +281,7 @@ static void deliver(int signal) {
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return;
   }
-  // An application's handler runs where the application lets it.
+  // An application's handler runs in a thread that the application allows.
   pthread_sigmask(SIG_BLOCK, NULL, &mask);
   if (sigismember(&mask, signal)) {
     kill(getpid(), signal);
@@ -290,7 +290,7 @@ static void deliver(int signal) {
   }
 }
 
-/// Delivers what was noted; whether that ends the reading.
+/// Delivers the received signals. Returns whether one of them ends the read.
 static bool deliver_noted(void) {
   uint32_t bits = __atomic_exchange_n(&noted, 0, __ATOMIC_SEQ_CST);
   for (int i = 0; i < SIGNALS; i++) {
@@ -310,7 +310,7 @@ int32_t ces_terminal_wait(void) {
     if (ready < 0 && errno == EINTR) continue;
     if (files[1].revents && ready > 0) continue;
     if (is_in_background()) {
-      // Stopped by something else than ^Z, and continued: what is typed is typed for the shell.
+      // Stopped by something other than ^Z and continued: what is typed now is meant for the shell.
       ces_terminal_restore();
       return deliver_noted() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
     }

@@ -1,7 +1,7 @@
-// The copies behind CEnclaveTexts.h.
+// Implements CEnclaveTexts.h.
 //
-// Copies lie in lists by their hash. A list only ever grows at its head, by an exchange: it needs no
-// lock, so that a forked child never finds one taken.
+// Copies are in lists by hash. A list only grows at its head, by compare-and-swap. It needs no lock, so a
+// forked child never finds one held.
 
 #define _GNU_SOURCE
 #include "CEnclaveTexts.h"
@@ -13,7 +13,7 @@
 enum : size_t { LISTS = 1024, RECENT = 512 };
 
 static ces_text *lists[LISTS];
-/// By the pointers that texts were given by.
+/// Recently found copies, by the caller's pointer.
 static const ces_text *recent[RECENT];
 static uint32_t count;
 
@@ -22,9 +22,9 @@ static const ces_text others = {NULL, 0, 12, "other labels"};
 size_t ces_text_length(const char *bytes, size_t length) {
   if (length <= CES_TEXT_LIMIT) return length;
   length = CES_TEXT_LIMIT;
-  // A scalar is cut off whole: its further bytes begin with 10.
+  // Cut whole scalars: continuation bytes begin with the bits 10.
   while (length > 0 && ((unsigned char)bytes[length] & 0xc0) == 0x80) length--;
-  return length > CES_TEXT_LIMIT - 4 ? length : CES_TEXT_LIMIT;  // it was no UTF-8
+  return length > CES_TEXT_LIMIT - 4 ? length : CES_TEXT_LIMIT;  // not UTF-8
 }
 
 static const ces_text *find(const ces_text *text, const ces_text *end, uint64_t hash,
@@ -65,7 +65,7 @@ const ces_text *ces_text_keep(const char *bytes, size_t length) {
   made->next = first;
   while (!__atomic_compare_exchange_n(list, &made->next, made, true, __ATOMIC_RELEASE,
                                       __ATOMIC_ACQUIRE)) {
-    // Another thread was faster, perhaps with the same text.
+    // Another thread inserted first, perhaps the same text.
     found = find(made->next, first, hash, bytes, length);
     first = made->next;
     if (found) {
@@ -81,10 +81,10 @@ const ces_text *ces_text_of(const char *text) {
   uintptr_t address = (uintptr_t)text;
   const ces_text **place = &recent[(address ^ address >> 9) % RECENT];
   const ces_text *known = __atomic_load_n(place, __ATOMIC_ACQUIRE);
-  // The pointer is no proof: its memory may hold another text by now. (A copy that was cut is never
-  // equal to what it was cut from, and is found below.)
+  // The pointer proves nothing: its memory may hold another text by now. (A copy that was cut never equals
+  // the text it was cut from; it is found below.)
   if (known && strcmp(known->bytes, text) == 0) return known;
-  // One byte more than is kept is looked at only where all before it are no NUL.
+  // Reads at most one byte more than is kept, and only while there is no NUL.
   known = ces_text_keep(text, strnlen(text, CES_TEXT_LIMIT + 1));
   __atomic_store_n(place, known, __ATOMIC_RELEASE);
   return known;

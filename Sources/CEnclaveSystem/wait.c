@@ -1,4 +1,4 @@
-// Sleeping for a change of a word: for waits that last longer than a spin lock may be held.
+// Waiting for a word to change, for waits longer than a spin lock may be held.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -11,7 +11,7 @@
 
 void ces_word_wait(const uint32_t *word, uint32_t seen) {
   long result = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-  // A filter of system calls may forbid it: then this is a poor wait, and still one.
+  // A seccomp filter may forbid futex(2); then this only yields.
   if (result < 0 && errno != EAGAIN && errno != EINTR) sched_yield();
 }
 

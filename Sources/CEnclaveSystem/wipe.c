@@ -12,8 +12,8 @@
 // --- Status ------------------------------------------------------------------------------------
 
 uint32_t ces_wipe_handlers;
-static uint32_t wiper;   // the thread that wipes, 0 before
-static uint32_t result;  // CES_WIPE_DONE or CES_WIPE_LEFT, 0 before
+static uint32_t wiper;  // the thread that wipes; 0 before
+static uint32_t result;  // CES_WIPE_DONE or CES_WIPE_LEFT; 0 before
 static uint64_t *status_word, *signal_word;
 
 uint32_t ces_wipe_status(void) {
@@ -36,11 +36,11 @@ static uint64_t now_ns(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/// Windows for writing, and frees, that threads other than this one have open; windows for reading too,
-/// where what they show was made for them.
+/// Whether threads other than this one have write windows or frees open; with `with_readers`, read windows
+/// too, because those of a cipher gate decrypt into scratch memory.
 static bool has_writers(const ces_gate *gate, bool with_readers) {
   for (int i = 0; i < CES_THREADS; i++) {
-    // This thread cannot go on before the handler does. (The shared number may be another's too.)
+    // This thread cannot continue before the handler returns. (The shared number may be another thread's.)
     if (i == ces_thread && i != CES_THREADS - 1) continue;
     ces_counters *counters = ces_gate_counters(gate, i);
     if (counters && ((ces_load_relaxed(&counters->writes) & CES_OPEN_MASK) != 0 ||
@@ -52,7 +52,7 @@ static bool has_writers(const ces_gate *gate, bool with_readers) {
   return false;
 }
 
-/// The same of what an entry covers: scratch memory is written in windows to any arena.
+/// The same for a table entry: scratch memory is written in windows of any arena.
 static bool is_being_written(const ces_wipe_entry *entry) {
   if (!entry->gate->serves_all) return has_writers(entry->gate, false);
   ces_wipe_block *block = __atomic_load_n(&ces_wipe_blocks, __ATOMIC_ACQUIRE);
@@ -75,14 +75,14 @@ static void wipe_entry(ces_wipe_entry *entry, uint32_t keys) {
   if (sigsetjmp(ces_wipe_skip, 0) == 0) {
     // After a fault the kernel has closed all keys again.
     if (keys) ces_wrpkru(ces_rdpkru() & ~keys);
-    // Without a key, pages are what closes it (or freezes it).
+    // Without a key, page protection closes (or freezes) the memory.
     if (entry->gate->key_bits == 0) mprotect(entry->data, used, PROT_READ | PROT_WRITE);
     ces_wipe(entry->data, used);
   }
   ces_wipe_repair(NULL, 0);
 }
 
-/// Takes what is live, and tells its users. The number of entries that were taken.
+/// Claims every live entry and marks its gate as wiped. Returns the number of entries claimed.
 static size_t take_all(void) {
   size_t count = 0;
   ces_wipe_block *block = __atomic_load_n(&ces_wipe_blocks, __ATOMIC_ACQUIRE);
@@ -94,7 +94,7 @@ static size_t take_all(void) {
                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
         continue;
       }
-      // In a forked child it is a copy of zeros, or not there at all.
+      // In a forked child the memory is zeros or not mapped.
       if (!ces_is_own(entry->gate)) {
         entry->used = 0;
         continue;
@@ -107,7 +107,7 @@ static size_t take_all(void) {
   return count;
 }
 
-/// Wipes what was taken (only what is `late`, when `again`); returns whether somebody may still be
+/// Wipes the claimed entries (only the `late` ones if `again`). Returns whether another thread may still be
 /// writing.
 static bool wipe_taken(uint32_t keys, bool again) {
   bool is_written = false;
@@ -117,7 +117,7 @@ static bool wipe_taken(uint32_t keys, bool again) {
       ces_wipe_entry *entry = &block->entries[i];
       if (__atomic_load_n(&entry->state, __ATOMIC_RELAXED) != CES_WIPE_TAKEN) continue;
       if (again && !entry->late) continue;
-      // Looked at before the wipe: who leaves later is waited for.
+      // Checked before the wipe, so that a writer that leaves afterwards is waited for.
       entry->late = entry->used != 0 && is_being_written(entry);
       wipe_entry(entry, keys);
       is_written |= entry->late != 0;
@@ -149,7 +149,7 @@ void ces_wipe_everything(int signal) {
   uint32_t found = keys ? ces_rdpkru() : 0;
 
   bool is_written = false;
-  // Chunks that came meanwhile are taken too; whoever adds one later sees that the wipe has begun.
+  // Also wipes chunks added meanwhile; whoever adds one later sees that the wipe has begun.
   for (int round = 0; round < 3 && take_all() > 0; round++) {
     if (ces_barrier() < 0) ces_barrier_replace();
     is_written |= wipe_taken(keys, false);

@@ -1,4 +1,4 @@
-// What the files of the wipe share. Contract: CEnclaveWipe.h.
+// Shared by the files that implement CEnclaveWipe.h.
 
 #ifndef C_ENCLAVE_WIPE_PARTS_H
 #define C_ENCLAVE_WIPE_PARTS_H
@@ -21,23 +21,23 @@ typedef struct ces_wipe_block {
 } ces_wipe_block;
 _Static_assert(sizeof(ces_wipe_block) <= CES_WIPE_BLOCK_BYTES, "a page");
 
-// Hidden: a handler that calls through a lazily bound table is not async-signal-safe.
+// Hidden, because calling through a lazily bound symbol table is not async-signal-safe.
 #pragma GCC visibility push(hidden)
 
-/// The table, which only ever grows, at its head.
+/// The table's blocks. The list only grows, at its head.
 extern ces_wipe_block *ces_wipe_blocks;
-/// The process that the arenas are of, not its children.
+/// The process that owns the arenas; forked children do not.
 extern int ces_wipe_owner;
 /// How many handlers are installed.
 extern uint32_t ces_wipe_handlers;
 
-/// Wipes everything; the second and further threads wait until the first has done it.
+/// Wipes everything. Other threads that call it wait until the first caller is done.
 void ces_wipe_everything(int signal);
-/// Clears what the interrupted thread had in registers and on its stack, but for the way back.
+/// Clears the interrupted thread's registers and stack, except what is needed to return.
 void ces_wipe_clear_interrupted(ucontext_t *context);
 
-/// From here to `ces_wipe_end_faults`, this thread's faults are repaired in the range of
-/// `ces_wipe_repair`, and jump to `ces_wipe_skip` elsewhere. Other threads' faults wait.
+/// From here to `ces_wipe_end_faults`, this thread's faults inside the range set by `ces_wipe_repair` are
+/// repaired; faults elsewhere jump to `ces_wipe_skip`. Other threads' faults wait.
 void ces_wipe_begin_faults(void);
 void ces_wipe_end_faults(void);
 void ces_wipe_repair(void *from, size_t length);

@@ -1,7 +1,7 @@
-// Faults of the wipe itself.
+// Handles faults of the wipe itself.
 //
-// Pages that another thread closes under the wipe, or that are no longer there, fault. For as long as
-// it runs, this handler stands before all others: it opens what can be opened, and skips the rest.
+// Pages that another thread closes during the wipe, or that are no longer mapped, fault. While the wipe
+// runs, this handler replaces all others: it opens what can be opened, and skips the rest.
 
 #define _GNU_SOURCE
 #include "wipe.h"
@@ -15,10 +15,10 @@
 
 #include "CEnclaveSystem.h"
 
-static uint32_t guarded;  // the thread whose faults these are, 0 when there is none
+static uint32_t guarded;  // the thread whose faults are handled; 0 if none
 static struct sigaction before_segv, before_bus;
 static uintptr_t wiping_from, wiping_to;
-static unsigned repairs;  // of this entry; pages under somebody else's key fault for ever
+static unsigned repairs;  // for the current entry; pages under another owner's key would fault forever
 sigjmp_buf ces_wipe_skip;
 
 uint32_t ces_this_thread(void) { return (uint32_t)syscall(SYS_gettid); }
@@ -26,7 +26,7 @@ uint32_t ces_this_thread(void) { return (uint32_t)syscall(SYS_gettid); }
 static void on_own_fault(int signal, siginfo_t *info, void *context) {
   (void)signal, (void)context;
   if (ces_this_thread() != __atomic_load_n(&guarded, __ATOMIC_RELAXED)) {
-    // Another thread's fault: its handler comes when this one has gone.
+    // Another thread's fault: return, and let it fault again, once the wipe is done.
     for (uint32_t tries = 0; __atomic_load_n(&guarded, __ATOMIC_ACQUIRE) != 0;) {
       ces_back_off(tries++);
     }
@@ -47,7 +47,7 @@ void ces_wipe_begin_faults(void) {
   uint32_t nobody = 0, self = ces_this_thread(), tries = 0;
   while (!__atomic_compare_exchange_n(&guarded, &nobody, self, false, __ATOMIC_ACQUIRE,
                                       __ATOMIC_RELAXED)) {
-    if (nobody == self) _exit(128 + SIGABRT);  // a fault that the handler does not know
+    if (nobody == self) _exit(128 + SIGABRT);  // a fault that the handler does not cover
     ces_back_off(tries++);
     nobody = 0;
   }

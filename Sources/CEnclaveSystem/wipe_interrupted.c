@@ -1,8 +1,8 @@
 // Clears the registers and the stack of the thread that a signal interrupted.
 //
-// A crash report prints the registers and the bytes that they point at, and a core dump holds them
-// all. What is needed to find the way back through the stack is kept: the program counter, the stack
-// pointer, a frame pointer that is one, and return addresses.
+// A crash report prints the registers and the bytes they point to, and a core dump contains everything.
+// What is needed to unwind the stack is kept: the program counter, the stack pointer, a valid frame
+// pointer, and return addresses.
 
 #define _GNU_SOURCE
 #include "wipe.h"
@@ -45,7 +45,7 @@ static bool is_code(uintptr_t word) {
   return false;
 }
 
-/// Clears the words of [from, to) that are no addresses of code.
+/// Clears the words in [from, to) that are not code addresses.
 static void clear_stack(uintptr_t from, uintptr_t to) {
   from &= ~(uintptr_t)7;
   for (uintptr_t at = from; at < to; at += sizeof(uintptr_t)) {
@@ -59,14 +59,14 @@ static bool is_frame(uintptr_t frame, uintptr_t stack) {
 }
 
 #if defined(__x86_64__)
-/// The vector registers as the kernel saved them: everything but PKRU goes, which would come back
-/// with all keys open. Intel SDM volume 1, 13.4; <asm/sigcontext.h>.
+/// Clears the vector registers saved by the kernel, and all other extended state except PKRU, which would
+/// be restored with all keys open. Intel SDM volume 1, 13.4; <asm/sigcontext.h>.
 static void clear_vectors(struct _libc_fpstate *state) {
   if (!state) return;
   memset(state->_st, 0, sizeof state->_st);
   memset(state->_xmm, 0, sizeof state->_xmm);
   const uint32_t *software = (const uint32_t *)((const char *)state + 464);
-  if (software[0] != 0x46505853u) return;  // FP_XSTATE_MAGIC1: there is more
+  if (software[0] != 0x46505853u) return;  // FP_XSTATE_MAGIC1: extended state follows
   uint32_t size = software[4], a, b = 0, c, d, pkru_bytes = 0, pkru_at = 0;
   if (__get_cpuid_count(0xd, 9, &a, &b, &c, &d)) {
     pkru_bytes = a;
@@ -103,15 +103,15 @@ static void clear_registers(ucontext_t *context) {
   if (is_frame(frame, stack) && frame > end) {
     end = frame - stack < FRAME_BYTES ? frame : stack + FRAME_BYTES;
   } else if (frame == stack) {
-    end = stack;  // a frame with nothing in it but the way back
+    end = stack;  // a frame that holds only the way back
   }
   clear_stack(stack, end);
-  // Last: of a stack that ended here nothing lies below, and the attempt ends this function.
+  // Last: if the stack ended here, nothing is mapped below it, and this fault ends the function.
   clear_stack(stack - red, stack);
 }
 
 void ces_wipe_clear_interrupted(ucontext_t *context) {
-  // The stack may have ended: then there is nothing to clear.
+  // If the stack has overflowed, there is nothing to clear.
   ces_wipe_begin_faults();
   if (sigsetjmp(ces_wipe_skip, 0) == 0) clear_registers(context);
   ces_wipe_end_faults();

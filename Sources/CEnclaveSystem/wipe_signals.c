@@ -1,4 +1,4 @@
-// The handler of fatal signals: it wipes, and then does what the signal did before.
+// The handler of fatal signals: it wipes, and then performs the signal's previous action.
 
 #define _GNU_SOURCE
 #include "wipe.h"
@@ -12,7 +12,7 @@
 
 #include "CEnclaveTerminal.h"
 
-/// What a signal did before: to be done after the wipe, or before it where it is an application's.
+/// A signal's previous action. It runs after the wipe; an application's handler runs before it.
 typedef enum { ENDS, IS_RUNTIME, IS_APPLICATION } before_t;
 static struct {
   before_t before;
@@ -45,12 +45,13 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
     call(&handled[signal].action, signal, info, context);
     struct sigaction now;
     if (handled[signal].action.sa_flags & SA_RESETHAND) {
-      // Next time it would have ended the process.
+      // The application's handler was to run only once; the signal's next delivery would have ended the
+      // process.
       handled[signal].before = ENDS;
       errno = error;
       return;
     }
-    // It dealt with it, unless it gave up and left the rest to the kernel.
+    // The application handled the signal, unless it restored the default action.
     if (sigaction(signal, NULL, &now) == 0 &&
         ((now.sa_flags & SA_SIGINFO) || now.sa_handler != SIG_DFL)) {
       errno = error;
@@ -73,8 +74,8 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
   end_by(signal);
 }
 
-/// The Swift runtime's own crash handler prints and returns; it is one function for all these
-/// signals, with these flags.
+/// The Swift runtime's crash handler prints and returns. It is one function for all these signals,
+/// installed with these flags.
 static bool is_runtime(const struct sigaction *action) {
   const int restorer = 0x04000000;  // the kernel's SA_RESTORER
   if ((action->sa_flags & ~restorer) != (SA_ONSTACK | SA_SIGINFO | SA_NODEFER)) return false;
@@ -88,7 +89,7 @@ static bool is_runtime(const struct sigaction *action) {
   return true;
 }
 
-/// A signal's action; while a passphrase is read, what stands behind the reader's handler.
+/// A signal's action; while a passphrase is read, the action behind the reader's handler.
 static int look_up(int signal, struct sigaction *action) {
   return ces_terminal_covered(signal, action) ? 0 : sigaction(signal, NULL, action);
 }
@@ -112,7 +113,7 @@ int64_t ces_wipe_install(int signal, bool is_fault) {
   memset(&own, 0, sizeof own);
   own.sa_flags = SA_SIGINFO | SA_ONSTACK;
   if (before == IS_APPLICATION) {
-    // An application's handler finds what it asked for.
+    // An application's handler runs with the mask and flags it asked for.
     own.sa_mask = now.sa_mask;
     own.sa_flags = (now.sa_flags & ~SA_RESETHAND) | SA_SIGINFO;
   } else {

@@ -1,4 +1,4 @@
-// The table behind CEnclaveWipe.h: one entry for each chunk.
+// The wipe table of CEnclaveWipe.h: one entry per chunk.
 
 #define _GNU_SOURCE
 #include "wipe.h"
@@ -10,7 +10,7 @@
 
 int ces_wipe_owner;
 ces_wipe_block *ces_wipe_blocks;
-static ces_wipe_entry *free_entry;  // under `table_lock`, as all changes but the handler's
+static ces_wipe_entry *free_entry;  // guarded by `table_lock`, like every change except the handler's
 static uint32_t table_lock;
 
 ces_wipe_entry *ces_wipe_add(void *data, ces_gate *gate) {
@@ -47,7 +47,7 @@ void ces_wipe_remove(ces_wipe_entry *entry) {
   uint32_t live = CES_WIPE_LIVE;
   while (!__atomic_compare_exchange_n(&entry->state, &live, CES_WIPE_FREE, false,
                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-    ces_sleep_ms(1000);  // a wipe has taken it: what comes next is the end of the process
+    ces_sleep_ms(1000);  // a wipe has claimed it, so the process is about to end
     live = CES_WIPE_LIVE;
   }
   ces_process_lock(&table_lock);

@@ -35,7 +35,7 @@ public func enclave_probe(_ capability: enclave_capability) -> enclave_status {
   case ENCLAVE_CAPABILITY_GUARD_MARKERS: known = .guardMarkers
   case ENCLAVE_CAPABILITY_WIPE_ON_FORK: known = .wipeOnFork
   case ENCLAVE_CAPABILITY_MEMORY_TAGGING: known = .memoryTagging
-  case ENCLAVE_CAPABILITY_CLOSED_BIRTHS:
+  case ENCLAVE_CAPABILITY_THREADS_START_CLOSED:
     return ProcessFacts.threadsStartClosed
       ? ENCLAVE_OK
       : failed(

@@ -74,7 +74,7 @@ func failedStale() -> enclave_status {
 }
 
 func failedNotOurs() -> enclave_status {
-  failed(ENCLAVE_ERROR_NOT_OURS, "the address is no live secret's of this process")
+  failed(ENCLAVE_ERROR_NOT_OURS, "the address does not belong to a live secret of this process")
 }
 
 /// Runs a throwing body.

@@ -101,7 +101,7 @@ public func enclave_free_if_owned(_ address: UnsafeMutableRawPointer?) -> Bool {
 
 @inline(never) @discardableResult
 private func misused(_ address: UnsafeMutableRawPointer) -> enclave_status {
-  do throws(EnclaveError) { unsafe try SecretHandle.misused(address) } catch {
+  do throws(EnclaveError) { unsafe try SecretHandle.reportMisuse(of: address) } catch {
     return failed(error)
   }
   return failedNotOurs()

@@ -1,25 +1,24 @@
-// What is known of an encrypted secret, and the memory that threads decrypt into, as Swift sees them.
-// See CEnclaveCipher.h for how they work.
+// Swift's view of the state of an encrypted secret. CEnclaveCipher.h documents the protocol.
 
 internal import CEnclaveSystem
 
-/// One slot of an arena with a cipher gate.
+/// The state of one slot of an arena with a cipher gate: nonce, tag, sequence and writer.
 @safe
 package struct CipherSlot: BitwiseCopyable {
-  /// So many bytes are known of a slot.
+  /// Bytes of state per slot.
   package static let byteCount = MemoryLayout<ces_cipher_slot>.stride
 
-  /// A ciphertext's nonce and tag.
+  /// The nonce and tag of a ciphertext, and whether it is blank or was tampered with.
   @safe
-  package struct Known: BitwiseCopyable {
+  package struct NonceAndTag: BitwiseCopyable {
     fileprivate var raw = ces_cipher_slot()
 
     package init() {}
 
-    /// Nothing was encrypted yet: the secret is zeros.
+    /// Nothing has been encrypted yet; the secret is all zeros.
     package var isBlank: Bool { raw.state == CES_CIPHER_BLANK }
     package var isTampered: Bool { raw.state == CES_CIPHER_TAMPERED }
-    /// The nonce's first half, and its second.
+    /// The first half of the nonce; `counter` is the second.
     package var shard: UInt32 {
       get { raw.shard }
       set { raw.shard = newValue }
@@ -36,7 +35,7 @@ package struct CipherSlot: BitwiseCopyable {
 
   private let raw: UnsafeMutablePointer<ces_cipher_slot>
 
-  /// The slot at a place of `byteCount` bytes, aligned to 8.
+  /// Wraps the state at `place`: `byteCount` bytes, aligned to 8.
   package init(at place: UnsafeMutableRawPointer) {
     unsafe raw = place.assumingMemoryBound(to: ces_cipher_slot.self)
   }
@@ -46,76 +45,81 @@ package struct CipherSlot: BitwiseCopyable {
       as: ces_cipher_slot.self, repeating: ces_cipher_slot(), count: count)
   }
 
-  /// A secret of zeros was allocated in it.
+  /// Resets the state for a newly allocated secret, which is all zeros.
   package func begin() { unsafe ces_cipher_begin(raw) }
-  /// Its secret goes: nonce and tag are forgotten.
+  /// Clears nonce and tag when the secret is freed.
   package func end() { unsafe ces_cipher_end(raw) }
 
-  /// Copies the ciphertext and what is known of it; nil while a writer replaces them.
-  package func take(
+  /// Copies the ciphertext with its nonce and tag. Returns nil while a writer is replacing them.
+  package func read(
     from slot: UnsafeRawPointer, into target: UnsafeMutableRawPointer, byteCount: Int
-  ) -> (sequence: UInt64, known: Known)? {
-    var known = Known()
-    let sequence = unsafe ces_cipher_take(raw, slot, target, byteCount, &known.raw)
-    return sequence & 1 == 0 ? (sequence, known) : nil
+  ) -> (sequence: UInt64, nonceAndTag: NonceAndTag)? {
+    var nonceAndTag = NonceAndTag()
+    let sequence = unsafe ces_cipher_read(raw, slot, target, byteCount, &nonceAndTag.raw)
+    return sequence & 1 == 0 ? (sequence, nonceAndTag) : nil
   }
 
-  /// Whether nothing was replaced since.
-  package func isStill(_ sequence: UInt64) -> Bool { unsafe ces_cipher_is_still(raw, sequence) }
+  /// Whether the ciphertext has not been replaced since this sequence was read.
+  package func isUnchanged(since sequence: UInt64) -> Bool {
+    unsafe ces_cipher_is_unchanged(raw, sequence)
+  }
 
-  /// Replaces the ciphertext. The caller is the writer.
+  /// Replaces the ciphertext, nonce and tag. Only the current writer may call this.
   package func replace(
-    _ slot: UnsafeMutableRawPointer, with source: UnsafeRawPointer, byteCount: Int, _ known: Known
+    _ slot: UnsafeMutableRawPointer, with source: UnsafeRawPointer, byteCount: Int,
+    _ nonceAndTag: NonceAndTag
   ) {
-    var known = known
-    unsafe ces_cipher_replace(raw, slot, source, byteCount, &known.raw)
+    var nonceAndTag = nonceAndTag
+    unsafe ces_cipher_replace(raw, slot, source, byteCount, &nonceAndTag.raw)
   }
 
-  /// Marks the ciphertext of this sequence as wrong.
-  package func condemn(_ sequence: UInt64) { unsafe ces_cipher_condemn(raw, sequence) }
+  /// Marks the ciphertext with this sequence number as tampered with.
+  package func markTampered(_ sequence: UInt64) { unsafe ces_cipher_mark_tampered(raw, sequence) }
 
   // MARK: - The writer
 
-  /// What this thread's own window for writing has.
+  /// What the scratch memory of this thread's own write window holds.
   package enum OwnWindow: Equatable {
-    /// The contents, in this scratch memory.
+    /// The plain contents, in this piece of scratch memory.
     case contents(UInt32)
-    /// Something that is no contents: the window is being opened or closed, and a signal handler asks.
-    case working
+    /// Not the contents: the window is being opened or closed. Only a signal handler that
+    /// interrupted this thread can see this.
+    case busy
   }
 
-  /// nil when this thread does not have it open for writing.
-  package var own: OwnWindow? {
+  /// nil unless this thread has the secret open for writing.
+  package var ownWindow: OwnWindow? {
     let writer = unsafe ces_cipher_writer(raw)
     guard writer != 0, UInt32(truncatingIfNeeded: writer >> 32) == ces_thread_serial() else {
       return nil
     }
-    return writer & Self.working != 0 ? .working : .contents(UInt32(truncatingIfNeeded: writer))
+    return writer & Self.busy != 0 ? .busy : .contents(UInt32(truncatingIfNeeded: writer))
   }
 
-  private static let working: UInt64 = 1 << 31
+  private static let busy: UInt64 = 1 << 31
 
   private func writer(_ scratch: UInt32) -> UInt64 {
     UInt64(ces_thread_serial()) << 32 | UInt64(scratch)
   }
 
-  /// Becomes the writer, whose scratch memory does not hold the contents yet; false when there is one.
+  /// Registers this thread as the writer, with scratch memory that does not hold the contents yet.
+  /// Returns false when the secret already has a writer.
   package func claim(_ scratch: UInt32) -> Bool {
-    unsafe ces_cipher_claim(raw, writer(scratch) | Self.working)
+    unsafe ces_cipher_claim(raw, writer(scratch) | Self.busy)
   }
 
-  /// The writer's scratch memory holds the contents from now on, or does not any more.
-  package func setWorking(_ isWorking: Bool, _ scratch: UInt32) {
-    unsafe ces_cipher_set_working(raw, writer(scratch), isWorking)
+  /// Sets whether the writer's scratch memory currently holds something other than the contents.
+  package func setBusy(_ isBusy: Bool, _ scratch: UInt32) {
+    unsafe ces_cipher_set_busy(raw, writer(scratch), isBusy)
   }
 
   package func unclaim() { unsafe ces_cipher_unclaim(raw) }
 }
 
-/// Clears what a cipher leaves in the vector registers and on the stack.
+/// Clears what a cipher leaves in vector registers and on the stack.
 package func clearResidue() { ces_clear_residue() }
 
-/// The next counter of a nonce: never the same twice.
+/// The next counter for a nonce; never returns the same value twice.
 package func nextCounter(_ counter: UnsafeMutablePointer<UInt64>) -> UInt64 {
   unsafe ces_next_counter(counter)
 }

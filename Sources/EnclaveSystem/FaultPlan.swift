@@ -1,11 +1,11 @@
-// Failure injection for tests. Compiled into debug builds alone; steered by code of this package
-// alone: no environment variable, no file.
+// Failure injection for tests. Compiled into debug builds only, and controlled only by code of this
+// package: no environment variable or file can turn it on.
 
 #if ENCLAVE_FAULTS
   internal import CEnclaveSystem
   import Synchronization
 
-  /// Makes chosen system calls fail without making them.
+  /// Makes chosen system calls fail without performing them.
   package enum FaultPlan {
     private struct Rule {
       var call: SystemCall
@@ -17,7 +17,7 @@
     private static let reached = Mutex<Set<SystemCall>>([])
     private static let armed = Atomic<Bool>(false)
 
-    /// Fails `call` with `errno`: not the next `skip` times, then `times` times.
+    /// Fails `call` with `errno`: skips the next `skip` calls, then fails the following `times`.
     package static func fail(
       _ call: SystemCall, errno: Int32, after skip: Int = 0, times: Int = 1
     ) {
@@ -25,27 +25,27 @@
       armed.store(true, ordering: .releasing)
     }
 
-    /// Answers `call` with success without making it: the protection is switched off.
+    /// Reports success for `call` without performing it, which switches that protection off.
     package static func switchOff(_ call: SystemCall) { fail(call, errno: 0, times: .max) }
 
-    /// Threads that are born in a window keep it.
-    package static func switchOffBirths() { ces_pool_forget() }
+    /// Lets a thread that is created in a window inherit its creator's open keys.
+    package static func letThreadsInheritKeys() { ces_pool_clear() }
 
     package static func clear() { rules.withLock { $0 = [] } }
 
-    /// The calls that a rule made fail.
+    /// The calls that a rule has made fail.
     package static var failed: Set<SystemCall> { reached.withLock { $0 } }
 
     private static let held = Mutex<SystemCall?>(nil)
     private static let isHolding = Atomic<Bool>(false)
 
-    /// Holds the next thread that makes `call`, before it makes it, until `letGo`.
+    /// Blocks the next thread that is about to make `call` until `letGo` is called.
     package static func hold(_ call: SystemCall) {
       held.withLock { $0 = call }
       armed.store(true, ordering: .releasing)
     }
 
-    /// Whether a thread is held.
+    /// Whether a thread is blocked.
     package static var holdsThread: Bool { isHolding.load(ordering: .acquiring) }
 
     package static func letGo() { isHolding.store(false, ordering: .releasing) }

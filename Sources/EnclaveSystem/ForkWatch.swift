@@ -1,23 +1,25 @@
-// Notices that this process is a forked child.
+// Detects that this process is a forked child.
 
 internal import CEnclaveSystem
 
-/// A word that the kernel sets to zero in a child (MADV_WIPEONFORK), whichever way the child was
-/// made; where the kernel lacks that, pthread_atfork(3) does, which raw clone(2) goes past.
+/// A word that the kernel zeroes in every child (MADV_WIPEONFORK), however the child was created.
+/// On kernels without MADV_WIPEONFORK a pthread_atfork(3) handler resets it instead; a raw clone(2)
+/// bypasses that handler.
 ///
-/// Arenas and publishers keep the generation that they were made in. In a child the word is 0, so
-/// no generation of the parent is current there, until the child makes something of its own.
+/// Arenas and publishers store the generation in which they were created. In a child the word is 0,
+/// so nothing created by the parent is current there, and the child starts a new generation when it
+/// creates its first arena or publisher.
 package enum ForkWatch {
-  /// The generation of this process; 0 in a child that has made nothing yet. One load.
+  /// This process' generation; 0 in a child that has created nothing yet. One load.
   @inline(__always)
   package static var current: UInt64 { ces_fork_generation() }
 
   nonisolated(unsafe) private static var lastGeneration: UInt64 = 0
   nonisolated(unsafe) private static var word: UnsafeMutablePointer<UInt64>? = nil
 
-  /// Makes sure that forks are noticed, and returns the current generation.
+  /// Sets up fork detection if necessary, and returns the current generation.
   ///
-  /// The caller holds the process registry's lock.
+  /// The caller holds the registry's lock.
   package static func prepare() throws(SystemFailure) -> UInt64 {
     if current != 0 { return current }
     if unsafe word == nil {
@@ -33,7 +35,7 @@ package enum ForkWatch {
             unsafe ces_advise(page, size, Int32(CES_ADVICE_WIPE_ON_FORK))
           }
         } catch {
-          // The kernel is too old for it: the C library's hook is the next best.
+          // Before Linux 4.14: fall back to the C library's fork handler.
           try perform(.watchFork) { ces_at_fork_child { ces_reset_fork_word() } }
         }
       } catch {

@@ -1,22 +1,22 @@
-// An arena's gate, as Swift sees it: who has windows open, and the protection key.
+// Swift's view of an arena's gate: access, window counts and protection key.
 
 public import CEnclaveSystem
 
-/// What the gate of an arena lets in. See CEnclaveGate.h for how it works.
+/// The gate of an arena. CEnclaveGate.h documents the protocol.
 @safe
 package struct GateState: BitwiseCopyable {
   package enum Access: UInt32, Sendable {
     case open = 0
     case frozen = 1
     case destroyed = 2
-    /// Somebody is changing it: wait.
+    /// Another thread is changing the access: wait and retry.
     case changing = 3
   }
 
-  /// The answer to an attempt to get in.
+  /// The result of an attempt to enter the gate.
   package enum Entry: Int32, Sendable {
     case open = 0
-    /// The first window of this thread, or of this label in this thread: `makeCounters`, then again.
+    /// This thread's first window, or its first for this label: call `makeCounters`, then retry.
     case noCounters = 1
     case forked = 2
     case frozen = 3
@@ -24,16 +24,16 @@ package struct GateState: BitwiseCopyable {
     case changing = 5
   }
 
-  /// Windows of all threads.
+  /// Window counts, summed over all threads.
   package struct Windows: Equatable, Sendable {
     package var reads = 0
     package var writes = 0
     package var wiping = 0
     package var opens: UInt64 = 0
     package var opensForWriting: UInt64 = 0
-    /// The label of a window that is open.
+    /// The label of one of the open windows.
     package var label: UInt16?
-    /// Of those that are open, how many were left open by threads that have ended.
+    /// How many of the open windows were left open by threads that have ended.
     package var abandoned = 0
     package var open: Int { reads + writes }
     package init() {}
@@ -54,7 +54,8 @@ package struct GateState: BitwiseCopyable {
     unsafe raw = UnsafeMutableRawPointer(gate)
   }
 
-  /// What it covers is written in windows to any arena.
+  /// Marks a gate that belongs to no arena: the memory behind it is written in windows of any
+  /// arena.
   func serveAll() { unsafe gate.pointee.serves_all = 1 }
 
   package func free() {
@@ -64,8 +65,8 @@ package struct GateState: BitwiseCopyable {
 
   // MARK: - Windows
 
-  /// The window could not be opened after all.
-  package func undo(writing: Bool, label: UInt16) {
+  /// Ends the count of a window that was counted but could not be opened.
+  package func undoEntry(writing: Bool, label: UInt16) {
     unsafe ces_window_leave(raw, writing, UInt32(label), true)
   }
 
@@ -73,22 +74,22 @@ package struct GateState: BitwiseCopyable {
 
   package var access: Access { unsafe Access(rawValue: ces_gate_access(raw)).unsafelyUnwrapped }
 
-  /// Replaces an access by another. False when it is not that one any more: a signal's handler, which
-  /// waits for nobody, sets `destroyed`, and nothing may undo that.
+  /// Replaces the access if it is still `old`; otherwise returns false. The wipe's signal handler
+  /// sets `destroyed` without waiting for anyone, and this must not overwrite that.
   package func exchangeAccess(from old: Access, to new: Access) -> Bool {
     unsafe ces_exchange32(&gate.pointee.access, old.rawValue, new.rawValue)
   }
 
-  /// Frozen, also while the access is being changed.
+  /// Marks the arena as frozen, even while `access` is `changing`.
   package func setFrozen() { unsafe ces_store_release32(&gate.pointee.frozen, 1) }
 
-  /// The contents are about to be wiped, whoever has a window.
+  /// Records that the contents are about to be wiped, even under open windows.
   package func setWiped() {
     unsafe ces_store_release32(&gate.pointee.wiped, 1)
     fenceAll()
   }
 
-  /// The key; nil without one. It changes while no window is open.
+  /// The protection key, or nil. It may change only while no window is open.
   package var key: Int? {
     get {
       let bits = unsafe gate.pointee.key_bits
@@ -97,28 +98,29 @@ package struct GateState: BitwiseCopyable {
     nonmutating set { unsafe gate.pointee.key_bits = newValue.map { 3 << UInt32(2 * $0) } ?? 0 }
   }
 
-  /// Has every thread see the access that was set, and this one see every window that was counted
-  /// before. membarrier(2). Where that fails (a seccomp filter that came later, say), the failure is
-  /// counted and the other way is taken, from now on: nothing that wipes depends on one call.
-  package func order() {
+  /// A full barrier on every thread: every thread sees the access set before, and this thread sees
+  /// every window counted before (membarrier(2)). If the call fails, for example because of a
+  /// seccomp filter installed later, the failure is counted and windows use fences from then on. So
+  /// no wipe depends on this call.
+  package func runBarrier() {
     do { try perform(.barrier) { ces_barrier() } } catch { ces_barrier_replace() }
   }
 
-  /// Room for this thread's counts, and for those of a label. No lock, no malloc(3).
+  /// Allocates this thread's counters, with room for a label. Takes no lock and calls no malloc(3).
   package func makeCounters(label: UInt16) throws(SystemFailure) {
     try perform(.extendCounts) { unsafe ces_counters_make(gate, UInt32(label)) }
   }
 
-  /// Whether this thread is inside a free to this arena: then a signal handler asks.
+  /// Whether this thread is inside a free of this arena; a signal handler asks.
   package var isWipingHere: Bool { unsafe ces_is_wiping(raw) }
 
-  /// Counts a window that could not be opened, where no lock can be had to count it elsewhere.
-  package func missOpen() { unsafe addRelaxed(1, to: &gate.pointee.missed_opens) }
+  /// Counts a window that failed to open, where no lock can be taken to record it elsewhere.
+  package func countMissedOpen() { unsafe addRelaxed(1, to: &gate.pointee.missed_opens) }
 
-  /// How many were counted so.
+  /// The number of windows counted by `countMissedOpen`.
   package var missedOpens: UInt64 { unsafe ces_load_relaxed(&gate.pointee.missed_opens) }
 
-  /// The sum over all threads; exact after `order`.
+  /// The sum over all threads. Exact after `runBarrier`.
   package var windows: Windows {
     var sum = Windows()
     for index in 0..<Int(CES_THREADS) {
@@ -144,7 +146,7 @@ package struct GateState: BitwiseCopyable {
   private static let openMask = UInt64(CES_OPEN_MASK)
   private static let opensShift = UInt64(CES_OPENS_SHIFT)
 
-  /// A label's opens and open windows, over all threads.
+  /// A label's total opens and currently open windows, over all threads.
   package func label(_ label: UInt16) -> (opens: UInt64, openNow: UInt64) {
     var sum: (opens: UInt64, openNow: UInt64) = (0, 0)
     for index in 0..<Int(CES_THREADS) {
@@ -158,8 +160,8 @@ package struct GateState: BitwiseCopyable {
 }
 
 package enum Barrier {
-  /// Prepares `GateState.order`, once a process. Where the kernel has no private expedited barrier,
-  /// every window pays for a fence instead.
+  /// Prepares `GateState.runBarrier`, once per process. Without private expedited membarrier(2), every
+  /// window executes a fence instead.
   package static func prepare() {
     do throws(SystemFailure) { try perform(.registerBarrier) { ces_barrier_register() } } catch {
       ces_windows_need_fence()
@@ -167,8 +169,8 @@ package enum Barrier {
   }
 }
 
-/// The process' protection keys, as the kernel gives them. Keys are never given back to the
-/// kernel: it would hand the same key out again opened, over pages that still carry it.
+/// The process' protection keys. They are never freed: the kernel could hand out a freed key again,
+/// open, while pages still carry it.
 package enum ProtectionKey {
   /// pkey_alloc(2): a key that is closed for every thread.
   package static func allocate() throws(SystemFailure) -> Int {
@@ -178,19 +180,19 @@ package enum ProtectionKey {
   }
 }
 
-/// Adds to a counter that several threads share; returns the new value.
+/// Adds to a counter that several threads share, and returns the new value.
 @inlinable @inline(__always) @discardableResult
 package func addRelaxed(_ value: UInt64, to word: UnsafeMutablePointer<UInt64>) -> UInt64 {
   unsafe ces_add_relaxed(word, value)
 }
 
-/// Takes one from a count of references; returns how many are left. What was done through the others
-/// is seen by whoever gets 0.
+/// Decrements a reference count and returns what is left. Whoever gets 0 sees everything done
+/// through the other references.
 package func dropReference(_ word: UnsafeMutablePointer<UInt64>) -> UInt64 {
   unsafe ces_drop_reference(word)
 }
 
-/// Whether the contents were wiped under windows that were open.
+/// Whether the contents were wiped while windows were open.
 @inlinable @inline(__always)
 package func gateIsWiped(_ raw: UnsafeMutableRawPointer) -> Bool {
   unsafe ces_gate_is_wiped(raw) != 0
@@ -202,14 +204,15 @@ package func gateIsKeyOpen(_ raw: UnsafeMutableRawPointer) -> Bool {
   return bits != 0 && ces_rdpkru() & bits == 0
 }
 
-/// Brings a line of memory into the cache; never faults, and works through a closed key.
+/// Prefetches a cache line. Never faults, and works through a closed key.
 @inlinable @inline(__always)
 package func prefetch(_ address: UnsafeRawPointer) { unsafe ces_prefetch(address) }
 
-// What windows and frees do to a gate. Functions and not methods: those of a structure of another
-// module were not inlined (Swift 6.3), at some 2 ns each. `Enclave` has the methods.
+// What windows and frees do to a gate. These are free functions because Swift 6.3 does not inline
+// methods of another module's structures, which costs some 2 ns each. `Enclave` wraps them in
+// methods.
 
-/// Counts a window in: an `Entry` as a number, 0 is open.
+/// Enters a window. Returns the raw value of an `Entry`; 0 means open.
 @inlinable @inline(__always)
 package func gateEnter(_ gate: UnsafeMutableRawPointer, writing: Bool, label: UInt16) -> Int32 {
   unsafe ces_window_enter(gate, writing, UInt32(label))
@@ -220,15 +223,15 @@ package func gateLeave(_ gate: UnsafeMutableRawPointer, writing: Bool, label: UI
   unsafe ces_window_leave(gate, writing, UInt32(label), false)
 }
 
-/// Counts a free in: an `Entry` as a number.
+/// Enters a free. Returns the raw value of an `Entry`; 0 means open.
 @inlinable @inline(__always)
 package func gateEnterWipe(_ gate: UnsafeMutableRawPointer) -> Int32 { unsafe ces_wipe_enter(gate) }
 
 @inlinable @inline(__always)
 package func gateLeaveWipe(_ gate: UnsafeMutableRawPointer) { unsafe ces_wipe_leave(gate) }
 
-/// Runs a body with the keys of all arenas open for this thread, as a wipe of everything needs them:
-/// where an arena's pages were unmapped, another one's may lie by now.
+/// Runs `body` with every arena's key open for this thread. Wiping everything needs this: another
+/// arena may now be mapped where an arena was unmapped.
 package func withAllKeysOpen(_ body: () -> Void) {
   let bits = ces_pool()
   let found = ces_key_open(bits, true)
@@ -236,7 +239,7 @@ package func withAllKeysOpen(_ body: () -> Void) {
   ces_key_close(bits, found)
 }
 
-/// Opens the key for this thread; returns what `gateCloseKey` puts back.
+/// Opens the key for this thread. Returns the previous bits, which `gateCloseKey` restores.
 @inlinable @inline(__always)
 package func gateOpenKey(_ gate: UnsafeMutableRawPointer, writing: Bool) -> UInt32 {
   unsafe ces_gate_key_open(gate, writing)
@@ -247,19 +250,19 @@ package func gateCloseKey(_ gate: UnsafeMutableRawPointer, _ found: UInt32) {
   unsafe ces_gate_key_close(gate, found)
 }
 
-/// This thread's own number, which no other thread has or had.
+/// This thread's serial number; no other thread has or had it.
 @inlinable @inline(__always)
 package func threadSerial() -> UInt32 { ces_thread_serial() }
 
-/// Whether this process made the arena. Two loads.
+/// Whether the gate belongs to this process and not to its parent. Two loads.
 @inlinable @inline(__always)
 package func gateIsOwn(_ gate: UnsafeMutableRawPointer) -> Bool { unsafe ces_is_own(gate) }
 
-/// The access as a number, 0 is open.
+/// The raw value of the `Access`; 0 means open.
 @inlinable @inline(__always)
 package func gateAccess(_ gate: UnsafeMutableRawPointer) -> UInt32 { unsafe ces_gate_access(gate) }
 
-/// Frozen, also while the access is being changed.
+/// Whether the arena is frozen, even while `access` is `changing`.
 @inlinable @inline(__always)
 package func gateIsFrozen(_ gate: UnsafeMutableRawPointer) -> Bool {
   unsafe ces_gate_is_frozen(gate) != 0

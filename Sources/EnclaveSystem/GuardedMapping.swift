@@ -1,24 +1,24 @@
-// A mapping between two guard pages, and the mechanisms that an arena puts on it.
+// A mapping between two guard pages, and the protections that an arena applies to it.
 
 internal import CEnclaveSystem
 
-/// Who may touch memory.
+/// Access to memory, as mprotect(2) sets it.
 package enum Protection: Int32, Sendable, BitwiseCopyable {
   case closed = 0
   case read = 1
   case readWrite = 2
 }
 
-/// How a mapping is kept from a forked child.
+/// How a mapping is kept out of a forked child.
 package enum ForkProtection: UInt8, Sendable {
   /// The child reads zeros (MADV_WIPEONFORK, Linux 4.14).
   case zeros = 1
-  /// The child has no such mapping (MADV_DONTFORK).
+  /// The child does not have the mapping (MADV_DONTFORK).
   case absent = 2
 }
 
 package enum Page {
-  /// The size of a page in bytes.
+  /// The size of a page, in bytes.
   package static let size = Int(ces_page_size())
 
   /// `byteCount` rounded up to whole pages; nil on overflow.
@@ -33,29 +33,30 @@ package enum Page {
 ///     base                data                          data + byteCount
 ///     | guard, PROT_NONE  | byteCount, whole pages      | guard, PROT_NONE |
 ///
-/// The guards are outside of the locked range, so RLIMIT_MEMLOCK is not charged for them. They are
-/// PROT_NONE and not guard markers, because MADV_WIPEONFORK drops markers in a forked child.
-/// One mapping takes three entries of vm.max_map_count (two where a neighbour's guard merges), and
-/// more once its slabs are separated.
+/// The guards lie outside the locked range, so they do not count against RLIMIT_MEMLOCK. They are
+/// PROT_NONE mappings and not guard markers (MADV_GUARD_INSTALL), because MADV_WIPEONFORK drops
+/// markers in a forked child. A mapping takes three entries of vm.max_map_count (two where a
+/// neighbour's guard merges), and more once its slabs are separate mappings.
 @safe
 package struct GuardedMapping: BitwiseCopyable {
   package let data: UnsafeMutableRawPointer
   package let byteCount: Int
-  /// The entries of vm.max_map_count that the data takes while all of it is closed.
+  /// How many entries of vm.max_map_count the data takes while all of it is closed.
   package internal(set) var dataMaps = 1
 
   private var base: UnsafeMutableRawPointer { unsafe data - Page.size }
   private var reservedBytes: Int { byteCount + 2 * Page.size }
 
-  /// What the pages of a mapping are.
+  /// Where a mapping's pages come from.
   package enum MemorySource: Sendable {
     case anonymous
-    /// memfd_secret(2): out of the kernel's direct map, so that not even /proc/PID/mem, ptrace and
-    /// the kernel's own copies reach it. Shared memory, so it is left out of forked children.
+    /// memfd_secret(2): removed from the kernel's direct map, so that /proc/PID/mem, ptrace and the
+    /// kernel's own copies cannot reach it. It is shared memory, so it is left out of forked
+    /// children.
     case secret
   }
 
-  /// One that is there already.
+  /// Wraps an existing mapping.
   init(data: UnsafeMutableRawPointer, byteCount: Int) {
     unsafe self.data = unsafe data
     self.byteCount = byteCount
@@ -81,7 +82,7 @@ package struct GuardedMapping: BitwiseCopyable {
         }
       }
     } catch {
-      // Nothing was written yet; a failure here is counted and leaves addresses, not secrets.
+      // Nothing was written yet. If this fails too, it is counted and leaks addresses, not secrets.
       _ = try? unmap()
       throw error
     }
@@ -94,18 +95,19 @@ package struct GuardedMapping: BitwiseCopyable {
     }
   }
 
-  /// Undoes what the process, or a program that started it, asked for all of its memory:
-  /// prctl(PR_SET_MEMORY_MERGE) has the kernel compare pages and share equal ones (which others can
-  /// time), and khugepaged copies pages into huge ones and frees the old ones as they are.
-  package func keepToItself() throws(SystemFailure) {
+  /// Opts out of page merging and huge pages, in case the process or its parent enabled them for
+  /// all memory. With prctl(PR_SET_MEMORY_MERGE) the kernel shares pages with equal contents, which
+  /// other processes can detect by timing. khugepaged copies pages into huge pages and frees the
+  /// originals without clearing them.
+  package func optOutOfPageMerging() throws(SystemFailure) {
     try advise(.keepUnmerged, CES_ADVICE_UNMERGEABLE)
-    // A huge page lies within one mapping, and smaller ones are left alone.
+    // A huge page lies within one mapping, so smaller mappings are never affected.
     if byteCount >= Self.hugePageBytes {
       try advise(.keepFromHugePages, CES_ADVICE_NO_HUGE_PAGES)
     }
   }
 
-  /// EINVAL (22) is the answer of a kernel that merges no pages, or has no huge ones.
+  /// Ignores EINVAL (22): the kernel was built without page merging or huge pages.
   private func advise(_ call: SystemCall, _ advice: Int32) throws(SystemFailure) {
     do {
       try perform(call, byteCount: byteCount) { unsafe ces_advise(data, byteCount, advice) }
@@ -114,8 +116,8 @@ package struct GuardedMapping: BitwiseCopyable {
 
   static let hugePageBytes = 2 << 20
 
-  /// Keeps the contents from a forked child: wiped there, or where the kernel does not know that,
-  /// absent there.
+  /// Keeps the contents out of a forked child: zeroed there, or absent on kernels without
+  /// MADV_WIPEONFORK.
   package func keepFromFork() throws(SystemFailure) -> ForkProtection {
     do {
       try perform(.wipeOnFork, byteCount: byteCount) {
@@ -127,7 +129,7 @@ package struct GuardedMapping: BitwiseCopyable {
     }
   }
 
-  /// madvise(2), MADV_DONTFORK: the child has no such mapping.
+  /// madvise(2), MADV_DONTFORK: the child does not have the mapping.
   package func leaveOutOfFork() throws(SystemFailure) -> ForkProtection {
     try perform(.leaveOutOfFork, byteCount: byteCount) {
       unsafe ces_advise(data, byteCount, Int32(CES_ADVICE_DONT_FORK))
@@ -135,48 +137,48 @@ package struct GuardedMapping: BitwiseCopyable {
     return .absent
   }
 
-  /// pkey_mprotect(2): readable and writable, for threads that have the key open.
+  /// pkey_mprotect(2): readable and writable for threads that have the key open.
   package func tag(key: Int) throws(SystemFailure) {
     try perform(.tagChunk, byteCount: byteCount) {
       unsafe ces_key_protect(data, byteCount, Int32(key))
     }
   }
 
-  /// mprotect(2) to read-only.
+  /// mprotect(2), read-only.
   package func freeze() throws(SystemFailure) {
     try perform(.freezeChunk, byteCount: byteCount) {
       unsafe ces_protect(data, byteCount, Protection.read.rawValue)
     }
   }
 
-  /// mseal(2), the guards included: from now on mprotect, munmap, mremap and mappings over it fail,
-  /// and so do discards by threads that do not have its key open.
+  /// mseal(2), guards included. From then on mprotect, munmap, mremap and mapping over it fail, and
+  /// so do discards by threads that do not have its key open.
   package func seal() throws(SystemFailure) {
     try perform(.sealChunk, byteCount: reservedBytes) { unsafe ces_seal(base, reservedBytes) }
   }
 
-  /// Gives the pages of a wiped mapping back; the addresses stay. Unlocks it first: mlock keeps
-  /// pages from being discarded.
+  /// Returns the pages of a wiped mapping to the kernel and keeps its addresses. Unlocks first,
+  /// because locked pages cannot be discarded.
   package func discard() throws(SystemFailure) {
     try unlock()
     try perform(.discardChunk, byteCount: byteCount) { unsafe ces_discard(data, byteCount) }
   }
 
-  /// mlock(2). The memory must be readable: mlock of PROT_NONE answers ENOMEM and is charged all
-  /// the same. After a failure nothing is left locked.
+  /// mlock(2). The memory must be readable: mlock of PROT_NONE memory fails with ENOMEM and still
+  /// counts against the limit. After a failure nothing is left locked.
   package func lock() throws(SystemFailure) { unsafe try lockPages(data, byteCount: byteCount) }
 
-  /// mlock2(2), MLOCK_ONFAULT: what is there is locked now, and what comes when it comes. For memory that
-  /// nobody touched yet, and for a forked child, where mlock(2) would copy each page.
+  /// mlock2(2), MLOCK_ONFAULT: locks resident pages now and the others when they are first touched.
+  /// For untouched memory, and for a forked child, where mlock(2) would copy each page.
   package func lockOnFault() throws(SystemFailure) {
-    unsafe try lockNewPages(data, byteCount: byteCount)
+    unsafe try lockPages(data, byteCount: byteCount, onFault: true)
   }
 
   package func unlock() throws(SystemFailure) {
     try perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(data, byteCount) }
   }
 
-  /// mprotect(2) of the whole of a chunk that was just made.
+  /// Closes the whole of a new chunk with mprotect(2).
   package func close() throws(SystemFailure) {
     try perform(.closeNewChunk, byteCount: byteCount) {
       unsafe ces_protect(data, byteCount, Protection.closed.rawValue)
@@ -185,38 +187,29 @@ package struct GuardedMapping: BitwiseCopyable {
 
   package func unmap() throws(SystemFailure) {
     try perform(.unmapChunk, byteCount: reservedBytes) { unsafe ces_unmap(base, reservedBytes) }
-    if dataMaps > 1 { SeparateMaps.giveBack(dataMaps) }
+    if dataMaps > 1 { SeparateMaps.release(dataMaps) }
   }
 }
 
-/// mlock(2) of pages inside a mapping. After a failure none of them is left locked.
+/// mlock(2) of pages inside a mapping; with `onFault`, mlock2(2) and MLOCK_ONFAULT. After a failure none
+/// of them is left locked.
 package func lockPages(
-  _ address: UnsafeMutableRawPointer, byteCount: Int
+  _ address: UnsafeMutableRawPointer, byteCount: Int, onFault: Bool = false
 ) throws(SystemFailure) {
   do {
-    try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock(address, byteCount) }
+    try perform(.lockChunk, byteCount: byteCount) {
+      unsafe onFault ? ces_lock_on_fault(address, byteCount) : ces_lock(address, byteCount)
+    }
   } catch {
     _ = try? perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(address, byteCount) }
     throw error
   }
 }
 
-/// mlock2(2), MLOCK_ONFAULT, of pages inside a mapping. After a failure none of them is left locked.
-package func lockNewPages(
-  _ address: UnsafeMutableRawPointer, byteCount: Int
-) throws(SystemFailure) {
-  do {
-    try perform(.lockChunk, byteCount: byteCount) { unsafe ces_lock_on_fault(address, byteCount) }
-  } catch {
-    _ = try? perform(.unlockChunk, byteCount: byteCount) { unsafe ces_unlock(address, byteCount) }
-    throw error
-  }
-}
-
-/// Marks pages that mlock(2) has brought in and locked as locked "on fault": they stay what they are, and
-/// mprotect(2) does not look at each of them when it makes them writable. To open and close takes 1.3
-/// instead of 1.6 µs for one page and 37 instead of 74 for 256 (x86-64, Linux 6.18). Where the kernel
-/// refuses, that is counted, and they are as locked, and slower to open.
+/// Marks pages already brought in and locked by mlock(2) as locked "on fault". They stay locked,
+/// and mprotect(2) no longer visits each of them when it makes them writable: opening and closing
+/// takes 1.3 instead of 1.6 µs for one page, and 37 instead of 74 µs for 256 (x86-64, Linux 6.18).
+/// A refusal by the kernel is counted; the pages are then just as locked, and slower to open.
 package func lockPagesOnFault(_ address: UnsafeMutableRawPointer, byteCount: Int) {
   _ = try? perform(.lockOnFault, byteCount: byteCount) {
     unsafe ces_lock_on_fault(address, byteCount)
@@ -237,19 +230,19 @@ package func wipe(_ address: UnsafeMutableRawPointer, byteCount: Int) {
   unsafe ces_wipe(address, byteCount)
 }
 
-/// Copies without leaving the bytes in registers (memcpy goes through the vector ones).
+/// Copies without leaving the bytes in registers; memcpy(3) goes through vector registers.
 package func copySecret(
   from source: UnsafeRawPointer, to target: UnsafeMutableRawPointer, byteCount: Int
 ) {
   unsafe ces_copy(target, source, byteCount)
 }
 
-/// Whether all bytes are zero, in a time that depends on the length alone.
+/// Whether all bytes are zero. The time depends on the length alone.
 package func isZero(_ address: UnsafeRawPointer, byteCount: Int) -> Bool {
   unsafe ces_is_zero(address, byteCount) != 0
 }
 
-/// Whether two ranges are equal, in a time that depends on the length alone.
+/// Whether two ranges are equal. The time depends on the length alone.
 package func isEqual(_ a: UnsafeRawPointer, _ b: UnsafeRawPointer, byteCount: Int) -> Bool {
   unsafe ces_is_equal(a, b, byteCount) != 0
 }
@@ -261,7 +254,7 @@ package func fillRandom(
   try perform(.fillRandom, byteCount: byteCount) { unsafe ces_random(address, byteCount) }
 }
 
-/// Whether the kernel knows a mechanism: it is asked for on memory that nobody uses.
+/// Tests which mechanisms the kernel supports, on memory that nobody uses.
 package enum Probe {
   package static func seals() throws(SystemFailure) {
     try perform(.sealChunk) { ces_seal(nil, 0) }

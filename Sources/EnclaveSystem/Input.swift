@@ -1,9 +1,9 @@
-// Reading straight into memory that is to hold a secret.
+// Reads input directly into memory that will hold a secret.
 
 internal import CEnclaveSystem
 
 package enum Input {
-  /// read(2), again after a signal; 0 at the end of the input.
+  /// read(2), retried after EINTR. Returns 0 at the end of the input.
   package static func read(
     _ descriptor: Int32, _ address: UnsafeMutableRawPointer, _ byteCount: Int
   ) throws(SystemFailure) -> Int {
@@ -14,11 +14,12 @@ package enum Input {
   }
 }
 
-/// Reads one line, typed or piped, into memory that the caller opens for as long as bytes are taken.
+/// Reads one line, from a terminal or a pipe, into memory that the caller opens only while bytes
+/// arrive.
 ///
-/// The memory holds `limit` bytes and one more, where each byte arrives that may belong behind the
-/// limit: a byte is never anywhere else. Of a terminal the echo is off, and the line can be edited; what
-/// is typed behind the limit is counted in characters, so that it can be erased again.
+/// The memory has `limit` bytes and one more. Each byte is read into the position behind the last
+/// one, so no byte is ever anywhere else. On a terminal echo is off and the line can be edited.
+/// Characters typed beyond the limit are only counted, so that they can be erased again.
 ///
 ///     |<- count ->|<- the next byte, then zeros ->|
 ///     |<------------- limit ------------->|<- 1 ->|
@@ -27,18 +28,19 @@ package struct LineReader: ~Copyable {
   private let limit: Int
   private let isTerminal: Bool
   private var count = 0
-  /// Characters behind the limit.
+  /// How many characters were typed beyond the limit.
   private var excess = 0
 
   package enum Event { case input, startOver, ended }
   package enum Result: Equatable {
-    /// A whole line of so many bytes, without its newline.
+    /// A whole line of this many bytes, without its newline.
     case line(byteCount: Int)
-    /// No whole line, or one that is too long; so many bytes are in the memory.
+    /// The input ended without a newline, or the line was too long. The memory holds this many
+    /// bytes.
     case ended(byteCount: Int)
   }
 
-  /// Waits until no other thread reads from a terminal.
+  /// Waits while another thread reads from a terminal.
   package init(_ descriptor: Int32, limit: Int) {
     self.descriptor = descriptor
     self.limit = limit
@@ -52,13 +54,14 @@ package struct LineReader: ~Copyable {
     ces_terminal_release()
   }
 
-  /// Turns a terminal's echo off and shows the prompt: first, and whenever `wait` says `startOver`.
+  /// Turns the echo off and shows the prompt. Call it first, and again whenever `wait` returns
+  /// `startOver`.
   package mutating func begin(prompt: UnsafeBufferPointer<UInt8>) throws(SystemFailure) {
     guard isTerminal else { return }
     try perform(.setEcho) { unsafe ces_terminal_silence(prompt.baseAddress, prompt.count) }
   }
 
-  /// Waits for bytes; of a terminal, deals with signals meanwhile.
+  /// Waits for input. On a terminal, handles signals in the meantime.
   package func wait() -> Event {
     guard isTerminal else {
       ces_await_input(descriptor)
@@ -80,7 +83,7 @@ package struct LineReader: ~Copyable {
     excess = 0
   }
 
-  /// Takes the bytes that are there, some 64 at most; nil when the line goes on.
+  /// Takes the available bytes, at most 64. Returns nil while the line is incomplete.
   package mutating func take(
     into address: UnsafeMutableRawPointer
   ) throws(SystemFailure) -> Result? {
@@ -90,7 +93,7 @@ package struct LineReader: ~Copyable {
         ? Int(try perform(.readInput, byteCount: 1) { unsafe ces_terminal_read(address + count) })
         : try Input.read(descriptor, address + count, 1)
       guard got == 1 else {
-        // What was typed before ^Z is dropped by the kernel, maybe at this moment.
+        // ^Z makes the kernel drop pending input, possibly between poll(2) and this read.
         return isTerminal && !ces_is_hung_up(descriptor) ? nil : .ended(byteCount: count)
       }
       if let result = unsafe take(byteAt: address + count, address) { return result }
@@ -129,7 +132,7 @@ package struct LineReader: ~Copyable {
         count += 1
       } else {
         unsafe wipe(place, byteCount: 1)
-        // Nobody corrects what comes from a file or a pipe, and it may never end.
+        // A file or pipe cannot be edited and may never end, so stop here.
         guard isTerminal else { return .ended(byteCount: count) }
         unsafe countExcess(byte, address)
       }
@@ -137,7 +140,8 @@ package struct LineReader: ~Copyable {
     return nil
   }
 
-  /// Counts a character by its first byte. One that began before the limit is behind it as a whole.
+  /// Counts a character by its first byte. A character that starts before the limit and crosses it
+  /// counts as beyond it.
   private mutating func countExcess(_ byte: UInt8, _ address: UnsafeMutableRawPointer) {
     if excess > 0, Self.continues(byte) { return }
     excess += 1
@@ -146,7 +150,8 @@ package struct LineReader: ~Copyable {
     if !last.isWhole { unsafe erase(last.byteCount, address) }
   }
 
-  /// Takes so many bytes off the end, and the one behind it, which asked for that.
+  /// Removes the last `byteCount` bytes, and wipes the key that asked for it, which lies behind
+  /// them.
   private mutating func erase(_ byteCount: Int, _ address: UnsafeMutableRawPointer) {
     count -= byteCount
     unsafe wipe(address + count, byteCount: byteCount + 1)
@@ -154,7 +159,7 @@ package struct LineReader: ~Copyable {
 
   private static func continues(_ byte: UInt8) -> Bool { byte & 0xC0 == 0x80 }
 
-  /// The last Unicode scalar; a single byte where the bytes are not UTF-8.
+  /// The last Unicode scalar; a single byte if the bytes are not UTF-8.
   private func lastCharacter(
     _ address: UnsafeMutableRawPointer
   ) -> (byteCount: Int, isWhole: Bool) {
@@ -173,7 +178,7 @@ package struct LineReader: ~Copyable {
     return (min(1, count), true)
   }
 
-  /// The blanks at the end, and what is before them up to another blank.
+  /// The length of the trailing blanks and the word before them.
   private func lastWord(_ address: UnsafeMutableRawPointer) -> Int {
     func isBlank(_ index: Int) -> Bool {
       let byte = unsafe (address + index).load(as: UInt8.self)

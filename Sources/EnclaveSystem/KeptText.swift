@@ -1,10 +1,10 @@
-// Copies of names, kept until the process ends: see CEnclaveTexts.h.
+// Copies of names that live until the process ends; see CEnclaveTexts.h.
 
 import CEnclaveSystem
 import Glibc
 
-/// A copy of a text, one for each content: equal texts have equal places. It lives as long as the
-/// process, whatever becomes of the memory that it was copied from.
+/// An interned copy of a text: equal texts have equal addresses. It lives as long as the process,
+/// even after the memory it was copied from is freed.
 @safe
 package struct KeptText: BitwiseCopyable {
   package let start: UnsafePointer<UInt8>
@@ -15,7 +15,7 @@ package struct KeptText: BitwiseCopyable {
     unsafe start = UnsafeRawPointer(text.pointee.bytes).assumingMemoryBound(to: UInt8.self)
   }
 
-  /// Of a C string: as much as is kept of it is read at most.
+  /// Interns a C string. Reads at most CES_TEXT_LIMIT + 1 bytes.
   @unsafe
   package init(_ text: UnsafePointer<CChar>) { unsafe self.init(ces_text_of(text)) }
 
@@ -26,12 +26,12 @@ package struct KeptText: BitwiseCopyable {
     }
   }
 
-  /// The length of a C string; one more than is kept of any text at most.
+  /// The length of a C string, at most CES_TEXT_LIMIT + 1.
   package static func count(ofCString text: UnsafePointer<CChar>) -> Int {
     unsafe strnlen(text, CES_TEXT_LIMIT + 1)
   }
 
-  /// How much of a text is kept, in bytes: longer ones are cut between scalars.
+  /// How many bytes of a text are kept. Longer texts are cut between Unicode scalars.
   package static func keptCount(_ text: UnsafeBufferPointer<UInt8>) -> Int {
     unsafe text.withMemoryRebound(to: CChar.self) { characters in
       unsafe characters.baseAddress.map { unsafe ces_text_length($0, characters.count) } ?? 0

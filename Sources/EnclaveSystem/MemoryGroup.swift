@@ -1,51 +1,54 @@
-// The memory control group of this process (cgroups(7)). Where it has a limit, mlock(2) of more than
-// fits does not fail: the kernel kills the process. So the library looks first.
+// The memory control group of this process (cgroups(7)). In a group with a limit, mlock(2) of more
+// than fits does not fail: the kernel kills the process. So the library checks first.
 
 import Synchronization
 
-/// A memory control group with a limit: the one that has the least room, of this process' and those
-/// above it.
+/// A memory control group with a limit: the one with the least room among this process' group and
+/// its parents.
 package struct MemoryGroup: Equatable, Sendable {
   /// memory.max, or memory.limit_in_bytes of version 1. Bytes.
   package var limit: UInt64
-  /// Bytes that the kernel cannot take back: locked pages and its own; without swap, all but copies of
-  /// files.
+  /// Bytes that the kernel cannot reclaim: locked pages and its own; without swap, everything but
+  /// the page cache.
   package var inUse: UInt64
-  /// Whether unlocked memory may go to swap: then more may be used than fits.
+  /// Whether unlocked memory may be swapped out: then more may be used than fits.
   package var maySwap: Bool
 
-  package init(limit: UInt64, inUse: UInt64, kept: UInt64, maySwap: Bool) {
+  package init(limit: UInt64, inUse: UInt64, reserved: UInt64, maySwap: Bool) {
     self.limit = limit
     self.inUse = inUse
-    room = limit > inUse + kept ? limit - inUse - kept : 0
+    room = limit > inUse + reserved ? limit - inUse - reserved : 0
     self.maySwap = maySwap
   }
 
-  /// Bytes that may be taken besides.
+  /// Bytes that may still be taken.
   package var room: UInt64
 
-  /// So many bytes stay free for what the program, and the kernel for it, need at the same time: page
+  /// How many bytes stay free for what the program and the kernel need at the same time: page
   /// tables are charged to the group too.
-  package static let keptBytes: UInt64 = 1 << 20
+  package static let reservedBytes: UInt64 = 1 << 20
 
-  /// Whether so many bytes may be locked, for what the group says. It looks once in 256 KiB, less than
-  /// stays free: most chunks cost no look.
+  /// Whether the group has room to lock this many bytes. Checks only once per 256 KiB, which is
+  /// less than what stays free, so that most chunks cost no check.
   package static func hasRoom(for byteCount: Int) -> Bool {
-    guard unseen.add(byteCount, ordering: .relaxed).newValue >= 256 << 10 else { return true }
+    guard bytesSinceCheck.add(byteCount, ordering: .relaxed).newValue >= 256 << 10 else {
+      return true
+    }
     guard tooSmall(for: UInt64(byteCount)) == nil else { return false }
-    unseen.store(0, ordering: .relaxed)
+    bytesSinceCheck.store(0, ordering: .relaxed)
     return true
   }
 
-  /// Bytes since the last look.
-  private static let unseen = Atomic(0)
+  /// Bytes since the last check.
+  private static let bytesSinceCheck = Atomic(0)
 
-  /// The group in which so many more bytes would not fit; nil where they fit, or nothing can be known.
-  /// Reads a few small files. What other processes of the group take meanwhile is not foreseen.
+  /// The group in which this many more bytes would not fit; nil if they fit or nothing is known.
+  /// Reads a few small files. Memory that other processes of the group take meanwhile is not
+  /// foreseen.
   package static func tooSmall(
     for byteCount: UInt64, membership: String = "/proc/self/cgroup",
     mount: String = "/sys/fs/cgroup",
-    memory: String = "/proc/meminfo", kept: UInt64 = keptBytes
+    memory: String = "/proc/meminfo", reserved: UInt64 = reservedBytes
   ) -> MemoryGroup? {
     guard let text = ProcessFacts.readText(membership, limit: 16384) else { return nil }
     var worst: MemoryGroup?
@@ -65,7 +68,8 @@ package struct MemoryGroup: Equatable, Sendable {
       while true {
         let directory = ([mount + files.subdirectory] + names.map(String.init)).joined(
           separator: "/")
-        if let group = files.group(in: directory, besides: byteCount, memory: memory, kept: kept),
+        if let group = files.group(
+          in: directory, besides: byteCount, memory: memory, reserved: reserved),
           group.room < worst?.room ?? byteCount
         {
           worst = group
@@ -76,14 +80,14 @@ package struct MemoryGroup: Equatable, Sendable {
     return worst
   }
 
-  /// The names of one version's files (the kernel's cgroup-v2.rst, and cgroup-v1/memory.rst).
+  /// The file names of one version (the kernel's cgroup-v2.rst, and cgroup-v1/memory.rst).
   private struct Files {
     var subdirectory: String
     var limit: String
     var usage: String
-    /// What the kernel can take back: copies of files, caches of its own.
+    /// What the kernel can reclaim: the page cache, and caches of its own.
     var reclaimable: [StaticString]
-    /// What it can take back where there is swap.
+    /// What it can reclaim if there is swap.
     var swappable: [StaticString]
     var swap: String?
 
@@ -100,14 +104,14 @@ package struct MemoryGroup: Equatable, Sendable {
         swappable: ["total_inactive_anon ", "total_active_anon "], swap: nil)
     }
 
-    /// nil where there is no limit, or room enough at first sight: only then are statistics read, which
-    /// the kernel has to add up.
+    /// Returns nil if there is no limit, or obviously enough room. Only otherwise reads the
+    /// statistics, which the kernel has to add up.
     func group(
-      in directory: String, besides byteCount: UInt64, memory: String, kept: UInt64
+      in directory: String, besides byteCount: UInt64, memory: String, reserved: UInt64
     ) -> MemoryGroup? {
       guard let limit = number("\(directory)/\(limit)"), let usage = number("\(directory)/\(usage)")
       else { return nil }
-      let (sum, overflows) = (usage + kept).addingReportingOverflow(byteCount)
+      let (sum, overflows) = (usage + reserved).addingReportingOverflow(byteCount)
       guard overflows || sum > limit,
         let statistics = ProcessFacts.readFile("\(directory)/memory.stat", limit: 65536)
       else { return nil }
@@ -115,14 +119,14 @@ package struct MemoryGroup: Equatable, Sendable {
         ProcText.kilobytes("SwapTotal", in: $0)
       }
       let maySwap = swapBytes != 0 && swap.flatMap { number("\(directory)/\($0)") } != 0
-      let takenBack = (maySwap ? reclaimable + swappable : reclaimable).reduce(UInt64(0)) {
+      let reclaimed = (maySwap ? reclaimable + swappable : reclaimable).reduce(UInt64(0)) {
         $0 + (ProcText.number($1, in: statistics) ?? 0)
       }
       return MemoryGroup(
-        limit: limit, inUse: usage - min(usage, takenBack), kept: kept, maySwap: maySwap)
+        limit: limit, inUse: usage - min(usage, reclaimed), reserved: reserved, maySwap: maySwap)
     }
 
-    /// nil for a file that is not there, and for "max".
+    /// Returns nil if the file is missing or contains "max".
     private func number(_ path: String) -> UInt64? {
       ProcessFacts.readFile(path, limit: 64).flatMap { ProcText.number($0[...]) }
     }

@@ -1,11 +1,11 @@
-// Memory for what is known about secrets, outside of their pages. It may run out, and then the
-// answer is an error and not the end of the process.
+// Memory for bookkeeping outside the secret pages. Running out of it throws instead of ending the
+// process.
 
 internal import CEnclaveSystem
 
-/// malloc(3) of metadata.
+/// malloc(3) for bookkeeping data.
 package enum Metadata {
-  /// Memory for `count` values, not initialised.
+  /// Memory for `count` values, uninitialised.
   package static func allocate<T: BitwiseCopyable>(
     _ type: T.Type, count: Int, alignment: Int = 16
   ) throws(SystemFailure) -> UnsafeMutablePointer<T> {
@@ -27,11 +27,12 @@ package enum Metadata {
     unsafe ces_metadata_free(address)
   }
 
-  /// Whether there is room for what the Swift runtime allocates by itself (objects, arrays, texts):
-  /// it ends the process where malloc(3) answers NULL. Asked before each step that needs some.
+  /// Throws unless there is room for what the Swift runtime allocates by itself (objects, arrays,
+  /// strings): the runtime aborts the process when malloc(3) returns NULL. Call it before each step
+  /// that allocates.
   ///
-  /// A reserve is given up when there is none, so that the error can be told.
-  package static func expectRoom() throws(SystemFailure) {
+  /// When there is no room, it releases a reserve so that the error can be reported.
+  package static func requireRoom() throws(SystemFailure) {
     try perform(.allocateMetadata, byteCount: Int(CES_METADATA_ROOM)) { ces_metadata_room() }
   }
 }

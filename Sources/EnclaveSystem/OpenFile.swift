@@ -1,8 +1,8 @@
-// Descriptors that close themselves, and the few file calls that pages and /proc need.
+// File descriptors that close themselves, and the file calls that stats pages and /proc need.
 
 internal import CEnclaveSystem
 
-/// A file call that failed.
+/// A failed file call.
 package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package var function: String
   package var path: String
@@ -29,7 +29,7 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
     return "\(function) \(path): \(answer) (\(SystemFailure.name(ofErrno: errno)))" + limit
   }
 
-  /// The limit behind an answer that has one (getrlimit(2)).
+  /// The limit that causes this errno, if any (getrlimit(2)).
   private var limit: String {
     switch errno {
     case 27: "; RLIMIT_FSIZE (ulimit -f) allows no larger file"
@@ -49,7 +49,7 @@ package struct FileStatus: Equatable, Sendable {
   package var mode: UInt32
   package var owner: UInt32
 
-  /// The numbers of the device as /proc/PID/maps writes them (makedev(3)).
+  /// The device number's parts, as /proc/PID/maps prints them (makedev(3)).
   package var deviceMajor: UInt64 { device >> 32 & 0xffff_f000 | device >> 8 & 0xfff }
   package var deviceMinor: UInt64 { device >> 12 & 0xffff_ff00 | device & 0xff }
 
@@ -67,15 +67,15 @@ package struct FileStatus: Equatable, Sendable {
   }
 }
 
-/// The holder of a page's record lock.
+/// The holder of the record lock on a stats page.
 package enum LockHolder: Equatable, Sendable {
   case nobody
   case process(Int32)
-  /// Somebody in a pid namespace that this process cannot see.
+  /// A process in a pid namespace that this process cannot see.
   case unseen
 }
 
-/// A descriptor that is closed when its owner goes.
+/// A file descriptor that is closed when its owner is destroyed.
 package struct OpenFile: ~Copyable, Sendable {
   package let descriptor: Int32
   package let path: String
@@ -96,7 +96,7 @@ package struct OpenFile: ~Copyable, Sendable {
     return result
   }
 
-  /// Opens for reading; never blocks on a fifo, never becomes the controlling terminal.
+  /// Opens for reading. Never blocks on a FIFO and never acquires a controlling terminal.
   package init(reading path: String, followingLinks: Bool) throws(FileFailure) {
     let fd = try Self.check("open", path, unsafe ces_open_read(-1, path, followingLinks))
     self.init(adopting: Int32(fd), path: path)
@@ -122,7 +122,7 @@ package struct OpenFile: ~Copyable, Sendable {
     self.init(adopting: Int32(fd), path: path)
   }
 
-  /// Creates a file that must not exist yet, mode 0600.
+  /// Creates a file that must not exist yet, with mode 0600.
   package init(creating path: String, in directory: Int32 = -1) throws(FileFailure) {
     let fd = try Self.check("create", path, unsafe ces_create_exclusive(directory, path))
     self.init(adopting: Int32(fd), path: path)
@@ -134,7 +134,8 @@ package struct OpenFile: ~Copyable, Sendable {
     return FileStatus(raw)
   }
 
-  /// Reads at an offset into private memory; fewer bytes than asked at the end of the file.
+  /// Reads at an offset into private memory. Returns fewer bytes than requested only at the end of
+  /// the file.
   package func read(
     into buffer: UnsafeMutableRawBufferPointer, at offset: Int
   ) throws(FileFailure) -> Int {
@@ -157,7 +158,7 @@ package struct OpenFile: ~Copyable, Sendable {
       }
       let count = Int(try Self.check("read", path, result))
       bytes.append(contentsOf: chunk[..<count])
-      // Fewer than asked: the end.
+      // A short read means the end.
       if count < wanted { break }
     }
     return bytes
@@ -197,7 +198,7 @@ package struct OpenFile: ~Copyable, Sendable {
 }
 
 package enum Files {
-  /// Writes all bytes to a descriptor that somebody else owns.
+  /// Writes all bytes to a descriptor that belongs to the caller.
   package static func write(
     _ bytes: [UInt8], to descriptor: Int32, path: String
   ) throws(FileFailure) {
@@ -210,7 +211,7 @@ package enum Files {
     }
   }
 
-  /// The target of a symbolic link; nil when it cannot be read.
+  /// The target of a symbolic link; nil if it cannot be read.
   package static func link(_ path: String) -> String? {
     var bytes = [UInt8](repeating: 0, count: 4096)
     var count: Int64 = 0
@@ -235,7 +236,7 @@ package enum Files {
     _ = unsafe ces_unlink(directory, path)
   }
 
-  /// Gives a file its final name, unless that name is taken.
+  /// Renames a file unless the new name exists.
   package static func renameExclusively(
     _ from: String, to: String, in directory: Int32 = -1
   ) throws(FileFailure) {

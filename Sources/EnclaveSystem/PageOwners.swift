@@ -1,17 +1,18 @@
-// The process' table of pages: see CEnclavePages.h.
+// The process' table from page to owner; see CEnclavePages.h.
 
 public import CEnclaveSystem
 
-/// What object each page of memory belongs to.
+/// Which object each page of memory belongs to.
 package enum PageOwners {
-  /// Makes place for a range. Each GiB of addresses takes one mapping, once for the process.
+  /// Makes room in the table for an address range. Each GiB of addresses takes one mapping per
+  /// process.
   package static func reserve(
     _ address: UnsafeRawPointer, _ byteCount: Int
   ) throws(SystemFailure) {
     try perform(.reservePageTable) { unsafe ces_pages_reserve(address, byteCount) }
   }
 
-  /// Sets the owner of every page of a range that was reserved.
+  /// Sets the owner of every page of a reserved range.
   package static func set(
     _ owner: UnsafeMutableRawPointer?, at address: UnsafeRawPointer, _ byteCount: Int
   ) {
@@ -19,26 +20,26 @@ package enum PageOwners {
   }
 }
 
-/// The owner of the page that an address lies in; nil when it is nobody's. Two loads, no lock. (A
-/// free function: methods of another module's types were not inlined.)
+/// The owner of the page that contains `address`, or nil. Two loads, no lock. A free function,
+/// because methods of another module's types are not inlined.
 @inlinable @inline(__always)
 package func pageOwner(of address: UnsafeRawPointer) -> UnsafeMutableRawPointer? {
   unsafe ces_pages_owner(address)
 }
 
-/// A word that other threads may change; what is read after it is not older.
+/// Loads a word that other threads change, with acquire ordering.
 @inlinable @inline(__always)
 package func loadAcquire(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 {
   unsafe ces_load_acquire32(word)
 }
 
-/// Changes a word that other threads load; who sees the value sees what was written before.
+/// Stores a word that other threads load, with release ordering.
 @inlinable @inline(__always)
 package func publish(_ value: UInt32, to word: UnsafeMutablePointer<UInt32>) {
   unsafe ces_publish32(word, value)
 }
 
-/// Replaces a word that has the value `old`; false when it has another.
+/// Replaces a word if its value is `old`; otherwise returns false.
 @inlinable @inline(__always)
 package func exchange(
   _ word: UnsafeMutablePointer<UInt32>, from old: UInt32, to new: UInt32

@@ -1,8 +1,8 @@
-// Small parsers for the text of /proc (proc(5)): of bytes, because strings cost a hundred times as
-// much, at every tick and every sample.
+// Parsers for the text of /proc (proc(5)). They work on bytes: strings cost a hundred times as
+// much, on every tick and every sample.
 
 package enum ProcText {
-  /// What follows `key:` on its line, without leading blanks.
+  /// The text after `key:` on its line, without leading blanks.
   package static func value(_ key: StaticString, in text: [UInt8]) -> ArraySlice<UInt8>? {
     var line = 0
     while line < text.count {
@@ -22,7 +22,7 @@ package enum ProcText {
     value(key, in: text).flatMap { number($0) }
   }
 
-  /// The number behind a text at the start of a line.
+  /// The number after `start` on the first line that begins with it.
   package static func number(_ start: StaticString, in text: [UInt8]) -> UInt64? {
     for line in text.split(separator: UInt8(ascii: "\n")) {
       if let rest = rest(of: line, behind: start) { return number(rest) }
@@ -30,7 +30,7 @@ package enum ProcText {
     return nil
   }
 
-  /// What follows a text at the start of a line; nil where the line starts with something else.
+  /// The rest of a line that starts with `start`; nil if it starts with something else.
   private static func rest(
     of line: ArraySlice<UInt8>, behind start: StaticString
   ) -> ArraySlice<UInt8>? {
@@ -41,7 +41,7 @@ package enum ProcText {
     return line.dropFirst(count)
   }
 
-  /// The digits at the start; nil where there are none, or too many.
+  /// The number at the start; nil if there are no digits or it overflows.
   package static func number(_ text: ArraySlice<UInt8>, radix: UInt64 = 10) -> UInt64? {
     var value: UInt64?
     for byte in text {
@@ -64,7 +64,7 @@ package enum ProcText {
   }
 }
 
-/// Fields of /proc/PID/stat.
+/// The fields of /proc/PID/stat that are used here.
 package struct ProcStat: Equatable, Sendable {
   /// R, S, D, T, t, Z…
   package var state: Character
@@ -72,10 +72,10 @@ package struct ProcStat: Equatable, Sendable {
   package var group: Int32
   /// In clock ticks since boot.
   package var startTime: UInt64
-  /// A thread of the kernel (PF_KTHREAD): it has no memory of its own.
+  /// A kernel thread (PF_KTHREAD), which has no memory of its own.
   package var isKernelThread: Bool
 
-  /// nil where the text is not that of a stat file. The second field may hold any character, so
+  /// nil if the text is not that of a stat file. The second field may contain any character, so
   /// fields are counted from the last ")".
   package init?(_ text: [UInt8]) {
     guard let end = text.lastIndex(of: UInt8(ascii: ")")) else { return nil }
@@ -86,7 +86,7 @@ package struct ProcStat: Equatable, Sendable {
     else { return nil }
     state = Character(Unicode.Scalar(letter))
     self.parent = parent
-    // 0 or less: of another namespace.
+    // 0 or less: the group is in another pid namespace.
     group = ProcText.number(fields[2]).flatMap { Int32(exactly: $0) } ?? 0
     self.startTime = startTime
     isKernelThread = ProcText.number(fields[6]).map { $0 & 0x20_0000 != 0 } ?? false

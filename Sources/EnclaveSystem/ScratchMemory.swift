@@ -1,15 +1,16 @@
-// Where threads decrypt to: a locked page between guards for each thread, cut into pieces, and pages of
-// their own for what is larger. What nobody uses is zeros.
+// The memory that threads decrypt into: for each thread a locked page between guards, cut into
+// pieces, and separate pages for larger secrets. Unused scratch memory is all zeros.
 
 internal import CEnclaveSystem
 
-/// Scratch memory of the calling thread. Always locked, kept out of core dumps and forked children, and
-/// wiped by signals; made when a thread first needs it, and left to the next thread.
+/// The calling thread's scratch memory. Always locked, kept out of core dumps and forked children,
+/// and wiped by signals. Allocated when a thread first needs it, and reused by later threads.
 package enum ScratchMemory {
-  /// What a window has of it.
+  /// The scratch memory of one window.
   @safe
   package struct Piece: BitwiseCopyable {
-    /// Thread (6 bits), first piece or number of pages (6), pieces (7; 0: pages of its own).
+    /// Thread (6 bits), first piece or index of its pages (6 bits), pieces (7 bits; 0: separate
+    /// pages).
     package let bits: UInt32
 
     package init(bits: UInt32) { self.bits = bits }
@@ -27,10 +28,11 @@ package enum ScratchMemory {
       unsafe ces_scratch_pages_of(scratch, Int32(first))
     }
 
-    /// Whether its bytes end at a guard page, with a canary before them; else a canary is behind them.
+    /// Whether it has separate pages. Then the bytes end at a guard page, with a canary before
+    /// them; otherwise the canary follows them.
     package var isPages: Bool { pieces == 0 }
 
-    /// All of it.
+    /// The start of all of it.
     package var base: UnsafeMutableRawPointer {
       unsafe isPages
         ? pages.pointee.data.unsafelyUnwrapped
@@ -40,30 +42,31 @@ package enum ScratchMemory {
       isPages ? unsafe pages.pointee.length : Int(pieces) * Int(CES_SCRATCH_PIECE)
     }
 
-    /// Where a secret's bytes lie: so far before the end, where it has pages of its own.
+    /// Where the secret's bytes start: `room` bytes before the end if it has separate pages.
     package func start(beforeEnd room: Int) -> UnsafeMutableRawPointer {
       unsafe isPages ? base + (byteCount - room) : base
     }
 
-    /// Pieces are aligned so.
+    /// The alignment of pieces.
     package static let alignment = Int(CES_SCRATCH_PIECE)
   }
 
   package static let canaryBytes = 16
-  /// The most that pieces of a page are given for; a page serves two of them.
+  /// The largest secret that is served from a page, in pieces: half a page.
   private static let largestPieces = 32
-  /// Pages that are kept for the next window.
+  /// Larger page runs are unmapped at the end of their window; smaller ones are kept for the next.
   private static let keptBytes = 64 << 10
 
-  nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
+  nonisolated(unsafe) private static let lockWord: UnsafeMutablePointer<UInt32> =
     unsafe makeLockWord()
   nonisolated(unsafe) private static var gate: GateState?
   nonisolated(unsafe) private static var gateGeneration: UInt64 = 0
 
-  /// What the first window needs, which may be a signal handler's. Any thread; before it.
+  /// Allocates what the first window needs. Any thread may call it, before the first window, which
+  /// may be in a signal handler.
   package static func prepare() throws(SystemFailure) {
-    unsafe lockInProcess(word)
-    defer { unsafe unlock(word) }
+    unsafe lockInProcess(lockWord)
+    defer { unsafe unlock(lockWord) }
     guard unsafe gateGeneration != ForkWatch.current else { return }
     unsafe gate = try GateState(generation: ForkWatch.current)
     unsafe gate.unsafelyUnwrapped.serveAll()
@@ -71,17 +74,19 @@ package enum ScratchMemory {
     unsafe storeRelaxed(0, at: keyBytes)
   }
 
-  /// Takes room for a secret and its canary; nil when the thread has too many windows open.
+  /// Allocates room for a secret and its canary. Returns nil when the thread has too many windows
+  /// open.
   ///
-  /// No malloc(3). System calls where the thread has no such memory yet, and for large secrets.
-  package static func take(
+  /// Never calls malloc(3). Makes system calls if the thread has no scratch page yet, and for large
+  /// secrets.
+  package static func allocate(
     byteCount: Int, isIsolated: Bool, mayMap: Bool, for owner: UInt64
   ) throws(SystemFailure) -> Piece? {
     let thread = Int(ces_thread_number())
     let scratch = unsafe ces_scratch_of(Int32(thread)).unsafelyUnwrapped
     if unsafe scratch.pointee.generation != ForkWatch.current {
       guard mayMap else { return nil }
-      unsafe begin(scratch)
+      unsafe reset(scratch)
     }
     let pieces = (byteCount + canaryBytes + Int(CES_SCRATCH_PIECE) - 1) / Int(CES_SCRATCH_PIECE)
     if !isIsolated, pieces <= largestPieces {
@@ -89,30 +94,32 @@ package enum ScratchMemory {
         guard mayMap else { return nil }
         unsafe try makePage(scratch)
       }
-      let first = unsafe ces_scratch_take(scratch, UInt32(pieces), owner)
+      let first = unsafe ces_scratch_allocate(scratch, UInt32(pieces), owner)
       if first >= 0 { return Piece(thread: thread, first: first, pieces: pieces) }
     }
     guard mayMap else { return nil }
     let needed = Page.roundUp(byteCount + (isIsolated ? 0 : canaryBytes)) ?? Page.size
-    return unsafe try takePages(scratch, byteCount: max(needed, Page.size), owner).map {
+    return unsafe try allocatePages(scratch, byteCount: max(needed, Page.size), owner).map {
       Piece(thread: thread, first: $0, pieces: 0)
     }
   }
 
-  /// Gives it back, wiped; nothing when it is not this arena's any more.
-  package static func give(_ piece: Piece, of owner: UInt64) {
+  /// Wipes a piece and releases it. Does nothing if it no longer belongs to this arena.
+  package static func release(_ piece: Piece, of owner: UInt64) {
     guard piece.isPages else {
       guard unsafe loadRelaxed(ces_scratch_owner(piece.scratch, piece.first)) == owner else {
         return
       }
       unsafe EnclaveSystem.wipe(piece.base, byteCount: piece.byteCount)
-      return unsafe ces_scratch_give(piece.scratch, piece.first, piece.pieces)
+      return unsafe ces_scratch_release(piece.scratch, piece.first, piece.pieces)
     }
     let pages = unsafe piece.pages
-    guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe hold(pages) else { return }
+    guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe claimInUse(pages) else {
+      return
+    }
     unsafe EnclaveSystem.wipe(pages.pointee.data, byteCount: pages.pointee.length)
     unsafe storeRelaxed(0, at: &pages.pointee.owner)
-    // While a signal's wipe is under way nothing is unmapped: the process is ending.
+    // During a signal's wipe nothing is unmapped: the process is ending.
     if unsafe pages.pointee.length <= keptBytes || WipeTable.hasBegun {
       unsafe setState(pages, CES_SCRATCH_FREE)
     } else {
@@ -121,8 +128,8 @@ package enum ScratchMemory {
     }
   }
 
-  /// Takes pages that are used for a moment; false when they are not used any more.
-  private static func hold(_ pages: UnsafeMutablePointer<ces_scratch_pages>) -> Bool {
+  /// Claims pages in use for a moment; false if they are no longer in use.
+  private static func claimInUse(_ pages: UnsafeMutablePointer<ces_scratch_pages>) -> Bool {
     var tries: UInt32 = 0
     while unsafe !ces_exchange32(&pages.pointee.state, CES_SCRATCH_USED, CES_SCRATCH_CHANGING) {
       if unsafe ces_load_acquire32(&pages.pointee.state) != CES_SCRATCH_CHANGING { return false }
@@ -132,8 +139,9 @@ package enum ScratchMemory {
     return true
   }
 
-  /// Unmaps pages that nobody uses, but for single ones: what was opened once can be opened again, whoever
-  /// has taken the lockable memory meanwhile. Whether there were any.
+  /// Unmaps idle runs of more than one page, and returns whether there were any. Single pages stay,
+  /// so that a secret that was opened once can be opened again even if the lockable memory has run
+  /// out since.
   @discardableResult
   package static func trim() -> Bool {
     var isMore = false
@@ -165,21 +173,21 @@ package enum ScratchMemory {
     }
   }
 
-  /// Gives back what windows to an arena still have that nobody can close any more: threads have ended, or
-  /// jumped out of them.
-  package static func giveAll(of owner: UInt64) {
+  /// Releases what an arena's windows still hold and nobody can close any more, because their
+  /// threads have ended or jumped out of them.
+  package static func releaseAll(of owner: UInt64) {
     unsafe forEachScratch { thread, scratch in
       var count: UInt32 = 0
       while case let first = unsafe ces_scratch_find(scratch, owner, 0, &count), first >= 0 {
-        give(Piece(thread: thread, first: first, pieces: Int(count)), of: owner)
+        release(Piece(thread: thread, first: first, pieces: Int(count)), of: owner)
       }
       for index in 0..<Int32(CES_SCRATCH_LARGE) {
-        give(Piece(thread: thread, first: index, pieces: 0), of: owner)
+        release(Piece(thread: thread, first: index, pieces: 0), of: owner)
       }
     }
   }
 
-  /// Zeros over what windows to an arena show, whoever has them.
+  /// Overwrites with zeros what the windows of an arena show, in every thread.
   package static func wipe(of owner: UInt64) {
     unsafe forEachScratch { thread, scratch in
       var (from, count): (Int32, UInt32) = (0, 0)
@@ -190,14 +198,16 @@ package enum ScratchMemory {
       }
     }
     unsafe forEachPages { pages in
-      guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe hold(pages) else { return }
+      guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe claimInUse(pages) else {
+        return
+      }
       unsafe EnclaveSystem.wipe(pages.pointee.data, byteCount: pages.pointee.length)
       unsafe setState(pages, CES_SCRATCH_USED)
     }
   }
 
-  /// Bytes that all threads have, used or not, and that arenas' keys take. (Not what goes with its window:
-  /// what is larger than 64 KiB.)
+  /// Bytes of scratch memory of all threads, used or idle, and of the arenas' keys. Excludes page
+  /// runs larger than 64 KiB, which are unmapped with their window.
   package static var lockedBytes: Int {
     // A forked child has none of its parent's.
     var sum = unsafe gateGeneration == ForkWatch.current ? Int(loadRelaxed(keyBytes)) : 0
@@ -219,17 +229,17 @@ package enum ScratchMemory {
     return unsafe bytes
   }()
 
-  /// An arena's key is locked from now on, or not any more.
-  package static func noteKey(byteCount: Int) {
+  /// Adds to the locked bytes of arenas' keys; negative when a key is freed.
+  package static func addKeyBytes(byteCount: Int) {
     unsafe addRelaxed(UInt64(bitPattern: Int64(byteCount)), to: keyBytes)
   }
 
   // MARK: - Making it
 
-  /// In a forked child the parent's is zeros, not locked, and nobody's.
-  private static func begin(_ scratch: UnsafeMutablePointer<ces_scratch>) {
-    unsafe lockInProcess(word)
-    defer { unsafe unlock(word) }
+  /// In a forked child the inherited scratch memory is zeroed, unlocked, and no longer usable.
+  private static func reset(_ scratch: UnsafeMutablePointer<ces_scratch>) {
+    unsafe lockInProcess(lockWord)
+    defer { unsafe unlock(lockWord) }
     guard unsafe scratch.pointee.generation != ForkWatch.current else { return }
     unsafe scratch.initialize(to: ces_scratch())
     unsafe scratch.pointee.generation = ForkWatch.current
@@ -239,15 +249,15 @@ package enum ScratchMemory {
     let mapping = try GuardedMapping(byteCount: byteCount)
     do throws(SystemFailure) {
       try mapping.excludeFromDumps()
-      try mapping.keepToItself()
+      try mapping.optOutOfPageMerging()
       _ = try mapping.keepFromFork()
       do throws(SystemFailure) { try mapping.lock() } catch {
-        // What idles may make room.
+        // Idle scratch memory may make room.
         guard trim() else { throw error }
         try mapping.lock()
       }
       let entry = unsafe try WipeEntry(data: mapping.data, gate: gate.unsafelyUnwrapped)
-      entry.use(byteCount)
+      entry.setUsed(byteCount)
       return (mapping, entry)
     } catch {
       _ = try? mapping.unmap()
@@ -257,14 +267,15 @@ package enum ScratchMemory {
 
   private static func makePage(_ scratch: UnsafeMutablePointer<ces_scratch>) throws(SystemFailure) {
     let (mapping, entry) = try map(Page.size)
-    // Threads that share the last number may both be here.
+    // Threads that share the last number may race here; the first to set the page wins.
     guard unsafe !ces_scratch_set_page(scratch, mapping.data) else { return }
     entry.remove()
     _ = try? mapping.unmap()
   }
 
-  /// Pages of this size that are there; else in a place where none are; else instead of others.
-  private static func takePages(
+  /// Reuses idle pages of this size, or else maps new ones in a free entry, or else replaces idle
+  /// ones.
+  private static func allocatePages(
     _ scratch: UnsafeMutablePointer<ces_scratch>, byteCount: Int, _ owner: UInt64
   ) throws(SystemFailure) -> Int32? {
     for index in 0..<Int32(CES_SCRATCH_LARGE) {
@@ -272,7 +283,7 @@ package enum ScratchMemory {
       if unsafe pages.pointee.length == byteCount,
         unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_USED)
       {
-        // It may have become another's meanwhile.
+        // Another thread may have replaced the pages before this one took them.
         guard unsafe pages.pointee.length == byteCount else {
           unsafe setState(pages, CES_SCRATCH_FREE)
           continue

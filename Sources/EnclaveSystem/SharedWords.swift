@@ -1,5 +1,5 @@
-// Stores into a page that other processes read. Never a load: the page is write-only for its
-// publisher.
+// Stores into a page that other processes read. There are no loads: the publisher never reads its
+// page.
 
 public import CEnclaveSystem
 
@@ -16,16 +16,16 @@ package func storeRelease(_ value: UInt64, at address: UnsafeMutableRawPointer) 
 @inlinable @inline(__always)
 package func fenceRelease() { ces_fence_release() }
 
-/// Nothing before it is seen later than anything behind it.
+/// A full memory barrier.
 package func fenceAll() { ces_fence_all() }
 
-/// A word that one thread advances and others read, without ordering.
+/// Loads a word that another thread may be storing, without ordering.
 @inlinable @inline(__always)
 package func loadRelaxed(_ address: UnsafeRawPointer) -> UInt64 {
   unsafe ces_load_relaxed(address)
 }
 
-/// Wipes a slot: a multiple of 16 bytes. Never optimised away.
+/// Wipes a slot whose size is a multiple of 16 bytes. Never optimised away.
 @inlinable @inline(__always)
 package func wipeSlot(_ address: UnsafeMutableRawPointer, byteCount: Int) {
   unsafe ces_wipe_slot(address, byteCount)

@@ -1,4 +1,4 @@
-// The bare calls that make a stats page. Unchecked: `StatsPageFile` makes each through `perform`.
+// The bare calls that make a stats page. Unchecked: `StatsPageFile` calls each through `perform`.
 
 internal import CEnclaveSystem
 
@@ -10,7 +10,7 @@ package enum StatsPageCalls {
     package init() {}
   }
 
-  /// What tells a file from all others.
+  /// Identifies a file.
   package struct Identity: Equatable, Sendable {
     package var device: UInt64
     package var inode: UInt64
@@ -40,7 +40,7 @@ package enum StatsPageCalls {
     ces_fallocate(fd, UInt64(byteCount))
   }
   package static func map(_ fd: Int32, _ byteCount: Int) -> Int64 { ces_map_shared(fd, byteCount) }
-  /// Whether so much private memory can be had now.
+  /// Whether this much private memory can be mapped now.
   package static func hasRoom(_ byteCount: Int) -> Int64 { ces_has_room(byteCount) }
   package static func unmap(_ base: UnsafeMutableRawPointer, _ byteCount: Int) {
     _ = unsafe ces_unmap(base, byteCount)
@@ -51,10 +51,10 @@ package enum StatsPageCalls {
   package static func guardPage(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
     unsafe ces_page_guard_install(base, byteCount)
   }
-  /// After the program has set a handler of its own.
+  /// Reinstalls the guard after the program has set a SIGBUS handler of its own.
   package static func keepPageGuarded() { _ = ces_page_guard_keep() }
   package static func unguardPage() { ces_page_guard_remove() }
-  /// Whether the page was truncated under its publisher.
+  /// Whether the page was truncated while it was published.
   package static var isPageLost: Bool { ces_page_guard_tripped() != 0 }
   package static func lockFile(_ fd: Int32) -> Int64 { ces_lock_file(fd) }
   package static func chmod(_ fd: Int32, _ mode: UInt32) -> Int64 { ces_chmod(fd, mode) }
@@ -66,14 +66,14 @@ package enum StatsPageCalls {
   }
   package static func close(_ fd: Int32) { _ = ces_close(fd) }
 
-  /// Closes a descriptor if it is still the file's: a program may have closed it, and have been given
+  /// Closes a descriptor if it still refers to this file. The program may have closed it and reused
   /// its number for a file of its own.
   package static func close(_ fd: Int32, of file: Identity) {
     var status = Status()
     if Self.status(fd, &status) == 0, status.identity == file { close(fd) }
   }
 
-  /// Takes a file's name away, if it still is that file's.
+  /// Removes a name if it still refers to this file.
   package static func unlink(_ path: String, of file: Identity) {
     var raw = ces_stat_t()
     guard unsafe ces_lstat(-1, path, &raw) == 0, raw.device == file.device,
@@ -82,10 +82,10 @@ package enum StatsPageCalls {
     _ = unsafe ces_unlink(-1, path)
   }
 
-  /// Takes an empty directory away.
+  /// Removes an empty directory.
   package static func removeDirectory(_ path: String) { _ = unsafe ces_rmdir(path) }
 
-  /// Starts a thread that calls `tick` at each interval until that returns 0.
+  /// Starts a thread that calls `tick` at each interval until `tick` returns 0.
   package static func startTicker(
     named name: StaticString, everyMs interval: UInt32, context: UnsafeMutableRawPointer?,
     _ tick: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int32

@@ -1,9 +1,9 @@
-// The seam: every call to the kernel that can fail is one case here, and goes through `perform`,
-// which checks it, counts it, and (in debug builds alone) lets a test make it fail.
+// Every kernel call that can fail is one case here and goes through `perform`, which checks it,
+// counts it and (in debug builds only) lets a test make it fail.
 
 internal import CEnclaveSystem
 
-/// One failable call to the kernel, named by what it is for.
+/// One kernel call that can fail, named by its purpose.
 ///
 /// The raw value is the call's number on the stats page; numbers are never reused.
 public enum SystemCall: UInt32, CaseIterable, Sendable {
@@ -20,7 +20,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case closeWindow = 10
   case unmapChunk = 11
   case fillRandom = 12
-  // Noticing a fork.
+  // Fork detection.
   case mapForkPage = 13
   case openForkPage = 14
   case wipeForkPage = 15
@@ -43,7 +43,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case readMemlockLimit = 31
   case readDumpable = 32
   case removeStalePage = 33
-  // Gates, seals, backing.
+  // Gates, seals, backing memory.
   case registerBarrier = 34
   case barrier = 35
   case allocateKey = 36
@@ -61,14 +61,14 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
   case alternateStack = 47
   case extendWipeTable = 48
   case extendCounts = 49
-  // What an arena knows about its secrets; settings of the process that its pages do not take.
+  // Bookkeeping of secrets; settings of a chunk's pages.
   case allocateMetadata = 56
   case keepUnmerged = 57
   case keepFromHugePages = 58
   case separatePages = 59
   case lockOnFault = 60
 
-  /// The kernel's or the C library's name of the call.
+  /// The name of the kernel or C library function.
   public var function: String {
     switch self {
     case .reserveChunk, .mapForkPage, .mapPage, .reservePageTable, .extendWipeTable, .extendCounts:
@@ -116,7 +116,7 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     }
   }
 
-  /// What the call was made for, as it stands in error texts.
+  /// What the call is for, as it appears in error messages.
   public var purpose: String {
     switch self {
     case .reserveChunk: "map a chunk with its guard pages"
@@ -125,15 +125,15 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .wipeOnFork: "have a chunk read as zeros in a forked child"
     case .leaveOutOfFork: "leave a chunk out of a forked child"
     case .lockChunk: "lock a chunk"
-    case .lockOnFault: "open a locked chunk without a look at each of its pages"
+    case .lockOnFault: "make a locked chunk faster to open"
     case .unlockChunk: "unlock a chunk"
     case .closeNewChunk: "close a new chunk"
     case .openWindow: "open a window"
     case .closeWindow: "close a window"
     case .unmapChunk: "unmap a chunk"
-    case .fillRandom: "draw random bytes"
-    case .mapForkPage, .openForkPage, .wipeForkPage: "set up the page that notices a fork"
-    case .watchFork: "notice a fork"
+    case .fillRandom: "get random bytes"
+    case .mapForkPage, .openForkPage, .wipeForkPage: "set up fork detection"
+    case .watchFork: "detect forks"
     case .watchExit: "run at exit"
     case .makeStatsDirectory: "make the directory of stats pages"
     case .openStatsDirectory: "open the directory of stats pages"
@@ -147,23 +147,23 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     case .lockPage: "lock the stats page's file for life"
     case .restrictPage: "make the stats page read-only"
     case .linkPage: "give the stats page its name"
-    case .startThread: "start a thread of the library's"
+    case .startThread: "start a thread of the library"
     case .readMemlockLimit: "read the memlock limit"
     case .readDumpable: "ask whether the process is dumpable"
     case .removeStalePage: "remove the page of a process that is gone"
     case .registerBarrier: "prepare the barrier between windows and freezing"
-    case .barrier: "see every thread's windows"
+    case .barrier: "run a barrier on every thread"
     case .allocateKey: "take a protection key"
     case .tagChunk: "put a chunk under its protection key"
     case .freezeChunk: "make a chunk read-only"
     case .sealChunk: "seal a chunk"
     case .discardChunk: "give back the memory of a wiped chunk that is sealed"
     case .mapSecretMemory: "map memory that the kernel itself cannot reach"
-    case .probeMechanism: "see what this machine offers"
+    case .probeMechanism: "probe a mechanism"
     case .readInput: "read into a secret"
     case .setEcho: "turn a terminal's echo off or on"
-    case .reservePageTable: "make place to find a chunk's addresses"
-    case .installWipeHandler: "have a signal wipe"
+    case .reservePageTable: "make room in the table of pages"
+    case .installWipeHandler: "install a signal handler that wipes"
     case .alternateStack: "give a thread a stack for signals"
     case .allocateMetadata: "keep track of secrets outside of their pages"
     case .keepUnmerged: "keep a chunk from being merged with equal pages"
@@ -174,21 +174,21 @@ public enum SystemCall: UInt32, CaseIterable, Sendable {
     }
   }
 
-  /// How often the call was made in this process. One relaxed load; any thread.
+  /// How often this process has made the call. One relaxed load; any thread.
   public var count: UInt64 { ces_calls(rawValue) }
-  /// How often the call failed in this process. One relaxed load; any thread.
+  /// How often the call has failed in this process. One relaxed load; any thread.
   public var failureCount: UInt64 { ces_failures(rawValue) }
-  /// The errno of the last failure, 0 when there was none.
+  /// The errno of the last failure; 0 if there was none.
   package var lastErrno: Int32 { ces_last_error(rawValue) }
 }
 
-/// A call to the kernel that failed: what was asked, and what the system answered.
+/// A failed kernel call: what was asked for, and what the system answered.
 public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible {
   /// The call.
   public let call: SystemCall
   /// errno, as the kernel set it.
   public let errno: Int32
-  /// How many bytes the call was about; nil where that has no meaning.
+  /// How many bytes the call concerned; nil where that has no meaning.
   public let byteCount: Int?
 
   package init(_ call: SystemCall, errno: Int32, byteCount: Int? = nil) {
@@ -197,7 +197,7 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
     self.byteCount = byteCount
   }
 
-  /// errno's symbolic name, for example `ENOMEM`.
+  /// The symbolic name of `errno`, for example `ENOMEM`.
   public var errnoName: String { SystemFailure.name(ofErrno: errno) }
 
   /// The symbolic name of an errno value.
@@ -205,7 +205,7 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
     unsafe String(cString: ces_errno_name(errno))
   }
 
-  /// What was asked and what the system answered, in one sentence.
+  /// What was asked for and what the system answered, in one sentence.
   public var description: String {
     let size = byteCount.map { " of \($0) bytes" } ?? ""
     let answer = unsafe String(cString: ces_strerror(errno))
@@ -213,9 +213,8 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
       + (limit.map { " (\($0))" } ?? "")
   }
 
-  /// What limits of the process or the machine the answer comes from; nil where errno says it all, or
-  /// does not tell. (errno numbers are Linux', where EAGAIN is 11, ENOMEM 12, ENFILE 23, EMFILE 24 and
-  /// EFBIG 27.)
+  /// The limit of the process or machine that explains the errno; nil if there is none or it is
+  /// unknown. (Linux errno numbers: EAGAIN 11, ENOMEM 12, ENFILE 23, EMFILE 24, EFBIG 27.)
   private var limit: String? {
     switch (errno, call) {
     case (24, _): "RLIMIT_NOFILE"
@@ -229,7 +228,7 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
   }
 }
 
-/// Makes a call, checks and counts it.
+/// Makes a call, checks its result and counts it.
 @inline(__always)
 @discardableResult
 package func perform(

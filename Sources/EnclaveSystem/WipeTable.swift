@@ -1,4 +1,4 @@
-// The wipe table, as Swift sees it: what a signal handler wipes. See CEnclaveWipe.h.
+// Swift's view of the wipe table, which tells a signal handler what to wipe; see CEnclaveWipe.h.
 
 internal import CEnclaveSystem
 
@@ -13,7 +13,7 @@ package struct WipeEntry: BitwiseCopyable {
     unsafe raw.assumingMemoryBound(to: ces_wipe_entry.self)
   }
 
-  /// Enters a chunk that holds nothing yet.
+  /// Adds an entry for a chunk that holds nothing yet.
   package init(data: UnsafeMutableRawPointer, gate: GateState) throws(SystemFailure) {
     var made: UnsafeMutableRawPointer?
     try perform(.extendWipeTable) {
@@ -24,34 +24,37 @@ package struct WipeEntry: BitwiseCopyable {
     unsafe raw = unsafe made.unsafelyUnwrapped
   }
 
-  /// So many bytes may hold secrets from now on. Before the first of them is written.
-  package func use(_ byteCount: Int) { unsafe ces_wipe_use(entry, byteCount) }
+  /// Sets how many bytes may hold secrets. Call it before the first of them is written.
+  package func setUsed(_ byteCount: Int) { unsafe ces_wipe_set_used(entry, byteCount) }
 
-  /// The contents are wiped, and the chunk goes. Does not return while a signal's wipe is under way.
+  /// Removes the entry of a wiped chunk that is about to be unmapped. Never returns while a
+  /// signal's wipe is in progress.
   package func remove() { unsafe ces_wipe_remove(entry) }
 }
 
 package enum WipeTable {
-  /// CES_WIPE_…, which is also what stands on the page.
+  /// CES_WIPE_…; the stats page shows the same value.
   package static var status: UInt32 { ces_wipe_status() }
 
-  /// A signal has begun to wipe: the process is ending.
+  /// Whether a signal's wipe has begun, which means that the process is ending.
   package static var hasBegun: Bool { ces_wipe_status() >= CES_WIPE_BEGUN }
 
-  /// Has a signal wipe; false where it is ignored or the application's, and stays so.
+  /// Makes a signal wipe before its current action. Returns false if the signal is ignored or
+  /// handled by the application; then nothing changes.
   package static func install(signal: Int32, isFault: Bool) throws(SystemFailure) -> Bool {
     try perform(.installWipeHandler) { ces_wipe_install(signal, isFault) } > 0
   }
 
   package static func covers(signal: Int32) -> Bool { ces_wipe_covers(signal) }
 
-  /// What both kinds of handlers need: where the code is, and a stack for this thread.
+  /// Prepares what all handlers need: the range of the library's code, and an alternate stack for
+  /// this thread.
   package static func prepare() {
     ces_wipe_note_code()
     _ = ces_alternate_stack()
   }
 
-  /// Where on the page a wipe leaves its status and its signal; nil takes it back.
+  /// Where on the stats page a wipe records its status and its signal; nil stops that.
   package static func report(
     to words: (status: UnsafeMutableRawPointer, signal: UnsafeMutableRawPointer)?
   ) {
@@ -60,16 +63,16 @@ package enum WipeTable {
       words?.signal.assumingMemoryBound(to: UInt64.self))
   }
 
-  /// In a forked child, which has no page of its own yet.
+  /// For a forked child, which has no stats page yet.
   package static func reportNowhere() { ces_wipe_report_to(nil, nil) }
 
-  /// Signals that end a process that does nothing about them: signal(7).
+  /// Signals that terminate a process by default: signal(7).
   package static let terminationSignals: [Int32] = [
     Int32(CES_SIGNAL_HUP), Int32(CES_SIGNAL_INT), Int32(CES_SIGNAL_QUIT), Int32(CES_SIGNAL_PIPE),
     Int32(CES_SIGNAL_ALRM), Int32(CES_SIGNAL_TERM), Int32(CES_SIGNAL_USR1),
     Int32(CES_SIGNAL_USR2), Int32(CES_SIGNAL_XCPU), Int32(CES_SIGNAL_XFSZ),
   ]
-  /// Signals of faults, and of abort(3).
+  /// Signals of faults and of abort(3).
   package static let faultSignals: [Int32] = [
     Int32(CES_SIGNAL_ILL), Int32(CES_SIGNAL_TRAP), Int32(CES_SIGNAL_ABRT), Int32(CES_SIGNAL_BUS),
     Int32(CES_SIGNAL_FPE), Int32(CES_SIGNAL_SEGV), Int32(CES_SIGNAL_SYS),

@@ -10,11 +10,11 @@
   struct Keys {
     let base: UnsafeMutableRawPointer
 
-    private static let stride = Vault.Cipher.keyBytes + Vault.Cipher.scheduleBytes + 32
+    private static let stride = AEAD.keyBytes + AEAD.scheduleBytes + 32
     static let byteCount = 2 * stride
 
     private func key(_ keyIndex: Int) -> UnsafeMutableRawPointer {
-      unsafe base + keyIndex * Self.stride + Vault.Cipher.scheduleBytes
+      unsafe base + keyIndex * Self.stride + AEAD.scheduleBytes
     }
 
     func schedule(_ keyIndex: Int) -> UnsafeMutableRawPointer {
@@ -23,15 +23,15 @@
 
     /// The number of messages that this key has encrypted, which is the next nonce.
     private func counter(_ keyIndex: Int) -> UnsafeMutablePointer<UInt64> {
-      unsafe (key(keyIndex) + Vault.Cipher.keyBytes).assumingMemoryBound(to: UInt64.self)
+      unsafe (key(keyIndex) + AEAD.keyBytes).assumingMemoryBound(to: UInt64.self)
     }
 
     /// Makes a new random key.
     func make(_ keyIndex: Int, _ cipher: Vault.Cipher) throws(EnclaveError) {
-      do { unsafe try fillRandom(key(keyIndex), byteCount: Vault.Cipher.keyBytes) } catch {
+      do { unsafe try fillRandom(key(keyIndex), byteCount: AEAD.keyBytes) } catch {
         throw .system(error)
       }
-      unsafe cipher.prepare(key: key(keyIndex), schedule: schedule(keyIndex))
+      unsafe cipher.aead.prepare(key: key(keyIndex), schedule: schedule(keyIndex))
       unsafe counter(keyIndex).pointee = 0
     }
 

@@ -12,7 +12,7 @@
     ) {
       pauseBeforeCipher()
       unsafe withBinding(entry, ciphertext) { nonce, associated in
-        unsafe cipher.encrypt(
+        unsafe cipher.aead.encrypt(
           text, byteCount: entry.pointee.byteCount, into: Ciphertext.bytes(of: ciphertext),
           tag: &ciphertext.pointee.tag, nonce: nonce, associated: associated,
           schedule: keys.schedule(Int(ciphertext.pointee.keyIndex)))
@@ -27,7 +27,7 @@
       pauseBeforeCipher()
       return unsafe withBinding(entry, ciphertext) { nonce, associated in
         var tag = unsafe ciphertext.pointee.tag
-        return unsafe cipher.decrypt(
+        return unsafe cipher.aead.decrypt(
           Ciphertext.bytes(of: ciphertext), byteCount: entry.pointee.byteCount, into: text,
           tag: &tag, nonce: nonce, associated: associated,
           schedule: keys.schedule(Int(ciphertext.pointee.keyIndex)))

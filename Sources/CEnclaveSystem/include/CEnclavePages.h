@@ -1,9 +1,9 @@
-// Which object a page belongs to, for every page of every arena: how a bare address finds its
-// arena, from any thread, without a lock.
+// The owner of each page of every arena. This is how a bare address finds its arena, from any thread,
+// without a lock.
 //
-// A table of two levels over the 48 bits of a user-space address: 2^18 leaves of 2^18 words, one
-// word for 4 KiB. The kernel gives memory only to the parts that are used (8 bytes for 4 KiB of
-// arena, and at least a page for 2 MiB of addresses).
+// A two-level table over the 48 bits of a user-space address: 2^18 leaves of 2^18 words, one word per 4
+// KiB. The kernel allocates only the parts in use (8 bytes per 4 KiB of arena, and at least a page per 2
+// MiB of addresses).
 
 #ifndef C_ENCLAVE_PAGES_H
 #define C_ENCLAVE_PAGES_H
@@ -15,7 +15,7 @@ enum { CES_PAGES_SHIFT = 12, CES_PAGES_BITS = 18 };
 
 extern void **ces_pages_leaves[1 << CES_PAGES_BITS];
 
-/// The owner of the page at an address; NULL for an address that is no arena's.
+/// The owner of the page that contains an address; NULL if it belongs to no arena.
 static inline void *ces_pages_owner(const void *address) {
   uintptr_t page = (uintptr_t)address >> CES_PAGES_SHIFT;
   if (page >> (2 * CES_PAGES_BITS)) return NULL;
@@ -24,9 +24,9 @@ static inline void *ces_pages_owner(const void *address) {
   return __atomic_load_n(&leaf[page & ((1 << CES_PAGES_BITS) - 1)], __ATOMIC_ACQUIRE);
 }
 
-/// Makes place for the owners of a range; -errno of mmap(2) when there is none.
+/// Makes room in the table for an address range. -errno of mmap(2) on failure.
 int64_t ces_pages_reserve(const void *address, size_t length);
-/// Sets the owner of every page of a range that was reserved.
+/// Sets the owner of every page of a reserved range.
 void ces_pages_set(const void *address, size_t length, void *owner);
 
 static inline void ces_fence_all(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -38,7 +38,7 @@ static inline void ces_publish32(uint32_t *word, uint32_t value) {
   __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
-/// Replaces a word that has the value `old`; 0 when it has another.
+/// Replaces a word if its value is `old`; otherwise returns 0.
 static inline _Bool ces_exchange(uint32_t *word, uint32_t old, uint32_t now) {
   return __atomic_compare_exchange_n(word, &old, now, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }

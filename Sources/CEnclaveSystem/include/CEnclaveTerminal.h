@@ -1,11 +1,10 @@
-// Reading a passphrase from a terminal: echo off, and back on whatever happens meanwhile.
+// Reads a passphrase from a terminal: turns echo off, and back on whatever happens.
 //
-// One thread of a process reads at a time; a second one waits in ces_terminal_take. While the echo
-// is off, handlers stand before those of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP and SIGCONT (not
-// of SIGTTIN and SIGTTOU, after which a handled call would be restarted for ever). They note the
-// signal and wake the reader, which restores the terminal and the handlers, and only then raises the
-// signal again: it does what it would have done. What is ignored stays ignored. The idea is
-// readpassphrase(3)'s of OpenBSD.
+// One thread of a process reads at a time; others wait in ces_terminal_take. While echo is off, handlers
+// replace those of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP and SIGCONT. (SIGTTIN and SIGTTOU are left
+// alone: a handled call would be restarted forever.) The handlers record the signal and wake the reader,
+// which restores the terminal and the previous handlers and then raises the signal again. Ignored signals
+// stay ignored. The idea is from OpenBSD's readpassphrase(3).
 
 #ifndef C_ENCLAVE_TERMINAL_H
 #define C_ENCLAVE_TERMINAL_H
@@ -16,29 +15,29 @@
 #include <stdint.h>
 
 int64_t ces_is_terminal(int fd);
-/// read(2), again after EINTR.
+/// read(2), retried after EINTR.
 int64_t ces_read(int fd, void *bytes, size_t length);
-/// poll(2) until a read does not block (or tells why it fails); returns at once when poll fails.
+/// Waits (poll(2)) until a read does not block or fails; returns at once if poll fails.
 void ces_await_input(int fd);
 /// Whether a read would not block now.
 bool ces_has_input(int fd);
-/// Whether nothing will ever come any more.
+/// Whether no more input will ever come.
 bool ces_is_hung_up(int fd);
 
-/// Makes the calling thread the reader of this terminal. Waits for another thread's reading.
+/// Makes the calling thread the reader of this terminal. Waits while another thread reads.
 void ces_terminal_take(int fd);
-/// tcsetattr(3): no echo and no line editing, signals as they were; drops what was typed before, then
-/// shows the prompt (without waiting for a terminal whose output is stopped, if a signal comes).
+/// Turns echo and line editing off (tcsetattr(3)), keeps signal keys, drops earlier input, and shows the
+/// prompt. If the terminal's output is stopped, a signal ends the wait.
 int64_t ces_terminal_silence(const char *prompt, size_t length);
 
 enum : int32_t {
-  CES_TERMINAL_INPUT = 0,       // there is something to read
-  CES_TERMINAL_START_OVER = 1,  // stopped and continued: ces_terminal_silence is to be called again
-  CES_TERMINAL_ENDED = 2,       // by a signal whose handler returned
+  CES_TERMINAL_INPUT = 0,  // input is available
+  CES_TERMINAL_START_OVER = 1,  // stopped and continued: call ces_terminal_silence again
+  CES_TERMINAL_ENDED = 2,  // a signal arrived whose handler returned
 };
-/// Waits for input, and does what signals ask for. CES_TERMINAL_….
+/// Waits for input, and delivers signals meanwhile. Returns CES_TERMINAL_….
 int32_t ces_terminal_wait(void);
-/// A byte, 1; or 0, when it is gone or a signal has come, and ces_terminal_wait is to be called again.
+/// Reads a byte and returns 1; returns 0 if there is none or a signal came: call ces_terminal_wait again.
 int64_t ces_terminal_read(void *byte);
 
 enum : int32_t {
@@ -47,22 +46,22 @@ enum : int32_t {
   CES_KEY_ERASE,
   CES_KEY_ERASE_WORD,
   CES_KEY_ERASE_LINE,
-  CES_KEY_END,        // of the input
-  CES_KEY_INTERRUPT,  // only of a terminal that sends no signal for it
+  CES_KEY_END,  // end of input
+  CES_KEY_INTERRUPT,  // only if the terminal does not send a signal for it
 };
-/// What a byte means: the terminal's own special characters, and the usual ones.
+/// Classifies a byte by the terminal's special characters and the usual ones.
 int32_t ces_terminal_key(uint8_t byte);
 
-/// Shows a newline, and puts the settings and the handlers back. Calling it again does nothing.
+/// Shows a newline, and restores the settings and handlers. Calling it again does nothing.
 int64_t ces_terminal_restore(void);
-/// The same where it has not been done; then lets the next reader in, and raises what was noted.
+/// Restores if necessary, lets the next reader in, and raises the recorded signals.
 void ces_terminal_release(void);
 
-/// Puts the settings back, when the process is about to end. Async-signal-safe.
+/// Restores the settings when the process is about to end. Async-signal-safe.
 void ces_terminal_rescue(void);
-/// Whether the reader's handler stands before a signal's own, which is copied then.
+/// Whether the reader's handler replaces a signal's own; copies the latter.
 bool ces_terminal_covered(int signal, struct sigaction *own);
-/// Has the reader put this back instead of a signal's own; false when it does not cover the signal.
+/// Sets what the reader will restore as a signal's action; false if the reader does not cover it.
 bool ces_terminal_replace(int signal, const struct sigaction *own);
 
 #endif

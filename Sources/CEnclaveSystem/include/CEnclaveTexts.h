@@ -1,5 +1,5 @@
-// Copies of names: one for each text, kept until the process ends. A name that a program gives is a
-// pointer whose text may be changed, freed or unmapped (dlclose(3)) as soon as the call returns.
+// Interned copies of names, kept until the process ends. A name that a program passes may be changed, freed
+// or unmapped (dlclose(3)) as soon as the call returns.
 
 #ifndef C_ENCLAVE_TEXTS_H
 #define C_ENCLAVE_TEXTS_H
@@ -8,9 +8,9 @@
 #include <stddef.h>
 
 enum : size_t {
-  /// Longer text is cut, between two scalars of UTF-8.
+  /// Longer text is cut between two UTF-8 scalars.
   CES_TEXT_LIMIT = 255,
-  /// So many different texts are kept; further ones share one copy, "other labels".
+  /// The number of different texts; further ones share one copy, "other labels".
   CES_TEXTS_LIMIT = 65536,
 };
 
@@ -18,15 +18,15 @@ typedef struct ces_text {
   struct ces_text *next;
   uint64_t hash;
   uint32_t length;
-  const char *bytes;  // and a NUL
+  const char *bytes;  // NUL-terminated
 } ces_text;
 
-/// The copy of a C string: NUL ends it, or its length does at the limit. Never NULL. No lock: a hash of
-/// the pointer finds a copy, which is compared with the text before it is used.
+/// Interns a C string, up to the limit. Never NULL. Takes no lock: a hash of the pointer finds a copy,
+/// which is compared with the text before it is used.
 const ces_text *ces_text_of(const char *text);
-/// The copy of so many bytes.
+/// Interns this many bytes.
 const ces_text *ces_text_keep(const char *bytes, size_t length);
-/// How much of some text is kept.
+/// How many bytes of a text are kept.
 size_t ces_text_length(const char *bytes, size_t length);
 
 #endif

@@ -1,24 +1,26 @@
-// What C's addresses need beyond a handle's: windows counted by secret, and addresses that are known
-// to be a destroyed arena's.
+// What addresses in C need beyond a handle: windows counted per secret, and a record of addresses
+// that belonged to a destroyed arena.
 
 import EnclaveStats
 import EnclaveSystem
 
 extension ArenaReference {
-  /// From now on windows to a secret's slot are counted, as they are where the process publishes:
-  /// freeing it while one is open is noticed.
-  func countWindows(of handle: SecretHandle) {
-    if unsafe !Slab.countsWindows(of: handle.slab) { unsafe Slab.countWindows(of: handle.slab) }
+  /// Starts counting windows of a secret's slot, as for a process that publishes, so that freeing
+  /// the secret while one is open is detected.
+  func startCountingWindows(of handle: SecretHandle) {
+    if unsafe !Slab.countsWindows(of: handle.slab) {
+      unsafe Slab.startCountingWindows(of: handle.slab)
+    }
   }
 
-  /// Why a secret cannot be freed or resized: a window to it is open.
+  /// The error for freeing or resizing a secret while a window to it is open; nil if none is.
   func openWindows(of handle: SecretHandle) -> EnclaveError? {
     let slot = unsafe Slab.slots(of: handle.slab) + Int(handle.slot)
     let count = unsafe loadRelaxed(&slot.pointee.windows) & Slot.openNow
     return count == 0 ? nil : .windowsOpen(Int(count), label: labelText(handle.label))
   }
 
-  /// The same for a slot that was claimed, which is given back then.
+  /// The same for a slot that the caller has claimed; on an error the claim is released.
   func refusal(of handle: SecretHandle, _ slot: UnsafeMutablePointer<Slot>) -> EnclaveError? {
     guard let error = openWindows(of: handle) else { return nil }
     unsafe publish(handle.generation, to: &slot.pointee.generation)
@@ -27,8 +29,9 @@ extension ArenaReference {
 }
 
 extension ArenaCore {
-  /// Before the chunks of a destroyed arena are unmapped: the addresses of its live secrets are known
-  /// as such until the memory is another arena's, and all others are nobody's.
+  /// Called before the chunks of a destroyed arena are unmapped. Addresses of slabs with live
+  /// secrets are marked as destroyed until another arena uses the memory; all others become
+  /// unowned.
   func markAddressesAsDestroyed() {
     for index in 0..<slabs.count {
       let slab = unsafe slabs[index].slab
@@ -40,8 +43,8 @@ extension ArenaCore {
 }
 
 extension Slab {
-  /// Stands in the table of pages for runs that were destroyed with live secrets in them. It has no
-  /// slots, so that no address is found in it.
+  /// The owner of slabs that were destroyed with live secrets, in the page table. It has no slots,
+  /// so no address is ever found in it.
   nonisolated(unsafe) static let destroyed: UnsafeMutableRawPointer = {
     let slab = UnsafeMutableRawPointer.allocate(
       byteCount: MemoryLayout<Slab>.size, alignment: 64)
@@ -51,7 +54,8 @@ extension Slab {
 }
 
 extension SecretHandle {
-  /// Whether an address was a destroyed arena's when it was last one's: its secrets were live then.
+  /// Whether the last owner of an address was an arena that was destroyed while secrets lived in
+  /// its slab.
   package static func isDestroyed(_ address: UnsafeRawPointer) -> Bool {
     guard let owner = unsafe pageOwner(of: address) else { return false }
     return unsafe owner == Slab.destroyed

@@ -1,5 +1,5 @@
-// Secrets by address, for languages without ownership: allocating, resizing, freeing, and windows to
-// a whole arena. `EnclaveC` is made of these.
+// Secrets by address, for languages without ownership: allocating, resizing, freeing, and windows
+// to a whole arena. `EnclaveC` is built on these.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,17 +11,17 @@ extension ArenaReference {
     let handle = try allocate(
       Shard.Request(byteCount: byteCount, alignment: alignment ?? options.alignment),
       key: LabelKey(label))
-    countWindows(of: handle)
+    startCountingWindows(of: handle)
     return handle
   }
 
   // MARK: - Resizing
 
-  /// Changes a secret's size, where it lies if that is possible; its handles are stale then.
+  /// Changes a secret's size, in place if possible. Existing handles to it become stale.
   package func resize(_ handle: SecretHandle, to byteCount: Int) throws(EnclaveError)
     -> SecretHandle
   {
-    // Before any lock: another thread of the parent may have held it when the child was made.
+    // Before any lock: in a forked child, another thread of the parent may have held it.
     guard gate.isOwn else { throw .inheritedByFork }
     let request = try Shard.Request(byteCount: byteCount, alignment: options.alignment)
     if let error = openWindows(of: handle) { throw error }
@@ -32,9 +32,9 @@ extension ArenaReference {
     let copy: SecretHandle
     do {
       copy = try allocate(request, key: key)
-      countWindows(of: copy)
+      startCountingWindows(of: copy)
     } catch {
-      // Less needs no other place, though a smaller one would do.
+      // A failed move does not matter when shrinking: the secret can stay in its larger slot.
       if byteCount <= Int(handle.byteCount), unsafe !handle.slab.pointee.isIsolated, !hasCipherGate,
         let resized = try? resizeInPlace(handle, to: byteCount)
       {
@@ -52,10 +52,10 @@ extension ArenaReference {
     return copy
   }
 
-  /// Whether the slot is of the class that the new size would get.
+  /// Whether the new size belongs to the same size class.
   private func fits(_ handle: SecretHandle, _ request: Shard.Request) -> Bool {
     let slab = unsafe handle.slab
-    // (A ciphertext is bound to its size.)
+    // A ciphertext is bound to its size.
     guard unsafe !slab.pointee.isIsolated, request.isSlab(options.layout), !hasCipherGate else {
       return false
     }
@@ -65,7 +65,7 @@ extension ArenaReference {
       && SizeClass.index(for: slack + request.byteCount) == Int(slab.pointee.sizeClass)
   }
 
-  /// Nil when somebody else is freeing the secret.
+  /// Returns nil if somebody else is freeing the secret.
   private func resizeInPlace(_ handle: SecretHandle, to byteCount: Int) throws(EnclaveError)
     -> SecretHandle?
   {
@@ -83,12 +83,12 @@ extension ArenaReference {
       throw error
     }
     gate.leaveWipe()
-    // Outside of that: the handler may check, destroy or wipe the arena, which wait for it.
+    // Outside the free: the handler may check, destroy or wipe the arena, which waits for frees.
     if !isClean { violated(.overflow, handle, offset: Int(handle.byteCount)) }
     return resized
   }
 
-  /// `isClean`: nothing was written behind the secret.
+  /// Sets `isClean` to false if something was written behind the secret.
   private func resizeInPlace(
     _ handle: SecretHandle, to byteCount: Int, _ isClean: inout Bool
   ) throws(EnclaveError) -> SecretHandle? {
@@ -125,7 +125,7 @@ extension ArenaReference {
     return resized
   }
 
-  /// Whether this thread can write to the arena now without opening a secret.
+  /// Whether this thread can currently write to the arena without opening a secret.
   package var isOpenHere: Bool {
     guard gate.accessCode == 0 else { return false }
     return switch mechanism {
@@ -141,21 +141,22 @@ extension ArenaReference {
   package var isInherited: Bool { !gate.isOwn }
 }
 
-/// A window that a caller without closures holds: in memory of the caller's, 48 bytes.
+/// A window held by a caller without closures, in 48 bytes of the caller's memory.
 @safe
 package struct HeldWindow: BitwiseCopyable {
   fileprivate static let open: UInt32 = 1
   fileprivate static let writing: UInt32 = 2
   fileprivate static let wholeArena: UInt32 = 4
 
-  /// A place, or an arena's header and a label.
+  /// A `SecretHandle`; for a window to a whole arena, the arena's header and a label.
   fileprivate var words: (UInt64, UInt64, UInt64, UInt64)
   fileprivate var found: UInt64
   package var flags: UInt32
-  /// The thread that opened it.
+  /// The serial number of the thread that opened it.
   fileprivate var thread: UInt32
 
-  /// Opens a secret by its address: where its bytes are. nil when it is no live secret's.
+  /// Opens a secret by its address. Returns the address of its bytes, or nil if it is not a live
+  /// secret.
   package static func open(
     _ address: UnsafeMutableRawPointer, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
   ) throws(EnclaveError) -> UnsafeMutableRawPointer? {
@@ -178,23 +179,24 @@ package struct HeldWindow: BitwiseCopyable {
     return unsafe handle.bytes(found)
   }
 
-  /// Nil when it is closed and its contents were there all the while; one that was closed stays so.
+  /// Closes a window. Returns nil if the contents were intact throughout. Closing it again does
+  /// nothing.
   package static func close(_ window: UnsafeMutablePointer<HeldWindow>) -> EnclaveError? {
     let flags = unsafe window.pointee.flags
     guard flags & open != 0 else { return nil }
-    // First: what another thread's window points to may be gone with that thread.
+    // Checked first: what another thread's window points to may have been freed with that thread.
     guard unsafe window.pointee.thread == threadSerial() else { return .windowOfAnotherThread }
     unsafe window.pointee.flags = 0
     let found = unsafe window.pointee.found
     if flags & wholeArena != 0 { return unsafe closeArena(window, flags & writing != 0) }
-    // While a window is open its arena's metadata stays.
+    // The arena's metadata stays while a window is open.
     let handle = unsafe UnsafeRawPointer(window).load(as: SecretHandle.self)
     let isOwn = handle.arena.gate.isOwn
     if handle.closeWindow(writing: flags & writing != 0, found) { return nil }
     return isOwn ? .destroyed : .inheritedByFork
   }
 
-  /// Opens all of an arena to this thread. Not under a page gate.
+  /// Opens a whole arena for this thread. Not available under a page gate.
   package static func open(
     _ arena: ArenaReference, writing: Bool, _ window: UnsafeMutablePointer<HeldWindow>
   ) throws(EnclaveError) {
@@ -228,11 +230,11 @@ package struct HeldWindow: BitwiseCopyable {
         bitPattern: UInt(window.pointee.words.0))
     else { return nil }
     let gate = unsafe header.pointee.gate
-    let isWhole = !gate.isWiped
+    let isIntact = !gate.isWiped
     unsafe gate.closeKey(UInt32(truncatingIfNeeded: window.pointee.found))
     guard gate.isOwn else { return .inheritedByFork }
     unsafe gate.leave(writing: writing, label: UInt16(window.pointee.words.1))
-    return isWhole ? nil : .destroyed
+    return isIntact ? nil : .destroyed
   }
 }
 
@@ -240,8 +242,8 @@ extension SecretHandle {
   package init?(words: (UInt64, UInt64, UInt64, UInt64)) {
     guard words.1 != 0 else { return nil }
     self = unsafe withUnsafeBytes(of: words) { unsafe $0.load(as: SecretHandle.self) }
-    // What C holds may be older than the arena, and is looked at only when its slab is still there.
-    guard isKnown, unsafe slot < slab.pointee.slotCount else { return nil }
+    // A handle from C may outlive its arena; its slab is accessed only if the slab still exists.
+    guard slabExists, unsafe slot < slab.pointee.slotCount else { return nil }
   }
 
   package var words: (UInt64, UInt64, UInt64, UInt64) {
@@ -252,10 +254,10 @@ extension SecretHandle {
     return words
   }
 
-  /// Wipes and frees the secret, unless somebody else does.
+  /// Wipes and frees the secret, unless somebody else is freeing it.
   package func free() throws(EnclaveError) { try arena.free(self, isUnique: false) }
 
-  /// The same by its address. False when it is no live secret's.
+  /// Frees a secret by its address. Returns false if the address is not a live secret.
   package static func free(at address: UnsafeMutableRawPointer) throws(EnclaveError) -> Bool {
     guard let handle = unsafe live(startingAt: address) else { return false }
     try handle.free()
@@ -266,25 +268,25 @@ extension SecretHandle {
     try arena.resize(self, to: byteCount)
   }
 
-  /// Whether the handle's secret is still there.
+  /// Whether the handle's secret still exists.
   package var isLive: Bool {
     unsafe Slab.slots(of: slab)[Int(slot)].generation == generation && arena.gate.accessCode != 2
   }
 
-  /// The arena of an address; nil when there is none.
+  /// The arena that owns an address, or nil.
   package static func arena(of address: UnsafeRawPointer) -> ArenaReference? {
-    unsafe whereabouts(of: address)?.arena
+    unsafe locate(of: address)?.arena
   }
 
-  /// Reports that an address was freed, or resized, that is no live secret's.
-  package static func misused(_ address: UnsafeRawPointer) throws(EnclaveError) {
-    guard let (arena, isLive) = unsafe whereabouts(of: address) else {
+  /// Reports that an address was freed or resized that is not a live secret.
+  package static func reportMisuse(of address: UnsafeRawPointer) throws(EnclaveError) {
+    guard let (arena, isLive) = unsafe locate(of: address) else {
       if unsafe isDestroyed(address) { throw .destroyed }
       ViolationHandler.report(
         Violation(kind: .foreignPointer, arena: "", label: nil, byteCount: nil, offset: nil))
       return
     }
     guard arena.gate.isOwn else { throw .inheritedByFork }
-    arena.misused(address: isLive ? .foreignPointer : .doubleFree)
+    arena.reportMisuse(of: isLive ? .foreignPointer : .doubleFree)
   }
 }

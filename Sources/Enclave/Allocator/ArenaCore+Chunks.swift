@@ -1,13 +1,13 @@
-// An arena's chunks: which pages of them are free, what becomes a slab, and what is given back.
+// An arena's chunks: which pages are free, which become slabs, and which are unmapped.
 //
-// Everything here is done under the core's lock and makes no call to the kernel that takes long:
-// chunks are mapped and unmapped outside of all locks, see ArenaReference+Growing.swift.
+// Everything here runs under the core's lock and makes no slow system call. Chunks are mapped and
+// unmapped outside all locks; see ArenaReference+Growing.swift.
 //
-// A slab that holds no secret any more goes back to its chunk, and its pages serve any size class;
-// the last one of a size class with free slots stays with its shard, so that a secret that comes and
-// goes costs nothing. Chunks of which nothing is needed are spare: wiped, locked and closed. They
-// are kept up to `keepBytes`, and half of that once there are more, so that an arena that breathes
-// does not map and unmap.
+// A slab that becomes empty returns to its chunk, and its pages can serve any size class. The last
+// slab with free slots in a size class stays with its shard, so that repeatedly allocating and
+// freeing one secret costs nothing. Chunks without secrets are spare: wiped, locked and closed. Up
+// to `keepBytes` of them are kept, and half of that once the limit is exceeded, so that an arena
+// whose size oscillates does not map and unmap all the time.
 
 import EnclaveStats
 import EnclaveSystem
@@ -15,16 +15,16 @@ import EnclaveSystem
 extension ArenaCore {
   // MARK: - How much is kept
 
-  /// At most 2 MiB, or an eighth of what the arena once had, are kept for nothing; and under half of
-  /// what may be locked, so that a drained arena leaves room for others.
+  /// At most 2 MiB or an eighth of the arena's peak is kept spare, whichever is larger, but less
+  /// than half of RLIMIT_MEMLOCK, so that a drained arena leaves room for others.
   static func keepBytes(peak: Int, softLimit: UInt64?) -> Int {
     let most = max(2 << 20, peak / 8)
     guard let softLimit, softLimit != .max else { return most }
     return min(most, softLimit < 2 ? 0 : Int(softLimit / 2 - 1) & ~(Page.size - 1))
   }
 
-  /// Whether an empty isolated slab waits for the next secret. A large one that could not be locked
-  /// does not: the next may be.
+  /// Whether an empty isolated slab is kept for the next secret. A large slab that could not be
+  /// locked is not: a new one might be.
   func mayKeep(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
     let byteCount = unsafe slab.pointee.byteCount
     let isLocked = unsafe chunks[Int(slab.pointee.chunk)].isLocked
@@ -32,63 +32,63 @@ extension ArenaCore {
       && (isLocked || options.lock == .off || byteCount <= Self.smallBytes)
   }
 
-  /// A chunk of no more than this is not worth giving back for others.
+  /// Chunks up to this size are not worth unmapping for other arenas.
   static let smallBytes = Shard.isolatedLists * Page.size
 
-  /// There is more than may be spare: shards tell of each slab that becomes empty.
+  /// Large enough that spare chunks may exceed the limit: shards then report every empty slab.
   var isLarge: Bool { bytesMapped > keepBytes }
 
   var hasExcess: Bool { spareBytes > keepBytes }
 
   // MARK: - Growth
 
-  /// Throws when the arena does not grow any more.
-  func expectGrowth() throws(EnclaveError) {
+  /// Throws if the arena can no longer grow.
+  func requireGrowth() throws(EnclaveError) {
     if isDestroyed || isBroken { throw .destroyed }
     if arena.gate.isFrozen { throw .frozen }
   }
 
-  /// Takes a share of the capacity for a chunk that is about to be mapped: up to `wanted` bytes, at
-  /// least `least`. `unreserve` gives it back.
+  /// Reserves capacity for a chunk that is about to be mapped: up to `wanted` bytes, at least
+  /// `least`. `unreserve` releases it.
   mutating func reserve(wanted: Int, least: Int) throws(EnclaveError) -> Int {
-    try expectGrowth()
+    try requireGrowth()
     var byteCount = wanted
     if let capacity = options.capacity {
-      let left = (capacity - bytesMapped - bytesComing) & ~(Page.size - 1)
+      let left = (capacity - bytesMapped - pendingBytes) & ~(Page.size - 1)
       if left < least { throw .capacity(inUse: bytesMapped, limit: capacity) }
       byteCount = min(byteCount, left)
     }
-    // What publishing and giving back need is there before the memory is.
-    do { try chunks.reserve(chunks.count + growing + 1) } catch { throw .system(error) }
-    bytesComing += byteCount
-    growing += 1
+    // Make room for the bookkeeping of publishing and unmapping before the memory exists.
+    do { try chunks.reserve(chunks.count + pendingChunks + 1) } catch { throw .system(error) }
+    pendingBytes += byteCount
+    pendingChunks += 1
     return byteCount
   }
 
   mutating func unreserve(_ byteCount: Int) {
-    bytesComing -= byteCount
-    growing -= 1
+    pendingBytes -= byteCount
+    pendingChunks -= 1
   }
 
-  /// A chunk that was mapped becomes the arena's. The caller unmaps it when this throws.
+  /// Adds a newly mapped chunk to the arena. If this throws, the caller unmaps the chunk.
   mutating func publish(
     _ new: Chunk, fork: ForkProtection?, softLimit: UInt64?
   ) throws(EnclaveError) -> Int {
-    try expectGrowth()
-    // Too late for the handler to see it.
+    try requireGrowth()
+    // Too late for the signal handler to see the chunk.
     if WipeTable.hasBegun { throw .destroyed }
-    // The addresses may have been a destroyed arena's, and still be known as such.
+    // The addresses may still be marked as a destroyed arena's.
     unsafe PageOwners.set(nil, at: new.mapping.data, new.mapping.byteCount)
     let index: Int
-    if deadChunk != Chunk.none {
-      index = Int(deadChunk)
-      deadChunk = chunks[index].next
+    if freeChunkEntry != Chunk.none {
+      index = Int(freeChunkEntry)
+      freeChunkEntry = chunks[index].next
       chunks[index] = new
     } else {
       do { try chunks.append(new) } catch { throw .system(error) }
       index = chunks.count - 1
     }
-    // The weaker of what the chunks have: absent, where one could not be wiped.
+    // The weakest protection of all chunks: `absent` if one of them could not be zeroed on fork.
     if let fork { forkProtection = forkProtection == .absent ? .absent : fork }
     let byteCount = new.mapping.byteCount
     chunkCount += 1
@@ -107,7 +107,7 @@ extension ArenaCore {
     return index
   }
 
-  /// Counts a chunk's maps in (1) or out (-1).
+  /// Adds (1) or subtracts (-1) a chunk's mappings.
   private mutating func countMaps(of chunk: Chunk, _ sign: Int) {
     dataMaps += sign * chunk.mapping.dataMaps
     guard mechanism == .pages else { return }
@@ -118,12 +118,12 @@ extension ArenaCore {
     }
   }
 
-  /// A slab of a size class, with its canaries still to be written, and whether its pages were used
-  /// before; nil when no chunk has room for it.
+  /// A slab of a size class, with canaries still to be written, and whether its pages were used
+  /// before. Returns nil if no chunk has room for it.
   mutating func carve(
     _ sizeClass: Int, shard: UInt8
   ) throws(EnclaveError) -> (slab: UnsafeMutablePointer<Slab>, isUsed: Bool)? {
-    try expectGrowth()
+    try requireGrowth()
     let shape = SizeClass.all[sizeClass]
     let pages = shape.slabPages
     guard let index = chunkWithRoom(for: pages) else { return nil }
@@ -149,8 +149,9 @@ extension ArenaCore {
     return unsafe (slab, isUsed)
   }
 
-  /// One whose units are a slab, if there is one: of these the one with the least room that is enough,
-  /// since others may drain meanwhile.
+  /// A chunk with room for a slab of this many pages. Prefers chunks whose separate mappings are
+  /// one slab, and among those the smallest sufficient room, because the others may drain
+  /// meanwhile.
   private func chunkWithRoom(for pages: Int) -> Int? {
     let units: InlineArray<3, Int> = pages == 1 ? [1, 2, 4] : pages == 2 ? [2, 1, 4] : [4, 2, 1]
     for unit in units.indices {
@@ -174,14 +175,15 @@ extension ArenaCore {
     return unsafe slab
   }
 
-  /// So many bytes of a chunk may hold secrets: what is wiped.
+  /// Sets how many bytes of a chunk may hold secrets and must be wiped.
   private func setCarved(_ index: Int, _ byteCount: Int) {
     unsafe chunks.pointer(at: index).pointee.carvedBytes = byteCount
-    chunks[index].wipeEntry?.use(byteCount)
+    chunks[index].wipeEntry?.setUsed(byteCount)
   }
 
-  private func deadSlab(_ sizeClass: UInt8) -> UnsafeMutablePointer<UnsafeMutablePointer<Slab>?> {
-    unsafe deadSlabs + Int(min(sizeClass, UInt8(SizeClass.all.count)))
+  private func reusableSlab(_ sizeClass: UInt8) -> UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
+  {
+    unsafe reusableSlabs + Int(min(sizeClass, UInt8(SizeClass.all.count)))
   }
 
   private mutating func makeSlab(
@@ -189,12 +191,12 @@ extension ArenaCore {
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
     let slotCount = shape.slotCount
     let slab: UnsafeMutablePointer<Slab>
-    let dead = unsafe deadSlab(shape.sizeClass)
+    let dead = unsafe reusableSlab(shape.sizeClass)
     if let old = unsafe dead.pointee {
       unsafe dead.pointee = unsafe old.pointee.next
       unsafe slab = unsafe old
-      unsafe slab.pointee.reuse(shape)
-      if page != nil { unsafe Slab.countWindows(of: slab) }
+      unsafe slab.pointee.setPages(shape)
+      if page != nil { unsafe Slab.startCountingWindows(of: slab) }
     } else {
       let cipherSlots: UnsafeMutableRawPointer?
       do throws(SystemFailure) {
@@ -228,12 +230,12 @@ extension ArenaCore {
     return unsafe slots
   }
 
-  // MARK: - What is not needed
+  // MARK: - Spare memory
 
-  /// A slab became empty and stays with its shard.
+  /// Marks a slab as empty; it stays with its shard.
   mutating func markIdle(_ slab: UnsafeMutablePointer<Slab>) { unsafe setIdle(slab, true) }
 
-  /// An empty slab is used again.
+  /// Marks an empty slab as used again.
   mutating func clearIdle(_ slab: UnsafeMutablePointer<Slab>) { unsafe setIdle(slab, false) }
 
   private mutating func setIdle(_ slab: UnsafeMutablePointer<Slab>, _ isIdle: Bool) {
@@ -252,17 +254,17 @@ extension ArenaCore {
     update(index)
   }
 
-  /// An empty slab that is off its shard's list goes: its pages may serve any slab.
+  /// Releases an empty slab that is no longer on its shard's list. Its pages can serve any slab.
   mutating func release(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe clearIdle(slab)
     let index = unsafe Int(slab.pointee.chunk)
     let chunk = unsafe chunks.pointer(at: index)
     unsafe PageOwners.set(nil, at: slab.pointee.base, slab.pointee.byteCount)
-    // An isolated chunk may have more pages than there are bits.
+    // An isolated chunk may have more pages than `used` has bits.
     if unsafe !chunk.pointee.isIsolated { unsafe chunk.pointee.used &= ~chunk.pointee.bits(slab) }
     unsafe slab.pointee.byteCount = 0
     unsafe slab.pointee.chunk = .max
-    let dead = unsafe deadSlab(slab.pointee.sizeClass)
+    let dead = unsafe reusableSlab(slab.pointee.sizeClass)
     unsafe slab.pointee.previous = nil
     unsafe slab.pointee.next = unsafe dead.pointee
     unsafe dead.pointee = unsafe slab
@@ -270,7 +272,7 @@ extension ArenaCore {
     changes &+= 1
   }
 
-  /// Keeps the lists of chunks with room, and the count of spare bytes, up with a chunk's pages.
+  /// Updates the lists of chunks with room, and the number of spare bytes, for a changed chunk.
   private mutating func update(_ index: Int) {
     let chunk = unsafe chunks.pointer(at: index)
     let list = unsafe chunk.pointee.roomList
@@ -310,9 +312,9 @@ extension ArenaCore {
     unsafe chunks.pointer(at: index).pointee.list = 0
   }
 
-  /// Takes a spare chunk out of the arena, and the empty slabs that shards still have of it; the
-  /// caller, who holds all locks, unmaps it when it has given them back. Not the isolated one that
-  /// became spare last, unless `all`.
+  /// Removes a spare chunk from the arena, together with its empty slabs that shards still list.
+  /// The caller holds all locks, and unmaps the chunk after releasing them. Unless `all`, keeps the
+  /// isolated chunk that became spare last.
   mutating func takeSpare(_ shards: Shards, all: Bool) -> GuardedMapping? {
     guard spareBytes > 0 else { return nil }
     var index = chunks.count - 1
@@ -333,10 +335,10 @@ extension ArenaCore {
     return detach(index)
   }
 
-  /// Takes a chunk without runs out of the arena. What is mapped is the caller's to unmap.
+  /// Removes a chunk without slabs from the arena. The caller unmaps it.
   mutating func detach(_ index: Int) -> GuardedMapping {
     let chunk = chunks[index]
-    // First: once it is unmapped, the addresses may be another arena's.
+    // First: once it is unmapped, another arena may use the addresses.
     chunk.wipeEntry?.remove()
     unsafe PageOwners.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
     finishRemoval(index)
@@ -358,14 +360,14 @@ extension ArenaCore {
     unsafe countMaps(of: chunk.pointee, -1)
     if unsafe chunk.pointee.isLocked { bytesLocked -= byteCount }
     publishChunk(index, event: .chunkUnmapped)
-    unsafe chunk.pointee.next = deadChunk
-    deadChunk = Int32(index)
+    unsafe chunk.pointee.next = freeChunkEntry
+    freeChunkEntry = Int32(index)
   }
 
-  /// Unmaps a chunk of an arena that is being destroyed, and whose contents are wiped.
+  /// Unmaps a wiped chunk of an arena that is being destroyed.
   mutating func removeChunk(_ index: Int) -> SystemFailure? {
     let chunk = chunks[index]
-    // First: once it is unmapped, the addresses may be another arena's.
+    // First: once it is unmapped, another arena may use the addresses.
     chunk.wipeEntry?.remove()
     unsafe chunks.pointer(at: index).pointee.wipeEntry = nil
     if !isDestroyed || !options.isHeldByAddress {
@@ -373,18 +375,18 @@ extension ArenaCore {
     }
     do throws(SystemFailure) {
       if chunk.isSealed {
-        // Its addresses stay until the process ends; its memory and its lock do not. Who has not
-        // the key open may not discard sealed pages.
+        // The addresses stay reserved until the process ends, but memory and lock are released.
+        // Discarding sealed pages requires the key to be open.
         let found = arena.gate.openKey(writing: true)
         defer { arena.gate.closeKey(found) }
-        // Secret memory is a file that only unmapping gives back: it is wiped, and stays locked.
-        // Nor may anybody discard sealed memory that cannot be written.
+        // memfd_secret pages are released only by unmapping, so they stay, wiped and locked. Sealed
+        // memory that is not writable cannot be discarded at all.
         if mechanism == .cipher {
           if chunk.isLocked || chunk.lockedBytes > 0 { try chunk.mapping.unlock() }
         } else if options.backing != .secret {
           try chunk.mapping.discard()
         }
-        Registry.retire(byteCount: chunk.mapping.byteCount)
+        Registry.countRetiredMapping(byteCount: chunk.mapping.byteCount)
       } else {
         try chunk.mapping.unmap()
       }

@@ -1,7 +1,7 @@
-// How an arena grows and gives memory back: mmap, mlock and munmap of a chunk may take long, so they
-// are made while no lock is held. A place is reserved under the core's lock; the chunk is mapped;
-// and it becomes the arena's under the lock again, unless the arena was frozen or destroyed
-// meanwhile.
+// How an arena grows and shrinks. mmap, mlock and munmap of a chunk may take long, so they are
+// called without holding a lock: capacity is reserved under the core's lock, then the chunk is
+// mapped, and then it is added to the arena under the lock again, unless the arena was frozen or
+// destroyed meanwhile.
 
 import EnclaveStats
 import EnclaveSystem
@@ -9,7 +9,7 @@ import EnclaveSystem
 extension ArenaReference {
   // MARK: - Allocating
 
-  /// Allocates where the shard has no room. Holds no lock.
+  /// Allocates when the shard has no room. Holds no lock.
   @inline(never)
   func allocateGrowing(
     _ request: Shard.Request, _ key: LabelKey, _ mine: Int
@@ -17,11 +17,11 @@ extension ArenaReference {
     var mayGiveBack = true
     while true {
       do {
-        try expectRoom()
+        try requireRoom()
         return try grow(request, key, mine)
       } catch {
         guard error.isExhaustion else { throw error }
-        // What this shard lacks may lie free in another,
+        // First fallback: free slots of another shard.
         for index in 0..<shardCount where index != mine {
           if gate.access == .open,
             let handle = unsafe try allocateWithoutGrowing(request, key, index)
@@ -29,12 +29,12 @@ extension ArenaReference {
             return handle
           }
         }
-        // or come with a chunk that another thread maps just now,
-        if withCore({ $0.growing > 0 }) {
+        // Second: a chunk that another thread is mapping right now.
+        if withCore({ $0.pendingChunks > 0 }) {
           ProcessFacts.pause(milliseconds: 1)
           continue
         }
-        // or be there when what nobody needs is given back.
+        // Third: unmapping spare memory.
         guard mayGiveBack else { throw error }
         mayGiveBack = false
         var isMore = trim(all: true) > 0
@@ -44,15 +44,15 @@ extension ArenaReference {
     }
   }
 
-  private func expectRoom() throws(EnclaveError) {
-    do { try Metadata.expectRoom() } catch { throw .system(error) }
+  private func requireRoom() throws(EnclaveError) {
+    do { try Metadata.requireRoom() } catch { throw .system(error) }
   }
 
   private func grow(
     _ request: Shard.Request, _ key: LabelKey, _ shard: Int
   ) throws(EnclaveError) -> SecretHandle {
     guard request.isSlab(options.layout) else {
-      // What another shard keeps costs less than to map, lock and fault in.
+      // Memory kept by another shard is cheaper than mapping, locking and faulting in a new chunk.
       for index in 0..<shardCount
       where index != shard && withShard(index, { $0.hasRoom(for: request) }) {
         if let handle = unsafe try allocateWithoutGrowing(request, key, index) { return handle }
@@ -76,7 +76,7 @@ extension ArenaReference {
     }
   }
 
-  /// Gives a shard a slab of a size class, cut from a chunk that has room; false when none has.
+  /// Gives a shard a slab of a size class from a chunk that has room. Returns false if none has.
   private func addSlab(_ sizeClass: Int, _ index: Int) throws(EnclaveError) -> Bool {
     try withShard(index) { shard throws(EnclaveError) in
       // Another thread may have been faster.
@@ -87,7 +87,7 @@ extension ArenaReference {
         })
       else { return false }
       do throws(EnclaveError) {
-        // Canaries are written once, while the slab is new; a wipe stops short of them.
+        // Canaries are written once, while the slab is new; wiping a slot leaves its canary.
         unsafe try withLibraryWindow(slab, shard: &shard) {
           if isUsed { unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount) }
           unsafe canaries.write(all: slab)
@@ -103,7 +103,8 @@ extension ArenaReference {
 
   // MARK: - Mapping
 
-  /// A chunk for slabs: of the usual size; smaller where RLIMIT_MEMLOCK or the capacity is near.
+  /// Adds a chunk for slabs, of the usual size, or smaller where RLIMIT_MEMLOCK or the capacity is
+  /// close.
   private func addSlabChunk(_ least: Int) throws(EnclaveError) {
     let (wanted, reserved) = try withCore { core throws(EnclaveError) in
       let wanted = max(core.nextChunkBytes, least)
@@ -128,13 +129,13 @@ extension ArenaReference {
           byteCount = reserved
           continue
         }
-        try goOn(after: failure, wanted: wanted, needed: least)
+        try continueUnlocked(after: failure, wanted: wanted, needed: least)
         try add(reserved, unit: least, mayGoUnlocked: true)
         LockRetry.start()
         break
       }
     }
-    noteSize()
+    startMarkingIdleSlabs()
   }
 
   private func addIsolatedSlab(
@@ -153,13 +154,13 @@ extension ArenaReference {
       } catch {
         guard error.isLockFailure, let failure = error.systemFailure else { throw error }
         if trim(all: true) > 0 || Registry.trimAll() { continue }
-        try goOn(after: failure, wanted: byteCount, needed: byteCount)
+        try continueUnlocked(after: failure, wanted: byteCount, needed: byteCount)
         index = try add(byteCount, unit: nil, mayGoUnlocked: true)
         LockRetry.start()
         break
       }
     }
-    noteSize()
+    startMarkingIdleSlabs()
     do {
       return unsafe try withCore { core throws(EnclaveError) in
         unsafe try core.makeIsolatedSlab(chunk: index, shard: UInt8(shard))
@@ -170,27 +171,27 @@ extension ArenaReference {
     }
   }
 
-  /// Notes that a lock failed. Throws where nothing goes without it.
-  private func goOn(
+  /// Records a failed lock. Throws if the arena's policy requires the lock.
+  private func continueUnlocked(
     after failure: SystemFailure, wanted: Int, needed: Int
   ) throws(EnclaveError) {
-    // Files are read outside of the lock.
-    let told = LockFailure(
+    // Read files before taking the lock.
+    let report = LockFailure(
       errno: failure.errno, atMs: ProcessFacts.bootMilliseconds,
       bytesInUse: ProcessFacts.lockedBytes(), soft: (try? ProcessFacts.memlockLimit())?.soft)
-    withCore { $0.noteLockFailure(failure, told, byteCount: wanted) }
+    withCore { $0.recordLockFailure(failure, report, byteCount: wanted) }
     guard options.lock == .preferred else {
       throw ArenaCore.explained(failure, needed: needed)
     }
-    // Without swap what does not fit cannot be used unlocked either.
+    // Without swap, memory that does not fit cannot be used unlocked either.
     if let group = MemoryGroup.tooSmall(for: UInt64(needed)), !group.maySwap {
       throw .memoryGroupLimit(limit: group.limit, inUse: group.inUse, needed: UInt64(needed))
     }
   }
 
-  /// Maps a chunk and makes it the arena's; returns its place. `unit`: the bytes of the slab that it is
-  /// mapped for; nil for pages of one secret's own. A lock that failed is thrown as the system's answer:
-  /// what comes next depends on the policy.
+  /// Maps a chunk, adds it to the arena and returns its index. `unit` is the byte count of the slab
+  /// it is mapped for; nil for an isolated chunk. A failed lock is thrown as `system`: the caller
+  /// decides what to do by the arena's policy.
   @discardableResult
   private func add(
     _ byteCount: Int, unit: Int?, mayGoUnlocked: Bool
@@ -219,8 +220,8 @@ extension ArenaReference {
     }
   }
 
-  /// Maps a chunk and puts its protections on, in the order that the kernel allows: advice, then the
-  /// lock while it is readable, then the gate.
+  /// Maps a chunk and applies its protections in the order that the kernel allows: advice, then the
+  /// lock while the memory is readable, then the gate.
   private func map(
     _ byteCount: Int, unit: Int?, mayGoUnlocked: Bool
   ) throws(SystemFailure) -> (Chunk, ForkProtection?) {
@@ -232,17 +233,17 @@ extension ArenaReference {
     do throws(SystemFailure) {
       unsafe try PageOwners.reserve(mapping.data, mapping.byteCount)
       try mapping.excludeFromDumps()
-      if !isSecret { try mapping.keepToItself() }
+      if !isSecret { try mapping.optOutOfPageMerging() }
       let fork: ForkProtection? =
         options.isInheritedByFork
         ? nil : isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
       if isSecret {
-        chunk.isLocked = true  // by its nature, and charged when it was mapped
+        chunk.isLocked = true  // by its nature, and charged to the limit when mapped
       } else if options.lock != .off, !mayGoUnlocked {
         if options.isLockedOnFault {
           try mapping.lockOnFault()
         } else {
-          // The kernel would answer with SIGKILL. ENOMEM is 12.
+          // The kernel would kill the process. ENOMEM is 12.
           guard MemoryGroup.hasRoom(for: byteCount) else {
             throw SystemFailure(.lockChunk, errno: 12)
           }
@@ -252,7 +253,7 @@ extension ArenaReference {
       }
       switch mechanism {
       case .key:
-        // Never key 0, which is open to everybody. EINVAL is 22.
+        // Never key 0, which is open to every thread. EINVAL is 22.
         guard let key = gate.key else { throw SystemFailure(.tagChunk, errno: 22) }
         try mapping.tag(key: key)
       case .pages:
@@ -267,7 +268,7 @@ extension ArenaReference {
       chunk.wipeEntry = unsafe try WipeEntry(data: mapping.data, gate: gate)
       return (chunk, fork)
     } catch {
-      // Nothing was written yet; addresses that stay mapped are counted by the failed unmap.
+      // Nothing was written yet. If unmapping fails, the addresses that stay mapped are counted.
       _ = try? chunk.mapping.unmap()
       throw error
     }
@@ -275,7 +276,7 @@ extension ArenaReference {
 
   // MARK: - Giving back
 
-  /// Unmaps spare chunks: all of them, or what is more than is kept. Returns how many bytes.
+  /// Unmaps all spare chunks, or only those in excess of what is kept. Returns how many bytes.
   @discardableResult
   func trim(all: Bool = false) -> Int {
     var byteCount = 0
@@ -286,8 +287,8 @@ extension ArenaReference {
     return byteCount
   }
 
-  /// Gives back what is idle, for whoever asks. Returns how many bytes.
-  package func giveBackIdle() throws(EnclaveError) -> Int {
+  /// `Arena.trim()`: unmaps all spare chunks. Returns how many bytes.
+  package func trimSpare() throws(EnclaveError) -> Int {
     guard gate.isOwn else { throw .inheritedByFork }
     if gate.access == .destroyed { throw .destroyed }
     return asLibrary { trim(all: true) }
@@ -295,18 +296,18 @@ extension ArenaReference {
 
   /// Bytes of chunks that hold no secret.
   var idleBytes: Int {
-    for index in 0..<shardCount { withShard(index) { $0.noteIdle() } }
+    for index in 0..<shardCount { withShard(index) { $0.reportIdleSlabs() } }
     return withCore { $0.isDestroyed ? 0 : $0.spareBytes }
   }
 
-  /// Once there is too much, half of what may be kept stays: what comes and goes around the limit
-  /// does not map and unmap.
+  /// Takes a spare chunk that should be unmapped. Once there is an excess, half of the limit stays,
+  /// so that usage around the limit does not map and unmap all the time.
   ///
-  /// For another arena's sake, a last small chunk stays: what comes and goes in small arenas (a vault's
-  /// keys, what it decrypts) needs no headroom once it was there.
+  /// For another arena's benefit, the last small chunk stays: allocations that come and go in small
+  /// arenas (a vault's keys, what it decrypts) then need no headroom after the first.
   func takeSpare(all: Bool, isFirst: Bool, forOther: Bool = false) -> GuardedMapping? {
     withEverything { shards, core in
-      // What a frozen arena holds does not change.
+      // A frozen arena does not change.
       if gate.isFrozen || core.isDestroyed { return nil }
       if forOther, core.chunkCount < 2, core.bytesMapped <= ArenaCore.smallBytes { return nil }
       if all { markIdleSlabs(shards, &core) }
@@ -315,8 +316,8 @@ extension ArenaReference {
     }
   }
 
-  /// Has shards tell of empty slabs from now on, once there is more than may be spare.
-  private func noteSize() {
+  /// Once spare memory may exceed the limit, makes shards report empty slabs.
+  private func startMarkingIdleSlabs() {
     guard !marksIdle, withCore({ $0.isLarge }) else { return }
     withEverything { shards, core in
       marksIdle = true
@@ -332,7 +333,7 @@ extension ArenaReference {
     }
   }
 
-  /// Gives a wiped isolated slab's pages back, which no shard has.
+  /// Unmaps a wiped isolated slab that is on no shard's list.
   func dropIsolatedSlab(_ slab: UnsafeMutablePointer<Slab>) {
     let mapping = withCore { core -> GuardedMapping? in
       if core.isDestroyed { return nil }
@@ -343,11 +344,11 @@ extension ArenaReference {
     unmap(mapping)
   }
 
-  /// Unmaps what is wiped and the arena's no more.
+  /// Unmaps memory that is wiped and no longer belongs to the arena.
   func unmap(_ mapping: GuardedMapping?) {
     guard let mapping else { return }
     do { try mapping.unmap() } catch {
-      // The addresses stay, as zeros; what they hold of the lock limit need not.
+      // The addresses stay mapped, as zeros, but release what they take of the lock limit.
       if options.backing != .secret { _ = try? mapping.discard() }
       withCore { $0.page?.writer.event(.unmapFailed, arena: id, failure: error) }
     }
@@ -355,9 +356,9 @@ extension ArenaReference {
 }
 
 extension Registry {
-  /// Gives back what no arena of the process needs. Whether there was any.
+  /// Unmaps spare memory of all arenas of the process. Returns whether there was any.
   static func trimAll() -> Bool {
-    // Taken under the lock, so that arenas stay; unmapped outside of it.
+    // Taken under the lock, so that the arenas stay; unmapped outside it.
     let mappings = with { state in
       var mappings: [GuardedMapping] = []
       for arena in state.arenas {

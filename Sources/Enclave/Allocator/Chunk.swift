@@ -2,41 +2,41 @@
 
 import EnclaveSystem
 
-/// A chunk of slabs has up to 64 pages: a bit for each says whether it belongs to a slab, another
-/// whether that slab is known to hold no secret. When the two words are equal, nothing of the chunk
-/// is needed, and it is a spare one:
+/// A chunk of slabs has up to 64 pages. One bit per page says whether it belongs to a slab, another
+/// whether that slab is known to be empty. If the two words are equal, the chunk holds no secret
+/// and is spare:
 ///
-///     used   1111 0011 1000 …   pages of slabs (1, 2 or 4 in a row)
-///     idle   0000 0011 0000 …   of slabs that are empty
-///     room   lies where `used` has as many zeros in a row as a slab has pages
+///     used   1111 0011 1000 …   pages of slabs (1, 2 or 4 adjacent pages)
+///     idle   0000 0011 0000 …   pages of empty slabs
+///     room   where `used` has as many adjacent zeros as a slab has pages
 @safe
 struct Chunk: BitwiseCopyable {
   var mapping: GuardedMapping
   var isMapped = true
-  /// What a signal wipes; nil once the chunk is on its way out.
+  /// The entry for the signal's wipe; nil once the chunk is being removed.
   var wipeEntry: WipeEntry?
   var isLocked = false
-  /// How much of a chunk that is being locked later has its lock.
+  /// How much is locked of a chunk that is being locked after it was mapped.
   var lockedBytes = 0
   var isSealed = false
   var isIsolated: Bool
   var lockErrno: Int32 = 0
-  /// So many bytes may hold secrets, or held some.
+  /// How many bytes may hold secrets, or have held some.
   var carvedBytes = 0
   var used: UInt64 = 0
   var idle: UInt64 = 0
-  /// Counted in `spareBytes`.
+  /// Whether the chunk is counted in `spareBytes`.
   var isSpare = false
-  /// It was just mapped for a slab that is to be cut from it: nobody else takes it for a spare one.
+  /// Just mapped for a slab that is about to be carved: no other thread may take it as spare.
   var isAwaited = false
-  /// Under a page gate: every so many pages (1, 2 or 4) are a map of their own; 0 where none are.
+  /// Under a page gate: every this many pages (1, 2 or 4) are a separate mapping; 0: not separate.
   var unit = 0
-  /// In which list of chunks with room it is: see `roomList`; 0 in none.
+  /// The list of chunks with room that it is on (see `roomList`); 0: none.
   var list = 0
   var next = Chunk.none
   var previous = Chunk.none
   var record: UInt32 = PageRecord.none
-  /// Of the map that was written last.
+  /// A checksum of the page map that was published last.
   var mapSum: UInt64?
 
   static let none: Int32 = -1
@@ -44,13 +44,13 @@ struct Chunk: BitwiseCopyable {
 
   var pageCount: Int { mapping.byteCount / Page.size }
 
-  /// Pages are opened as whole maps: all of an isolated chunk, and each unit of one for slabs.
+  /// Whether pages are opened as whole mappings: an isolated chunk, or each unit of a slab chunk.
   var isSeparate: Bool { isIsolated || unit > 0 }
 
   private var free: UInt64 { ~used & (.max >> UInt64(Self.largestPages - pageCount)) }
 
-  /// The first page of so many (1, 2 or 4) free ones in a row, which begin at a multiple of as many:
-  /// so that they are whole units, or lie within one.
+  /// The first page of 1, 2 or 4 adjacent free pages whose start is a multiple of their number, so
+  /// that they are whole units or lie within one. Nil if there are none.
   func room(for pages: Int) -> Int? {
     var starts = free
     if pages > 1 { starts &= starts >> 1 & 0x5555_5555_5555_5555 }
@@ -58,8 +58,8 @@ struct Chunk: BitwiseCopyable {
     return starts == 0 ? nil : starts.trailingZeroBitCount
   }
 
-  /// The list that it belongs in: 1, 2 or 3 where it has room for 1, 2 or 4 pages in a row; 4 more for
-  /// units of 2 pages, 8 more for those of 4; 0 for none.
+  /// The list that the chunk belongs on: 1, 2 or 3 if it has room for 1, 2 or 4 adjacent pages;
+  /// plus 4 for units of 2 pages, or plus 8 for units of 4. 0: no list.
   var roomList: Int {
     if !isMapped || isIsolated || isSealed { return 0 }
     let room = room(for: 4) != nil ? 3 : room(for: 2) != nil ? 2 : room(for: 1) != nil ? 1 : 0
@@ -68,7 +68,7 @@ struct Chunk: BitwiseCopyable {
 
   static let listCount = 12
 
-  /// Where the lists of chunks with such units begin.
+  /// The offset of the lists for chunks with units of this many pages.
   static func lists(_ unit: Int) -> Int { unit < 2 ? 0 : unit == 2 ? 4 : 8 }
 
   /// The pages of a slab, as bits.

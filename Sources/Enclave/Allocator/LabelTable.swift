@@ -1,8 +1,8 @@
-// Labels of an arena's secrets, and the counts by label.
+// The labels of an arena's secrets, and the counts by label.
 //
 // A label is looked up by the address of its text (or of its source file's name) and its line, so
-// that finding it is a hash of two words. A label that is new is copied then and there: its text
-// is not looked at again, since the library that it is a literal of may be unloaded.
+// that finding it is a hash of two words. A new label is copied at once, and the original text is
+// never read again: the library that contains the literal may be unloaded.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,7 +11,7 @@ import EnclaveSystem
 package struct LabelKey: BitwiseCopyable, Equatable {
   package private(set) var address: UInt
   package private(set) var count: UInt32
-  package private(set) var line: UInt32  // 0: a label that the program gave
+  package private(set) var line: UInt32  // of the call site; 0: a label from the program
 
   init(_ label: Label) {
     address = unsafe UInt(bitPattern: label.start)
@@ -32,11 +32,11 @@ package struct LabelKey: BitwiseCopyable, Equatable {
     unsafe UnsafeBufferPointer(start: UnsafePointer(bitPattern: address), count: Int(count))
   }
 
-  /// The same label by its text, wherever that was written: the key of a copy that stays.
-  var kept: LabelKey {
+  /// The same label, keyed by an interned copy of its text.
+  var interned: LabelKey {
     var bytes = unsafe self.bytes
     if line > 0, let slash = unsafe bytes.lastIndex(of: UInt8(ascii: "/")) {
-      // What the page shows of a call site: `File.swift:118`.
+      // The stats page shows a call site as `File.swift:118`.
       unsafe bytes = unsafe UnsafeBufferPointer(rebasing: bytes[(slash + 1)...])
     }
     let text = unsafe KeptText(bytes)
@@ -46,31 +46,31 @@ package struct LabelKey: BitwiseCopyable, Equatable {
     return key
   }
 
-  /// Of a key that is kept: the label, or `File.swift:118`.
+  /// The text of an interned key: the label, or `File.swift:118`.
   fileprivate var text: [UInt8] {
     let bytes = unsafe Array(self.bytes)
     return line == 0 ? bytes : bytes + Array(":\(line)".utf8)
   }
 }
 
-/// A label of an arena, and what of it stands on the page.
+/// A label and its last published values.
 @safe
 struct LabelEntry: BitwiseCopyable {
-  /// Of a copy that lives as long as the process.
+  /// Points to an interned text, which lives as long as the process.
   let key: LabelKey
   var createdAtMs: UInt64
   var record: UInt32 = PageRecord.none
-  /// As they were written last.
+  /// Last published values.
   var counts = LabelCounts()
   var opens: UInt64 = 0
   var openNow: UInt64 = 0
   var lastOpenedAtMs = StatsPageFormat.unknown
 
-  /// What the page shows.
+  /// The text on the stats page.
   var text: [UInt8] { key.text }
 }
 
-/// What a shard counts under a label.
+/// A shard's counts for one label.
 struct LabelCounts: BitwiseCopyable, Equatable {
   var bytes: UInt64 = 0
   var allocations: UInt64 = 0
@@ -87,7 +87,7 @@ struct LabelCounts: BitwiseCopyable, Equatable {
   }
 }
 
-/// Finds a label by its key: a hash table with open addressing.
+/// A hash table from label key to label number, with open addressing.
 @safe
 struct LabelIndex {
   private var keys: UnsafeMutablePointer<LabelKey>?
@@ -111,7 +111,7 @@ struct LabelIndex {
     return nil
   }
 
-  /// Makes place for two more, so that inserting them cannot fail.
+  /// Makes room for two more entries, so that inserting them cannot fail.
   mutating func reserve() throws(SystemFailure) {
     guard (count + 2) * 2 > bucketCount else { return }
     let (oldKeys, oldValues, oldCount) = unsafe (keys, values, bucketCount)
@@ -148,10 +148,10 @@ struct LabelIndex {
   }
 }
 
-/// An arena's labels, in the order in which they were first used.
+/// An arena's labels, in order of first use.
 @safe
 struct LabelTable {
-  /// Beyond this many, further labels are counted under the last.
+  /// Labels beyond this number are counted under the last one.
   static let limit = 65_000
 
   private(set) var entries = RawList<LabelEntry>()
@@ -166,26 +166,26 @@ struct LabelTable {
   mutating func find(_ key: LabelKey) throws(SystemFailure) -> (label: UInt16, isNew: Bool) {
     if let label = index.find(key) { return (label, false) }
     try index.reserve()
-    let kept = key.kept
-    if let label = index.find(kept) {
+    let interned = key.interned
+    if let label = index.find(interned) {
       index.insert(key, label)
       return (label, false)
     }
     if entries.count >= Self.limit { return (UInt16(entries.count - 1), false) }
     let label = UInt16(entries.count)
-    try entries.append(LabelEntry(key: kept, createdAtMs: ProcessFacts.bootMilliseconds))
-    index.insert(kept, label)
-    if kept != key { index.insert(key, label) }
+    try entries.append(LabelEntry(key: interned, createdAtMs: ProcessFacts.bootMilliseconds))
+    index.insert(interned, label)
+    if interned != key { index.insert(key, label) }
     return (label, true)
   }
 }
 
-/// What a shard knows of the arena's labels: their numbers, and its own counts.
+/// A shard's view of the arena's labels: their numbers, and its own counts.
 @safe
 struct ShardLabels {
   private var index = LabelIndex()
   private(set) var counts = RawList<LabelCounts>()
-  /// What was found last: allocations come in groups.
+  /// The result of the last lookup: allocations with one label tend to come in groups.
   private var last: (key: LabelKey, label: UInt16)?
 
   func deallocate() {

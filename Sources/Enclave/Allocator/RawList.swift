@@ -1,6 +1,5 @@
-// A growable array of trivial values in raw memory: no reference counts, no exclusivity checks,
-// and no uniqueness checks. Its owner holds the arena's lock. Growing it may fail, and changes
-// nothing then.
+// A growable array of trivial values in raw memory, without reference counts, exclusivity checks or
+// uniqueness checks. The owner holds the arena's lock. If growing fails, nothing changes.
 
 import EnclaveSystem
 
@@ -14,7 +13,7 @@ struct RawList<Element: BitwiseCopyable> {
 
   var isEmpty: Bool { count == 0 }
 
-  /// Makes place for as many elements in all, so that appending them cannot fail.
+  /// Makes room for `wanted` elements in total, so that appending up to that number cannot fail.
   mutating func reserve(_ wanted: Int) throws(SystemFailure) {
     guard wanted > capacity else { return }
     let room = max(wanted, capacity * 2, 8)
@@ -48,7 +47,7 @@ struct RawList<Element: BitwiseCopyable> {
     }
   }
 
-  /// The place of an element, until the list grows.
+  /// The address of an element; valid until the list grows.
   func pointer(at index: Int) -> UnsafeMutablePointer<Element> {
     precondition(index >= 0 && index < count)
     return unsafe storage.unsafelyUnwrapped + index

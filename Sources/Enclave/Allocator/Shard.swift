@@ -1,11 +1,11 @@
-// A part of an arena that has its own slabs, free slots and counts under its own lock, so that
-// threads that use different shards do not meet. A thread allocates in the shard of its number; a
-// secret is freed in the shard that its slab belongs to.
+// A part of an arena with its own slabs, free slots, counts and lock, so that threads on different
+// shards do not contend. A thread allocates in the shard selected by its number; a secret is freed
+// in the shard that its slab belongs to.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// What a shard counts. An arena's totals are the sum over its shards.
+/// A shard's counts. An arena's totals are the sum over its shards.
 struct ShardTotals: BitwiseCopyable {
   var bytesInUse = 0
   var allocations: UInt64 = 0
@@ -17,14 +17,14 @@ struct ShardTotals: BitwiseCopyable {
   var peakBytesInUse = 0
   var stuckPages = 0
   var retiredSlots = 0
-  /// Secrets that went with their arena.
+  /// Secrets that were wiped because their arena was destroyed.
   var wipedWithArena: UInt64 = 0
 
   var secrets: Int { Int(allocations &- frees &- wipedWithArena) }
 }
 
-/// An arena's shards, each in cache lines of its own (two: processors fetch them in pairs), with the
-/// shard's tables behind it.
+/// An arena's shards, each in separate pairs of cache lines (processors fetch lines in pairs),
+/// followed by its tables.
 @safe
 struct Shards: BitwiseCopyable {
   private static let shardBytes = (MemoryLayout<Shard>.stride + 127) & ~127
@@ -54,28 +54,28 @@ struct Shard {
   let arena: ArenaReference
   let layout: Arena.Layout
   let index: UInt8
-  /// Slabs with a free slot: one list for each size class, then one for each number of pages of
-  /// isolated slabs (1 to 16), then one for larger ones.
+  /// Slabs with a free slot: a list per size class, then a list per number of pages of isolated
+  /// slabs (1 to 16), then one list for larger isolated slabs.
   let heads: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
   let liveByClass: UnsafeMutablePointer<UInt32>
   let slotsByClass: UnsafeMutablePointer<UInt32>
   var labels = ShardLabels()
   var totals = ShardTotals()
-  /// Raised by what the page tells and no other count shows.
+  /// Counts changes that must be published but change no other count.
   var changes: UInt64 = 0
-  /// A slab has news for the page.
-  var hasNews = false
-  /// Handles that are out: what keeps the arena's memory alive once the Arena object is gone.
+  /// A slab has changes that are not yet published.
+  var hasUnpublishedChanges = false
+  /// Live handles; they keep the arena's memory alive once the Arena object is released.
   var handles = 0
-  /// The Arena object is gone.
-  var isOrphan = false
+  /// The Arena object was released.
+  var isObjectReleased = false
   var page: ShardPublication?
 
   static let isolatedLists = 16
   private static let largeList = SizeClass.all.count + isolatedLists
   static let listCount = largeList + 1
 
-  /// Of the three tables.
+  /// The size of the three tables.
   static let tableBytes = listCount * 8 + SizeClass.all.count * 8
 
   init(arena: ArenaReference, index: UInt8, tables: UnsafeMutableRawPointer) {
@@ -94,7 +94,7 @@ struct Shard {
 
   func deallocate() { labels.deallocate() }
 
-  /// As the page tells it: live | free << 32.
+  /// As on the stats page: live | free << 32.
   func sizeClass(_ index: Int) -> UInt64 {
     unsafe UInt64(liveByClass[index]) | UInt64(slotsByClass[index] - liveByClass[index]) << 32
   }
@@ -114,15 +114,15 @@ struct Shard {
     pages <= isolatedLists ? SizeClass.all.count + pages - 1 : largeList
   }
 
-  /// An empty slab of pages of its own for so many: of small ones as many, of large ones at most an
-  /// eighth more, the smallest of the first few.
+  /// An empty isolated slab for this many pages: an exact match for small sizes; for large ones at
+  /// most an eighth larger, and the smallest among the first `searchLimit` slabs.
   private func isolatedSlab(_ pages: Int) -> UnsafeMutablePointer<Slab>? {
     let first = unsafe heads[Self.isolatedList(pages)]
     if pages <= Self.isolatedLists { return unsafe first }
     var best: UnsafeMutablePointer<Slab>?
     var bestPages = pages + pages / 8 + 1
     var next = unsafe first
-    for _ in 0..<Self.looks {
+    for _ in 0..<Self.searchLimit {
       guard let slab = unsafe next, bestPages > pages else { break }
       let has = unsafe slab.pointee.pageCount
       if has >= pages, has < bestPages {
@@ -134,9 +134,9 @@ struct Shard {
     return unsafe best
   }
 
-  private static let looks = 64
+  private static let searchLimit = 64
 
-  // (Mutating: a shard that is passed by value is copied.)
+  // Mutating, because a shard passed by value would be copied.
   mutating func push(_ slab: UnsafeMutablePointer<Slab>) {
     guard let head = unsafe head(of: slab) else { return }
     unsafe slab.pointee.previous = nil
@@ -145,7 +145,7 @@ struct Shard {
     unsafe head.pointee = unsafe slab
   }
 
-  /// Takes an empty slab off its list: its pages go.
+  /// Removes an empty slab whose pages are about to be released.
   mutating func drop(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe remove(slab)
     if unsafe !slab.pointee.isIsolated {
@@ -153,21 +153,21 @@ struct Shard {
     }
   }
 
-  /// A new slab of slabs.
+  /// Adds a new slab for slots of its size class.
   mutating func add(_ slab: UnsafeMutablePointer<Slab>) {
     unsafe push(slab)
     unsafe slotsByClass[Int(slab.pointee.sizeClass)] += UInt32(slab.pointee.slotCount)
   }
 
-  /// Has the core know of every slab that is empty.
-  func noteIdle() {
+  /// Reports every empty slab to the core.
+  func reportIdleSlabs() {
     for sizeClass in 0..<SizeClass.all.count {
       guard let slab = unsafe spareSlab(sizeClass), unsafe !slab.pointee.isIdle else { continue }
       arena.withCore { unsafe $0.markIdle(slab) }
     }
   }
 
-  /// The slab that is empty and the only one of its size class with free slots.
+  /// The only slab of its size class with free slots, if it is empty.
   func spareSlab(_ sizeClass: Int) -> UnsafeMutablePointer<Slab>? {
     guard let slab = unsafe heads[sizeClass], unsafe slab.pointee.isEmpty,
       unsafe slab.pointee.next == nil
@@ -190,7 +190,7 @@ struct Shard {
 
   // MARK: - Allocate
 
-  /// What an allocation asks for.
+  /// The size and alignment of an allocation.
   struct Request {
     let byteCount: Int
     let alignment: Int
@@ -203,9 +203,9 @@ struct Shard {
       self.alignment = alignment
     }
 
-    /// Slots are aligned to 16; more takes slack before the data.
+    /// Slots are aligned to 16; a larger alignment needs slack before the data.
     var slotBytes: Int { byteCount + (alignment > 16 ? alignment - 16 : 0) }
-    /// At least one byte: an address belongs to the page that it lies in.
+    /// At least one byte, because an address identifies the page it lies in.
     var dataBytes: Int { (max(byteCount, 1) + alignment - 1) & ~(alignment - 1) }
     var pageBytes: Int { max((dataBytes + Page.size - 1) & ~(Page.size - 1), Page.size) }
 
@@ -217,7 +217,7 @@ struct Shard {
     }
   }
 
-  /// Whether a request can be met without growing.
+  /// Whether a request can be served without growing.
   func hasRoom(for request: Request) -> Bool {
     if request.isSlab(layout) {
       return unsafe heads[SizeClass.index(for: request.slotBytes)] != nil
@@ -225,8 +225,8 @@ struct Shard {
     return unsafe isolatedSlab(request.pageBytes / Page.size) != nil
   }
 
-  /// nil when there is no room: the arena has to grow. `fresh` is a slab of pages of its own that was
-  /// just mapped for this request.
+  /// Returns nil if there is no room and the arena has to grow. `fresh` is an isolated slab that
+  /// was just mapped for this request.
   mutating func allocate(
     _ request: Request, label: UInt16, fresh: UnsafeMutablePointer<Slab>? = nil
   ) throws(EnclaveError) -> SecretHandle? {
@@ -256,14 +256,14 @@ struct Shard {
     let entry = unsafe Slab.slots(of: slab) + Int(slot)
     unsafe entry.pointee.byteCount = UInt32(request.byteCount)
     unsafe entry.pointee.label = label
-    // Nobody has a window to it yet; but a stale handle may be counting itself in and out.
+    // No window can be open yet, but a stale handle may be entering and leaving at this moment.
     let windows = unsafe loadRelaxed(&entry.pointee.windows) & ~Slot.openNow
     if windows != 0 { unsafe addRelaxed(0 &- windows, to: &entry.pointee.windows) }
     unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()
     }
-    // Last: `SecretHandle.live` looks at it without a lock.
+    // Last: `SecretHandle.live` reads it without a lock.
     unsafe publish(Slot.next(entry.pointee.generation), to: &entry.pointee.generation)
     handles += 1
     totals.bytesInUse += request.byteCount
@@ -272,7 +272,7 @@ struct Shard {
     if secrets > totals.peakSecrets { totals.peakSecrets = secrets }
     if totals.bytesInUse > totals.peakBytesInUse { totals.peakBytesInUse = totals.bytesInUse }
     labels.allocated(label, byteCount: request.byteCount)
-    unsafe noteNews(slab)
+    unsafe markChanged(slab)
     return unsafe SecretHandle(
       slab: slab, address: address, generation: entry.pointee.generation,
       byteCount: UInt32(request.byteCount), slot: slot, label: label)
@@ -300,14 +300,14 @@ struct Shard {
     } else {
       return nil
     }
-    // Data against the trailing guard: one byte more than alignment allows for is a fault.
-    let place = Slab.Place(byteCount: request.byteCount, dataBytes: request.dataBytes)
-    // What the last secret of the same size left needs no window.
-    if unsafe slab.pointee.prepared == place { return unsafe slab }
+    // The data ends at the trailing guard: an overflow beyond the alignment's slack faults.
+    let place = Slab.Placement(byteCount: request.byteCount, dataBytes: request.dataBytes)
+    // If the last secret had the same size, its canaries are still valid and no window is needed.
+    if unsafe slab.pointee.preparedPlacement == place { return unsafe slab }
     do {
       unsafe try arena.withLibraryWindow(slab, shard: &self) {
         unsafe arena.canaries.clearIsolated(slab)
-        unsafe slab.pointee.prepared = place
+        unsafe slab.pointee.preparedPlacement = place
         unsafe arena.canaries.writeIsolated(slab)
       }
     } catch {
@@ -328,22 +328,22 @@ struct Shard {
 
   // MARK: - Free
 
-  /// What is left to do once the shard's lock is free again.
-  enum Aftermath {
+  /// What remains to be done after the shard's lock is released.
+  enum FollowUp {
     case nothing
-    /// More is spare than is kept.
+    /// Spare memory exceeds the limit.
     case trim
-    /// Pages of its own that are not kept.
+    /// Isolated pages that are not kept.
     case unmap
   }
 
-  /// Takes a wiped slot back.
+  /// Puts a wiped slot back on the free list.
   mutating func finishFree(
     _ handle: SecretHandle, isFrozen: Bool, isDamaged: Bool
-  ) -> Aftermath {
+  ) -> FollowUp {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
-    unsafe noteNews(slab)
+    unsafe markChanged(slab)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(handle.slot) * CipherSlot.byteCount).end()
     }
@@ -358,7 +358,7 @@ struct Shard {
     let sizeClass = unsafe slab.pointee.sizeClass
     if sizeClass != Slab.isolatedClass { unsafe liveByClass[Int(sizeClass)] -= 1 }
     if isFrozen {
-      // What a frozen arena holds does not change: the slot is wiped and stays empty.
+      // A frozen arena does not change: the slot is wiped and stays unused.
       unsafe slab.pointee.retired += 1
       totals.retiredSlots += 1
       if sizeClass != Slab.isolatedClass { unsafe slotsByClass[Int(sizeClass)] -= 1 }
@@ -367,25 +367,25 @@ struct Shard {
     unsafe slot.pointee.nextFree = unsafe slab.pointee.freeHead
     unsafe slab.pointee.freeHead = handle.slot
     if sizeClass == Slab.isolatedClass { return unsafe keepIsolated(slab) }
-    var aftermath = Aftermath.nothing
+    var followUp = FollowUp.nothing
     if wasFull {
       unsafe push(slab)
-      // The empty slab that was kept is not the only one with free slots any more.
+      // The empty slab that was kept is no longer the only one with free slots.
       if let kept = unsafe slab.pointee.next, unsafe kept.pointee.next == nil,
         unsafe kept.pointee.isEmpty
       {
-        aftermath = unsafe giveUp(kept)
+        followUp = unsafe releaseEmptySlab(kept)
       }
     }
-    if unsafe slab.pointee.live == 0 { aftermath = unsafe becameEmpty(slab) }
-    return aftermath
+    if unsafe slab.pointee.live == 0 { followUp = unsafe handleEmptySlab(slab) }
+    return followUp
   }
 
-  /// The last run of its class with free slots stays; another one goes.
-  private mutating func becameEmpty(_ slab: UnsafeMutablePointer<Slab>) -> Aftermath {
+  /// Keeps an empty slab if it is the last of its class with free slots; otherwise releases it.
+  private mutating func handleEmptySlab(_ slab: UnsafeMutablePointer<Slab>) -> FollowUp {
     guard unsafe slab.pointee.isEmpty else { return .nothing }
     if unsafe slab.pointee.next != nil || slab.pointee.previous != nil {
-      return unsafe giveUp(slab)
+      return unsafe releaseEmptySlab(slab)
     }
     guard arena.marksIdle else { return .nothing }
     return arena.withCore { core in
@@ -394,15 +394,15 @@ struct Shard {
     }
   }
 
-  /// An empty slab's pages go back to their chunk, as zeros.
-  private mutating func giveUp(_ slab: UnsafeMutablePointer<Slab>) -> Aftermath {
+  /// Wipes an empty slab's pages and returns them to their chunk.
+  private mutating func releaseEmptySlab(_ slab: UnsafeMutablePointer<Slab>) -> FollowUp {
     let arena = self.arena
     do throws(EnclaveError) {
       unsafe try arena.withLibraryWindow(slab, shard: &self) {
         unsafe wipe(slab.pointee.base, byteCount: slab.pointee.byteCount)
       }
     } catch {
-      // It stays what it is.
+      // The slab stays as it is.
       return .nothing
     }
     if unsafe slab.pointee.stuck != .closed {
@@ -416,9 +416,9 @@ struct Shard {
     }
   }
 
-  /// Pages of its own are kept for the next secret of as many, within what may be spare; older ones
-  /// go for them.
-  private mutating func keepIsolated(_ slab: UnsafeMutablePointer<Slab>) -> Aftermath {
+  /// Keeps isolated pages for the next secret with the same number of pages, within the limit of
+  /// spare memory; older ones are unmapped instead.
+  private mutating func keepIsolated(_ slab: UnsafeMutablePointer<Slab>) -> FollowUp {
     let hasExcess = arena.withCore { core -> Bool? in
       let isStuck = unsafe slab.pointee.stuck != .closed
       guard unsafe isStuck || core.mayKeep(slab) else { return nil }
@@ -430,11 +430,11 @@ struct Shard {
     return hasExcess ? .trim : .nothing
   }
 
-  /// A live secret has another size now, and its slot another generation.
+  /// Records a live secret's new size and its slot's new generation.
   mutating func resized(_ handle: SecretHandle, from oldCount: Int) {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
-    unsafe noteNews(slab)
+    unsafe markChanged(slab)
     unsafe slot.pointee.byteCount = handle.byteCount
     unsafe publish(handle.generation, to: &slot.pointee.generation)
     let growth = Int(handle.byteCount) - oldCount

@@ -1,9 +1,9 @@
 // The sizes of slab slots.
 
-/// A slab's slots: a payload and a canary behind it. Strides are multiples of 16, so that a payload
-/// is aligned to 16 and 170,000 secrets of 32 bytes fit in 8 MiB of locked memory (85 a page).
-/// Waste within a class is at most a third above 32 bytes; runs are the smallest that waste at
-/// most an eighth.
+/// The slots of a slab: a payload followed by a canary. Strides are multiples of 16, so that
+/// payloads are aligned to 16 and 170,000 secrets of 32 bytes fit in 8 MiB of locked memory (85 per
+/// page). Waste within a class is at most a third above 32 bytes. Slabs have the smallest number of
+/// pages that wastes at most an eighth.
 struct SizeClass: Equatable {
   static let canaryBytes = 16
 
@@ -32,10 +32,11 @@ struct SizeClass: Equatable {
     SizeClass(payload: 4096, slabPages: 4),  // 3 of 4112
   ]
 
-  /// The largest request that a slab slot serves; above it a secret gets pages of its own.
+  /// The largest request that a slab slot serves. Larger secrets get separate pages.
   static let largest = 4096
 
-  /// The class for a request of 0 to `largest` bytes: a table for each 16 bytes, no branches.
+  /// The class for a request of 0 to `largest` bytes: a table with an entry per 16 bytes, no
+  /// branches.
   static func index(for byteCount: Int) -> Int { Int(table[(byteCount + 15) >> 4]) }
 
   private static let table: [UInt8] = (0...(largest / 16)).map { sixteenths in

@@ -1,35 +1,36 @@
-// What is known about memory: chunks, slabs and slots. All of it lies outside of the secret pages.
+// Bookkeeping of slabs and slots. All of it lies outside the secret pages.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// What is known about one slot: half a cache line.
+/// Bookkeeping of one slot: half a cache line.
 struct Slot: BitwiseCopyable {
-  /// Raised by each allocation and each free, so odd while a secret lives here: a handle with
-  /// another generation is stale. 31 bits; the highest says that somebody is freeing it.
+  /// Incremented by each allocation and each free, so it is odd while a secret lives here; a handle
+  /// with another generation is stale. 31 bits; the highest bit says that somebody is freeing the
+  /// secret.
   var generation: UInt32 = 0
   var byteCount: UInt32 = 0
   var label: UInt16 = 0
-  /// The next free slot of the slab; of a live secret, the bytes that alignment left over: before
-  /// it in a slab, behind it in pages of its own.
+  /// In a free slot, the next free slot of the slab. In a live slot, the bytes left over by
+  /// alignment: before the secret in a slab, behind it in isolated pages.
   var nextFree: UInt16 = 0
-  /// Where the secret is listed on the page.
+  /// The secret's record on the stats page.
   var record = PageRecord.none
-  /// Opens << 24 | open now, where windows are counted by slot. Changed by any thread, by atomic
-  /// additions.
+  /// Total opens << 24 | open now, if windows are counted per slot. Changed by any thread, with
+  /// atomic additions.
   var windows: UInt64 = 0
-  /// The generation and the windows that the page tells of.
+  /// The published generation and windows.
   var listedGeneration: UInt32 = 0
   var listedWindows: UInt32 = 0
 
-  /// A window that is opened adds this to `windows`, one that is closed takes 1 away.
+  /// Opening a window adds this to `windows`; closing one subtracts 1.
   static let windowOpened: UInt64 = 1 << 24 | 1
   static let openNow: UInt64 = 0xff_ffff
 
   /// A secret lives here, though somebody may be freeing it.
   var isOccupied: Bool { generation & 1 == 1 }
 
-  /// Nobody is freeing it, and it is not free.
+  /// A secret lives here and nobody is freeing it.
   var isLive: Bool { Self.isLive(generation) }
 
   @inline(__always)
@@ -39,11 +40,12 @@ struct Slot: BitwiseCopyable {
 
   static func unclaimed(_ generation: UInt32) -> UInt32 { generation & ~claimed }
 
-  /// The generation after one.
+  /// The generation that follows.
   @inline(__always)
   static func next(_ generation: UInt32) -> UInt32 { (generation &+ 1) & ~claimed }
 
-  /// Takes the right to free it; false when somebody else has it, or it is free. No lock.
+  /// Claims the right to free the secret. Returns false if somebody else has it or the slot is
+  /// free. No lock.
   @inline(__always)
   static func claim(_ slot: UnsafeMutablePointer<Slot>, _ generation: UInt32) -> Bool {
     unsafe isLive(generation)
@@ -51,62 +53,63 @@ struct Slot: BitwiseCopyable {
   }
 }
 
-/// Pages that are opened and closed together, cut into slots of one size. A slab keeps its place in
-/// memory as long as the arena's metadata lives: handles point to it. One whose pages went serves as
-/// the next run of its class, and its slots' generations keep stale handles stale.
+/// Pages that are opened and closed together, cut into slots of one size. A slab's address is
+/// stable while the arena's metadata lives, because handles point to it. A slab whose pages were
+/// released is reused for the next slab of its class; its slots' generations keep stale handles
+/// stale.
 @safe
 struct Slab: BitwiseCopyable {
   static let isolatedClass: UInt8 = 0xff
   static let endOfList = UInt16.max
 
-  // The first cache line: all that allocating and freeing look at.
-  /// First, because the thread sanitizer counts a change of any field as one of the first byte:
-  /// what is read without the shard's lock stands behind it.
+  // The first cache line: everything that allocating and freeing access.
+  /// First, because the thread sanitizer attributes a change of any field to the first byte: fields
+  /// that are read without the shard's lock come later.
   var next: UnsafeMutablePointer<Slab>?
-  /// Not 0 once windows are counted by slot: from when the process publishes, or C frees, for the
-  /// first time.
+  /// Not 0 once windows are counted per slot: from when the process first publishes, or C first
+  /// allocates.
   private var countsWindows: UInt64
   let arena: ArenaReference
   var base: UnsafeMutableRawPointer
-  /// What is known of ciphertexts (`CipherSlot`), under a cipher gate.
+  /// The state of ciphertexts (`CipherSlot`), under a cipher gate.
   let cipherSlots: UnsafeMutableRawPointer?
-  var slotBytes: Int
-  var shard: UInt8
+  var slotBytes = 0
+  var shard: UInt8 = 0
   let sizeClass: UInt8
   let slotCount: UInt16
-  // What the shard's lock covers.
+  // Guarded by the shard's lock.
   var freeHead: UInt16 = 0
   var live: UInt16 = 0
-  /// Slots of a frozen arena that are wiped and not used again.
+  /// Slots of a frozen arena that are wiped and not reused.
   var retired: UInt16 = 0
-  /// Secrets came, went or changed since the page told of them.
-  var hasNews = false
-  /// It holds no secret, and its chunk counts it so.
+  /// Secrets were added, freed or changed since the last publication.
+  var hasUnpublishedChanges = false
+  /// It holds no secret, and its chunk counts it as idle.
   var isIdle = false
   /// Pages that could not be closed again: how far they are open.
   var stuck: Protection = .closed
 
-  // The second: what is looked at now and then.
+  // The second cache line: rarely accessed.
   /// In the list of slabs with a free slot.
   var previous: UnsafeMutablePointer<Slab>?
-  var byteCount: Int
-  var chunk: UInt32
-  /// 2^32 / slotBytes, rounded up: which slot an offset lies in, by a multiplication. 0 where there
-  /// is one slot.
-  var reciprocal: UInt32
-  /// Windows under a page gate.
+  var byteCount = 0
+  var chunk: UInt32 = 0
+  /// 2^32 / slotBytes, rounded up: finds the slot of an offset by multiplication. 0 if there is one
+  /// slot.
+  var reciprocal: UInt32 = 0
+  /// Open windows under a page gate.
   var readers: UInt32 = 0
   var writers: UInt32 = 0
-  /// Slots whose secrets the page has a record of, a bit each (for each 128th, where pages are large); and how
-  /// many secrets it had none for.
+  /// Slots whose secrets have a record on the stats page, a bit each (a bit per 128 slots on large
+  /// pages), and how many secrets have none.
   var listed: InlineArray<2, UInt64> = [0, 0]
   var unlisted: UInt16 = 0
-  /// Of an isolated one: where the secret lies that its canaries were written for. They stay when the
-  /// secret is wiped, so that the next one of the same size opens no pages when it is allocated.
-  var prepared: Place?
+  /// In an isolated slab, where the secret lies that its canaries were written for. The canaries
+  /// stay when the secret is wiped, so allocating another secret of the same size opens no pages.
+  var preparedPlacement: Placement?
 
-  /// Where an isolated secret lies: its size, and how far before the end it begins.
-  struct Place: Equatable, BitwiseCopyable {
+  /// Where an isolated secret lies: its size, and the distance of its start from the end.
+  struct Placement: Equatable, BitwiseCopyable {
     private var bytes: UInt32
     private var data: UInt32
 
@@ -125,28 +128,24 @@ struct Slab: BitwiseCopyable {
     self.arena = arena
     unsafe self.cipherSlots = unsafe cipherSlots
     self.countsWindows = countsWindows ? 1 : 0
-    unsafe base = unsafe shape.base
-    byteCount = shape.byteCount
-    slotBytes = shape.slotBytes
-    shard = shape.shard
     sizeClass = shape.sizeClass
     slotCount = UInt16(shape.slotCount)
-    chunk = UInt32(shape.chunk)
-    reciprocal = shape.reciprocal
+    unsafe base = unsafe shape.base
+    setPages(shape)
   }
 
-  /// Serves once more, in other pages.
-  mutating func reuse(_ shape: Shape) {
+  /// Gives the slab pages: its first ones, or others when it is reused.
+  mutating func setPages(_ shape: Shape) {
     unsafe base = unsafe shape.base
     byteCount = shape.byteCount
     slotBytes = shape.slotBytes
     shard = shape.shard
     chunk = UInt32(shape.chunk)
     reciprocal = shape.reciprocal
-    unsafe (next, freeHead, prepared) = (nil, 0, nil)
+    unsafe (next, freeHead, preparedPlacement) = (nil, 0, nil)
   }
 
-  /// Which pages a slab takes, and how it cuts them.
+  /// Which pages a slab has, and how they are cut into slots.
   @safe
   struct Shape {
     let base: UnsafeMutableRawPointer
@@ -162,12 +161,12 @@ struct Slab: BitwiseCopyable {
     }
   }
 
-  /// The slot that an offset lies in. Exact for offsets below 64 KiB, and slabs are smaller.
+  /// The slot that contains an offset. Exact for offsets below 64 KiB; slabs are smaller.
   func slot(at offset: Int) -> Int {
     (Int(truncatingIfNeeded: UInt32(truncatingIfNeeded: offset)) &* Int(reciprocal)) >> 32
   }
 
-  /// Whether its pages may serve another: it holds no secret, none was retired in a frozen arena, and
+  /// Whether its pages may be released: it holds no secret, none was retired in a frozen arena, and
   /// its pages are closed.
   var isEmpty: Bool { live == 0 && retired == 0 && stuck == .closed }
   var pageCount: Int { byteCount / Page.size }
@@ -175,34 +174,34 @@ struct Slab: BitwiseCopyable {
   var isFull: Bool { live + retired == slotCount }
   var isIsolated: Bool { sizeClass == Slab.isolatedClass }
 
-  /// A slab and its slots in one block: where a slot is follows from the slab's address alone, so
-  /// that a free can bring all that it needs into the cache at once.
+  /// Allocates a slab and its slots in one block: a slot's address follows from the slab's, so a
+  /// free can prefetch everything it needs at once.
   static func allocate(slotCount: Int) throws(SystemFailure) -> UnsafeMutablePointer<Slab> {
     let byteCount = slotsOffset + slotCount * MemoryLayout<Slot>.stride
     return unsafe try Metadata.allocate(byteCount: byteCount, alignment: 64)
       .assumingMemoryBound(to: Slab.self)
   }
 
-  /// Two cache lines: no slot lies in two.
+  /// Two cache lines, so that no slot spans two lines.
   private static let slotsOffset = 128
 
   private static let countsWindowsOffset = MemoryLayout<Slab>.offset(of: \.countsWindows)!
 
-  /// Whether windows are counted by slot, for who has no lock.
+  /// Whether windows are counted per slot; for callers without a lock.
   @inline(__always)
   static func countsWindows(of slab: UnsafeMutablePointer<Slab>) -> Bool {
     unsafe loadRelaxed(UnsafeRawPointer(slab) + 8) != 0
   }
 
-  /// A window that is open already was not counted, and knows that.
-  static func countWindows(of slab: UnsafeMutablePointer<Slab>) {
+  /// Starts counting windows. A window that is already open is not counted, and remembers that.
+  static func startCountingWindows(of slab: UnsafeMutablePointer<Slab>) {
     precondition(
       countsWindowsOffset == 8 && MemoryLayout<Slab>.size <= slotsOffset
         && MemoryLayout<Slot>.stride == 32)
     unsafe storeRelease(1, at: UnsafeMutableRawPointer(slab) + 8)
   }
 
-  /// Of an arena with a cipher gate.
+  /// The state of ciphertexts, in an arena with a cipher gate.
   @inline(__always)
   static func cipherSlots(of slab: UnsafeMutablePointer<Slab>) -> UnsafeMutableRawPointer {
     unsafe slab.pointee.cipherSlots.unsafelyUnwrapped
@@ -214,7 +213,7 @@ struct Slab: BitwiseCopyable {
       .assumingMemoryBound(to: Slot.self)
   }
 
-  /// The first byte of a live secret. (A function of the pointer: one of the value would copy it.)
+  /// The first byte of a live secret. (Takes the pointer, because taking the value would copy it.)
   @inline(__always)
   static func dataStart(
     of slab: UnsafeMutablePointer<Slab>, _ slot: Int
@@ -227,7 +226,7 @@ struct Slab: BitwiseCopyable {
     return unsafe slab.pointee.base + offset
   }
 
-  /// How far the pages must be open for the windows there are.
+  /// How far the pages must be open for the current windows.
   func needed(_ closed: Protection) -> Protection {
     if writers > 0 { return .readWrite }
     return readers > 0 && closed == .closed ? .read : closed

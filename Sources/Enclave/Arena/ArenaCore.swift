@@ -1,38 +1,37 @@
-// The arena's insides, in raw memory that the Arena object and the secrets' handles point to, so
-// that a handle is trivial and no reference count moves on the hot path.
+// An arena's state, in raw memory that the Arena object and the secrets' handles point to, so that
+// a handle is trivial and the hot path touches no reference count.
 //
 // Theory of operation
 //
-//   chunk   one mapping: guard page | data pages | guard page. Locked, kept out of dumps and
-//           forks, and put under the arena's key as a whole. Slab chunks start at 4 pages and
-//           double up to 64; an isolated secret has a chunk to itself, and leaves it to the next of
-//           as many pages.
-//   slab    1, 2 or 4 pages of a slab chunk that belong to one size class (or all of an isolated
-//           chunk): the unit that a page gate opens and closes. Belongs to one shard.
+//   chunk   one mapping: guard page | data pages | guard page. Locked, kept out of dumps and forked
+//           children, and put under the arena's key as a whole. Slab chunks start at 4 pages and
+//           double up to 64. An isolated secret has a chunk to itself; when it is freed, the next
+//           secret with the same number of pages reuses the chunk.
+//   slab    1, 2 or 4 pages of a slab chunk that belong to one size class, or all of an isolated
+//           chunk: the unit that a page gate opens and closes. Belongs to one shard.
 //   slot    one secret's place in a slab:  | payload … zeros | canary, 16 bytes |
-//           A free slot is zero and has its canary already, so that allocating opens nothing.
-//   shard   the slabs, free slots and counts of some threads, under a lock of their own.
-//   gate    who has windows open, and the protection key: see CEnclaveGate.h. Windows take no lock.
+//           A free slot is zeroed and already has its canary, so allocating opens nothing.
+//   shard   the slabs, free slots and counts used by some of the threads, with a lock of its own.
+//   gate    the open windows and the protection key: see CEnclaveGate.h. Windows take no lock.
 //
-// What is known about slots (32 bytes each), slabs and chunks lies in ordinary memory, outside of
-// the secret pages: an overflow cannot reach it, and reading it opens nothing.
+// Bookkeeping of slots (32 bytes each), slabs and chunks is in ordinary memory, outside the secret
+// pages: an overflow cannot reach it, and reading it opens nothing.
 //
-// Each size class has a list of slabs with free slots; a slab has a list of its free slots. Both are
-// LIFO: the slot that is warm in the cache is used next. Allocate and free are O(1), but for the
-// growth by a chunk.
+// Each size class has a list of slabs with free slots, and each slab has a list of its free slots.
+// Both are LIFO, so the slot that is warm in the cache is used next. Allocate and free are O(1),
+// except when a chunk is added.
 //
-// Locks, in the order in which they are taken: the registry's; `refresh`, for whoever writes what is
-// new on the page; `state`, for whoever freezes, seals or destroys; the shards', by number; the core's,
-// for growth and the page. What is read without a lock never changes (ArenaHeader), or belongs to the
-// gate.
+// Locks, in the order in which they are taken: the registry's; `refresh`, for publishing; `state`,
+// for freezing, sealing and destroying; the shards', by number; the core's, for growth and the
+// stats page. What is read without a lock is immutable (ArenaHeader) or belongs to the gate.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// What closes an arena, once it is known what the machine has.
+/// The mechanism that closes an arena, chosen from what the machine offers.
 enum GateKind: Sendable { case key, pages, cipher, none }
 
-/// The last lock that failed.
+/// The most recent failed lock.
 struct LockFailure: BitwiseCopyable {
   var errno: Int32
   var atMs: UInt64
@@ -40,7 +39,7 @@ struct LockFailure: BitwiseCopyable {
   var soft: UInt64?
 }
 
-/// What of an arena never changes.
+/// Immutable arena state; readable without a lock.
 @safe
 struct ArenaHeader {
   let id: UInt64
@@ -49,22 +48,22 @@ struct ArenaHeader {
   let mechanism: GateKind
   let canaries: Canaries
   let gate: GateState
-  /// The key, under a cipher gate.
+  /// The cipher and its key, under a cipher gate.
   let cipher: CipherGate?
   let createdAtMs: UInt64
-  /// Spin words, a cache line each: state, core, refresh, then the shards'.
+  /// Spin locks, a cache line each: state, core, refresh, then the shards'.
   let words: UnsafeMutablePointer<UInt32>
   let shards: Shards
   let shardCount: Int
   let core: UnsafeMutablePointer<ArenaCore>
-  /// Handles that are left once the Arena object is gone.
-  let orphans: UnsafeMutablePointer<UInt64>
-  /// What keeps the metadata: 1 for the Arena object and its handles together, and 1 for each walk
-  /// over the registry's list that has this arena still before it.
+  /// How many handles are left after the Arena object was released.
+  let remainingHandles: UnsafeMutablePointer<UInt64>
+  /// References to this memory: 1 for the Arena object and its handles together, and 1 for each
+  /// iteration over the registry that still has to visit this arena.
   var references: UInt64 = 1
 }
 
-/// An arena, reached by pointer.
+/// A pointer to an arena.
 @safe
 package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   let header: UnsafeMutablePointer<ArenaHeader>
@@ -76,26 +75,27 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     id: UInt64, name: Label, options: Arena.Options, mechanism: GateKind, key: Int?,
     canaries: Canaries, generation: UInt64
   ) throws(SystemFailure) -> ArenaReference {
-    // Everything that can fail first, in one block and the gate's.
+    // Everything that can fail comes first: one block of memory, and the gate's.
     let shardCount = Self.processors
     let wordCount = (3 + shardCount) * wordsPerLine
     let shardsAt = (wordCount * 4 + 127) & ~127
     let headerAt = shardsAt + Shards.byteCount(shardCount)
     let coreAt = headerAt + (MemoryLayout<ArenaHeader>.size + 63) & ~63
-    let orphansAt = coreAt + (MemoryLayout<ArenaCore>.size + 63) & ~63
-    let block = unsafe try Metadata.allocate(byteCount: orphansAt + 64, alignment: 128)
+    let remainingHandlesAt = coreAt + (MemoryLayout<ArenaCore>.size + 63) & ~63
+    let block = unsafe try Metadata.allocate(byteCount: remainingHandlesAt + 64, alignment: 128)
     let gate: GateState
     let cipher: CipherGate?
-    let deadSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
+    let reusableSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
     do throws(SystemFailure) {
       gate = try GateState(generation: generation)
       do throws(SystemFailure) {
-        unsafe deadSlabs = unsafe try Metadata.allocate(
+        unsafe reusableSlabs = unsafe try Metadata.allocate(
           UnsafeMutablePointer<Slab>?.self, count: SizeClass.all.count + 1)
         do throws(SystemFailure) {
-          cipher = try mechanism == .cipher ? CipherGate(SlotCipher.preferred!, gate: gate) : nil
+          cipher =
+            try mechanism == .cipher ? CipherGate(AEAD.preferredForSlots!, gate: gate) : nil
         } catch {
-          unsafe Metadata.free(deadSlabs)
+          unsafe Metadata.free(reusableSlabs)
           throw error
         }
       } catch {
@@ -106,14 +106,15 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
       unsafe Metadata.free(block)
       throw error
     }
-    unsafe deadSlabs.initialize(repeating: nil, count: SizeClass.all.count + 1)
+    unsafe reusableSlabs.initialize(repeating: nil, count: SizeClass.all.count + 1)
     gate.key = key
     let words = unsafe block.bindMemory(to: UInt32.self, capacity: wordCount)
     unsafe words.initialize(repeating: 0, count: wordCount)
     let arena = unsafe ArenaReference(
       header: (block + headerAt).bindMemory(to: ArenaHeader.self, capacity: 1))
-    let orphans = unsafe (block + orphansAt).bindMemory(to: UInt64.self, capacity: 1)
-    unsafe orphans.initialize(to: 0)
+    let remainingHandles = unsafe (block + remainingHandlesAt).bindMemory(
+      to: UInt64.self, capacity: 1)
+    unsafe remainingHandles.initialize(to: 0)
     let shards = unsafe Shards(at: block + shardsAt)
     let core = unsafe (block + coreAt).bindMemory(to: ArenaCore.self, capacity: 1)
     unsafe arena.header.initialize(
@@ -121,8 +122,8 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
         id: id, name: OwnedName(copying: name), options: options, mechanism: mechanism,
         canaries: canaries, gate: gate, cipher: cipher,
         createdAtMs: ProcessFacts.bootMilliseconds, words: words, shards: shards,
-        shardCount: shardCount, core: core, orphans: orphans))
-    unsafe core.initialize(to: ArenaCore(arena: arena, deadSlabs: deadSlabs))
+        shardCount: shardCount, core: core, remainingHandles: remainingHandles))
+    unsafe core.initialize(to: ArenaCore(arena: arena, reusableSlabs: reusableSlabs))
     for index in 0..<shardCount {
       unsafe shards.pointer(at: index).initialize(
         to: Shard(arena: arena, index: UInt8(index), tables: shards.tables(index)))
@@ -130,32 +131,32 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return arena
   }
 
-  /// As many as there are processors, rounded up to a power of two.
+  /// The number of processors, rounded up to a power of two.
   private static let processors: Int = {
     var count = 1
     while count < ProcessFacts.processors, count < maximumShards { count *= 2 }
     return count
   }()
 
-  /// Keeps the metadata. The caller holds the registry's lock, and the arena is on its list.
+  /// Keeps this memory alive. The caller holds the registry's lock, and the arena is registered.
   func retain() { unsafe addRelaxed(1, to: &header.pointee.references) }
 
-  /// The last one frees the metadata.
+  /// Drops a reference; the last one frees the memory.
   func release() {
     if unsafe dropReference(&header.pointee.references) == 0 { free() }
   }
 
-  /// Frees the metadata; the chunks are gone, or stay closed until the process ends.
+  /// Frees the memory. The chunks are unmapped, or stay closed until the process ends.
   private func free() {
     for index in 0..<shardCount { unsafe header.pointee.shards[index].deallocate() }
     unsafe header.pointee.core.pointee.deallocate()
     name.deallocate()
     unsafe header.pointee.cipher?.free()
     gate.free()
-    unsafe Metadata.free(header.pointee.words)  // the block's first
+    unsafe Metadata.free(header.pointee.words)  // the start of the block
   }
 
-  /// The key of a cipher gate.
+  /// The cipher and its key, under a cipher gate.
   var cipher: CipherGate { unsafe header.pointee.cipher.unsafelyUnwrapped }
   package var id: UInt64 { unsafe header.pointee.id }
   var name: OwnedName { unsafe header.pointee.name }
@@ -171,14 +172,14 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
   private var coreWord: UnsafeMutablePointer<UInt32> {
     unsafe header.pointee.words + Self.wordsPerLine
   }
-  /// Whether shards tell the core of slabs that become empty; on the line of the core's lock.
+  /// Whether shards report empty slabs to the core. Shares a cache line with the core's lock.
   var marksIdle: Bool {
     get { unsafe loadRelaxed(UnsafeRawPointer(coreWord + 2)) != 0 }
     nonmutating set {
       unsafe storeRelaxed(newValue ? 1 : 0, at: UnsafeMutableRawPointer(coreWord + 2))
     }
   }
-  /// Whoever writes what is new on the page, one at a time.
+  /// Held while writing changes to the stats page.
   var refreshWord: UnsafeMutablePointer<UInt32> {
     unsafe header.pointee.words + 2 * Self.wordsPerLine
   }
@@ -192,7 +193,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.core.pointee)
   }
 
-  /// For who holds it across calls that are no closure.
+  /// For callers that hold the lock across calls without a closure.
   func lockCore() { unsafe lock(coreWord) }
   func unlockCore() { unsafe unlock(coreWord) }
 
@@ -204,7 +205,7 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.shards[index])
   }
 
-  /// All shards and the core: nothing moves but windows of a key gate.
+  /// Takes the locks of all shards and the core: nothing changes except windows under a key gate.
   func withEverything<R, E: Error>(
     _ body: (Shards, inout ArenaCore) throws(E) -> R
   ) throws(E) -> R {
@@ -222,29 +223,29 @@ struct ArenaCore {
 
   var chunks = RawList<Chunk>()
   var slabs = RawList<SlabReference>()
-  /// Chunks with room for a slab, by their index: see `Chunk.roomList`.
+  /// Chunks with room for a slab, as lists of indices; see `Chunk.roomList`.
   var roomLists = InlineArray<12, Int32>(repeating: Chunk.none)
-  /// Places of chunks that are gone.
-  var deadChunk = Chunk.none
-  /// Slabs whose pages are gone, by size class, the isolated ones last; their slots keep stale
-  /// handles stale.
-  let deadSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
+  /// The list of unused chunk entries.
+  var freeChunkEntry = Chunk.none
+  /// Slabs whose pages were released, by size class, with isolated slabs last. They are reused,
+  /// never freed, so their slots keep stale handles stale.
+  let reusableSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
   var slabChunkBytes = 0
-  /// Of chunks that nothing is needed of, and how many of them are kept.
+  /// Bytes of chunks that hold no secret, and how many of them are kept.
   var spareBytes = 0
   var keepBytes = 0
-  /// The place of the isolated chunk that became spare last.
+  /// The index of the isolated chunk that became spare last.
   var newestSpare = -1
   var peakBytesMapped = 0
-  /// Chunks that are being mapped outside of the locks, and their bytes.
-  var growing = 0
-  var bytesComing = 0
+  /// Chunks that are being mapped outside the locks, and their bytes.
+  var pendingChunks = 0
+  var pendingBytes = 0
   var forkProtection: ForkProtection?
 
   var bytesMapped = 0
-  /// The maps that chunks take between their guards.
+  /// The mappings that the chunks take between their guards.
   var dataMaps = 0
-  /// Under a page gate: pages that open without splitting a map, and pages that do not.
+  /// Under a page gate: pages that open without splitting a mapping, and pages that do not.
   var separatePages = 0
   var mergedPages = 0
   var bytesLocked = 0
@@ -254,11 +255,11 @@ struct ArenaCore {
   var lockFailure: LockFailure?
   var isSealed = false
   var isDestroyed = false
-  /// Something failed half way: nothing can be opened any more.
+  /// A change failed half way: nothing can be opened any more.
   var isBroken = false
-  /// Off the registry's list and the page.
-  var hasLeft = false
-  /// Raised by everything that the page tells.
+  /// Removed from the registry and from the stats page.
+  var isRemoved = false
+  /// Incremented by every change that must be published.
   var changes: UInt64 = 0
 
   var labels = LabelTable()
@@ -268,12 +269,12 @@ struct ArenaCore {
   static let largestChunkPages = 64
 
   init(
-    arena: ArenaReference, deadSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
+    arena: ArenaReference, reusableSlabs: UnsafeMutablePointer<UnsafeMutablePointer<Slab>?>
   ) {
     self.arena = arena
     options = arena.options
     mechanism = arena.mechanism
-    unsafe self.deadSlabs = unsafe deadSlabs
+    unsafe self.reusableSlabs = unsafe reusableSlabs
   }
 
   mutating func deallocate() {
@@ -287,7 +288,7 @@ struct ArenaCore {
     }
     chunks.deallocate()
     slabs.deallocate()
-    unsafe Metadata.free(deadSlabs)
+    unsafe Metadata.free(reusableSlabs)
     labels.deallocate()
   }
 
@@ -299,19 +300,20 @@ struct ArenaCore {
     return min(max(pages, Self.firstChunkPages), Self.largestChunkPages) * Page.size
   }
 
-  mutating func noteLockFailure(_ failure: SystemFailure?, _ told: LockFailure, byteCount: Int) {
+  mutating func recordLockFailure(_ failure: SystemFailure?, _ report: LockFailure, byteCount: Int)
+  {
     failedLocks &+= 1
     changes &+= 1
-    lockFailure = told
+    lockFailure = report
     page?.writer.event(.lockFailed, arena: arena.id, failure: failure, bytes: UInt64(byteCount))
   }
 
-  /// Names the limit behind a failure, where that can be seen.
+  /// Converts a failure into an error that names the limit behind it, if that can be determined.
   static func explained(_ failure: SystemFailure, needed: Int) -> EnclaveError {
     let error = EnclaveError.system(failure)
     switch failure.call {
     case .lockChunk, .mapSecretMemory:
-      // ENOSYS is 38, EPERM 1: the kernel has no such memory, or none for this process.
+      // ENOSYS is 38, EPERM 1: the kernel lacks memfd_secret or forbids it to this process.
       if failure.call == .mapSecretMemory, failure.errno == 38 || failure.errno == 1 {
         return .unsupported(.secretMemory, failure)
       }
@@ -327,7 +329,7 @@ struct ArenaCore {
     return mapLimit(or: failure)
   }
 
-  /// ENOMEM is 12, EAGAIN is 11: what map calls answer at vm.max_map_count.
+  /// ENOMEM (12) and EAGAIN (11) are what mapping calls return at vm.max_map_count.
   static func mapLimit(or failure: SystemFailure) -> EnclaveError {
     if failure.errno == 12 || failure.errno == 11, let inUse = ProcessFacts.mapCount(),
       let limit = ProcessFacts.mapLimit(), inUse + 3 >= limit
@@ -338,8 +340,8 @@ struct ArenaCore {
   }
 }
 
-/// Closes pages; tries twice. False when they stay open.
-func closeAgain(
+/// Closes pages, trying twice. Returns false if they stay open.
+func closeWithRetry(
   _ address: UnsafeMutableRawPointer, _ byteCount: Int, to protection: Protection = .closed
 ) -> Bool {
   for _ in 0..<2 {
@@ -360,7 +362,7 @@ extension EnclaveError {
 
   var isLockFailure: Bool {
     switch self {
-    // Secret memory is charged when it is mapped: EAGAIN (11) is its failed lock.
+    // memfd_secret pages are charged when mapped, so EAGAIN (11) is their failed lock.
     case .system(let failure):
       failure.call == .lockChunk
         || failure.call == .mapSecretMemory && failure.errno == 11

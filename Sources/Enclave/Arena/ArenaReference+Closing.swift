@@ -1,13 +1,13 @@
-// Freezing, sealing, destroying: what stops all windows first.
+// Freezing, sealing and destroying an arena: operations that first hold back all windows.
 
 import EnclaveStats
 import EnclaveSystem
 
 extension ArenaReference {
-  /// Holds new windows back, and waits for the frees that are under way, while `body` runs with all
-  /// locks; `windowsOpen`, and nothing has changed, when the windows that are open refuse it.
+  /// Runs `body` with all locks held, while new windows wait and after frees in progress have
+  /// finished. Throws `windowsOpen` without any change if `refuses` rejects the open windows.
   ///
-  /// `body` returns the access from now on; when anything throws, it is what it was before.
+  /// `body` returns the new access. If anything throws, the access is restored.
   private func change(
     unless refuses: (GateState.Windows) -> Bool,
     _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
@@ -17,19 +17,19 @@ extension ArenaReference {
     throw windowsError(windows)
   }
 
-  /// The windows that refuse it; nil when it was done.
+  /// Returns the windows if they were refused; nil if `body` ran.
   private func attemptChange(
     unless refuses: (GateState.Windows) -> Bool,
     _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
   ) throws(EnclaveError) -> GateState.Windows? {
     unsafe lock(stateWord)
     defer { unsafe unlock(stateWord) }
-    // A signal's wipe waits for no lock: what it sets, `destroyed`, stays, whatever comes of this.
+    // A signal's wipe takes no lock; the `destroyed` that it sets must survive this change.
     var before = gate.access
     while !gate.exchangeAccess(from: before, to: .changing) { before = gate.access }
     var after = before
     defer { _ = gate.exchangeAccess(from: .changing, to: after) }
-    gate.order()
+    gate.runBarrier()
     let windows = gate.windows
     if refuses(windows) { return windows }
     var tries: UInt32 = 0
@@ -37,7 +37,7 @@ extension ArenaReference {
     after = try withEverything { shards, core throws(EnclaveError) in
       core.changes &+= 1
       do throws(EnclaveError) { return try body(shards, &core) } catch {
-        // What failed half way may have left the arena unusable.
+        // A change that failed half way may have left the arena unusable.
         if core.isBroken { after = .destroyed }
         throw error
       }
@@ -62,10 +62,11 @@ extension ArenaReference {
   // MARK: - Freeze and seal
 
   func freeze() throws(EnclaveError) {
-    // Nothing is allocated any more: what is idle would be for nothing.
+    // Nothing will be allocated any more, so spare memory is useless.
     if gate.isOwn { asLibrary { _ = trim(all: true) } }
     try change { windows in
-      // An arena that shares its key needs another, which windows that are open would not have.
+      // An arena with a shared key needs another key, which windows that are already open would not
+      // have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
       return windows.writes > 0 || needsKey && windows.reads > 0
     } _: { shards, core throws(EnclaveError) in
@@ -109,7 +110,8 @@ extension ArenaReference {
         do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
           throw EnclaveError.system(error)
         }
-        // Nobody can write to it any more, a signal's wipe neither: that destroys the key.
+        // Nobody can write to it any more, not even a signal's wipe, which destroys the key
+        // instead.
         if hasCipherGate {
           core.chunks[index].wipeEntry?.remove()
           unsafe core.chunks.pointer(at: index).pointee.wipeEntry = nil
@@ -124,13 +126,13 @@ extension ArenaReference {
 
   // MARK: - Destroy
 
-  /// Wipes and unmaps everything, once no window is open; waits for that until `deadline`
-  /// (milliseconds since boot).
+  /// Wipes and unmaps everything once no window is open. Waits for windows until `deadline`, in
+  /// milliseconds since boot.
   func destroy(until deadline: UInt64) throws(EnclaveError) {
     while true {
       do throws(EnclaveError) {
         try change { windows in
-          // Nobody is left to use one that its thread has left open, nor to close it.
+          // An abandoned window has no thread left that could use or close it.
           windows.open > windows.abandoned
         } _: { shards, core throws(EnclaveError) in
           try wipeAndUnmap(shards, &core)
@@ -144,17 +146,17 @@ extension ArenaReference {
         ProcessFacts.pause(milliseconds: 1)
       }
     }
-    leave()
+    removeFromRegistry()
   }
 
-  /// Off the list and the page; the key is free for others.
-  private func leave() {
+  /// Removes the arena from the registry and the stats page, and returns its key to the pool.
+  private func removeFromRegistry() {
     let key = withCore { core -> Int? in
-      guard !core.hasLeft else { return nil }
-      core.hasLeft = true
+      guard !core.isRemoved else { return nil }
+      core.isRemoved = true
       return gate.key
     }
-    if let key { KeyPool.giveBack(key) }
+    if let key { KeyPool.release(key) }
     Registry.remove(self)
   }
 
@@ -163,11 +165,11 @@ extension ArenaReference {
   ) throws(EnclaveError) {
     var failure: SystemFailure?
     core.isDestroyed = true
-    core.isBroken = true  // whatever fails now: it cannot be used any more
+    core.isBroken = true  // whatever fails from here on, the arena is unusable
     if options.isHeldByAddress { core.markAddressesAsDestroyed() }
     if hasCipherGate {
       cipher.endKey()
-      ScratchMemory.giveAll(of: id)
+      ScratchMemory.releaseAll(of: id)
     }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {
       do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
@@ -178,8 +180,8 @@ extension ArenaReference {
     }
     countAsWiped(shards)
     if let failure { throw .system(failure) }
-    // Nobody can come back by an address, and a handle of C's is looked at no further than that: the
-    // metadata goes with the arena.
+    // No address finds these secrets any more, and C checks a handle's address first, so the memory
+    // is freed with the arena.
     if options.isHeldByAddress {
       for index in 0..<shardCount { shards[index].handles = 0 }
     }
@@ -193,8 +195,8 @@ extension ArenaReference {
     }
   }
 
-  /// Wipes everything and leaves it mapped, whoever has a window: what they read is zeros. Nothing
-  /// can be opened from now on.
+  /// Wipes everything but leaves it mapped, even under open windows, which then read zeros. Nothing
+  /// can be opened afterwards.
   ///
   /// Returns what could not be wiped.
   func wipeAndKeep() -> EmergencyWipe.Failure? {
@@ -204,72 +206,72 @@ extension ArenaReference {
     } _: { shards, core throws(EnclaveError) in
       core.isDestroyed = true
       gate.setWiped()
-      failure = core.wipeWhatCanBe()
+      failure = core.wipeReachable()
       countAsWiped(shards)
       return .destroyed
     }
     return failure
   }
 
-  /// The same for an arena that exit leaves out, by whoever knows that exit is done with it.
+  /// Wipes an arena that the exit handler skips, once exit no longer uses it.
   package func wipeAtExit() {
-    if gate.isOwn { wipeAndKeep()?.complain() }
+    if gate.isOwn { wipeAndKeep()?.printToStandardError() }
   }
 
   // MARK: - The last reference
 
-  /// The Arena object is gone: the handles that are left keep the memory.
-  func orphan() {
-    // A child leaves its parent's arenas alone; its copy of the metadata is not worth a risk.
+  /// The Arena object was released: the remaining handles keep the memory.
+  func releaseObject() {
+    // A child leaves its parent's arenas alone, and leaks its copy of this memory.
     guard gate.isOwn else { return }
     withEverything { shards, _ in
       var handles = 0
       for index in 0..<shardCount {
-        shards[index].isOrphan = true
+        shards[index].isObjectReleased = true
         handles += shards[index].handles
       }
-      unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.orphans)
+      unsafe addRelaxed(UInt64(handles) + 1, to: header.pointee.remainingHandles)
     }
-    releaseOrphan()
+    releaseRemainingHandle()
   }
 
-  /// A handle goes, and with the last one of an arena whose object is gone, the arena. Counting the
-  /// handle out and looking whether it is an orphan's is one step: `orphan` either counted this handle,
-  /// or comes later and does not.
+  /// Drops a handle. With the last handle of an arena whose object was released, the arena goes
+  /// too. The count and the check are one step under the shard's lock, so `releaseObject` either has
+  /// counted this handle or runs later.
   func dropHandle(_ shard: Int) {
-    let isOrphan = withShard(shard) { shard in
-      // Those of a C arena all went when it was destroyed.
+    let isObjectReleased = withShard(shard) { shard in
+      // The handles of a destroyed C arena were all dropped already.
       guard shard.handles > 0 else { return false }
       shard.handles -= 1
-      return shard.isOrphan
+      return shard.isObjectReleased
     }
-    if isOrphan { releaseOrphan() }
+    if isObjectReleased { releaseRemainingHandle() }
   }
 
-  /// One of them goes; the last one takes the arena with it.
-  func releaseOrphan() {
-    guard unsafe dropReference(header.pointee.orphans) == 0 else { return }
-    // Nobody else has a handle. Chunks that could not be wiped or unmapped keep their place in
-    // memory, closed; the metadata is not needed for that.
+  /// Drops one of the remaining handles; the last one destroys the arena.
+  func releaseRemainingHandle() {
+    guard unsafe dropReference(header.pointee.remainingHandles) == 0 else { return }
+    // No handles are left. Chunks that could not be wiped or unmapped stay mapped, closed; that
+    // does not need this memory.
     if gate.access != .destroyed || withCore({ $0.bytesMapped > 0 }) {
       do throws(EnclaveError) { try destroy(until: 0) } catch {
-        // A window that was jumped out of is still counted: then at least the contents go. The
-        // metadata stays, for a window that is closed late.
+        // A window that was left by a jump is still counted. Then wipe at least the contents, and
+        // keep this memory in case the window is closed later.
         wipeNow()
-        leave()
+        removeFromRegistry()
         return
       }
     }
-    leave()
+    removeFromRegistry()
     release()
   }
 
   // MARK: - Checks
 
-  /// Looks at every canary and every free slot; under a cipher gate also at every ciphertext. Returns
-  /// what is wrong.
+  /// Checks every canary and every free slot, and under a cipher gate every ciphertext. Returns what is
+  /// wrong.
   ///
-  /// No secret is being wiped meanwhile (its canaries would be half gone); windows may be open.
+  /// Frees are held back, because a half-wiped secret has no canary; windows may be open.
   func check() throws(EnclaveError) -> [Violation] {
     var found: [Violation] = []
     var live: [SecretHandle] = []
@@ -281,10 +283,10 @@ extension ArenaReference {
         unsafe try check(core.slabs[index].slab, shards, core, &found)
         if hasCipherGate { unsafe Self.addLive(core.slabs[index].slab, to: &live) }
       }
-      if gate.isWiped { throw .destroyed }  // meanwhile, by a signal
+      if gate.isWiped { throw .destroyed }  // a signal wiped meanwhile
       return gate.isFrozen ? .frozen : .open
     }
-    // Without a lock, since that takes as long as to decrypt it all.
+    // Without a lock, because decrypting everything takes long.
     for handle in live {
       if let violation = try handle.checkCiphertext() { found.append(violation) }
     }
@@ -321,29 +323,29 @@ extension ArenaReference {
     if mechanism == .pages { unsafe closePages(slab, writing: false, shard: &shards[shard]) }
   }
 
-  /// Wipes every chunk without a lock, as well as it can be done: the process is ending. Returns what
+  /// Wipes every chunk as far as possible, without a lock: the process is ending. Returns what
   /// could not be wiped.
   @discardableResult
   func wipeNow() -> EmergencyWipe.Failure? {
     guard gate.isOwn else { return nil }
-    return unsafe header.pointee.core.pointee.wipeWhatCanBe()
+    return unsafe header.pointee.core.pointee.wipeReachable()
   }
 }
 
 extension ArenaCore {
-  /// Zeros over everything that can be reached: what somebody else unmapped or protected meanwhile is
-  /// left out, page by page, and must not end the process.
-  func wipeWhatCanBe() -> EmergencyWipe.Failure? {
+  /// Overwrites everything reachable with zeros. Pages that somebody else has unmapped or protected
+  /// are skipped one by one; they must not end the process.
+  func wipeReachable() -> EmergencyWipe.Failure? {
     if arena.hasCipherGate {
-      // First: what a window closes or opens from now on is nothing.
+      // First, so that windows that close or open from now on leave nothing behind.
       arena.gate.setWiped()
-      arena.gate.order()
+      arena.gate.runBarrier()
       arena.cipher.destroyKey()
       ScratchMemory.wipe(of: arena.id)
     }
     var failure: EmergencyWipe.Failure?
     for index in 0..<chunks.count where chunks[index].isMapped {
-      do throws(SystemFailure) { try wipe(chunk: index, isDoubted: true) } catch {
+      do throws(SystemFailure) { try wipe(chunk: index, isBestEffort: true) } catch {
         var left = 0
         let chunk = chunks[index]
         for offset in stride(from: 0, to: chunk.carvedBytes, by: Page.size) {
@@ -363,17 +365,17 @@ extension ArenaCore {
     return failure
   }
 
-  /// Zeros over everything that was ever used of a chunk.
-  func wipe(chunk index: Int, isDoubted: Bool = false) throws(SystemFailure) {
+  /// Overwrites with zeros everything in a chunk that was ever used.
+  func wipe(chunk index: Int, isBestEffort: Bool = false) throws(SystemFailure) {
     let chunk = chunks[index]
-    // Sealed ciphertext stays; its key is gone.
+    // Sealed ciphertext cannot be overwritten; its key is destroyed.
     guard chunk.carvedBytes > 0, !(chunk.isSealed && mechanism == .cipher) else { return }
     if mechanism == .pages || (mechanism == .none || mechanism == .cipher) && arena.gate.isFrozen
-      || isDoubted && !chunk.isSealed
+      || isBestEffort && !chunk.isSealed
     {
       unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)
     }
-    if isDoubted {
+    if isBestEffort {
       return withAllKeysOpen {
         unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
       }
@@ -383,7 +385,7 @@ extension ArenaCore {
     arena.gate.closeKey(found)
   }
 
-  /// Moves all pages to another key; back again where that fails.
+  /// Moves all pages to another key. Moves them back if that fails.
   func retag(from old: Int, to new: Int) throws(SystemFailure) {
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try chunks[index].mapping.tag(key: new) } catch {
@@ -397,12 +399,12 @@ extension ArenaCore {
     }
   }
 
-  /// Makes all pages read-only; writable again where that fails.
+  /// Makes all pages read-only. Makes them writable again if that fails.
   func protectAll() throws(SystemFailure) {
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try chunks[index].mapping.freeze() } catch {
         for done in 0..<index where chunks[done].isMapped {
-          _ = unsafe closeAgain(
+          _ = unsafe closeWithRetry(
             chunks[done].mapping.data, chunks[done].mapping.byteCount, to: .readWrite)
         }
         throw error

@@ -1,77 +1,78 @@
-// Everything that can go wrong, and what to do about it.
+// The library's errors, with advice on what to do about them.
 
-// Its public types, the failed call and why, are part of this library's errors.
+// SystemFailure, SystemCall and their descriptions are part of this library's errors.
 @_exported public import EnclaveSystem
 
-/// A failure of the library: what was asked, what the system answered, and what to do.
+/// An error of the library: what was requested, what the system answered, and what to do.
 ///
-/// No case holds contents of a secret, and no description renders any.
+/// No case contains the contents of a secret, and no description renders any.
 public enum EnclaveError: Error, Sendable, Equatable {
-  /// A call to the kernel failed.
+  /// A kernel call failed.
   case system(SystemFailure)
-  /// This machine does not offer the mechanism that was asked for.
+  /// This machine does not offer the requested mechanism.
   case unsupported(Capability, SystemFailure)
   /// The process has too many mappings. `limit` is vm.max_map_count.
   case mapLimit(inUse: Int, limit: Int)
-  /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process, after what
-  /// was idle in its arenas was given back.
+  /// RLIMIT_MEMLOCK does not allow the lock. All in bytes; `inUse` is VmLck of the process, after
+  /// spare memory of its arenas was released.
   case lockLimit(soft: UInt64, inUse: UInt64, needed: UInt64)
-  /// The memory control group (cgroups(7)) has no room to lock so much: the kernel would kill the
-  /// process. All in bytes; `limit` is memory.max, `inUse` what the kernel cannot take back from the
+  /// The memory control group (cgroups(7)) has no room to lock this much, and the kernel would kill the
+  /// process. All in bytes; `limit` is memory.max, `inUse` what the kernel cannot reclaim from the
   /// group's processes.
   case memoryGroupLimit(limit: UInt64, inUse: UInt64, needed: UInt64)
-  /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes; nothing of what is
-  /// in use is idle.
+  /// The arena's own capacity (`Arena.Options.capacity`) is used up. Both in bytes; `inUse`
+  /// contains no spare memory.
   case capacity(inUse: Int, limit: Int)
-  /// A size below 0 or above 2 GiB, or an alignment that is no power of two up to a page.
+  /// A size below 0 or above 2 GiB, or an alignment that is not a power of two up to the page size.
   case invalidSize(byteCount: Int, alignment: Int)
-  /// The secret's first byte is not aligned as its elements need it, in bytes.
+  /// The secret is not aligned for its element type. The needed alignment is in bytes.
   case misaligned(neededAlignment: Int)
   /// The arena is frozen: its contents can only be read.
   case frozen
   /// The arena was destroyed.
   case destroyed
-  /// The arena or publisher belongs to the parent of this process.
+  /// The arena or publisher belongs to this process' parent.
   case inheritedByFork
-  /// The arena has open windows: so many, and the label of one of them.
+  /// The arena has open windows: their number, and the label of one of them.
   case windowsOpen(Int, label: String?)
-  /// The arena has open windows, all of them left open by threads that have ended: so many, and the
+  /// The arena's open windows were all left open by threads that have ended: their number, and the
   /// label of one of them.
   case windowsAbandoned(Int, label: String?)
-  /// The window was opened by another thread, and only that one can close it. It is still open.
+  /// The window was opened by another thread and only that thread can close it. It is still open.
   case windowOfAnotherThread
-  /// The arena is being frozen, sealed, checked or destroyed, and this cannot be waited for: a signal
-  /// handler interrupted the thread that does it, or it takes longer than 5 s. Under a cipher gate also
-  /// when the interrupted thread is opening or closing its own window to the secret.
+  /// The arena is being frozen, sealed, checked or destroyed, and this thread cannot wait for that:
+  /// it is in a signal handler that interrupted the change, or the change takes longer than 5 s.
+  /// Under a cipher gate also if the interrupted thread is opening or closing its own window to the
+  /// secret.
   case busy
-  /// There is no secret: nil was given, since it was parked or taken already.
+  /// There is no secret: it was parked or taken already.
   case noSecret
-  /// Sealing was asked for without a key or cipher gate: read-only memory that is sealed could not be
-  /// wiped.
+  /// Sealing requires a key gate or a cipher gate, because other read-only memory could not be
+  /// wiped once sealed.
   case sealNeedsKeyGate
-  /// The bytes that were asked for did not come: `received` did.
+  /// The input ended early, after `received` bytes.
   case endOfInput(received: Int)
-  /// This machine cannot encrypt as it was asked to: the cipher's name.
+  /// This machine does not support the requested cipher, whose name is given.
   case cipherUnavailable(String)
-  /// What was to be decrypted is not what was encrypted.
+  /// The ciphertext does not match what was encrypted.
   case notAuthentic
-  /// A secret of an arena with a cipher gate is not what was written: somebody changed its ciphertext.
-  /// It stays as it is; others are unharmed.
+  /// The ciphertext of a secret under a cipher gate was changed from outside. It is left as it is;
+  /// other secrets are unharmed.
   case tampered(label: String)
-  /// This thread has a window for writing to the secret (cipher gate), or another has.
+  /// The secret has a window for writing open, in this or another thread (cipher gate).
   case openForWriting
   /// This thread has too many windows to large secrets open (cipher gate).
   case noScratch
-  /// The arena's key was used as often as its cipher allows: 2^48 times by one thread.
+  /// The arena's key has been used as often as its cipher allows: 2^48 times by one thread.
   case noncesUsedUp
-  /// The process publishes already.
+  /// The process already publishes a stats page.
   case alreadyPublishing
-  /// The directory for the stats page is not fit for it, and why.
+  /// The directory cannot be used for the stats page, for this reason.
   case unsuitableDirectory(path: String, reason: String)
 }
 
 extension EnclaveError: CustomStringConvertible {
-  /// What was asked, what the system answered, and what to do.
+  /// What was requested, what the system answered, and what to do.
   public var description: String {
     switch self {
     case .system(let failure):
@@ -87,7 +88,7 @@ extension EnclaveError: CustomStringConvertible {
         + "LimitMEMLOCK= in the unit"
     case .memoryGroupLimit(let limit, let inUse, let needed):
       "memory.max of the control group is \(limit) bytes, \(inUse) are in use, \(needed) more are "
-        + "needed, and \(MemoryGroup.keptBytes) are kept free: raise it with MemoryMax= in the unit, or "
+        + "needed, and \(MemoryGroup.reservedBytes) are kept free: raise it with MemoryMax= in the unit, or "
         + "the container's memory limit"
     case .capacity(0, let limit):
       "the arena's capacity of \(limit) bytes has no room for such a secret: memory is taken in "
@@ -109,7 +110,7 @@ extension EnclaveError: CustomStringConvertible {
     case .windowOfAnotherThread:
       "the window was opened by another thread: close it there"
     case .busy:
-      // (One literal, as the two below: what a signal handler meets allocates nothing.)
+      // One literal, like the two below: a signal handler may need it and must not allocate.
       """
       the arena is being frozen, sealed, checked or destroyed: try again later, and in a signal \
       handler not before it has returned
@@ -117,7 +118,7 @@ extension EnclaveError: CustomStringConvertible {
     case .destroyed:
       "the arena was destroyed, and its secrets with it"
     case .noSecret:
-      "there is no secret: nil was given; it was parked or taken already"
+      "there is no secret: it was parked or taken already"
     case .inheritedByFork:
       "this process is a forked child, and the arena is its parent's: make one of its own"
     case .windowsOpen(let count, let label):
@@ -129,7 +130,7 @@ extension EnclaveError: CustomStringConvertible {
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
-      "\(cipher) cannot be used here: leave the choice to the library"
+      "\(cipher) is not available here: let the library choose"
     case .notAuthentic:
       "the ciphertext is not what this vault encrypted"
     case .tampered(let label):
@@ -151,9 +152,9 @@ extension EnclaveError: CustomStringConvertible {
 
 /// Why a scoped access did not return a value.
 public enum AccessError<Body: Error>: Error {
-  /// The window could not be opened; the body did not run.
+  /// The window could not be opened, or its contents were lost while it was open.
   case access(EnclaveError)
-  /// The body threw.
+  /// The body threw this error.
   case body(Body)
 }
 

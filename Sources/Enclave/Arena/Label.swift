@@ -1,23 +1,23 @@
-// Names for arenas and secrets.
+// Names of arenas and secrets.
 
 import EnclaveSystem
 
-/// A name that was written in the source: nothing that is only known at run time reaches the stats
-/// page through it.
+/// A name written as a literal in the source code, so that no text known only at run time reaches
+/// the stats page through it.
 @safe
 public struct Label: @unchecked Sendable, ExpressibleByStringLiteral, CustomStringConvertible {
-  /// A literal's, or a copy that lives as long as the process. A literal goes with its library
-  /// (dlclose(3)): whoever keeps a label keeps a copy of its text.
+  /// Points to a literal, or to an interned copy. A literal disappears when its library is unloaded
+  /// (dlclose(3)), so code that stores a label stores a copy of the text.
   let start: UnsafePointer<UInt8>
   let count: Int
 
-  /// A literal. Text beyond 64 bytes of UTF-8 is cut on the stats page.
+  /// Creates a label from a literal. The stats page cuts it after 64 bytes of UTF-8.
   public init(stringLiteral text: StaticString) {
     if text.hasPointerRepresentation {
       unsafe start = text.utf8Start
       count = text.utf8CodeUnitCount
     } else {
-      // A single scalar, held by value.
+      // A single scalar is stored by value and has no pointer.
       let utf8 = Array(String(text.unicodeScalar).utf8)
       let kept = unsafe utf8.withUnsafeBufferPointer { unsafe KeptText($0) }
       unsafe start = kept.start
@@ -25,8 +25,8 @@ public struct Label: @unchecked Sendable, ExpressibleByStringLiteral, CustomStri
     }
   }
 
-  /// A name of C's: copied here, since the caller may free or change it. At most 255 bytes are read
-  /// and kept.
+  /// Interns a name from C, because the caller may free or change it. Reads and keeps at most 255
+  /// bytes.
   @unsafe
   package init(copying text: UnsafePointer<CChar>) {
     let kept = unsafe KeptText(text)
@@ -34,23 +34,24 @@ public struct Label: @unchecked Sendable, ExpressibleByStringLiteral, CustomStri
     count = kept.count
   }
 
-  /// A name of C's that is copied before the call returns (`OwnedName`). At most 256 bytes are read.
+  /// Refers to a name from C that is copied before the call returns (`OwnedName`). Reads at most
+  /// 256 bytes.
   @unsafe
   package init(unowned text: UnsafePointer<CChar>) {
     unsafe start = UnsafeRawPointer(text).assumingMemoryBound(to: UInt8.self)
     count = unsafe KeptText.count(ofCString: text)
   }
 
-  /// The text.
+  /// The UTF-8 text.
   var bytes: UnsafeBufferPointer<UInt8> {
     unsafe UnsafeBufferPointer(start: start, count: count)
   }
 
-  /// The literal.
+  /// The text.
   public var description: String { unsafe String(decoding: bytes, as: UTF8.self) }
 }
 
-/// A copy of a name, freed with its owner: for arenas, which come and go in any number.
+/// A copy of a name that is freed with its owner: for arenas, whose number is unlimited.
 @safe
 struct OwnedName: BitwiseCopyable {
   let bytes: UnsafeBufferPointer<UInt8>

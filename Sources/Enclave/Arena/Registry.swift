@@ -1,19 +1,19 @@
-// What is process-wide by nature: the fork generation, the list of arenas, the one publisher.
+// Process-wide state: the fork generation, the list of arenas, and the publisher.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// The process' registry. Everything in it is reached under one lock word, which is held to change lists
-/// and to write the page, never across a call that maps, locks, unmaps, opens files or starts threads.
-/// `withPublishing` covers those that start and end a page. The order of locks is publishing, registry,
-/// arena.
+/// The process' registry. One lock guards all of it. The lock is held to change lists and to write
+/// the stats page, never across a call that maps, locks, unmaps, opens files or starts threads.
+/// `withPublishing` serialises those calls for starting and ending a page. Lock order: publishing,
+/// registry, arena.
 package enum Registry {
   @safe
   struct State {
     var generation: UInt64 = 0
     var arenas: [ArenaReference] = []
     var vaults: [KnownVault] = []
-    /// Records of vaults that are in use.
+    /// How many vault records are in use.
     var listedVaults = 0
 
     var nextArena: UInt64 = 1
@@ -22,18 +22,18 @@ package enum Registry {
     var hasReadEnvironment = false
     var hasExitHandler = false
     var nextPublication: UInt64 = 1
-    /// The process that this is the state of; 0 before the first use.
+    /// The pid of the process that this state belongs to; 0 before the first use.
     var process: Int32 = 0
-    /// How a forked child will publish, until it does.
-    var coming: StatsPublisher.Options?
+    /// How a forked child will publish; nil once it does.
+    var pendingOptions: StatsPublisher.Options?
     var triesToPublish = 0
-    /// Of a forked child, as it was when it was made: some programs clear their environment.
+    /// In a forked child, the environment at the fork: some programs clear theirs.
     var environment: StatsPageEnvironment?
 
     init() {}
 
-    /// The state of a forked child: numbers go on, and exit handlers were inherited.
-    init(succeeding parent: borrowing State) {
+    /// The initial state of a forked child: numbering continues, and exit handlers were inherited.
+    init(childOf parent: borrowing State) {
       nextArena = parent.nextArena
       nextPublication = parent.nextPublication
       hasExitHandler = parent.hasExitHandler
@@ -44,7 +44,7 @@ package enum Registry {
   struct Publication {
     var number: UInt64
     var file: StatsPageFile
-    /// Whose directory the page lies in, or was last tried to.
+    /// The user whose directory holds the page, or was tried last.
     var user: UInt32
     var options: StatsPublisher.Options
     var addresses: StatsPublisher.Addresses
@@ -53,7 +53,7 @@ package enum Registry {
     var ticks: UInt64 = 0
     var lockedBytes: UInt64?
     var isKept = false
-    /// ENCLAVE_STATS=1 started it, and nobody has called start since.
+    /// Started by ENCLAVE_STATS=1, and the program has not called start since.
     var isFromEnvironment = false
   }
 
@@ -68,9 +68,9 @@ package enum Registry {
     return unsafe state
   }()
 
-  /// Runs `body` under the registry's lock. A forked child starts with an empty registry, without its
-  /// parent's arenas, vaults and page. Another thread may have been changing the lists when it was
-  /// forked, so they are abandoned, not released.
+  /// Runs `body` under the registry's lock. A forked child starts with an empty registry, without
+  /// its parent's arenas, vaults and page. Another thread may have been changing the lists at the
+  /// fork, so they are leaked, not freed.
   static func with<R: ~Copyable, E: Error>(
     _ body: (inout State) throws(E) -> R
   ) throws(E) -> R {
@@ -79,16 +79,16 @@ package enum Registry {
     let process = ProcessFacts.pid
     if unsafe state.pointee.process != process {
       if unsafe state.pointee.process != 0 {
-        KeyPool.forget()
-        unsafe state.initialize(to: State(succeeding: state.pointee))
+        KeyPool.disownAll()
+        unsafe state.initialize(to: State(childOf: state.pointee))
       }
       unsafe state.pointee.process = process
     }
     return unsafe try body(&state.pointee)
   }
 
-  /// Runs `body` while nobody else starts, moves or ends the page: for as long as its files take. Who
-  /// makes and destroys arenas does not wait for it.
+  /// Runs `body` while no other thread starts, moves or ends the stats page, including its file
+  /// operations. Creating and destroying arenas does not wait for it.
   static func withPublishing<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
     unsafe lockInProcess(publishingWord)
     defer { unsafe unlock(publishingWord) }
@@ -97,8 +97,8 @@ package enum Registry {
 
   // MARK: - Forks
 
-  /// Takes the registry's lock for as long as the process forks; the arenas that the child will have. nil,
-  /// and no lock, where there are none. (The state is this process': it has an arena.)
+  /// Takes the registry's lock for the duration of a fork, and returns the arenas that the child
+  /// inherits. Returns nil, without the lock, if there are none.
   static func beginFork() -> [ArenaReference]? {
     unsafe lockInProcess(word)
     let arenas = unsafe state.pointee.arenas.filter { $0.options.isInheritedByFork }
@@ -109,24 +109,25 @@ package enum Registry {
 
   static func endFork() { unsafe unlock(word) }
 
-  /// In the child, whose locks the thread still holds: an own state, with the arenas that it inherits.
-  /// How it publishes; nil where its parent does not.
-  static func succeed(with arenas: [ArenaReference]) throws(EnclaveError) -> StatsPublisher.Options?
+  /// In the child, where the forking thread still holds the locks: sets up the child's own registry
+  /// with the inherited arenas. Returns how the child should publish; nil if its parent does not.
+  static func adoptInChild(_ arenas: [ArenaReference]) throws(EnclaveError) -> StatsPublisher
+    .Options?
   {
     let publication = unsafe state.pointee.publication
-    var own = unsafe State(succeeding: state.pointee)
+    var own = unsafe State(childOf: state.pointee)
     try prepare(&own)
     own.arenas = arenas
     own.process = ProcessFacts.pid
-    own.coming = unsafe publication?.options ?? state.pointee.coming
-    if own.coming != nil {
+    own.pendingOptions = unsafe publication?.options ?? state.pointee.pendingOptions
+    if own.pendingOptions != nil {
       own.hasReadEnvironment = true
       own.environment = unsafe state.pointee.environment ?? StatsPageEnvironment()
     }
-    KeyPool.forget()
+    KeyPool.disownAll()
     unsafe state.initialize(to: own)
     publication?.file.close()
-    return own.coming
+    return own.pendingOptions
   }
 
   // MARK: - Arenas
@@ -164,12 +165,12 @@ package enum Registry {
     let (mechanism, key) = try mechanism(options, kind)
     let arena: ArenaReference
     do throws(SystemFailure) {
-      try Metadata.expectRoom()
+      try Metadata.requireRoom()
       arena = try ArenaReference.make(
         id: id, name: name, options: options, mechanism: mechanism, key: key,
         canaries: Canaries(seed: seed), generation: generation)
     } catch {
-      if let key { KeyPool.giveBack(key) }
+      if let key { KeyPool.release(key) }
       throw .system(error)
     }
     with { state in
@@ -185,7 +186,7 @@ package enum Registry {
     return arena
   }
 
-  /// What closes an arena on this machine.
+  /// Chooses the mechanism and the key that close an arena on this machine.
   private static func mechanism(
     _ options: Arena.Options, _ kind: KeyKind
   ) throws(EnclaveError) -> (GateKind, Int?) {
@@ -193,7 +194,7 @@ package enum Registry {
     case .none: return (.none, nil)
     case .pages: return (.pages, nil)
     case .cipher:
-      guard SlotCipher.preferred != nil else { throw .cipherUnavailable("a cipher gate") }
+      guard AEAD.preferredForSlots != nil else { throw .cipherUnavailable("a cipher gate") }
       return (.cipher, nil)
     case .key, .automatic:
       do {
@@ -205,18 +206,18 @@ package enum Registry {
     }
   }
 
-  /// What the first arena and the first page need: to notice forks, and the exit.
+  /// Sets up what the first arena or page needs: fork detection and the exit handler.
   static func prepare(_ state: inout State) throws(EnclaveError) {
     if !state.hasExitHandler {
       do throws(SystemFailure) {
-        try perform(.watchExit) { StatsPageCalls.atExit { asLibrary { Registry.leave() } } }
+        try perform(.watchExit) { StatsPageCalls.atExit { asLibrary { Registry.atExit() } } }
       } catch { throw .system(error) }
       state.hasExitHandler = true
     }
     do { state.generation = try ForkWatch.prepare() } catch { throw .system(error) }
   }
 
-  /// Takes a destroyed arena off the list and the page.
+  /// Removes a destroyed arena from the list and the stats page.
   static func remove(_ arena: ArenaReference) {
     with { state in
       guard let index = state.arenas.firstIndex(where: { unsafe $0.header == arena.header }) else {
@@ -230,9 +231,9 @@ package enum Registry {
     }
   }
 
-  /// Counts a sealed mapping whose arena is gone. The caller holds an arena's locks, so the counts
-  /// have no lock of their own: they are added to atomically.
-  static func retire(byteCount: Int) {
+  /// Counts a sealed mapping of a destroyed arena, which stays mapped. Atomic, because the caller
+  /// holds an arena's locks and so cannot take the registry's.
+  static func countRetiredMapping(byteCount: Int) {
     unsafe addRelaxed(1, to: retired)
     unsafe addRelaxed(UInt64(byteCount), to: retired + 1)
   }
@@ -243,8 +244,8 @@ package enum Registry {
     return unsafe counts
   }()
 
-  /// Calls `body` for each arena of now, without the registry's lock: an arena that is released
-  /// meanwhile keeps its metadata until the walk is past it.
+  /// Calls `body` for each current arena, without holding the registry's lock. An arena that is
+  /// released meanwhile keeps its memory until it has been visited.
   static func forEachArena(_ body: (ArenaReference) -> Void) {
     let arenas = with { state in
       for arena in state.arenas { arena.retain() }
@@ -256,13 +257,13 @@ package enum Registry {
     }
   }
 
-  /// Zeros over every arena, without waiting for anybody: the process is ending.
+  /// Overwrites every arena with zeros, without waiting: the process is ending.
   static func wipeNow() {
-    forEachArena { $0.wipeNow()?.complain() }
+    forEachArena { $0.wipeNow()?.printToStandardError() }
   }
 
-  /// Zeros over every arena, which stay mapped and can never be used again. Returns what could not be
-  /// wiped.
+  /// Overwrites every arena with zeros. They stay mapped and can never be used again. Returns what
+  /// could not be wiped.
   @discardableResult
   package static func wipeEverything() -> [EmergencyWipe.Failure] {
     var failures: [EmergencyWipe.Failure] = []
@@ -273,7 +274,7 @@ package enum Registry {
     return failures
   }
 
-  /// Writes the page's counts as they are now.
+  /// Publishes the current counts.
   package static func refresh() {
     refreshArenas { _ in true }
     with { heartbeat(&$0) }

@@ -1,23 +1,24 @@
-// Secrets as integers.
+// Access to a secret's bytes as integers or other trivial values.
 
 extension Secret {
-  /// Opens a window for reading, as integers. Bytes that do not make a whole integer are left out.
+  /// Opens a window for reading, as integers. Trailing bytes that do not form a whole integer are
+  /// left out.
   ///
-  /// - Throws: as `withBytes(_:)`; `AccessError.access(.misaligned)` when the secret was allocated
-  ///   with a smaller alignment than the integer's.
+  /// - Throws: like `withBytes(_:)`; `AccessError.access(.misaligned)` if the secret was allocated
+  ///   with a smaller alignment than the integer needs.
   @inlinable
   public borrowing func withElements<
     Element: FixedWidthInteger & BitwiseCopyable, R: ~Copyable, E: Error
   >(
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
   ) throws(AccessError<E>) -> R {
-    // Every bit pattern of an integer is one.
+    // Every bit pattern is a valid integer.
     try unsafe withUnsafeElements(of: type, body)
   }
 
   /// Opens a window for reading and writing, as integers.
   ///
-  /// - Throws: as `withElements(of:_:)`.
+  /// - Throws: like `withElements(of:_:)`.
   @inlinable
   public mutating func withMutableElements<
     Element: FixedWidthInteger & BitwiseCopyable, R: ~Copyable, E: Error
@@ -34,8 +35,8 @@ extension Secret {
     }
   }
 
-  /// As `withElements(of:_:)`, for any trivial type: whether its bit patterns are valid is the
-  /// caller's to know.
+  /// Like `withElements(of:_:)`, for any trivial type. The caller must know that its bit patterns
+  /// are valid.
   @unsafe @inlinable
   public borrowing func withUnsafeElements<Element: BitwiseCopyable, R: ~Copyable, E: Error>(
     of type: Element.Type, _ body: (Span<Element>) throws(E) -> R
@@ -48,7 +49,7 @@ extension Secret {
     }
   }
 
-  /// "Secret(32 bytes)": no contents.
+  /// The size and no contents: "Secret(32 bytes)".
   public var description: String { "Secret(\(byteCount) bytes)" }
 }
 

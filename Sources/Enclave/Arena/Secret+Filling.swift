@@ -1,11 +1,11 @@
-// Bytes that go into a secret without passing through other memory.
+// Filling a secret without passing its bytes through other memory.
 
 import EnclaveSystem
 
 extension Secret {
-  /// Fills the secret from the system's randomness (getrandom(2)).
+  /// Fills the secret with random bytes from the system (getrandom(2)).
   ///
-  /// - Throws: as opening a window for writing; `system` when the kernel refuses.
+  /// - Throws: like opening a window for writing; `system` if the kernel refuses.
   public mutating func fillRandom() throws(EnclaveError) {
     let handle = handle
     unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
@@ -15,11 +15,11 @@ extension Secret {
     }
   }
 
-  /// Fills the secret from a descriptor (read(2)), straight into its memory. Blocks until all bytes
-  /// are there.
+  /// Fills the secret from a file descriptor (read(2)), directly into its memory. Blocks until all
+  /// bytes have arrived.
   ///
-  /// - Throws: as opening a window for writing; `endOfInput` when the input ends before, and what
-  ///   came is in the secret; `system` when the call fails.
+  /// - Throws: like opening a window for writing; `endOfInput` if the input ends early, with the
+  ///   bytes received so far in the secret; `system` if the call fails.
   public mutating func fill(fromDescriptor descriptor: Int32) throws(EnclaveError) {
     let handle = handle
     unsafe try handle.withWindow(writing: true) { address throws(EnclaveError) in
@@ -38,10 +38,10 @@ extension Secret {
 }
 
 extension Arena {
-  /// Allocates a secret and copies bytes into it. The bytes stay where they were: wiping them is the
-  /// caller's. `allocate(wiping:)` does both.
+  /// Allocates a secret and copies bytes into it. The caller has to wipe the original;
+  /// `allocate(wiping:)` does both.
   ///
-  /// - Throws: as `allocate`.
+  /// - Throws: like `allocate`.
   public func allocate(
     copying bytes: RawSpan, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
@@ -60,7 +60,7 @@ extension Arena {
   /// Allocates a secret and copies the bytes of a collection into it: an array, `Data`, a string's
   /// `utf8`.
   ///
-  /// - Throws: as `allocate`.
+  /// - Throws: like `allocate`.
   public func allocate(
     copying bytes: some Collection<UInt8>, label: Label? = nil, file: StaticString = #fileID,
     line: UInt32 = #line
@@ -75,10 +75,11 @@ extension Arena {
     return secret
   }
 
-  /// Allocates a secret, moves bytes into it, and wipes them where they were. Other copies of them (an
-  /// array that was copied or grew, what a file or a decoder left behind) stay.
+  /// Allocates a secret, copies bytes into it, and wipes the original. Other copies of them remain:
+  /// an earlier copy of an array or its storage before it grew, and what a file or a decoder left
+  /// in memory.
   ///
-  /// - Throws: as `allocate`; the bytes are as they were then.
+  /// - Throws: like `allocate`; then the original is unchanged.
   public func allocate(
     wiping bytes: inout MutableRawSpan, label: Label? = nil, file: StaticString = #fileID,
     line: UInt32 = #line
@@ -90,7 +91,7 @@ extension Arena {
     return secret
   }
 
-  /// As `allocate(wiping:)` of a span: the array keeps its length, and holds zeros.
+  /// Like `allocate(wiping:)` with a span: the array keeps its length and contains zeros.
   public func allocate(
     wiping bytes: inout [UInt8], label: Label? = nil, file: StaticString = #fileID,
     line: UInt32 = #line
@@ -100,7 +101,7 @@ extension Arena {
     return try allocate(wiping: &raw, label: label, file: file, line: line)
   }
 
-  /// Allocates a secret and fills it from the system's randomness.
+  /// Allocates a secret and fills it with random bytes from the system.
   public func allocateRandom(
     byteCount: Int, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
@@ -109,31 +110,31 @@ extension Arena {
     return secret
   }
 
-  /// Reads a line from a terminal without echo, straight into a secret: a passphrase.
+  /// Reads a passphrase: a line from a terminal without echo, directly into a secret.
   ///
-  /// Backspace erases a Unicode scalar, ^W a word and ^U everything; the terminal's own characters
-  /// for these work as well. ^D on an empty line ends the input. A newline is shown after the line.
-  /// What was typed before the prompt is discarded; what is typed behind the line stays for whoever
-  /// reads next. The kernel's terminal buffer has held the bytes; nothing of this process has, but
-  /// the secret, which is open only while bytes are taken, not while they are waited for.
+  /// Backspace erases a Unicode scalar, ^W a word and ^U everything, as do the terminal's own
+  /// characters for these. ^D on an empty line ends the input. A newline is shown after the line.
+  /// Input typed before the prompt is discarded; input after the line is left for the next reader.
+  /// The kernel's terminal buffer has held the bytes. In this process only the secret has, and it
+  /// is open only while bytes are taken, not while waiting.
   ///
-  /// SIGHUP, SIGINT (^C), SIGQUIT (^\\) and SIGTERM do what they would do, once the terminal is as
-  /// it was; when the process survives that, the input has ended. After a stop (^Z) the reading starts
-  /// over, with the prompt. Signals that are ignored, or blocked in every thread, stay so. Handlers that
-  /// other threads install for these signals meanwhile replace this; exit(3) and faults that
-  /// ``EmergencyWipe`` covers restore the terminal too. Blocks. Any thread, outside of signal
-  /// handlers; one thread of a process reads from a terminal at a time, others wait.
+  /// SIGHUP, SIGINT (^C), SIGQUIT (^\\) and SIGTERM have their usual effect once the terminal is
+  /// restored; if the process survives, the input has ended. After a stop (^Z), reading starts over
+  /// with the prompt. Signals that are ignored, or blocked in every thread, stay so. Handlers that
+  /// other threads install for these signals meanwhile replace this one. exit(3) and faults covered
+  /// by ``EmergencyWipe`` restore the terminal too. Blocks. Any thread, outside signal handlers;
+  /// one thread of a process reads from a terminal at a time, and others wait.
   ///
   /// - Parameters:
-  ///   - prompt: written to the terminal first, or to standard error if `descriptor` cannot be written.
-  ///   - descriptor: the terminal; anything else is read up to a newline, without echo settings.
-  ///   - limit: the longest line in bytes, at least 1; more is an `endOfInput`, on a terminal once
-  ///     the line is complete.
-  ///   - label: what the secret is counted under; the call site when there is none.
+  ///   - prompt: written to the terminal first, or to standard error if `descriptor` is not writable.
+  ///   - descriptor: the terminal. Anything else is read up to a newline, without changing echo.
+  ///   - limit: the longest line in bytes, at least 1. A longer line throws `endOfInput`, on a terminal
+  ///     once the line is complete.
+  ///   - label: the label to count the secret under; nil means the call site.
   ///   - file: the file of the call site.
   ///   - line: the line of the call site.
-  /// - Throws: as `allocate` and as opening a window for writing; `endOfInput` without a whole line;
-  ///   `system` when read(2) or tcsetattr(3) fails.
+  /// - Throws: like `allocate` and like opening a window for writing; `endOfInput` if there is no whole
+  ///   line; `system` if read(2) or tcsetattr(3) fails.
   public func readPassphrase(
     prompt: StaticString, from descriptor: Int32 = 0, limit: Int = 1024, label: Label? = nil,
     file: StaticString = #fileID, line: UInt32 = #line
@@ -149,9 +150,9 @@ extension Arena {
     return Secret(handle: try result.get())
   }
 
-  /// Gives the body memory that is a secret for as long as the body runs.
+  /// Passes the body memory that is a secret until the body returns.
   ///
-  /// - Throws: `AccessError.access` when it cannot be allocated or opened.
+  /// - Throws: `AccessError.access` if it cannot be allocated or opened.
   @inlinable
   public func withTemporary<R: ~Copyable, E: Error>(
     byteCount: Int, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line,
@@ -166,12 +167,12 @@ extension Arena {
 }
 
 extension ArenaReference {
-  /// Reads a line into a secret of its length, see `Arena.readPassphrase`. The prompt is UTF-8.
+  /// Reads a line into a secret of its length; see `Arena.readPassphrase`. The prompt is UTF-8.
   func readPassphrase(
     prompt: UnsafeBufferPointer<UInt8>, from descriptor: Int32, limit: Int, key: LabelKey
   ) throws(EnclaveError) -> SecretHandle {
     let limit = max(limit, 1)
-    // One more byte: what comes behind the longest line is a secret, too.
+    // One more byte: what follows the longest line must not leave secret memory either.
     let longest = Secret(
       handle: try allocate(
         Shard.Request(
@@ -186,7 +187,7 @@ extension ArenaReference {
     return handle
   }
 
-  /// The same for C, whose handlers of signals may run in this thread meanwhile.
+  /// The same for C. The application's signal handlers may run in this thread meanwhile.
   package func readPassphrase(
     prompt: UnsafePointer<CChar>?, from descriptor: Int32, limit: Int, label: Label
   ) throws(EnclaveError) -> SecretHandle {
@@ -202,13 +203,13 @@ extension ArenaReference {
       } catch { return .failure(error) }
     }
     let handle = try result.get()
-    countWindows(of: handle)
+    startCountingWindows(of: handle)
     return handle
   }
 }
 
 extension SecretHandle {
-  /// Reads a line; returns its length in bytes.
+  /// Reads a line and returns its length in bytes.
   fileprivate func readLine(
     prompt: UnsafeBufferPointer<UInt8>, from descriptor: Int32, limit: Int
   ) throws(EnclaveError) -> Int {

@@ -1,18 +1,17 @@
-// One allocation, and the scoped access to it.
+// One allocation, and scoped access to it.
 
 import EnclaveSystem
 
-/// A secret: one allocation in an arena, owned by whoever holds this value.
+/// A secret: one allocation in an arena, owned by the holder of this value.
 ///
-/// Its bytes are reached through a span that cannot leave the closure that it is given to. What the
-/// closure copies out of the span can: registers, stack temporaries and copies are the caller's to
-/// care for.
+/// Its bytes are accessible through a span that cannot leave its closure. What the closure copies
+/// out of the span can: registers, stack temporaries and copies are the caller's responsibility.
 ///
-/// When the value goes, the bytes are wiped and the slot is free. The value itself is a handle of
-/// four words; it holds the arena's memory alive, without reference counting.
+/// When the value is destroyed, the bytes are wiped and the slot is freed. The value is a handle of
+/// four words that keeps the arena's memory alive without reference counting.
 ///
-/// Threads: a secret can be sent to another thread, and used by one at a time; `SecretReference` is
-/// for many.
+/// Threads: a secret can be sent to another thread, but only one thread uses it at a time. For
+/// sharing, use `SecretReference`.
 @safe
 public struct Secret: ~Copyable, @unchecked Sendable {
   package private(set) var handle: SecretHandle
@@ -20,21 +19,21 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   init(handle: SecretHandle) { self.handle = handle }
 
   deinit {
-    // Failing here is counted and shown on the page; `destroy` is there for who wants to know.
+    // A failure is counted and shown on the stats page. `destroy` reports it to the caller.
     _ = try? arena.free(handle)
   }
 
   private var arena: ArenaReference { handle.arena }
 
-  /// The size in bytes that was asked for.
+  /// The requested size in bytes.
   public var byteCount: Int { Int(handle.byteCount) }
 
-  /// What the secret is counted under.
+  /// The label that the secret is counted under.
   package var labelKey: LabelKey {
     arena.withCore { core in core.labels.entries[Int(handle.label)].key }
   }
 
-  /// Aligned as what a window shows is.
+  /// Has the same alignment as the address that a window shows.
   @usableFromInline var slotStart: UnsafeMutableRawPointer { unsafe handle.address }
 
   @usableFromInline
@@ -51,7 +50,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   }
 
   /// Why closing a window returned false.
-  @usableFromInline var loss: EnclaveError { handle.loss }
+  @usableFromInline var lossReason: EnclaveError { handle.lossReason }
 
   /// Closes the window of a body that threw.
   @usableFromInline
@@ -61,15 +60,15 @@ public struct Secret: ~Copyable, @unchecked Sendable {
 
   /// Opens a window for reading, and closes it when the body returns or throws.
   ///
-  /// Windows nest. With a page gate other threads can read the pages while the window is open.
-  /// The body is synchronous: no window stays open across a suspension.
+  /// Windows nest. Under a page gate, other threads can read the pages while the window is open.
+  /// The body is synchronous, so no window stays open across a suspension.
   ///
-  /// - Throws: `AccessError.access` when the window cannot be opened (`destroyed`,
-  ///   `inheritedByFork`, `system`; `busy`, see there), or when its contents were lost while it was
-  ///   open: everything was wiped (`destroyed`), or this is a child that the body forked
-  ///   (`inheritedByFork`). The body's result is dropped then, since it may have read zeros.
-  ///   `AccessError.body` with what the body threw.
-  /// - Complexity: O(1): under a page gate two mprotect(2) calls, else none.
+  /// - Throws: `AccessError.access` if the window cannot be opened (`destroyed`, `inheritedByFork`,
+  ///   `system`, or `busy`, see there), or if its contents were lost while it was open: because everything
+  ///   was wiped (`destroyed`), or because this is a child that the body forked (`inheritedByFork`). The
+  ///   body's result is then dropped, since it may have read zeros. `AccessError.body` with the body's error.
+  /// - Complexity: O(1): two mprotect(2) calls under a page gate, otherwise none. Under a cipher gate,
+  ///   O(size).
   @inlinable
   public borrowing func withBytes<R: ~Copyable, E: Error>(
     _ body: (RawSpan) throws(E) -> R
@@ -83,13 +82,13 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       abandonWindow(writing: false, found)
       throw .body(error)
     }
-    guard closeWindow(writing: false, found) else { throw .access(loss) }
+    guard closeWindow(writing: false, found) else { throw .access(lossReason) }
     return result
   }
 
   /// Opens a window for reading and writing, and closes it when the body returns or throws.
   ///
-  /// - Throws: as `withBytes(_:)`.
+  /// - Throws: like `withBytes(_:)`.
   @inlinable
   public mutating func withMutableBytes<R: ~Copyable, E: Error>(
     _ body: (inout MutableRawSpan) throws(E) -> R
@@ -104,13 +103,13 @@ public struct Secret: ~Copyable, @unchecked Sendable {
       abandonWindow(writing: true, found)
       throw .body(error)
     }
-    guard closeWindow(writing: true, found) else { throw .access(loss) }
+    guard closeWindow(writing: true, found) else { throw .access(lossReason) }
     return result
   }
 
-  /// Whether two secrets have the same bytes, in a time that depends on their length alone.
+  /// Whether two secrets have equal bytes. The time depends on their length alone.
   ///
-  /// - Throws: when either cannot be opened.
+  /// - Throws: if either cannot be opened.
   public borrowing func isEqual(to other: borrowing Secret) throws(EnclaveError) -> Bool {
     guard byteCount == other.byteCount else { return false }
     let (a, b) = (handle, other.handle)
@@ -121,9 +120,10 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Whether the secret has these bytes, in a time that depends on their number alone: a token that a
-  /// client sent, say. (Whether the lengths differ can be told from the time.)
+  /// Whether the secret equals these bytes, for example a token sent by a client. The time depends
+  /// on their number alone. (A difference in length can be told from the time.)
   ///
+  /// - Throws: if the secret cannot be opened.
   /// - Throws: when the secret cannot be opened.
   public borrowing func isEqual(to bytes: RawSpan) throws(EnclaveError) -> Bool {
     guard byteCount == bytes.byteCount else { return false }
@@ -136,7 +136,7 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// As `isEqual(to:)` of a span, for an array, `Data`, or a string's `utf8`.
+  /// Like `isEqual(to:)` with a span, for an array, `Data`, or a string's `utf8`.
   public borrowing func isEqual(to bytes: some Collection<UInt8>) throws(EnclaveError) -> Bool {
     guard byteCount == bytes.count else { return false }
     let handle = handle
@@ -153,19 +153,20 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     return try result.get()
   }
 
-  /// Makes the secret larger or smaller: what it has of the new size stays, the rest is zeros. The
-  /// secret may move; what it leaves is wiped.
+  /// Changes the secret's size. The contents are kept up to the new size; added bytes are zero. The
+  /// secret may move, and then its old memory is wiped.
   ///
-  /// - Throws: as `Arena.allocate`; `frozen`; `windowsOpen` while another thread reads it. Nothing has
-  ///   changed then.
-  /// - Complexity: O(1) within its slot, else O(size).
+  /// - Throws: like `Arena.allocate`; `frozen`; `windowsOpen` while another thread reads it. Then
+  ///   nothing has changed.
+  ///
+  /// - Complexity: O(1) within its slot, otherwise O(size).
   public mutating func resize(to byteCount: Int) throws(EnclaveError) {
     handle = try handle.resize(to: byteCount)
   }
 
-  /// Allocates a secret of the same size in another arena, or the same, and copies the bytes there.
+  /// Allocates a secret of the same size in an arena, and copies the bytes into it.
   ///
-  /// - Throws: as `Arena.allocate`, or when this secret cannot be opened.
+  /// - Throws: like `Arena.allocate`, or if this secret cannot be opened.
   public borrowing func copy(
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
@@ -174,10 +175,10 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     return copy
   }
 
-  /// Moves the bytes into another arena: copies them there, and wipes and frees this secret.
+  /// Moves the bytes into another arena: copies them, then wipes and frees this secret.
   ///
-  /// - Throws: as `copy(into:)`, and this secret is as it was then; as `destroy`, and the copy is
-  ///   gone then.
+  /// - Throws: like `copy(into:)`, and then this secret is unchanged; like `destroy`, and then the
+  ///   copy is freed.
   public consuming func move(
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
@@ -186,11 +187,11 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     return copy
   }
 
-  /// Wipes the bytes and frees the slot. Letting the value go does the same and tells nobody when
-  /// it fails.
+  /// Wipes the bytes and frees the slot. Destroying the value does the same, but cannot report a
+  /// failure.
   ///
-  /// - Throws: `system` when the pages could not be opened to be wiped: the slot is not used again,
-  ///   and is wiped when the arena is destroyed. `inheritedByFork` in a child, where there is
+  /// - Throws: `system` if the pages could not be opened for wiping: then the slot is not reused,
+  ///   and it is wiped when the arena is destroyed. `inheritedByFork` in a child, where there is
   ///   nothing to wipe.
   public consuming func destroy() throws(EnclaveError) {
     let handle = self.handle
@@ -199,8 +200,8 @@ public struct Secret: ~Copyable, @unchecked Sendable {
     try arena.free(handle)
   }
 
-  /// Takes the address out of the handle, for code that works with pointers. From now on
-  /// `Arena.free(_:)` frees the secret, and the arena's gate decides who can touch it.
+  /// Returns the address and gives up ownership, for code that works with pointers. From then on
+  /// `Arena.free(_:)` frees the secret, and the arena's gate decides who can access it.
   @unsafe
   public consuming func leak() -> UnsafeMutableRawPointer {
     let address = unsafe handle.address
@@ -209,13 +210,13 @@ public struct Secret: ~Copyable, @unchecked Sendable {
   }
 }
 
-/// A secret that many can read: what an array, a dictionary, an actor or many tasks can hold.
+/// A secret that many can read: arrays, dictionaries, actors and tasks can hold references to it.
 ///
-/// The last reference to go wipes it.
+/// Releasing the last reference wipes it.
 public final class SecretReference: Sendable {
   private let secret: Secret
 
-  /// Takes a secret over.
+  /// Takes ownership of a secret.
   public init(_ secret: consuming Secret) { self.secret = secret }
 
   /// The size in bytes.
@@ -228,29 +229,29 @@ public final class SecretReference: Sendable {
     try secret.withBytes(body)
   }
 
-  /// Allocates a secret of the same size in an arena and copies the bytes there.
+  /// Allocates a secret of the same size in an arena, and copies the bytes into it.
   public func copy(
     into arena: Arena, label: Label? = nil, file: StaticString = #fileID, line: UInt32 = #line
   ) throws(EnclaveError) -> Secret {
     try secret.copy(into: arena, label: label, file: file, line: line)
   }
 
-  /// Lends the secret.
+  /// Lends the secret to the body.
   package func withSecret<R: ~Copyable, E: Error>(
     _ body: (borrowing Secret) throws(E) -> R
   ) throws(E) -> R { try body(secret) }
 
-  /// Whether two secrets have the same bytes, in a time that depends on their length alone.
+  /// Whether two secrets have equal bytes. The time depends on their length alone.
   public func isEqual(to other: SecretReference) throws(EnclaveError) -> Bool {
     try secret.isEqual(to: other.secret)
   }
 
-  /// Whether the secret has these bytes; see `Secret.isEqual(to:)`.
+  /// Whether the secret equals these bytes; see `Secret.isEqual(to:)`.
   public func isEqual(to bytes: RawSpan) throws(EnclaveError) -> Bool {
     try secret.isEqual(to: bytes)
   }
 
-  /// Whether the secret has these bytes; see `Secret.isEqual(to:)`.
+  /// Whether the secret equals these bytes; see `Secret.isEqual(to:)`.
   public func isEqual(to bytes: some Collection<UInt8>) throws(EnclaveError) -> Bool {
     try secret.isEqual(to: bytes)
   }
@@ -264,6 +265,6 @@ public final class SecretReference: Sendable {
 }
 
 extension SecretReference: CustomStringConvertible {
-  /// The size, nothing else.
+  /// The size and nothing else.
   public var description: String { "SecretReference(\(byteCount) bytes)" }
 }

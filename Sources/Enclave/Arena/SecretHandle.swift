@@ -1,15 +1,16 @@
-// Where a secret is: what every handle to it holds, in Swift and in C; and how a bare address
-// becomes one.
+// The location of a secret, as Swift and C handles hold it, and the lookup of a secret by its
+// address.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// The place of a secret, as of one generation of its slot. Trivial: copying it copies no right to
-/// the secret.
+/// The location of a secret, valid for one generation of its slot. Trivial: copying it grants no
+/// access.
 ///
-/// 32 bytes. With 16 (the slot, the generation and the size; the rest from the slot) a window took 9.1 ns
-/// instead of 8.5, an allocation 40 instead of 42, and 10,000 live secrets made no difference (minima of
-/// 36). It would also have to be looked up before anybody knows whether its arena is still there.
+/// A handle has 32 bytes. With 16 bytes (slot, generation and size, with the rest read from the
+/// slot) a window took 9.1 ns instead of 8.5 and an allocation 40 instead of 42; with 10,000 live
+/// secrets there was no difference (minima of 36 runs). A handle of 16 bytes would also need to be
+/// dereferenced before its arena is known to exist.
 @safe
 package struct SecretHandle: BitwiseCopyable {
   let slab: UnsafeMutablePointer<Slab>
@@ -23,7 +24,7 @@ package struct SecretHandle: BitwiseCopyable {
 }
 
 extension SecretHandle {
-  /// The slab and the slot that an address lies in; nil outside of every arena's slots. No lock.
+  /// The slab and slot that contain an address; nil outside every arena's slots. No lock.
   private static func slot(
     at address: UnsafeRawPointer
   ) -> (slab: UnsafeMutablePointer<Slab>, slot: Int)? {
@@ -34,8 +35,8 @@ extension SecretHandle {
     return unsafe slot < Int(slab.pointee.slotCount) ? (slab, slot) : nil
   }
 
-  /// The live secret in a slot. Its generation is read once, and first: who claims the slot with it
-  /// knows that nobody has changed the rest meanwhile.
+  /// The live secret in a slot. Its generation is read first and once: a caller that claims the
+  /// slot with this generation knows that the other fields have not changed since.
   init?(live slab: UnsafeMutablePointer<Slab>, slot: Int) {
     let entry = unsafe Slab.slots(of: slab) + slot
     generation = unsafe loadAcquire(&entry.pointee.generation)
@@ -47,7 +48,7 @@ extension SecretHandle {
     label = unsafe entry.pointee.label
   }
 
-  /// The live secret whose first byte is at an address. O(1), no lock.
+  /// The live secret that starts at an address. O(1), no lock.
   package static func live(startingAt address: UnsafeMutableRawPointer) -> SecretHandle? {
     guard let (slab, slot) = unsafe slot(at: address),
       let handle = unsafe SecretHandle(live: slab, slot: slot),
@@ -56,7 +57,7 @@ extension SecretHandle {
     return handle
   }
 
-  /// The live secret that a range of addresses lies within. O(1), no lock.
+  /// The live secret that contains an address range. O(1), no lock.
   package static func live(at range: UnsafeRawBufferPointer) -> SecretHandle? {
     guard let start = range.baseAddress, let (slab, slot) = unsafe slot(at: start),
       let handle = unsafe SecretHandle(live: slab, slot: slot)
@@ -65,8 +66,9 @@ extension SecretHandle {
     return offset >= 0 && offset <= Int(handle.byteCount) - range.count ? handle : nil
   }
 
-  /// The arena that an address lies in, and whether in a live secret; nil when it is no arena's.
-  static func whereabouts(
+  /// The arena that owns an address, and whether the address is in a live secret; nil if there is
+  /// none.
+  static func locate(
     of address: UnsafeRawPointer
   ) -> (arena: ArenaReference, isLive: Bool)? {
     guard let (slab, slot) = unsafe slot(at: address) else { return nil }
@@ -74,9 +76,8 @@ extension SecretHandle {
     return unsafe (slab.pointee.arena, Slot.isLive(generation))
   }
 
-  /// Whether the handle's slab is still there to be looked at: C can hold a handle for longer than
-  /// its arena lives.
-  var isKnown: Bool { unsafe pageOwner(of: address) == UnsafeMutableRawPointer(slab) }
+  /// Whether the handle's slab still exists: C may hold a handle longer than its arena lives.
+  var slabExists: Bool { unsafe pageOwner(of: address) == UnsafeMutableRawPointer(slab) }
 }
 
 extension ArenaReference {
@@ -88,13 +89,13 @@ extension ArenaReference {
     {
       return try free(handle, isUnique: false)
     }
-    let found = unsafe SecretHandle.whereabouts(of: address)
+    let found = unsafe SecretHandle.locate(of: address)
     let isFree = found.map { unsafe $0.arena.header == header && !$0.isLive } ?? false
-    misused(address: isFree ? .doubleFree : .foreignPointer)
+    reportMisuse(of: isFree ? .doubleFree : .foreignPointer)
   }
 
-  /// Reports an address that was freed and is no live secret's.
-  func misused(address kind: Violation.Kind) {
+  /// Reports that an address was freed that is not a live secret.
+  func reportMisuse(of kind: Violation.Kind) {
     withCore { $0.page?.writer.event(.corruption, arena: id) }
     ViolationHandler.report(
       Violation(kind: kind, arena: "\(name)", label: nil, byteCount: nil, offset: nil))

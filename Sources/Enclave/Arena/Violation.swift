@@ -1,22 +1,22 @@
-// What the library finds that must never be: writes out of bounds, double frees.
+// Memory misuse that the library detects: writes out of bounds, double frees.
 
 import EnclaveSystem
 
-/// Memory that was misused: what happened, and where.
+/// A detected misuse of memory: what happened, and where.
 public struct Violation: Sendable, Equatable, CustomStringConvertible {
   public enum Kind: String, Sendable, CaseIterable {
     /// Something wrote behind a secret.
     case overflow
     /// Something wrote in front of a secret.
     case underflow
-    /// Something wrote to a slot that is free.
+    /// Something wrote to a free slot.
     case writeAfterFree
-    /// A secret was freed that was free already.
+    /// A secret was freed that was already free.
     case doubleFree
-    /// An address was freed that is no secret's.
+    /// An address was freed that was not allocated by this arena.
     case foreignPointer
-    /// A secret was freed, by its address or by a handle of C's, while a window to it was open. It is
-    /// still there.
+    /// A secret was freed, by address or by a C handle, while a window to it was open. The secret
+    /// still exists.
     case freedWhileOpen
     /// A secret under a cipher gate is not what was written to it: somebody changed its ciphertext.
     /// `Arena.check()` finds it; a window throws `EnclaveError.tampered`.
@@ -24,13 +24,13 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
   }
 
   public let kind: Kind
-  /// The arena's name; empty where no arena is meant.
+  /// The arena's name; empty if no arena is concerned.
   public let arena: String
-  /// The secret's label or call site; nil where no secret is meant.
+  /// The secret's label or call site; nil if no secret is concerned.
   public let label: String?
-  /// The secret's size in bytes; nil where no secret is meant.
+  /// The secret's size in bytes; nil if no secret is concerned.
   public let byteCount: Int?
-  /// The first byte that is wrong, counted from the secret's first; nil where it has no meaning.
+  /// The first wrong byte, relative to the start of the secret; nil where that has no meaning.
   public let offset: Int?
 
   public init(kind: Kind, arena: String, label: String?, byteCount: Int?, offset: Int?) {
@@ -41,7 +41,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
     self.offset = offset
   }
 
-  /// What happened, in one line. No contents.
+  /// What happened, in one line without contents.
   public var description: String {
     let what =
       switch kind {
@@ -49,7 +49,7 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
       case .underflow: "something wrote in front of a secret"
       case .writeAfterFree: "something wrote to memory that is free"
       case .doubleFree: "a secret was freed twice"
-      case .foreignPointer: "an address was freed that is no secret's"
+      case .foreignPointer: "a freed address does not belong to a secret"
       case .freedWhileOpen: "a secret was freed while a window to it was open"
       case .tampered: "a secret is not what was written to it"
       }
@@ -61,11 +61,11 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
   }
 }
 
-/// What is done about a violation. Process-wide.
+/// The response to violations. Process-wide.
 public enum ViolationHandler {
   public enum Response: Sendable {
-    /// Every arena is wiped, the violation is printed to standard error, and the process ends by
-    /// abort(3). Whoever wrote there may have written elsewhere too: going on would be a guess.
+    /// Wipes every arena, prints the violation to standard error, and ends the process with
+    /// abort(3): the code that caused it may have written elsewhere too.
     case endProcess
     case goOn
   }
@@ -74,9 +74,9 @@ public enum ViolationHandler {
     unsafe makeLockWord()
   nonisolated(unsafe) private static var handler: (@Sendable (Violation) -> Response)?
 
-  /// Sets what decides; nil ends the process, as without a handler.
+  /// Sets the handler that chooses the response; nil means `endProcess`.
   ///
-  /// The handler runs on the thread that found the violation, outside of all locks; it may use the
+  /// The handler runs on the thread that found the violation, outside all locks, and may use the
   /// library.
   public static func set(_ handler: (@Sendable (Violation) -> Response)?) {
     unsafe lockInProcess(word)
@@ -89,9 +89,9 @@ public enum ViolationHandler {
     let handler = unsafe self.handler
     unsafe unlock(word)
     if let handler, asApplication({ handler(violation) }) == .goOn { return }
-    // In this order: the text may lie in memory that is wiped.
-    ProcessFacts.complain("Enclave: \(violation)\n")
-    Registry.refresh()  // the last thing that the page tells
+    // Print first: the text may be in memory that is about to be wiped.
+    ProcessFacts.writeToStandardError("Enclave: \(violation)\n")
+    Registry.refresh()  // the last update of the page
     Registry.wipeNow()
     ProcessFacts.abort()
   }

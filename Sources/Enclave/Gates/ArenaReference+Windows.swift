@@ -1,4 +1,4 @@
-// Windows, allocation and free: what takes which lock when.
+// Windows, allocation and free: which of them takes which lock, and when.
 
 import EnclaveStats
 import EnclaveSystem
@@ -9,7 +9,7 @@ extension ArenaReference {
   func allocate(
     _ request: Shard.Request, key: LabelKey
   ) throws(EnclaveError) -> SecretHandle {
-    // Before any lock: another thread of the parent may have held it when the child was made.
+    // Before any lock: in a forked child, another thread of the parent may have held it.
     guard gate.isOwn else { throw .inheritedByFork }
     let mine = GateState.thread & (shardCount - 1)
     do {
@@ -23,7 +23,7 @@ extension ArenaReference {
     }
   }
 
-  /// nil when the shard has no room.
+  /// Returns nil if the shard has no room.
   func allocateWithoutGrowing(
     _ request: Shard.Request, _ key: LabelKey, _ index: Int,
     fresh: UnsafeMutablePointer<Slab>? = nil
@@ -39,7 +39,7 @@ extension ArenaReference {
   @inline(never)
   private func addLabel(_ key: LabelKey, _ shard: inout Shard) throws(EnclaveError) -> UInt16 {
     do throws(SystemFailure) {
-      try Metadata.expectRoom()
+      try Metadata.requireRoom()
       let found = try withCore { core throws(SystemFailure) in
         let (label, isNew) = try core.labels.find(key)
         if isNew { core.publishNewLabel(label) }
@@ -50,12 +50,13 @@ extension ArenaReference {
     } catch { throw .system(error) }
   }
 
-  /// Whether the arena can be allocated from. (While it is being changed it still can: the change
-  /// waits for the shards. The caller holds a shard's lock, so the change is done, or has to wait.)
+  /// Throws unless the arena can be allocated from. While a change is in progress it can, because
+  /// the change waits for the shards: the caller holds a shard's lock, so the change is done or
+  /// still has to wait.
   private func checkAllocatable() throws(EnclaveError) {
     switch gate.access {
     case .open: return
-    case .changing: try withCore { core throws(EnclaveError) in try core.expectGrowth() }
+    case .changing: try withCore { core throws(EnclaveError) in try core.requireGrowth() }
     case .frozen: throw .frozen
     case .destroyed: throw .destroyed
     }
@@ -64,7 +65,7 @@ extension ArenaReference {
   // MARK: - The library's own window
 
   /// How far pages are open while nobody has a window.
-  var closed: Protection {
+  var idleProtection: Protection {
     switch mechanism {
     case .pages: .closed
     case .key: .readWrite
@@ -72,7 +73,8 @@ extension ArenaReference {
     }
   }
 
-  /// Whether windows open and close pages. (A switch: `==` on an enumeration was not inlined.)
+  /// Whether windows open and close pages. (A switch, because `==` on an enumeration is not
+  /// inlined.)
   @inline(__always)
   var hasPageGate: Bool {
     switch mechanism {
@@ -90,7 +92,7 @@ extension ArenaReference {
     }
   }
 
-  /// Whether writing needs pages to be opened.
+  /// Whether pages must be opened before they can be written.
   @inline(__always)
   var isClosedByPages: Bool {
     switch mechanism {
@@ -113,12 +115,12 @@ extension ArenaReference {
 
   // MARK: - Windows under a page gate
 
-  /// Opens a slab's pages as far as one more window needs it. The caller holds the shard's lock.
+  /// Opens a slab's pages as far as one more window needs. The caller holds the shard's lock.
   func openPages(
     _ slab: UnsafeMutablePointer<Slab>, writing: Bool, shard: inout Shard
   ) throws(EnclaveError) {
     let wanted: Protection = writing ? .readWrite : .read
-    if unsafe slab.pointee.needed(closed).rawValue < wanted.rawValue {
+    if unsafe slab.pointee.needed(idleProtection).rawValue < wanted.rawValue {
       do {
         unsafe try setProtection(wanted, at: slab.pointee.base, byteCount: slab.pointee.byteCount)
       } catch {
@@ -129,22 +131,22 @@ extension ArenaReference {
     if writing { unsafe slab.pointee.writers += 1 } else { unsafe slab.pointee.readers += 1 }
   }
 
-  /// mprotect(2) that fails may have opened the first of several maps.
+  /// A failed mprotect(2) may have opened the first of several mappings.
   private func undoOpening(_ slab: UnsafeMutablePointer<Slab>, shard: inout Shard) {
     guard unsafe slab.pointee.pageCount > 1, unsafe slab.pointee.stuck == .closed else { return }
-    let before = unsafe slab.pointee.needed(closed)
-    if unsafe !closeAgain(slab.pointee.base, slab.pointee.byteCount, to: before) {
+    let before = unsafe slab.pointee.needed(idleProtection)
+    if unsafe !closeWithRetry(slab.pointee.base, slab.pointee.byteCount, to: before) {
       unsafe markStuck(slab, shard: &shard)
     }
   }
 
-  /// Closes a slab's pages as far as the windows that are left allow.
+  /// Closes a slab's pages as far as the remaining windows allow.
   func closePages(_ slab: UnsafeMutablePointer<Slab>, writing: Bool, shard: inout Shard) {
-    let before = unsafe slab.pointee.needed(closed)
+    let before = unsafe slab.pointee.needed(idleProtection)
     if writing { unsafe slab.pointee.writers -= 1 } else { unsafe slab.pointee.readers -= 1 }
-    let after = unsafe slab.pointee.needed(closed)
+    let after = unsafe slab.pointee.needed(idleProtection)
     guard before != after else { return }
-    if unsafe closeAgain(slab.pointee.base, slab.pointee.byteCount, to: after) {
+    if unsafe closeWithRetry(slab.pointee.base, slab.pointee.byteCount, to: after) {
       if unsafe slab.pointee.stuck != .closed {
         unsafe shard.totals.stuckPages -= slab.pointee.byteCount / Page.size
         unsafe slab.pointee.stuck = .closed
@@ -166,8 +168,8 @@ extension ArenaReference {
 
   // MARK: - Entering
 
-  /// What is rare when a window is opened. Returns when it is to be tried again. No lock, no
-  /// malloc(3): it may be a signal handler that opens.
+  /// Handles the rare results of opening a window. Returns if the caller should try again. Takes no
+  /// lock and calls no malloc(3), because it may run in a signal handler.
   @inline(never)
   func wait(for entry: Int32, label: UInt16) throws(EnclaveError) {
     switch GateState.Entry(rawValue: entry) {
@@ -175,11 +177,10 @@ extension ArenaReference {
     case .noCounters:
       do { try gate.makeCounters(label: label) } catch { throw .system(error) }
     case .changing:
-      // What this thread was doing when it was interrupted may be what the change waits for, or the
-      // change itself.
+      // The interrupted code of this thread may be what the change waits for, or the change itself.
       if isInterruptedHere { throw .busy }
-      // And what the change waits for may wait for a lock of malloc(3)'s that it was in: so there is
-      // an end to waiting.
+      // The change may also wait for a malloc(3) lock that the interrupted code holds, so waiting
+      // is limited.
       let end = ProcessFacts.bootMilliseconds + Self.patienceMilliseconds
       var tries: UInt32 = 0
       while gate.access == .changing {
@@ -195,7 +196,7 @@ extension ArenaReference {
   /// Far longer than freezing or checking takes.
   private static var patienceMilliseconds: UInt64 { 5000 }
 
-  /// What is rare when a free begins, which is never a signal handler's.
+  /// Handles the rare results of beginning a free, which never happens in a signal handler.
   @inline(never)
   func waitToWipe(for entry: Int32) throws(EnclaveError) {
     guard GateState.Entry(rawValue: entry) == .changing else {
@@ -205,16 +206,16 @@ extension ArenaReference {
     while gate.access == .changing { ProcessFacts.backOff(&tries) }
   }
 
-  /// Whether this code runs in a signal handler that interrupted the library in this thread: nothing
-  /// can be waited for then.
+  /// Whether this code runs in a signal handler that interrupted the library in this thread. Then
+  /// it must not wait for anything.
   var isInterruptedHere: Bool { holdsLocks || gate.isWipingHere }
 
-  /// A window that could not be opened, for the counts. Waits for no lock.
+  /// Counts a window that could not be opened. Waits for no lock.
   @inline(never)
-  func openFailed(_ handle: SecretHandle, _ error: EnclaveError) {
+  func recordFailedOpen(_ handle: SecretHandle, _ error: EnclaveError) {
     guard gate.isOwn else { return }
     let word = unsafe shardWord(Int(handle.slab.pointee.shard))
-    guard !isInterruptedHere, unsafe tryLock(word) else { return gate.missOpen() }
+    guard !isInterruptedHere, unsafe tryLock(word) else { return gate.countMissedOpen() }
     defer { unsafe unlock(word) }
     let shard = unsafe header.pointee.shards.pointer(at: Int(handle.slab.pointee.shard))
     unsafe shard.pointee.totals.failedOpens &+= 1
@@ -224,8 +225,8 @@ extension ArenaReference {
 
   // MARK: - Free
 
-  /// Wipes a secret and takes its slot back. A handle of Swift is nobody else's; what C holds may
-  /// be freed by two threads at once, and one of them must win before either wipes.
+  /// Wipes a secret and frees its slot. A Swift handle has one owner. Two threads may free the same
+  /// C handle at once, and then one of them must win before either wipes.
   func free(_ handle: SecretHandle, isUnique: Bool = true) throws(EnclaveError) {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
@@ -238,7 +239,7 @@ extension ArenaReference {
       let entry = gate.enterWipe()
       if entry == 0 { break }
       if entry == GateState.Entry.destroyed.rawValue {
-        // It is wiped already; the handle goes. (An address may come twice.)
+        // Already wiped; only the handle is dropped. (C may free an address twice.)
         guard unsafe isUnique || Slot.claim(slot, handle.generation) else {
           violated(.doubleFree, handle, offset: nil)
           return
@@ -263,8 +264,9 @@ extension ArenaReference {
       throw error
     }
     let isFrozen = gate.isFrozen
-    // Sealed ciphertext cannot be written over: its nonce and tag are forgotten, its key goes with the
-    // arena. (Nobody seals meanwhile: that waits for this.)
+    // Sealed ciphertext cannot be overwritten: its nonce and tag are cleared, and its key is
+    // destroyed with the arena. (Sealing waits for this free, so the state cannot change
+    // meanwhile.)
     let isKept =
       unsafe hasCipherGate && isFrozen
       && header.pointee.core.pointee.chunks[Int(slab.pointee.chunk)].isSealed
@@ -275,8 +277,8 @@ extension ArenaReference {
           do throws(EnclaveError) {
             unsafe try openPages(slab, writing: true, shard: &shard)
           } catch {
-            // The contents are still there, so the slot is not used again: destroying the arena
-            // wipes it, or says that it cannot.
+            // The contents remain, so the slot is not reused. Destroying the arena wipes it, or
+            // reports that it cannot.
             shard.totals.failedOpens &+= 1
             shard.changes &+= 1
             shard.page?.writer.event(.openFailed, arena: id, failure: error.systemFailure)
@@ -292,28 +294,28 @@ extension ArenaReference {
     let found = gate.openKey(writing: true)
     let damage = isKept ? nil : canaries.wipeContents(of: handle)
     gate.closeKey(found)
-    let (aftermath, isOrphan) = withShard(shardIndex) { shard in
+    let (followUp, isObjectReleased) = withShard(shardIndex) { shard in
       if opensPages { unsafe closePages(slab, writing: true, shard: &shard) }
-      let aftermath = shard.finishFree(handle, isFrozen: isFrozen, isDamaged: damage != nil)
-      // What is still to be reported keeps its handle: the arena must be there for that.
+      let followUp = shard.finishFree(handle, isFrozen: isFrozen, isDamaged: damage != nil)
+      // A violation still to be reported keeps its handle, and with it the arena.
       if damage != nil { shard.handles += 1 }
-      return (aftermath, shard.isOrphan && damage == nil)
+      return (followUp, shard.isObjectReleased && damage == nil)
     }
-    switch aftermath {
+    switch followUp {
     case .nothing: break
     case .trim: asLibrary { _ = trim() }
     case .unmap: asLibrary { unsafe dropIsolatedSlab(slab) }
     }
-    // The last that is touched of the arena, where nothing else keeps it: who drops it waits for that.
+    // The last access to the arena if nothing else keeps it: whoever destroys it waits for this.
     gate.leaveWipe()
-    if isOrphan { releaseOrphan() }
+    if isObjectReleased { releaseRemainingHandle() }
     guard let damage else { return }
     violated(damage < 0 ? .underflow : .overflow, handle, offset: damage)
     dropHandle(shardIndex)
   }
 
   func violated(_ kind: Violation.Kind, _ handle: SecretHandle, offset: Int?) {
-    // A signal's wipe takes canaries and contents alike, and waits for no lock.
+    // A signal's wipe also overwrites canaries, and takes no lock.
     if gate.isWiped { return }
     let label = withCore { core in
       core.page?.writer.event(.corruption, arena: id, bytes: UInt64(handle.byteCount))
@@ -327,7 +329,7 @@ extension ArenaReference {
 }
 
 extension EnclaveError {
-  /// Whether another shard's free slots would help.
+  /// Whether free slots of another shard would help.
   var isExhaustion: Bool {
     switch self {
     case .lockLimit, .memoryGroupLimit, .mapLimit, .capacity: true

@@ -1,59 +1,41 @@
-// A cipher gate's key, and what is done with it: ciphertext rests in the slots, and a window decrypts one
-// secret into scratch memory of its thread.
+// The key of a cipher gate. Ciphertext rests in the slots; a window decrypts one secret into its thread's
+// scratch memory.
 
 import EnclaveSystem
 
-#if Sodium
-  internal import CEnclaveSodium
-#endif
-
-/// How secrets rest: both take a nonce of 12 bytes and make a tag of 16.
-enum SlotCipher: Sendable {
-  /// AES-256-GCM (NIST SP 800-38D).
-  case aes256gcm
-  /// ChaCha20-Poly1305 (RFC 8439).
-  case chacha20poly1305
-
-  /// The best that this processor has; nil without libsodium.
-  static let preferred: SlotCipher? = {
+extension AEAD {
+  /// The best cipher for slots on this processor; nil without libsodium. Both candidates take a nonce of 12
+  /// bytes and make a tag of 16, which is what `CipherSlot` has room for.
+  static let preferredForSlots: AEAD? = {
     #if Sodium
-      guard Sodium.isReady else { return nil }
-      return crypto_aead_aes256gcm_is_available() != 0 ? .aes256gcm : .chacha20poly1305
+      return [.aes256gcm, .chacha20poly1305].first { $0.isAvailable }
     #else
       return nil
     #endif
   }()
 }
 
-#if Sodium
-  /// libsodium chooses its implementations once; any thread.
-  package enum Sodium {
-    package static let isReady = sodium_init() >= 0
-  }
-#endif
-
-/// An arena's key, in a page of its own that is always locked, kept out of core dumps and forked
-/// children, and wiped by signals.
+/// An arena's key, in a separate page that is always locked, kept out of core dumps and forked children,
+/// and wiped by signals.
 ///
-/// The page: the key's schedule, then the counters that nonces are made of, one for some threads each, in
-/// a cache line of its own. A nonce is 4 bytes of shard and 8 of its counter, so none comes twice; a
-/// virtual machine that is copied while it runs repeats them.
+/// The page contains the key schedule, then the counters for nonces: one per group of threads, each in its
+/// own cache line. A nonce is 4 bytes of shard number and 8 of that shard's counter, so none is used twice.
+/// (A virtual machine that is cloned while it runs repeats them.)
 @safe
 struct CipherGate: BitwiseCopyable {
-  private static let keyBytes = 32
   private static let countersAt = 1024
   private static let shards = 32
-  /// A word that is 1 once the key is gone for good.
+  /// The offset of a word that is 1 once the key was destroyed for good.
   private static let endedAt = Page.size - 8
-  /// So often may the key be used (a window that is open adds one more each): far below what the
-  /// ciphers allow.
-  static let mostUses: UInt64 = 1 << 48
+  /// How often each shard may use the key (each open window may add one more): far below what the ciphers
+  /// allow.
+  static let usesLimit: UInt64 = 1 << 48
 
   private let mapping: GuardedMapping
   private let entry: WipeEntry
-  private let cipher: SlotCipher
+  private let cipher: AEAD
 
-  /// What a ciphertext is bound to, beside its key and nonce.
+  /// The associated data of a ciphertext, which binds it to its place and to this allocation.
   struct CiphertextBinding: BitwiseCopyable {
     var arena: UInt64
     var address: UInt64
@@ -61,29 +43,30 @@ struct CipherGate: BitwiseCopyable {
     var generation: UInt32
   }
 
-  init(_ cipher: SlotCipher, gate: GateState) throws(SystemFailure) {
+  init(_ cipher: AEAD, gate: GateState) throws(SystemFailure) {
+    precondition(cipher.nonceBytes == 12)
     try ScratchMemory.prepare()
     let mapping = try GuardedMapping(byteCount: Page.size)
     do throws(SystemFailure) {
       try mapping.excludeFromDumps()
-      try mapping.keepToItself()
+      try mapping.optOutOfPageMerging()
       _ = try mapping.keepFromFork()
       try mapping.lock()
-      // Before the first byte of a key.
+      // Before the first byte of the key is written.
       entry = unsafe try WipeEntry(data: mapping.data, gate: gate)
-      entry.use(Page.size)
+      entry.setUsed(Page.size)
     } catch {
       _ = try? mapping.unmap()
       throw error
     }
     self.mapping = mapping
     self.cipher = cipher
-    ScratchMemory.noteKey(byteCount: mapping.byteCount)
+    ScratchMemory.addKeyBytes(byteCount: mapping.byteCount)
     do throws(SystemFailure) {
       let key = unsafe mapping.data + Self.countersAt
-      unsafe try fillRandom(key, byteCount: Self.keyBytes)
+      unsafe try fillRandom(key, byteCount: AEAD.keyBytes)
       unsafe expand(key)
-      unsafe wipe(key, byteCount: Self.keyBytes)
+      unsafe wipe(key, byteCount: AEAD.keyBytes)
       clearResidue()
     } catch {
       free()
@@ -91,20 +74,20 @@ struct CipherGate: BitwiseCopyable {
     }
   }
 
-  /// Without the key, what is encrypted is nobody's any more.
+  /// Wipes the key, so that nothing encrypted under it can be decrypted.
   func destroyKey() { unsafe wipe(mapping.data, byteCount: Self.endedAt) }
 
-  /// The same, for good: the page need not be locked any more.
+  /// Wipes the key for good and unlocks its page.
   func endKey() {
     destroyKey()
     let ended = unsafe mapping.data + Self.endedAt
     guard unsafe loadRelaxed(ended) == 0 else { return }
     unsafe storeRelaxed(1, at: ended)
     _ = try? mapping.unlock()
-    ScratchMemory.noteKey(byteCount: -mapping.byteCount)
+    ScratchMemory.addKeyBytes(byteCount: -mapping.byteCount)
   }
 
-  /// No window is open.
+  /// Frees the page. No window may be open.
   func free() {
     endKey()
     entry.remove()
@@ -117,98 +100,66 @@ struct CipherGate: BitwiseCopyable {
 
   private var shard: Int { GateState.thread & (Self.shards - 1) }
 
-  /// Whether there are nonces for this thread.
-  var hasNonces: Bool { unsafe loadRelaxed(counter(shard)) < Self.mostUses }
+  /// Whether this thread has unused nonces.
+  var hasNonces: Bool { unsafe loadRelaxed(counter(shard)) < Self.usesLimit }
 
-  /// For tests: as if the key had been used so often by this thread.
-  func useUp() { unsafe storeRelaxed(Self.mostUses, at: counter(shard)) }
+  /// For tests: uses up this thread's nonces.
+  func useUp() { unsafe storeRelaxed(Self.usesLimit, at: counter(shard)) }
 
-  // MARK: - The ciphers
+  // MARK: - Encryption
 
   #if Sodium
     private func expand(_ key: UnsafeMutableRawPointer) {
-      let key = unsafe key.assumingMemoryBound(to: UInt8.self)
-      switch cipher {
-      case .aes256gcm: unsafe crypto_aead_aes256gcm_beforenm(state, key)
-      case .chacha20poly1305: unsafe mapping.data.copyMemory(from: key, byteCount: Self.keyBytes)
-      }
+      unsafe cipher.prepare(key: key, schedule: mapping.data)
     }
 
-    private var state: UnsafeMutablePointer<crypto_aead_aes256gcm_state> {
-      unsafe mapping.data.assumingMemoryBound(to: crypto_aead_aes256gcm_state.self)
-    }
-
-    /// Encrypts bytes where they lie, under a nonce that no other has.
+    /// Encrypts bytes in place, under a nonce that is never used again.
     func encrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ binding: CiphertextBinding
-    ) -> CipherSlot.Known {
-      var known = CipherSlot.Known()
+    ) -> CipherSlot.NonceAndTag {
+      var result = CipherSlot.NonceAndTag()
       let shard = self.shard
-      known.shard = UInt32(shard)
-      known.counter = unsafe nextCounter(counter(shard))
-      let text = unsafe bytes.assumingMemoryBound(to: UInt8.self)
-      let size = UInt64(byteCount)
+      result.shard = UInt32(shard)
+      result.counter = unsafe nextCounter(counter(shard))
       var tag: (UInt64, UInt64) = (0, 0)
-      unsafe Self.withBytes(known, binding) { nonce, associated, associatedCount in
+      unsafe Self.withBytes(result, binding) { nonce, associated in
         unsafe withUnsafeMutableBytes(of: &tag) { tag in
-          let tag = unsafe tag.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self)
-          switch cipher {
-          case .aes256gcm:
-            unsafe crypto_aead_aes256gcm_encrypt_detached_afternm(
-              text, tag, nil, text, size, associated, associatedCount, nil, nonce, state)
-          case .chacha20poly1305:
-            unsafe crypto_aead_chacha20poly1305_ietf_encrypt_detached(
-              text, tag, nil, text, size, associated, associatedCount, nil, nonce,
-              mapping.data.assumingMemoryBound(to: UInt8.self))
-          }
+          unsafe cipher.encrypt(
+            bytes, byteCount: byteCount, into: bytes, tag: tag.baseAddress.unsafelyUnwrapped,
+            nonce: nonce, associated: associated, schedule: mapping.data)
         }
       }
-      known.tag = tag
-      return known
+      result.tag = tag
+      return result
     }
 
-    /// Decrypts bytes where they lie; false, and zeros, when they are not what was encrypted.
+    /// Decrypts bytes in place. If they are not what was encrypted, returns false and writes zeros.
     func decrypt(
-      _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ known: CipherSlot.Known,
+      _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ nonceAndTag: CipherSlot.NonceAndTag,
       _ binding: CiphertextBinding
     ) -> Bool {
-      let text = unsafe bytes.assumingMemoryBound(to: UInt8.self)
-      let size = UInt64(byteCount)
-      let tag = known.tag
-      var result: Int32 = -1
-      unsafe Self.withBytes(known, binding) { nonce, associated, associatedCount in
+      let tag = nonceAndTag.tag
+      return unsafe Self.withBytes(nonceAndTag, binding) { nonce, associated in
         unsafe withUnsafeBytes(of: tag) { tag in
-          let tag = unsafe tag.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self)
-          switch cipher {
-          case .aes256gcm:
-            result = unsafe crypto_aead_aes256gcm_decrypt_detached_afternm(
-              text, nil, text, size, tag, associated, associatedCount, nonce, state)
-          case .chacha20poly1305:
-            result = unsafe crypto_aead_chacha20poly1305_ietf_decrypt_detached(
-              text, nil, text, size, tag, associated, associatedCount, nonce,
-              mapping.data.assumingMemoryBound(to: UInt8.self))
-          }
+          unsafe cipher.decrypt(
+            bytes, byteCount: byteCount, into: bytes, tag: tag.baseAddress.unsafelyUnwrapped,
+            nonce: nonce, associated: associated, schedule: mapping.data)
         }
       }
-      return result == 0
     }
 
     @inline(__always)
-    private static func withBytes(
-      _ known: CipherSlot.Known, _ binding: CiphertextBinding,
-      _ body: (_ nonce: UnsafePointer<UInt8>, UnsafePointer<UInt8>, UInt64) -> Void
-    ) {
-      var nonce: (UInt32, UInt32, UInt32) = (
-        known.shard, UInt32(truncatingIfNeeded: known.counter),
-        UInt32(truncatingIfNeeded: known.counter >> 32)
+    private static func withBytes<R>(
+      _ nonceAndTag: CipherSlot.NonceAndTag, _ binding: CiphertextBinding,
+      _ body: (_ nonce: UnsafeRawPointer, _ associated: UnsafeRawBufferPointer) -> R
+    ) -> R {
+      let nonce: (UInt32, UInt32, UInt32) = (
+        nonceAndTag.shard, UInt32(truncatingIfNeeded: nonceAndTag.counter),
+        UInt32(truncatingIfNeeded: nonceAndTag.counter >> 32)
       )
-      var binding = binding
-      unsafe withUnsafeBytes(of: &nonce) { nonce in
-        unsafe withUnsafeBytes(of: &binding) { associated in
-          unsafe body(
-            nonce.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self),
-            associated.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self),
-            UInt64(associated.count))
+      return unsafe withUnsafeBytes(of: nonce) { nonce in
+        unsafe withUnsafeBytes(of: binding) { associated in
+          unsafe body(nonce.baseAddress.unsafelyUnwrapped, associated)
         }
       }
     }
@@ -217,9 +168,9 @@ struct CipherGate: BitwiseCopyable {
     private func expand(_ key: UnsafeMutableRawPointer) {}
     func encrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ binding: CiphertextBinding
-    ) -> CipherSlot.Known { CipherSlot.Known() }
+    ) -> CipherSlot.NonceAndTag { CipherSlot.NonceAndTag() }
     func decrypt(
-      _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ known: CipherSlot.Known,
+      _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ nonceAndTag: CipherSlot.NonceAndTag,
       _ binding: CiphertextBinding
     ) -> Bool { false }
   #endif

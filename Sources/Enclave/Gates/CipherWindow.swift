@@ -1,15 +1,16 @@
-// Windows under a cipher gate: decrypted into scratch memory when they open, encrypted from there when
-// one for writing closes.
+// Windows under a cipher gate: a window decrypts into scratch memory when it opens; a write window
+// encrypts from there when it closes.
 //
-// Readers copy the ciphertext under the slot's sequence, and decrypt their copy: they wait for nobody. The
-// one writer of a secret has claimed it; what it writes is seen by windows that open after it has closed.
-// Only copying happens between the two changes of the sequence, never the cipher.
+// Readers copy the ciphertext under the slot's sequence and decrypt their copy; they wait for
+// nobody. A secret has one writer at a time, and its changes are visible in windows that open after
+// it closes. Between the two changes of the sequence only copying happens, no encryption.
 
 import EnclaveSystem
 
 extension SecretHandle {
-  /// What `openWindow` returns under a cipher gate, beside the bit that says whether the window was
-  /// counted: the scratch memory, and whether it is that of this thread's own window for writing.
+  /// Layout of the value that `openWindow` returns under a cipher gate, in addition to the bit that
+  /// says whether the window was counted: the scratch memory, and whether it belongs to this
+  /// thread's own write window.
   private static let scratchShift: UInt64 = 34
   private static let isShared: UInt64 = 1 << 33
 
@@ -25,11 +26,11 @@ extension SecretHandle {
 
   @inline(never)
   private func scratchBytes(_ found: UInt64) -> UnsafeMutableRawPointer {
-    // (Zero bytes have no scratch memory, and nobody reads them.)
+    // A secret of 0 bytes has no scratch memory; its address is never dereferenced.
     unsafe byteCount == 0 ? address : scratchStart(Self.scratch(found))
   }
 
-  /// Aligned as the slot is, up to 64; against the guard as closely as there.
+  /// The alignment of the slot, up to 64. In separate pages, as close to the guard as in the slot.
   private func scratchStart(_ place: ScratchMemory.Piece) -> UnsafeMutableRawPointer {
     guard place.isPages else { return unsafe place.start(beforeEnd: 0) }
     if unsafe slab.pointee.isIsolated {
@@ -51,11 +52,11 @@ extension SecretHandle {
       generation: generation)
   }
 
-  /// Decrypts the secret. The window is counted in; the caller counts it out when this throws.
+  /// Decrypts the secret. The window is already counted; if this throws, the caller ends the count.
   func openScratch(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) -> UInt64 {
     if byteCount == 0 { return 0 }
     let slot = cipherSlot
-    if let own = slot.own {
+    if let own = slot.ownWindow {
       if writing { throw .openForWriting }
       if case .contents(let bits) = own { return UInt64(bits) << Self.scratchShift | Self.isShared }
     }
@@ -63,19 +64,19 @@ extension SecretHandle {
     if writing, !gate.hasNonces { throw .noncesUsedUp }
     let place = try takeScratch(arena)
     if writing, !slot.claim(place.bits) {
-      ScratchMemory.give(place, of: arena.id)
+      ScratchMemory.release(place, of: arena.id)
       throw .openForWriting
     }
     do throws(EnclaveError) {
-      // Freed meanwhile: the slot may be another secret's.
-      guard isSame else { throw .destroyed }
+      // The secret may have been freed meanwhile, and the slot reused.
+      guard isCurrent else { throw .destroyed }
       try decrypt(arena, gate, slot, into: place, isClaimed: writing)
     } catch {
       if writing { slot.unclaim() }
-      ScratchMemory.give(place, of: arena.id)
+      ScratchMemory.release(place, of: arena.id)
       throw error
     }
-    if writing { slot.setWorking(false, place.bits) }
+    if writing { slot.setBusy(false, place.bits) }
     return UInt64(place.bits) << Self.scratchShift
   }
 
@@ -100,19 +101,20 @@ extension SecretHandle {
   }
 
   /// Whether the slot still holds this secret.
-  private var isSame: Bool {
+  private var isCurrent: Bool {
     unsafe loadAcquire(&(Slab.slots(of: slab) + Int(slot)).pointee.generation) == generation
   }
 
   private func takeScratch(_ arena: ArenaReference) throws(EnclaveError) -> ScratchMemory.Piece {
     let place: ScratchMemory.Piece?
-    // A signal handler that interrupted the library takes what is there.
+    // A signal handler that interrupted the library may only use scratch memory that is already
+    // mapped.
     let mayMap = !arena.isInterruptedHere
     do throws(SystemFailure) {
-      place = try ScratchMemory.take(
+      place = try ScratchMemory.allocate(
         byteCount: Int(byteCount), isIsolated: unsafe slab.pointee.isIsolated, mayMap: mayMap,
         for: arena.id)
-    } catch { throw .system(error) }  // (As it is: what explains it reads files.)
+    } catch { throw .system(error) }  // unchanged: explaining it would read files
     guard let place else { throw mayMap ? .noScratch : .busy }
     let start = unsafe scratchStart(place)
     if place.isPages {
@@ -132,34 +134,34 @@ extension SecretHandle {
     let start = unsafe scratchStart(place)
     var tries: UInt32 = 0
     while true {
-      if let (sequence, known) = unsafe slot.take(
+      if let (sequence, nonceAndTag) = unsafe slot.read(
         from: address, into: start, byteCount: Int(byteCount))
       {
-        if known.isBlank {
+        if nonceAndTag.isBlank {
           unsafe wipe(start, byteCount: Int(byteCount))
           return
         }
-        if known.isTampered { throw tampered(arena) }
+        if nonceAndTag.isTampered { throw tampered(arena) }
         let isAuthentic = unsafe gate.decrypt(
-          start, byteCount: Int(byteCount), known, binding(arena))
+          start, byteCount: Int(byteCount), nonceAndTag, binding(arena))
         clearResidue()
         if arena.gate.isWiped { throw .destroyed }
         if isAuthentic { return }
-        if slot.isStill(sequence) {
-          guard isSame else { throw .destroyed }
-          slot.condemn(sequence)
+        if slot.isUnchanged(since: sequence) {
+          guard isCurrent else { throw .destroyed }
+          slot.markTampered(sequence)
           throw tampered(arena)
         }
       }
       // A writer is copying, which takes less than a microsecond unless it was interrupted.
-      if arena.isInterruptedHere || slot.own == .working && !isClaimed || tries > 10_000 {
+      if arena.isInterruptedHere || slot.ownWindow == .busy && !isClaimed || tries > 10_000 {
         throw .busy
       }
       ProcessFacts.backOff(&tries)
     }
   }
 
-  /// By name, but where a signal handler interrupted the library.
+  /// Includes the label, except in a signal handler that interrupted the library.
   private func tampered(_ arena: ArenaReference) -> EnclaveError {
     .tampered(label: arena.isInterruptedHere ? "" : arena.labelText(label))
   }
@@ -176,16 +178,17 @@ extension SecretHandle {
       : unsafe arena.canaries.firstDamage(at: start + Int(byteCount)).map { $0 + Int(byteCount) }
     if writing {
       let slot = cipherSlot
-      slot.setWorking(true, place.bits)
+      slot.setBusy(true, place.bits)
       if !arena.gate.isWiped {
-        let known = unsafe arena.cipher.encrypt(start, byteCount: Int(byteCount), binding(arena))
-        unsafe slot.replace(address, with: start, byteCount: Int(byteCount), known)
-        // The key may have been wiped just now; what it made then is no ciphertext.
+        let nonceAndTag = unsafe arena.cipher.encrypt(
+          start, byteCount: Int(byteCount), binding(arena))
+        unsafe slot.replace(address, with: start, byteCount: Int(byteCount), nonceAndTag)
+        // The key may have been wiped meanwhile; then the result is not a ciphertext.
         if arena.gate.isWiped { unsafe wipe(address, byteCount: Int(byteCount)) }
       }
       slot.unclaim()
     }
-    ScratchMemory.give(place, of: arena.id)
+    ScratchMemory.release(place, of: arena.id)
     clearResidue()
     if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }

@@ -2,24 +2,24 @@
 
 import EnclaveSystem
 
-/// What arenas of one key have in common. Keys separate what must be separate: a window to a
-/// writable arena must not make a frozen one writable, nor a vault readable.
+/// What the arenas of one key have in common. A window to a writable arena must not make a frozen
+/// arena writable or a vault readable, so different kinds never share a key.
 enum KeyKind: Sendable { case writable, frozen, vault }
 
-/// The process' protection keys. Taken from the kernel when they are needed, never given back to
-/// it (it would hand a freed key out again, opened, over pages that still carry it); a key that no
-/// arena uses any more is used for the next.
+/// The process' protection keys. They are allocated from the kernel on demand and never freed: the
+/// kernel could hand out a freed key again, open, while pages still carry it. A key that no arena
+/// uses any more goes to the next arena.
 ///
-/// Each arena gets a key of its own while there are some; then arenas of one kind share. Three keys
-/// are left for frozen arenas and vaults.
+/// Each arena gets its own key as long as there are some; then arenas of one kind share. Three keys
+/// are reserved for frozen arenas and vaults.
 enum KeyPool {
   struct Entry {
     let key: Int
     var kind: KeyKind?
     var owners = 0
-    /// Somebody asked for it not to be shared.
+    /// An owner asked for it not to be shared.
     var isExclusive = false
-    /// Sealed pages carry it until the process ends: it can only serve frozen arenas.
+    /// Sealed pages carry it until the process ends, so it can only serve frozen arenas.
     var isBound = false
   }
 
@@ -29,7 +29,7 @@ enum KeyPool {
     unsafe makeLockWord()
   nonisolated(unsafe) private static var entries: [Entry] = []
 
-  /// A key for an arena.
+  /// Takes a key for an arena.
   static func take(_ kind: KeyKind, isExclusive: Bool) throws(SystemFailure) -> Int {
     unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
@@ -64,23 +64,23 @@ enum KeyPool {
       unsafe entries[shared].owners += 1
       return unsafe entries[shared].key
     }
-    // ENOSPC (28) is what the kernel answers when all are taken.
+    // The kernel returns ENOSPC (28) when all keys are taken.
     throw failure ?? SystemFailure(.allocateKey, errno: 28)
   }
 
-  /// The key for an arena that is being frozen: its own, where no other arena uses it; else one
-  /// that only frozen arenas use. `retag` moves the arena's pages, outside of the pool's lock: until it
-  /// has, the arena owns both keys.
+  /// Returns the key for an arena that is being frozen: its own key if no other arena uses it,
+  /// otherwise one that only frozen arenas use. `retag` moves the arena's pages, outside the pool's
+  /// lock; until it is done, the arena owns both keys.
   static func freeze(
     _ key: Int, isExclusive: Bool, retag: (Int) throws(SystemFailure) -> Void
   ) throws(SystemFailure) -> Int {
     let new = try pickFrozen(key, isExclusive: isExclusive)
     guard new != key else { return key }
     do { try retag(new) } catch {
-      giveBack(new)
+      release(new)
       throw error
     }
-    giveBack(key)
+    release(key)
     return new
   }
 
@@ -103,7 +103,7 @@ enum KeyPool {
     return unsafe entries.contains { $0.key == key && $0.kind != .frozen && $0.owners > 1 }
   }
 
-  /// Pages carry the key until the process ends.
+  /// Records that pages carry the key until the process ends.
   static func bind(_ key: Int) {
     unsafe lockInProcess(word)
     if let index = unsafe entries.firstIndex(where: { $0.key == key }) {
@@ -112,13 +112,13 @@ enum KeyPool {
     unsafe unlock(word)
   }
 
-  static func giveBack(_ key: Int) {
+  static func release(_ key: Int) {
     unsafe lockInProcess(word)
-    release(key)
+    releaseLocked(key)
     unsafe unlock(word)
   }
 
-  private static func release(_ key: Int) {
+  private static func releaseLocked(_ key: Int) {
     guard let index = unsafe entries.firstIndex(where: { $0.key == key }) else { return }
     unsafe entries[index].owners -= 1
     if unsafe entries[index].owners == 0 {
@@ -127,8 +127,8 @@ enum KeyPool {
     }
   }
 
-  /// In a forked child the parent's arenas are nobody's: they read as zeros or are not there.
-  static func forget() {
+  /// In a forked child: the parent's arenas are zeros or absent, so nothing uses the keys.
+  static func disownAll() {
     unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
     for index in unsafe entries.indices {

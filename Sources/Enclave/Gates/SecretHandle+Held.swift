@@ -1,16 +1,16 @@
-// A protection that stays: open or closed for every thread until some thread says otherwise, as
-// libsodium's sodium_mprotect_* have it. For adopted programs.
+// Protection that persists: a secret is open or closed for every thread until the next call, like
+// libsodium's sodium_mprotect_*. For adopted programs.
 
 import EnclaveStats
 import EnclaveSystem
 
 extension SecretHandle {
-  /// Opens the secret to all threads, or closes it, until the next call. It is a window that no thread
-  /// owns: the page counts it, the audit knows it, and freeing the secret closes it first. Under a page
-  /// gate, of a secret with pages of its own.
+  /// Opens the secret for all threads, or closes it, until the next call. It is a window that no
+  /// thread owns: it is published and audited, and freeing the secret closes it first. Only for
+  /// isolated secrets under a page gate.
   ///
-  /// How far it is held open now is what its slab's windows say: nobody else opens it (the caller sees
-  /// to that).
+  /// The slab's window counts say how far it is open now, so the caller must make sure that nothing
+  /// else opens it.
   private func hold(_ wanted: Protection) throws(EnclaveError) {
     let arena = self.arena
     guard arena.gate.isOwn else { throw .inheritedByFork }
@@ -35,7 +35,7 @@ extension SecretHandle {
       if wanted != .closed {
         arena.gate.leaveHeld(writing: wanted == .readWrite, label: label, undone: true)
       }
-      arena.openFailed(self, error)
+      arena.recordFailedOpen(self, error)
       throw error
     }
     if before == wanted {
@@ -61,7 +61,7 @@ extension SecretHandle {
     }
   }
 
-  /// In the secret's own slot.
+  /// Updates the window count in the secret's own slot.
   private func count(opened: Bool, closed: Bool) {
     guard unsafe Slab.countsWindows(of: slab) else { return }
     var change: UInt64 = opened ? Slot.windowOpened : 0
@@ -69,8 +69,8 @@ extension SecretHandle {
     unsafe addRelaxed(change, to: &Slab.slots(of: slab)[Int(slot)].windows)
   }
 
-  /// The same by number: 0 closed, 1 for reading, 2 for reading and writing. False where there is no such
-  /// protection, and for a secret that cannot be held open.
+  /// The same with a number: 0 closed, 1 for reading, 2 for reading and writing. Returns false for
+  /// any other number, and for a secret that cannot be held open.
   package func hold(_ protection: Int32) throws(EnclaveError) -> Bool {
     guard let wanted = Protection(rawValue: protection), canBeHeld else { return false }
     try hold(wanted)
@@ -79,7 +79,7 @@ extension SecretHandle {
 
   private var canBeHeld: Bool { unsafe arena.hasPageGate && slab.pointee.isIsolated }
 
-  /// Closes it if it is held open, then wipes and frees it.
+  /// Closes the secret if it is held open, then wipes and frees it.
   package func freeHeld() throws(EnclaveError) {
     if canBeHeld { try hold(.closed) }
     try free()

@@ -1,9 +1,10 @@
-// Opening and closing: what a window does on its way in and out.
+// Opening and closing windows.
 
 import EnclaveSystem
 
 extension SecretHandle {
-  /// Opens a window; returns what closing it puts back. A system call under a page gate, else none.
+  /// Opens a window. Returns the value that `closeWindow` needs. One system call under a page gate,
+  /// otherwise none.
   @inline(__always)
   package func openWindow(writing: Bool) throws(EnclaveError) -> UInt64 {
     let arena = self.arena
@@ -12,12 +13,12 @@ extension SecretHandle {
       let entry = gate.enter(writing: writing, label: label)
       if entry == 0 { break }
       do { try arena.wait(for: entry, label: label) } catch {
-        arena.openFailed(self, error)
+        arena.recordFailedOpen(self, error)
         throw error
       }
     }
     guard unsafe Slab.slots(of: slab)[Int(slot)].generation == generation else {
-      gate.undo(writing: writing, label: label)
+      gate.undoEntry(writing: writing, label: label)
       throw .destroyed
     }
     if arena.hasPageGate { try openPages(arena, writing: writing) }
@@ -26,7 +27,7 @@ extension SecretHandle {
       countWindow(Slot.windowOpened)
       counted = Self.isCounted
     }
-    // Counted before: who frees it meanwhile is refused.
+    // The window is counted by now, so freeing the secret is refused.
     let scratch =
       arena.hasCipherGate ? try openScratchOrUndo(arena, writing: writing, counted) : 0
     return scratch | counted | UInt64(gate.openKey(writing: writing))
@@ -37,8 +38,8 @@ extension SecretHandle {
     unsafe addRelaxed(change, to: &Slab.slots(of: slab)[Int(slot)].windows)
   }
 
-  /// Beside the key's bits: the window was counted in the secret's slot. (Publishing may start
-  /// while it is open.)
+  /// A flag above the key's bits: the window was counted in the secret's slot. (Publishing may
+  /// start while it is open.)
   private static var isCounted: UInt64 { 1 << 32 }
 
   @inline(never)
@@ -47,8 +48,8 @@ extension SecretHandle {
   ) throws(EnclaveError) -> UInt64 {
     do { return try openScratch(arena, writing: writing) } catch {
       if counted != 0 { countWindow(0 &- Slot.windowOpened) }
-      arena.gate.undo(writing: writing, label: label)
-      arena.openFailed(self, error)
+      arena.gate.undoEntry(writing: writing, label: label)
+      arena.recordFailedOpen(self, error)
       throw error
     }
   }
@@ -61,19 +62,19 @@ extension SecretHandle {
         unsafe try arena.openPages(slab, writing: writing, shard: &shard)
       }
     } catch {
-      arena.gate.undo(writing: writing, label: label)
-      arena.openFailed(self, error)
+      arena.gate.undoEntry(writing: writing, label: label)
+      arena.recordFailedOpen(self, error)
       throw error
     }
   }
 
-  /// Closes a window. False when the contents were not there all the while, and what was done with them
-  /// may have been done with zeros: `loss` says why.
+  /// Closes a window. Returns false if the contents were lost while it was open, so that the body
+  /// may have used zeros; `lossReason` says why.
   @inline(__always) @discardableResult
   package func closeWindow(writing: Bool, _ found: UInt64) -> Bool {
     let arena = self.arena
-    let isWhole = !arena.gate.isWiped
-    // In a forked child that was made inside of the body there is nothing to close but the key.
+    let isIntact = !arena.gate.isWiped
+    // In a child forked inside the body, only the key remains to be closed.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return false }
     if arena.hasCipherGate { closeScratch(arena, writing: writing, found) }
@@ -84,15 +85,15 @@ extension SecretHandle {
       }
     }
     arena.gate.leave(writing: writing, label: label)
-    return isWhole
+    return isIntact
   }
 
-  /// Why a window's contents were lost: everything was wiped, or this is a child that was forked while
-  /// it was open.
-  package var loss: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
+  /// Why a window's contents were lost: everything was wiped, or this is a child that was forked
+  /// while the window was open.
+  package var lossReason: EnclaveError { arena.gate.isOwn ? .destroyed : .inheritedByFork }
 
-  /// Runs a body in a window of its own, with where the bytes are. `destroyed` or `inheritedByFork`, and no result, when the
-  /// contents were lost meanwhile.
+  /// Runs a body in a new window, with the address of the bytes. Throws `destroyed` or
+  /// `inheritedByFork` instead of returning a result if the contents were lost meanwhile.
   package func withWindow<R: ~Copyable>(
     writing: Bool, _ body: (UnsafeMutableRawPointer) throws(EnclaveError) -> R
   ) throws(EnclaveError) -> R {
@@ -102,7 +103,7 @@ extension SecretHandle {
       closeWindow(writing: writing, found)
       throw error
     }
-    guard closeWindow(writing: writing, found) else { throw loss }
+    guard closeWindow(writing: writing, found) else { throw lossReason }
     return result
   }
 

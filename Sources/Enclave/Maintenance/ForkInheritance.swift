@@ -1,28 +1,32 @@
-// Forked children that go on with their parent's arenas: adopted programs and whole heaps, of which the
-// child's data is there and nowhere else.
+// Forked children that continue with their parent's arenas. For adopted programs and whole heaps,
+// whose children need the data.
 //
-//     parent    prepare: no free is under way, every lock is held     fork(2)     parent: locks go back
-//     child                                                                       child: the arenas are its own
+//     parent    prepare: frees finish, every lock is taken    fork(2)    parent: locks are released
+//     child                                                              child: takes over the arenas
 //
-// mlock(2) is not inherited, so the child locks again; "on fault", because mlock would copy each page that
-// the two share until one of them writes. What it may not lock any more (RLIMIT_MEMLOCK counts by process;
-// CAP_IPC_LOCK may be gone) is shown as such, and tried again. Where the parent publishes, the child does so
-// in a page of its own, after the time of a tick: by then one that only runs another program has done so.
+// A child does not inherit mlock(2), so it locks again; "on fault", because mlock would copy each
+// page that the two processes share until one of them writes. What the child may not lock
+// (RLIMIT_MEMLOCK is counted per process, and CAP_IPC_LOCK may be gone) is shown as unlocked and
+// retried. If the parent publishes, the child does so too, in a page of its own, after one tick: by
+// then a child that only executes another program has done so.
 //
-// Other arenas are zeros in the child, as ever. fork(2) by the C library alone runs this: after _Fork(3) or
-// a raw clone(2) the child has copies that are not locked, and every call there is `inheritedByFork`.
+// Other arenas are zeros in the child, as always. Only the C library's fork(2) runs these handlers:
+// after _Fork(3) or a raw clone(2) the child has unlocked copies, and every call throws
+// `inheritedByFork`.
 
 import EnclaveStats
 import EnclaveSystem
 
 package enum ForkInheritance {
-  /// What the forking thread holds, under the registry's lock.
+  /// The arenas that the forking thread has locked, and their access before. Guarded by the
+  /// registry's lock.
   nonisolated(unsafe) private static var held: [(arena: ArenaReference, access: GateState.Access)] =
     []
 
-  /// In the parent, before. False where there is nothing to inherit.
+  /// In the parent, before the fork. Returns false if there is nothing to inherit.
   package static func prepare() -> Bool {
-    // A signal handler that interrupted the library here can wait for nothing: its child inherits nothing.
+    // A signal handler that interrupted the library must not wait for locks; its child inherits
+    // nothing.
     guard ForkWatch.current != 0, !holdsLocks, let arenas = Registry.beginFork() else {
       return false
     }
@@ -30,7 +34,7 @@ package enum ForkInheritance {
     return true
   }
 
-  /// In the parent, after; also when there is no child.
+  /// In the parent, after the fork, even if it failed.
   package static func parent() {
     for (arena, access) in unsafe held.reversed() { arena.endFork(access) }
     unsafe held = []
@@ -44,8 +48,8 @@ package enum ForkInheritance {
     WipeTable.reportNowhere()
     StatsPageCalls.unguardPage()
     let publishing: StatsPublisher.Options?
-    do { publishing = try Registry.succeed(with: inherited.map(\.arena)) } catch {
-      // Without a generation of its own it is a child like any other: every call is an error.
+    do { publishing = try Registry.adoptInChild(inherited.map(\.arena)) } catch {
+      // Without its own generation this is an ordinary child: every call throws.
       for (arena, access) in inherited.reversed() { arena.endFork(access) }
       return Registry.endFork()
     }
@@ -57,7 +61,7 @@ package enum ForkInheritance {
     Registry.endFork()
     if inherited.contains(where: { $0.arena.lacksLocks }) { LockRetry.start() }
     guard let publishing else { return }
-    // A failure is counted with its call; the process is not seen then.
+    // A failure is counted with its call; memwatch then does not see the process.
     _ = try? perform(.startThread) {
       unsafe StatsPageCalls.startTicker(
         named: "enclave-stats", everyMs: publishing.tickMilliseconds, context: nil
@@ -69,15 +73,17 @@ package enum ForkInheritance {
 }
 
 extension Registry {
-  /// So many ticks are tried: a worker changes its user just now, say, and what it makes is another's.
-  private static var mostTries: Int { 50 }
+  /// How many ticks to try: a worker may just be changing its user, and its page would belong to
+  /// the wrong one.
+  private static var maximumTries: Int { 50 }
 
-  /// As ENCLAVE_STATS=1 starts it; unless the child has done so. Whether there is nothing left to do.
+  /// Starts publishing as ENCLAVE_STATS=1 does, unless the child has done so itself. Returns
+  /// whether there is nothing left to do.
   static func startPublishingInChild() -> Bool {
     let (options, isLast) = with { state -> (StatsPublisher.Options?, Bool) in
-      if state.publication != nil { state.coming = nil }
+      if state.publication != nil { state.pendingOptions = nil }
       state.triesToPublish += 1
-      return (state.coming, state.triesToPublish >= mostTries)
+      return (state.pendingOptions, state.triesToPublish >= maximumTries)
     }
     guard let options else { return true }
     guard ProcessFacts.settledUser != nil, let number = try? startPublishing(options: options)
@@ -85,7 +91,7 @@ extension Registry {
       return isLast
     }
     with { state in
-      state.coming = nil
+      state.pendingOptions = nil
       guard state.publication?.number == number else { return }
       state.publication!.isKept = true
       state.publication!.isFromEnvironment = true
@@ -95,15 +101,15 @@ extension Registry {
 }
 
 extension ArenaReference {
-  /// Waits so long for frees that are under way: longer means that one of them waits for this fork.
+  /// How long to wait for frees in progress. A longer free must itself be waiting for this fork.
   private static var patienceMilliseconds: UInt64 { 1000 }
 
-  /// Nothing of the arena changes until `endFork`, which gets what this returns.
+  /// Locks the arena until `endFork`, which takes the returned access.
   fileprivate func beginFork() -> GateState.Access {
     unsafe lock(stateWord)
     var before = gate.access
     while !gate.exchangeAccess(from: before, to: .changing) { before = gate.access }
-    gate.order()
+    gate.runBarrier()
     let end = ProcessFacts.bootMilliseconds + Self.patienceMilliseconds
     var tries: UInt32 = 0
     while gate.windows.wiping > 0, !gate.isWipingHere, ProcessFacts.bootMilliseconds < end {
@@ -121,28 +127,28 @@ extension ArenaReference {
     unsafe unlock(stateWord)
   }
 
-  /// In the child. The caller holds all locks.
+  /// In the child, with all locks held: makes the arena belong to this process.
   fileprivate func inherit(generation: UInt64) {
     gate.inherit(generation: generation)
-    for index in 0..<shardCount { unsafe header.pointee.shards[index].leavePage() }
+    for index in 0..<shardCount { unsafe header.pointee.shards[index].dropPage() }
     unsafe header.pointee.core.pointee.inherit()
   }
 }
 
 extension Shard {
-  /// The page is the parent's, and not there: nothing is written to it.
-  fileprivate mutating func leavePage() {
+  /// The page is the parent's and not mapped here, so nothing may be written to it.
+  fileprivate mutating func dropPage() {
     page = nil
-    hasNews = false
+    hasUnpublishedChanges = false
   }
 }
 
 extension ArenaCore {
   fileprivate mutating func inherit() {
-    leavePage()
-    // What other threads of the parent had begun to map is nobody's here.
-    growing = 0
-    bytesComing = 0
+    dropPage()
+    // Chunks that other threads of the parent were mapping do not exist here.
+    pendingChunks = 0
+    pendingBytes = 0
     for index in 0..<chunks.count where chunks[index].isMapped {
       let chunk = unsafe chunks.pointer(at: index)
       unsafe chunk.pointee.isAwaited = false
@@ -159,7 +165,7 @@ extension ArenaCore {
       unsafe chunk.pointee.isLocked = false
       unsafe chunk.pointee.lockErrno = error.errno
       bytesLocked -= mapping.byteCount
-      noteLockFailure(
+      recordLockFailure(
         error,
         LockFailure(
           errno: error.errno, atMs: ProcessFacts.bootMilliseconds,
@@ -168,7 +174,7 @@ extension ArenaCore {
     }
   }
 
-  private mutating func leavePage() {
+  private mutating func dropPage() {
     guard page != nil else { return }
     page = nil
     for index in 0..<labels.entries.count {
@@ -187,7 +193,7 @@ extension ArenaCore {
       }
       unsafe slab.pointee.listed = [0, 0]
       unsafe slab.pointee.unlisted = 0
-      unsafe slab.pointee.hasNews = false
+      unsafe slab.pointee.hasUnpublishedChanges = false
     }
   }
 }

@@ -1,20 +1,20 @@
-// Locking later what could not be locked before.
+// Retries locks that failed.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// Locks the chunks of arenas with `lock: .preferred` that mlock(2) refused, once RLIMIT_MEMLOCK was
+/// Locks chunks of arenas with `lock: .preferred` that mlock(2) refused, once RLIMIT_MEMLOCK was
 /// raised (prlimit(2)) or other memory was unlocked.
 ///
-/// A thread of its own, whether or not anybody publishes. It starts with the first chunk that cannot be
-/// locked, looks once a second, and ends when everything is locked. A forked child has none: its
-/// parent's arenas are not its own.
+/// Uses a thread of its own, whether or not the process publishes. The thread starts with the first
+/// chunk that cannot be locked, checks once a second, and ends when everything is locked. A forked
+/// child has no such thread, because its parent's arenas are not its own.
 enum LockRetry {
   static let intervalMs: UInt32 = 1000
 
   nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
     unsafe makeLockWord()
-  /// The process that has the thread.
+  /// The process that has the thread; 0: none.
   nonisolated(unsafe) private static var process: Int32 = 0
 
   private static func withWord<R>(_ body: () -> R) -> R {
@@ -23,8 +23,8 @@ enum LockRetry {
     return body()
   }
 
-  /// An arena has a chunk that should be locked. Holds no lock. Where no thread can be had, the next
-  /// such chunk tries again; the failure is counted.
+  /// Starts the thread if an arena has a chunk that should be locked. Called without locks. If no
+  /// thread can be created, the failure is counted, and the next such chunk tries again.
   static func start() {
     let isFirst = withWord {
       let isFirst = unsafe process != ProcessFacts.pid
@@ -41,7 +41,7 @@ enum LockRetry {
     } catch { withWord { unsafe process = 0 } }
   }
 
-  /// False ends the thread.
+  /// Returning false ends the thread.
   private static func tick() -> Bool {
     if let soft = (try? ProcessFacts.memlockLimit())?.soft {
       if soft == .max {
@@ -50,7 +50,7 @@ enum LockRetry {
         retry(headroom: soft > locked ? soft - locked : 0)
       }
     }
-    // Under the word: a chunk that comes after the look finds no thread, and starts one.
+    // Under the lock: a chunk that is added after this check finds no thread and starts one.
     return withWord {
       var isNeeded = false
       Registry.forEachArena { if $0.lacksLocks { isNeeded = true } }
@@ -61,27 +61,27 @@ enum LockRetry {
 
   private static func retry(headroom: UInt64) {
     var headroom = MemoryGroup.tooSmall(for: headroom).map { min($0.room, headroom) } ?? headroom
-    Registry.forEachArena { headroom = $0.lockLater(headroom: headroom) }
+    Registry.forEachArena { headroom = $0.retryLocks(headroom: headroom) }
   }
 }
 
 extension ArenaReference {
-  /// Whether a chunk could not be locked that should be.
+  /// Whether a chunk should be locked but is not.
   var lacksLocks: Bool {
     options.lock == .preferred && withCore { !$0.isDestroyed && $0.bytesLocked < $0.bytesMapped }
   }
 
-  /// Locks chunks that could not be locked before, as far as `headroom` bytes of RLIMIT_MEMLOCK
-  /// allow; returns what is left of them. Holds no lock: it takes the arena's for one piece of a chunk
-  /// at a time, so that nobody waits for mlock(2) of a large one.
-  func lockLater(headroom: UInt64) -> UInt64 {
+  /// Locks chunks that could not be locked before, using at most `headroom` bytes of
+  /// RLIMIT_MEMLOCK, and returns what is left of it. Call it without locks: it takes the arena's
+  /// locks for one piece of a chunk at a time, so that nobody waits for mlock(2) of a large chunk.
+  func retryLocks(headroom: UInt64) -> UInt64 {
     guard lacksLocks else { return headroom }
     var headroom = headroom
     var isMore = true
     while isMore {
       isMore = withEverything { _, core in
-        // The pages must be readable for mlock(2), and are closed again: not under an open window. (To
-        // be locked on fault they need not: adopted programs hold windows open for ever.)
+        // mlock(2) needs readable pages, which are then closed again, so no window may be open.
+        // (Locking on fault does not: adopted programs hold windows open forever.)
         let windows = gate.windows
         if core.isDestroyed
           || mechanism == .pages && !options.isLockedOnFault
@@ -97,16 +97,18 @@ extension ArenaReference {
 }
 
 extension ArenaCore {
-  /// So much is locked at once: a chunk of slabs, or a part of a larger one.
+  /// How much is locked at once: a slab chunk, or part of a larger one.
   private static let pieceBytes = Chunk.largestPages * Page.size
 
-  /// Locks the next piece of a chunk that is not locked and for which there is room; false when there is
-  /// none, or the kernel refused it. The caller holds all locks, and no window is open under a page gate.
+  /// Locks the next piece of an unlocked chunk that fits into the headroom. Returns false if there
+  /// is none, or if the kernel refused. The caller holds all locks, and under a page gate no window
+  /// is open.
   fileprivate mutating func lockPiece(_ headroom: inout UInt64) -> Bool {
     for index in 0..<chunks.count where chunks[index].isMapped && !chunks[index].isLocked {
       let chunk = unsafe chunks.pointer(at: index)
       let (mapping, done) = unsafe (chunk.pointee.mapping, chunk.pointee.lockedBytes)
-      // The rest of a chunk or nothing: half of it would be charged and protect nobody.
+      // All of a chunk or nothing: half a chunk would be charged to the limit without protecting
+      // anything.
       guard UInt64(mapping.byteCount - done) <= headroom else { continue }
       let byteCount = min(Self.pieceBytes, mapping.byteCount - done)
       guard unsafe lock(mapping.data + done, byteCount, ofChunk: index) else {
@@ -117,26 +119,26 @@ extension ArenaCore {
       }
       headroom -= UInt64(byteCount)
       unsafe chunk.pointee.lockedBytes += byteCount
-      if done + byteCount == mapping.byteCount { noteLocked(index) }
+      if done + byteCount == mapping.byteCount { recordLocked(index) }
       return true
     }
     return false
   }
 
-  /// mlock(2) of a part of a chunk, opened for it.
+  /// mlock(2) of a part of a chunk, which is opened for that.
   private mutating func lock(
     _ address: UnsafeMutableRawPointer, _ byteCount: Int, ofChunk index: Int
   ) -> Bool {
     if options.isLockedOnFault {
-      return unsafe (try? lockNewPages(address, byteCount: byteCount)) != nil
+      return unsafe (try? lockPages(address, byteCount: byteCount, onFault: true)) != nil
     }
     let isPages = mechanism == .pages
     if isPages, unsafe (try? setProtection(.read, at: address, byteCount: byteCount)) == nil {
-      // It may have opened the first of several maps.
+      // The call may have opened the first of several mappings.
       unsafe close(address, byteCount, ofChunk: index)
       return false
     }
-    // For writing: mlock(2) makes private pages as a write would, under the thread's own key.
+    // Open for writing: mlock(2) faults private pages in like a write, under the thread's own key.
     let found = arena.gate.openKey(writing: true)
     let isLocked = unsafe (try? lockPages(address, byteCount: byteCount)) != nil
     arena.gate.closeKey(found)
@@ -146,7 +148,7 @@ extension ArenaCore {
   }
 
   private func close(_ address: UnsafeMutableRawPointer, _ byteCount: Int, ofChunk index: Int) {
-    if unsafe closeAgain(address, byteCount) { return }
+    if unsafe closeWithRetry(address, byteCount) { return }
     for number in 0..<slabs.count where unsafe slabs[number].slab.pointee.chunk == UInt32(index) {
       unsafe arena.markStuck(
         slabs[number].slab,
@@ -154,7 +156,7 @@ extension ArenaCore {
     }
   }
 
-  private mutating func noteLocked(_ index: Int) {
+  private mutating func recordLocked(_ index: Int) {
     let chunk = unsafe chunks.pointer(at: index)
     let byteCount = unsafe chunk.pointee.mapping.byteCount
     unsafe chunk.pointee.isLocked = true

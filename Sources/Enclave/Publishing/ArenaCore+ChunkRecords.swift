@@ -1,4 +1,4 @@
-// The records of an arena's chunks.
+// The stats page records of an arena's chunks.
 
 import EnclaveStats
 import EnclaveSystem
@@ -21,7 +21,7 @@ extension ArenaCore {
       }
       return
     }
-    // Asked at each change of the chunks; the ticker takes the other arenas' addresses away.
+    // Checked whenever a chunk changes; the ticker withholds the other arenas' addresses.
     if page!.publishesAddresses, page!.followsDumpable,
       (try? ProcessFacts.isDumpable()) != true
     {
@@ -40,12 +40,12 @@ extension ArenaCore {
     let record = unsafe chunk.pointee.record
     page.chunks[Int(record)].clear(words: ChunkWord.allCases.count)
     page.maps[Int(record)].clear(words: StatsPageTable.maps.recordBytes / 8)
-    page.writer.giveBack(.chunks, record)
+    page.writer.release(.chunks, record)
     unsafe chunk.pointee.record = PageRecord.none
     unsafe chunk.pointee.mapSum = nil
   }
 
-  /// A chunk's state changed, its place did not.
+  /// Updates the record of a chunk whose state changed.
   func republishChunk(_ index: Int) {
     let chunk = chunks[index]
     guard let page, chunk.record != PageRecord.none else { return }

@@ -1,46 +1,46 @@
-// What lies in the pages of an arena's chunks, for the stats page: written at ticks, so that no
-// operation pays for it.
+// The maps of an arena's chunks on the stats page: what each page contains. Written at ticks, so
+// that no operation pays for it.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// How far the maps of an arena's chunks are up to date.
+/// How far the published maps of an arena's chunks are up to date.
 struct MapProgress: BitwiseCopyable {
-  /// The next chunk to be looked at.
+  /// The next chunk to examine.
   var cursor = 0
-  /// Chunks that were not looked at since the arena changed.
+  /// How many chunks were not examined since the arena changed.
   var left = 0
 
-  /// A tick looks at no more pages of an arena than this (8 MiB): some 0.2 ms. What is left waits
-  /// for the next.
-  static let pagesATick = 2048
-  /// All shards are locked for so many pages at a time.
+  /// The number of pages of an arena that a tick examines at most (8 MiB): some 0.2 ms. The rest
+  /// waits for the next tick.
+  static let pagesPerTick = 2048
+  /// The number of pages that are examined while all shards are locked.
   static let pagesAtOnce = 64
 }
 
 extension ArenaReference {
-  /// Writes the maps of chunks that may have changed.
+  /// Publishes the maps of chunks that may have changed.
   func refreshMaps() {
     let isDue = withCore { core -> Bool in
       guard core.page != nil else { return false }
-      if core.page!.hasChanged { core.page!.mapping.left = core.chunks.count }
-      return core.page!.mapping.left > 0
+      if core.page!.hasChanged { core.page!.mapProgress.left = core.chunks.count }
+      return core.page!.mapProgress.left > 0
     }
     guard isDue else { return }
     var pages = 0
-    while pages < MapProgress.pagesATick {
+    while pages < MapProgress.pagesPerTick {
       let looked = refreshSomeMaps()
       guard looked > 0 else { return }
       pages += looked
     }
   }
 
-  /// The next few chunks; returns how many pages were looked at. Shards are locked for what they cover; windows
-  /// are looked for once they are free again.
+  /// Handles the next few chunks, and returns how many pages were examined. The shards are locked
+  /// only while the contents are read, not while looking for windows.
   private func refreshSomeMaps() -> Int {
     for index in 0..<shardCount { unsafe lock(shardWord(index)) }
     return withCore { core in
-      // It may have been taken off the page since the last look.
+      // The arena may have been taken off the page meanwhile.
       let (drafts, pages) = core.page == nil ? ([], 0) : core.draftMaps()
       for index in 0..<shardCount { unsafe unlock(shardWord(index)) }
       if core.page != nil { core.publishMaps(drafts) }
@@ -49,7 +49,7 @@ extension ArenaReference {
   }
 }
 
-/// What is known of the pages of a slab.
+/// The map entries of a slab, before windows are looked up.
 @safe
 private struct Draft {
   let chunk: Int
@@ -59,15 +59,15 @@ private struct Draft {
 }
 
 extension ArenaCore {
-  /// What lies in the pages of the next few chunks, and how many pages those are. The caller holds all locks.
+  /// The contents of the next few chunks, and their number of pages. The caller holds all locks.
   fileprivate mutating func draftMaps() -> (drafts: [Draft], pages: Int) {
     guard page != nil, chunks.count > 0 else { return ([], 0) }
     var drafts: [Draft] = []
     var pages = 0
-    while page!.mapping.left > 0, pages < MapProgress.pagesAtOnce {
-      let index = page!.mapping.cursor % chunks.count
-      page!.mapping.cursor = index + 1
-      page!.mapping.left -= 1
+    while page!.mapProgress.left > 0, pages < MapProgress.pagesAtOnce {
+      let index = page!.mapProgress.cursor % chunks.count
+      page!.mapProgress.cursor = index + 1
+      page!.mapProgress.left -= 1
       pages += 1
       let chunk = chunks[index]
       guard chunk.isMapped, chunk.record != PageRecord.none else { continue }
@@ -85,7 +85,7 @@ extension ArenaCore {
         at += step
         pages += step / Page.size
       }
-      // A chunk that nothing was cut from yet.
+      // A chunk without slabs.
       if drafts.last?.chunk != index { write(map: .init(repeating: 0), of: index) }
     }
     return (drafts, pages)
@@ -101,10 +101,11 @@ extension ArenaCore {
     return contents
   }
 
-  /// Looks for windows where slabs do not count them, and writes the maps. The caller holds the core's lock, so
-  /// that slabs stay.
+  /// Looks up windows where slabs do not count them, and writes the maps. The caller holds the
+  /// core's lock, so that slabs stay.
   fileprivate mutating func publishMaps(_ drafts: [Draft]) {
-    // Under a page gate the slabs know who is in; else the slots do, and only while somebody is.
+    // A page gate counts windows per slab. Otherwise the slots count them; skip them if no window
+    // is open.
     let looksAtSlots = mechanism != .pages && arena.gate.windows.open > 0
     var map = Map(repeating: 0)
     for (index, draft) in drafts.enumerated() {

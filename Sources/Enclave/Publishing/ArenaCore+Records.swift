@@ -1,4 +1,4 @@
-// The records of an arena and of its labels.
+// The stats page records of an arena and of its labels.
 
 import EnclaveStats
 import EnclaveSystem
@@ -30,7 +30,7 @@ extension ArenaCore {
     if options.lock == .off && options.backing != .secret { return .off }
     if bytesLocked == bytesMapped { return .locked }
     if bytesLocked == 0 { return .unlocked }
-    // What holds nothing needs no lock.
+    // Memory without secrets need not be locked.
     return bytesMapped - bytesLocked == idleUnlockedBytes ? .locked : .partial
   }
 
@@ -64,13 +64,13 @@ extension ArenaCore {
     page!.peakSecrets = max(page!.peakSecrets, totals.shards.secrets, totals.shards.peakSecrets)
     page!.peakBytesInUse = max(
       page!.peakBytesInUse, totals.shards.bytesInUse, totals.shards.peakBytesInUse)
-    noteHeld(windows)
+    updateOpenTimes(windows)
     let written = SIMD8(
       totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes),
       UInt64(max(0, totals.unlistedSecrets)), 0, 0, 0)
-    let isNew = written != page!.written
-    page!.hasChanged = isNew || page!.isNew
-    (page!.written, page!.isNew) = (written, isNew)
+    let isNew = written != page!.lastWritten
+    page!.hasChanged = isNew || page!.changedLastTick
+    (page!.lastWritten, page!.changedLastTick) = (written, isNew)
     guard let page, let index = page.record, page.hasChanged || page.openSince != nil else {
       return
     }
@@ -120,7 +120,7 @@ extension ArenaCore {
     record.set(.separatePages, mechanism == .pages ? UInt64(separatePages) : unknown)
     record.set(.mergedPages, mechanism == .pages ? UInt64(mergedPages) : unknown)
     record.set(.guardPages, UInt64(chunkCount * 2))
-    // A frozen arena does not grow any more.
+    // A frozen arena does not grow.
     record.set(
       .nextChunkBytes,
       arena.gate.isFrozen
@@ -128,9 +128,9 @@ extension ArenaCore {
     record.end()
   }
 
-  /// A window that is seen open at two ticks with none opened between is the same one: so the ticker
-  /// tells how long windows are held, and no window asks a clock.
-  private mutating func noteHeld(_ windows: GateState.Windows) {
+  /// If windows are open at two ticks and none was opened in between, they are the same windows. So
+  /// the ticker measures how long windows stay open, and no window reads a clock.
+  private mutating func updateOpenTimes(_ windows: GateState.Windows) {
     let now = page!.writer.now
     if windows.open == 0 || page!.openSince == nil || windows.opens != page!.opensWhenOpen {
       page!.openSince = windows.open == 0 ? nil : now
@@ -141,7 +141,7 @@ extension ArenaCore {
     }
   }
 
-  /// What is locked is compared with VmLck: it does not wait for a tick.
+  /// Published at once, not at a tick, because memwatch compares it with VmLck.
   func publishLocked() {
     guard let page, let index = page.record else { return }
     let record = page.arenas[Int(index)]

@@ -1,13 +1,13 @@
-// What an arena writes into the stats page. Nothing here is reached unless the process publishes.
+// What an arena publishes on the stats page. Nothing here runs unless the process publishes.
 //
-// Chunks, events and new labels are written when they happen. Secrets, counts, windows and states are
-// kept in ordinary memory anyway, and written by the publisher's thread at each tick: so that an
-// operation pays nothing for them, and shards stay apart.
+// Chunks, events and new labels are written when they happen. Secrets, counts, windows and states
+// are kept in ordinary memory anyway; the publisher's thread writes them at each tick, so that
+// operations pay nothing for them and shards do not contend.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// An arena's places on the page.
+/// An arena's records on the page, and what was last published.
 @safe
 struct ArenaPublication {
   let pageWriter: Unmanaged<StatsPageWriter>
@@ -15,32 +15,32 @@ struct ArenaPublication {
   let labels: TableWriter<LabelWord>
   let chunks: TableWriter<ChunkWord>
   let maps: TableWriter<MapWord>
-  /// nil: the table of arenas is full.
+  /// nil if the table of arenas is full.
   let record: UInt32?
   var publishesAddresses: Bool
-  /// Addresses go when the process is not dumpable any more.
+  /// Whether addresses are withheld once the process is not dumpable any more.
   let followsDumpable: Bool
   var unlistedChunks: UInt64 = 0
-  /// The counts of changes, windows and unlisted secrets when the record was written last.
-  var written: SIMD8<UInt64>?
-  /// Windows opened, and open, when secrets were written last.
+  /// The counts of changes, windows and unlisted secrets that were last published.
+  var lastWritten: SIMD8<UInt64>?
+  /// Windows opened in total, and open now, when secrets were last published.
   var listedWindows = SIMD2<UInt64>()
-  /// They had changed then.
-  var hasMoved = false
-  /// They changed at the last tick.
-  var isNew = true
-  /// They changed at this tick, or at the one before: what a label counts comes a moment after
-  /// what its arena counts.
+  /// Whether these counts had changed then.
+  var windowsHadChanged = false
+  /// Whether the published counts changed at the last tick.
+  var changedLastTick = true
+  /// Whether they changed at this tick or the one before: a label's counts change a moment after
+  /// the arena's.
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0
-  /// A window that is open at every tick: its thread's number of opens then, and since when.
+  /// Since when the same windows are open, and the number of opens at that time.
   var openSince: UInt64?
   var opensWhenOpen: UInt64 = 0
   var longestOpenMs: UInt64 = 0
-  var mapping = MapProgress()
+  var mapProgress = MapProgress()
 
-  /// A writer lives until its arenas are detached.
+  /// The writer lives until its arenas are detached.
   var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
 
   init(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
@@ -55,11 +55,11 @@ struct ArenaPublication {
   }
 }
 
-/// An arena's counts: the sum over its shards, and what no shard counts.
+/// An arena's counts: the sum over its shards, plus what no shard counts.
 struct ArenaTotals {
   var shards = ShardTotals()
   var changes: UInt64 = 0
-  /// A sum over shards of numbers that may be below 0 for one of them.
+  /// A sum over shards; the number of a single shard may be negative.
   var unlistedSecrets = 0
 
   mutating func add(_ shard: Shard) {
@@ -68,7 +68,7 @@ struct ArenaTotals {
     unlistedSecrets += shard.page?.unlistedSecrets ?? 0
   }
 
-  /// What no shard could count.
+  /// Adds what could not be counted in a shard.
   mutating func add(_ gate: GateState) {
     let missed = gate.missedOpens
     shards.failedOpens &+= missed
@@ -77,7 +77,7 @@ struct ArenaTotals {
 }
 
 extension ShardTotals {
-  /// A test adds up every count.
+  /// A test checks that every count is added.
   mutating func add(_ other: ShardTotals) {
     bytesInUse += other.bytesInUse
     allocations &+= other.allocations

@@ -1,4 +1,4 @@
-// An arena's start and end on the stats page, and what each tick writes of it.
+// How an arena is put on the stats page, updated at each tick, and taken off.
 
 import EnclaveStats
 import EnclaveSystem
@@ -6,7 +6,7 @@ import EnclaveSystem
 extension ArenaReference {
   // MARK: - Start and stop
 
-  /// Writes everything about this arena into a page, and keeps it there from now on.
+  /// Publishes everything about this arena on a page, and keeps it up to date.
   func attach(_ writer: StatsPageWriter, publishesAddresses: Bool, followsDumpable: Bool) {
     withEverything { shards, core in
       core.page = ArenaPublication(
@@ -21,19 +21,19 @@ extension ArenaReference {
       }
       for index in 0..<core.slabs.count {
         let slab = unsafe core.slabs[index].slab
-        unsafe Slab.countWindows(of: slab)
+        unsafe Slab.startCountingWindows(of: slab)
         unsafe shards[Int(slab.pointee.shard)].publishBeginning(of: slab)
       }
     }
     refresh()
   }
 
-  /// Takes this arena's records off the page.
+  /// Removes this arena's records from the page.
   func detach() {
     withEverything { shards, core in
       guard core.page != nil else { return }
       for index in 0..<shardCount {
-        shards[index].hasNews = false
+        shards[index].hasUnpublishedChanges = false
       }
       for index in 0..<core.slabs.count {
         let slab = unsafe core.slabs[index].slab
@@ -46,10 +46,10 @@ extension ArenaReference {
 
   // MARK: - Each tick
 
-  /// Whether the arena has a record of its own.
+  /// Whether the arena has its own record.
   var isListed: Bool { withCore { $0.page?.record != nil } }
 
-  /// Writes what has changed.
+  /// Publishes what has changed.
   func refresh() {
     unsafe lockInProcess(refreshWord)
     defer { unsafe unlock(refreshWord) }
@@ -58,7 +58,7 @@ extension ArenaReference {
     refreshSecrets()
     for index in 0..<shardCount {
       withShard(index) { shard in
-        shard.noteIdle()
+        shard.reportIdleSlabs()
         totals.add(shard)
       }
     }
@@ -67,7 +67,7 @@ extension ArenaReference {
       core.publishTotals(totals, gate.windows)
     }
     refreshMaps()
-    // Labels: the shards' counts, one shard at a time, then the sums.
+    // Labels: collect each shard's counts, one shard at a time, then publish the sums.
     guard withCore({ $0.page?.hasChanged ?? false }) else { return }
     let count = withCore { $0.labels.entries.count }
     var sums = [LabelCounts](repeating: LabelCounts(), count: count)
@@ -89,36 +89,37 @@ extension ArenaReference {
     }
   }
 
-  /// How many slabs are looked at while a shard's lock and the core's are held: tens of microseconds.
+  /// How many slabs are examined while the locks of a shard and the core are held: tens of
+  /// microseconds.
   private static let slabsAtOnce = 8
 
-  /// Writes what is new of secrets, and of windows to them.
+  /// Publishes changes of secrets and of their windows.
   private func refreshSecrets() {
-    var hasNews = false
+    var hasUnpublishedChanges = false
     for index in 0..<shardCount {
       withShard(index) { shard in
-        hasNews = hasNews || shard.hasNews
-        shard.hasNews = false
+        hasUnpublishedChanges = hasUnpublishedChanges || shard.hasUnpublishedChanges
+        shard.hasUnpublishedChanges = false
       }
     }
-    // Slabs that came before have news now; those that come later have it the next time.
-    let (slabCount, isMoved) = withCore { core in
+    // Only slabs that exist now; a slab added later is marked as changed and published next time.
+    let (slabCount, windowsChanged) = withCore { core in
       guard core.page != nil else { return (0, false) }
       let windows = gate.windows
-      // Where as many were opened as before, fewer can be open, but not others.
+      // If no window was opened, windows can only have been closed.
       let seen = SIMD2(windows.opens, UInt64(windows.open))
-      let isMoved = seen != core.page!.listedWindows
-      defer { (core.page!.listedWindows, core.page!.hasMoved) = (seen, isMoved) }
-      // A window is counted here and in its slot, one after the other: so once more.
-      return (core.slabs.count, isMoved || core.page!.hasMoved)
+      let windowsChanged = seen != core.page!.listedWindows
+      defer { (core.page!.listedWindows, core.page!.windowsHadChanged) = (seen, windowsChanged) }
+      // A window is counted in the gate and then in its slot, so look again at the next tick.
+      return (core.slabs.count, windowsChanged || core.page!.windowsHadChanged)
     }
-    guard hasNews || isMoved else { return }
-    let isComplete = publishSecrets(slabCount, windows: isMoved, isLast: false)
-    // Records that were given back meanwhile serve those that found none.
+    guard hasUnpublishedChanges || windowsChanged else { return }
+    let isComplete = publishSecrets(slabCount, windows: windowsChanged, isLast: false)
+    // A second pass: records freed by the first one serve secrets that found none.
     if !isComplete { _ = publishSecrets(slabCount, windows: false, isLast: true) }
   }
 
-  /// False when a secret found no record.
+  /// Returns false if a secret found no free record.
   private func publishSecrets(_ slabCount: Int, windows: Bool, isLast: Bool) -> Bool {
     var isComplete = true
     for first in stride(from: 0, to: slabCount, by: Self.slabsAtOnce) {
@@ -133,12 +134,13 @@ extension ArenaReference {
         left &= left - 1
         withShard(index) { shard in
           guard shard.page != nil else { return }
-          // The core's lock too: one that is empty may become another shard's, which has news then.
+          // The core's lock too, because an empty slab may move to another shard (and is then
+          // marked there).
           withCore { core in
             for slab in group {
               let slab = unsafe core.slabs[slab].slab
               guard unsafe slab.pointee.shard == shard.index else { continue }
-              if unsafe slab.pointee.hasNews {
+              if unsafe slab.pointee.hasUnpublishedChanges {
                 isComplete = unsafe shard.publishSecrets(of: slab, isLast: isLast) && isComplete
               } else if windows {
                 unsafe shard.publishWindows(of: slab)
@@ -161,7 +163,7 @@ extension ArenaReference {
     }
   }
 
-  /// The counts of now.
+  /// The current counts.
   var totals: ArenaTotals {
     var totals = ArenaTotals()
     totals.add(gate)
@@ -178,7 +180,7 @@ extension ArenaCore {
       let entry = unsafe labels.entries.pointer(at: index)
       if unsafe entry.pointee.record != PageRecord.none {
         unsafe page.labels[Int(entry.pointee.record)].clear(words: LabelWord.allCases.count)
-        unsafe page.writer.giveBack(.labels, entry.pointee.record)
+        unsafe page.writer.release(.labels, entry.pointee.record)
         unsafe entry.pointee.record = PageRecord.none
       } else {
         page.writer.decrementUnlisted(.labels)
@@ -190,7 +192,7 @@ extension ArenaCore {
     for _ in 0..<page.unlistedChunks { page.writer.decrementUnlisted(.chunks) }
     if let record = page.record {
       page.arenas[Int(record)].clear(words: StatsPageTable.arenas.recordBytes / 8)
-      page.writer.giveBack(.arenas, record)
+      page.writer.release(.arenas, record)
     } else {
       page.writer.decrementUnlisted(.arenas)
     }

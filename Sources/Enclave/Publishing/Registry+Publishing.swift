@@ -1,4 +1,4 @@
-// The one publisher of a process: its page, its thread, and its end.
+// A process' publisher: its page, its thread, and its end.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,8 +11,8 @@ extension Registry {
       return state.publication == nil && ProcessFacts.environment("ENCLAVE_STATS") == "1"
     }
     guard wanted else { return }
-    // Watching is never a reason for the watched program to fail: the failure is counted with its
-    // call, and memwatch finds no page.
+    // Publishing must never make the program fail: a failure is counted with its call, and memwatch
+    // finds no page.
     if let number = try? startPublishing(options: StatsPublisher.Options()) {
       with { state in
         if state.publication?.number == number {
@@ -57,7 +57,8 @@ extension Registry {
     }
   }
 
-  /// What ENCLAVE_STATS=1 started becomes the caller's, once. nil when nobody publishes.
+  /// Hands a publication started by ENCLAVE_STATS=1 over to the caller, once. Returns nil if nobody
+  /// publishes.
   private static func takeOver(_ options: StatsPublisher.Options) throws(EnclaveError) -> UInt64? {
     try with { state throws(EnclaveError) in
       guard let publication = state.publication else {
@@ -120,7 +121,7 @@ extension Registry {
     }
   }
 
-  /// Writes what there is into a page that nobody has written to.
+  /// Puts all arenas on a newly created page.
   private static func attachArenas(_ state: inout State) {
     guard let publication = state.publication else { return }
     for arena in state.arenas {
@@ -132,8 +133,8 @@ extension Registry {
     heartbeat(&state)
   }
 
-  /// Goes on in a page of the process' new user, who may not open the old one. Once for each user:
-  /// where no page can be made, the old one stays.
+  /// Continues on a new page after the process changed its user, who may not open the old one.
+  /// Tried once per user: if no page can be created, the old one stays.
   private static func follow(_ user: UInt32, _ number: UInt64) {
     withPublishing {
       let options = with { state -> StatsPublisher.Options? in
@@ -174,7 +175,7 @@ extension Registry {
     withPublishing { end { $0.number == number && !$0.isKept } }
   }
 
-  /// The page of a publication; nil when it has ended.
+  /// The page of a publication; nil once it has ended.
   static func page(_ number: UInt64) -> (path: String, isLost: Bool)? {
     with { state in
       guard let publication = state.publication, publication.number == number else { return nil }
@@ -182,7 +183,7 @@ extension Registry {
     }
   }
 
-  /// Ends the publication that `isMeant` is true of. The caller is in `withPublishing`.
+  /// Ends the publication if `isMeant` returns true. The caller is inside `withPublishing`.
   private static func end(_ isMeant: (Publication) -> Bool) {
     let file = with { state -> StatsPageFile? in
       guard let publication = state.publication, isMeant(publication) else { return nil }
@@ -197,7 +198,7 @@ extension Registry {
     release(file)
   }
 
-  /// Writes into the page that it ends. Its name is taken away next.
+  /// Writes the last heartbeat to a page. The caller unlinks the file next.
   private static func endPage(_ state: inout State) {
     for arena in state.arenas { arena.detach() }
     heartbeat(&state, ending: true)
@@ -210,9 +211,9 @@ extension Registry {
     file.close()
   }
 
-  /// At exit the page says that its publisher left, and loses its name; then everything is wiped.
-  /// Page and arenas stay mapped: other threads may still be running.
-  static func leave() {
+  /// The exit handler: marks the page as closed, unlinks it, and wipes everything. Page and arenas
+  /// stay mapped, because other threads may still be running.
+  static func atExit() {
     guard ForkWatch.current != 0 else { return }
     withPublishing {
       refreshArenas { _ in true }
@@ -223,18 +224,18 @@ extension Registry {
       file?.unlink()
     }
     forEachArena { arena in
-      if !arena.options.isKeptAtExit { arena.wipeAndKeep()?.complain() }
+      if !arena.options.isKeptAtExit { arena.wipeAndKeep()?.printToStandardError() }
     }
   }
 
-  /// Writes what has changed in arenas, without the registry's lock: what is taken off the page
+  /// Publishes changes in arenas, without the registry's lock. An arena that is taken off the page
   /// meanwhile writes nothing.
   static func refreshArenas(where isMeant: (ArenaReference) -> Bool) {
     guard with({ $0.publication != nil }) else { return }
     forEachArena { if isMeant($0) { $0.refresh() } }
   }
 
-  /// Called by the ticker's thread. False ends it.
+  /// Called by the ticker's thread; returning false ends it.
   private static func tick(_ number: UInt64) -> Bool {
     let user = ProcessFacts.settledUser
     if let user, with({ $0.publication?.number == number && $0.publication?.user != user }) {
@@ -257,7 +258,7 @@ extension Registry {
       return state.publication!.ticks
     }
     guard let ticks else { return false }
-    // What the page does not list one by one is counted under its labels, ten times as seldom.
+    // Arenas without a record only count under labels, so they are updated at every tenth tick.
     refreshArenas { ticks % 10 == 0 || $0.isListed }
     return with { state in
       guard state.publication?.number == number else { return false }
@@ -268,7 +269,7 @@ extension Registry {
 
   static func heartbeat(_ state: inout State, ending: Bool = false) {
     guard let publication = state.publication else { return }
-    // /proc/self/status takes some 15 µs: once a second is enough.
+    // Reading /proc/self/status takes some 15 µs: once a second is enough.
     let perSecond = UInt64(max(1, 1000 / publication.tickMs))
     if publication.ticks % perSecond == 0 || ending {
       state.publication!.lockedBytes = ProcessFacts.lockedBytes()

@@ -1,14 +1,14 @@
-// What the page tells of a shard's secrets, one by one.
+// The individual secrets of a shard on the stats page.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// What the page needs of a shard.
+/// A shard's access to the page.
 @safe
 struct ShardPublication {
   let pageWriter: Unmanaged<StatsPageWriter>
   let secrets: TableWriter<SecretWord>
-  /// Secrets without a record, less those of slabs that have become another shard's since.
+  /// Secrets without a record, minus those of slabs that have moved to another shard.
   var unlistedSecrets = 0
   var serial: UInt64
   let shard: Int
@@ -25,24 +25,24 @@ struct ShardPublication {
   /// Milliseconds since boot, as of the last tick.
   var now: UInt64 { unsafe loadRelaxed(clock) }
 
-  /// A writer lives until its arenas are detached.
+  /// The writer lives until its arenas are detached.
   var writer: StatsPageWriter { unsafe pageWriter.takeUnretainedValue() }
 }
 
-/// A place in one of the page's tables.
+/// The index of a record in one of the page's tables.
 enum PageRecord { static let none = UInt32.max }
 
 extension Shard {
-  /// A secret came, went or changed: the next tick looks at its slab.
+  /// Marks a slab whose secrets changed, for the next tick.
   @inline(__always)
-  mutating func noteNews(_ slab: UnsafeMutablePointer<Slab>) {
+  mutating func markChanged(_ slab: UnsafeMutablePointer<Slab>) {
     guard page != nil else { return }
-    unsafe slab.pointee.hasNews = true
-    hasNews = true
+    unsafe slab.pointee.hasUnpublishedChanges = true
+    hasUnpublishedChanges = true
   }
 
-  /// Writes what is new of a slab's secrets. False when one found no record: it is tried again, unless
-  /// this is the last time.
+  /// Publishes the changes in a slab's secrets. Returns false if a secret found no free record: it
+  /// is tried again unless `isLast`.
   mutating func publishSecrets(of slab: UnsafeMutablePointer<Slab>, isLast: Bool) -> Bool {
     var unlisted = 0
     var listed: InlineArray<2, UInt64> = [0, 0]
@@ -70,11 +70,11 @@ extension Shard {
     unsafe slab.pointee.listed = listed
     unsafe page!.unlistedSecrets += unlisted - Int(slab.pointee.unlisted)
     unsafe slab.pointee.unlisted = UInt16(unlisted)
-    unsafe slab.pointee.hasNews = !isComplete
+    unsafe slab.pointee.hasUnpublishedChanges = !isComplete
     return isComplete
   }
 
-  /// The same when publishing begins: nobody knows when windows were opened.
+  /// The same when publishing begins. It is unknown when windows were opened before.
   mutating func publishBeginning(of slab: UnsafeMutablePointer<Slab>) {
     let slots = unsafe Slab.slots(of: slab)
     _ = unsafe publishSecrets(of: slab, isLast: true)
@@ -84,7 +84,7 @@ extension Shard {
     }
   }
 
-  /// Takes a slab's secrets off the page.
+  /// Removes a slab's secrets from the page.
   mutating func unpublishSecrets(of slab: UnsafeMutablePointer<Slab>) {
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
@@ -93,10 +93,10 @@ extension Shard {
     }
     unsafe slab.pointee.listed = [0, 0]
     unsafe slab.pointee.unlisted = 0
-    unsafe slab.pointee.hasNews = false
+    unsafe slab.pointee.hasUnpublishedChanges = false
   }
 
-  /// Writes what windows to a slab's listed secrets changed.
+  /// Publishes changes in the windows to a slab's listed secrets.
   func publishWindows(of slab: UnsafeMutablePointer<Slab>) {
     let slots = unsafe Slab.slots(of: slab)
     for word in 0..<2 {
@@ -112,7 +112,7 @@ extension Shard {
     }
   }
 
-  /// False when there is no record for it.
+  /// Returns false if there is no free record.
   private mutating func list(_ slot: UnsafeMutablePointer<Slot>) -> Bool {
     unsafe slot.pointee.listedWindows = 0
     if unsafe slot.pointee.record == PageRecord.none {
@@ -128,18 +128,19 @@ extension Shard {
 
   private mutating func unlist(_ slot: UnsafeMutablePointer<Slot>) {
     unsafe page!.secrets[Int(slot.pointee.record)].unlist()
-    unsafe page!.writer.giveBackSecret(slot.pointee.record)
+    unsafe page!.writer.releaseSecret(slot.pointee.record)
     unsafe slot.pointee.record = PageRecord.none
   }
 
   private func publishWindows(_ slot: UnsafeMutablePointer<Slot>) {
     let windows = unsafe loadRelaxed(&slot.pointee.windows)
     let (opens, openNow) = (windows >> 24, windows & Slot.openNow)
-    // What is left out of 64 bits changes alone only with 2^24 opens or 256 windows at once.
-    let told = UInt32(truncatingIfNeeded: opens << 8 | openNow & 0xff)
-    guard unsafe told != slot.pointee.listedWindows else { return }
-    let isNew = unsafe told >> 8 != slot.pointee.listedWindows >> 8
-    unsafe slot.pointee.listedWindows = told
+    // Compares 32 of the 64 bits. The others change alone only after exactly 2^24 opens or with 256
+    // windows open.
+    let packed = UInt32(truncatingIfNeeded: opens << 8 | openNow & 0xff)
+    guard unsafe packed != slot.pointee.listedWindows else { return }
+    let isNew = unsafe packed >> 8 != slot.pointee.listedWindows >> 8
+    unsafe slot.pointee.listedWindows = packed
     let record = unsafe page!.secrets[Int(slot.pointee.record)]
     record.begin()
     record.set(.opens, opens)

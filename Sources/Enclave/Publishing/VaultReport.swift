@@ -1,8 +1,8 @@
-// What a vault tells the page: this library publishes, and knows no cipher.
+// A vault's counts for the stats page. The publishing side knows nothing about ciphers.
 
 import EnclaveStats
 
-/// The counts of a vault as they are now.
+/// A vault's current counts.
 package struct VaultReport: Sendable {
   package enum Algorithm: UInt64, Sendable {
     case aes256gcm = 1
@@ -47,22 +47,22 @@ package struct VaultReport: Sendable {
   }
 }
 
-/// A vault, as the registry sees it. Asked, and perhaps let go for the last time, under the registry's
-/// lock: it may take locks of its own that nobody holds while calling the registry, and holds no
-/// arena.
+/// A vault, as the registry sees it. The registry calls it, and may release its last reference,
+/// under the registry's lock. So it may take only locks that nobody holds while calling the
+/// registry, and it must not own an arena, whose release would take the registry's lock again.
 package protocol ReportingVault: AnyObject, Sendable {
-  /// Of the arena that holds its keys.
+  /// The id of the arena that holds its keys.
   var arenaID: UInt64 { get }
   var report: VaultReport { get }
 }
 
-/// The registry's list of vaults keeps none of them alive.
+/// A registered vault. The registry keeps no vault alive.
 struct KnownVault {
   weak var vault: (any ReportingVault)?
 }
 
 extension Registry {
-  /// Has a vault shown on the page, for as long as it lives.
+  /// Publishes a vault for as long as it lives.
   package static func add(_ vault: any ReportingVault) {
     with { state in
       state.vaults.removeAll { $0.vault == nil }
@@ -70,14 +70,14 @@ extension Registry {
     }
   }
 
-  /// Tells the page that a vault has a new key.
+  /// Publishes the event that a vault has a new key.
   package static func rotated(_ vault: any ReportingVault) {
     with { state in
       state.publication?.file.writer.event(.vaultRotated, arena: vault.arenaID)
     }
   }
 
-  /// Writes the vaults' records; returns how many have none.
+  /// Publishes the vaults' records. Returns how many vaults have none.
   static func writeVaults(_ state: inout State, _ writer: StatsPageWriter) -> UInt64 {
     let vaults = state.vaults.compactMap { $0.vault }
     let table = writer.table(VaultWord.self)

@@ -1,15 +1,15 @@
-// What stands beside secrets to notice writes that went too far, and the wipe that looks at it.
+// Canaries next to secrets, which reveal writes out of bounds, and the wipe that checks them.
 
 import EnclaveSystem
 
-/// An arena's canaries: 16 bytes behind each slab secret; around an isolated one what its page
-/// leaves. They never change while a slot lives, so that a wipe stops short of them.
+/// An arena's canaries: 16 bytes behind each secret in a slab, and the unused bytes around an
+/// isolated one. A slot's canary never changes, so wiping the slot leaves it in place.
 struct Canaries: BitwiseCopyable {
-  /// Random, drawn once for each arena.
+  /// Random, different in each arena.
   let seed: (UInt64, UInt64)
 
   private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
-    // Bound to the place, so that one that leaks is not good for another slot.
+    // Depends on the address, so that a leaked canary is useless for another slot.
     let place = UInt64(UInt(bitPattern: address))
     return (seed.0 ^ place, seed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
   }
@@ -20,7 +20,7 @@ struct Canaries: BitwiseCopyable {
     unsafe (address + 8).storeBytes(of: b, as: UInt64.self)
   }
 
-  /// The canaries of all slots of a slab.
+  /// Writes the canaries of all slots of a slab.
   func write(all slab: UnsafeMutablePointer<Slab>) {
     let slotBytes = unsafe slab.pointee.slotBytes
     for slot in unsafe 1...Int(slab.pointee.slotCount) {
@@ -34,7 +34,7 @@ struct Canaries: BitwiseCopyable {
       == 0
   }
 
-  /// The first byte of a canary that is wrong.
+  /// The offset of the first wrong byte of a canary.
   func firstDamage(at address: UnsafeMutableRawPointer) -> Int? {
     let (a, b) = unsafe canary(at: address)
     for offset in 0..<16 {
@@ -47,14 +47,14 @@ struct Canaries: BitwiseCopyable {
 
   // MARK: - Isolated secrets
 
-  /// Before the data 16 bytes where there is room; behind it what alignment left over.
+  /// Writes 16 bytes before the data if there is room, and fills what alignment leaves behind it.
   func writeIsolated(_ slab: UnsafeMutablePointer<Slab>) {
     guard let (address, before, behind) = unsafe isolatedParts(slab) else { return }
     unsafe writeBytes(before.baseAddress, address, before.count)
     unsafe writeBytes(behind.baseAddress, address, behind.count)
   }
 
-  /// The same around data at the end of other pages.
+  /// The same for data at the end of other pages.
   func writeAround(
     _ base: UnsafeMutableRawPointer, _ length: Int, address: UnsafeMutableRawPointer, byteCount: Int
   ) {
@@ -63,21 +63,22 @@ struct Canaries: BitwiseCopyable {
     unsafe writeBytes(address + byteCount, address, end - (address + byteCount))
   }
 
-  /// Zeros instead of them.
+  /// Overwrites these canaries with zeros.
   func clearIsolated(_ slab: UnsafeMutablePointer<Slab>) {
     guard let (_, before, behind) = unsafe isolatedParts(slab) else { return }
     unsafe before.initializeMemory(as: UInt8.self, repeating: 0)
     unsafe behind.initializeMemory(as: UInt8.self, repeating: 0)
   }
 
-  /// The secret's first byte, and what lies before and behind it; nil when there was none yet.
+  /// The secret's address, and the canary areas before and behind it; nil if there was no secret
+  /// yet.
   private func isolatedParts(
     _ slab: UnsafeMutablePointer<Slab>
   ) -> (
     address: UnsafeMutableRawPointer, before: UnsafeMutableRawBufferPointer,
     behind: UnsafeMutableRawBufferPointer
   )? {
-    guard let place = unsafe slab.pointee.prepared else { return nil }
+    guard let place = unsafe slab.pointee.preparedPlacement else { return nil }
     let end = unsafe slab.pointee.base + slab.pointee.byteCount
     let address = unsafe end - place.dataBytes
     let before = unsafe address - slab.pointee.base >= 16 ? 16 : 0
@@ -88,10 +89,10 @@ struct Canaries: BitwiseCopyable {
     )
   }
 
-  /// Whether a free isolated slab holds nothing but its canaries.
+  /// Whether a free isolated slab contains nothing but its canaries.
   private func isClear(_ slab: UnsafeMutablePointer<Slab>) -> Bool {
     guard let (address, before, _) = unsafe isolatedParts(slab),
-      let place = unsafe slab.pointee.prepared
+      let place = unsafe slab.pointee.preparedPlacement
     else { return unsafe isZero(slab.pointee.base, byteCount: slab.pointee.byteCount) }
     let front = unsafe address - before.count - slab.pointee.base
     return unsafe isZero(slab.pointee.base, byteCount: front)
@@ -119,7 +120,7 @@ struct Canaries: BitwiseCopyable {
       slab.pointee.base, slab.pointee.byteCount, address: address, byteCount: byteCount)
   }
 
-  /// The first byte that is wrong around such data, from the data's first.
+  /// The first wrong byte around such data, as an offset from the start of the data.
   func damageAround(
     _ base: UnsafeMutableRawPointer, _ length: Int, address: UnsafeMutableRawPointer, byteCount: Int
   ) -> Int? {
@@ -139,8 +140,8 @@ struct Canaries: BitwiseCopyable {
 
   // MARK: - Wiping
 
-  /// Wipes a secret, outside of the lock. What was written beside it: the offset of the first such
-  /// byte from the secret's first.
+  /// Wipes a secret. Called without a lock. If something was written next to it, returns the offset
+  /// of the first such byte from the start of the secret.
   func wipeContents(of handle: SecretHandle) -> Int? {
     let slab = unsafe handle.slab
     let byteCount = Int(handle.byteCount)
@@ -166,7 +167,7 @@ struct Canaries: BitwiseCopyable {
     return damage
   }
 
-  /// Where a slab slot was written to outside of its secret.
+  /// The first byte of a slot that was written outside the secret, as an offset from its start.
   private func slabDamage(
     _ start: UnsafeMutableRawPointer, payload: Int, before: Int, byteCount: Int
   ) -> Int? {
@@ -180,10 +181,10 @@ struct Canaries: BitwiseCopyable {
     return unsafe firstDamage(at: start + payload).map { payload - before + $0 }
   }
 
-  // MARK: - Looking
+  // MARK: - Checking
 
-  /// Looks at a slab that is open for reading. Where freed ciphertext is kept, because it is sealed, slots
-  /// need not be zeros.
+  /// Checks a slab that is open for reading. With `keepsFreed` (sealed ciphertext stays after a
+  /// free), free slots need not be zeros.
   func check(
     _ slab: UnsafeMutablePointer<Slab>, keepsFreed: Bool,
     _ found: (Int, Violation.Kind, Int?) -> Void

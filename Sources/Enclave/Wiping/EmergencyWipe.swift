@@ -3,16 +3,17 @@
 import EnclaveStats
 import EnclaveSystem
 
-/// Wiping that does not wait for anybody.
+/// Wiping without waiting for anyone.
 public enum EmergencyWipe {
-  /// Wipes every arena of the process, vaults' keys included, now. They stay mapped, as zeros; from
-  /// now on each use of one throws `EnclaveError.destroyed`.
+  /// Wipes every arena of the process now, including vaults' keys. The arenas stay mapped, as
+  /// zeros; from then on every use of one throws `EnclaveError.destroyed`.
   ///
-  /// It waits for no window: whoever has one open reads zeros from now on, and gets `destroyed`
-  /// instead of a result when it closes. Any thread, outside of signal handlers. O(memory in use).
+  /// It does not wait for windows: code with a window open reads zeros from then on, and gets
+  /// `destroyed` instead of a result when the window closes. Any thread, outside signal handlers.
+  /// O(memory in use).
   ///
-  /// - Returns: what could not be wiped, by arena: pages that something else unmapped, say. Whatever
-  ///   else there is has been wiped then.
+  /// - Returns: what could not be wiped, by arena, for example pages that somebody unmapped.
+  ///   Everything else has been wiped.
   @discardableResult
   public static func wipeEverything() -> [Failure] { Registry.wipeEverything() }
 
@@ -20,9 +21,9 @@ public enum EmergencyWipe {
   public struct Failure: Error, Sendable, Equatable, CustomStringConvertible {
     /// The arena's name.
     public let arena: String
-    /// How much of it, in bytes: whole pages.
+    /// How many bytes: whole pages.
     public let byteCount: Int
-    /// The call that failed first.
+    /// The first call that failed.
     public let reason: SystemFailure
 
     /// How much of which arena was not wiped, and why.
@@ -30,38 +31,38 @@ public enum EmergencyWipe {
       "\(byteCount) bytes of arena \(arena) were not wiped: \(reason)"
     }
 
-    /// Says so on standard error: nobody is left to be told.
-    func complain() { ProcessFacts.complain("Enclave: \(self)\n") }
+    /// Prints the failure to standard error, because no caller is left to report it to.
+    func printToStandardError() { ProcessFacts.writeToStandardError("Enclave: \(self)\n") }
   }
 
-  /// Signals that end a process that does nothing about them: HUP, INT, QUIT, PIPE, ALRM, TERM, USR1,
-  /// USR2, XCPU, XFSZ.
+  /// Signals that terminate a process by default: HUP, INT, QUIT, PIPE, ALRM, TERM, USR1, USR2,
+  /// XCPU, XFSZ.
   public static var terminationSignals: [Int32] { WipeTable.terminationSignals }
 
-  /// Has signals that end the process wipe every arena first: `signals`, and faults (SEGV, BUS, ILL,
-  /// FPE, TRAP, SYS, and abort's ABRT). Then the signal does what it would have done.
+  /// Makes signals that end the process wipe every arena first: `signals`, and faults (SEGV, BUS,
+  /// ILL, FPE, TRAP, SYS, and abort's ABRT). Afterwards the signal has its usual effect.
   ///
-  /// - What is ignored stays ignored. A termination signal that the application handles stays the
-  ///   application's alone. A fault's handler of the application's runs first; when it returns with the
-  ///   signal's disposition at default, everything is wiped and the process ends.
-  /// - The Swift runtime's crash reporter runs after the wipe, and the crashed thread's registers
-  ///   and the innermost frame of its stack are cleared before: the report shows the way through the
-  ///   stack, and no secret.
-  /// - Handlers that are installed later take a signal away: `coveredSignals` tells.
-  /// - What other threads write in windows that they have open is waited for, 20 ms at most, and
+  /// - Ignored signals stay ignored. A termination signal that the application handles is left to
+  ///   the application. For faults, the application's handler runs first; if it returns with the
+  ///   default action installed, everything is wiped and the process ends.
+  /// - The Swift runtime's crash reporter runs after the wipe. Before it, the crashed thread's
+  ///   registers and the innermost frame of its stack are cleared: the report shows the backtrace
+  ///   and no secret.
+  /// - A handler installed later replaces this one: see `coveredSignals`.
+  /// - Windows for writing in other threads are waited for, 20 ms at most, and what they wrote is
   ///   wiped too.
-  /// - From now on each thread gets an alternate signal stack (sigaltstack(2)) with its first window,
-  ///   unless it has one; the calling thread gets one now. So a stack that overflows is wiped for,
+  /// - From now on each thread gets an alternate signal stack (sigaltstack(2)) with its first
+  ///   window, unless it has one; the calling thread gets one now. So a stack overflow is covered,
   ///   too.
   ///
-  /// The handler is async-signal-safe. It takes some 0.1 ms for each MiB in use, and more under a
-  /// page gate. SIGKILL, `_exit` and power loss wipe nothing.
+  /// The handler is async-signal-safe. It takes some 0.1 ms per MiB in use, more under a page gate.
+  /// SIGKILL, `_exit` and power loss wipe nothing.
   ///
-  /// Calling it again adds signals, and takes back those that were taken away. Any thread; best
-  /// before there are others. O(signals).
+  /// Calling this again adds signals and reinstalls replaced handlers. Any thread; best called
+  /// before other threads exist. O(signals).
   ///
-  /// - Throws: `EnclaveError.system` with sigaction(2)'s answer, for example for SIGKILL: what came
-  ///   before it in the list is in place then.
+  /// - Throws: `EnclaveError.system` with sigaction(2)'s failure, for example for SIGKILL. Signals
+  ///   before it in the list are installed.
   public static func install(
     signals: [Int32] = EmergencyWipe.terminationSignals
   ) throws(EnclaveError) {
@@ -75,8 +76,8 @@ public enum EmergencyWipe {
     Registry.refresh()
   }
 
-  /// The signals of which this library has the handler now: termination signals and faults that
-  /// `install` took and nobody took away. O(1) system calls.
+  /// The signals whose current handler is this library's: termination signals and faults that
+  /// `install` covered and nobody replaced. O(1) system calls.
   public static var coveredSignals: [Int32] {
     (1..<65).filter { WipeTable.covers(signal: $0) }
   }
