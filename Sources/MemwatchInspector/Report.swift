@@ -240,7 +240,8 @@ extension Snapshot {
       lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")
     }
     if arenas.contains(where: { $0.gate == .cipher }) {
-      lines.append("(encrypted under a cipher gate is the page's claim: the audit reads no contents)")
+      lines.append(
+        "(encrypted under a cipher gate is the page's claim: the audit reads no contents)")
     }
     lines += findingLines
     return lines.joined(separator: "\n") + "\n"

@@ -241,7 +241,9 @@ struct Installed: Sendable {
     Attack(name: "read-closed", gates: hasKeys ? ["pages", "key"] : ["pages"], status: faulted),
     Attack(
       name: "write-in-read-window", gates: hasKeys ? ["pages", "key"] : ["pages"], status: faulted),
-    Attack(name: "use-after-free", output: "15 the address is no live secret's of this process\n"),
+    Attack(
+      name: "use-after-free",
+      output: "15 the address does not belong to a live secret of this process\n"),
     Attack(
       name: "stale-handle",
       output: "8 the secret is gone: it was freed or resized, or its arena was destroyed\n"
@@ -337,12 +339,7 @@ struct Installed: Sendable {
   /// Runs a client up to its pause, compares what it says with what memwatch shows, and lets it end.
   private func watch(_ arguments: [String], arena: String) throws {
     let stats = try Scratch(onTmpfs: true)
-    let process = Launch(arguments, stats: stats).process()
-    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
-    process.standardInput = input
-    process.standardOutput = output
-    process.standardError = errors
-    try process.run()
+    let (process, input, output, errors) = try Launch(arguments, stats: stats).start()
     defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
     var line = ""
     while !line.hasSuffix("\n") {

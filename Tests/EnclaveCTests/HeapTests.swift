@@ -45,15 +45,9 @@ import Testing
       """
     var environment = heap()
     environment["ENCLAVE_STATS"] = "1"
-    let process = Launch(
+    let (process, input, output, errors) = try Launch(
       ["/usr/bin/python3", "-c", program], stats: stats, environment: environment
-    )
-    .process()
-    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
-    process.standardInput = input
-    process.standardOutput = output
-    process.standardError = errors
-    try process.run()
+    ).start()
     defer { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
     func counts(after line: String) throws -> (secrets: Int, bytes: Int) {
       let said = output.fileHandleForReading.readData(ofLength: line.utf8.count + 1)

@@ -11,12 +11,9 @@ import Testing
   /// The arena's name, and the live secrets by label, once the client says that it is ready.
   private func shown(_ arguments: [String]) throws -> (arena: String, labels: [String: Int]) {
     let stats = try Scratch(onTmpfs: true)
-    let process = Launch([try installed.compile("labels")] + arguments, stats: stats).process()
-    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
-    process.standardInput = input
-    process.standardOutput = output
-    process.standardError = errors
-    try process.run()
+    let (process, input, output, errors) = try Launch(
+      [try installed.compile("labels")] + arguments, stats: stats
+    ).start()
     defer {
       if process.isRunning { kill(process.processIdentifier, SIGKILL) }
       process.waitUntilExit()

@@ -11,7 +11,7 @@ import Testing
 @Suite struct ChangeTests {
   /// Eight windows at one refresh, none at the next, and meanwhile as many further opens as make up
   /// for them in a sum: with each open weighing eight windows, and with both weighing the same.
-  @Test(arguments: [1, 8]) func windowsThatEndedAreNotMadeUpForByOpens(further: Int) async {
+  @Test(arguments: [1, 8]) func newOpensDoNotHideClosedWindows(further: Int) async {
     await #expect(processExitsWith: .success) { [further = further as Int] in
       let scratch = try Scratch(onTmpfs: true)
       setenv("ENCLAVE_STATS_DIR", scratch.path, 1)

@@ -7,7 +7,7 @@ import Testing
 @Suite(.serialized) struct NeighbourTests {
   /// What somebody may have put where the directory would be: it is not followed, not used, and not changed.
   @Test(arguments: ["link", "file", "fifo", "open", "link to nothing"])
-  func whatLiesInTheWayIsLeftAlone(kind: String) throws {
+  func filesInPlaceOfTheDirectoryAreLeftAlone(kind: String) throws {
     let runtime = try Scratch(onTmpfs: true)
     let other = try Scratch(onTmpfs: true)
     let place = runtime.file("enclave")

@@ -40,7 +40,7 @@ import Testing
 
   /// Two copies of the library in one process publish side by side: the second neither removes the page
   /// of the first, nor frees the lock by which others see that its publisher lives.
-  @Test func aPageOfTheSameProcessIsNotSwept() async {
+  @Test func pageOfTheSameProcessIsNotRemoved() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)
       let first = try Self.create(in: Self.candidates(scratch))
@@ -64,7 +64,7 @@ import Testing
   }
 
   /// What an ended process left is removed, also where its process id is this one's again.
-  @Test func aStalePageOfTheSameIdIsSwept() throws {
+  @Test func stalePageWithTheSameIdIsRemoved() throws {
     let scratch = try Scratch(onTmpfs: true)
     let first = scratch.file("first")
     try FileManager.default.createDirectory(

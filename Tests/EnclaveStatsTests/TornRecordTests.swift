@@ -89,7 +89,7 @@ import Testing
   }
 
   /// The control: without the odd sequence they are found at once.
-  @Test func withoutTheMarkTheyAreFound() throws {
+  @Test func tornReadsAreFoundWithoutTheSequence() throws {
     let (accepted, torn) = try run(isMarked: false) { accepted, torn in
       torn > 0 || accepted > 5_000_000
     }

@@ -44,7 +44,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  @Test func withoutAGateItIsNot() async {
+  @Test func readSucceedsWithoutAGate() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       let secret = try arena.allocate(byteCount: 32)
@@ -149,7 +149,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     #expect(text.contains("arena shop, label till"))
   }
 
-  @Test func aWriteWithinBoundsIsNot() async {
+  @Test func writeWithinBoundsIsNoViolation() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("shop", .init(lock: .preferred))
       var secret = try arena.allocate(byteCount: 30, label: "till")

@@ -140,7 +140,7 @@
       }
     }
 
-    @Test func aChildHasNothing() async {
+    @Test func cipherGateChildHasNoContents() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
         var secret = try arena.allocate(byteCount: 32)

@@ -160,16 +160,18 @@
       let slot = CipherSlot(
         at: Slab.cipherSlots(of: handle.slab) + Int(handle.slot) * CipherSlot.byteCount)
       let found = try handle.openWindow(writing: true)
-      guard case .contents(let scratch) = slot.own else { throw Failed("no window of its own") }
+      guard case .contents(let scratch) = slot.ownWindow else {
+        throw Failed("no window of its own")
+      }
       handle.bytes(found).storeBytes(of: 99, as: UInt8.self)
       // As the handler finds it while the window is closed: its contents are half encrypted.
-      slot.setWorking(true, scratch)
+      slot.setBusy(true, scratch)
       let inner = try handle.openWindow(writing: false)
       #expect(handle.bytes(inner) != handle.bytes(found))
       #expect(handle.bytes(inner).load(as: UInt8.self) == 1)
       #expect(handle.closeWindow(writing: false, inner))
       #expect(throws: EnclaveError.openForWriting) { try handle.openWindow(writing: true) }
-      slot.setWorking(false, scratch)
+      slot.setBusy(false, scratch)
       #expect(handle.closeWindow(writing: true, found))
       #expect(try contents(secret)[0] == 99)
     }

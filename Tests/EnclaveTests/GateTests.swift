@@ -64,7 +64,8 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
 
   #if DEBUG
     /// The twins: without the mechanism the same reads go through.
-    @Test(arguments: closingGates) func withoutTheMechanismItIsOpen(gate: Arena.Gate) async {
+    @Test(arguments: closingGates) func memoryIsReadableWithoutTheMechanism(gate: Arena.Gate) async
+    {
       let isKey = gate == .key
       await #expect(processExitsWith: .success) { [isKey = isKey as Bool] in
         FaultPlan.switchOff(isKey ? .tagChunk : .closeWindow)
@@ -76,7 +77,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
     }
   #endif
 
-  @Test(arguments: closingGates) func windowsNestBothWays(gate: Arena.Gate) async {
+  @Test(arguments: closingGates) func windowsNestInEitherOrder(gate: Arena.Gate) async {
     let isKey = gate == .key
     await #expect(processExitsWith: .success) { [isKey = isKey as Bool] in
       let arena = try Arena("test", .init(lock: .preferred, gate: isKey ? .key : .pages))
@@ -189,7 +190,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       var secret = try arena.allocate(byteCount: 32)
       let at = try address(of: secret)
       #if DEBUG
-        if !isProtected { FaultPlan.switchOffBirths() }
+        if !isProtected { FaultPlan.letThreadsInheritKeys() }
       #endif
       let saw: Int32 = try secret.withMutableBytes { _ in
         let birth = Birth(rawValue: number)!

@@ -284,7 +284,7 @@ import Testing
         """, because: "Copyable|noncopyable"),
   ]
 
-  @Test(arguments: snippets) func theCompilerRefuses(snippet: Refused) throws {
+  @Test(arguments: snippets) func compilerRejectsMisuse(snippet: Refused) throws {
     let scratch = try Scratch()
     let file = scratch.file("Snippet.swift")
     try ("import Enclave\n" + snippet.code).write(

@@ -14,7 +14,7 @@ import Testing
     var byteCount: UInt64
     var expected: MemoryGroup?
     var swapTotal = 0
-    var kept: UInt64 = 0
+    var reserved: UInt64 = 0
   }
 
   static let rows = [
@@ -29,7 +29,8 @@ import Testing
       files: [
         "a.service/memory.max": "1000\n", "a.service/memory.current": "600\n",
         "a.service/memory.stat": "unevictable 20\n",
-      ], byteCount: 401, expected: MemoryGroup(limit: 1000, inUse: 600, kept: 0, maySwap: false)),
+      ], byteCount: 401, expected: MemoryGroup(limit: 1000, inUse: 600, reserved: 0, maySwap: false)
+    ),
     Row(
       testDescription: "caches are given back", membership: "0::/a.service\n",
       files: [
@@ -42,7 +43,7 @@ import Testing
       files: [
         "a.service/memory.max": "1000\n", "a.service/memory.current": "900\n",
         "a.service/memory.stat": "inactive_anon 700\nactive_anon 100\nunevictable 100\n",
-      ], byteCount: 901, expected: MemoryGroup(limit: 1000, inUse: 100, kept: 0, maySwap: true),
+      ], byteCount: 901, expected: MemoryGroup(limit: 1000, inUse: 100, reserved: 0, maySwap: true),
       swapTotal: 4096),
     Row(
       testDescription: "no swap for this group", membership: "0::/a.service\n",
@@ -50,7 +51,8 @@ import Testing
         "a.service/memory.max": "1000\n", "a.service/memory.current": "900\n",
         "a.service/memory.swap.max": "0\n",
         "a.service/memory.stat": "inactive_anon 700\nactive_anon 100\nunevictable 100\n",
-      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 900, kept: 0, maySwap: false),
+      ], byteCount: 500,
+      expected: MemoryGroup(limit: 1000, inUse: 900, reserved: 0, maySwap: false),
       swapTotal: 4096),
     Row(
       testDescription: "the group above", membership: "0::/pod/container\n",
@@ -58,32 +60,37 @@ import Testing
         "pod/container/memory.max": "max\n", "pod/container/memory.current": "10\n",
         "pod/memory.max": "1000\n", "pod/memory.current": "700\n",
         "pod/memory.stat": "unevictable 20\n",
-      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, kept: 0, maySwap: false)),
+      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, reserved: 0, maySwap: false)
+    ),
     Row(
       testDescription: "a group that is mounted as the root", membership: "0::/\n",
       files: [
         "memory.max": "1000\n", "memory.current": "700\n",
         "memory.stat": "unevictable 20\n",
-      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, kept: 0, maySwap: false)),
+      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, reserved: 0, maySwap: false)
+    ),
     Row(
       testDescription: "version 1", membership: "5:cpu,cpuacct:/\n4:memory:/a\n0::/\n",
       files: [
         "memory/a/memory.limit_in_bytes": "1000\n", "memory/a/memory.usage_in_bytes": "700\n",
         "memory/a/memory.stat": "unevictable 20\n",
-      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, kept: 0, maySwap: false)),
+      ], byteCount: 500, expected: MemoryGroup(limit: 1000, inUse: 700, reserved: 0, maySwap: false)
+    ),
     Row(
       testDescription: "more than 64 bits hold", membership: "0::/\n",
       files: [
         "memory.max": "1000\n", "memory.current": "700\n",
         "memory.stat": "unevictable 20\n",
-      ], byteCount: .max, expected: MemoryGroup(limit: 1000, inUse: 700, kept: 0, maySwap: false)),
+      ], byteCount: .max,
+      expected: MemoryGroup(limit: 1000, inUse: 700, reserved: 0, maySwap: false)),
     Row(
-      testDescription: "something is kept free", membership: "0::/\n",
+      testDescription: "something is reserved free", membership: "0::/\n",
       files: [
         "memory.max": "1000\n", "memory.current": "700\n",
         "memory.stat": "unevictable 20\n",
-      ], byteCount: 291, expected: MemoryGroup(limit: 1000, inUse: 700, kept: 10, maySwap: false),
-      kept: 10),
+      ], byteCount: 291,
+      expected: MemoryGroup(limit: 1000, inUse: 700, reserved: 10, maySwap: false),
+      reserved: 10),
     Row(
       testDescription: "nothing to be known", membership: "x\n0::\n4:memory\n", files: [:],
       byteCount: .max, expected: nil),
@@ -103,7 +110,7 @@ import Testing
       toFile: memory, atomically: false, encoding: .utf8)
     let group = MemoryGroup.tooSmall(
       for: row.byteCount, membership: membership, mount: scratch.path, memory: memory,
-      kept: row.kept)
+      reserved: row.reserved)
     #expect(group == row.expected)
   }
 

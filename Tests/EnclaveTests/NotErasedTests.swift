@@ -44,7 +44,7 @@ import Testing
   /// Protection keys need no privilege to be opened: WRPKRU, here by pkey_set(3). (Runs where there
   /// are keys: on this machine or in the emulated one.)
   @Test(.enabled(if: Capability.protectionKeys.isAvailable, "this machine has no protection keys"))
-  func whoExecutesWRPKRUReads() throws {
+  func codeThatExecutesWRPKRUReads() throws {
     let secret = try secret(.key)
     let address = try secret.withBytes { bytes in
       bytes.withUnsafeBytes { UInt(bitPattern: $0.baseAddress) }

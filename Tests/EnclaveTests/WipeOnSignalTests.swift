@@ -111,7 +111,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
   /// (`default`; `closed`: under a key, or pages), after the application's handler gave up, and
   /// without the call (the control).
   @Test(arguments: ["default", "closed", "given up", "not installed"], [SIGSEGV, SIGTERM])
-  func theContentsAreGone(how: String, signal: Int32) async {
+  func contentsAreWipedBeforeTheProcessEnds(how: String, signal: Int32) async {
     await #expect(processExitsWith: .success) { [how = how as String, signal = signal as Int32] in
       let isItsOwn = how == "given up" && signal == SIGTERM
       var (up, down): ([Int32], [Int32]) = ([0, 0], [0, 0])

@@ -1,7 +1,7 @@
 // The ciphers against published answers.
 
 #if Sodium
-  import EnclaveVault
+  import Enclave
   import Testing
 
   private func bytes(_ hex: String) -> [UInt8] {
@@ -13,9 +13,13 @@
 
   @Suite struct CipherTests {
     struct Vector: Sendable {
-      var cipher: Vault.Cipher
+      var cipher: AEAD
       var key, nonce, associated, text, ciphertext, tag: [UInt8]
     }
+
+    private static let sunscreen = Array(
+      ("Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the "
+        + "future, sunscreen would be it.").utf8)
 
     static let vectors = [
       // McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
@@ -31,15 +35,25 @@
           "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
             + "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"),
         tag: bytes("76fc6ece0f4e1768cddf8853bb2d551b")),
+      // RFC 8439, 2.8.2.
+      Vector(
+        cipher: .chacha20poly1305,
+        key: bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"),
+        nonce: bytes("070000004041424344454647"),
+        associated: bytes("50515253c0c1c2c3c4c5c6c7"),
+        text: sunscreen,
+        ciphertext: bytes(
+          "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69"
+            + "da92728b1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675"
+            + "945585808b4831d7bc3ff4def08e4b7a9de576d26586cec64b6116"),
+        tag: bytes("1ae10b594f09e26a7e902ecbd0600691")),
       // draft-irtf-cfrg-xchacha-03, A.3.1.
       Vector(
         cipher: .xchacha20poly1305,
         key: bytes("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"),
         nonce: bytes("404142434445464748494a4b4c4d4e4f5051525354555657"),
         associated: bytes("50515253c0c1c2c3c4c5c6c7"),
-        text: Array(
-          ("Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the "
-            + "future, sunscreen would be it.").utf8),
+        text: sunscreen,
         ciphertext: bytes(
           "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb731c7f1b0b4aa6440bf3a82f"
             + "4eda7e39ae64c6708c54c216cb96b72e1213b4522f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc36948"
@@ -49,7 +63,7 @@
 
     @Test(arguments: vectors.filter(\.cipher.isAvailable)) func knownAnswers(vector: Vector) {
       let schedule = UnsafeMutableRawPointer.allocate(
-        byteCount: Vault.Cipher.scheduleBytes, alignment: 16)
+        byteCount: AEAD.scheduleBytes, alignment: 16)
       defer { schedule.deallocate() }
       var (made, tag) = (
         [UInt8](repeating: 0, count: vector.text.count), [UInt8](repeating: 0, count: 16)

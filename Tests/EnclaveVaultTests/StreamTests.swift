@@ -57,7 +57,7 @@
 
   @Suite struct StreamTests {
     @Test(arguments: ciphers, [0, 1, 99, 100, 101, 200, 1017])
-    func whatIsWrittenIsRead(cipher: Vault.Cipher, count: Int) throws {
+    func writtenPagesAreReadBack(cipher: Vault.Cipher, count: Int) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       do {
         let stream = try write(count, to: vault, arena)

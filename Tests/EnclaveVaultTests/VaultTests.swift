@@ -11,7 +11,7 @@
 
   @Suite struct VaultTests {
     @Test(arguments: ciphers, [Arena.Gate.automatic, .pages, .none])
-    func whatGoesInComesBack(cipher: Vault.Cipher, gate: Arena.Gate) throws {
+    func decryptionReturnsThePlaintext(cipher: Vault.Cipher, gate: Arena.Gate) throws {
       let (vault, arena) = (try vault(cipher, gate: gate), try arena())
       for size in [0, 1, 15, 32, 33, 4096, 4097, 70_000] {
         let secret = try secret(arena, size, size)

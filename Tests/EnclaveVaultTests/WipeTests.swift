@@ -62,7 +62,7 @@
 
     /// Threads that encrypt, decrypt, open and rotate while everything is wiped: each operation is
     /// whole or an error.
-    @Test func whatAWipeOverlapsIsAnError() async {
+    @Test func operationsDuringAWipeAreWholeOrErrors() async {
       await #expect(processExitsWith: .success) {
         let arena = try Arena("plaintext", .init(lock: .preferred))
         let vault = try Vault("vault", lock: .preferred)

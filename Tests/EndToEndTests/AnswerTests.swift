@@ -88,7 +88,7 @@ import Testing
     #expect(ended.status == 127 && ended.error.contains("2000000000"), "\(ended)")
   }
 
-  @Test func onePageIsOnePage() throws {
+  @Test func pageCountIsWordedCorrectly() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")

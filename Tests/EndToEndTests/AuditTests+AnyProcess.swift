@@ -78,7 +78,7 @@ extension AuditTests {
     #expect(text.contains("VmLck 48 KiB"), "\(text)")
   }
 
-  @Test func whoHasNothing() throws {
+  @Test func processWithoutProtectedMemoryIsReported() throws {
     let process = Launch(["sleep", "60"]).process()
     try process.run()
     defer { kill(process.processIdentifier, SIGKILL) }

@@ -236,7 +236,7 @@ import Testing
     ] { #expect(ended.output.contains(text), "\(text): \(ended.output.prefix(2500))") }
   }
 
-  @Test func theHost() throws {
+  @Test func hostCommandPrintsSettings() throws {
     let ended = try memwatch("host")
     #expect(ended.status == 0 && ended.output.contains("swap") && ended.output.contains("SIGKILL"))
     let document = try json(try memwatch("host", "--json").output)

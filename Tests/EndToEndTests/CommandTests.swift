@@ -365,7 +365,7 @@ final class Unprivileged {
     ("memwatch.zsh", ["--generate-completion-script", "zsh"]),
     ("memwatch.fish", ["--generate-completion-script", "fish"]),
   ])
-  func isWhatTheProgramSays(name: String, arguments: [String]) throws {
+  func assetsMatchTheProgramsOutput(name: String, arguments: [String]) throws {
     let ended = try Launch([Programs.memwatch] + arguments).run()
     #expect(ended.status == 0 && !ended.output.isEmpty)
     let file = Programs.package.appending(path: "Assets/\(name)")

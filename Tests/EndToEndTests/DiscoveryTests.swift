@@ -55,7 +55,7 @@ struct Corner: CustomStringConvertible, Sendable {
   ]
 
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as several users and in namespaces"))
-  func theWholeMatrix() throws {
+  func discoveryMatrix() throws {
     let copy = try Unprivileged()
     for corner in Corner.all {
       // The publisher is somebody else than root where that makes the difference.

@@ -89,7 +89,7 @@ struct FleetServerTests {
   }
 
   /// Each host is an instance of its own, whatever its publishers are called.
-  @Test func threeHostsAreThreeInstances() throws {
+  @Test func threeHostsAreSeparateInstances() throws {
     let hosts = try (1...3).map { try FleetServers.Host("127.0.0.\($0)") }
     var peers: [Peer] = []
     for (index, host) in hosts.enumerated() {

@@ -17,7 +17,7 @@ import Testing
     return data
   }
 
-  @Test func thePatternIsInNoChannel() throws {
+  @Test func secretPatternAppearsInNoOutput() throws {
     let seed = UInt64.random(in: 1 ... .max)
     let stats = try Scratch(onTmpfs: true)
     let files = try Scratch()

@@ -163,7 +163,7 @@ import Testing
       "stack=200000",
       "core=0", "rttime=1:1",
     ])
-  func theScreen(limit: String) throws {
+  func screenDrawsOrEndsUnderLimits(limit: String) throws {
     let (peer, stats) = try world()
     let line = try Line(
       ["prlimit", "--\(limit)", Programs.memwatch, "\(peer.pid)"], stats: stats)

@@ -43,7 +43,7 @@ func watching(
   }
 
   /// Every view, by its key.
-  @Test func theViews() throws {
+  @Test func everyViewOpensByItsKey() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try watching(scratch)
     try tmux.wait(for: "session-tokens")
@@ -147,7 +147,7 @@ func watching(
     }
   }
 
-  @Test func sizesAndStorms() throws {
+  @Test func screenSurvivesResizes() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try watching(scratch)
     try tmux.wait(for: "session-tokens")

@@ -48,7 +48,7 @@ import Testing
     try JSONDecoder().decode(Dashboard.self, from: Data(FleetTests.text("dashboard.json").utf8))
   }
 
-  @Test func itHangsTogether() throws {
+  @Test func dashboardReferencesAreConsistent() throws {
     let dashboard = try dashboard()
     let source = Dashboard.Source(type: "prometheus", uid: "${datasource}")
     #expect(dashboard.uid == "memwatch" && dashboard.schemaVersion >= 30)
@@ -86,7 +86,7 @@ import Testing
     .enabled(
       if: FileManager.default.isExecutableFile(atPath: "/usr/bin/promtool"),
       "promtool (Debian: prometheus) is not installed"))
-  func everyExpressionIsOne() throws {
+  func promtoolAcceptsEveryExpression() throws {
     func check(_ expressions: [String]) throws -> Ended {
       let rules = expressions.enumerated().map { index, text in
         let expression = text.replacing("$__rate_interval", with: "5m")

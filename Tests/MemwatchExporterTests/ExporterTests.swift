@@ -55,7 +55,7 @@ import Testing
   }
 
   @Test func processesOfAGroupAreAddedUp() {
-    var exporter = Exporter(version: "1", counts: false)
+    var exporter = Exporter(version: "1", hasCounters: false)
     let text = exporter.text(
       of: Self.collection([
         Self.reading(1, SafeText("web"), [Self.arena(1, "keys")], unit: "web.service"),
@@ -78,7 +78,7 @@ import Testing
   /// tell, which is no 0.
   @Test func openWindowsAreAsOldAsTheOldest() {
     func series(_ windows: [(open: UInt64, since: Timestamp?)]) -> Double? {
-      var exporter = Exporter(version: "1", counts: false)
+      var exporter = Exporter(version: "1", hasCounters: false)
       let readings = windows.enumerated().map { index, window in
         var arena = Self.arena(1, "keys")
         (arena.openWindows, arena.openSince) = (window.open, window.since)
@@ -104,7 +104,7 @@ import Testing
       HostFact(name: "memwatch's sandbox", judgement: .unknown, value: "v", meaning: "m"),
       HostFact(name: "swap", judgement: .bad, value: "/dev/sdb2", meaning: "m"),
     ]
-    var exporter = Exporter(version: "1", counts: true)
+    var exporter = Exporter(version: "1", hasCounters: true)
     let series = Self.series(exporter.text(of: collection))
     for (check, holds) in [("swap", "bad"), ("memwatch's sandbox", "unknown")] {
       for judgement in ["good", "bad", "unknown"] {
@@ -117,7 +117,7 @@ import Testing
 
   @Test func threeHundredGroupsStayWithinTheBounds() {
     for counts in [false, true] {
-      var exporter = Exporter(version: "1", counts: counts)
+      var exporter = Exporter(version: "1", hasCounters: counts)
       let readings = (0..<300).map { number in
         Self.reading(
           UInt64(number + 1), SafeText("p\(number)"),
@@ -159,7 +159,7 @@ import Testing
   }
 
   @Test func hostileNamesAreEscapedAndCut() {
-    var exporter = Exporter(version: "1", counts: true)
+    var exporter = Exporter(version: "1", hasCounters: true)
     let series = Self.series(exporter.text(of: Self.hostile))
     #expect(series.keys.contains { $0.contains("process=\"q\\\"uote\"") })
     #expect(series.keys.contains { $0.contains("process=\"back\\\\slash\"") })
@@ -169,7 +169,7 @@ import Testing
   }
 
   @Test func countersNeverFallAlthoughProcessesComeAndGo() {
-    var exporter = Exporter(version: "1", counts: true)
+    var exporter = Exporter(version: "1", hasCounters: true)
     var last: [String: Double] = [:]
     func collect(_ readings: [ExportReading], at: Timestamp) -> [String: Double] {
       let series = Self.series(exporter.text(of: Self.collection(readings, at: at)))
@@ -205,7 +205,7 @@ import Testing
 
   /// Events are counted by kind, each once; the ring of a page holds the last ones only.
   @Test func eventsAreCountedByKind() {
-    var exporter = Exporter(version: "1", counts: true)
+    var exporter = Exporter(version: "1", hasCounters: true)
     func collect(_ count: UInt64, _ events: [(UInt64, Reported<EventCode>)]) -> [String: Double] {
       var reading = Self.reading(1, SafeText("web"), [])
       reading.snapshot!.eventCount = count
@@ -263,7 +263,7 @@ struct PromtoolTests {
 
   @Test(arguments: [false, true])
   func promtoolAcceptsTheText(counts: Bool) throws {
-    var exporter = Exporter(version: "1", counts: counts)
+    var exporter = Exporter(version: "1", hasCounters: counts)
     let ordinary = ExporterTests.collection([
       ExporterTests.reading(1, SafeText("web"), [ExporterTests.arena(1, "keys")])
     ])

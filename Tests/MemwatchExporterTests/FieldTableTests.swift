@@ -148,7 +148,7 @@ private struct Case {
       return collection
     }
     let base = Case.base.snapshot
-    var exporter = Exporter(version: "1", counts: true)
+    var exporter = Exporter(version: "1", hasCounters: true)
     _ = exporter.text(of: collection(base, at: 1_000_000))
     var unchanged = exporter
     let before = unchanged.text(of: collection(base, at: 1_001_000)).split(separator: "\n")

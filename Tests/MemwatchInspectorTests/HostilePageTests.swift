@@ -99,7 +99,7 @@ import Testing
 
   /// Things that are no pages, in the place of one.
   @Test(arguments: ["link", "fifo", "directory", "sparse", "empty", "device"])
-  func whatIsNoPage(kind: String) throws {
+  func nonPageFilesAreRefused(kind: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let name = "4711-0123456789abcdef.page"
     let path = scratch.file(name)

@@ -33,7 +33,7 @@ import Testing
     ("0::/system.slice/docker.service\n", .service("docker.service")),
     ("0::/\n", .container), ("", .session), ("no control group at all", .session),
   ])
-  func isToldByTheControlGroup(cgroup: String, source: LimitSource) {
+  func limitSourceFollowsTheControlGroup(cgroup: String, source: LimitSource) {
     #expect(LimitSource(cgroup: cgroup) == source)
   }
 

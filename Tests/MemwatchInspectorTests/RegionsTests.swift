@@ -30,7 +30,7 @@ import Testing
     7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
     """
 
-  @Test func whatItSays() {
+  @Test func smapsIsParsed() {
     let regions = Regions(text: Self.text).all
     #expect(regions.count == 5)
     #expect(regions[0].flags == .areKnown)
@@ -45,7 +45,7 @@ import Testing
   }
 
   /// The parts that the kernel gives end anywhere: this process' own, against the lines of maps.
-  @Test func agreesWithMaps() throws {
+  @Test func regionsAgreeWithMaps() throws {
     let read = try Regions(pid: getpid()).all
     #expect(read.count > 20)
     #expect(zip(read, read.dropFirst()).allSatisfy { $0.end <= $1.start })
@@ -102,7 +102,7 @@ import Testing
   }
 
   /// Whose regions look to be, where the program cannot be had here.
-  @Test func whoseTheyAre() {
+  @Test func surveyGuessesOwners() {
     func survey(_ text: String) -> Survey {
       Survey(pid: 1, regions: Regions(text: text), lockedBytes: nil)
     }

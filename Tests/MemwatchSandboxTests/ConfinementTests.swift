@@ -53,7 +53,7 @@ import Testing
     "map code", "make code", "signal", "type", "chdir", "rename",
   ]
 
-  @Test(arguments: User.all) func everythingIsRefused(user: User) throws {
+  @Test(arguments: User.all) func sandboxRefusesEveryForbiddenCall(user: User) throws {
     let free = try Self.probe(user, ["none"])
     for name in Self.ordinary { #expect(free[name] == 0, "\(name) works without the sandbox") }
     let confined = try Self.probe(user, [])

@@ -64,7 +64,7 @@ import Testing
     #expect(list.rows[row(list, "! G")].contains { $0.role == .selectedBad })
   }
 
-  @Test func theVerdictHasAGroundOfItsColor() {
+  @Test func verdictRowHasItsOwnBackground() {
     var snapshot = sample(arenas: 3)
     func role() -> Set<Role> {
       let grid = draw(model(snapshot), 100, 30)

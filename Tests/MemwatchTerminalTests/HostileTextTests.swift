@@ -43,7 +43,7 @@ import Testing
     }
   }
 
-  @Test(arguments: names) func noFormCarriesIt(bytes: [UInt8]) throws {
+  @Test(arguments: names) func noOutputFormCarriesHostileText(bytes: [UInt8]) throws {
     let snapshot = hostile(bytes)
     #expect(snapshot.process.name.string.utf8.count <= 256 * 9)
     #expect(isHarmless(snapshot.text) && isHarmless(snapshot.auditText))

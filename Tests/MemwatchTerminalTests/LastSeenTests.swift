@@ -48,15 +48,16 @@ import Testing
   }
 
   /// The twin: a process that runs.
-  @Test(arguments: [PublisherState.live, .unlinked]) func ofAProcessThatRuns(state: PublisherState)
-  {
+  @Test(arguments: [PublisherState.live, .unlinked]) func runningProcessHasNoAge(
+    state: PublisherState
+  ) {
     let grid = draw(model(snapshot(state)), 100, 30)
     #expect(
       !grid.text.contains("ago") && grid.line(0).contains("\(state.rawValue.uppercased()) 0.0 s"))
     #expect((10...12).allSatisfy { words(grid.line($0)).contains("ok") })
   }
 
-  @Test func textAndJSONSayIt() throws {
+  @Test func textAndJSONShowLastSeen() throws {
     let exited = snapshot(.exited)
     #expect(exited.text.split(separator: "\n")[0].contains("last seen 75 s ago"))
     #expect(!exited.text.split(separator: "\n").contains { words(String($0)).contains("ok") })

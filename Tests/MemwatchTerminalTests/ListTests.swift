@@ -94,7 +94,7 @@ import Testing
   }
 
   /// What a view shows, for files: filtered, sorted, and more than fits.
-  @Test func whatIsSeenCanBeWritten() {
+  @Test func shownRowsCanBeExported() {
     var model = model(sample(arenas: 200))
     press(&model, "fscratch\n")
     #expect(model.viewExport.rows.map { $0[0] } == ["scratch"])

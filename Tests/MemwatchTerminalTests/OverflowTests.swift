@@ -51,7 +51,7 @@ import Testing
   }
 
   @Test(arguments: sizes, [View.arenas, .secrets, .events])
-  func theRestHasARowOfItsOwn(size: (Int, Int), view: View) throws {
+  func hiddenRowsAreCountedInOneRow(size: (Int, Int), view: View) throws {
     for keys in ["", "jjj", " ", "G"] {
       var model = model(long())
       model.view = view

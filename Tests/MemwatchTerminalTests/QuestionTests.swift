@@ -166,13 +166,13 @@ import Testing
   }
 
   @Test(arguments: ["", "a", "ab", "abc", "prlimit --pid 1 --memlock=1:2", "größe"])
-  func theSequenceIsWhole(text: String) {
+  func clipboardSequenceIsWellFormed(text: String) {
     let expected = "\u{1b}]52;c;" + Data(text.utf8).base64EncodedString() + "\u{7}"
     #expect(String(decoding: Clipboard.sequence(text), as: UTF8.self) == expected)
   }
 
   /// Nothing in a text ends the sequence or begins another.
-  @Test func theSequenceCannotBeLeft() {
+  @Test func textCannotEndTheClipboardSequence() {
     let hostile = Clipboard.sequence(
       "a\u{7}\u{1b}]0;x\u{7}\n" + String(repeating: "b", count: 9999))
     #expect(hostile.count { $0 == 7 } == 1 && hostile.count { $0 == 27 } == 1)

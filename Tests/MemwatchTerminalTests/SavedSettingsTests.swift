@@ -27,7 +27,7 @@ import Testing
       (1, 31),
       (.max, .max), (0, 1),
     ] as [(UInt64, UInt64)])
-  func wordsThatAreNone(words: (UInt64, UInt64)) {
+  func invalidWordsAreRefused(words: (UInt64, UInt64)) {
     #expect(SavedSettings(words: words) == nil)
   }
 

@@ -152,7 +152,7 @@ import Testing
     }
   }
 
-  @Test func statesStandInTheHeader() {
+  @Test func headerShowsEveryState() {
     for state in PublisherState.allCases {
       var snapshot = sample(arenas: 1)
       snapshot.process.state = state

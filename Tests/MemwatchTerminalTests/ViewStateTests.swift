@@ -83,7 +83,7 @@ import Testing
     #expect(text(model, (80, 12)).contains("^Z  suspend"))
   }
 
-  @Test func whereThereIsNoListNothingIsSorted() {
+  @Test func viewsWithoutAListIgnoreSorting() {
     var model = model(sample(arenas: 3))
     model.update(Discovery())
     let order = model.arenas.map(\.id)
@@ -123,7 +123,7 @@ import Testing
   }
 
   /// Help is left as it was come to, with or without a process.
-  @Test func thePickerHasNoTraps() {
+  @Test func helpReturnsToWhereItWasOpened() {
     for key in [Key.escape, .backspace, .character("q"), .character("?"), .character("h")] {
       var model = Model(intervalMs: 1000)
       model.view = .processes

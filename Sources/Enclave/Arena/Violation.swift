@@ -18,8 +18,8 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
     /// A secret was freed, by address or by a C handle, while a window to it was open. The secret
     /// still exists.
     case freedWhileOpen
-    /// A secret under a cipher gate is not what was written to it: somebody changed its ciphertext.
-    /// `Arena.check()` finds it; a window throws `EnclaveError.tampered`.
+    /// The ciphertext of a secret under a cipher gate was changed. Found by `Arena.check()`; opening
+    /// the secret throws `EnclaveError.tampered`.
     case tampered
   }
 

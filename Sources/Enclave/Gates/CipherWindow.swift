@@ -80,8 +80,8 @@ extension SecretHandle {
     return UInt64(place.bits) << Self.scratchShift
   }
 
-  /// Whether the ciphertext is what was written. nil too for a secret that was freed meanwhile, and for
-  /// one that this thread is just writing.
+  /// Returns a violation if the ciphertext was changed. Returns nil if it is intact, if the secret was
+  /// freed meanwhile, or if this thread is writing it.
   func checkCiphertext() throws(EnclaveError) -> Violation? {
     let arena = arena
     do throws(EnclaveError) {

@@ -99,6 +99,17 @@ public struct Launch: Sendable {
     return process
   }
 
+  /// Starts it with pipes for its three standard descriptors.
+  public func start() throws -> (process: Process, input: Pipe, output: Pipe, errors: Pipe) {
+    let process = process()
+    let (input, output, errors) = (Pipe(), Pipe(), Pipe())
+    process.standardInput = input
+    process.standardOutput = output
+    process.standardError = errors
+    try process.run()
+    return (process, input, output, errors)
+  }
+
   /// Runs it to its end; it is killed after `seconds`.
   public func run(within seconds: Double = 180, input: String? = nil) throws -> Ended {
     let process = process()

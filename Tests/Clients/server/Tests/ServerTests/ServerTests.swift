@@ -49,7 +49,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     ),
     ([], "", "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad"),
   ])
-  func theTagIsRight(key: [UInt8], message: String, expected: String) throws {
+  func tagMatchesKnownAnswers(key: [UInt8], message: String, expected: String) throws {
     let arena = try makeArena()
     let tokens = TokenKey(
       SecretReference(try arena.allocate(copying: key)), scratch: arena)
