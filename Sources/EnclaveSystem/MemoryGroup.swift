@@ -56,7 +56,7 @@ package struct MemoryGroup: Equatable, Sendable {
       // 0::/PATH, or NUMBER:CONTROLLERS:/PATH of version 1 (cgroups(7)).
       let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
       guard fields.count == 3 else { continue }
-      let files: Files
+      let files: GroupFiles
       if fields[1].isEmpty {
         files = .version2
       } else if fields[1].split(separator: ",").contains("memory") {
@@ -81,7 +81,7 @@ package struct MemoryGroup: Equatable, Sendable {
   }
 
   /// The file names of one version (the kernel's cgroup-v2.rst, and cgroup-v1/memory.rst).
-  private struct Files {
+  private struct GroupFiles {
     var subdirectory: String
     var limit: String
     var usage: String
@@ -91,14 +91,14 @@ package struct MemoryGroup: Equatable, Sendable {
     var swappable: [StaticString]
     var swap: String?
 
-    static var version2: Files {
-      Files(
+    static var version2: GroupFiles {
+      GroupFiles(
         subdirectory: "", limit: "memory.max", usage: "memory.current",
         reclaimable: ["inactive_file ", "active_file ", "slab_reclaimable "],
         swappable: ["inactive_anon ", "active_anon "], swap: "memory.swap.max")
     }
-    static var version1: Files {
-      Files(
+    static var version1: GroupFiles {
+      GroupFiles(
         subdirectory: "/memory", limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes",
         reclaimable: ["total_inactive_file ", "total_active_file "],
         swappable: ["total_inactive_anon ", "total_active_anon "], swap: nil)
