@@ -217,7 +217,8 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// A child that may lock less than its parent did says what is not locked, and locks it once it may.
-  @Test func aChildThatCannotLockSaysSo() throws {
+  @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard RLIMIT_MEMLOCK of 1 MiB"))
+  func aChildThatCannotLockSaysSo() throws {
     let stats = try Scratch(onTmpfs: true)
     let running = try Running(
       Launch(

@@ -15,7 +15,8 @@ import Testing
     ]
   }
 
-  @Test func anUnchangedSqliteShell() throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
+  func anUnchangedSqliteShell() throws {
     let script = """
       create table t(a integer primary key, b text);
       with recursive n(i) as (select 1 union all select i+1 from n where i<5000)
@@ -30,7 +31,8 @@ import Testing
 
   /// Python, its whole heap on an arena: a known number of further allocations is what memwatch
   /// counts more.
-  @Test func anUnchangedPython() throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
+  func anUnchangedPython() throws {
     let stats = try Scratch(onTmpfs: true)
     let program = """
       import ctypes, json, sys, time
@@ -142,7 +144,8 @@ import Testing
   }
 
   /// A child that goes on without exec has its parent's data.
-  @Test func aForkedShellGoesOn() throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
+  func aForkedShellGoesOn() throws {
     let script =
       "n=0; for i in {1..3000}; do a[i]=$i; done; "
       + "echo $(for i in ${a[@]}; do n=$((n+1)); done; echo $n)"
@@ -151,7 +154,8 @@ import Testing
     #expect(!result.error.contains("Enclave"), "\(result.error)")
   }
 
-  @Test func aForkedPythonGoesOn() throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
+  func aForkedPythonGoesOn() throws {
     let program = """
       import json, os
       data = {str(i): [i] * (i % 9) for i in range(5000)}

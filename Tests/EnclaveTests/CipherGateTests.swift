@@ -51,9 +51,12 @@
 
     // MARK: - What it is for
 
-    @Test(arguments: sizes, layouts) func contentsRestEncrypted(
-      byteCount: Int, layout: Arena.Layout
-    ) throws {
+    @Test(
+      .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: sizes,
+      layouts) func contentsRestEncrypted(
+        byteCount: Int, layout: Arena.Layout
+      ) throws
+    {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: byteCount)
       #expect(try contents(secret) == Array(repeating: 0, count: byteCount), "zeros at first")
@@ -110,7 +113,8 @@
     }
 
     /// Elements are aligned as elsewhere, in pieces and in pages of their own.
-    @Test(arguments: layouts) func elements(layout: Arena.Layout) throws {
+    @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: layouts)
+    func elements(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: 4096)
       try secret.withMutableElements(of: UInt64.self) { $0[511] = 7 }

@@ -101,6 +101,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
 
   @Test(
     .enabled(if: Capability.seals.isAvailable, "this kernel has no mseal"),
+    .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
     arguments: sealingGates, [true, false])
   func sealedMappingsCannotBeChanged(gate: Arena.Gate, isSealed: Bool) async {
     let hasKey = gate == .key

@@ -164,7 +164,9 @@
 
   @Suite struct FaultTests {
     /// The list comes from the seam itself: a call that is added there is tested here.
-    @Test(arguments: SystemCall.allCases.filter { !absent.contains($0) }, [0, 2])
+    @Test(
+      .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
+      arguments: SystemCall.allCases.filter { !absent.contains($0) }, [0, 2])
     func everyCallMayFail(call: SystemCall, after: Int) async throws {
       let scratch = try Scratch(onTmpfs: true)
       // A dead publisher's page, for the sweep.

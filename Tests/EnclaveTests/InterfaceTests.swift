@@ -9,7 +9,8 @@ import TestSupport
 import Testing
 
 @Suite struct InterfaceTests {
-  @Test(arguments: allGates) func integers(gate: Arena.Gate) throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: allGates)
+  func integers(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
     var secret = try arena.allocate(byteCount: 30)
     try secret.withMutableElements(of: UInt32.self) { words in

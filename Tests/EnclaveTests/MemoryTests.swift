@@ -37,7 +37,9 @@ private struct Steps: RandomNumberGenerator {
 @Suite struct MemoryTests {
   static let sizes = [16, 48, 64, 200, 1000, 4000, 5000, 40_000]
 
-  @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
+  @Test(
+    .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: allGates,
+    [Arena.Layout.slab, .isolated])
   func freedMemoryServesEverySize(gate: Arena.Gate, layout: Arena.Layout) throws {
     let arena = try Arena(
       "test", .init(layout: layout, lock: .preferred, gate: gate, capacity: 65536))

@@ -218,7 +218,10 @@ import Testing
 
   /// Slabs that are mappings of their own, chunks in one piece, and memory that waits: closed, locked and
   /// right, and told apart.
-  @Test(arguments: ["slab", "isolated"]) func everyKindOfPagesIsRight(layout: String) throws {
+  @Test(
+    .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
+    arguments: ["slab", "isolated"]) func everyKindOfPagesIsRight(layout: String) throws
+  {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")

@@ -33,6 +33,13 @@ public enum Programs {
     getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
     return limit.rlim_max >= 1 << 20
   }()
+
+  /// Whether this process, and those that it starts, may lock a MiB. (Debian's default is 8 MiB.)
+  public static let mayLockOneMiB: Bool = {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+    return isRoot || limit.rlim_cur >= 1 << 20
+  }()
 }
 
 /// A directory that goes when this goes; on tmpfs where pages are to lie in it.
