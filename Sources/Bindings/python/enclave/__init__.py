@@ -24,6 +24,9 @@ Threads. A window belongs to the thread that opened it, and windows of a thread 
 order: do not await or yield in one. With a key gate another thread that touches the view faults. Threads that
 are started in a window keep its key unless the library is preloaded (`LD_PRELOAD=libenclave.so.1`).
 
+Ctrl-C. KeyboardInterrupt may come anywhere: no secret stays behind, and a window whose end it kept from
+running is closed, its view dead, once the exception was handled.
+
 Fork. In a child the parent's arenas raise InheritedByForkError, and their memory is zeros or not
 there; a child makes arenas of its own. So do workers of multiprocessing, with any start method.
 """

@@ -2,17 +2,17 @@
 
 import ctypes
 import enum
+import functools
+import io
 import os
 import stat
-import sys
 from ctypes import byref
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, List, Optional
+from typing import Any, Callable, List, Optional
 
 from . import _library as c
 from ._errors import EndOfInputError, Status
-from ._secret import Secret, _Process
+from ._secret import Secret, _close_ended, _Process, call_site
 from ._violation import Violation, violation_of
 
 
@@ -81,7 +81,7 @@ class Arena:
     secret without a label is counted under the file and line of the call.
     """
 
-    __slots__ = ("__weakref__", "_forks", "_name", "_pointer")
+    __slots__ = ("__del__", "__weakref__", "_forks", "_name", "_pointer")
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class Arena:
         self._name = name
         self._forks = _Process.forks
         self._pointer = ctypes.c_void_p()
+        self.__del__: Callable[[], object] = functools.partial(c.arena_release, self._pointer)
         c.check(c.arena_create(c.encoded(name), byref(options), byref(self._pointer)))
 
     @property
@@ -131,26 +132,26 @@ class Arena:
 
     def allocate(self, size: int, *, alignment: int = 0, label: Optional[str] = None) -> Secret:
         """A secret of zeros; `alignment` is a power of two up to 4096, 0: the arena's own."""
-        return self._allocate(size, alignment, label or _call_site(sys._getframe(1)))
+        return self._allocate(size, alignment, label or call_site(1))
 
     def allocate_random(self, size: int, *, label: Optional[str] = None) -> Secret:
         """A secret of the system's randomness: getrandom(2)."""
-        secret = self._allocate(size, 0, label or _call_site(sys._getframe(1)))
+        secret = self._allocate(size, 0, label or call_site(1))
         secret.fill_random()
         return secret
 
     def allocate_copying(self, source: c.Buffer, *, label: Optional[str] = None) -> Secret:
         """A secret of the bytes of a bytes-like object, which stays as it is."""
-        return self._copy(source, label or _call_site(sys._getframe(1)))
+        return self._copy(source, label or call_site(1))
 
     def allocate_wiping(self, source: Any, *, label: Optional[str] = None) -> Secret:
         """A secret of the bytes of a bytearray (or what else is writable), which is wiped.
 
         It keeps its length, as zeros. Copies that were made before stay: a bytearray that grew has left
-        some. Where this raises, the source is as it was.
+        some. Where this raises, the source is as it was; but where Ctrl-C comes last, both may be gone.
         """
         pointer, size = c.address_of(source)
-        secret = self._copy(source, label or _call_site(sys._getframe(1)))
+        secret = self._copy(source, label or call_site(1))
         c.c_wipe(pointer, size)
         return secret
 
@@ -170,22 +171,15 @@ class Arena:
         """
         if limit <= 0:
             raise ValueError(f"a limit of {limit} bytes: it is above 0")
-        text, site = c.encoded(prompt), c.encoded(label or _call_site(sys._getframe(1)))
-        own = None
-        if descriptor is None:
-            try:
-                descriptor = own = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            except OSError:
-                descriptor = 0
+        site = label or call_site(1)
+        if descriptor is not None:
+            return self._read_line(prompt, descriptor, limit, site)
         try:
-            handle = c.CSecret()
-            c.check(
-                c.read_passphrase(self._pointer, text, descriptor, limit, site, byref(handle))
-            )
-            return Secret(self, handle, c.secret_size(byref(handle)))
-        finally:
-            if own is not None:
-                os.close(own)
+            terminal = io.FileIO("/dev/tty", "r+")
+        except OSError:
+            return self._read_line(prompt, 0, limit, site)
+        with terminal:
+            return self._read_line(prompt, terminal.fileno(), limit, site)
 
     def read_file(
         self, path: "os.PathLike[str] | str", *, limit: int = 1 << 20, label: Optional[str] = None
@@ -194,10 +188,9 @@ class Arena:
 
         Raises EndOfInputError where it has more than `limit` bytes.
         """
-        site = label or _call_site(sys._getframe(1))
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            status = os.fstat(descriptor)
+        site = label or call_site(1)
+        with io.FileIO(os.fspath(path)) as file:
+            status = os.fstat(file.fileno())
             # (The size of what is in /proc, and of pipes, is 0.)
             expected = status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else limit
             if expected > limit:
@@ -206,8 +199,8 @@ class Arena:
             received = 0
             with secret.write() as view:
                 while received < view.nbytes:
-                    count = os.readv(descriptor, [view[received:]])
-                    if count == 0:
+                    count = file.readinto(view[received:])
+                    if not count:
                         break
                     received += count
             if received > limit:
@@ -216,8 +209,6 @@ class Arena:
                 raise EndOfInputError("the file grew while it was read", Status.END_OF_INPUT)
             secret.resize(received)
             return secret
-        finally:
-            os.close(descriptor)
 
     # The arena as a whole
 
@@ -236,6 +227,7 @@ class Arena:
         """
         if not 0 <= wait <= 4_000_000:
             raise ValueError(f"a wait of {wait} s")
+        _close_ended()
         status = c.arena_destroy(self._pointer, int(wait * 1000))
         if status != Status.DESTROYED:
             c.check(status)
@@ -249,11 +241,24 @@ class Arena:
     def check(self) -> List[Violation]:
         """Looks at every canary and every free slot; what is wrong. O(memory)."""
         found: List[Violation] = []
+        raised: List[BaseException] = []
 
         def each(violation: Any, context: Any) -> None:
-            found.append(violation_of(violation.contents))
+            # ctypes prints what a callback raises, and goes on.
+            try:
+                found.append(violation_of(violation.contents))
+            except BaseException as error:
+                raised.append(error)
 
-        c.check(c.arena_check(self._pointer, c.EACH(each), None, None))
+        wrong = ctypes.c_size_t()
+        c.check(c.arena_check(self._pointer, c.EACH(each), None, byref(wrong)))
+        if raised:
+            raise raised[0]
+        if len(found) != wrong.value:
+            raise RuntimeError(
+                f"{wrong.value} violations, of which {wrong.value - len(found)} are not told: an "
+                "exception came as a callback began (see standard error); check again"
+            )
         return found
 
     @property
@@ -281,19 +286,20 @@ class Arena:
     def __reduce__(self) -> Any:
         raise TypeError("an arena is never pickled, nor copied")
 
-    def __del__(self) -> None:
-        pointer = getattr(self, "_pointer", None)
-        if pointer is not None and pointer.value is not None:
-            c.arena_release(pointer)
-
     def _allocate(self, size: int, alignment: int, label: str) -> Secret:
         if size < 0 or alignment < 0:
             raise ValueError(f"{size} bytes aligned to {alignment}: neither is below 0")
-        handle = c.CSecret()
-        c.check(
-            c.secret_allocate(self._pointer, size, alignment, c.encoded(label), byref(handle))
-        )
-        return Secret(self, handle, size)
+        secret = Secret(self)
+        handle = byref(secret._handle)
+        c.check(c.secret_allocate(self._pointer, size, alignment, c.encoded(label), handle))
+        return secret
+
+    def _read_line(self, prompt: str, descriptor: int, limit: int, label: str) -> Secret:
+        text, site = c.encoded(prompt), c.encoded(label)
+        secret = Secret(self)
+        handle = byref(secret._handle)
+        c.check(c.read_passphrase(self._pointer, text, descriptor, limit, site, handle))
+        return secret
 
     def _copy(self, source: c.Buffer, label: str) -> Secret:
         with memoryview(source) as any_view, any_view.cast("B") as view:
@@ -306,7 +312,3 @@ class Arena:
 
 def _too_long(limit: int) -> EndOfInputError:
     return EndOfInputError(f"the file has more than {limit} bytes", Status.END_OF_INPUT)
-
-
-def _call_site(frame: FrameType) -> str:
-    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -1,13 +1,21 @@
-"""Secrets, and windows to them."""
+"""Secrets, and windows to them.
 
+Ctrl-C may come between any two bytecodes. So what the library makes is owned before it is made: the
+object comes first, and the call fills it in. What frees it stands in a slot named `__del__`: C calls
+that, and nothing comes in between.
+"""
+
+import functools
 import gc
 import hmac
 import os
 import sys
 import threading
+import weakref
 from ctypes import byref
-from types import TracebackType
-from typing import TYPE_CHECKING, ContextManager, List, NoReturn, Optional, Tuple, Type, Union
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Callable, ContextManager, Dict, List, NoReturn, Optional
+from typing import Type, Union
 
 from . import _library as c
 from ._errors import DestroyedError, Status, WindowOrderError, WindowsOpenError
@@ -17,6 +25,9 @@ if TYPE_CHECKING:
 
 _READ, _READ_WRITE = 0, 1
 _BUFFER_READ, _BUFFER_WRITE = 0x100, 0x200  # PyBUF_READ, PyBUF_WRITE
+
+# What a `__del__` is when there is nothing left to do.
+_nothing: Callable[[], object] = int
 
 
 class _Process:
@@ -36,13 +47,19 @@ class _Thread(threading.local):
     """The windows that this thread has open, the latest last."""
 
     def __init__(self) -> None:
-        self.windows: List["Window"] = []
+        self.windows: List["_Opened"] = []
 
 
 _thread = _Thread()
 
 # Secrets whose window only a thread that has ended could have closed: never freed, wiped at exit.
 _abandoned: List["Secret"] = []
+
+
+def call_site(depth: int) -> str:
+    """The file and line that called, so many frames above the caller."""
+    frame: FrameType = sys._getframe(depth + 1)
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def _count_references() -> int:
@@ -54,72 +71,57 @@ def _count_references() -> int:
     return sys.getrefcount(memory)
 
 
-class Window:
-    """The time in which this thread has a secret open; made by `Secret.read` and `Secret.write`.
+class _Opened:
+    """What a window has open. The thread's list holds it until it is closed, whatever becomes of the
+    Window. Closing it twice is fine: Ctrl-C may have come between the call and what notes it."""
 
-    Good for one `with` block.
-    """
+    __slots__ = ("__del__", "is_ended", "owner", "secret", "state", "status", "view")
 
-    __slots__ = ("_access", "_is_closed", "_is_ended", "_is_opened", "_secret", "_view", "_window")
-
-    def __init__(self, secret: "Secret", access: int) -> None:
-        self._secret = secret
-        self._access = access
-        self._window = c.CWindow()
-        self._view: Optional[memoryview] = None
-        self._is_opened = False  # by the library
-        self._is_ended = False  # the block
-        self._is_closed = False  # by the library
-
-    def __enter__(self) -> memoryview:
-        if self._is_opened:
-            raise RuntimeError("a window is good for one with block: call read() or write() again")
-        size = self._secret._open(self)
-        writing = self._access == _READ_WRITE
-        view: memoryview = c.view_of_memory(
-            self._window.bytes, size, _BUFFER_WRITE if writing else _BUFFER_READ
+    def __init__(self, owner: "Window") -> None:
+        self.owner = weakref.ref(owner)
+        self.secret = owner._secret
+        self.state = c.CWindow()
+        self.view: Optional[memoryview] = None
+        self.is_ended = False  # the block
+        self.status: Optional[int] = None  # what closing it said
+        # The list goes with its thread.
+        self.__del__: Callable[[], object] = functools.partial(
+            _close_late, self.state, self.secret
         )
-        self._view = view
-        _thread.windows.append(self)
-        return view
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        is_exported = self._release_views()
-        self._is_ended = True
-        windows = _thread.windows
-        # Of another thread's window closing says whose it is.
-        status = 0 if self in windows else self._close()
-        while windows and windows[-1]._is_ended:
-            window = windows.pop()
-            closed = window._close()
-            if window is self:
-                status = closed
-        if kind is not None:
-            return
-        c.check(status)
-        if not self._is_closed:
-            raise WindowOrderError(
-                "a window ends while one that this thread opened later is open: it closes together "
-                "with that one; do not await or yield in a window",
-                Status.WINDOWS_OPEN,
-            )
-        if is_exported:
-            raise BufferError(
-                "the window has ended, and something still has a buffer of its view: touching that "
-                "may end the process; make copies, or drop it before the block ends"
-            )
+    @property
+    def is_over(self) -> bool:
+        return self.is_ended or self.owner() is None
 
-    def _release_views(self) -> bool:
+    def open(self, access: int) -> memoryview:
+        """Nobody destroys the secret meanwhile."""
+        secret = self.secret
+        with secret._lock_of_this_process():
+            secret._require()
+            _thread.windows.append(self)
+            secret._windows[id(self.state)] = self.state
+            c.check(c.secret_open(byref(secret._handle), access, byref(self.state), None))
+            view: memoryview = c.view_of_memory(
+                self.state.bytes,
+                c.secret_size(byref(secret._handle)),
+                _BUFFER_WRITE if access == _READ_WRITE else _BUFFER_READ,
+            )
+            self.view = view
+            return view
+
+    def close(self) -> int:
+        status: int = c.close(byref(self.state))
+        if status != Status.THREAD:
+            self.status = status
+            self.secret._windows.pop(id(self.state), None)
+            self.__del__ = _nothing
+        return status
+
+    def release_views(self) -> bool:
         """Releases the view and all slices of it; whether something has exported one of them."""
-        view = self._view
+        view = self.view
         if view is None:
             return False
-        self._view = None
         (memory,) = gc.get_referents(view)
         is_exported = not _release(view)
         # More references than of a view alone are slices; those are looked for.
@@ -127,21 +129,99 @@ class Window:
             for other in gc.get_referrers(memory):
                 if isinstance(other, memoryview):
                     is_exported = not _release(other) or is_exported
+        self.view = None
         return is_exported
 
-    def _close(self) -> int:
-        if self._is_closed or not self._is_opened:
-            return 0
-        status: int = c.close(byref(self._window))
-        if status != Status.THREAD:
-            self._is_closed = True
-            self._secret._windows.pop()
-        return status
 
-    def __del__(self) -> None:
-        # An exception (Ctrl-C) came between opening and the block, or nobody ended the block.
-        if self._is_opened and not self._is_closed and self._close() == Status.THREAD:
-            _abandoned.append(self._secret)
+def _close_ended() -> None:
+    """Closes this thread's windows that are over, the latest first, up to one that is not."""
+    windows = _thread.windows
+    while windows and windows[-1].is_over:
+        last = windows[-1]
+        last.release_views()
+        last.close()
+        try:
+            windows.remove(last)
+        except ValueError:
+            pass  # a handler of a signal, or the collector, came to it first
+
+
+def _end(opened: _Opened) -> None:
+    opened.release_views()
+    opened.is_ended = True
+    _close_ended()
+
+
+def _close_late(state: c.CWindow, secret: "Secret") -> None:
+    if c.close(byref(state)) == Status.THREAD:
+        secret.__del__ = _nothing  # freeing it would be a violation
+        _abandoned.append(secret)
+    else:
+        secret._windows.pop(id(state), None)
+
+
+class Window:
+    """The time in which this thread has a secret open; made by `Secret.read` and `Secret.write`.
+
+    Good for one `with` block. A window that nobody holds any more ends, and its view with it.
+    """
+
+    __slots__ = ("__del__", "__weakref__", "_access", "_opened", "_secret")
+
+    def __init__(self, secret: "Secret", access: int) -> None:
+        self._secret = secret
+        self._access = access
+        self._opened: Optional[_Opened] = None
+
+    def __enter__(self) -> memoryview:
+        if self._opened is not None:
+            raise RuntimeError("a window is good for one with block: call read() or write() again")
+        _close_ended()
+        self._opened = opened = _Opened(self)
+        self.__del__: Callable[[], object] = functools.partial(_end, opened)
+        try:
+            return opened.open(self._access)
+        except BaseException:
+            _end(opened)
+            raise
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        opened = self._opened
+        if opened is None:
+            raise RuntimeError("the window was never opened")
+        try:
+            is_exported = opened.release_views()
+            opened.is_ended = True
+            if opened in _thread.windows:
+                _close_ended()
+                status = opened.status
+            else:
+                # Of another thread's window closing says whose it is.
+                status = opened.close()
+            if opened.status is not None:
+                self.__del__ = _nothing
+        except BaseException:
+            _end(opened)
+            raise
+        if kind is not None:
+            return
+        if status is None:
+            raise WindowOrderError(
+                "a window ends while one that this thread opened later is open: it closes together "
+                "with that one; do not await or yield in a window",
+                Status.WINDOWS_OPEN,
+            )
+        c.check(status)
+        if is_exported:
+            raise BufferError(
+                "the window has ended, and something still has a buffer of its view: touching that "
+                "may end the process; make copies, or drop it before the block ends"
+            )
 
 
 def _release(view: memoryview) -> bool:
@@ -162,22 +242,39 @@ class Secret:
     Threads may share it: any number may read at a time.
     """
 
-    __slots__ = ("__weakref__", "_arena", "_forks", "_lock", "_place", "_windows")
+    __slots__ = (
+        "__del__",
+        "__weakref__",
+        "_arena",
+        "_forks",
+        "_handle",
+        "_is_destroyed",
+        "_lock",
+        "_size",
+        "_windows",
+    )
 
-    def __init__(self, arena: "Arena", handle: c.CSecret, size: int) -> None:
-        """Secrets are made by `Arena.allocate` and its like."""
+    def __init__(self, arena: "Arena") -> None:
+        """Secrets are made by `Arena.allocate` and its like, which fill in the handle."""
         self._arena = arena  # it lives as long as its secrets
-        # Together, since other threads may open it while one resizes it.
-        self._place: Optional[Tuple[c.CSecret, int]] = (handle, size)
-        self._windows: List[None] = []  # so many are open; a list, since threads may change it
+        self._handle = c.CSecret()
+        self._size = 0  # as it was last known
+        self._is_destroyed = False
+        self._windows: Dict[int, c.CWindow] = {}  # those that may be open
         # Of one thread, too: a handler of a signal may come at any time.
         self._lock = threading.RLock()
         self._forks = _Process.forks
+        # (Its windows hold it, so none is open.)
+        self.__del__: Callable[[], object] = functools.partial(c.secret_free, byref(self._handle))
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self._found()[1]
+        with self._lock_of_this_process():
+            self._require()
+            if self.is_alive:
+                self._size = c.secret_size(byref(self._handle))
+            return self._size
 
     def __len__(self) -> int:
         return self.size
@@ -185,10 +282,10 @@ class Secret:
     @property
     def is_alive(self) -> bool:
         """Whether neither it nor its arena was destroyed, and this is no forked child."""
-        place = self._place
-        if place is None or self._forks != _Process.forks:
+        if self._forks != _Process.forks:
             return False
-        return c.secret_address(byref(place[0])) is not None
+        with self._lock_of_this_process():
+            return c.secret_address(byref(self._handle)) is not None
 
     def read(self) -> Window:
         """A window for reading: `with secret.read() as view`, a read-only memoryview."""
@@ -202,7 +299,8 @@ class Secret:
         """Fills it from the system's randomness."""
         window = self.write()
         with window as view:
-            c.check(c.fill_random(window._window.bytes, view.nbytes))
+            assert window._opened is not None
+            c.check(c.fill_random(window._opened.state.bytes, view.nbytes))
 
     def equals(self, other: Union["Secret", c.Buffer]) -> bool:
         """Whether the bytes are the same, in a time that depends on their number alone."""
@@ -214,17 +312,15 @@ class Secret:
 
     def copy_into(self, arena: "Arena", *, label: Optional[str] = None) -> "Secret":
         """A secret of the same bytes in another arena, or the same."""
+        site = label or call_site(1)
         with self.read() as view:
-            return arena.allocate_copying(view, label=label)
+            return arena.allocate_copying(view, label=site)
 
     def resize(self, size: int) -> None:
         """Makes it larger or smaller: new bytes are zeros, bytes that go are wiped."""
         with self._lock_of_this_process():
-            handle, _ = self._found()
-            # A copy: who opens it meanwhile has the old one, which is stale then.
-            changed = c.CSecret.from_buffer_copy(handle)
-            c.check(c.secret_resize(byref(changed), size))
-            self._place = (changed, size)
+            self._require()
+            c.check(c.secret_resize(byref(self._handle), size))
 
     def destroy(self) -> None:
         """Wipes and frees it. Nothing happens where it, or its arena, is destroyed already.
@@ -232,17 +328,19 @@ class Secret:
         Raises WindowsOpenError while a window to it is open anywhere.
         """
         with self._lock_of_this_process():
-            if self._place is None:
+            if self._is_destroyed:
                 return
+            _close_ended()
             if self._windows and self._forks == _Process.forks:
                 raise WindowsOpenError(
                     f"{len(self._windows)} windows to the secret are open: end them first",
                     Status.WINDOWS_OPEN,
                 )
-            status = c.secret_free(byref(self._place[0]))
+            status = c.secret_free(byref(self._handle))
             if status != Status.DESTROYED:
                 c.check(status)
-            self._place = None
+            self._is_destroyed = True
+            self.__del__ = _nothing
 
     def __enter__(self) -> "Secret":
         return self
@@ -253,42 +351,18 @@ class Secret:
             self.destroy()
 
     def __repr__(self) -> str:
-        place = self._place
-        return "<Secret, destroyed>" if place is None else f"<Secret of {place[1]} bytes>"
+        return "<Secret, destroyed>" if self._is_destroyed else f"<Secret of {self.size} bytes>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is never pickled, nor copied")
 
-    def __del__(self) -> None:
-        # Its windows hold it, so none is open. (Without __init__ there is nothing to free.)
-        place = getattr(self, "_place", None)
-        if place is not None:
-            c.secret_free(byref(place[0]))
-
-    def _found(self) -> Tuple[c.CSecret, int]:
-        place = self._place
-        if place is None:
+    def _require(self) -> None:
+        if self._is_destroyed:
             raise DestroyedError("the secret was destroyed", Status.DESTROYED)
-        return place
 
     def _lock_of_this_process(self) -> ContextManager[object]:
         # In a forked child every call of the library fails before it does anything.
         return self._lock if self._forks == _Process.forks else threading.RLock()
-
-    def _open(self, window: Window) -> int:
-        """Opens a window; the secret's size. Nobody destroys it meanwhile."""
-        with self._lock_of_this_process():
-            handle, size = self._found()
-            window._is_opened = True
-            self._windows.append(None)
-            status: int = c.secret_open(
-                byref(handle), window._access, byref(window._window), None
-            )
-            if status:
-                error = c.failure(status)
-                window._close()
-                raise error
-            return size
 
 
 _references_of_one_view = _count_references()
