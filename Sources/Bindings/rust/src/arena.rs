@@ -72,7 +72,8 @@ pub struct Options {
     pub secret_memory: bool,
     /// Memory tags (arm64).
     pub tagged: bool,
-    /// Not wiped by exit(3).
+    /// exit(3), and so `std::process::exit` and the end of `main`, does not wipe it. Without this it does,
+    /// also under windows that other threads have open then: see the crate's documentation.
     pub kept_at_exit: bool,
     /// Secrets in separate pages end exactly at the guard page.
     pub ends_at_guard: bool,

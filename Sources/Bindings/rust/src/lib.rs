@@ -115,6 +115,13 @@
 //!
 //! In a forked child the parent's arenas are `InheritedByFork`, and their memory is zeros or not there. A
 //! child may make arenas of its own.
+//!
+//! # Exit
+//!
+//! exit(3) wipes every arena and leaves it mapped; `main` ends with it, and so does `std::process::exit`.
+//! Threads that are still in a window then read zeros: join them before, or make their arena with
+//! `kept_at_exit`. Nothing is wiped by `std::process::abort`, nor by a signal without [`wipe_on_signals`].
+//! A `Secret` in a `static` is never dropped; exit wipes it.
 
 mod arena;
 mod error;

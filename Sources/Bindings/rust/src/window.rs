@@ -167,8 +167,10 @@ impl<'a> Read<'a> {
 impl Deref for Read<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are there, and do not change, while the window is open: writing needs the
-        // secret exclusively, destroying its arena waits for windows, and `wipe_everything` is unsafe.
+        // SAFETY: the bytes are there while the window is open: destroying its arena waits for windows. They
+        // do not change: writing needs the secret exclusively, and `wipe_everything` is unsafe. The one
+        // exception is exit(3), which writes zeros under windows of threads that are still running: in the
+        // last moments of the process, to memory that stays mapped, and of a type that any byte is valid for.
         unsafe { slice::from_raw_parts(self.window.start(), self.window.len()) }
     }
 }

@@ -330,30 +330,24 @@ fn lines_and_files() {
 mod alone {
     use super::*;
 
-    #[test]
-    #[ignore]
-    fn faults() {
-        let gate = Gate::Pages;
-        let secret = Arena::new("a", &Options { gate, ..options() })
-            .unwrap()
-            .allocate(8, None);
-        let secret = secret.unwrap();
+    fn read_after_its_window(gate: Gate) {
+        let arena = Arena::new("a", &Options { gate, ..options() }).unwrap();
+        let secret = arena.allocate(8, None).unwrap();
         let pointer = secret.read().unwrap().as_ptr();
-        // SAFETY: it is not: the window is closed.
+        // SAFETY: it is not, where a gate has closed the memory.
         println!("read {}", unsafe { pointer.read_volatile() });
     }
 
     #[test]
     #[ignore]
-    fn does_not_fault() {
-        let gate = Gate::None;
-        let secret = Arena::new("a", &Options { gate, ..options() })
-            .unwrap()
-            .allocate(8, None);
-        let secret = secret.unwrap();
-        let pointer = secret.read().unwrap().as_ptr();
-        // SAFETY: without a gate the memory is there.
-        println!("read {}", unsafe { pointer.read_volatile() });
+    fn reads_behind_a_gate() {
+        read_after_its_window(Gate::Pages);
+    }
+
+    #[test]
+    #[ignore]
+    fn reads_without_a_gate() {
+        read_after_its_window(Gate::None);
     }
 
     #[test]
@@ -465,9 +459,9 @@ mod alone {
 
 #[test]
 fn a_raw_pointer_faults_after_its_window() {
-    let faulted = alone("alone::faults");
+    let faulted = alone("alone::reads_behind_a_gate");
     assert_eq!(faulted.status.signal(), Some(11), "{faulted:?}");
-    assert!(alone("alone::does_not_fault").status.success());
+    assert!(alone("alone::reads_without_a_gate").status.success());
 }
 
 #[test]
