@@ -122,6 +122,7 @@ private struct ArenaRow {
       Gauge(.arenaSecrets) { $0.secretCount }, Gauge(.arenaEncrypted) { $0.encryptedCount },
       Gauge(.arenaOpen) { $0.openWindows }, Gauge(.arenaStuck) { $0.stuckOpenPages },
       Gauge(.arenaOpenTime, state: nil) { arena, now in
+        if arena.isOpenByDesign { return nil }
         let since = arena.openWindows == 0 ? now : arena.openSince
         return since.map { Double(now.since($0)) / 1000 }
       },

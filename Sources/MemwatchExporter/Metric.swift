@@ -161,8 +161,8 @@ extension Metric {
     "Open windows; sum of the group's arenas of this name.")
   static let arenaOpenTime = Metric(
     "arena_open_window_seconds", .gauge, "seconds", .largest, arena,
-    "How long windows are open with none opened since, 0 where none is; "
-      + "longest of the group's arenas of this name.")
+    "How long windows are open with none opened since, 0 where none is; not of adopted libsodium "
+      + "memory, which its program alone closes; longest of the group's arenas of this name.")
   static let arenaStuck = Metric(
     "arena_stuck_open_pages", .gauge, nil, .sum, arena,
     "Pages that could not be closed again; sum of the group's arenas of this name.")

@@ -90,6 +90,10 @@ extension ArenaSnapshot {
   /// Its contents can only be read, until it is destroyed.
   package var isFrozen: Bool { sealState == .frozen || sealState == .sealed }
   package var isSealed: Bool { sealState == .sealed }
+  /// Adopted libsodium memory: born open, and closed by its program alone (sodium_mprotect_noaccess). A
+  /// window there is no thread's, and its age says nothing. Only adopted arenas are inherited by fork, and
+  /// only libsodium's have a page gate.
+  package var isOpenByDesign: Bool { forkProtection == .inherited && gate == .pages }
   package var isLeftOutOfDumps: Bool { dumpProtection == .excluded }
 
   /// The lock states that an arena can have.

@@ -3,11 +3,11 @@
 import EnclaveSystem
 
 extension Inspector {
-  /// Adds a warning for each arena with a window open longer than the limit.
+  /// Adds a warning for each arena with a window open longer than the limit, unless it is open by design.
   func watchWindows(_ snapshot: inout Snapshot) {
     let now = ProcessFacts.bootMilliseconds
     var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
-    for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 {
+    for arena in snapshot.arenas where (arena.openWindows ?? 0) > 0 && !arena.isOpenByDesign {
       guard let opens = arena.opens else { continue }
       // Combine what this process observed with what the publisher reports.
       let before = openSince[arena.id].flatMap { $0.opens == opens ? $0 : nil }

@@ -103,7 +103,7 @@ extension Model {
       (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
     return arena.labels.map { label in
       row(
-        label, of: isNamed ? arena : nil,
+        label, of: isNamed ? arena : nil, isOpenByDesign: arena.isOpenByDesign,
         label.index < UInt64(ages.count) ? ages[Int(label.index)] : nil,
         since: marked.map { _ in before[label.label] ?? 0 },
         rate: labelRates["\(arena.id)/\(label.label)"], now: now)
@@ -118,8 +118,8 @@ extension Model {
   }
 
   private func row(
-    _ label: LabelSnapshot, of arena: ArenaSnapshot?, _ ages: SecretAges?, since: UInt64?,
-    rate: Double?, now: Timestamp
+    _ label: LabelSnapshot, of arena: ArenaSnapshot?, isOpenByDesign: Bool, _ ages: SecretAges?,
+    since: UInt64?, rate: Double?, now: Timestamp
   ) -> ListModel.Row {
     let live = label.live ?? 0
     let change = since.map { Int64(clamping: live) - Int64(clamping: $0) }
@@ -136,7 +136,7 @@ extension Model {
       ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
       : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
     let isOpen = (label.openNow ?? 0) > 0
-    let isHeld = isOpen && (held.1 ?? 0) >= Double(openLimitMs)
+    let isHeld = isOpen && !isOpenByDesign && (held.1 ?? 0) >= Double(openLimitMs)
     var row = ListModel.Row(
       id: arena.map { Self.labelID(label.label.string, of: $0.id) } ?? label.label.string,
       cells: [

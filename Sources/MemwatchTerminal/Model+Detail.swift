@@ -49,7 +49,8 @@ extension Model {
         title: "Open",
         text: "\(arena.protectionState.text), \(count(arena.openWindows)) windows now   opened "
           + "\(count(arena.opens)), for writing \(count(arena.opensForWriting))   pages that stay "
-          + "open \(count(arena.stuckOpenPages))"),
+          + "open \(count(arena.stuckOpenPages))"
+          + (arena.isOpenByDesign ? "   by design: its program alone closes it" : "")),
       Detail(
         title: "Failed",
         text: "allocations \(count(arena.failedAllocations))   locks \(count(arena.failedLocks))   "

@@ -77,11 +77,15 @@ import Testing
   /// Of processes in a group, the window that is open for the longest time; older libraries do not
   /// tell, which is no 0.
   @Test func openWindowsAreAsOldAsTheOldest() {
-    func series(_ windows: [(open: UInt64, since: Timestamp?)]) -> Double? {
+    func series(
+      _ windows: [(open: UInt64, since: Timestamp?)], gate: ReportedGate = .pages,
+      fork: ForkCode = .zeros
+    ) -> Double? {
       var exporter = Exporter(version: "1", hasCounters: false)
       let readings = windows.enumerated().map { index, window in
         var arena = Self.arena(1, "keys")
         (arena.openWindows, arena.openSince) = (window.open, window.since)
+        (arena.gate, arena.forkProtection) = (gate, .known(fork))
         var reading = Self.reading(UInt64(index + 1), SafeText("web"), [arena])
         reading.snapshot!.sampledAt = 100_000
         return reading
@@ -94,6 +98,9 @@ import Testing
     #expect(series([(0, nil), (2, 97_500), (1, 99_000), (1, nil)]) == 2.5)
     // The clock of the publisher is ahead.
     #expect(series([(1, 100_007)]) == 0)
+    // Adopted libsodium memory is meant to be open; nothing else that is inherited is, nor any page gate.
+    #expect(series([(2, 97_500)], fork: .inherited) == nil)
+    #expect(series([(2, 97_500)], gate: .ungated, fork: .inherited) == 2.5)
   }
 
   /// One judgement of a check holds; a check that comes twice does not occur twice.

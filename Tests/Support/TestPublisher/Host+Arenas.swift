@@ -14,14 +14,14 @@ extension Host {
       else {
         throw Failure(text: "no such name")
       }
-      arenas[words[1]] = try Arena(
-        name,
-        .init(
-          layout: try word(3) == "slab" ? .slab : .isolated,
-          lock: try word(4) == "required" ? .required : word(4) == "off" ? .off : .preferred,
-          gate: try Pool.gate(word(5)),
-          capacity: words.count > 6 ? Int(words[6]) : nil,
-          backing: words.contains("secret") ? .secret : .anonymous))
+      var options = Arena.Options(
+        layout: try word(3) == "slab" ? .slab : .isolated,
+        lock: try word(4) == "required" ? .required : word(4) == "off" ? .off : .preferred,
+        gate: try Pool.gate(word(5)),
+        capacity: words.count > 6 ? Int(words[6]) : nil,
+        backing: words.contains("secret") ? .secret : .anonymous)
+      options.isInheritedByFork = words.contains("inherited")
+      arenas[words[1]] = try Arena(name, options)
       secrets[words[1]] = []
       return ""
     case "receive":
