@@ -20,6 +20,8 @@ package enum Console {
   /// From now on a write past RLIMIT_FSIZE is an error and does not end the process.
   package static func surviveFileLimit() { ChildProcess.ignoreFileLimit() }
 
+  package static var isRoot: Bool { ProcessFacts.uid == 0 }
+
   /// The memory limits of memwatch itself, in words; nil: none.
   package static var memoryLimits: String? { ChildProcess.memoryLimits }
 

@@ -239,6 +239,9 @@ func finish(_ body: () throws -> Void) -> Never {
   } catch let code as ExitCode {
     Exiting.now(code.rawValue)
   } catch {
+    if let reason = Suggestion.reason(for: Memwatch.message(for: error)) {
+      Output.error("memwatch: " + reason)
+    }
     Memwatch.exit(withError: error)
   }
 }

@@ -73,6 +73,7 @@ struct Failure: Error {
       case .only: lines = ["nobody publishes a stats page"]
       }
       lines += places.map { "  looked in \($0.path): \($0.outcome)" }
+      if case .name(let name) = target { lines += Suggestion.lines(for: name) }
       lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")
       self.init(Exit.noPublisher, lines.joined(separator: "\n"))
     case .notPermitted(let target, let places):
@@ -80,7 +81,12 @@ struct Failure: Error {
       self.init(
         Exit.notPermitted,
         (["not permitted to look at \(target.text)"] + denied
-          + ["Run memwatch as that user, or as root."]).joined(separator: "\n"))
+          + [
+            Console.isRoot
+              ? "This is root without the capabilities SYS_PTRACE and DAC_READ_SEARCH of the host: "
+                + "run memwatch as that user, or outside of the container."
+              : "Run memwatch as that user, or as root."
+          ]).joined(separator: "\n"))
     case .several(let publishers):
       let rows = publishers.map {
         ["  " + ($0.pid.map { "\($0)" } ?? "?"), $0.name.string, SafeText($0.path).string]

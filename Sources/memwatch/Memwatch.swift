@@ -29,6 +29,7 @@ struct Memwatch: ParsableCommand {
     Console.prepareText()
     Console.surviveFileLimit()
     finish {
+      try Suggestion.checkHelp(Array(CommandLine.arguments.dropFirst()))
       var command = try parseAsRoot()
       try command.run()
     }

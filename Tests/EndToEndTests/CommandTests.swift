@@ -36,6 +36,37 @@ func publishing(
     #expect(try memwatch("snapshot", "--file", "/nonexistent", stats: scratch).status == 2)
   }
 
+  /// What was probably meant is told, and what there is.
+  @Test func mistypedCommandsAreSuggested() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch)
+    defer { peer.kill() }
+    for (typed, meant) in [("snaphot", "snapshot"), ("aduit", "audit"), ("snap", "snapshot")] {
+      let named = try memwatch(typed, stats: scratch)
+      #expect(named.status == 2 && named.error.contains("nobody publishes"))
+      #expect(named.error.contains("Did you mean: memwatch \(meant)?"), "\(named.error)")
+      #expect(named.error.contains("Publishing now: "))
+      #expect(named.error.contains("test-publisher"))
+      let help = try memwatch("help", typed)
+      #expect(help.status == 64 && help.output.isEmpty)
+      #expect(help.error.contains("there is no command \(typed)."))
+      #expect(help.error.contains("Did you mean: memwatch help \(meant)?"), "\(help.error)")
+    }
+    let other = try memwatch("some-server", stats: scratch)
+    #expect(other.status == 2 && !other.error.contains("Did you mean"))
+    for command in ["snapshot", "export"] {
+      let help = try memwatch("help", command)
+      #expect(help.status == 0 && help.output.contains("USAGE: memwatch \(command)"))
+    }
+    #expect(try memwatch("help").status == 0)
+  }
+
+  @Test(arguments: ["0", "5", "-1s", "ten", "1 s"]) func aTimeNeedsAUnit(text: String) throws {
+    let ended = try memwatch("--interval=\(text)", "some-server")
+    #expect(ended.status == 64, "\(ended.error)")
+    #expect(ended.error.contains("A time is a number with a unit: 500ms, 10s, 2m, 1h."))
+  }
+
   /// A process that its parent has not waited for: nobody may look into it, root neither.
   @Test func aZombieHasEnded() throws {
     let scratch = try Scratch(onTmpfs: true)
