@@ -37,6 +37,20 @@ int64_t cms_thread_count(void) {
   return count;
 }
 
+void cms_raise_file_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return;
+  rlim_t wanted = limit.rlim_max < 16384 ? limit.rlim_max : 16384;
+  if (wanted <= limit.rlim_cur) return;
+  limit.rlim_cur = wanted;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+uint64_t cms_file_limit(void) {
+  struct rlimit limit;
+  return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : (uint64_t)limit.rlim_cur;
+}
+
 int64_t cms_fork(void) { RESULT(fork()); }
 
 void cms_take_ending_signals(void) {

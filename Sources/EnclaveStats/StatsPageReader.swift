@@ -83,6 +83,7 @@ package struct StatsPageReader: ~Copyable {
   private let layout: StatsPageLayout
   package let header: StatsPageRecord<HeaderWord>
   private var stamps: [UInt64] = []
+  /// The records of each table; empty until it is read for the first time.
   private var tables: [[[UInt64]]]
   private var process: [UInt64]
   private var calls: [[UInt64]]
@@ -150,9 +151,7 @@ package struct StatsPageReader: ~Copyable {
     self.header = header
     process = Array(repeating: 0, count: StatsPageFormat.processBytes / 8)
     calls = []
-    tables = StatsPageTable.allCases.map { table in
-      Array(repeating: [], count: layout.capacity(table))
-    }
+    tables = StatsPageTable.allCases.map { _ in [] }
   }
 
   private static func words(
@@ -230,6 +229,8 @@ package struct StatsPageReader: ~Copyable {
           seen[stamp] = stamps.isEmpty ? ~newStamps[stamp] : stamps[stamp]
         }
         first = capacity
+      } else if tables[table.rawValue].isEmpty {
+        tables[table.rawValue] = Array(repeating: [], count: capacity)
       }
       while first < capacity {
         let count = min(StatsPageFormat.blockRecords, capacity - first)
@@ -314,7 +315,10 @@ package struct StatsPageReader: ~Copyable {
     for index in 0..<count {
       let range = (index * words)..<((index + 1) * words)
       if first[range.lowerBound] & 1 == 0, first[range] == second[range] {
-        records.append(Array(second[range]))
+        // Most places of a large table are free, and take no memory here. (The second word of each
+        // table's records tells whose it is.)
+        let isFree = isStamped && second[range.lowerBound + 1] == 0
+        records.append(isFree ? [] : Array(second[range]))
         continue
       }
       areAllGood = false

@@ -30,6 +30,12 @@ package enum ProcText {
     return nil
   }
 
+  /// The words behind a text at the start of a line; nil if there is no such line.
+  package static func fields(behind start: StaticString, in text: [UInt8]) -> [ArraySlice<UInt8>]? {
+    text.split(separator: UInt8(ascii: "\n")).lazy.compactMap { rest(of: $0, behind: start) }
+      .first?.split { isBlank($0) }
+  }
+
   /// The rest of a line that starts with `start`; nil if it starts with something else.
   private static func rest(
     of line: ArraySlice<UInt8>, behind start: StaticString

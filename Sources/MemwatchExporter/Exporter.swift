@@ -135,10 +135,8 @@ package struct Exporter {
     SafeText(Array(text.string.utf8), limit: 128).string
   }
 
-  private static func isUnhealthy(_ arena: ArenaSnapshot, in snapshot: Snapshot) -> Bool {
-    arena.isNotFullyLocked || (arena.stuckOpenPages ?? 0) > 0
-      || (arena.corruptions ?? 0) > 0
-      || snapshot.problem(of: arena).map { $0.severity < .note } ?? false
+  private static func isUnhealthy(_ arena: ArenaSnapshot) -> Bool {
+    arena.isNotFullyLocked || (arena.stuckOpenPages ?? 0) > 0 || (arena.corruptions ?? 0) > 0
   }
 
   /// The groups and arenas of a collection, and which are unhealthy.
@@ -151,10 +149,12 @@ package struct Exporter {
       for labelled in readings {
         present.insert(labelled.group)
         guard let snapshot = labelled.reading.snapshot else { continue }
-        var isBad = snapshot.problems.contains { $0.severity < .note }
+        let problems = snapshot.problems.filter { $0.severity < .note }
+        let badArenas = Set(problems.compactMap(\.arenaID))
+        var isBad = !problems.isEmpty
         var own = arenas.removeValue(forKey: labelled.group) ?? [:]
         for (arena, name) in zip(snapshot.arenas, labelled.arenas) {
-          let isBadArena = Exporter.isUnhealthy(arena, in: snapshot)
+          let isBadArena = Exporter.isUnhealthy(arena) || badArenas.contains(arena.id)
           isBad = isBad || isBadArena
           if isBadArena || own[name] == nil { own[name] = isBadArena }
         }

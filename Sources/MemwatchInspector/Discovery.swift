@@ -44,12 +44,17 @@ package struct Location: Equatable, Sendable {
 package struct Discovery: Sendable {
   package var publishers: [Publisher] = []
   package var places: [Location] = []
+  private var ids: Set<UInt64> = []
 
   /// Searches every directory where a publisher may put its page.
-  package static func run() -> Discovery {
+  ///
+  /// - Parameter inspectors: those that are attached, by publisher; a page that one of them has open
+  ///   is not opened again while its publisher holds it under its name.
+  package static func run(reusing inspectors: [UInt64: Inspector] = [:]) -> Discovery {
     var discovery = Discovery()
+    let open = Dictionary(inspectors.values.map { ($0.publisher.source, $0) }) { first, _ in first }
     do throws(FileFailure) {
-      for place in try FileOpener.current.search() { discovery.add(place) }
+      for place in try FileOpener.current.search(inContainers: true) { discovery.add(place, open) }
     } catch {
       discovery.places = [
         Location(path: "the places of pages", outcome: "\(error)", hasFailed: true)
@@ -58,7 +63,26 @@ package struct Discovery: Sendable {
     return discovery
   }
 
-  private mutating func add(_ place: StatsPageLocation) {
+  /// The live publisher with this pid whose page, in a directory of this mount namespace, has the pid
+  /// in its name. Nothing else is opened.
+  static func near(pid: Int32) -> Publisher? {
+    let places = (try? FileOpener.current.search(inContainers: false)) ?? []
+    var found: [Publisher] = []
+    for place in places {
+      guard case .opened(let owner) = place.outcome else { continue }
+      for page in place.pages where StatsPageName(page.name)?.pid == pid {
+        guard let file = try? InspectedFile.page(page.number).open(),
+          let status = try? file.status(), status.owner == owner, status.isRegular,
+          let publisher = Publisher(
+            file, .page(page.number), path: place.path + "/" + page.name, fileName: page.name)
+        else { continue }
+        if publisher.pid == pid, publisher.state.isHeld { found.append(publisher) }
+      }
+    }
+    return found.count == 1 ? found[0] : nil
+  }
+
+  private mutating func add(_ place: StatsPageLocation, _ open: [InspectedFile: Inspector]) {
     func add(_ outcome: String, isDenied: Bool = false) {
       places.append(Location(path: place.path, outcome: outcome, isDenied: isDenied))
     }
@@ -74,6 +98,13 @@ package struct Discovery: Sendable {
       var found = 0
       for page in place.pages where StatsPageName(page.name) != nil {
         do {
+          if let inspector = open[.page(page.number)], inspector.isPublished(by: owner) {
+            found += 1
+            if ids.insert(inspector.publisher.id).inserted {
+              publishers.append(inspector.publisher)
+            }
+            continue
+          }
           let file = try InspectedFile.page(page.number).open()
           let status = try file.status()
           // A genuine page has the same owner as its directory.
@@ -84,7 +115,7 @@ package struct Discovery: Sendable {
           else { continue }
           found += 1
           // The same page may be reachable by two paths.
-          if !publishers.contains(where: { $0.id == publisher.id && $0.id != 0 }) {
+          if publisher.id == 0 || ids.insert(publisher.id).inserted {
             publishers.append(publisher)
           }
         } catch {

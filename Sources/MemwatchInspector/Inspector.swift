@@ -40,8 +40,11 @@ package final class Inspector {
   private var lastSearchMs: UInt64 = 0
   private var successor: Publisher?
   private var maps = MapsCache()
-  /// The last probe that read rarely changing settings, and its time.
-  private var settings: (probe: ProcessProbe, readMs: UInt64)?
+  /// The last probes that read the limits, and the surroundings.
+  private var limits: (probe: ProcessProbe, readMs: UInt64)?
+  private var surroundings: (probe: ProcessProbe, readMs: UInt64)?
+  /// The arenas of the last sample.
+  private var knownArenas = SnapshotBuilder.KnownArenas()
   private var auditor = Auditor()
   private var unlocked: (page: UnlockedPage, readMs: UInt64)?
   /// Milliseconds that a window may stay open before a warning.
@@ -57,8 +60,20 @@ package final class Inspector {
     var nextMs: UInt64 = 0
   }
 
-  /// Slightly below one second, so every sample at 1 Hz reads them.
-  private static let settingsMs: UInt64 = 900
+  /// How often what rarely changes is read, in milliseconds.
+  package struct Pace: Sendable {
+    /// RLIMIT_MEMLOCK. Slightly below one second, so every sample at 1 Hz reads it.
+    var limits: UInt64 = 900
+    /// The control group and the user namespace.
+    var surroundings: UInt64 = 900
+    /// The least time between two counts of mappings.
+    var maps: UInt64 = 1000
+
+    package static let screen = Pace()
+    /// For samples of many processes at intervals of seconds.
+    package static let exporter = Pace(surroundings: 60_000, maps: 60_000)
+  }
+  package var pace = Pace.screen
 
   private init(target: Target, publisher: Publisher, reader: consuming StatsPageReader) {
     self.target = target
@@ -99,10 +114,22 @@ package final class Inspector {
     }
   }
 
+  /// The systemd service of the process, as of the last sample; nil: none or unknown.
+  package var unit: SafeText? { surroundings?.probe.unit.map { SafeText($0) } }
+
   // MARK: - Finding
+
+  /// Whether its page, which is that user's, still has a name, and a publisher that holds it.
+  func isPublished(by owner: UInt32) -> Bool {
+    guard publisher.uid == owner, publisher.state.isHeld, let status = try? reader.file.status(),
+      status.links > 0, let holder = try? reader.file.lockHolder()
+    else { return false }
+    return holder != .nobody
+  }
 
   package static func find(_ target: Target) throws(AttachFailure) -> Publisher {
     if case .file(let path) = target { return try file(path, target) }
+    if case .pid(let pid) = target, let near = Discovery.near(pid: pid) { return near }
     let discovery = Discovery.run()
     let matching = discovery.publishers.filter { $0.matches(target) }
     let live = matching.filter { $0.state.isHeld }
@@ -187,6 +214,7 @@ package final class Inspector {
   ///
   /// - Parameter detail: whether to include individual secrets or pages.
   package func sample(auditing: Auditing = .never, _ detail: SampleDetail = .all) -> Snapshot {
+    let hasChunks = detail != .totals
     let detail = detail.tables
     followSuccessor()
     let start = ProcessFacts.bootMilliseconds
@@ -198,6 +226,9 @@ package final class Inspector {
       reading = read(detail)
     }
     audit(&reading, auditing)
+    reading.hasChunks = hasChunks
+    swap(&reading.knownArenas, &knownArenas)
+    defer { swap(&reading.knownArenas, &knownArenas) }
     let version = detail.contains(.secrets) ? reading.image?.secretsVersion : nil
     if let version, version == secrets.version { reading.secrets = secrets.all }
     var snapshot = reading.snapshot(publisher: publisher, restart: restart)
@@ -270,13 +301,19 @@ package final class Inspector {
     reading.pid = pid ?? Int32(exactly: publisher.publisherPid).flatMap { holder == nil ? $0 : nil }
     if holder == .nobody, pid == nil { reading.pid = Int32(exactly: publisher.publisherPid) }
     if let pid = reading.pid {
-      let known = settings.flatMap { now < $0.readMs + Self.settingsMs ? $0.probe : nil }
-      reading.probe = ProcessProbe(pid: pid, countingMaps: isTime, settings: known)
-      if known == nil { settings = (reading.probe, now) }
+      func current(_ last: (probe: ProcessProbe, readMs: UInt64)?, _ ms: UInt64) -> ProcessProbe? {
+        last.flatMap { now < $0.readMs + ms ? $0.probe : nil }
+      }
+      let (oldLimits, oldSurroundings) =
+        (current(limits, pace.limits), current(surroundings, pace.surroundings))
+      reading.probe = ProcessProbe(
+        pid: pid, countingMaps: isTime, limits: oldLimits, surroundings: oldSurroundings)
+      if oldLimits == nil { limits = (reading.probe, now) }
+      if oldSurroundings == nil { surroundings = (reading.probe, now) }
       if isTime {
         maps.count = reading.probe.mapCount
         // A thousand maps take about 0.3 ms; 20,000 are counted every 10 s.
-        maps.nextMs = now + UInt64(max(1000, min(60_000, (maps.count ?? 0) / 2)))
+        maps.nextMs = now + max(pace.maps, UInt64(min(60_000, (maps.count ?? 0) / 2)))
       }
     }
     reading.mapCount = maps.count
@@ -384,7 +421,8 @@ package final class Inspector {
     image = nil
     pid = next.pid
     maps = MapsCache()
-    settings = nil
+    (limits, surroundings) = (nil, nil)
+    knownArenas = SnapshotBuilder.KnownArenas()
     auditor = Auditor()
     unlocked = nil
     openSince = [:]

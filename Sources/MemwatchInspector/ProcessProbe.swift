@@ -38,8 +38,12 @@ package struct ProcessProbe: Equatable, Sendable {
   /// An empty probe.
   init() {}
 
-  /// - Parameter settings: an earlier probe to copy rarely changing settings from; nil: read them.
-  package init(pid: Int32, countingMaps: Bool, settings: ProcessProbe? = nil) {
+  /// - Parameters:
+  ///   - limits: an earlier probe to copy limits from; nil: read them.
+  ///   - surroundings: an earlier probe to copy namespaces and groups from; nil: read them.
+  package init(
+    pid: Int32, countingMaps: Bool, limits: ProcessProbe? = nil, surroundings: ProcessProbe? = nil
+  ) {
     func bytes(_ file: ProcessFile, limit: Int = 16384) -> [UInt8]? {
       InspectedFile.process(file, pid: pid).bytes(limit: limit)
     }
@@ -61,42 +65,36 @@ package struct ProcessProbe: Equatable, Sendable {
     {
       mapCount = maps.count { $0 == UInt8(ascii: "\n") }
     }
-    if let settings, settings.startTime == startTime {
-      take(settings)
+    if let limits, limits.startTime == startTime {
+      (softLimit, hardLimit) = (limits.softLimit, limits.hardLimit)
+    } else if let text = bytes(.limits),
+      let fields = ProcText.fields(behind: "Max locked memory", in: text), fields.count >= 2
+    {
+      func limit(_ field: ArraySlice<UInt8>) -> UInt64? {
+        field.elementsEqual("unlimited".utf8) ? .max : ProcText.number(field)
+      }
+      (softLimit, hardLimit) = (limit(fields[0]), limit(fields[1]))
+    }
+    if let surroundings, surroundings.startTime == startTime {
+      isInInitialUserNamespace = surroundings.isInInitialUserNamespace
+      (unit, limitSource) = (surroundings.unit, surroundings.limitSource)
     } else {
-      readSettings(pid)
+      readSurroundings(pid)
     }
   }
 
-  /// Reads limits, namespaces and groups, which rarely change.
-  private mutating func readSettings(_ pid: Int32) {
-    func text(_ file: ProcessFile, limit: Int = 16384) -> String? {
-      InspectedFile.process(file, pid: pid).text(limit: limit)
-    }
-    for line in (text(.limits) ?? "").split(separator: "\n")
-    where line.hasPrefix("Max locked memory") {
-      let fields = line.dropFirst("Max locked memory".count).split(separator: " ")
-      if fields.count >= 2 {
-        softLimit = fields[0] == "unlimited" ? .max : UInt64(fields[0])
-        hardLimit = fields[1] == "unlimited" ? .max : UInt64(fields[1])
-      }
-    }
+  /// Reads namespaces and groups, which rarely change.
+  private mutating func readSurroundings(_ pid: Int32) {
     isInInitialUserNamespace = InspectedFile.namespaces(pid: pid).fields(limit: 4096)?.first.flatMap
     {
       $0.isEmpty ? nil : $0 == Self.initialUserNamespace
     }
-    if let cgroup = text(.cgroup, limit: 65536) {
+    if let cgroup = InspectedFile.process(.cgroup, pid: pid).text(limit: 65536) {
       limitSource = LimitSource(cgroup: cgroup)
       unit = cgroup.split(separator: "\n").lazy
         .compactMap { $0.split(separator: "/").last { $0.hasSuffix(".service") } }
         .first.map { SafeText(String($0)).string }
     }
-  }
-
-  private mutating func take(_ settings: ProcessProbe) {
-    (softLimit, hardLimit) = (settings.softLimit, settings.hardLimit)
-    isInInitialUserNamespace = settings.isInInitialUserNamespace
-    (unit, limitSource) = (settings.unit, settings.limitSource)
   }
 
   /// Why the process cannot be inspected; nil if it can.

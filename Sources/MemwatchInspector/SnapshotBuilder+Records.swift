@@ -17,9 +17,15 @@ extension SnapshotBuilder {
 
   func realTime(_ word: UInt64) -> Timestamp? { number(word).map { Timestamp(realMs: $0) } }
 
-  /// Converts milliseconds since boot on the publisher's clock to wall-clock time.
-  func time(_ bootMs: UInt64) -> Timestamp? {
-    guard bootMs != StatsPageFormat.unknown, bootMs != 0, let image else { return nil }
+  /// A pair of readings of the publisher's clocks, in milliseconds.
+  struct Clock: Equatable {
+    var boot: UInt64
+    var real: UInt64
+  }
+
+  /// The pair that times are converted with; nil: unknown.
+  var clock: Clock? {
+    guard let image else { return nil }
     var boot = image.header[.createdBootMs]
     var real = image.header[.createdRealMs]
     // Pairs of clock readings jitter by a millisecond, so the first pair is used to keep times
@@ -31,10 +37,17 @@ extension SnapshotBuilder {
     guard boot != 0, real != StatsPageFormat.unknown, boot != StatsPageFormat.unknown else {
       return nil
     }
-    let (difference, overflow) = Int64(truncatingIfNeeded: boot)
+    return Clock(boot: boot, real: real)
+  }
+
+  /// Converts milliseconds since boot on the publisher's clock to wall-clock time.
+  func time(_ bootMs: UInt64) -> Timestamp? {
+    guard bootMs != StatsPageFormat.unknown, bootMs != 0, let clock else { return nil }
+    let (difference, overflow) = Int64(truncatingIfNeeded: clock.boot)
       .subtractingReportingOverflow(Int64(truncatingIfNeeded: bootMs))
     guard !overflow else { return nil }
-    let (result, over) = Int64(truncatingIfNeeded: real).subtractingReportingOverflow(difference)
+    let (result, over) = Int64(truncatingIfNeeded: clock.real)
+      .subtractingReportingOverflow(difference)
     return over || result < 0 ? nil : Timestamp(realMs: UInt64(result))
   }
 

@@ -19,12 +19,35 @@ struct SnapshotBuilder {
   var audit: Audit?
   /// The secrets, if their table has not changed.
   var secrets: [SecretSnapshot]?
+  /// False: chunks are left out of the snapshot.
+  var hasChunks = true
+  var knownArenas = KnownArenas()
   var stateDetail: String?
   var endedInOrder: Bool?
 
+  /// The arenas of the sample before, for records that have not changed since.
+  struct KnownArenas {
+    fileprivate var clock: Clock?
+    fileprivate var arenas: [UInt64: (record: StatsPageRecord<ArenaWord>, arena: ArenaSnapshot)] =
+      [:]
+  }
+
   init(sampledAt: Timestamp) { self.sampledAt = sampledAt }
 
-  func snapshot(publisher: Publisher, restart: Restart?) -> Snapshot {
+  /// Decodes the arenas whose records have changed.
+  private mutating func arenas(_ image: StatsPageImage) -> [ArenaSnapshot] {
+    let clock = clock
+    let old = knownArenas.clock == clock ? knownArenas.arenas : [:]
+    knownArenas = KnownArenas(clock: clock)
+    return image.arenas.map { record in
+      let id = record[.id]
+      let known = old[id].flatMap { $0.record == record ? $0.arena : nil } ?? arena(record)
+      knownArenas.arenas[id] = (record, known)
+      return known
+    }.sorted { $0.id < $1.id }
+  }
+
+  mutating func snapshot(publisher: Publisher, restart: Restart?) -> Snapshot {
     var snapshot = Snapshot(
       process: process(publisher), sampledAt: sampledAt,
       complete: isFresh && (image?.isComplete ?? false))
@@ -34,13 +57,13 @@ struct SnapshotBuilder {
       snapshot.problems = processProblems(snapshot)
       return snapshot
     }
-    snapshot.arenas = image.arenas.map(arena).sorted { $0.id < $1.id }
+    snapshot.arenas = arenas(image)
     var owners: [UInt64: UInt64] = [:]
     for record in image.arenas { owners[record[.keyNumber], default: 0] += 1 }
     let keys = Dictionary(image.arenas.map { ($0[.id], $0[.keyNumber]) }) { first, _ in first }
     let labels = Dictionary(grouping: image.labels) { $0[.arenaID] }
     let chunks = Dictionary(
-      grouping: image.chunks.enumerated().map {
+      grouping: (hasChunks ? image.chunks : []).enumerated().map {
         (chunk: $1, map: $0 < image.maps.count ? image.maps[$0] : nil)
       }, by: { $0.chunk[.arenaID] })
     // If several arenas claim the same id, only the first gets its labels and chunks; otherwise a

@@ -86,6 +86,7 @@ package struct Broker: ~Copyable {
       pair.first = nil
       exports = nil
       let prepared = prepare()
+      Privileges.raiseFileLimit()
       let client = BrokerClient(pair.second.take()!, named: named, exports: exportsPath)
       // Load the time zone while files can still be opened.
       _ = ProcessFacts.localTime(0, withDate: false)
@@ -184,7 +185,9 @@ package struct Broker: ~Copyable {
       return try files.open(.named(named[index]))
     case .search:
       return try OpenFile(
-        holding: TextFields.encode(files.search().flatMap(\.fields)), path: "the places of pages")
+        holding: TextFields.encode(
+          files.search(inContainers: request.first == 0).flatMap(\.fields)),
+        path: "the places of pages")
     case .create: return try create(request)
     case .replace: return try beginReplacing()
     case .finish, .other: throw invalid

@@ -10,6 +10,8 @@ package final class BrokerClient: FileOpening {
   private let named: [String]
   private let exports: String
   private let state = Mutex(State())
+  /// How many files of /proc stay open: a good half of what this process may open.
+  private let mostCachedFiles: Int
 
   private struct State {
     var paths: [Int: String] = [:]
@@ -30,6 +32,7 @@ package final class BrokerClient: FileOpening {
     self.socket = socket
     self.named = named
     self.exports = exports
+    mostCachedFiles = max(64, Privileges.fileLimit / 8 * 5)
   }
 
   // MARK: - Asking
@@ -72,10 +75,20 @@ package final class BrokerClient: FileOpening {
     guard let request = request(for: file) else {
       throw FileFailure(function: "open", path: path, errno: FileFailure.eperm)
     }
-    guard let opened = try ask(request, for: path).takeFile() else {
-      throw FileFailure(function: "open", path: path, errno: 9)
+    return try takeFile(request, for: path)
+  }
+
+  /// Asks for a file. If RLIMIT_NOFILE leaves no room for it, closes those that are kept, and asks
+  /// again.
+  private func takeFile(
+    _ request: BrokerRequest, for path: String, to function: String = "open"
+  ) throws(FileFailure) -> OpenFile {
+    if let file = try ask(request, for: path, to: function).takeFile() { return file }
+    state.withLock { $0.cachedFiles = [:] }
+    guard let file = try ask(request, for: path, to: function).takeFile() else {
+      throw FileFailure(function: function, path: path, errno: 24)  // EMFILE
     }
-    return opened
+    return file
   }
 
   private func request(for file: InspectedFile) -> BrokerRequest? {
@@ -121,8 +134,9 @@ package final class BrokerClient: FileOpening {
     if isStanding {
       let cachedFiles = CachedFile(opened)
       state.withLock {
-        // Bound the number of open files.
-        if $0.cachedFiles.count >= 64 { $0.cachedFiles = [:] }
+        if $0.cachedFiles.count >= mostCachedFiles {
+          $0.cachedFiles.remove(at: $0.cachedFiles.startIndex)
+        }
         $0.cachedFiles[file] = cachedFiles
       }
     }
@@ -135,10 +149,9 @@ package final class BrokerClient: FileOpening {
     return bytes
   }
 
-  package func search() throws(FileFailure) -> [StatsPageLocation] {
-    guard let answer = try ask(BrokerRequest(.search), for: "the places of pages").takeFile() else {
-      return []
-    }
+  package func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation] {
+    let request = BrokerRequest(.search, inContainers ? 0 : 1)
+    let answer = try takeFile(request, for: "the places of pages")
     let places = StatsPageLocation.all(TextFields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
       for place in places {
@@ -177,9 +190,7 @@ package final class BrokerClient: FileOpening {
   }
 
   private func replace(with bytes: [UInt8], path: String) throws(FileFailure) {
-    guard let file = try ask(BrokerRequest(.replace, 0), for: path, to: "replace").takeFile() else {
-      throw FileFailure(function: "replace", path: path, errno: 9)
-    }
+    let file = try takeFile(BrokerRequest(.replace, 0), for: path, to: "replace")
     do throws(FileFailure) {
       try file.write(bytes)
       try file.synchronize()

@@ -100,7 +100,8 @@ package protocol FileOpening: AnyObject, Sendable {
   func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile
   /// The contents of a file, at most `limit` bytes; nil if it cannot be read.
   func read(_ file: InspectedFile, limit: Int) -> [UInt8]?
-  func search() throws(FileFailure) -> [StatsPageLocation]
+  /// Searches for pages; in other mount namespaces only on request, since that looks at every process.
+  func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation]
   /// Creates a new file, mode 0600; never overwrites. `whole`: under a temporary name until
   /// `finish`.
   func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile
@@ -132,7 +133,9 @@ package final class DirectFileOpener: FileOpening {
 
   package init() {}
 
-  package func search() -> [StatsPageLocation] { pages.withLock { $0.run() } }
+  package func search(inContainers: Bool) -> [StatsPageLocation] {
+    pages.withLock { $0.run(inContainers: inContainers) }
+  }
 
   package func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile {
     switch file {

@@ -23,6 +23,13 @@ package enum Privileges {
     _ = try check("capset", cms_keep_capabilities(mask))
   }
 
+  /// Raises the soft limit of open files to the hard one, as far as is of use (setrlimit(2)): an
+  /// exporter keeps some for each process.
+  package static func raiseFileLimit() { cms_raise_file_limit() }
+
+  /// The number of files that this process may have open (RLIMIT_NOFILE).
+  package static var fileLimit: Int { Int(clamping: cms_file_limit()) }
+
   /// Sets PR_SET_NO_NEW_PRIVS (prctl(2)): programs started from here gain nothing from set-user-ID
   /// or file capabilities. Landlock and seccomp require it.
   package static func refuseNewPrivileges() throws(FileFailure) {

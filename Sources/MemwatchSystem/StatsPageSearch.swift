@@ -44,7 +44,7 @@ package struct StatsPageSearch: Sendable {
   func page(_ number: Int) -> Found? { found.indices.contains(number) ? found[number] : nil }
 
   /// Searches every directory where a publisher may put its page.
-  mutating func run() -> [StatsPageLocation] {
+  mutating func run(inContainers: Bool) -> [StatsPageLocation] {
     var places: [StatsPageLocation] = []
     var seen: Set<String> = []
     if found.count > Self.mostPages { (found, numbers) = ([], [:]) }
@@ -71,7 +71,7 @@ package struct StatsPageSearch: Sendable {
     if uid == 0 {
       for name in Self.names(in: "/run/user") { look("/run/user/\(name)/enclave", &self) }
     }
-    return places + lookIntoContainers()
+    return inContainers ? places + lookIntoContainers() : places
   }
 
   private static func names(in path: String) -> [String] {
@@ -105,22 +105,21 @@ package struct StatsPageSearch: Sendable {
   private mutating func lookIntoContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
     var places: [StatsPageLocation] = []
-    var seen: Set<String> = [own]
+    // Namespaces and users that a directory was found of.
+    var seen: Set<String> = []
     for name in Self.names(in: "/proc") {
       guard let pid = Int32(name), let namespace = Files.link("/proc/\(pid)/ns/mnt"),
-        !seen.contains(namespace), let status = try? Files.status("/proc/\(pid)")
+        namespace != own, let status = try? Files.status("/proc/\(pid)")
       else { continue }
       var users: [UInt32] = [status.owner]
       if ProcessFacts.uid == 0, status.owner != 0 { users.append(0) }
-      for user in users {
+      for user in users where !seen.contains("\(namespace) \(user)") {
         for parts in [["dev", "shm", "enclave-\(user)"], ["run", "user", "\(user)", "enclave"]] {
           let path = "/proc/\(pid)/root/" + parts.joined(separator: "/")
           let place = look(Route(path: path, container: pid, parts: parts))
           if case .failed = place.outcome { continue }
           places.append(place)
-          // Another process of the namespace may run as another user: search until one yields a
-          // directory.
-          seen.insert(namespace)
+          seen.insert("\(namespace) \(user)")
         }
       }
     }

@@ -20,9 +20,13 @@ struct ExportCommand: ConfinedCommand {
       could not be read. SIGTERM and SIGINT end it as they end any program: a shell reports 143 and 130.
       """)
 
-  /// The budget for audits in one collection, in milliseconds; the last audit may exceed it.
-  /// Publishers audited longest ago come first.
-  private static let auditMs: UInt64 = 150
+  /// Audits take at most this share of the time, half a percent, and at least these milliseconds in
+  /// each collection; the last audit of a collection may exceed it. Publishers audited longest ago
+  /// come first.
+  private static let (auditShare, leastAuditMs): (UInt64, UInt64) = (200, 20)
+
+  /// How often the host's settings are read, in milliseconds.
+  private static let hostMs: UInt64 = 60_000
 
   /// The file name in the directory.
   private static let fileName = "memwatch.prom"
@@ -61,18 +65,23 @@ struct ExportCommand: ConfinedCommand {
   func runConfined(_ viewer: Viewer) throws {
     if describe { return try Output.standard(Metric.document) }
     var exporter = Exporter(version: packageVersion, hasCounters: isService)
+    let wanted = UInt64(interval.milliseconds)
     var collector = Collector(
-      auditing: audit.mode(.automatic), auditMs: isService ? Self.auditMs : .max)
+      auditing: audit.mode(.automatic),
+      auditMs: isService ? max(Self.leastAuditMs, wanted / Self.auditShare) : .max)
+    var host: (facts: [HostFact], readMs: UInt64)?
     while true {
       let begin = Console.milliseconds
       var collection = collector.collect()
-      collection.host = viewer.host.facts
+      if host.map({ begin >= $0.readMs + Self.hostMs }) ?? true {
+        host = (viewer.host.facts, begin)
+      }
+      collection.host = host!.facts
       let text = exporter.text(of: collection)
       guard let textfile else { return try Output.standard(text) }
       try viewer.replace("\(SafeText(textfile))/\(Self.fileName)", with: text)
       if once { return }
       let taken = Console.milliseconds - begin
-      let wanted = UInt64(interval.milliseconds)
       Exiting.pause(milliseconds: UInt32(clamping: wanted - min(wanted, taken)))
     }
   }
@@ -97,7 +106,7 @@ private struct Collector {
     func miss(_ reason: UnreadableReason) {
       collection.unreadable[reason.rawValue, default: 0] += 1
     }
-    let discovery = Discovery.run()
+    let discovery = Discovery.run(reusing: inspectors)
     for place in discovery.places {
       if place.isDenied { miss(.notPermitted) } else if place.hasFailed { miss(.failed) }
     }
@@ -109,6 +118,7 @@ private struct Collector {
       var snapshot: Snapshot?
       if state.isHeld {
         if let inspector = inspectors[publisher.id] ?? (try? Inspector.attach(to: publisher)) {
+          inspector.pace = .exporter
           let mayAudit = auditMs < self.auditMs
           let sample = inspector.sample(auditing: mayAudit ? auditing : .never, .totals)
           if let audit = sample.audit, auditedAt[publisher.id] != audit.at {
@@ -120,17 +130,16 @@ private struct Collector {
             kept[publisher.id] = inspector
             state = sample.process.state
             if state.isCurrent || state == .stopped { snapshot = sample }
+            units[publisher.id] = inspector.unit ?? units[publisher.id]
           } else {
             state = .exited
           }
         } else {
           miss(.failed)
+          if let pid = publisher.pid { units[publisher.id] = Units.name(of: pid) }
         }
       }
       if let reason = UnreadableReason(state) { miss(reason) }
-      if units[publisher.id] == nil, let pid = publisher.pid {
-        units[publisher.id] = Units.name(of: pid)
-      }
       // An unreadable page has no name; its file name would make a label for each pid.
       let hasName = ![.corrupt, .incompatible, .notPermitted].contains(publisher.state)
       guard hasName else { continue }

@@ -1,6 +1,7 @@
 // `memwatch export` with a real publisher.
 
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -62,6 +63,37 @@ import Testing
     kill(service.processIdentifier, signal)
     try eventually("the service ends") { !service.isRunning }
     #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
+  }
+
+  /// More publishers than files that stay open: those are closed, and no publisher is missed.
+  @Test func fewDescriptorsAreEnoughForManyPublishers() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let directory = try Scratch()
+    let peers = try (0..<24).map { _ in try publishing(scratch, "arena a alpha slab off none").0 }
+    defer { for peer in peers { peer.kill() } }
+    let service = Launch(
+      [
+        "prlimit", "--nofile=64:64", Programs.memwatch, "export", "--textfile", directory.path,
+        "-i", "50ms",
+      ], stats: scratch
+    ).process()
+    try service.runUnblocked()
+    defer {
+      kill(service.processIdentifier, SIGTERM)
+      service.waitUntilExit()
+    }
+    var collections: Set<Substring> = []
+    try eventually("several collections") {
+      let path = directory.file("memwatch.prom")
+      guard let text = try? String(contentsOfFile: path, encoding: .utf8),
+        let time = text.firstMatch(of: /\nmemwatch_collection_timestamp_seconds (.*)\n/)
+      else { return false }
+      if collections.insert(time.1).inserted {
+        #expect(text.contains(/memwatch_publishers\{process="test-publisher".*"live"\} 24\n/))
+        #expect(text.contains(/memwatch_maps\{process="test-publisher"/))
+      }
+      return collections.count >= 4
+    }
   }
 
   /// The directory is named, with what the kernel answered, before anything is collected.

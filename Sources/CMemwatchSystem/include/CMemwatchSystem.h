@@ -63,6 +63,11 @@ void cms_ignore_file_limit(void);
 enum : int { CMS_LIMIT_ADDRESSES, CMS_LIMIT_DATA, CMS_LIMIT_STACK };
 uint64_t cms_memory_limit(int which);
 
+/// Raises the soft RLIMIT_NOFILE to the hard one, at most to 16,384.
+void cms_raise_file_limit(void);
+/// The soft RLIMIT_NOFILE.
+uint64_t cms_file_limit(void);
+
 /// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
 /// its own process group when `group`, environment `envp`. The pid or -errno.
 int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,

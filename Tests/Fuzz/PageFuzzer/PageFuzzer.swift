@@ -39,7 +39,7 @@ final class InputFiles: FileOpening {
     guard let opened = try? open(file) else { return nil }
     return try? opened.readAll(limit: limit)
   }
-  func search() throws(FileFailure) -> [StatsPageLocation] { [] }
+  func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation] { [] }
   func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
     throw FileFailure(function: "create", path: path, errno: 1)
   }
