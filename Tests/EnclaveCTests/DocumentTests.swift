@@ -101,7 +101,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
   /// A block in another language, or one that a mistake hides, is noticed here.
   @Test func everyBlockIsKnown() {
     #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
-    let known: Set = ["swift", "c", "python", "rust", "sh", ""]
+    let known: Set = ["swift", "c", "python", "rust", "sh", "yaml", ""]
     #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: known))
     for block in CodeBlock.all where block.language == "" {
       #expect(!block.text.contains("import ") && !block.text.contains("#include"))

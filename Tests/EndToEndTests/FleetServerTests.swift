@@ -109,4 +109,33 @@ struct FleetServerTests {
     }
     #expect(try servers.query("memwatch_build_info").count == 3)
   }
+
+  /// Hosts with networks, mounts and processes of their own, where publishers have one name.
+  @Test(
+    .enabled(
+      if: FleetNetwork.isMissing == nil,
+      "no network namespaces, veth pairs and bridges: \(FleetNetwork.isMissing ?? "")"))
+  func threeNetworksAreThreeInstances() throws {
+    let network = try FleetNetwork()
+    let hosts = try (1...3).map { try FleetServers.Host($0, of: network, name: "web") }
+    var peers: [Peer] = []
+    for (index, host) in hosts.enumerated() {
+      try host.export()
+      peers.append(
+        try host.publisher("arena a alpha slab off none", "alloc a \(index + 1) 32"))
+    }
+    defer { for peer in peers { try? peer.exit() } }
+    let servers = try FleetServers(watching: hosts, in: network)
+    let expected = Dictionary(
+      uniqueKeysWithValues: hosts.enumerated().map { ($1.address, Double($0 + 1)) })
+    try eventually("each host's publisher is there") {
+      let found = try servers.query("memwatch_arena_secrets{process=\"web\",arena=\"alpha\"}")
+      return Dictionary(found.map { ($0.labels["instance"] ?? "", $0.value) }) { first, _ in first }
+        == expected
+    }
+    // No host sees another's processes.
+    #expect(
+      try servers.query("sum by (instance) (memwatch_publishers)").map(\.value) == [1, 1, 1])
+    #expect(try servers.query("sum(memwatch_arena_secrets)").map(\.value) == [6])
+  }
 }

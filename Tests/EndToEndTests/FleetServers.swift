@@ -18,27 +18,44 @@ final class FleetServers {
     let stats: Scratch
     let files: Scratch
     let address: String
-    /// What publishers of this host are called: unlike any other process here, since root sees all.
-    let name = "fleet-\(UInt32.random(in: 0...999_999_999))"
+    /// What publishers of this host are called: by default unlike any other process here, since root
+    /// sees all.
+    let name: String
+    /// What runs a program there; empty: it is this machine.
+    private let prefix: [String]
     fileprivate var processes: [Process] = []
 
-    /// - Parameter address: of loopback (127.0.0.0/8); each host has its own.
-    init(_ address: String = "127.0.0.1") throws {
+    /// On this machine, at an address of loopback (127.0.0.0/8) of its own.
+    convenience init(_ address: String = "127.0.0.1") throws {
+      try self.init(
+        at: "\(address):\(try FleetServers.freePort(address))",
+        name: "fleet-\(UInt32.random(in: 0...999_999_999))")
+    }
+
+    /// One of a network's hosts.
+    convenience init(_ number: Int, of network: FleetNetwork, name: String) throws {
+      try self.init(
+        at: "\(FleetNetwork.address(number)):9100", name: name, prefix: network.on(number))
+    }
+
+    private init(at address: String, name: String, prefix: [String] = []) throws {
+      (self.address, self.name, self.prefix) = (address, name, prefix)
       stats = try Scratch(onTmpfs: true)
       files = try Scratch()
-      self.address = "\(address):\(try FleetServers.freePort(address))"
       processes.append(
-        try FleetServers.start([
-          "prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile",
-          "--collector.textfile.directory=\(files.path)", "--web.listen-address=\(self.address)",
-        ]))
+        try FleetServers.start(
+          prefix + [
+            "prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile",
+            "--collector.textfile.directory=\(files.path)", "--web.listen-address=\(self.address)",
+          ]))
     }
 
     /// `memwatch export` as a service.
     func export() throws {
       processes.append(
         try FleetServers.start(
-          [Programs.memwatch, "export", "--textfile", files.path, "-i", "100ms"], stats: stats))
+          prefix + [Programs.memwatch, "export", "--textfile", files.path, "-i", "100ms"],
+          stats: prefix.isEmpty ? stats : nil))
     }
 
     /// A publisher that is called after this host.
@@ -48,7 +65,8 @@ final class FleetServers {
         try FileManager.default.createSymbolicLink(
           atPath: program, withDestinationPath: Programs.publisher)
       }
-      let peer = try Peer(stats: stats, prefix: prefix, program: program)
+      let peer = try Peer(
+        stats: self.prefix.isEmpty ? stats : nil, prefix: self.prefix + prefix, program: program)
       for command in ["start plain"] + commands { try peer.send(command) }
       return peer
     }
@@ -59,13 +77,18 @@ final class FleetServers {
   private let scratch: Scratch
   private let prometheus: String
   private let alertmanager: String
+  /// What runs a program where they run.
+  private let prefix: [String]
   private var processes: [Process] = []
 
-  /// - Parameter hosts: what is scraped.
-  init(watching hosts: [Host]) throws {
+  /// - Parameters:
+  ///   - hosts: what is scraped.
+  ///   - network: the one that the hosts are in; nil: this machine's.
+  init(watching hosts: [Host], in network: FleetNetwork? = nil) throws {
     scratch = try Scratch()
-    prometheus = "127.0.0.1:\(try Self.freePort("127.0.0.1"))"
-    alertmanager = "127.0.0.1:\(try Self.freePort("127.0.0.1"))"
+    prefix = network?.center ?? []
+    prometheus = "127.0.0.1:\(network == nil ? try Self.freePort("127.0.0.1") : 9090)"
+    alertmanager = "127.0.0.1:\(network == nil ? try Self.freePort("127.0.0.1") : 9093)"
     let assets = Programs.package.appending(path: "Assets/fleet")
     // The rules as they are, but without their patience: it has tests of its own.
     try String(contentsOf: assets.appending(path: "rules.yml"), encoding: .utf8)
@@ -79,16 +102,18 @@ final class FleetServers {
     scrape_configs: [{job_name: node, static_configs: [{targets: [\(targets)]}]}]
     """.write(toFile: scratch.file("prometheus.yml"), atomically: true, encoding: .utf8)
     processes.append(
-      try Self.start([
-        "prometheus-alertmanager", "--config.file=\(assets.path)/alertmanager.yml",
-        "--storage.path=\(scratch.file("alerts"))", "--web.listen-address=\(alertmanager)",
-        "--cluster.listen-address=",
-      ]))
+      try Self.start(
+        prefix + [
+          "prometheus-alertmanager", "--config.file=\(assets.path)/alertmanager.yml",
+          "--storage.path=\(scratch.file("alerts"))", "--web.listen-address=\(alertmanager)",
+          "--cluster.listen-address=",
+        ]))
     processes.append(
-      try Self.start([
-        "prometheus", "--config.file=\(scratch.file("prometheus.yml"))",
-        "--storage.tsdb.path=\(scratch.file("series"))", "--web.listen-address=\(prometheus)",
-      ]))
+      try Self.start(
+        prefix + [
+          "prometheus", "--config.file=\(scratch.file("prometheus.yml"))",
+          "--storage.tsdb.path=\(scratch.file("series"))", "--web.listen-address=\(prometheus)",
+        ]))
     try eventually("Prometheus scrapes every host") { try query("up == 1").count == hosts.count }
   }
 
@@ -96,9 +121,11 @@ final class FleetServers {
 
   /// The series of an expression, now.
   func query(_ expression: String) throws -> [(labels: [String: String], value: Double)] {
-    let ended = try Launch([
-      "promtool", "query", "instant", "-o", "json", "http://\(prometheus)", expression,
-    ]).run()
+    let ended = try Launch(
+      prefix + [
+        "promtool", "query", "instant", "-o", "json", "http://\(prometheus)", expression,
+      ]
+    ).run()
     guard ended.status == 0,
       let list = try JSONSerialization.jsonObject(with: ended.bytes) as? [[String: Any]]
     else { return [] }
@@ -110,10 +137,12 @@ final class FleetServers {
 
   /// The labels of the alerts of this name, of a host's publishers, that are firing in Alertmanager.
   func alerts(_ name: String, of host: Host) throws -> [[String: String]] {
-    let ended = try Launch([
-      "amtool", "--alertmanager.url=http://\(alertmanager)", "-o", "json", "alert", "query",
-      "alertname=\(name)", "process=\(host.name)",
-    ]).run()
+    let ended = try Launch(
+      prefix + [
+        "amtool", "--alertmanager.url=http://\(alertmanager)", "-o", "json", "alert", "query",
+        "alertname=\(name)", "process=\(host.name)",
+      ]
+    ).run()
     guard ended.status == 0,
       let list = try JSONSerialization.jsonObject(with: ended.bytes) as? [[String: Any]]
     else { return [] }
@@ -133,7 +162,11 @@ final class FleetServers {
 
   private static func end(_ processes: [Process]) {
     for process in processes where process.isRunning {
-      kill(process.processIdentifier, SIGKILL)
+      let pid = process.processIdentifier
+      // What nsenter(1) started in another pid namespace it waits for; without it, perhaps nobody would.
+      let isOutside = process.arguments?.contains("--pid") ?? false
+      let children = isOutside ? try? procText("/proc/\(pid)/task/\(pid)/children") : nil
+      kill(children?.split(separator: " ").first.flatMap { Int32($0) } ?? pid, SIGKILL)
       process.waitUntilExit()
     }
   }
