@@ -33,6 +33,7 @@ let package = Package(
     .library(name: "EnclaveAdopt", type: .static, targets: ["CEnclaveAdopt"]),
     .library(name: "EnclaveService", targets: ["EnclaveService"]),
     .library(name: "EnclaveTLS", targets: ["EnclaveTLS"]),
+    .library(name: "EnclaveTLSP256", targets: ["EnclaveTLSP256"]),
     .executable(name: "memwatch", targets: ["memwatch"]),
     .executable(name: "enclave-demo", targets: ["enclave-demo"]),
   ],
@@ -85,7 +86,7 @@ let package = Package(
         "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Sodium"])),
       ], swiftSettings: settings),
 
-    // For Swift servers (trait Server; without it both are empty). Their tests are a package of their
+    // For Swift servers (trait Server; without it they are empty). Their tests are a package of their
     // own, Tests/Clients/server.
     .target(
       name: "EnclaveService",
@@ -101,7 +102,22 @@ let package = Package(
     .target(
       name: "EnclaveTLS",
       dependencies: [
-        "Enclave", .target(name: "CEnclaveSodium", condition: .when(traits: ["Server"])),
+        "Enclave", "EnclaveSystem",
+        .target(name: "CEnclaveSodium", condition: .when(traits: ["Server"])),
+        .product(name: "NIOCore", package: "swift-nio", condition: .when(traits: ["Server"])),
+        .product(name: "NIOSSL", package: "swift-nio-ssl", condition: .when(traits: ["Server"])),
+      ], swiftSettings: settings),
+    // libcrypto signs with P-256, which Debian's libsodium does not have: well kept, and its secure memory
+    // can be given to it from an arena. Only who uses EnclaveTLSP256 needs it.
+    .systemLibrary(
+      name: "CEnclaveLibcrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+    .target(
+      name: "EnclaveTLSP256",
+      dependencies: [
+        "Enclave", "EnclaveTLS",
+        .target(name: "CEnclaveAdopt", condition: .when(traits: ["Server"])),
+        .target(name: "CEnclaveLibcrypto", condition: .when(traits: ["Server"])),
+        .target(name: "EnclaveC", condition: .when(traits: ["Server"])),
         .product(name: "NIOCore", package: "swift-nio", condition: .when(traits: ["Server"])),
         .product(name: "NIOSSL", package: "swift-nio-ssl", condition: .when(traits: ["Server"])),
       ], swiftSettings: settings),

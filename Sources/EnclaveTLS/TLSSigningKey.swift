@@ -11,20 +11,6 @@
   /// The key never leaves its arena: BoringSSL gives what is to be signed, and gets the signature. Each
   /// handshake opens one window, on its event loop's thread.
   public final class TLSSigningKey: NIOSSLCustomPrivateKey, Hashable, Sendable {
-    /// Why a key was not taken.
-    public enum InvalidKey: Error, Sendable, Equatable, CustomStringConvertible {
-      case notPEM
-      case notEd25519
-
-      public var description: String {
-        switch self {
-        case .notPEM: "there is no \"BEGIN PRIVATE KEY\" in PEM"
-        case .notEd25519:
-          "the key is not Ed25519 in PKCS #8 (RFC 8410): make one with openssl genpkey -algorithm ed25519"
-        }
-      }
-    }
-
     /// libsodium's form: the seed, and the public key behind it.
     private let key: SecretReference
     /// The public key's 32 bytes, as they stand in the certificate.
@@ -32,13 +18,13 @@
 
     /// Takes a key's seed of 32 bytes (RFC 8032).
     ///
-    /// - Throws: `InvalidKey` for another size; `EnclaveError` when the seed cannot be opened, or there
+    /// - Throws: `InvalidPrivateKey` for another size; `EnclaveError` when the seed cannot be opened, or there
     ///   is no memory in the arena.
     public init(
       seed: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
       guard seed.byteCount == Int(crypto_sign_ed25519_SEEDBYTES) else {
-        throw InvalidKey.notEd25519
+        throw InvalidPrivateKey.notEd25519
       }
       var key = try arena.allocate(
         byteCount: Int(crypto_sign_ed25519_SECRETKEYBYTES), alignment: 16, label: label)
@@ -60,29 +46,39 @@
       self.key = SecretReference(key)
     }
 
-    /// Takes the key of a PEM file that was read into a secret: `Secret.fill(fromDescriptor:)`.
+    /// Takes the key of a file in PKCS #8, which is read straight into the arena.
     ///
-    /// - Throws: as `init(seed:in:label:)`; `InvalidKey` when it holds something else.
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it cannot be read, or holds something
+    ///   else.
+    public convenience init(
+      file path: String, format: NIOSSLSerializationFormats, in arena: Arena,
+      label: Label = "TLS key"
+    ) throws {
+      try self.init(
+        pkcs8: try PrivateKeyFile.der(
+          ofFile: path, format: format, labels: ["PRIVATE KEY"], in: arena, label: label),
+        in: arena, label: label)
+    }
+
+    /// Takes the key of a PEM text that was read into a secret: `Secret.fill(fromDescriptor:)`.
+    ///
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it holds something else.
     public convenience init(
       pem: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
-      var der = try arena.allocate(byteCount: pem.byteCount, label: label)
-      let byteCount = try pem.withBytes { pem in
-        try der.withMutableBytes { der in decodePEM(pem, into: &der) }
-      }
-      guard let byteCount else { throw InvalidKey.notPEM }
-      try der.resize(to: byteCount)
-      try self.init(pkcs8: der, in: arena, label: label)
+      try self.init(
+        pkcs8: try PrivateKeyFile.der(pem: pem, labels: ["PRIVATE KEY"], in: arena, label: label),
+        in: arena, label: label)
     }
 
     /// Takes a key in PKCS #8 (RFC 8410), as DER.
     ///
-    /// - Throws: as `init(seed:in:label:)`; `InvalidKey` when it holds something else.
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it holds something else.
     public convenience init(
       pkcs8 der: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
       let offset = try der.withElements(of: UInt8.self) { der in seedOffset(der) }
-      guard let offset else { throw InvalidKey.notEd25519 }
+      guard let offset else { throw InvalidPrivateKey.notEd25519 }
       var seed = try arena.allocate(
         byteCount: Int(crypto_sign_ed25519_SEEDBYTES), label: label)
       try der.withElements(of: UInt8.self) { der in
@@ -120,7 +116,8 @@
     }
 
     public func decrypt(channel: any Channel, data: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
-      channel.eventLoop.makeFailedFuture(InvalidKey.notEd25519)  // (Only RSA keys are asked.)
+      // (Only RSA keys are asked.)
+      channel.eventLoop.makeFailedFuture(InvalidPrivateKey.notEd25519)
     }
 
     public static func == (a: TLSSigningKey, b: TLSSigningKey) -> Bool { a === b }
@@ -141,41 +138,5 @@
       algorithm.indices.allSatisfy({ algorithm[$0] == der[5 + $0] })
     else { return nil }
     return offset
-  }
-
-  /// Decodes what is between the lines of a PEM private key; nil where there is none. libsodium's decoder
-  /// takes a time that does not depend on the characters.
-  private func decodePEM(_ pem: RawSpan, into der: inout MutableRawSpan) -> Int? {
-    let (begin, end): (StaticString, StaticString) = (
-      "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
-    )
-    return unsafe pem.withUnsafeBytes { pem -> Int? in
-      guard let first = unsafe find(begin, in: pem, from: 0) else { return nil }
-      let start = first + begin.utf8CodeUnitCount
-      guard let last = unsafe find(end, in: pem, from: start) else { return nil }
-      return unsafe der.withUnsafeMutableBytes { der -> Int? in
-        let text = unsafe UnsafeRawBufferPointer(rebasing: pem[start..<last])
-          .bindMemory(to: CChar.self)
-        guard let start = unsafe der.bindMemory(to: UInt8.self).baseAddress,
-          let textStart = text.baseAddress
-        else { return nil }
-        var byteCount = 0
-        let status = unsafe sodium_base642bin(
-          start, der.count, textStart, text.count, "\r\n ", &byteCount, nil,
-          sodium_base64_VARIANT_ORIGINAL)
-        return status == 0 && byteCount > 0 ? byteCount : nil
-      }
-    }
-  }
-
-  /// Where a text begins, at or behind an offset.
-  private func find(
-    _ text: StaticString, in bytes: UnsafeRawBufferPointer, from start: Int
-  ) -> Int? {
-    let count = text.utf8CodeUnitCount
-    guard bytes.count - start >= count else { return nil }
-    return (start...bytes.count - count).first { offset in
-      (0..<count).allSatisfy { unsafe bytes[offset + $0] == text.utf8Start[$0] }
-    }
   }
 #endif

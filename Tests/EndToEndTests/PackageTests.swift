@@ -10,7 +10,10 @@ import Testing
     "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
     "EnclaveVault": ["Enclave", "CEnclaveSodium"], "CEnclaveSodium": [],
-    "EnclaveService": ["Enclave"], "EnclaveTLS": ["Enclave", "CEnclaveSodium"],
+    "EnclaveService": ["Enclave"], "EnclaveTLS": ["Enclave", "EnclaveSystem", "CEnclaveSodium"],
+    "EnclaveTLSP256": [
+      "Enclave", "EnclaveTLS", "EnclaveC", "CEnclaveAdopt", "CEnclaveLibcrypto",
+    ], "CEnclaveLibcrypto": [],
     "CEnclave": ["CEnclaveSystem"], "EnclaveC": ["CEnclave", "Enclave"], "CEnclaveMalloc": [],
     "CEnclaveAdopt": [],
     "CMemwatchSystem": [], "MemwatchSystem": ["CMemwatchSystem", "EnclaveSystem"],

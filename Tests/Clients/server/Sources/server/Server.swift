@@ -2,7 +2,7 @@
 // and wipes the key when it has stopped.
 //
 //   server CERTIFICATE KEY [ordinary]
-//                       PEM files, the key Ed25519; prints "serving port PORT", and SIGTERM and SIGINT stop it;
+//                       PEM files, the key Ed25519 or P-256; prints "serving port PORT", and SIGTERM and SIGINT stop it;
 //                       "ordinary" leaves the TLS key to BoringSSL, to compare
 //   GET /token/NAME     a token
 //   GET /check          200 and the name for "Authorization: Bearer TOKEN", else 401
@@ -10,6 +10,7 @@
 import Enclave
 import EnclaveService
 import EnclaveTLS
+import EnclaveTLSP256
 import Foundation
 import Hummingbird
 import HummingbirdTLS
@@ -50,7 +51,7 @@ struct Server {
     let certificates = try NIOSSLCertificate.fromPEMFile(arguments[1])
     let tlsKey =
       arguments.count == 3
-      ? NIOSSLPrivateKey(customPrivateKey: try readKey(arguments[2], in: tlsKeys))
+      ? try readKey(arguments[2], in: tlsKeys)
       : try NIOSSLPrivateKey(file: arguments[2], format: .pem)
     let server = Application(
       router: router,
@@ -74,13 +75,15 @@ struct Server {
     say("stopped")
   }
 
-  static func readKey(_ path: String, in arena: Arena) throws -> TLSSigningKey {
-    let file = try FileHandle(forReadingFrom: URL(filePath: path))
-    let byteCount = Int(try file.seekToEnd())
-    try file.seek(toOffset: 0)
-    var pem = try arena.allocate(byteCount: byteCount, label: "PEM of the TLS key")
-    try pem.fill(fromDescriptor: file.fileDescriptor)
-    return try TLSSigningKey(pem: pem, in: arena)
+  /// A file is read straight into the arena, whatever kind of key it holds.
+  static func readKey(_ path: String, in arena: Arena) throws -> NIOSSLPrivateKey {
+    do {
+      return NIOSSLPrivateKey(
+        customPrivateKey: try TLSSigningKey(file: path, format: .pem, in: arena))
+    } catch InvalidPrivateKey.notEd25519 {
+      return NIOSSLPrivateKey(
+        customPrivateKey: try P256SigningKey(file: path, format: .pem, in: arena))
+    }
   }
 
   /// At once, also where standard output is a file.

@@ -297,11 +297,11 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
 
   @Test func whatIsNoKeyIsRefused() throws {
     let arena = try makeArena("tls")
-    func refusal(_ der: [UInt8]) throws -> TLSSigningKey.InvalidKey? {
+    func refusal(_ der: [UInt8]) throws -> InvalidPrivateKey? {
       do {
         _ = try TLSSigningKey(pkcs8: try arena.allocate(copying: der), in: arena)
         return nil
-      } catch let error as TLSSigningKey.InvalidKey { return error }
+      } catch let error as InvalidPrivateKey { return error }
     }
     let whole = Self.bytes(hex: Self.version1)
     for count in 0..<whole.count {
@@ -318,7 +318,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
       "-----BEGIN PRIVATE KEY-----\n*\n-----END PRIVATE KEY-----",
       Self.pem(whole).replacing("PRIVATE", with: "ENCRYPTED PRIVATE"),
     ] {
-      #expect(throws: TLSSigningKey.InvalidKey.notPEM, "\(text)") {
+      #expect(throws: InvalidPrivateKey.notPEM, "\(text)") {
         _ = try TLSSigningKey(pem: try arena.allocate(copying: text.utf8), in: arena)
       }
     }

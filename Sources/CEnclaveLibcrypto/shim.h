@@ -1,0 +1,71 @@
+// What P-256 keys need of OpenSSL's libcrypto (3.0 or later), in functions that Swift can import: OpenSSL's
+// parameters and selections are macros. A scalar is 32 bytes in this processor's byte order.
+
+#ifndef C_ENCLAVE_LIBCRYPTO_H
+#define C_ENCLAVE_LIBCRYPTO_H
+
+#include <openssl/bn.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/ec.h>
+#include <openssl/evp.h>
+#include <openssl/obj_mac.h>
+#include <stddef.h>
+
+/// A key of a scalar; NULL when libcrypto does not make one. It lies in secure memory (BN_secure_new) and is
+/// wiped by EVP_PKEY_free.
+static inline EVP_PKEY *celc_make_key(const void *scalar) {
+  OSSL_PARAM parameters[3] = {
+      OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, (char *)SN_X9_62_prime256v1, 0),
+      OSSL_PARAM_construct_BN(OSSL_PKEY_PARAM_PRIV_KEY, (unsigned char *)scalar, 32),
+      OSSL_PARAM_construct_end()};
+  EVP_PKEY *key = NULL;
+  EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
+  if (context && EVP_PKEY_fromdata_init(context) > 0) {
+    (void)EVP_PKEY_fromdata(context, &key, EVP_PKEY_KEYPAIR, parameters);
+  }
+  EVP_PKEY_CTX_free(context);
+  return key;
+}
+
+/// Signs the SHA-256 of some data. The signature is DER, at most *signature_size bytes; returns whether it
+/// was made.
+static inline int celc_sign(const void *scalar, const void *data, size_t size, unsigned char *signature,
+                            size_t *signature_size) {
+  EVP_PKEY *key = celc_make_key(scalar);
+  EVP_MD_CTX *context = EVP_MD_CTX_new();
+  int is_signed = key && context && EVP_DigestSignInit(context, NULL, EVP_sha256(), NULL, key) > 0 &&
+                  EVP_DigestSign(context, signature, signature_size, (const unsigned char *)data, size) > 0;
+  EVP_MD_CTX_free(context);
+  EVP_PKEY_free(key);
+  return is_signed;
+}
+
+/// The public key as an uncompressed point of 65 bytes. Returns 0 for a scalar that is none (0, or not below
+/// the group's order), or when there is no memory.
+static inline int celc_make_public_key(const void *scalar, unsigned char *public_key) {
+  EC_GROUP *group = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
+  BN_CTX *context = BN_CTX_secure_new();
+  BIGNUM *number = BN_secure_new();
+  EC_POINT *point = group ? EC_POINT_new(group) : NULL;
+  int is_made = context && number && point && BN_native2bn((const unsigned char *)scalar, 32, number) &&
+                !BN_is_zero(number) && BN_cmp(number, EC_GROUP_get0_order(group)) < 0 &&
+                EC_POINT_mul(group, point, number, NULL, NULL, context) &&
+                EC_POINT_point2oct(group, point, POINT_CONVERSION_UNCOMPRESSED, public_key, 65, context) == 65;
+  EC_POINT_free(point);
+  BN_clear_free(number);
+  BN_CTX_free(context);
+  EC_GROUP_free(group);
+  return is_made;
+}
+
+/// Whether libcrypto itself takes secure memory from where this process' CRYPTO_secure_malloc does. A key is
+/// alive meanwhile, so there is some in use if it does.
+static inline int celc_keys_are_secure(const void *scalar) {
+  EVP_PKEY *key = celc_make_key(scalar);
+  int are_secure = key && CRYPTO_secure_used() >= 32;
+  EVP_PKEY_free(key);
+  return are_secure;
+}
+
+#endif

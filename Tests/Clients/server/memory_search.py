@@ -1,0 +1,202 @@
+"""Searches all that a process has of its own for bytes of a key: memory, stacks, registers.
+
+The process is stopped meanwhile, so that nothing moves. Each aligned run of 8 bytes of a key is looked for by
+itself and in either byte order, so that a half that is left over is found, and a number in a big
+integer's limbs. Memory is read page by page where a larger piece cannot be read: what lies behind a guard is
+searched as well. A processor's caches and what the kernel keeps (buffers of sockets, swap) are not.
+"""
+
+import ctypes
+import hashlib
+import os
+from dataclasses import dataclass
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+
+# <sys/ptrace.h>, <elf.h>
+SEIZE, INTERRUPT, DETACH, GETREGSET = 0x4206, 0x4207, 17, 0x4204
+GENERAL, FLOATING = 1, 2
+MORE_SETS = [0x202, 0x405]  # x86's XSAVE area with the wide vectors; arm64's SVE
+STACK_POINTER = {"x86_64": 19, "aarch64": 31}  # its index among the general registers
+ALL_CHILDREN = 0x40000000  # __WALL
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PIECE = 256 * PAGE
+
+
+def words(data, both_orders=True):
+    """The runs of 8 bytes of a text."""
+    found = [data[index : index + 8] for index in range(0, len(data) - 7, 8)]
+    return found + [word[::-1] for word in found] if both_orders else found
+
+
+def ed25519_forms(seed):
+    """A key as it is kept, and the scalar that signatures are made with (RFC 8032, 5.1.5)."""
+    scalar = bytearray(hashlib.sha512(seed).digest()[:32])
+    scalar[0] &= 248
+    scalar[31] = scalar[31] & 127 | 64
+    return {"seed": bytes(seed), "scalar": bytes(scalar)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where words of a form are: "registers", or a mapping."""
+
+    form: str
+    kind: str  # registers, stack, heap, arena, guard, other
+    thread: int = 0
+    start: int = 0
+    protection: str = ""
+    name: str = ""
+
+    def __str__(self):
+        if self.kind == "registers":
+            return f"{self.form} in registers of thread {self.thread}"
+        return f"{self.form} in {self.kind} {self.protection} {self.name} at {self.start:#x}"
+
+
+@dataclass
+class Mapping:
+    start: int
+    end: int
+    protection: str
+    name: str
+    flags: frozenset = frozenset()
+
+
+@dataclass
+class Result:
+    places: dict  # Place: how many of the form's words are there
+    threads: int
+    searched_bytes: int
+    unread: dict  # name of the mapping: bytes that nobody can read
+
+    def of(self, form):
+        return {place: count for place, count in self.places.items() if place.form == form}
+
+
+def _ptrace(request, thread, address=None, data=None):
+    if libc.ptrace(request, thread, address, data) == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, f"ptrace: {os.strerror(error)}")
+
+
+class _IOVector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+def _registers(thread, register_set):
+    buffer = ctypes.create_string_buffer(64 << 10)
+    vector = _IOVector(ctypes.addressof(buffer), len(buffer))
+    _ptrace(GETREGSET, thread, register_set, ctypes.addressof(vector))
+    return buffer.raw[: vector.length]
+
+
+def _stop(process):
+    """Stops all threads, those too that are born meanwhile."""
+    stopped = set()
+    while True:
+        new = {int(name) for name in os.listdir(f"/proc/{process}/task")} - stopped
+        if not new:
+            return stopped
+        for thread in new:
+            try:
+                _ptrace(SEIZE, thread)
+                _ptrace(INTERRUPT, thread)
+                os.waitpid(thread, ALL_CHILDREN)
+                stopped.add(thread)
+            except ProcessLookupError:
+                pass  # It has ended.
+
+
+def _mappings(process):
+    mappings = []
+    with open(f"/proc/{process}/smaps") as lines:
+        for line in lines:
+            field, *rest = line.split()
+            if field == "VmFlags:":
+                mappings[-1].flags = frozenset(rest)
+            elif not field.endswith(":"):
+                start, end = (int(part, 16) for part in field.split("-"))
+                mappings.append(Mapping(start, end, rest[0], " ".join(rest[4:])))
+    return mappings
+
+
+def _pieces(memory, mapping, unread):
+    """The contents, in pieces that overlap by 7 bytes."""
+    address, before = mapping.start, b""
+    while address < mapping.end:
+        size = min(PIECE, mapping.end - address)
+        try:
+            data = os.pread(memory, size, address)
+        except (OSError, OverflowError):
+            data = b""
+        if data:
+            yield before + data
+            before = data[-7:]
+            address += len(data)
+        else:
+            # A guard, or what is the kernel's: the next page may be readable.
+            unread[mapping.name] = unread.get(mapping.name, 0) + PAGE
+            address, before = (address // PAGE + 1) * PAGE, b""
+
+
+def search(process, forms):
+    """Where a process has words of what `forms` holds, by their names."""
+    threads = _stop(process)
+    try:
+        places, unread, searched = {}, {}, 0
+        stacks = {}
+        for thread in threads:
+            sets = [_registers(thread, GENERAL), _registers(thread, FLOATING)]
+            stacks[thread] = int.from_bytes(
+                sets[0][8 * STACK_POINTER[os.uname().machine] :][:8], "little"
+            )
+            for register_set in MORE_SETS:
+                try:
+                    sets.append(_registers(thread, register_set))
+                except OSError:
+                    pass  # This processor has none.
+            for form, sought in forms.items():
+                count = sum(any(word in data for data in sets) for word in sought)
+                if count:
+                    places[Place(form, "registers", thread)] = count
+        memory = os.open(f"/proc/{process}/mem", os.O_RDONLY)
+        try:
+            for mapping in _mappings(process):
+                here = [t for t, sp in stacks.items() if mapping.start <= sp < mapping.end]
+                if here or mapping.name == "[stack]":
+                    kind = "stack"
+                elif mapping.name == "[heap]":
+                    kind = "heap"
+                # What a Swift or C heap never is: kept out of core dumps, and zeros in a forked child.
+                elif mapping.name == "" and {"dd", "wf"} <= mapping.flags:
+                    kind = "arena"
+                else:
+                    kind = "other"
+                found = {}
+                for piece in _pieces(memory, mapping, unread):
+                    searched += len(piece)
+                    if not piece.strip(b"\0"):
+                        continue
+                    for form, sought in forms.items():
+                        for word in sought:
+                            if word in piece:
+                                found.setdefault(form, set()).add(word)
+                for form, there in found.items():
+                    place = Place(
+                        form, kind, here[0] if here else 0, mapping.start, mapping.protection,
+                        mapping.name,
+                    )
+                    places[place] = len(there)
+        finally:
+            os.close(memory)
+        return Result(places, len(threads), searched, unread)
+    finally:
+        for thread in threads:
+            try:
+                _ptrace(DETACH, thread)
+            except OSError:
+                pass  # It was killed.
