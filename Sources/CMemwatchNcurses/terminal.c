@@ -41,7 +41,25 @@ void mwn_fill_standard_streams(void) {
 }
 
 static volatile sig_atomic_t caught, continued;
-static void catch (int signal) { caught = signal; }
+static int input_fd = -1, output_fd = -1;
+
+static volatile sig_atomic_t is_drawing;
+void mwn_set_drawing(bool is) { is_drawing = is; }
+
+// curses writes again after every signal: a terminal that takes nothing would keep this process in there for
+// ever. It ends as the signal says; what is left of the picture is let go.
+static void catch (int signal) {
+  caught = signal;
+  if (!is_drawing || mwn_can_write(output_fd)) return;
+  int error = errno;
+  mwn_restore_terminal();
+  struct sigaction standard;
+  memset(&standard, 0, sizeof standard);
+  standard.sa_handler = SIG_DFL;
+  sigaction(signal, &standard, NULL);
+  raise(signal);
+  errno = error;
+}
 static void on_continue(int signal) { continued = signal; }
 
 // All that would end a process and that a terminal, a person, a timer or a limit sends (signal(7)).
@@ -103,7 +121,7 @@ static const char paste_on[] = "\033[?2004h", paste_off[] = "\033[?2004l";
 static const char mouse_off[] = "\033[?1000l\033[?1002l\033[?1003l\033[?1006l";
 
 static struct termios saved;
-static int has_saved, input_fd = -1, output_fd = -1;
+static int has_saved;
 static char leave[256];
 static size_t leave_length;
 static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP};

@@ -14,6 +14,9 @@ package struct ScreenFailure: Error, Sendable {
 struct Terminal: ~Copyable {
   private let screen: OpaquePointer
   private let window: UnsafeMutablePointer<WINDOW>
+  /// What keys are read from. Of a window, curses would first draw what has changed (wgetch(3X)), and
+  /// wait for a terminal that takes no output; of a pad it does not.
+  private let keys: UnsafeMutablePointer<WINDOW>
   private let input: UnsafeMutablePointer<FILE>
   private let output: UnsafeMutablePointer<FILE>
   let isUTF8: Bool
@@ -40,13 +43,14 @@ struct Terminal: ~Copyable {
           : "TERM is \"\(name)\" and no "
             + "terminal of that kind is known; set TERM=xterm-256color, or use `memwatch -1`")
     }
-    guard let window = unsafe newwin(0, 0, 0, 0) else {
+    guard let window = unsafe newwin(0, 0, 0, 0), let keys = unsafe newpad(1, 1) else {
       endwin()
       unsafe delscreen(screen)
       throw ScreenFailure(message: "the terminal gives no window")
     }
     unsafe self.screen = unsafe screen
     unsafe self.window = unsafe window
+    unsafe self.keys = unsafe keys
     unsafe self.input = unsafe input
     unsafe self.output = unsafe output
     looks = Array(repeating: 0, count: Role.allCases.count)
@@ -65,8 +69,8 @@ struct Terminal: ~Copyable {
     cbreak()
     noecho()
     nonl()
-    unsafe keypad(window, true)
-    unsafe nodelay(window, true)
+    unsafe keypad(keys, true)
+    unsafe nodelay(keys, true)
     if usesMouse {
       mousemask(mwn_mouse_events, nil)
       mouseinterval(0)
@@ -103,6 +107,7 @@ struct Terminal: ~Copyable {
   var canDraw: Bool { unsafe mwn_can_write(mwn_stream_descriptor(output)) }
 
   deinit {
+    unsafe delwin(keys)
     unsafe delwin(window)
     if hasBegun { endwin() }
     unsafe delscreen(screen)
@@ -162,7 +167,9 @@ struct Terminal: ~Copyable {
     }
     unsafe wattrset(window, 0)
     unsafe wmove(window, Int32(grid.cursor.row), Int32(grid.cursor.column))
+    mwn_set_drawing(true)
     unsafe wrefresh(window)
+    mwn_set_drawing(false)
     drawn = grid
   }
 
@@ -172,8 +179,8 @@ struct Terminal: ~Copyable {
     unsafe sequence.withUnsafeBufferPointer { unsafe mwn_send($0.baseAddress, $0.count) }
   }
 
-  /// Rings the bell.
-  func ring() { beep() }
+  /// Rings the bell, if the terminal accepts output now.
+  func ring() { if canDraw { beep() } }
 
   /// Makes the next `draw` redraw everything.
   mutating func redraw() {
@@ -211,7 +218,7 @@ struct Terminal: ~Copyable {
     var keys: [Key] = []
     while true {
       var code = wint_t()
-      let kind = unsafe wget_wch(window, &code)
+      let kind = unsafe wget_wch(self.keys, &code)
       if kind == ERR { break }
       if kind == KEY_CODE_YES {
         let key = special(Int32(bitPattern: code))

@@ -79,9 +79,43 @@ import Testing
     #expect(line.process.terminationStatus == 0 && line.echoes)
   }
 
-  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same.
-  @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT])
-  func aStalledLine(signal: Int32?) throws {
+  private func viewer(of line: Line) throws -> Int32 {
+    let children = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
+    return try #require(children.split(separator: "\n").first.flatMap { Int32($0) })
+  }
+
+  /// A stopped terminal that is resized: curses would draw it anew when it reads a key, and wait in there.
+  @Test(arguments: [SIGTERM, SIGHUP], [true, false])
+  func aStoppedTerminalThatIsResized(signal: Int32, isForViewer: Bool) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
+    try line.wait(for: "Memlock")
+    let viewer = try viewer(of: line)
+    line.stop(true)
+    func switches() throws -> Int {
+      let status = try procText("/proc/\(viewer)/status")
+      return Int(status.firstMatch(of: /\nvoluntary_ctxt_switches:\s+(\d+)/)!.1)!
+    }
+    for turn in 1...3 {
+      line.resize(UInt16(100 + turn), UInt16(30 + turn))
+      kill(viewer, SIGWINCH)
+      line.type("6")
+      // It goes on: it wakes for each sample.
+      let before = try switches()
+      try eventually("it does not wait for the terminal") { try switches() > before + 5 }
+    }
+    kill(isForViewer ? viewer : line.process.processIdentifier, signal)
+    try line.waitForEnd()
+    #expect(line.process.terminationReason == .exit && line.process.terminationStatus == 0)
+    #expect(line.echoes)
+  }
+
+  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same,
+  /// whichever of the two processes gets it.
+  @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT], [true, false])
+  func aStalledLine(signal: Int32?, isForViewer: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line(
@@ -101,10 +135,12 @@ import Testing
       #expect(line.process.terminationStatus == 0 && line.echoes)
       return
     }
-    kill(line.process.processIdentifier, signal)
+    kill(try isForViewer ? viewer(of: line) : line.process.processIdentifier, signal)
     try eventually("it ends") { !line.process.isRunning }
-    // By itself, or by its broker.
-    #expect([0, 128 + signal].contains(line.process.terminationStatus))
+    // By itself, by its broker, or by the signal.
+    let status = line.process.terminationStatus
+    let hasExited = line.process.terminationReason == .exit
+    #expect(hasExited ? [0, 128 + signal].contains(status) : status == signal)
     #expect(line.echoes)
     #expect(peer.process.isRunning)
   }

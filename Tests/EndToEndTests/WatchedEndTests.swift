@@ -6,6 +6,18 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct WatchedEndTests {
+  /// What a test starts has no signal blocked, whichever thread of the test started it.
+  @Test func whatIsStartedCanBeEnded() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let line = try Line([Programs.publisher], stats: scratch)
+    for pid in [peer.pid, line.process.processIdentifier] {
+      #expect(try procText("/proc/\(pid)/status").contains("SigBlk:\t0000000000000000"))
+      kill(pid, SIGTERM)
+    }
+    try eventually("both end") { !peer.process.isRunning && !line.process.isRunning }
+  }
+
   @Test func showsThePublishersEndAndExitsWith5() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try watching(scratch)

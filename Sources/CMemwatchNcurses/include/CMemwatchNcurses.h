@@ -39,6 +39,10 @@ void mwn_catch_signals(void);
 void mwn_release_signals(void);
 /// The last of these signals, or 0.
 int mwn_caught_signal(void);
+
+/// Whether curses is writing now. A signal that asks this process to end, and comes while the terminal takes
+/// nothing of that, ends it at once, with the terminal restored.
+void mwn_set_drawing(bool is);
 /// Whether this process was stopped and goes on since this was asked last.
 bool mwn_was_continued(void);
 

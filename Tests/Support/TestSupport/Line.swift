@@ -38,7 +38,7 @@ public final class Line {
     process.standardInput = terminal
     process.standardOutput = terminal
     process.standardError = terminal
-    try process.run()
+    try process.runUnblocked()
   }
 
   deinit {
@@ -95,6 +95,12 @@ public final class Line {
 
   /// Stops the terminal's output, as ^S does, or lets it go on.
   public func stop(_ isStopped: Bool) { tcflow(slave, isStopped ? TCOOFF : TCOON) }
+
+  /// Makes the terminal larger. What is in it has to be told (SIGWINCH): it controls nobody.
+  public func resize(_ width: UInt16, _ height: UInt16) {
+    var size = winsize(ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0)
+    _ = ioctl(master, UInt(TIOCSWINSZ), &size)
+  }
 
   /// Whether what is typed is echoed: the terminal has its own modes.
   public var echoes: Bool {

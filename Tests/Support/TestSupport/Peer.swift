@@ -23,7 +23,7 @@ public final class Peer {
     process.standardInput = input
     process.standardOutput = output
     process.standardError = FileHandle.nullDevice
-    try process.run()
+    try process.runUnblocked()
   }
 
   deinit { kill() }

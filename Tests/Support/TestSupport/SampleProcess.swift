@@ -10,7 +10,7 @@ public final class SampleProcess {
   public init(stats: Scratch, seconds: Int = 60) throws {
     process = Launch([Programs.demo, "--seconds", "\(seconds)"], stats: stats).process()
     process.standardOutput = FileHandle.nullDevice
-    try process.run()
+    try process.runUnblocked()
   }
 
   public func end() {
