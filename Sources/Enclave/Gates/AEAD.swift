@@ -1,5 +1,7 @@
 // Authenticated encryption with associated data, from libsodium, for cipher gates and vaults.
 
+import EnclaveSystem
+
 #if Sodium
   internal import CEnclaveSodium
 
@@ -103,6 +105,10 @@ package enum AEAD: Sendable, BitwiseCopyable {
         }
       return result == 0
     }
+
+    /// Clears what libsodium leaves of text and key stream in vector registers and on the stack. For the
+    /// caller of `encrypt` or `decrypt`, from the same function.
+    package static func clearResidue() { EnclaveSystem.clearResidue() }
 
     @inline(__always)
     private func state(
