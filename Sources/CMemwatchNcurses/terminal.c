@@ -46,18 +46,23 @@ static int input_fd = -1, output_fd = -1;
 static volatile sig_atomic_t is_drawing;
 void mwn_set_drawing(bool is) { is_drawing = is; }
 
-// curses writes again after every signal: a terminal that takes nothing would keep this process in there for
-// ever. It ends as the signal says; what is left of the picture is let go.
-static void catch (int signal) {
-  caught = signal;
-  if (!is_drawing || mwn_can_write(output_fd)) return;
-  int error = errno;
+/// Restores the terminal, and ends the process by the signal. For signal handlers.
+static void end_by(int signal) {
   mwn_restore_terminal();
   struct sigaction standard;
   memset(&standard, 0, sizeof standard);
   standard.sa_handler = SIG_DFL;
   sigaction(signal, &standard, NULL);
   raise(signal);
+}
+
+// curses retries a write that a signal interrupts, so a terminal that takes no output would block this
+// process for ever. Then the handler ends the process, and the rest of the picture is lost.
+static void catch (int signal) {
+  caught = signal;
+  if (!is_drawing || mwn_can_write(output_fd)) return;
+  int error = errno;
+  end_by(signal);
   errno = error;
 }
 static void on_continue(int signal) { continued = signal; }
@@ -177,14 +182,7 @@ static void on_suspend(int signal) {
   if (marks_paste) send(paste_on, sizeof paste_on - 1);
 }
 
-static void on_fault(int signal) {
-  mwn_restore_terminal();
-  struct sigaction standard;
-  memset(&standard, 0, sizeof standard);
-  standard.sa_handler = SIG_DFL;
-  sigaction(signal, &standard, NULL);
-  raise(signal);
-}
+static void on_fault(int signal) { end_by(signal); }
 
 static void add(const char *name) {
   char *text = tigetstr((char *)name);

@@ -17,7 +17,8 @@ package struct MemoryGroup: Equatable, Sendable {
   package init(limit: UInt64, inUse: UInt64, reserved: UInt64, maySwap: Bool) {
     self.limit = limit
     self.inUse = inUse
-    room = limit > inUse + reserved ? limit - inUse - reserved : 0
+    let left = limit - min(limit, inUse)
+    room = left - min(left, reserved)
     self.maySwap = maySwap
   }
 
@@ -111,8 +112,8 @@ package struct MemoryGroup: Equatable, Sendable {
     ) -> MemoryGroup? {
       guard let limit = number("\(directory)/\(limit)"), let usage = number("\(directory)/\(usage)")
       else { return nil }
-      let (sum, overflows) = (usage + reserved).addingReportingOverflow(byteCount)
-      guard overflows || sum > limit,
+      let left = limit - min(limit, usage)
+      guard left < reserved || left - reserved < byteCount,
         let statistics = ProcessFacts.readFile("\(directory)/memory.stat", limit: 65536)
       else { return nil }
       let swapBytes = ProcessFacts.readFile(memory, limit: 16384).flatMap {
@@ -120,7 +121,7 @@ package struct MemoryGroup: Equatable, Sendable {
       }
       let maySwap = swapBytes != 0 && swap.flatMap { number("\(directory)/\($0)") } != 0
       let reclaimed = (maySwap ? reclaimable + swappable : reclaimable).reduce(UInt64(0)) {
-        $0 + (ProcText.number($1, in: statistics) ?? 0)
+        $0 &+ (ProcText.number($1, in: statistics) ?? 0)
       }
       return MemoryGroup(
         limit: limit, inUse: usage - min(usage, reclaimed), reserved: reserved, maySwap: maySwap)
