@@ -65,9 +65,8 @@ extension ArenaCore {
     page!.peakBytesInUse = max(
       page!.peakBytesInUse, totals.shards.bytesInUse, totals.shards.peakBytesInUse)
     updateOpenTimes(windows)
-    let written = SIMD8(
-      totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes),
-      UInt64(max(0, totals.unlistedSecrets)), 0, 0, 0)
+    let written = SIMD4(
+      totals.changes &+ changes, windows.opens, UInt64(windows.reads), UInt64(windows.writes))
     let isNew = written != page!.lastWritten
     page!.hasChanged = isNew || page!.changedLastTick
     (page!.lastWritten, page!.changedLastTick) = (written, isNew)

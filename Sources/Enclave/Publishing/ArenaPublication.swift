@@ -21,16 +21,16 @@ struct ArenaPublication {
   /// Whether addresses are withheld once the process is not dumpable any more.
   let followsDumpable: Bool
   var unlistedChunks: UInt64 = 0
-  /// The counts of changes, windows and unlisted secrets that were last published.
-  var lastWritten: SIMD8<UInt64>?
+  /// The counts of changes and windows that were last published.
+  var lastWritten: SIMD4<UInt64>?
   /// Windows opened in total, and open now, when secrets were last published.
   var listedWindows = SIMD2<UInt64>()
   /// Whether these counts had changed then.
   var windowsHadChanged = false
   /// Whether the published counts changed at the last tick.
   var changedLastTick = true
-  /// Whether they changed at this tick or the one before: a label's counts change a moment after
-  /// the arena's.
+  /// Whether they changed at this tick or the one before: labels and listed secrets follow a moment after
+  /// the counts.
   var hasChanged = true
   var peakSecrets = 0
   var peakBytesInUse = 0
