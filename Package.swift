@@ -238,7 +238,7 @@ let package = Package(
         "TestSupport", "CTestSupport", "test-publisher", "memwatch", "enclave-demo",
         "screen-driver",
       ],
-      exclude: ["Pages"], swiftSettings: testSettings),
+      exclude: ["Pages", "Version1"], swiftSettings: testSettings),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -45,14 +45,14 @@ extension ProcessWord {
         metric: "publisher_heartbeat_timestamp_seconds", merging: .smallest)
     case .memlockSoft:
       .gauge(
-        .bytes, .smallest, "RLIMIT_MEMLOCK", document: "memlock.softLimit",
+        .bytes, .smallest, "RLIMIT_MEMLOCK", document: "memlock.softLimitBytes",
         metric: "memlock_soft_limit_bytes")
     case .memlockHard:
       .gauge(
-        .bytes, .smallest, "RLIMIT_MEMLOCK", document: "memlock.hardLimit",
+        .bytes, .smallest, "RLIMIT_MEMLOCK", document: "memlock.hardLimitBytes",
         metric: "memlock_hard_limit_bytes")
     case .lockedBytes:
-      .gauge(.bytes, .sum, "VmLck as the publisher reads it", document: "memlock.locked")
+      .gauge(.bytes, .sum, "VmLck as the publisher reads it", document: "memlock.lockedBytes")
     case .arenas: .gauge(.none, .sum, "live, listed or not")
     case .arenasUnlisted: .gauge(.none, .sum, "without a record", document: "arenasUnlisted")
     case .labelsUnlisted: .gauge(.none, .sum, "without a record", document: "labelsUnlisted")

@@ -10,7 +10,7 @@ extension ArenaWord {
     case .state: .init(.identity, "1 live")
     case .layout: .init(.code, document: "layout")
     case .gate: .init(.code, document: "gate")
-    case .keyNumber: .init(.identity, "of the protection key", document: "gate")
+    case .keyNumber: .init(.identity, "of the protection key", document: "keyNumber")
     case .backing: .init(.code, document: "backing")
     case .lockPolicy: .init(.code, document: "lockPolicy")
     case .lockState: lockStateField
@@ -93,7 +93,7 @@ extension ArenaWord {
     case .nameLength: .init(.identity, "bytes")
     case .name: .init(.text, "8 words", document: "name")
     case .lockLimitSoft:
-      .gauge(.bytes, .smallest, "when the lock failed", document: "lock.limitThen")
+      .gauge(.bytes, .smallest, "when the lock failed", document: "lock.limitThenBytes")
     case .separatePages:
       .gauge(
         .none, .sum, "under a page gate: pages of slabs that are mappings of their own",
@@ -133,8 +133,8 @@ extension LabelWord {
     case .openNow: .gauge(.none, .sum, "windows", document: "openNow")
     case .lastOpenedAtMs: .time(document: "lastOpenedAt")
     case .minimumSize:
-      .gauge(.bytes, .smallest, "of a secret", document: "minimumSize")
-    case .maximumSize: .gauge(.bytes, .largest, "of a secret", document: "maximumSize")
+      .gauge(.bytes, .smallest, "of a secret", document: "minimumBytes")
+    case .maximumSize: .gauge(.bytes, .largest, "of a secret", document: "maximumBytes")
     case .line: .init(.identity, "of a call site")
     case .origin: .init(.code, "1 given by the program, 2 call site", document: "origin")
     case .createdAtMs: .time()
@@ -156,7 +156,7 @@ extension ChunkWord {
     case .guardBytes: .gauge(.bytes, .sum, "on each side", document: "guardBytes")
     case .lockState: .init(.code, document: "lockState")
     case .lockErrno: .init(.identity, "of a lock that failed", document: "errno")
-    case .kind: .init(.code, "1 slab, 2 isolated", document: "kind")
+    case .kind: .init(.code, "1 slab, 2 isolated", document: "layout")
     }
   }
 }

@@ -5,11 +5,24 @@ package struct Difference: Equatable, Sendable {
   package var path: String
   package var before: Value?
   package var after: Value?
+
+  package enum Kind: String, CaseIterable, Sendable { case changed, added, removed }
+
+  package var kind: Kind {
+    before == nil ? .added : after == nil ? .removed : .changed
+  }
+
+  package var document: Value {
+    .object([
+      ("path", .text(path)), ("kind", .text(kind.rawValue)), ("before", before ?? .null),
+      ("after", after ?? .null),
+    ])
+  }
 }
 
 extension Value {
   /// The fields that differ, in the order of the old document. List items are matched by `id`,
-  /// `serial`, `index`, `label` or `name`, so insertions do not shift the others.
+  /// `serial`, `label` or `name`, so insertions do not shift the others.
   package func differences(from old: Value) -> [Difference] {
     let (before, after) = (old.leaves(naming: \.listName), leaves(naming: \.listName))
     let then = Dictionary(before.map { ($0.path, $0.value) }) { first, _ in first }
@@ -24,10 +37,14 @@ extension Value {
     return all
   }
 
+  private static let listNames = [
+    "name", "label", "id", "serial", "address", "payloadBytes", "call", "arenaId", "message",
+  ]
+
   private var listName: String? {
     guard case .object(let members) = self else { return nil }
     let values = Dictionary(members) { first, _ in first }
-    for name in ["name", "label", "id", "serial", "address", "payload", "purpose", "arenaId"] {
+    for name in Self.listNames {
       switch values[name] {
       case .text(let text): return text
       case .number(let number): return "\(number)"
@@ -44,6 +61,7 @@ extension Value {
     case .bool(let flag): flag ? "yes" : "no"
     case .number(let number): "\(number)"
     case .text(let text): text
+    case .unrecognized(let code): "?\(code)"
     case .list, .object: "none"
     }
   }

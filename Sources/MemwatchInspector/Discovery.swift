@@ -27,17 +27,35 @@ package struct Publisher: Equatable, Sendable {
 
 /// A directory that was searched.
 package struct Location: Equatable, Sendable {
+  package enum SearchResult: String, CaseIterable, Sendable {
+    case searched, missing, foreign, denied, failed
+  }
   package var path: SafeText
+  package var result: SearchResult
+  /// The number of pages in it; nil: it was not searched.
+  package var pageCount: Int?
+  /// The result in words.
   package var outcome: SafeText
-  package var isDenied: Bool
+  package var isDenied: Bool { result == .denied || result == .foreign }
   /// The directory could not be searched: it may contain a page.
   package var hasFailed: Bool
 
-  init(path: String, outcome: String, isDenied: Bool = false, hasFailed: Bool = false) {
-    self.hasFailed = hasFailed
+  init(
+    path: String, _ result: SearchResult, outcome: String, pageCount: Int? = nil,
+    hasFailed: Bool = false
+  ) {
+    (self.result, self.pageCount, self.hasFailed) = (result, pageCount, hasFailed)
     self.path = SafeText(path)
     self.outcome = SafeText(outcome)
-    self.isDenied = isDenied
+  }
+
+  /// A place that could not be opened.
+  init(path: String, failure: FileFailure) {
+    self.init(
+      path: path, failure.isMissing ? .missing : failure.isDenied ? .denied : .failed,
+      outcome: failure.isMissing
+        ? "is not there"
+        : failure.isDenied ? "may not be opened (permission denied)" : "\(failure)")
   }
 }
 
@@ -57,7 +75,7 @@ package struct Discovery: Sendable {
       for place in try FileOpener.current.search(inContainers: true) { discovery.add(place, open) }
     } catch {
       discovery.places = [
-        Location(path: "the places of pages", outcome: "\(error)", hasFailed: true)
+        Location(path: "the places of pages", .failed, outcome: "\(error)", hasFailed: true)
       ]
     }
     return discovery
@@ -83,17 +101,11 @@ package struct Discovery: Sendable {
   }
 
   private mutating func add(_ place: StatsPageLocation, _ open: [InspectedFile: Inspector]) {
-    func add(_ outcome: String, isDenied: Bool = false) {
-      places.append(Location(path: place.path, outcome: outcome, isDenied: isDenied))
-    }
     switch place.outcome {
-    case .foreign(let owner): add("belongs to user \(Users.name(owner))", isDenied: true)
-    case .failed(let error):
-      add(
-        error.isMissing
-          ? "is not there"
-          : error.isDenied ? "may not be opened (permission denied)" : "\(error)",
-        isDenied: error.isDenied)
+    case .foreign(let owner):
+      places.append(
+        Location(path: place.path, .foreign, outcome: "belongs to user \(Users.name(owner))"))
+    case .failed(let error): places.append(Location(path: place.path, failure: error))
     case .opened(let owner):
       var found = 0
       for page in place.pages where StatsPageName(page.name) != nil {
@@ -122,11 +134,15 @@ package struct Discovery: Sendable {
           if error.isDenied {
             places.append(
               Location(
-                path: place.path + "/" + page.name, outcome: "may not be opened", isDenied: true))
+                path: place.path + "/" + page.name, .denied, outcome: "may not be opened"))
           }
         }
       }
-      add(found == 0 ? "holds no page" : "holds \(counted(found, "page"))")
+      places.append(
+        Location(
+          path: place.path, .searched,
+          outcome: found == 0 ? "holds no page" : "holds \(counted(found, "page"))",
+          pageCount: found))
     }
   }
 }
@@ -185,5 +201,38 @@ extension Publisher {
         stateDetail = SafeText("\(failure)").string
       }
     }
+  }
+}
+
+extension Discovery {
+  /// - Parameter now: when the publishers were looked for.
+  package func document(at now: Timestamp) -> Value {
+    Value.document(
+      .list,
+      [
+        ("publishers", .list(publishers.map { $0.document(at: now) })),
+        ("places", .list(places.map(\.document))),
+      ])
+  }
+}
+
+extension Publisher {
+  fileprivate func document(at now: Timestamp) -> Value {
+    .object([
+      ("pid", Value(pid)), ("publisherPid", Value(publisherPid)),
+      ("publisherId", .text(identifier)), ("name", Value(name)), ("uid", Value(uid)),
+      ("state", .text(state.rawValue)), ("message", Value(stateDetail)),
+      ("lastSeenAt", Value(state.isCurrent ? now : lastSeenAt)),
+      ("page", Value(SafeText(path))),
+    ])
+  }
+}
+
+extension Location {
+  fileprivate var document: Value {
+    .object([
+      ("path", Value(path)), ("outcome", .text(result.rawValue)), ("pageCount", Value(pageCount)),
+      ("message", Value(outcome)),
+    ])
   }
 }

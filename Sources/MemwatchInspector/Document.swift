@@ -1,97 +1,38 @@
-// A snapshot as a tree of names and values, from which JSON, text and differences are made.
-
-/// A value in a document.
-package indirect enum Value: Equatable, Sendable {
-  case null
-  case bool(Bool)
-  case number(UInt64)
-  case text(String)
-  case list([Value])
-  case object([(String, Value)])
-
-  package static func == (a: Value, b: Value) -> Bool {
-    switch (a, b) {
-    case (.null, .null): true
-    case (.bool(let x), .bool(let y)): x == y
-    case (.number(let x), .number(let y)): x == y
-    case (.text(let x), .text(let y)): x == y
-    case (.list(let x), .list(let y)): x == y
-    case (.object(let x), .object(let y)):
-      x.count == y.count && zip(x, y).allSatisfy { $0.0 == $1.0 && $0.1 == $1.1 }
-    default: false
-    }
-  }
-
-  package init(_ number: (some BinaryInteger)?) {
-    self = number.map { .number(UInt64(clamping: $0)) } ?? .null
-  }
-  init(_ text: String?) { self = text.map { .text($0) } ?? .null }
-  package init(_ time: Timestamp?) { self = time.map { .number($0.realMs) } ?? .null }
-  init(_ size: ByteCount?) { self = size.map { .number($0.count) } ?? .null }
-  init(_ word: (some TextConvertible)?) { self = word.map { .text($0.text) } ?? .null }
-  init(_ text: SafeText) { self = .text(text.string) }
-  init(_ flag: Bool?) { self = flag.map { .bool($0) } ?? .null }
-
-  /// The leaves and their paths (`arenas[0].name`), in order.
-  package var leaves: [(path: String, value: Value)] { leaves { _ in nil } }
-
-  /// The leaves, with list items named by a closure instead of an index.
-  func leaves(naming name: (Value) -> String?) -> [(path: String, value: Value)] {
-    var all: [(String, Value)] = []
-    func walk(_ value: Value, _ path: String) {
-      switch value {
-      case .object(let members):
-        for (name, member) in members { walk(member, path.isEmpty ? name : path + "." + name) }
-      case .list(let items):
-        if items.isEmpty { all.append((path, value)) }
-        var taken: Set<String> = []
-        for (index, item) in items.enumerated() {
-          var own = name(item) ?? "\(index)"
-          if !taken.insert(own).inserted { own += "#\(index)" }
-          walk(item, "\(path)[\(own)]")
-        }
-      default: all.append((path, value))
-      }
-    }
-    walk(self, "")
-    return all
-  }
-}
+// A snapshot as a document. Assets/memwatch-2.schema.json describes it: each number's unit, each
+// word's list. One name means one thing in all documents. Text for people is in members that end
+// with `message` or `advice`.
 
 extension Snapshot {
-  package static let schema = "memwatch/1"
-
-  /// The whole snapshot. Base units: bytes, milliseconds, counts. Times are milliseconds since
-  /// 1970. null means unknown.
+  /// The whole snapshot. Bytes, milliseconds, counts; times are milliseconds since 1970. null means
+  /// unknown.
   package var document: Value {
-    .object([
-      ("schema", .text(Self.schema)),
-      ("sampledAt", Value(sampledAt)),
-      ("ageMs", Value(lastSeenAt.map { saturatingSum([sampledAt.since($0), ageMs]) })),
-      ("complete", .bool(complete)),
-      ("process", process.document),
-      ("restart", restart.map(\.document) ?? .null),
-      ("audit", audit?.document ?? .null),
-      ("memlock", memlock.document),
-      ("maps", maps.document),
-      ("problems", .list(problems.map(\.document))),
-      (
-        "arenas",
-        .list(arenas.map { document(of: $0) })
-      ),
-      ("arenasUnlisted", Value(arenasUnlisted)),
-      ("arenasDestroyed", Value(arenasDestroyed)),
-      ("retiredMappings", Value(retiredMappings)), ("retiredBytes", Value(retiredBytes)),
-      ("labelsUnlisted", Value(labelsUnlisted)),
-      ("chunksUnlisted", Value(chunksUnlisted)),
-      ("secretsListed", Value(secrets.count)),
-      ("secretsUnlisted", Value(secretsUnlisted)),
-      ("vaults", .list(vaults.map(\.document))),
-      ("vaultsUnlisted", Value(vaultsUnlisted)),
-      ("calls", .list(calls.map(\.document))),
-      ("events", .list(events.map(\.document))),
-      ("eventCount", Value(eventCount)),
-    ])
+    Value.document(
+      .snapshot,
+      [
+        ("sampledAt", Value(sampledAt)),
+        ("ageMs", Value(lastSeenAt.map { saturatingSum([sampledAt.since($0), ageMs]) })),
+        ("complete", .bool(complete)),
+        ("process", process.document),
+        ("restart", restart.map(\.document) ?? .null),
+        ("audit", audit?.document ?? .null),
+        ("memlock", memlock.document),
+        ("maps", maps.document),
+        ("problems", .list(problems.map(\.document))),
+        ("arenas", .list(arenas.map { document(of: $0) })),
+        ("arenasUnlisted", Value(arenasUnlisted)),
+        ("arenasDestroyed", Value(arenasDestroyed)),
+        ("retiredMappings", Value(retiredMappings)), ("retiredBytes", Value(retiredBytes)),
+        ("labelsUnlisted", Value(labelsUnlisted)),
+        ("chunksUnlisted", Value(chunksUnlisted)),
+        ("secretsListed", Value(secrets.count)),
+        ("secretsUnlisted", Value(secretsUnlisted)),
+        ("vaults", .list(vaults.map(\.document))),
+        ("vaultsUnlisted", Value(vaultsUnlisted)),
+        ("calls", .list(calls.map(\.document))),
+        ("events", .list(events.map(\.document))),
+        ("eventCount", Value(eventCount)),
+      ]
+    ).listingUnrecognizedCodes
   }
 
   func document(of arena: ArenaSnapshot) -> Value {
@@ -104,12 +45,18 @@ extension Snapshot {
   }
 }
 
+/// An errno as number and name.
+private func errnoMembers(_ name: String, _ errno: Int32?) -> [(String, Value)] {
+  [(name, Value(errno)), (name + "Name", Value(errno.map { errnoName($0) }))]
+}
+
 extension ProcessSnapshot {
   fileprivate var document: Value {
     .object([
       ("pid", Value(pid)), ("publisherPid", Value(publisherPid)),
       ("publisherId", .text(publisherID)), ("name", Value(name)), ("user", Value(user)),
-      ("uid", Value(uid)), ("state", .text(state.rawValue)), ("stateDetail", Value(stateDetail)),
+      ("uid", Value(uid)), ("state", .text(state.rawValue)), ("message", Value(stateDetail)),
+      ("endedInOrder", Value(endedInOrder)),
       ("startedAt", Value(startedAt)), ("heartbeatAt", Value(heartbeatAt)),
       ("dumpable", Value(isDumpable)), ("addresses", Value(addresses)),
       ("debuggerPid", Value(debugger)), ("emergencyWipe", Value(emergencyWipe)),
@@ -125,16 +72,27 @@ extension Restart {
   }
 }
 
+extension Binds {
+  fileprivate var isBinding: Bool? {
+    switch self {
+    case .yes: true
+    case .no: false
+    case .unknown: nil
+    }
+  }
+}
+
 extension Memlock {
   fileprivate var document: Value {
     .object([
-      ("softLimit", Value(soft)), ("hardLimit", Value(hard)),
-      ("unlimited", .bool(softIsUnlimited)), ("hardUnlimited", .bool(hardIsUnlimited)),
-      ("binds", .text(binds.rawValue)), ("locked", Value(locked)),
-      ("lockedByArenas", Value(lockedByArenas)), ("lockedByOthers", Value(lockedByOthers)),
-      ("headroom", Value(headroom)), ("nextChunk", Value(nextChunk)),
+      ("softLimitBytes", Value(soft)), ("hardLimitBytes", Value(hard)),
+      ("softUnlimited", .bool(softIsUnlimited)), ("hardUnlimited", .bool(hardIsUnlimited)),
+      ("binds", Value(binds.isBinding)), ("lockedBytes", Value(locked)),
+      ("lockedByArenasBytes", Value(lockedByArenas)),
+      ("lockedByOthersBytes", Value(lockedByOthers)),
+      ("headroomBytes", Value(headroom)), ("nextChunkBytes", Value(nextChunk)),
       ("nextChunkFits", Value(nextChunkFits)),
-      ("peakLockedByArenas", Value(peakLockedByArenas)),
+      ("peakLockedByArenasBytes", Value(peakLockedByArenas)),
     ])
   }
 }
@@ -142,8 +100,8 @@ extension Memlock {
 extension Maps {
   fileprivate var document: Value {
     .object([
-      ("inUse", Value(inUse)), ("limit", Value(limit)), ("byArenas", Value(byArenas)),
-      ("headroom", Value(headroom)),
+      ("mapsInUse", Value(inUse)), ("mapsLimit", Value(limit)), ("mapsByArenas", Value(byArenas)),
+      ("mapsFree", Value(headroom)),
     ])
   }
 }
@@ -152,17 +110,29 @@ extension Problem {
   fileprivate var document: Value {
     .object([
       ("severity", .text(severity.rawValue)), ("kind", .text(kind.rawValue)),
-      ("arenaId", Value(arenaID)), ("text", .text(text)), ("fix", Value(fix)),
-      ("keep", Value(keep)),
+      ("arenaId", Value(arenaID)), ("message", .text(text)), ("advice", Value(fix)),
+      ("permanentAdvice", Value(keep)),
     ])
+  }
+}
+
+extension Audit.Scope {
+  fileprivate var wordInDocuments: String {
+    switch self {
+    case .arenas: "arenas"
+    case .totals: "totals"
+    case .none: "none"
+    }
   }
 }
 
 extension Audit {
   package var document: Value {
     .object([
-      ("at", Value(at)), ("durationMs", Value(durationMs)), ("scope", .text(scope.rawValue)),
-      ("reason", Value(reason)), ("regions", Value(regions)),
+      ("at", Value(at)), ("durationMs", Value(durationMs)),
+      ("scope", .text(scope.wordInDocuments)),
+      ("obstacles", .list((obstacles ?? []).map { .text($0.rawValue) })),
+      ("message", Value(reason)), ("regionCount", Value(regions)),
       ("findings", .list(findings.map(\.document))),
     ])
   }
@@ -172,32 +142,44 @@ extension Finding {
   fileprivate var document: Value {
     .object([
       ("severity", .text(severity.rawValue)), ("kind", .text(kind.rawValue)),
-      ("arenaId", Value(arenaID)), ("claim", .text(claim)), ("kernel", .text(kernel)),
-      ("cause", .text(cause)), ("fix", .text(fix)),
+      ("arenaId", Value(arenaID)), ("affectedBytes", Value(affectedBytes)),
+      ("pids", .list((pids ?? []).map { Value($0) })),
+      ("claimMessage", .text(claim)), ("kernelMessage", .text(kernel)),
+      ("causeMessage", .text(cause)), ("advice", .text(fix)),
     ])
+  }
+}
+
+extension ArenaCondition {
+  fileprivate var wordInDocuments: String {
+    switch self {
+    case .problem: "problem"
+    case .differs: "differs"
+    case .warning: "warning"
+    case .ok: "ok"
+    case .gone: "gone"
+    case .stopped: "stopped"
+    case .detached: "detached"
+    case .unknown: "unknown"
+    }
   }
 }
 
 extension ArenaSnapshot {
   fileprivate func document(_ condition: ArenaCondition, _ audit: AuditVerdict?) -> Value {
-    .object([
-      ("id", Value(id)), ("name", Value(name)), ("state", .text(condition.rawValue)),
-      ("audit", Value(audit?.rawValue)),
-      ("layout", Value(layout)), ("gate", Value(gate)),
+    let description: [(String, Value)] = [
+      ("id", Value(id)), ("name", Value(name)), ("state", .text(condition.wordInDocuments)),
+      ("verdict", Value(audit?.rawValue)),
+      ("layout", Value(layout)), ("gate", Value(gate)), ("keyNumber", Value(gate?.keyNumber)),
       ("keySharedWith", Value(keySharedWith)), ("backing", Value(backing)),
       ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),
-      (
-        "lock",
-        .object([
-          ("errno", Value(lock.errno)), ("errnoName", Value(lock.errnoName)),
-          ("failedCall", Value(lock.failedCall)), ("bytesMissing", Value(lock.bytesMissing)),
-          ("at", Value(lock.at)), ("bytesInUseThen", Value(lock.bytesInUseThen)),
-          ("limitThen", Value(lock.limitThen)),
-        ])
-      ),
+      ("lock", lock.document),
       ("protectionState", Value(protectionState)), ("openWindows", Value(openWindows)),
       ("sealState", Value(sealState)), ("forkProtection", Value(forkProtection)),
-      ("dumpProtection", Value(dumpProtection)), ("secretCount", Value(secretCount)),
+      ("dumpProtection", Value(dumpProtection)),
+    ]
+    let counts: [(String, Value)] = [
+      ("secretCount", Value(secretCount)),
       ("bytesInUse", Value(bytesInUse)), ("bytesLocked", Value(bytesLocked)),
       ("bytesMapped", Value(bytesMapped)), ("idleBytes", Value(idleBytes)),
       ("chunkCount", Value(chunkCount)),
@@ -213,61 +195,77 @@ extension ArenaSnapshot {
       ("corruptions", Value(corruptions)), ("longestOpenMs", Value(longestOpenMs)),
       ("openSince", Value(openSince)),
       ("encryptedCount", Value(encryptedCount)), ("unlistedSecrets", Value(unlistedSecrets)),
-      (
-        "sizes",
-        .list(
-          sizes.map {
-            .object([
-              ("payload", Value($0.payload)), ("live", Value($0.live)),
-              ("freeSlots", Value($0.freeSlots)),
-              ("freeSlotsAfterGrowth", Value($0.freeSlotsAfterGrowth)),
-            ])
-          })
-      ),
-      (
-        "chunks",
-        .list(
-          chunks.map {
-            .object([
-              ("address", Value($0.address)), ("dataBytes", Value($0.dataBytes)),
-              ("guardBytes", Value($0.guardBytes)), ("lockState", Value($0.lockState)),
-              ("errno", Value($0.errno)), ("kind", Value($0.kind)),
-              ("pages", $0.pageCounts.map(\.document) ?? .null),
-            ])
-          })
-      ),
-      (
-        "labels",
-        .list(
-          labels.map {
-            .object([
-              ("label", Value($0.label)), ("origin", Value($0.origin)), ("live", Value($0.live)),
-              ("bytes", Value($0.bytes)), ("allocations", Value($0.allocations)),
-              ("frees", Value($0.frees)), ("opens", Value($0.opens)),
-              ("openNow", Value($0.openNow)), ("lastOpenedAt", Value($0.lastOpenedAt)),
-              ("minimumSize", Value($0.minimumSize)), ("maximumSize", Value($0.maximumSize)),
-            ])
-          })
-      ),
+    ]
+    return .object(
+      description + counts + [
+        ("sizes", .list(sizes.map(\.document))),
+        ("chunks", .list(chunks.map(\.document))),
+        ("labels", .list(labels.map(\.document))),
+      ])
+  }
+}
+
+extension LockDetail {
+  fileprivate var document: Value {
+    .object(
+      errnoMembers("errno", errno) + [
+        ("failedCall", Value(failedCall)), ("failedFunction", Value(failedCall?.text)),
+        ("bytesMissing", Value(bytesMissing)),
+        ("at", Value(at)), ("bytesInUseThen", Value(bytesInUseThen)),
+        ("limitThenBytes", Value(limitThen)),
+      ])
+  }
+}
+
+extension SizeRoom {
+  fileprivate var document: Value {
+    .object([
+      ("payloadBytes", Value(payload)), ("live", Value(live)), ("freeSlots", Value(freeSlots)),
+      ("freeSlotsAfterGrowth", Value(freeSlotsAfterGrowth)),
     ])
+  }
+}
+
+extension ChunkSnapshot {
+  fileprivate var document: Value {
+    .object(
+      [
+        ("address", Value(address)), ("dataBytes", Value(dataBytes)),
+        ("guardBytes", Value(guardBytes)), ("lockState", Value(lockState)),
+      ] + errnoMembers("errno", errno) + [
+        ("layout", Value(kind)), ("pages", pageCounts.map(\.document) ?? .null),
+      ])
   }
 }
 
 extension PageCounts {
   fileprivate var document: Value {
     .object([
-      ("holding", Value(holding)), ("open", Value(open)), ("stuck", Value(stuck)),
-      ("secrets", Value(secrets)),
+      ("holdingPages", Value(holding)), ("openPages", Value(open)), ("stuckPages", Value(stuck)),
+      ("secretCount", Value(secrets)),
+    ])
+  }
+}
+
+extension LabelSnapshot {
+  fileprivate var document: Value {
+    .object([
+      ("label", Value(label)), ("origin", Value(origin)), ("live", Value(live)),
+      ("bytes", Value(bytes)), ("allocations", Value(allocations)),
+      ("frees", Value(frees)), ("opens", Value(opens)),
+      ("openNow", Value(openNow)), ("lastOpenedAt", Value(lastOpenedAt)),
+      ("minimumBytes", Value(minimumSize)), ("maximumBytes", Value(maximumSize)),
     ])
   }
 }
 
 extension CallSnapshot {
   fileprivate var document: Value {
-    .object([
-      ("function", .text(function)), ("purpose", .text(purpose)), ("count", Value(count)),
-      ("failures", Value(failures)), ("lastErrno", Value(lastErrno)),
-    ])
+    .object(
+      [
+        ("call", Value(call)), ("function", .text(function)), ("message", .text(purpose)),
+        ("count", Value(count)), ("failures", Value(failures)),
+      ] + errnoMembers("lastErrno", lastErrno))
   }
 }
 
@@ -288,9 +286,10 @@ extension VaultSnapshot {
 
 extension EventSnapshot {
   fileprivate var document: Value {
-    .object([
-      ("serial", Value(serial)), ("kind", Value(kind)), ("arenaId", Value(arenaID)),
-      ("at", Value(at)), ("call", Value(call)), ("errno", Value(errno)), ("bytes", Value(bytes)),
-    ])
+    .object(
+      [
+        ("serial", Value(serial)), ("kind", Value(kind)), ("arenaId", Value(arenaID)),
+        ("at", Value(at)), ("call", Value(call)), ("function", Value(call?.text)),
+      ] + errnoMembers("errno", errno) + [("bytes", Value(bytes))])
   }
 }

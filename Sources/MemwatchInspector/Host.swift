@@ -6,8 +6,10 @@ import MemwatchSystem
 /// One setting of the host.
 package struct HostFact: Equatable, Sendable {
   package enum Judgement: String, Sendable, CaseIterable { case good, bad, unknown }
-  package var name: String
+  package var kind: Kind
   package var judgement: Judgement
+  /// What it was read from.
+  package var settings: [HostSetting] = []
   /// The observed value.
   package var value: String
   /// What the setting means for secrets.
@@ -25,7 +27,10 @@ package struct Host: Equatable, Sendable {
   package private(set) var hasSwap: Bool?
   private let files: HostFiles
   private let commandLine: String?
+  private let release: String?
   private let configuration: String?
+  /// What was read for the next fact.
+  private var consulted: [HostSetting] = []
 
   package init() {
     self.init(HostFiles(fields: InspectedFile.host.fields(limit: 16 << 20) ?? []))
@@ -37,7 +42,7 @@ package struct Host: Equatable, Sendable {
   private init(_ files: HostFiles) {
     self.files = files
     commandLine = files["/proc/cmdline"]
-    let release = files["/proc/sys/kernel/osrelease"]?.split(separator: "\n").first
+    release = files["/proc/sys/kernel/osrelease"]?.split(separator: "\n").first.map { String($0) }
     configuration = release.flatMap { files["/boot/config-\($0)"] }
     swap()
     hibernation()
@@ -61,7 +66,7 @@ package struct Host: Equatable, Sendable {
         + "landlock_add_rule landlock_restrict_self capset in the unit that memwatch runs in"
       : ""
     host.add(
-      "memwatch's sandbox", missing.isEmpty, holds.isEmpty ? "none" : holds.joined(separator: ", "),
+      .sandbox, missing.isEmpty, holds.isEmpty ? "none" : holds.joined(separator: ", "),
       "what reads and draws cannot open, trace or start anything",
       missing.isEmpty ? nil : "missing: " + missing.joined(separator: "; ") + filter)
     return host
@@ -71,12 +76,20 @@ package struct Host: Equatable, Sendable {
 
   // MARK: - Reading
 
-  private func read(_ path: String) -> String? {
-    files[path].map { text in
-      var text = text
-      while text.last?.isNewline ?? false { text.removeLast() }
-      return text
+  private mutating func read(_ path: String) -> String? {
+    var text = files[path]
+    while text?.last?.isNewline ?? false { text?.removeLast() }
+    consult(path, text)
+    return text
+  }
+
+  /// Notes what the next fact was read from, on one line.
+  private mutating func consult(_ path: String, _ text: String?) {
+    let lines = text?.split(whereSeparator: \.isNewline).map { line in
+      line.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
+    let value = lines.map { SafeText(Array($0.joined(separator: "; ").utf8)).string }
+    consulted.append(HostSetting(source: path, value: value))
   }
 
   private func exists(_ path: String) -> Bool { files.exists(path) }
@@ -88,29 +101,33 @@ package struct Host: Equatable, Sendable {
     return String(text[text.index(after: start)..<end])
   }
 
-  private func option(_ name: String) -> String? {
-    commandLine?.split(whereSeparator: \.isWhitespace).last { $0.hasPrefix(name + "=") }
-      .map { String($0.dropFirst(name.count + 1)) }
+  private mutating func option(_ name: String) -> String? {
+    let option = commandLine?.split(whereSeparator: \.isWhitespace)
+      .last { $0.hasPrefix(name + "=") }
+    consult("/proc/cmdline", option.map { String($0) })
+    return option.map { String($0.dropFirst(name.count + 1)) }
   }
 
   /// The value of a kernel build option; `n` if it is not set, nil if the configuration cannot be
   /// read.
-  private func configured(_ name: String) -> String? {
-    guard let configuration else { return nil }
-    for line in configuration.split(separator: "\n") where line.contains(name) {
-      if line.hasPrefix(name + "=") { return String(line.dropFirst(name.count + 1)) }
-      if line == "# \(name) is not set" { return "n" }
+  private mutating func configured(_ name: String) -> String? {
+    let line = configuration?.split(separator: "\n").first {
+      $0.hasPrefix(name + "=") || $0 == "# \(name) is not set"
     }
-    return nil
+    consult("/boot/config-\(release ?? "")", line.map { String($0) })
+    guard let line else { return nil }
+    return line.hasPrefix("#") ? "n" : String(line.dropFirst(name.count + 1))
   }
 
   private mutating func add(
-    _ name: String, _ isGood: Bool?, _ value: String, _ meaning: String, _ fix: String? = nil
+    _ kind: HostFact.Kind, _ isGood: Bool?, _ value: String, _ meaning: String,
+    _ fix: String? = nil
   ) {
     facts.append(
       HostFact(
-        name: name, judgement: isGood.map { $0 ? .good : .bad } ?? .unknown,
+        kind: kind, judgement: isGood.map { $0 ? .good : .bad } ?? .unknown, settings: consulted,
         value: SafeText(value).string, meaning: meaning, fix: isGood == true ? nil : fix))
+    consulted = []
   }
 
   // MARK: - Settings
@@ -118,7 +135,7 @@ package struct Host: Equatable, Sendable {
   private mutating func swap() {
     let meaning = "memory that is not locked is written to it, and stays there"
     guard let swaps = read("/proc/swaps") else {
-      add("swap", nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
+      add(.swap, nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
       swapFact = facts.last
       return
     }
@@ -128,7 +145,7 @@ package struct Host: Equatable, Sendable {
     let isSwapping = !devices.isEmpty
     hasSwap = isSwapping
     if !isSwapping {
-      add("swap", true, "none", meaning)
+      add(.swap, true, "none", meaning)
     } else {
       let isSafe = devices.allSatisfy { device in
         let name = device.split(separator: "/").last.map { String($0) } ?? ""
@@ -136,14 +153,14 @@ package struct Host: Equatable, Sendable {
         return read("/sys/class/block/\(name)/dm/uuid")?.hasPrefix("CRYPT-") ?? false
       }
       add(
-        "swap", isSafe,
+        .swap, isSafe,
         devices.joined(separator: ", ") + (isSafe ? " (encrypted, or compressed in memory)" : ""),
         meaning, "sudo swapoff -a, or encrypt the swap device (dm-crypt)")
     }
     swapFact = facts.last
     let zswap = read("/sys/module/zswap/parameters/enabled")
     add(
-      "zswap", zswap.map { $0 == "N" || !isSwapping } ?? (exists("/sys/module") ? true : nil),
+      .zswap, zswap.map { $0 == "N" || !isSwapping } ?? (exists("/sys/module") ? true : nil),
       zswap ?? (exists("/sys/module") ? "not built" : "/sys cannot be read"),
       "compressed copies of swapped pages stay in memory",
       "echo N | sudo tee /sys/module/zswap/parameters/enabled")
@@ -154,14 +171,14 @@ package struct Host: Equatable, Sendable {
     guard let states = read("/sys/power/state") else {
       let isMissing = exists("/sys/kernel") && !exists("/sys/power/state")
       return add(
-        "hibernation", isMissing ? true : nil,
+        .hibernation, isMissing ? true : nil,
         isMissing ? "the kernel cannot" : "/sys/power/state cannot be read", meaning,
         "look at: cat /sys/power/state")
     }
     let disk = read("/sys/power/disk").flatMap { chosen($0) }
     let can = states.split(separator: " ").contains("disk") && disk != "disabled"
     add(
-      "hibernation", !can, can ? "possible" : "off", meaning,
+      .hibernation, !can, can ? "possible" : "off", meaning,
       "sudo systemctl mask hibernate.target hybrid-sleep.target, or boot with nohibernate")
   }
 
@@ -170,7 +187,7 @@ package struct Host: Equatable, Sendable {
     let limit = limitOfThisProcess("Max core file size")
     let isPiped = pattern?.hasPrefix("|") ?? false
     add(
-      "core dumps", pattern.map { _ in !isPiped && limit == 0 },
+      .coreDumps, pattern.map { _ in !isPiped && limit == 0 },
       (pattern ?? "core_pattern cannot be read")
         + (limit.map { $0 == 0 ? ", limit 0" : ", limit \($0 == .max ? "unlimited" : bytes($0))" }
           ?? ""),
@@ -181,7 +198,7 @@ package struct Host: Equatable, Sendable {
         + "sudo sysctl kernel.core_pattern=core")
     let suid = read("/proc/sys/fs/suid_dumpable")
     add(
-      "dumps of setuid programs", suid.map { $0 != "1" }, suid ?? "cannot be read",
+      .setuidDumps, suid.map { $0 != "1" }, suid ?? "cannot be read",
       "1 lets a user dump a program that runs as another", "sudo sysctl fs.suid_dumpable=0")
   }
 
@@ -189,7 +206,7 @@ package struct Host: Equatable, Sendable {
     let scope = read("/proc/sys/kernel/yama/ptrace_scope")
     let isKnown = exists("/proc/sys/kernel")
     add(
-      "ptrace", scope.map { $0 != "0" } ?? (isKnown ? false : nil),
+      .ptrace, scope.map { $0 != "0" } ?? (isKnown ? false : nil),
       scope.map { "ptrace_scope \($0)" }
         ?? (isKnown ? "no Yama: as ptrace_scope 0" : "cannot be read"),
       "0 lets any program of the same user read every secret of a dumpable process",
@@ -202,41 +219,42 @@ package struct Host: Equatable, Sendable {
         configured("CONFIG_PROC_MEM_" + $0) == "y"
       }
     add(
-      "/proc/PID/mem", force.map { !["always", "ALWAYS_FORCE"].contains($0) },
+      .processMemory, force.map { !["always", "ALWAYS_FORCE"].contains($0) },
       force ?? "neither the command line nor a configuration in /boot tells",
       "`always` lets it write read-only and closed pages; it reads them in any case",
       "boot with proc_mem.force_override=never")
     let lockdown = read("/sys/kernel/security/lockdown").flatMap { chosen($0) }
     add(
-      "lockdown", lockdown.map { $0 == "confidentiality" }, lockdown ?? "cannot be read",
+      .lockdown, lockdown.map { $0 == "confidentiality" }, lockdown ?? "cannot be read",
       "without it root reads kernel memory (/proc/kcore, kprobes, bpf)",
       "boot with lockdown=confidentiality")
     let perf = read("/proc/sys/kernel/perf_event_paranoid").flatMap { Int($0) }
     add(
-      "perf events", perf.map { $0 >= 2 },
+      .perfEvents, perf.map { $0 >= 2 },
       perf.map { "perf_event_paranoid \($0)" } ?? "cannot be read",
       "below 2 a user samples registers and stacks of the kernel too",
       "sudo sysctl kernel.perf_event_paranoid=2")
     let bpf = read("/proc/sys/kernel/unprivileged_bpf_disabled")
     add(
-      "unprivileged bpf", bpf.map { $0 != "0" }, bpf ?? "cannot be read",
+      .bpf, bpf.map { $0 != "0" }, bpf ?? "cannot be read",
       "0 lets any user load programs into the kernel",
       "sudo sysctl kernel.unprivileged_bpf_disabled=1")
   }
 
   private mutating func freedMemory() {
-    for (name, meaning) in [
+    for (kind, meaning) in [
       (
-        "init_on_free",
+        HostFact.Kind.initOnFree,
         "without it, pages that were given back keep what they held until they are given out again"
       ),
-      ("init_on_alloc", "without it, kernel memory is given out with what it held"),
+      (.initOnAlloc, "without it, kernel memory is given out with what it held"),
     ] {
+      let name = kind == .initOnFree ? "init_on_free" : "init_on_alloc"
       let given = option(name).map { ["1", "on", "y"].contains($0) }
       let built = configured("CONFIG_\(name.uppercased())_DEFAULT_ON").map { $0 == "y" }
       let isOn = given ?? built
       add(
-        name, isOn,
+        kind, isOn,
         isOn.map { $0 ? "on" : "off" }
           ?? "neither the command line nor a configuration in /boot tells",
         meaning,
@@ -251,7 +269,7 @@ package struct Host: Equatable, Sendable {
     let isBuilt = exists("/sys/kernel/kexec_loaded") || disabled != nil
     let crash = read("/sys/kernel/kexec_crash_loaded")
     add(
-      "kexec", !exists("/sys/kernel") ? nil : !isBuilt || disabled == "1" && crash != "1",
+      .kexec, !exists("/sys/kernel") ? nil : !isBuilt || disabled == "1" && crash != "1",
       !exists("/sys/kernel")
         ? "/sys cannot be read"
         : !isBuilt
@@ -264,14 +282,14 @@ package struct Host: Equatable, Sendable {
   private mutating func copies() {
     let ksm = read("/sys/kernel/mm/ksm/run")
     add(
-      "KSM", ksm.map { $0 != "1" } ?? (exists("/sys/kernel/mm") ? true : nil),
+      .ksm, ksm.map { $0 != "1" } ?? (exists("/sys/kernel/mm") ? true : nil),
       ksm.map { $0 == "1" ? "running" : "off" }
         ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
       "merging equal pages lets others learn by timing what a page holds",
       "echo 2 | sudo tee /sys/kernel/mm/ksm/run")
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled").flatMap { chosen($0) }
     add(
-      "transparent huge pages",
+      .hugePages,
       huge.map { $0 != "always" } ?? (exists("/sys/kernel/mm") ? true : nil),
       huge ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
       "collapsing copies pages, and the old ones are not wiped",
@@ -281,13 +299,13 @@ package struct Host: Equatable, Sendable {
   private mutating func kernelPaths() {
     let uring = read("/proc/sys/kernel/io_uring_disabled")
     add(
-      "io_uring", uring.map { $0 != "0" } ?? (configured("CONFIG_IO_URING") == "n" ? true : nil),
+      .ioUring, uring.map { $0 != "0" } ?? (configured("CONFIG_IO_URING") == "n" ? true : nil),
       uring.map { "io_uring_disabled \($0)" } ?? "cannot be read",
       "buffers that are registered while a window is open are read past the gate afterwards",
       "sudo sysctl kernel.io_uring_disabled=2")
     let faults = read("/proc/sys/vm/unprivileged_userfaultfd")
     add(
-      "userfaultfd",
+      .userfaultfd,
       faults.map { $0 == "0" } ?? (configured("CONFIG_USERFAULTFD") == "n" ? true : nil),
       faults.map { "unprivileged_userfaultfd \($0)" } ?? "cannot be read",
       "1 lets any program stop another thread at a page fault for as long as it likes",
@@ -297,20 +315,19 @@ package struct Host: Equatable, Sendable {
   private mutating func memlock() {
     let limit = limitOfThisProcess("Max locked memory")
     add(
-      "memlock limit here", limit.map { $0 >= 8 << 20 },
+      .memlockLimit, limit.map { $0 >= 8 << 20 },
       limit.map { $0 == .max ? "unlimited" : bytes($0) } ?? "cannot be read",
       "how much a process that is started here may lock (the kernel's default is 8 MiB since 5.16)",
       "ulimit -l 8192, LimitMEMLOCK= in a unit, --ulimit memlock= for a container")
   }
 
   /// A soft limit of this process, as a hint for processes of the same shell.
-  private func limitOfThisProcess(_ name: String) -> UInt64? {
-    guard let limits = read("/proc/self/limits") else { return nil }
-    for line in limits.split(separator: "\n") where line.hasPrefix(name) {
-      let field = line.dropFirst(name.count).split(separator: " ").first
-      return field == "unlimited" ? .max : field.flatMap { UInt64($0) }
-    }
-    return nil
+  private mutating func limitOfThisProcess(_ name: String) -> UInt64? {
+    let path = "/proc/self/limits"
+    let line = files[path]?.split(separator: "\n").first { $0.hasPrefix(name) }
+    consult(path, line.map { String($0) })
+    let field = line?.dropFirst(name.count).split(separator: " ").first
+    return field == "unlimited" ? .max : field.flatMap { UInt64($0) }
   }
 
   // MARK: - Risks that no setting removes
@@ -368,26 +385,5 @@ extension Host {
       "\(facts.count { $0.judgement == judgement }) \(judgement.rawValue)"
     }
     return ([counts.joined(separator: ", ")] + lines).joined(separator: "\n") + "\n"
-  }
-
-  package var document: Value {
-    .object([
-      ("schema", .text(Snapshot.schema)),
-      (
-        "host",
-        .list(
-          facts.map {
-            .object([
-              ("name", .text($0.name)), ("judgement", .text($0.judgement.rawValue)),
-              ("value", .text($0.value)), ("meaning", .text($0.meaning)), ("fix", Value($0.fix)),
-            ])
-          })
-      ),
-      (
-        "notErased",
-        .list(
-          Self.notErased.map { .object([("what", .text($0.what)), ("helps", .text($0.helps))]) })
-      ),
-    ])
   }
 }

@@ -156,12 +156,12 @@ package final class Inspector {
     {
       // It may be in a container, whose root only a process with ptrace access may read.
       let root = Location(
-        path: "/proc/\(pid)/root", outcome: "may not be opened (permission denied)", isDenied: true)
+        path: "/proc/\(pid)/root", .denied, outcome: "may not be opened (permission denied)")
       throw .notPermitted(target, discovery.places + [root])
     }
     let named = namesakes.map {
       Location(
-        path: $0.path,
+        path: $0.path, .searched,
         outcome: "is of pid \($0.pid.map { "\($0)" } ?? "n/a"), which publishes as \(pid)")
     }
     throw .none(target, discovery.places + named)
@@ -170,13 +170,15 @@ package final class Inspector {
   private static func file(_ path: String, _ target: Target) throws(AttachFailure) -> Publisher {
     let opened: OpenFile
     do { opened = try InspectedFile.named(path).open() } catch {
-      let place = Location(path: path, outcome: "\(error)", isDenied: error.isDenied)
+      let place = Location(
+        path: path, error.isMissing ? .missing : error.isDenied ? .denied : .failed,
+        outcome: "\(error)")
       if error.isDenied { throw .notPermitted(target, [place]) }
       throw .none(target, [place])
     }
     let name = path.split(separator: "/").last.map(String.init) ?? path
     guard let publisher = Publisher(opened, .named(path), path: path, fileName: name) else {
-      throw .none(target, [Location(path: path, outcome: "cannot be examined")])
+      throw .none(target, [Location(path: path, .failed, outcome: "cannot be examined")])
     }
     return publisher
   }

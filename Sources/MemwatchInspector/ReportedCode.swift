@@ -20,11 +20,14 @@ package protocol NamedCode: CaseIterable, Equatable, Sendable where AllCases == 
   var word: String { get }
   /// Unique among all cases, which `word` need not be.
   var wordInRecords: String { get }
+  /// The word in JSON documents: lower-case, unique among all cases.
+  var wordInDocuments: String { get }
 }
 
 extension NamedCode {
   package var word: String { "\(self)" }
   package var wordInRecords: String { word }
+  package var wordInDocuments: String { word }
 }
 
 extension NamedCode where Self: RawRepresentable<UInt64> {
@@ -85,6 +88,14 @@ package enum ReportedGate: Equatable, Sendable, TextConvertible {
   case cipher
   case ungated
   case unknown(UInt64)
+
+  /// The number of the protection key; nil: none, or unknown.
+  package var keyNumber: UInt64? {
+    switch self {
+    case .key(let number): number
+    case .pages, .cipher, .ungated, .unknown: nil
+    }
+  }
 
   package var isKey: Bool {
     switch self {
@@ -168,6 +179,7 @@ extension CipherCode: NamedCode {
     case .xchacha20poly1305: "XChaCha20-Poly1305"
     }
   }
+  package var wordInDocuments: String { word.lowercased() }
 }
 
 extension SystemCall: NamedCode {
@@ -177,4 +189,8 @@ extension SystemCall: NamedCode {
   }
   package var word: String { function }
   package var wordInRecords: String { "\(self)" }
+  /// `lock-chunk`.
+  package var wordInDocuments: String {
+    wordInRecords.reduce(into: "") { $0 += $1.isUppercase ? "-" + $1.lowercased() : String($1) }
+  }
 }

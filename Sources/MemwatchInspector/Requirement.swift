@@ -287,9 +287,25 @@ extension CheckOutcome {
   }
 
   package var document: Value {
-    .object([
-      ("requirement", .text(SafeText(requirement.text).string)), ("outcome", .text(word.rawValue)),
-      ("seen", .text(text)), ("claimedOnly", .bool(isClaimed)),
+    let argument = requirement.kind.argument
+    return .object([
+      ("requirement", .text(SafeText(requirement.text).string)),
+      ("kind", .text(requirement.kind.rawValue)),
+      ("name", argument == .name ? Value(SafeText(requirement.name)) : .null),
+      ("requiredBytes", argument == .size ? Value(requirement.amount) : .null),
+      ("requiredMs", argument == .time ? Value(requirement.amount) : .null),
+      ("outcome", .text(word.wordInDocuments)), ("claimedOnly", .bool(isClaimed)),
+      ("message", .text(text)),
     ])
+  }
+}
+
+extension CheckOutcome.Word {
+  fileprivate var wordInDocuments: String {
+    switch self {
+    case .ok: "ok"
+    case .broken: "broken"
+    case .unknown: "unknown"
+    }
   }
 }

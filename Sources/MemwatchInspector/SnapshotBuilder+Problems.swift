@@ -12,7 +12,8 @@ extension SnapshotBuilder {
         Finding(
           severity: .warning, kind: .debugger, claim: "nothing of this",
           kernel: "TracerPid \(tracer)",
-          cause: "a debugger or strace is attached", fix: "it can read every secret: end it"))
+          cause: "a debugger or strace is attached", fix: "it can read every secret: end it",
+          pids: [tracer]))
     }
     if let locked = probe.lockedBytes.map({ ByteCount($0) }), locked > claimedLocked {
       findings.append(
@@ -20,7 +21,8 @@ extension SnapshotBuilder {
           severity: .note, kind: .otherLocks, claim: "\(bytes(claimedLocked)) locked by arenas",
           kernel: "VmLck \(bytes(locked))",
           cause: "\(bytes(locked - claimedLocked)) are locked by other code of the process",
-          fix: "they count against the same limit: raise it by as much"))
+          fix: "they count against the same limit: raise it by as much",
+          affectedBytes: locked - claimedLocked))
     }
     return findings
   }

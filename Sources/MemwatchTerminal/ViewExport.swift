@@ -25,18 +25,13 @@ package struct ViewExport: Equatable, Sendable {
   }
 
   package var document: Value {
-    .object([
-      ("view", .text(title)),
-      (
-        "rows",
-        .list(
-          rows.map { row in
-            columns.isEmpty
-              ? .text(row.joined())
-              : .object(zip(columns, row).map { ($0, .text($1)) })
-          })
-      ), ("unlisted", unlisted.map { .text($0) } ?? .null),
-    ])
+    func texts(_ list: [String]) -> Value { .list(list.map { .text($0) }) }
+    return Value.document(
+      .view,
+      [
+        ("message", .text(title)), ("columns", texts(columns)), ("rows", .list(rows.map(texts))),
+        ("unlistedMessage", unlisted.map { .text($0) } ?? .null),
+      ])
   }
 }
 

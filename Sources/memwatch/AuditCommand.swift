@@ -33,10 +33,11 @@ struct AuditCommand: ConfinedCommand {
     if json {
       try Output.standard(
         try Format.json(
-          .object([
-            ("schema", .text(Snapshot.schema)), ("pid", Value(snapshot.process.pid)),
-            ("audit", snapshot.audit?.document ?? .null),
-          ])))
+          Value.document(
+            .audit,
+            [
+              ("pid", Value(snapshot.process.pid)), ("audit", snapshot.audit?.document ?? .null),
+            ])))
     } else {
       try Output.standard(snapshot.auditText)
     }

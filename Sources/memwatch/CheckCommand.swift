@@ -88,11 +88,13 @@ struct Check: ConfinedCommand {
     if json {
       try Output.standard(
         try Format.json(
-          .object([
-            ("schema", .text(Snapshot.schema)), ("pid", Value(snapshot.process.pid)),
-            ("outcomes", .list(outcomes.map(\.document))),
-            ("audit", snapshot.audit?.document ?? .null),
-          ])))
+          Value.document(
+            .check,
+            [
+              ("pid", Value(snapshot.process.pid)),
+              ("outcomes", .list(outcomes.map(\.document))),
+              ("audit", snapshot.audit?.document ?? .null),
+            ])))
     } else {
       try Output.standard(
         (table(outcomes.map(\.line)) + snapshot.findingLines).joined(separator: "\n") + "\n")

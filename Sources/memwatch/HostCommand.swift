@@ -37,14 +37,8 @@ struct Diff: ConfinedCommand {
     let (old, new) = (try read(before), try read(after))
     let differences = new.differences(from: old)
     if json {
-      let list = differences.map {
-        Value.object([
-          ("path", .text($0.path)), ("before", $0.before ?? .null), ("after", $0.after ?? .null),
-        ])
-      }
-      try Output.standard(
-        try Format.json(
-          .object([("schema", .text(Snapshot.schema)), ("differences", .list(list))])))
+      let list = Value.list(differences.map(\.document))
+      try Output.standard(try Format.json(Value.document(.diff, [("differences", list)])))
     } else {
       let rows = differences.map {
         [$0.path, $0.before?.plain ?? "-", "->", $0.after?.plain ?? "-"]
@@ -58,14 +52,13 @@ struct Diff: ConfinedCommand {
       throw Failure(Exit.failure, "\(SafeText(path)) cannot be read")
     }
     guard let value = try? JSONDecoder().decode(Decoded.self, from: Data(bytes)).value,
-      case .object(let members) = value,
-      members.contains(where: { $0 == "schema" && $1 == .text(Snapshot.schema) })
+      let snapshot = value.asSnapshot
     else {
       throw Failure(
         Exit.failure,
         "\(SafeText(path)) is no snapshot: write one with memwatch snapshot --format json")
     }
-    return value
+    return snapshot
   }
 }
 

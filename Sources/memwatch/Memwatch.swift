@@ -272,29 +272,7 @@ struct List: ConfinedCommand {
     let discovery = Discovery.run()
     let now = Console.now
     if json {
-      let publishers = discovery.publishers.map { publisher in
-        Value.object([
-          ("pid", publisher.pid.map { .number(UInt64($0)) } ?? .null),
-          ("publisherPid", .number(publisher.publisherPid)),
-          ("publisherId", .text(publisher.identifier)),
-          ("name", .text(publisher.name.string)), ("uid", .number(UInt64(publisher.uid))),
-          ("state", .text(publisher.state.rawValue)),
-          ("stateDetail", publisher.stateDetail.map { .text($0) } ?? .null),
-          ("lastSeenAt", Value(publisher.state.isCurrent ? now : publisher.lastSeenAt)),
-          ("page", .text(SafeText(publisher.path).string)),
-        ])
-      }
-      let places = discovery.places.map {
-        Value.object([
-          ("path", .text($0.path.string)), ("outcome", .text($0.outcome.string)),
-        ])
-      }
-      try Output.standard(
-        try Format.json(
-          .object([
-            ("schema", .text(Snapshot.schema)), ("publishers", .list(publishers)),
-            ("places", .list(places)),
-          ])))
+      try Output.standard(try Format.json(discovery.document(at: now)))
       if discovery.publishers.isEmpty { throw ExitCode(Exit.noPublisher) }
       return
     }

@@ -88,6 +88,9 @@ private struct Encoded: Encodable {
     case .number(let number):
       var container = encoder.singleValueContainer()
       try container.encode(number)
+    case .unrecognized:
+      var container = encoder.singleValueContainer()
+      try container.encode("unrecognized")
     case .text(let text):
       var container = encoder.singleValueContainer()
       try container.encode(text)

@@ -127,10 +127,10 @@ import Testing
     }
     let before = try problems()
     #expect(before.count > 1)
-    let fixes = Set(before.compactMap { $0["fix"] as? String })
+    let fixes = Set(before.compactMap { $0["advice"] as? String })
     #expect(fixes.count == 1, "\(fixes)")
     let text = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
-    let count = before.count { $0["fix"] as? String != nil }
+    let count = before.count { $0["advice"] as? String != nil }
     #expect(text.matches(of: #/fix now/#).count == 1)
     #expect(text.matches(of: #/to keep/#).count == 1)
     #expect(text.contains("fix now, for \(count) problems: "))
@@ -150,7 +150,7 @@ import Testing
     let problems = try json(ended.output)["problems"] as! [[String: Any]]
     #expect(problems.allSatisfy { $0["severity"] as? String != "problem" }, "\(problems)")
     // The next chunk is 256 KiB: twice that, and what is locked, to a power of two.
-    for case let fix as String in problems.map({ $0["fix"] ?? NSNull() }) {
+    for case let fix as String in problems.map({ $0["advice"] ?? NSNull() }) {
       #expect(fix.contains("--memlock=1048576:"), "\(fix)")
     }
   }

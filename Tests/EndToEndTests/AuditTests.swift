@@ -143,7 +143,7 @@ import Testing
     let before = try snapshot(peer, scratch)
     #expect(findings(before).isEmpty)
     let arenas = before["arenas"] as! [[String: Any]]
-    #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
+    #expect(arenas.map { $0["verdict"] as? String } == ["agrees", "agrees"])
     #expect(arenas.map { $0["state"] as? String } == ["ok", "ok"])
     let chunk = (arenas[0]["chunks"] as! [[String: Any]])[0]
     return (peer, scratch, UInt64(chunk["address"] as! Int), UInt64(chunk["dataBytes"] as! Int))
@@ -199,8 +199,8 @@ import Testing
     #expect(findings(after).allSatisfy { $0["arenaId"] as? Int == 1 })
     let arenas = after["arenas"] as! [[String: Any]]
     let isClean = sabotage.kinds.isEmpty
-    #expect(arenas.map { $0["audit"] as? String } == [isClean ? "agrees" : "differs", "agrees"])
-    #expect(arenas.map { $0["state"] as? String } == [isClean ? "ok" : "DIFFERS", "ok"])
+    #expect(arenas.map { $0["verdict"] as? String } == [isClean ? "agrees" : "differs", "agrees"])
+    #expect(arenas.map { $0["state"] as? String } == [isClean ? "ok" : "differs", "ok"])
     // Nothing else is said, in other words, of the same.
     let problems = (after["problems"] as! [[String: Any]]).filter {
       $0["severity"] as? String != "note"
@@ -242,7 +242,7 @@ import Testing
     let merged = layout == "slab" ? 4 : 0
     #expect(arena["mergedPages"] as? Int == merged)
     #expect(arena["separatePages"] as? Int == pages - merged)
-    #expect(arena["audit"] as? String == "agrees" && arena["state"] as? String == "ok")
+    #expect(arena["verdict"] as? String == "agrees" && arena["state"] as? String == "ok")
     #expect(findings(try snapshot(peer, scratch)).isEmpty)
     #expect(try memwatch("audit", "\(peer.pid)", stats: scratch).status == 0)
     peer.kill()
@@ -264,7 +264,7 @@ import Testing
     #expect(findings(after).map { $0["kind"] as! String } == [setting.kind])
     #expect(findings(after).map { $0["severity"] as! String } == ["warning"])
     let arenas = after["arenas"] as! [[String: Any]]
-    #expect(arenas.map { $0["audit"] as? String } == ["agrees", "agrees"])
+    #expect(arenas.map { $0["verdict"] as? String } == ["agrees", "agrees"])
     #expect(arenas.map { $0["state"] as? String } == ["warning", "ok"])
     let text = try memwatch("audit", "\(peer.pid)", stats: scratch)
     #expect(text.status == 0 && text.output.contains("\(setting.kind)  alpha"), "\(text)")
@@ -291,7 +291,8 @@ import Testing
     let locked = findings(try snapshot(peer, scratch))
     #expect(locked.map { $0["kind"] as? String } == ["other-locks"])
     #expect(locked[0]["severity"] as? String == "note")
-    #expect((locked[0]["cause"] as? String)?.hasPrefix("8 KiB are locked by other code") == true)
+    #expect(
+      (locked[0]["causeMessage"] as? String)?.hasPrefix("8 KiB are locked by other code") == true)
     try peer.send("call munlock \(start) 8192")
     let strace = Launch(["strace", "-o", "/dev/null", "-p", "\(peer.pid)"]).process()
     strace.standardError = FileHandle.nullDevice
@@ -315,7 +316,8 @@ import Testing
     let found = findings(try snapshot(peer, scratch))
     #expect(
       found.map { $0["kind"] as! String }.sorted() == ["child-has-copy", "not-wiped-on-fork"])
-    let kernel = found.first { $0["kind"] as? String == "child-has-copy" }?["kernel"] as? String
+    let kernel =
+      found.first { $0["kind"] as? String == "child-has-copy" }?["kernelMessage"] as? String
     #expect(kernel?.contains("child \(child) has") == true)
   }
 
@@ -393,7 +395,7 @@ import Testing
     let snapshot = try json(ended.output)
     #expect((snapshot["process"] as! [String: Any])["state"] as? String == "live")
     #expect(findings(snapshot).isEmpty)
-    #expect((snapshot["arenas"] as! [[String: Any]])[0]["audit"] as? String == "agrees")
+    #expect((snapshot["arenas"] as! [[String: Any]])[0]["verdict"] as? String == "agrees")
   }
 
   @Test func noAuditOnRequest() throws {

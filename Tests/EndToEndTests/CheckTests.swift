@@ -72,8 +72,8 @@ import Testing
     )
     #expect(
       now.words == [
-        "locked": "n/a", "no-findings": "n/a", "no-problems": "n/a",
-        "no-open-longer-than=1m": "n/a", "arena=alpha": "ok", "arena=bravo": "n/a",
+        "locked": "unknown", "no-findings": "unknown", "no-problems": "unknown",
+        "no-open-longer-than=1m": "unknown", "arena=alpha": "ok", "arena=bravo": "unknown",
       ])
     #expect(now.status == 6)
     for command in ["audit", "snapshot"] {
@@ -240,7 +240,7 @@ import Testing
     let ended = try memwatch("host")
     #expect(ended.status == 0 && ended.output.contains("swap") && ended.output.contains("SIGKILL"))
     let document = try json(try memwatch("host", "--json").output)
-    let facts = document["host"] as! [[String: Any]]
+    let facts = document["facts"] as! [[String: Any]]
     #expect(facts.count >= 15)
     #expect(
       facts.allSatisfy { ["good", "bad", "unknown"].contains($0["judgement"] as! String) })

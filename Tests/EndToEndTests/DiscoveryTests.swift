@@ -104,7 +104,7 @@ struct Corner: CustomStringConvertible, Sendable {
         let audit = snapshot["audit"] as! [String: Any]
         let mayRead = corner.isDumpable || corner.relation == .rootViews
         if corner.isDumpable { #expect(audit["scope"] as? String == "arenas", "\(corner)") }
-        #expect(mayRead == (audit["regions"] is Int), "\(corner)")
+        #expect(mayRead == (audit["regionCount"] is Int), "\(corner)")
         #expect((audit["findings"] as! [Any]).isEmpty, "\(corner)")
         #expect(process["pid"] as? Int == Int(pid), "\(corner)")
         #expect(process["state"] as? String == "live", "\(corner)")

@@ -20,7 +20,7 @@ import Testing
     #expect(ended.output.contains(/memwatch_audit_complete\{.*\} 1\n/))
     #expect(!ended.output.contains("_total"))
     // The host's checks, as `memwatch host` judges them.
-    let host = try json(try memwatch("host", "--json").output)["host"] as! [[String: Any]]
+    let host = try json(try memwatch("host", "--json").output)["facts"] as! [[String: Any]]
     #expect(host.count > 15)
     for fact in host {
       let labels = "check=\"\(fact["name"]!)\",judgement=\"\(fact["judgement"]!)\""

@@ -25,10 +25,11 @@ extension FieldTests {
       [
         "openWindows": 1, "opens": 5, "opensForWriting": 0, "failedOpens": 1,
         "protectionState": "r-w", "stuckOpenPages": 1, "secretCount": 10, "bytesInUse": 400,
-        "state": "PROBLEM",
+        "state": "problem",
       ], "alpha")
     // The window lies in the page that is stuck.
-    try expectPages(["stuck": 1, "open": 0, "holding": 1, "secrets": 10], path, scratch)
+    try expectPages(
+      ["stuckPages": 1, "openPages": 0, "holdingPages": 1, "secretCount": 10], path, scratch)
     var held: [String: Any] = [:]
     try eventually("the publisher sees how long it is held") {
       held = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
@@ -44,7 +45,7 @@ extension FieldTests {
       after,
       ["openWindows": 0, "openSince": null, "protectionState": "closed", "stuckOpenPages": 0],
       "closed")
-    try expectPages(["stuck": 0, "open": 0], path, scratch)
+    try expectPages(["stuckPages": 0, "openPages": 0], path, scratch)
     // A window that was open before there was a page is not counted when it closes.
     let tables = try page(path)["tables"] as! [String: Any]
     let secrets = tables["secret"] as! [[String: Any]]
@@ -72,7 +73,7 @@ extension FieldTests {
     #expect(peer.process.terminationStatus != 0)
     found = try snapshot(path, scratch)
     arena = (found["arenas"] as! [[String: Any]])[1]
-    expect(arena, ["corruptions": 1, "secretCount": 0, "state": "PROBLEM"], "charlie")
+    expect(arena, ["corruptions": 1, "secretCount": 0, "state": "problem"], "charlie")
     kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
     #expect(kinds.last == "corruption")
     #expect((found["process"] as! [String: Any])["state"] as? String == "exited")

@@ -67,7 +67,7 @@ struct FieldTests {
     expect(
       a,
       [
-        "id": 1, "name": "alpha", "state": "PROBLEM", "layout": "slab", "gate": "pages",
+        "id": 1, "name": "alpha", "state": "problem", "layout": "slab", "gate": "pages",
         "keySharedWith": null,
         "backing": "anonymous", "lockPolicy": "preferred", "protectionState": "closed",
         "openWindows": 0, "sealState": "open", "forkProtection": "zeros",
@@ -93,15 +93,16 @@ struct FieldTests {
       chunks.filter { $0["lockState"] as! String == "locked" }
         .reduce(0) { $0 + ($1["dataBytes"] as! Int) } == locked)
     #expect(
-      chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["kind"] as? String == "slab" })
+      chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["layout"] as? String == "slab" })
     // What is freed last was allocated last: 1000 secrets fill 15 pages, and half of one.
-    try expectPages(["secrets": 1000, "holding": 16, "open": 0, "stuck": 0], path, scratch)
+    try expectPages(
+      ["secretCount": 1000, "holdingPages": 16, "openPages": 0, "stuckPages": 0], path, scratch)
     #expect(a["nextChunkBytes"] as? Int == min(max(mapped, 16384), 262144))
     let created = (a["createdAt"] as! NSNumber).uint64Value
     #expect(created >= begun - 1000 && created <= now + 1000)
     let sizes = a["sizes"] as! [[String: Any]]
     #expect(sizes.count == 1)
-    expect(sizes[0], ["payload": 48, "live": 1000], "size")
+    expect(sizes[0], ["payloadBytes": 48, "live": 1000], "size")
     let labels = a["labels"] as! [[String: Any]]
     #expect(
       labels.map { $0["label"] as! String } == ["first", "second", "third", "fourth", "fifth"])
@@ -109,7 +110,7 @@ struct FieldTests {
       labels[4],
       [
         "live": 200, "bytes": 8000, "allocations": 220, "frees": 20, "opens": 5, "openNow": 0,
-        "origin": "label", "minimumSize": 40, "maximumSize": 40,
+        "origin": "label", "minimumBytes": 40, "maximumBytes": 40,
       ], "label")
     let opened = (labels[4]["lastOpenedAt"] as! NSNumber).uint64Value
     #expect(opened >= begun - 1000 && opened <= now + 1000)
@@ -124,14 +125,14 @@ struct FieldTests {
         "failedAllocations": 1,
       ], "bravo")
     #expect((b["failedLocks"] as! Int) == 1)
-    #expect((b["chunks"] as! [[String: Any]]).allSatisfy { $0["kind"] as? String == "isolated" })
+    #expect((b["chunks"] as! [[String: Any]]).allSatisfy { $0["layout"] as? String == "isolated" })
     if a["lockState"] as? String == "partial" {
       let lock = a["lock"] as! [String: Any]
       expect(
         lock,
         [
-          "errno": 12, "errnoName": "ENOMEM", "failedCall": "mlock",
-          "bytesMissing": mapped - locked, "limitThen": 65536,
+          "errno": 12, "errnoName": "ENOMEM", "failedCall": "lock-chunk", "failedFunction": "mlock",
+          "bytesMissing": mapped - locked, "limitThenBytes": 65536,
         ], "lock")
       #expect((lock["bytesInUseThen"] as! Int) > 0 && (lock["bytesInUseThen"] as! Int) <= 65536)
       let at = (lock["at"] as! NSNumber).uint64Value
@@ -178,7 +179,7 @@ struct FieldTests {
       vaults[0],
       [
         "arenaId": 2, "name": "vault",
-        "cipher": cipher == "aes" ? "AES-256-GCM" : "XChaCha20-Poly1305", "epoch": 4, "entries": 5,
+        "cipher": cipher == "aes" ? "aes-256-gcm" : "xchacha20-poly1305", "epoch": 4, "entries": 5,
         "bytes": 200, "entriesOfOldEpoch": 1, "encryptions": 7, "decryptions": 1, "failures": 4,
         "rotations": 3,
       ], "vault")
@@ -203,7 +204,7 @@ struct FieldTests {
     expect(
       found,
       [
-        "schema": "memwatch/1", "complete": 1, "arenasUnlisted": 0, "arenasDestroyed": 1,
+        "schema": "memwatch/2", "complete": 1, "arenasUnlisted": 0, "arenasDestroyed": 1,
         "retiredMappings": 0,
         "retiredBytes": 0,
         "labelsUnlisted": 0, "chunksUnlisted": 0, "secretsListed": 3, "secretsUnlisted": 0,
@@ -211,7 +212,7 @@ struct FieldTests {
     // 48 KiB can still be locked: twelve pages of 64 slots each.
     let sizes = (found["arenas"] as! [[String: Any]])[0]["sizes"] as! [[String: Any]]
     expect(
-      sizes[0], ["payload": 48, "live": 3, "freeSlots": 61, "freeSlotsAfterGrowth": 61 + 768],
+      sizes[0], ["payloadBytes": 48, "live": 3, "freeSlots": 61, "freeSlotsAfterGrowth": 61 + 768],
       "room")
     let process = found["process"] as! [String: Any]
     expect(
@@ -305,7 +306,7 @@ struct FieldTests {
         $0["kind"] as! String == "lock-failed"
       }
       return (lock["failures"] as! Int) > 0 && lock["lastErrno"] as? Int == 12
-        && told?["call"] as? String == "mlock" && told?["errno"] as? Int == 12
+        && told?["function"] as? String == "mlock" && told?["errno"] as? Int == 12
     }
     try peer.send("nodump")
     try eventually("not dumpable any more") {
@@ -325,7 +326,7 @@ struct FieldTests {
     }
     try eventually("16 and 28 KiB are locked, and as much is not") {
       let arena = try alpha()
-      return arena["lockState"] as? String == "partial" && arena["state"] as? String == "PROBLEM"
+      return arena["lockState"] as? String == "partial" && arena["state"] as? String == "problem"
         && arena["idleBytes"] as? Int == 0
     }
     try peer.send("free a 1")
@@ -336,7 +337,7 @@ struct FieldTests {
     let arena = try alpha()
     expect(
       arena, ["bytesMapped": 73728, "bytesLocked": 45056, "bytesInUse": 28100], "alpha")
-    #expect(arena["state"] as? String != "PROBLEM" && arena["state"] as? String != "DIFFERS")
+    #expect(arena["state"] as? String != "problem" && arena["state"] as? String != "differs")
     #expect((arena["lock"] as! [String: Any])["bytesMissing"] as? Int == 0)
     // It serves the next secret, and is one again.
     try peer.send("alloc a 1 28000")

@@ -76,7 +76,8 @@ import Testing
     recording.interrupt()
     try eventually("the record ends") { !recording.isRunning }
     #expect(
-      try memwatch("replay", "-1", path).output.contains("arenas[0].chunks[0].pages.secrets: 100"))
+      try memwatch("replay", "-1", path).output.contains(
+        "arenas[0].chunks[0].pages.secretCount: 100"))
     let tmux = try Tmux(
       [Programs.memwatch, "replay", path, "-i", "100ms"], stats: nil, width: 100, height: 30)
     try tmux.wait(for: "alpha")

@@ -197,7 +197,7 @@ func watching(
     try tmux.keys("Enter")
     try tmux.wait(for: "wrote out.json")
     let file = try String(contentsOfFile: files.file("out.json"), encoding: .utf8)
-    #expect(try json(file)["schema"] as? String == "memwatch/1")
+    #expect(try json(file)["schema"] as? String == "memwatch/2")
     try tmux.keys("w", "C-u")
     try tmux.type("out.json")
     try tmux.keys("Enter")

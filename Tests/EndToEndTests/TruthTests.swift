@@ -68,7 +68,7 @@ struct TruthTests {
       found = try snapshot(world, scratch)
       return arenas(found).allSatisfy { arena in
         (arena["chunks"] as! [[String: Any]]).reduce(0) {
-          $0 + (($1["pages"] as? [String: Any])?["secrets"] as? Int ?? 0)
+          $0 + (($1["pages"] as? [String: Any])?["secretCount"] as? Int ?? 0)
         } == arena["secretCount"] as! Int
       }
     }
@@ -156,10 +156,10 @@ struct TruthTests {
     let screen = try tmux.wait(for: world.arenas.last!.name)
     let lockedKiB = try status(world.peer.pid, "VmLck")
     let memlock = found["memlock"] as! [String: Any]
-    #expect(memlock["locked"] as? Int == lockedKiB * 1024)
-    #expect(memlock["softLimit"] as? Int == world.limit)
-    #expect(memlock["binds"] as? String == "yes")
-    #expect(memlock["headroom"] as? Int == world.limit - lockedKiB * 1024)
+    #expect(memlock["lockedBytes"] as? Int == lockedKiB * 1024)
+    #expect(memlock["softLimitBytes"] as? Int == world.limit)
+    #expect(memlock["binds"] as? Bool == true)
+    #expect(memlock["headroomBytes"] as? Int == world.limit - lockedKiB * 1024)
     #expect(
       screen.contains {
         $0.contains("\(human(world.limit - lockedKiB * 1024).joined(separator: " ")) free")
@@ -213,7 +213,7 @@ struct TruthTests {
         #expect(maps.contains(address))
       }
     }
-    #expect(memlock["lockedByArenas"] as? Int == claimed)
+    #expect(memlock["lockedByArenasBytes"] as? Int == claimed)
     // The text says what the JSON says, field for field.
     #expect(
       try leaves(found).allSatisfy { path, value in
@@ -331,7 +331,7 @@ struct TruthTests {
     // Growth, a limit, an arena's end: what the process as a whole shows.
     try peer.send("limit 524288 1048576")
     var after = try snapshot(world, scratch)
-    #expect((after["memlock"] as! [String: Any])["softLimit"] as? Int == 524288)
+    #expect((after["memlock"] as! [String: Any])["softLimitBytes"] as? Int == 524288)
     try peer.send("destroy c")
     after = try snapshot(world, scratch)
     #expect(arenas(after).map { $0["name"] as? String } == ["alpha", "bravo"])
@@ -347,7 +347,7 @@ struct TruthTests {
     try peer.send("munlock a")
     let found = try snapshot(world, scratch)
     let memlock = found["memlock"] as! [String: Any]
-    #expect(memlock["locked"] as! Int == memlock["lockedByArenas"] as! Int - 4096)
+    #expect(memlock["lockedBytes"] as! Int == memlock["lockedByArenasBytes"] as! Int - 4096)
     let kinds = (found["problems"] as! [[String: Any]]).map { $0["kind"] as! String }
     #expect(kinds == ["finding"])
     let sums = try memwatch(
@@ -367,7 +367,7 @@ struct TruthTests {
     let world = World(peer: peer, arenas: [], limit: 65536)
     let problem = (try snapshot(world, scratch)["problems"] as! [[String: Any]])[0]
     #expect(problem["kind"] as? String == "not-locked")
-    let fix = try #require(problem["fix"] as? String)
+    let fix = try #require(problem["advice"] as? String)
     #expect(fix.hasPrefix("prlimit --pid \(peer.pid) --memlock="))
     let pasted = try Launch(["sh", "-c", fix]).run()
     #expect(pasted.status == 0, "\(pasted.error)")
@@ -377,7 +377,7 @@ struct TruthTests {
     let after = try snapshot(world, scratch)
     #expect((after["problems"] as! [[String: Any]]).isEmpty)
     let memlock = after["memlock"] as! [String: Any]
-    #expect(memlock["locked"] as! Int == memlock["lockedByArenas"] as! Int)
+    #expect(memlock["lockedBytes"] as! Int == memlock["lockedByArenasBytes"] as! Int)
   }
 
   @Test func everyStatesJSONFitsTheSchema() throws {

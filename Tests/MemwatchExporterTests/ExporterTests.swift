@@ -107,9 +107,9 @@ import Testing
   @Test func theHostsChecksAreExported() {
     var collection = Self.collection([])
     collection.host = [
-      HostFact(name: "swap", judgement: .bad, value: "/dev/sda2", meaning: "m", fix: "f"),
-      HostFact(name: "memwatch's sandbox", judgement: .unknown, value: "v", meaning: "m"),
-      HostFact(name: "swap", judgement: .bad, value: "/dev/sdb2", meaning: "m"),
+      HostFact(kind: .swap, judgement: .bad, value: "/dev/sda2", meaning: "m", fix: "f"),
+      HostFact(kind: .sandbox, judgement: .unknown, value: "v", meaning: "m"),
+      HostFact(kind: .swap, judgement: .bad, value: "/dev/sdb2", meaning: "m"),
     ]
     var exporter = Exporter(version: "1", hasCounters: true)
     let series = Self.series(exporter.text(of: collection))

@@ -129,23 +129,4 @@ import Testing
     #expect(comparison.findings.map(\.severity) == [.warning])
   }
 
-  /// What a reader of the JSON may meet is in its schema.
-  @Test func theSchemaNamesEveryKind() throws {
-    func words(_ path: String...) throws -> Set<String> {
-      var at: Any = try Schema.snapshot()
-      for step in path {
-        if let list = (at as? [String: Any])?["anyOf"] as? [[String: Any]] {
-          at = try #require(list.first { $0["properties"] != nil })
-        }
-        at = try #require((at as? [String: Any])?[step], "\(step)")
-      }
-      return Set(try #require((at as? [String: Any])?["enum"] as? [String]))
-    }
-    #expect(
-      try words("properties", "problems", "items", "properties", "kind")
-        == Set(ProblemKind.allCases.map(\.rawValue)))
-    #expect(
-      try words("properties", "audit", "properties", "findings", "items", "properties", "kind")
-        == Set(Finding.Kind.allCases.map(\.rawValue)))
-  }
 }

@@ -118,13 +118,15 @@ import Testing
         && model.viewExport.text.hasPrefix("arenas > session-tokens > map\n")
     )
     guard case .object(let members) = model.viewExport.document,
-      case .list(let rows) = members[1].1,
-      case .object(let first) = rows[0]
+      case .list(let columns)? = members.first(where: { $0.0 == "columns" })?.1,
+      case .list(let rows)? = members.first(where: { $0.0 == "rows" })?.1,
+      case .list(let first) = rows[0]
     else {
       Issue.record("no rows")
       return
     }
-    #expect(rows.count == 4 && first[1].0 == "PAGES" && first[2].1 == .text("91"))
+    #expect(rows.count == 4 && columns[1] == .text("PAGES") && first[2] == .text("91"))
+    #expect(columns.count == first.count)
     for view in View.allCases {
       model.view = view
       let seen = model.viewExport

@@ -92,7 +92,7 @@ import Testing
         Issue.record("no object")
         continue
       }
-      #expect(members.contains { $0.0 == "unlisted" && $0.1 != .null } == (unlisted > 0))
+      #expect(members.contains { $0.0 == "unlistedMessage" && $0.1 != .null } == (unlisted > 0))
     }
   }
 

@@ -116,7 +116,7 @@ import Testing
     model.view = .processes
     var discovery = Discovery()
     discovery.places = [
-      Location(path: "/dev/shm/enclave-0", outcome: "holds no page", hasFailed: false)
+      Location(path: "/dev/shm/enclave-0", .searched, outcome: "holds no page", pageCount: 0)
     ]
     model.update(discovery)
     let text = screen(model, size).text

@@ -85,12 +85,16 @@ struct Auditor {
       do { regions = try Regions(pid: pid) } catch {
         audit.scope = .totals
         audit.reason = reason(error, isOwnUser: isOwnUser, user: user)
+        audit.obstacles = [
+          error.isDenied ? isOwnUser ? .notDumpable : .otherUser : .readFailed
+        ]
         findings = []
         break
       }
       guard !regions.all.isEmpty, let after = read() else {
         audit.scope = .none
         audit.reason = "the process has no memory any more"
+        audit.obstacles = [.noMemory]
         findings = []
         break
       }
@@ -131,15 +135,17 @@ struct Auditor {
       if claim.isWhole { audit.compared.insert(claim.id) }
     }
     audit.scope = .arenas
-    audit.reason = nil
+    (audit.reason, audit.obstacles) = (nil, [])
     let unlisted = claims.count { !$0.isWhole }
     if unlisted > 0 {
       audit.reason =
         "\(counted(unlisted, "arena")) with chunks that are not listed, or came and went: n/a"
+      audit.obstacles = [.chunksUnlisted]
     }
     if unlisted > 0, !after.chunks.contains(where: { ArenaClaim.ClaimedChunk($0) != nil }) {
       audit.scope = .totals
       audit.reason = "the page gives no addresses (the process is not dumpable, or withholds them)"
+      audit.obstacles = [.addressesWithheld]
       return Comparison.totals(
         ArenaClaim.all(in: after).filter { then[$0.id] == $0 }, regions)
     }
@@ -151,6 +157,7 @@ struct Auditor {
       guard count > 0 else { continue }
       let text = "\(counted(count, "arena")) not confirmed, because \(kind.rawValue): n/a"
       audit.reason = audit.reason.map { $0 + "; " + text } ?? text
+      audit.obstacles = (audit.obstacles ?? []) + [kind.obstacle]
     }
     return comparison.findings + openPages(claims, then, comparison, after)
   }
@@ -207,7 +214,7 @@ struct Auditor {
         kernel: "the child \(children.map { "\($0)" }.joined(separator: ", ")) has these pages, "
           + "not locked" + (others > 0 ? "; \(others) more children were not looked at" : ""),
         cause: "the fork protection was gone when the child was made",
-        fix: "end the child, and treat the secrets as copied")
+        fix: "end the child, and treat the secrets as copied", pids: children)
     }.sorted { $0.arenaID! < $1.arenaID! }
   }
 

@@ -22,6 +22,14 @@ struct Comparison {
     case flags = "its mappings have no VmFlags"
     case key = "its mappings tell no protection key"
     case seal = "this kernel does not tell which mappings are sealed"
+
+    var obstacle: Audit.Obstacle {
+      switch self {
+      case .flags: .flagsUnknown
+      case .key: .keyUnknown
+      case .seal: .sealUnknown
+      }
+    }
   }
 
   init(pid: Int32, claims: [ArenaClaim], regions: Regions) {
@@ -203,7 +211,8 @@ struct Comparison {
     findings.append(
       Finding(
         severity: severity, kind: kind, arenaID: claim.id, claim: said,
-        kernel: "\(bytes(count)) \(seen)", cause: cause, fix: fix))
+        kernel: "\(bytes(count)) \(seen)", cause: cause, fix: fix,
+        affectedBytes: ByteCount(count)))
   }
 
   /// Reports pages that were open in two audits without activity in between.
@@ -215,7 +224,8 @@ struct Comparison {
       kernel: "\(bytes(pages.byteCount)) " + (isFrozen ? "writable" : "can be read or written"),
       cause: "mprotect(2) by other code of the process",
       fix: "find who calls it: strace -f -e trace=mprotect -p \(pid)"
-        + (isFrozen ? "; seal the arena where keys are" : ""))
+        + (isFrozen ? "; seal the arena where keys are" : ""),
+      affectedBytes: ByteCount(pages.byteCount))
   }
 
   // MARK: - Sums
@@ -233,7 +243,8 @@ struct Comparison {
         Finding(
           severity: .differs, kind: .totals, claim: "\(bytes(claimed)) \(what)",
           kernel: "\(bytes(seen)) in all (\(letters) in VmFlags)",
-          cause: "other code of the process undid it", fix: "publish addresses to learn where"))
+          cause: "other code of the process undid it", fix: "publish addresses to learn where",
+          affectedBytes: ByteCount(claimed - seen)))
     }
     compare("locked", claims.map(\.lockedBytes), .locked, "lo")
     compare(

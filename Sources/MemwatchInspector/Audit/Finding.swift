@@ -32,6 +32,10 @@ package struct Finding: Equatable, Sendable, Codable {
   package var cause: String
   /// The fix.
   package var fix: String
+  /// How many bytes differ; nil: not a matter of bytes, or recorded by an older memwatch.
+  package var affectedBytes: ByteCount?
+  /// The other processes that it concerns.
+  package var pids: [Int32]?
 
   /// Whether the kernel contradicts a claim, rather than adding information.
   package var isDifference: Bool { severity <= .differs }
@@ -50,12 +54,32 @@ package struct Audit: Equatable, Sendable, Codable {
     /// Nothing could be compared.
     case none
   }
+  /// What keeps claims from being compared.
+  package enum Obstacle: String, Sendable, Codable, CaseIterable {
+    /// Chunks are not listed, or came and went during the audit.
+    case chunksUnlisted = "chunks-unlisted"
+    /// The page gives no addresses.
+    case addressesWithheld = "addresses-withheld"
+    case notDumpable = "not-dumpable"
+    /// The mappings are another user's to read.
+    case otherUser = "other-user"
+    case readFailed = "read-failed"
+    /// The process has no memory any more.
+    case noMemory = "no-memory"
+    /// The mappings have no VmFlags.
+    case flagsUnknown = "flags-unknown"
+    case keyUnknown = "key-unknown"
+    /// The kernel does not tell which mappings are sealed.
+    case sealUnknown = "seal-unknown"
+  }
   /// Milliseconds since 1970.
   package var at: Timestamp
   package var durationMs: UInt64
   package var scope: Scope
   /// Why the scope is not `arenas`, and how to change that.
   package var reason: String?
+  /// The same in words of a list; nil: recorded by an older memwatch.
+  package var obstacles: [Obstacle]?
   /// The number of mappings of the process.
   package var regions: Int?
   package var findings: [Finding] = []

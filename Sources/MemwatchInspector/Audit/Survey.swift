@@ -252,25 +252,43 @@ extension Survey {
   }
 
   package var document: Value {
+    Value.document(
+      .survey,
+      [
+        ("pid", Value(pid)), ("lockedBytes", Value(lockedBytes)),
+        ("unexplainedBytes", Value(unexplainedBytes)), ("regionCount", Value(regionCount)),
+        ("groups", .list(groups.map(\.document))),
+      ])
+  }
+}
+
+extension Survey.OwnerGroup {
+  fileprivate var document: Value {
     .object([
-      ("schema", .text(Snapshot.schema)), ("pid", Value(pid)), ("locked", Value(lockedBytes)),
-      ("lockedUnexplained", Value(unexplainedBytes)),
-      ("regions", Value(regionCount)),
-      (
-        "groups",
-        .list(
-          groups.map { group in
-            .object([
-              ("looksLike", .text(group.owner.rawValue)), ("regions", Value(group.regions)),
-              ("bytes", Value(group.bytes)), ("notLocked", Value(group.notLocked)),
-              ("swapped", Value(group.swapped)), ("inCoreDumps", Value(group.dumped)),
-              ("inheritedByFork", Value(group.inherited)), ("notSealed", Value(group.notSealed)),
-              ("withoutKey", Value(group.withoutKey)),
-              ("withoutGuards", Value(group.withoutGuards)),
-              ("firstAddress", Value(group.firstAddress)),
-            ])
-          })
-      ),
+      ("looksLike", .text(owner.wordInDocuments)), ("regionCount", Value(regions)),
+      ("bytes", Value(bytes)), ("notLockedBytes", Value(notLocked)),
+      ("swappedBytes", Value(swapped)), ("inCoreDumpsBytes", Value(dumped)),
+      ("inheritedByForkBytes", Value(inherited)), ("notSealedBytes", Value(notSealed)),
+      ("withoutKeyBytes", Value(withoutKey)), ("withoutGuardsBytes", Value(withoutGuards)),
+      ("firstAddress", Value(firstAddress)),
     ])
+  }
+}
+
+extension Survey.Owner {
+  package var wordInDocuments: String {
+    switch self {
+    case .enclave: "enclave"
+    case .libsodium: "libsodium"
+    case .openssl: "openssl"
+    case .memguard: "memguard"
+    case .libgcrypt: "libgcrypt"
+    case .secretMemory: "secretmem"
+    case .sharedMemory: "shared-memory"
+    case .memoryFile: "memfd"
+    case .hugePages: "huge-pages"
+    case .file: "file"
+    case .unknown: "unknown"
+    }
   }
 }

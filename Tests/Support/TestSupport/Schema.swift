@@ -71,8 +71,34 @@ public enum Schema {
     String(cString: number.objCType) == "c" || String(cString: number.objCType) == "B"
   }
 
-  public static func snapshot() throws -> [String: Any] {
-    let file = Programs.package.appending(path: "Assets/memwatch-1.schema.json")
+  /// What in a document is not as the schema says of its kind.
+  public static func violations(in document: Any) throws -> [String] {
+    guard let kind = (document as? [String: Any])?["document"] as? String else {
+      return ["the document does not say what it is"]
+    }
+    return violations(document, try definition(kind))
+  }
+
+  public static func snapshot() throws -> [String: Any] { try definition("snapshot") }
+
+  /// A definition, with the others that it refers to in place.
+  public static func definition(_ name: String) throws -> [String: Any] {
+    let all = try whole()["$defs"] as? [String: Any] ?? [:]
+    func resolved(_ part: Any) -> Any {
+      if let list = part as? [Any] { return list.map(resolved) }
+      guard let object = part as? [String: Any] else { return part }
+      if let reference = object["$ref"] as? String {
+        return all[String(reference.dropFirst("#/$defs/".count))].map(resolved) ?? part
+      }
+      return object.mapValues(resolved)
+    }
+    guard let definition = all[name] else { throw Failed("the schema has no \(name)") }
+    return resolved(definition) as! [String: Any]
+  }
+
+  /// The file.
+  public static func whole() throws -> [String: Any] {
+    let file = Programs.package.appending(path: "Assets/memwatch-2.schema.json")
     return try JSONSerialization.jsonObject(with: Data(contentsOf: file)) as! [String: Any]
   }
 }
