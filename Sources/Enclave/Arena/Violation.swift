@@ -73,6 +73,8 @@ public enum ViolationHandler {
   nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
     unsafe makeLockWord()
   nonisolated(unsafe) private static var handler: (@Sendable (Violation) -> Response)?
+  /// So often one was set.
+  nonisolated(unsafe) private static var number: UInt64 = 0
 
   /// Sets the handler that chooses the response; nil means `endProcess`.
   ///
@@ -81,7 +83,35 @@ public enum ViolationHandler {
   public static func set(_ handler: (@Sendable (Violation) -> Response)?) {
     unsafe lockInProcess(word)
     unsafe self.handler = handler
+    unsafe number += 1
     unsafe unlock(word)
+  }
+
+  /// A handler that stands before another for a while.
+  package struct Replaced: Sendable {
+    fileprivate let before: (@Sendable (Violation) -> Response)?
+    fileprivate let number: UInt64
+
+    /// Sets the handler from before again, unless somebody has set another meanwhile.
+    package func restore() {
+      unsafe lockInProcess(word)
+      if unsafe number == ViolationHandler.number { unsafe handler = before }
+      unsafe unlock(word)
+    }
+  }
+
+  /// Sets a handler that is given the one from before with each violation.
+  package static func replace(
+    with handler:
+      @escaping @Sendable (_ before: (@Sendable (Violation) -> Response)?, Violation) -> Response
+  ) -> Replaced {
+    unsafe lockInProcess(word)
+    let before = unsafe self.handler
+    unsafe self.handler = { handler(before, $0) }
+    unsafe number += 1
+    let replaced = unsafe Replaced(before: before, number: number)
+    unsafe unlock(word)
+    return replaced
   }
 
   static func report(_ violation: Violation) {

@@ -26,6 +26,8 @@ struct Server {
     let logger = Logger(label: "server")
 
     // The tokens' key is made anew at each start; TLS's comes from a file, straight into the arena.
+    // Locks are preferred: where RLIMIT_MEMLOCK is too low the server starts all the same, and its log and
+    // memwatch tell what is not locked. Without that word it would refuse to start.
     let keys = try Arena("token-keys", .init(lock: .preferred))
     let scratch = try Arena("token-scratch", .init(lock: .preferred))
     let key = SecretReference(try keys.allocateRandom(byteCount: 32, label: "token key"))
@@ -71,7 +73,11 @@ struct Server {
       configuration: .init(
         services: [.init(service: arenas), .init(service: server)],
         gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
-    try await group.run()
+    do { try await group.run() } catch {
+      // All services were cancelled at once: only now does nothing use a secret any more.
+      try await arenas.destroyArenas()
+      throw error
+    }
     say("stopped")
   }
 

@@ -12,6 +12,7 @@ import MetricsTestKit
 import NIOSSL
 import ServiceLifecycle
 import ServiceLifecycleTestKit
+import Synchronization
 import Testing
 import Tokens
 
@@ -27,6 +28,12 @@ private func eventually(_ what: String, _ condition: () -> Bool) async throws {
     try #require(ContinuousClock.now < deadline, "not in time: \(what)")
     try await Task.sleep(for: .milliseconds(5))
   }
+}
+
+private final class Count: Sendable {
+  private let count = Mutex(0)
+  var value: Int { count.withLock { $0 } }
+  func add() { count.withLock { $0 += 1 } }
 }
 
 private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
@@ -192,14 +199,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
         try await eventually("a first look") {
           !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
         }
-        // One byte behind a secret: found when it is freed.
-        var secret = try arena.allocate(byteCount: 32, label: "too short")
-        try secret.withMutableBytes { bytes in
-          bytes.withUnsafeMutableBytes {
-            ($0.baseAddress! + 32).assumingMemoryBound(to: UInt8.self).pointee ^= 0xff
-          }
-        }
-        try secret.destroy()
+        try misuse(arena)
         trigger.triggerGracefulShutdown()
         try await group.waitForAll()
       }
@@ -234,6 +234,139 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
       }
     }
     #expect(pages() == 0)
+  }
+
+  @Test func anUnfitDirectoryIsLoggedAndTheServerRuns() async throws {
+    setenv("ENCLAVE_STATS_DIR", "/proc/self/no-directory", 1)
+    defer { unsetenv("ENCLAVE_STATS_DIR") }
+    let log = InMemoryLogHandler()
+    let arena = try makeArena("unwatched")
+    let service = ArenaService(
+      [arena], logger: logger(log), options: options(TestMetrics(), publishes: true))
+    try await testGracefulShutdown { trigger in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await service.run() }
+        try await eventually("a line in the log") { !log.entries.isEmpty }
+        #expect(arena.statistics.secretCount == 0)
+        trigger.triggerGracefulShutdown()
+        try await group.waitForAll()
+      }
+    }
+    #expect(log.entries.count == 1 && log.entries.first?.level == .warning)
+    #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
+  }
+
+  /// One byte behind a secret: found when it is freed.
+  private func misuse(_ arena: Arena) throws {
+    var secret = try arena.allocate(byteCount: 32, label: "too short")
+    try secret.withMutableBytes { bytes in
+      bytes.withUnsafeMutableBytes {
+        ($0.baseAddress! + 32).assumingMemoryBound(to: UInt8.self).pointee ^= 0xff
+      }
+    }
+    try secret.destroy()
+  }
+
+  @Test(arguments: [false, true]) func theProgramsOwnHandlerIsAskedAndStays(
+    changesMeanwhile: Bool
+  ) async throws {
+    let (own, other) = (Count(), Count())
+    ViolationHandler.set { _ in
+      own.add()
+      return .goOn
+    }
+    defer { ViolationHandler.set(nil) }
+    let log = InMemoryLogHandler()
+    let arena = try Arena("misused", .init(lock: .off, gate: .none))
+    let after = try Arena("after", .init(lock: .off, gate: .none))
+    // It would end the process, if the program's handler were not asked.
+    let metrics = TestMetrics()
+    let service = ArenaService([arena], logger: logger(log), options: options(metrics))
+    try await testGracefulShutdown { trigger in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await service.run() }
+        try await eventually("a first look") {
+          !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
+        }
+        try misuse(arena)
+        if changesMeanwhile {
+          ViolationHandler.set { _ in
+            other.add()
+            return .goOn
+          }
+        }
+        trigger.triggerGracefulShutdown()
+        try await group.waitForAll()
+      }
+    }
+    try misuse(after)
+    #expect(log.entries.count == 1)
+    #expect(own.value == (changesMeanwhile ? 1 : 2))
+    #expect(other.value == (changesMeanwhile ? 1 : 0))
+  }
+
+  private struct Failing: Service {
+    struct Failure: Error {}
+    func run() async throws { throw Failure() }
+  }
+
+  /// Uses a secret until it is cancelled, and a while longer.
+  private struct Using: Service {
+    let secret: SecretReference
+    let found = Count()
+    func run() async throws {
+      try? await gracefulShutdown()
+      for _ in 0..<20 {
+        await Task.detached { try? await Task.sleep(for: .milliseconds(10)) }.value
+      }
+      if (try? secret.withBytes { $0.byteCount }) == 1 { found.add() }
+    }
+  }
+
+  /// A group whose service fails cancels all others at once, in no order.
+  @Test func afterAnErrorArenasStayForThoseThatStillUseThem() async throws {
+    let arena = try makeArena("used")
+    let log = InMemoryLogHandler()
+    let using = Using(secret: SecretReference(try arena.allocate(byteCount: 1)))
+    let service = ArenaService([arena], logger: logger(log), options: options(TestMetrics()))
+    let group = ServiceGroup(
+      services: [service, using, Failing()], logger: logger(InMemoryLogHandler()))
+    await #expect(throws: Failing.Failure.self) { try await group.run() }
+    #expect(using.found.value == 1)
+    _ = try arena.allocate(byteCount: 1)
+    try await service.destroyArenas()
+    #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
+    #expect(log.entries.isEmpty)
+  }
+
+  /// Waiting for a window leaves the threads of the pool to those who have it open.
+  @Test func waitingForWindowsKeepsNoThread() async throws {
+    let arena = try makeArena("waited")
+    let secret = SecretReference(try arena.allocate(byteCount: 1))
+    let (opened, mayEnd) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+    Thread {
+      try? secret.withBytes { _ in
+        opened.signal()
+        mayEnd.wait()
+      }
+    }.start()
+    try await eventually("a window") { arena.statistics.openWindows == 1 }
+    var options = options(TestMetrics())
+    options.patience = .seconds(40)
+    // More services than the pool has threads: each waits for the window.
+    let services = (0..<ProcessInfo.processInfo.activeProcessorCount + 2).map { _ in
+      ArenaService([arena], logger: logger(InMemoryLogHandler()), options: options)
+    }
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      let begin = ContinuousClock.now
+      for service in services { group.addTask { try await service.destroyArenas() } }
+      // It comes back only where a thread is free.
+      try await Task.sleep(for: .milliseconds(20))
+      await Task.detached {}.value
+      #expect(ContinuousClock.now - begin < .seconds(20))
+      mayEnd.signal()
+      try await group.waitForAll()
+    }
   }
 
   @Test func aWindowThatStaysOpenIsReported() async throws {
