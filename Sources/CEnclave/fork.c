@@ -79,16 +79,39 @@ void cenclave_set_fork_handlers(cenclave_fork_handlers given) {
 }
 
 // A fork that began without them ends without them.
-static __thread bool is_handled;
+static __thread bool is_handled __attribute__((tls_model("initial-exec")));
 static void prepare_arenas(void) {
   is_handled = __atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE) && handlers.prepare();
 }
-static void arenas_in_parent(void) {
-  if (is_handled) handlers.parent();
+
+// Who forks has the registry's lock, and the list to itself.
+enum { MOST_FREED_LATER = 64 };
+static void *freed_later[MOST_FREED_LATER];
+static uint32_t freed_later_count;
+
+bool enclave_private_is_forking(void) { return is_handled; }
+
+void enclave_private_free_after_fork(void *address) {
+  if (freed_later_count < MOST_FREED_LATER) freed_later[freed_later_count++] = address;
 }
-static void arenas_in_child(void) {
-  if (is_handled) handlers.child();
+
+static void end_fork(void (*handler)(void)) {
+  if (!is_handled) return;
+  // Another thread may fork as soon as the locks are free.
+  void *addresses[MOST_FREED_LATER];
+  uint32_t count = freed_later_count;
+  for (uint32_t index = 0; index < count; index++) addresses[index] = freed_later[index];
+  freed_later_count = 0;
+  handler();
+  is_handled = false;
+  for (uint32_t index = 0; index < count; index++) {
+    if (enclave_private_free_held(addresses[index]) == ENCLAVE_ERROR_NOT_OURS) {
+      (void)enclave_free(addresses[index]);
+    }
+  }
 }
+static void arenas_in_parent(void) { end_fork(handlers.parent); }
+static void arenas_in_child(void) { end_fork(handlers.child); }
 
 // Early, so that this handler is the last to run before a fork: those of other libraries may take locks
 // that a thread inside waits for, for example an allocator's.

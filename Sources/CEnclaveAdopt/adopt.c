@@ -3,12 +3,15 @@
 //     LD_PRELOAD=libenclave-adopt.so ENCLAVE_STATS=1 nginx        (or: memwatch run --adopt -- nginx)
 //
 // Symbols of a preloaded object come first wherever a library calls through its table of functions, also
-// for calls within libsodium and libcrypto, which are not bound with -Bsymbolic. Memory that the libraries'
-// own functions gave out goes back to them.
+// for calls within libsodium and libcrypto, unless those are bound with -Bsymbolic-functions (openssl.c).
+// Memory that the libraries' own functions gave out goes back to them.
 //
 // An arena is made at the first allocation. Memory that cannot be locked is used all the same, as the
 // libraries do, and memwatch shows it. What is left is wiped when the process has run all its handlers of
-// exit, since those may still use it.
+// exit and the destructors of all libraries, since those may still use it.
+//
+// While a thread forks it holds the arenas' locks. What handlers of pthread_atfork(3) allocate then comes from
+// the libraries' own functions, and what they free is freed when the fork is over.
 
 #define _GNU_SOURCE
 #include "adopt.h"
@@ -20,31 +23,56 @@
 #include <string.h>
 #include <unistd.h>
 
-static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+// Locking it again is an error: a signal handler that forks may have interrupted the thread that has it.
+static pthread_mutex_t making = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
+
+static enclave_arena *make(const adopted *library, const char *name) {
+  enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
+  options.layout = library->layout;
+  options.gate = library->gate;
+  options.lock = ENCLAVE_LOCK_PREFERRED;
+  options.flags = library->flags | ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK |
+                  CENCLAVE_LOCKED_ON_FAULT;
+  enclave_arena *arena;
+  return enclave_arena_create(name, &options, &arena) == ENCLAVE_OK ? arena : NULL;
+}
 
 enclave_arena *adopt_arena(adopted *library) {
   enclave_arena *arena = __atomic_load_n(&library->arena, __ATOMIC_ACQUIRE);
-  if (__builtin_expect(arena != NULL, 1)) return arena;
+  if (__builtin_expect(arena != NULL, 1)) return enclave_private_is_forking() ? NULL : arena;
   if (__atomic_load_n(&library->has_failed, __ATOMIC_RELAXED)) return NULL;
-  pthread_mutex_lock(&making);
+  if (enclave_private_is_forking() || pthread_mutex_lock(&making) != 0) return NULL;
   arena = library->arena;
   if (!arena && !library->has_failed) {
-    enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
-    options.layout = library->layout;
-    options.gate = library->gate;
-    options.lock = ENCLAVE_LOCK_PREFERRED;
-    options.flags = library->flags | ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK |
-                    CENCLAVE_LOCKED_ON_FAULT;
-    if (enclave_arena_create(library->name, &options, &arena) == ENCLAVE_OK) {
+    const char *obstacle = library->obstacle ? library->obstacle() : NULL;
+    arena = obstacle ? NULL : make(library, library->name);
+    if (arena) {
       __atomic_store_n(&library->arena, arena, __ATOMIC_RELEASE);
     } else {
-      arena = NULL;
       __atomic_store_n(&library->has_failed, true, __ATOMIC_RELAXED);
-      adopt_complain(library->name, enclave_last_error());
+      adopt_complain(library->name, obstacle ? obstacle : enclave_last_error());
+      if (obstacle) (void)make(library, library->name_if_not);
     }
   }
   pthread_mutex_unlock(&making);
   return arena;
+}
+
+bool adopt_is_ours(const adopted *library, const void *address) {
+  enclave_arena *arena = __atomic_load_n(&library->arena, __ATOMIC_ACQUIRE);
+  return arena && address && enclave_arena_owns(arena, address);
+}
+
+bool adopt_free(const adopted *library, void *address) {
+  if (!adopt_is_ours(library, address)) return false;
+  if (enclave_private_is_forking()) {
+    enclave_private_free_after_fork(address);
+  } else if (library->gate != ENCLAVE_GATE_PAGES ||
+             enclave_private_free_held(address) == ENCLAVE_ERROR_NOT_OURS) {
+    // An address that is free already is a violation, which ends the process; so is one inside.
+    (void)enclave_free(address);
+  }
+  return true;
 }
 
 void *adopt_original(const adopted *library, void **place, const char *name) {
@@ -84,19 +112,26 @@ void adopt_wipe(adopted *library) {
   if (arena) enclave_private_wipe(arena);
 }
 
-static void before_fork(void) { pthread_mutex_lock(&making); }
-static void after_fork(void) { pthread_mutex_unlock(&making); }
+static __thread bool has_locked;
+static void before_fork(void) { has_locked = pthread_mutex_lock(&making) == 0; }
+static void after_fork(void) {
+  if (has_locked) pthread_mutex_unlock(&making);
+}
+
+static void end(void *unused) {
+  (void)unused;
+  adopt_wipe(&adopt_libsodium);
+  adopt_wipe(&adopt_openssl);
+  adopt_wipe(&adopt_libgcrypt);
+}
+
+int __cxa_atexit(void (*)(void *), void *, void *);
 
 __attribute__((constructor)) static void begin(void) {
   // A child finds no arena half made. (It fails for want of memory only.)
   (void)pthread_atfork(before_fork, after_fork, after_fork);
-  adopt_gcrypt();
-}
-
-// After all handlers of atexit(3) and the program's own destructors; before those of libraries that it was
-// linked with, which come later in the order of loading.
-__attribute__((destructor)) static void end(void) {
-  adopt_wipe(&adopt_libsodium);
-  adopt_wipe(&adopt_openssl);
-  adopt_wipe(&adopt_libgcrypt);
+  // The C library sets the handler that runs all destructors when the program starts, after this; handlers run
+  // in the opposite order. (atexit(3) would make this one of this library's destructors, which come early.)
+  (void)__cxa_atexit(end, NULL, NULL);
+  adopt_look_at_openssl();
 }

@@ -17,14 +17,23 @@ typedef struct {
   uint32_t flags;
   /// Its shared objects, the newest first; NULL ends them.
   const char *const *files;
+  /// Why it cannot be adopted, NULL where it can; and the name of the empty arena that shows it then.
+  const char *(*obstacle)(void);
+  const char *name_if_not;
   /// NULL until the first allocation.
   enclave_arena *arena;
   bool has_failed;
 } adopted;
 
-/// The arena, which is made at the first call. NULL where it cannot be had: that is reported once, and the
-/// library's own functions serve.
+/// The arena, which is made at the first call. NULL where it cannot be had, which is reported once, and while
+/// this thread forks: then the library's own functions serve.
 enclave_arena *adopt_arena(adopted *library);
+
+/// Whether an address lies in the arena.
+bool adopt_is_ours(const adopted *library, const void *address);
+
+/// Wipes and frees what is the arena's, as soon as that can be; false where it is not the arena's.
+bool adopt_free(const adopted *library, void *address);
 
 /// The library's own function of a name, NULL where the library is not in the process. It is looked up
 /// once: keep it in `place`.
@@ -41,7 +50,7 @@ void adopt_wipe(adopted *library);
 
 extern adopted adopt_libsodium, adopt_openssl, adopt_libgcrypt;
 
-/// libgcrypt asks for memory through handlers, which have to be set before it is used.
-void adopt_gcrypt(void);
+/// Says so where libcrypto is in the process and cannot be adopted.
+void adopt_look_at_openssl(void);
 
 #endif

@@ -2,9 +2,13 @@
 // "libgcrypt".
 //
 // libgcrypt calls its own functions directly, so none of them can be stood in for; but it takes handlers
-// (gcry_set_allocation_handler), which are set before main, or with the first gcry_check_version where the
-// library is loaded later. In FIPS mode it takes none, and keeps to its own memory: the process says so, and
-// an empty arena bears the name "libgcrypt (not adopted: FIPS)".
+// (gcry_set_allocation_handler). They are set with the program's first gcry_check_version, with which its
+// manual has every program begin, and not earlier: setting them initialises the library, and what a program
+// may ask for only before that (GCRYCTL_FORCE_FIPS_MODE, GCRYCTL_DISABLE_HWF) would fail.
+//
+// In FIPS mode it takes no handlers, and keeps to its own memory. Where something used it before, its pool has
+// given out memory that the handlers could not free. Either way the process says so, and an empty arena
+// bears the name "libgcrypt (not adopted: …)".
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,13 +23,10 @@ static const char *const files[] = {"libgcrypt.so.20", NULL};
 adopted adopt_libgcrypt = {
     .name = "libgcrypt", .layout = ENCLAVE_LAYOUT_SLAB, .gate = ENCLAVE_GATE_NONE, .files = files};
 
-/// GCRYCTL_FIPS_MODE_P of gcrypt.h.
-enum { CONTROL_IS_FIPS_MODE = 55 };
+/// GCRYCTL_ANY_INITIALIZATION_P and GCRYCTL_FIPS_MODE_P of gcrypt.h. The second says nothing before the first.
+enum { CONTROL_IS_INITIALIZED = 40, CONTROL_IS_FIPS_MODE = 55 };
 
-static bool is_ours(const void *address) {
-  enclave_arena *arena = __atomic_load_n(&adopt_libgcrypt.arena, __ATOMIC_ACQUIRE);
-  return arena && address && enclave_arena_owns(arena, address);
-}
+static bool is_ours(const void *address) { return adopt_is_ours(&adopt_libgcrypt, address); }
 
 static void *allocate(size_t size) { return malloc(size); }
 
@@ -40,6 +41,10 @@ static int is_secure(const void *address) { return is_ours(address); }
 
 static void *reallocate(void *address, size_t size) {
   if (!is_ours(address)) return realloc(address, size);
+  if (enclave_private_is_forking()) {
+    errno = EBUSY;
+    return NULL;
+  }
   void *result = enclave_realloc(address, size);
   if (!result) errno = ENOMEM;
   return result;
@@ -47,12 +52,8 @@ static void *reallocate(void *address, size_t size) {
 
 static void release(void *address) {
   int error = errno;
-  if (is_ours(address)) {
-    (void)enclave_free(address);
-  } else {
-    // Ordinary memory of libgcrypt comes from malloc(3), whoever its handler was then.
-    free(address);
-  }
+  // Ordinary memory of libgcrypt comes from malloc(3), whoever its handler was then.
+  if (!adopt_free(&adopt_libgcrypt, address)) free(address);
   errno = error;
 }
 
@@ -60,29 +61,26 @@ typedef void set_function(void *(*)(size_t), void *(*)(size_t), int (*)(const vo
                           void *(*)(void *, size_t), void (*)(void *));
 typedef unsigned control_function(int, ...);
 
+static const char *reason;
+static const char *obstacle(void) { return reason; }
+
 static void adopt(void) {
   static void *set_place, *control_place;
   set_function *set = (set_function *)adopt_original(&adopt_libgcrypt, &set_place, "gcry_set_allocation_handler");
   control_function *control =
       (control_function *)adopt_original(&adopt_libgcrypt, &control_place, "gcry_control");
   if (!set || !control) return;
-  set(allocate, allocate_secure, is_secure, reallocate, release);
-  if (control(CONTROL_IS_FIPS_MODE, 0) == 0) return;
-  adopt_complain("libgcrypt", "FIPS mode takes no other memory than its own");
-  adopt_libgcrypt.name = "libgcrypt (not adopted: FIPS)";
-  (void)adopt_arena(&adopt_libgcrypt);
-}
-
-void adopt_gcrypt(void) {
-  static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-  static bool is_done;
-  if (__atomic_load_n(&is_done, __ATOMIC_ACQUIRE)) return;
-  static void *place;
-  if (!adopt_original(&adopt_libgcrypt, &place, "gcry_set_allocation_handler")) return;
-  pthread_mutex_lock(&once);
-  if (!is_done) adopt();
-  __atomic_store_n(&is_done, true, __ATOMIC_RELEASE);
-  pthread_mutex_unlock(&once);
+  bool was_used = control(CONTROL_IS_INITIALIZED, 0) != 0;
+  if (!was_used) set(allocate, allocate_secure, is_secure, reallocate, release);
+  adopt_libgcrypt.obstacle = obstacle;
+  if (control(CONTROL_IS_FIPS_MODE, 0) != 0) {
+    reason = "FIPS mode takes no other memory than its own";
+    adopt_libgcrypt.name_if_not = "libgcrypt (not adopted: FIPS)";
+  } else if (was_used) {
+    reason = "it was in use before the program called gcry_check_version";
+    adopt_libgcrypt.name_if_not = "libgcrypt (not adopted: in use)";
+  }
+  if (reason) (void)adopt_arena(&adopt_libgcrypt);
 }
 
 // The first function of libgcrypt that a program calls, as its manual has it.
@@ -91,6 +89,7 @@ const char *gcry_check_version(const char *wanted) {
   const char *(*original)(const char *) =
       (const char *(*)(const char *))adopt_original(&adopt_libgcrypt, &place, "gcry_check_version");
   if (!original) return NULL;
-  adopt_gcrypt();
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, adopt);
   return original(wanted);
 }

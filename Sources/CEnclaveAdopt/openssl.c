@@ -3,8 +3,15 @@
 // A program need not ask for the heap (CRYPTO_secure_malloc_init): it is there, and libcrypto puts private
 // keys into it. Its size is not fixed. The arena has no gate, because libcrypto keeps no book of who uses a
 // key when.
+//
+// A libcrypto that was linked with -Bsymbolic-functions (Ubuntu's) calls its own functions. It would free what
+// the program got from the arena with its own, so nothing is adopted then: the process says so, and an
+// empty arena bears the name "openssl (not adopted: -Bsymbolic)".
 
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +19,65 @@
 #include "adopt.h"
 
 static const char *const files[] = {"libcrypto.so.4", "libcrypto.so.3", "libcrypto.so.1.1", NULL};
+
+/// Whether an object asks the loader for a function of the family. Its own calls are bound then as everybody's.
+static bool asks_for_family(const struct link_map *object) {
+  const char *texts = NULL;
+  const ElfW(Sym) *symbols = NULL;
+  const ElfW(Rela) *lists[2] = {NULL, NULL};
+  size_t sizes[2] = {0, 0};
+  for (const ElfW(Dyn) *entry = object->l_ld; entry->d_tag != DT_NULL; entry++) {
+    switch (entry->d_tag) {
+      case DT_STRTAB: texts = (const char *)entry->d_un.d_ptr; break;
+      case DT_SYMTAB: symbols = (const ElfW(Sym) *)entry->d_un.d_ptr; break;
+      case DT_JMPREL: lists[0] = (const ElfW(Rela) *)entry->d_un.d_ptr; break;
+      case DT_PLTRELSZ: sizes[0] = entry->d_un.d_val; break;
+      case DT_RELA: lists[1] = (const ElfW(Rela) *)entry->d_un.d_ptr; break;
+      case DT_RELASZ: sizes[1] = entry->d_un.d_val; break;
+    }
+  }
+  if (!texts || !symbols) return true;
+  static const char family[] = "CRYPTO_secure_";
+  for (int list = 0; list < 2; list++) {
+    for (size_t index = 0; lists[list] && index < sizes[list] / sizeof(ElfW(Rela)); index++) {
+      size_t symbol = ELF64_R_SYM(lists[list][index].r_info);
+      if (symbol && strncmp(texts + symbols[symbol].st_name, family, sizeof family - 1) == 0) return true;
+    }
+  }
+  return false;
+}
+
+/// Whether libcrypto is in the process, has the family and calls its own.
+static bool is_bound_to_itself(void) {
+  for (const char *const *file = files; *file; file++) {
+    void *handle = dlopen(*file, RTLD_LAZY | RTLD_NOLOAD);
+    if (!handle) continue;
+    struct link_map *object;
+    bool is_bound = dlsym(handle, "CRYPTO_secure_malloc") && dlinfo(handle, RTLD_DI_LINKMAP, &object) == 0 &&
+                    !asks_for_family(object);
+    dlclose(handle);
+    if (is_bound) return true;
+  }
+  return false;
+}
+
+static const char *obstacle(void) {
+  return is_bound_to_itself() ? "libcrypto calls its own functions (-Bsymbolic-functions), and keeps its memory"
+                              : NULL;
+}
+
 adopted adopt_openssl = {
-    .name = "openssl", .layout = ENCLAVE_LAYOUT_SLAB, .gate = ENCLAVE_GATE_NONE, .files = files};
+    .name = "openssl",
+    .layout = ENCLAVE_LAYOUT_SLAB,
+    .gate = ENCLAVE_GATE_NONE,
+    .files = files,
+    .obstacle = obstacle,
+    .name_if_not = "openssl (not adopted: -Bsymbolic)",
+};
+
+void adopt_look_at_openssl(void) {
+  if (is_bound_to_itself()) (void)adopt_arena(&adopt_openssl);
+}
 
 /// The program asked for the heap itself, or gave it up.
 static bool is_asked_for, is_given_up;
@@ -22,10 +86,7 @@ static bool is_asked_for, is_given_up;
   static void *place;             \
   type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_openssl, &place, name)
 
-static bool is_ours(const void *address) {
-  enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
-  return arena && address && enclave_arena_owns(arena, address);
-}
+static bool is_ours(const void *address) { return adopt_is_ours(&adopt_openssl, address); }
 
 /// "bn_lib.c:268" of "../crypto/bn/bn_lib.c": where libcrypto or the program allocates.
 static const char *label_of(const char *file, int line, char *text, size_t size) {
@@ -56,28 +117,21 @@ void *CRYPTO_secure_malloc(size_t size, const char *file, int line) {
 }
 
 void *CRYPTO_secure_zalloc(size_t size, const char *file, int line) {
+  // (What the arena gives out is zeros.)
   if (adopt_arena(&adopt_openssl)) return CRYPTO_secure_malloc(size, file, line);
   ORIGINAL(void *, "CRYPTO_secure_zalloc", size_t, const char *, int);
   return original ? original(size, file, line) : NULL;
 }
 
 void CRYPTO_secure_free(void *address, const char *file, int line) {
-  if (!address) return;
-  if (is_ours(address)) {
-    (void)enclave_free(address);
-    return;
-  }
+  if (!address || adopt_free(&adopt_openssl, address)) return;
   ORIGINAL(void, "CRYPTO_secure_free", void *, const char *, int);
   if (original) original(address, file, line);
 }
 
 void CRYPTO_secure_clear_free(void *address, size_t size, const char *file, int line) {
-  if (!address) return;
-  if (is_ours(address)) {
-    // Freeing wipes.
-    (void)enclave_free(address);
-    return;
-  }
+  // Freeing wipes.
+  if (!address || adopt_free(&adopt_openssl, address)) return;
   ORIGINAL(void, "CRYPTO_secure_clear_free", void *, size_t, const char *, int);
   if (original) original(address, size, file, line);
 }
@@ -99,6 +153,7 @@ size_t CRYPTO_secure_actual_size(void *address) {
 size_t CRYPTO_secure_used(void) {
   enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
   enclave_statistics now = {.struct_size = sizeof now};
+  if (enclave_private_is_forking()) return 0;
   if (arena && enclave_arena_statistics(arena, &now) == ENCLAVE_OK) return now.bytes_in_use;
   if (arena) return 0;
   ORIGINAL(size_t, "CRYPTO_secure_used", void);

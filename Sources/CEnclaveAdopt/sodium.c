@@ -62,20 +62,21 @@ void *sodium_allocarray(size_t count, size_t size) {
 
 void sodium_free(void *address) {
   if (!address) return;
-  if (enclave_owns(address)) {
-    int error = errno;
-    // An address that is free already is a violation, which ends the process; so is one inside.
-    if (enclave_private_free_held(address) == ENCLAVE_ERROR_NOT_OURS) (void)enclave_free(address);
-    errno = error;
-    return;
-  }
+  int error = errno;
+  bool is_freed = adopt_free(&adopt_libsodium, address);
+  errno = error;
+  if (is_freed) return;
   ORIGINAL(void, "sodium_free", void *);
   if (original) original(address);
 }
 
 /// 0 or -1; -2 for an address that is none of the arena's.
 static int protect(void *address, int protection) {
-  if (!enclave_owns(address)) return -2;
+  if (!adopt_is_ours(&adopt_libsodium, address)) return -2;
+  if (enclave_private_is_forking()) {
+    errno = EBUSY;
+    return -1;
+  }
   if (enclave_private_hold(address, protection) == ENCLAVE_OK) return 0;
   errno = enclave_last_errno() ? enclave_last_errno() : EINVAL;
   return -1;

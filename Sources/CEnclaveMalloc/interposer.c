@@ -63,15 +63,25 @@ typedef struct aligned {
   struct aligned *next;
   void *address, *block;
   size_t size;
+  /// Of the block: it may go without a free, with its arena, and its address to another.
+  enclave_secret secret;
 } aligned_t;
 
 enum { LISTS = 64, PAGE = 4096 };
 static aligned_t *lists[LISTS];
 static size_t aligned_count;
-static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
+// A thread that has it already goes on: it forks, and a handler of somebody else's allocates or frees; or a
+// signal handler forks that interrupted it.
+static pthread_mutex_t aligned_lock = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
-static void lock_aligned(void) { pthread_mutex_lock(&aligned_lock); }
-static void unlock_aligned(void) { pthread_mutex_unlock(&aligned_lock); }
+static bool lock_aligned(void) { return pthread_mutex_lock(&aligned_lock) == 0; }
+static void unlock_aligned(bool is_locked) {
+  if (is_locked) pthread_mutex_unlock(&aligned_lock);
+}
+
+static __thread bool has_locked __attribute__((tls_model("initial-exec")));
+static void before_fork(void) { has_locked = lock_aligned(); }
+static void after_fork(void) { unlock_aligned(has_locked); }
 
 static aligned_t **list_of(const void *address) {
   return &lists[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];
@@ -82,17 +92,18 @@ static void *take_aligned(enclave_arena *arena, size_t size, size_t alignment, c
   aligned_t *entry = __libc_malloc(sizeof *entry);
   if (!entry) return NULL;
   entry->block = enclave_allocate(arena, size + alignment, PAGE, label);
-  if (!entry->block) {
+  if (!entry->block || enclave_secret_find(entry->block, &entry->secret) != ENCLAVE_OK) {
+    (void)enclave_free(entry->block);
     __libc_free(entry);
     return NULL;
   }
   entry->address = (void *)(((uintptr_t)entry->block + alignment - 1) & ~(alignment - 1));
   entry->size = size;
-  lock_aligned();
+  bool is_locked = lock_aligned();
   entry->next = *list_of(entry->address);
   *list_of(entry->address) = entry;
   __atomic_fetch_add(&aligned_count, 1, __ATOMIC_RELAXED);
-  unlock_aligned();
+  unlock_aligned(is_locked);
   return entry->address;
 }
 
@@ -103,20 +114,25 @@ static void *aligned_block(void *address, size_t *size, bool is_freed) {
     return NULL;
   }
   void *block = NULL;
-  lock_aligned();
-  for (aligned_t **at = list_of(address); *at; at = &(*at)->next) {
+  bool is_locked = lock_aligned();
+  for (aligned_t **at = list_of(address); *at;) {
     aligned_t *found = *at;
-    if (found->address != address) continue;
-    block = found->block;
-    if (size) *size = found->size;
-    if (is_freed) {
+    bool is_stale = enclave_secret_address(&found->secret) != found->block;
+    bool is_meant = !is_stale && found->address == address;
+    if (is_meant) {
+      block = found->block;
+      if (size) *size = found->size;
+    }
+    if (is_stale || (is_meant && is_freed)) {
       *at = found->next;
       __atomic_fetch_sub(&aligned_count, 1, __ATOMIC_RELAXED);
       __libc_free(found);
+    } else {
+      at = &found->next;
     }
-    break;
+    if (is_meant) break;
   }
-  unlock_aligned();
+  unlock_aligned(is_locked);
   return block;
 }
 
@@ -146,7 +162,11 @@ void free(void *address) {
   int error = errno;
   void *block = aligned_block(address, NULL, true);
   if (block) address = block;
-  if (!enclave_free_if_owned(address)) __libc_free(address);
+  if (enclave_private_is_forking() && enclave_owns(address)) {
+    enclave_private_free_after_fork(address);
+  } else if (!enclave_free_if_owned(address)) {
+    __libc_free(address);
+  }
   errno = error;
 }
 
@@ -158,7 +178,9 @@ void *realloc(void *address, size_t size) {
     return NULL;
   }
   size_t kept;
-  if (aligned_block(address, &kept, false)) {
+  bool is_forking = enclave_private_is_forking();
+  if (aligned_block(address, &kept, false) || is_forking) {
+    if (is_forking) kept = malloc_usable_size(address);
     // As elsewhere, the alignment is not kept.
     void *moved = malloc(size);
     if (!moved) return NULL;
@@ -344,8 +366,8 @@ __attribute__((constructor)) static void start(void) {
     _exit(127);
   }
   bool is_inherited = options.flags & CENCLAVE_INHERITED_BY_FORK;
-  if (pthread_atfork(is_inherited ? lock_aligned : NULL, is_inherited ? unlock_aligned : NULL,
-                     is_inherited ? unlock_aligned : end_child) != 0) {
+  if (pthread_atfork(is_inherited ? before_fork : NULL, is_inherited ? after_fork : NULL,
+                     is_inherited ? after_fork : end_child) != 0) {
     complain("out of memory", "");
     _exit(127);
   }

@@ -76,9 +76,9 @@ package enum Adoption {
     return Array(bytes[..<count])
   }
 
-  /// Why the dynamic loader would preload nothing into a program; nil if it preloads, or if the
-  /// file cannot be read. (A script is started by its interpreter.)
-  private static func obstacle(_ path: String) -> String? {
+  /// Why the dynamic loader preloads nothing into a program; nil where it does, or the file cannot be
+  /// read. Of a script, its interpreter's reason: the kernel follows four.
+  private static func obstacle(_ path: String, depth: Int = 0) -> String? {
     if let status = status(path) {
       if status.mode & 0o4000 != 0, status.owner != ProcessFacts.uid {
         return "it is set-user-ID, and the loader preloads nothing into it (ld.so(8))"
@@ -90,23 +90,48 @@ package enum Adoption {
     if ProcessFacts.uid != 0, ChildProcess.gainsCapabilities(path) {
       return "it has file capabilities, and the loader preloads nothing into it (ld.so(8))"
     }
-    return isStatic(head(of: path, byteCount: 1 << 14))
-      ? "it is linked statically, and has no loader that could preload" : nil
+    let head = head(of: path, byteCount: 1 << 14)
+    if head.starts(with: [0x23, 0x21]), depth < 4 {  // #!
+      let line = head.dropFirst(2).prefix { $0 != 0x0a }
+      let words = line.split { $0 == 0x20 || $0 == 0x09 }
+      guard let first = words.first else { return nil }
+      let interpreter = String(decoding: first, as: UTF8.self)
+      return obstacle(interpreter, depth: depth + 1).map {
+        "its interpreter is \(SafeText(interpreter)), and \($0)"
+      }
+    }
+    return obstacle(inELF: head)
   }
 
-  /// Whether this is a 64-bit ELF program (elf(5)) without a loader, that is, without a PT_INTERP
-  /// (3) header.
-  private static func isStatic(_ bytes: [UInt8]) -> Bool {
-    guard bytes.count >= 64, bytes.starts(with: [0x7f, 0x45, 0x4c, 0x46]), bytes[4] == 2 else {
-      return false
-    }
+  /// EM_X86_64 or EM_AARCH64 of elf(5): this program's own, and the library's beside it.
+  private static var machine: Int {
+    #if arch(arm64)
+      183
+    #else
+      62
+    #endif
+  }
+
+  /// The library is for the processor and the C library (glibc) of memwatch itself; other loaders print an
+  /// error, or ignore it. And an ELF program (elf(5)) that asks for no loader has none: PT_INTERP is 3.
+  private static func obstacle(inELF bytes: [UInt8]) -> String? {
+    guard bytes.count >= 64, bytes.starts(with: [0x7f, 0x45, 0x4c, 0x46]) else { return nil }
     func number(_ at: Int, _ count: Int) -> Int {
       (0..<count).reversed().reduce(0) { $0 << 8 | Int(bytes[at + $1]) }
     }
+    if bytes[4] != 2 { return "it has 32 bits, and \(library) has 64" }
+    if number(18, 2) != machine { return "it is for another processor than \(library)" }
     let (first, size, count) = (number(32, 7), number(54, 2), number(56, 2))
-    guard count > 0, size >= 4, first <= bytes.count, count <= (bytes.count - first) / size else {
-      return false
+    guard count > 0, size >= 56, first <= bytes.count, count <= (bytes.count - first) / size else {
+      return nil
     }
-    return !(0..<count).contains { number(first + $0 * size, 4) == 3 }
+    guard
+      let entry = (0..<count).lazy.map({ first + $0 * size }).first(where: { number($0, 4) == 3 })
+    else { return "it is linked statically, and has no loader that could preload" }
+    let (place, length) = (number(entry + 8, 7), number(entry + 32, 7))
+    guard place <= bytes.count, length <= bytes.count - place else { return nil }
+    let loader = String(decoding: bytes[place..<place + length].prefix { $0 != 0 }, as: UTF8.self)
+    return loader.contains("ld-musl")
+      ? "its C library is not glibc (its loader is \(SafeText(loader)))" : nil
   }
 }

@@ -4,8 +4,12 @@
 // usage: adopted CASE. Prints "ok" and exits with 0; cases that are named for a signal end by it after "ok".
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <gcrypt.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,8 +19,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CHECK(condition)                                              \
@@ -245,6 +252,22 @@ static void fips(void) {
   gcry_free(secure);
 }
 
+/// FIPS mode can be asked for until the library is used, and not a call longer.
+static void forced(void) {
+  CHECK(gcry_control(GCRYCTL_FORCE_FIPS_MODE, 0) == 0);
+  fips();
+}
+
+/// What came from libgcrypt's own pool before its manual's first function is freed rightly.
+static void used(void) {
+  void *early = gcry_malloc_secure(32);
+  CHECK(early && gcry_check_version(NULL) && gcry_is_secure(early));
+  void *late = gcry_malloc_secure(32);
+  CHECK(late && gcry_is_secure(late));
+  gcry_free(early);
+  gcry_free(late);
+}
+
 // --- Forks ---------------------------------------------------------------------------------------
 
 static unsigned char *shared[3];
@@ -359,6 +382,168 @@ static void storm(void) {
   _exit(0);
 }
 
+static bool are_handlers_tested;
+static unsigned char *handled[3];
+
+static void handle(void) {
+  if (!are_handlers_tested) return;
+  for (int i = 0; i < 3; i++) {
+    sodium_free(handled[0]);
+    OPENSSL_secure_free(handled[1]);
+    gcry_free(handled[2]);
+    handled[0] = sodium_malloc(40);
+    handled[1] = OPENSSL_secure_malloc(40);
+    handled[2] = gcry_malloc(40);
+    CHECK(handled[0] && handled[1] && handled[2]);
+    memset(handled[0], i, 40);
+    memset(handled[1], i, 40);
+    CHECK(sodium_mprotect_readwrite(handled[0]) == 0);
+  }
+}
+
+/// Before any library is set up: such handlers run after those of libraries before a fork, and after them in
+/// the parent and in the child.
+static void set_handlers(void) { pthread_atfork(handle, handle, handle); }
+__attribute__((section(".preinit_array"), used)) static void (*const first)(void) = set_handlers;
+
+/// Handlers of the program's own allocate and free in the middle of a fork.
+static void handlers(void) {
+  CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
+  gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  handled[0] = sodium_malloc(40);
+  handled[1] = OPENSSL_secure_malloc(40);
+  handled[2] = gcry_malloc_secure(40);
+  are_handlers_tested = true;
+  alarm(60);
+  for (int round = 0; round < 5; round++) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      alarm(60);
+      handle();
+      _exit(7);
+    }
+    int status;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    handle();
+  }
+}
+
+static void *aligned[8];
+static void use_aligned(void) {
+  for (int i = 0; i < 8; i++) {
+    free(aligned[i]);
+    CHECK(posix_memalign(&aligned[i], 1 << 16, 100) == 0);
+    memset(aligned[i], i, 100);
+  }
+}
+static void heap_handle(void) {
+  if (!are_handlers_tested) return;
+  static char *kept;
+  kept = realloc(kept, 1000);
+  CHECK(kept);
+  free(malloc(10));
+  use_aligned();
+}
+static void set_heap_handlers(void) { pthread_atfork(heap_handle, heap_handle, heap_handle); }
+__attribute__((section(".preinit_array"), used)) static void (*const second)(void) = set_heap_handlers;
+
+/// The same with malloc, for the whole heap on an arena.
+static void heap_handlers(void) {
+  use_aligned();
+  handlers();
+}
+
+static void fork_now(int signal) {
+  (void)signal;
+  int error = errno;
+  pid_t pid = fork();
+  if (pid == 0) _exit(7);
+  int status;
+  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  errno = error;
+}
+
+/// A handler of a signal forks wherever it comes: it may wait for nothing that its own thread has.
+static void interrupted(void) {
+  alarm(120);
+  CHECK(signal(SIGPROF, fork_now) != SIG_ERR);
+  struct itimerval often = {{0, 300}, {0, 300}};
+  CHECK(setitimer(ITIMER_PROF, &often, NULL) == 0);
+  for (int i = 0; i < 20000; i++) use_aligned();
+  struct itimerval never = {{0, 0}, {0, 0}};
+  CHECK(setitimer(ITIMER_PROF, &never, NULL) == 0);
+}
+
+// --- Daemons -------------------------------------------------------------------------------------
+
+/// The threads of this process, within a minute.
+static bool comes_to(int wanted) {
+  for (int i = 0; i < 6000; i++) {
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks);
+    for (struct dirent *task; (task = readdir(tasks));) count += task->d_name[0] != '.';
+    closedir(tasks);
+    if (count == wanted) return true;
+    usleep(10000);
+  }
+  return false;
+}
+
+/// A child that filters its system calls has no thread left that does not.
+static void sandboxed(void) {
+  CHECK(sodium_init() >= 0 && sodium_malloc(32));
+  pid_t pid = fork();
+  if (pid == 0) {
+    CHECK(comes_to(2));
+    struct sock_filter all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog filter = {1, &all};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+    CHECK(comes_to(1));
+    _exit(7);
+  }
+  int status;
+  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  // This process has none.
+  CHECK(comes_to(2));
+}
+
+static void wait_for_the_end(void) {
+  printf("%d\n", (int)getpid());
+  fflush(stdout);
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+}
+
+/// Closes what it does not know, as daemons do, and gets the numbers again.
+static void closes(void) {
+  CHECK(sodium_init() >= 0 && sodium_malloc(32));
+  for (int fd = 3; fd < 1024; fd++) close(fd);
+  for (int fd = 3; fd < 100; fd++) CHECK(open("/dev/null", O_RDONLY) == fd);
+  wait_for_the_end();
+  for (int fd = 3; fd < 100; fd++) CHECK(fcntl(fd, F_GETFD) == 0);
+}
+
+/// Closes a descriptor and opens a file to get it, for some seconds: nobody else gets it meanwhile.
+static void opens(void) {
+  CHECK(sodium_init() >= 0 && sodium_malloc(32));
+  struct timespec begin, now;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  do {
+    for (int i = 0; i < 1000; i++) {
+      close(STDIN_FILENO);
+      CHECK(open("/dev/null", O_RDONLY) == STDIN_FILENO);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while (now.tv_sec < begin.tv_sec + 5);
+}
+
 /// Forks a child with a smaller limit for locked memory than its parent needs, and both wait.
 static void poorer(void) {
   CRYPTO_secure_malloc_init(16384, 32);
@@ -418,7 +603,10 @@ int main(int count, char **arguments) {
       {"noaccess", noaccess},   {"readonly", readonly}, {"underflow", underflow}, {"twice", twice},
       {"openssl", openssl},     {"gcrypt", gcrypt},     {"exhausted", exhausted}, {"fips", fips},
       {"forks", forks},         {"held", held},
-      {"storm", storm},         {"poorer", poorer},
+      {"storm", storm},         {"poorer", poorer},     {"forced", forced},     {"used", used},
+      {"handlers", handlers},   {"heap-handlers", heap_handlers},
+      {"interrupted", interrupted}, {"closes", closes}, {"opens", opens},
+      {"sandboxed", sandboxed},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     if (count < 2 || strcmp(cases[i].name, arguments[1]) != 0) continue;

@@ -153,7 +153,9 @@ func areThere(_ programs: String...) -> Bool {
 
   /// The libraries' own tests of these functions, as a program that is not changed, with its own
   /// functions and with ours.
-  @Test(arguments: ["sodium", "threads", "openssl", "gcrypt", "forks", "storm"], [true, false])
+  @Test(
+    arguments: ["sodium", "threads", "openssl", "gcrypt", "forks", "storm", "handlers", "used"],
+    [true, false])
   func theFunctionsKeepTheirPromises(name: String, adopted: Bool) throws {
     let result = try Launch(
       [Adopting.client.get(), name], environment: adopted ? adopting.environment() : [:]
@@ -185,14 +187,102 @@ func areThere(_ programs: String...) -> Bool {
     #expect(plain.status != 0 || plain.error.contains("insecure"), "\(plain)")
   }
 
-  /// In FIPS mode libgcrypt keeps its own memory, and the process says so.
-  @Test func fipsModeIsSaid() throws {
+  /// In FIPS mode libgcrypt keeps its own memory, and the process says so; also when the program itself asks
+  /// for that mode, which is refused once the library was used.
+  @Test(arguments: ["fips", "forced"]) func fipsModeIsSaid(name: String) throws {
     let result = try Launch(
-      [Adopting.client.get(), "fips"],
-      environment: adopting.environment(["LIBGCRYPT_FORCE_FIPS_MODE": "1"])
+      [Adopting.client.get(), name],
+      environment: adopting.environment(
+        name == "fips" ? ["LIBGCRYPT_FORCE_FIPS_MODE": "1"] : [:])
     ).run()
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
     #expect(result.error.contains("libgcrypt is not adopted: FIPS mode"), "\(result.error)")
+  }
+
+  /// What was used before it could be adopted is not, and says so.
+  @Test func whatIsInUseIsSaid() throws {
+    let result = try Launch(
+      [Adopting.client.get(), "used"], environment: adopting.environment()
+    ).run()
+    #expect(result.error.contains("libgcrypt is not adopted: it was in use"), "\(result.error)")
+  }
+
+  /// A libcrypto whose own calls cannot be stood in for is left alone, and the process says so.
+  @Test(arguments: [true, false]) func aLibraryThatCallsItsOwnFunctions(isBound: Bool) throws {
+    let scratch = try Scratch()
+    let stats = try Scratch(onTmpfs: true)
+    let source = Programs.package.appending(path: "Tests/Clients/symbolic.c").path
+    for arguments in [
+      ["-shared", "-fPIC", "-DLIBRARY", "-Wl,-soname,libcrypto.so.3", "-o"]
+        + [scratch.file("libcrypto.so.3"), source]
+        + (isBound ? ["-Wl,-Bsymbolic-functions"] : []),
+      ["-o", scratch.file("program"), source, "-L" + scratch.path, "-l:libcrypto.so.3"],
+    ] {
+      let made = try Launch(["gcc", "-Wall", "-Werror"] + arguments).run()
+      try #require(made.status == 0, "\(made.error)")
+    }
+    let errors = scratch.file("errors")
+    let running = try Running(
+      Launch(
+        ["sh", "-c", "exec \(scratch.file("program")) 2>\(errors)"], stats: stats,
+        environment: adopting.environment(["LD_LIBRARY_PATH": scratch.path])))
+    let said = String(decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
+    #expect(said == "ok\n")
+    let seen = try Watched(running.pid, stats)
+    if isBound {
+      #expect(seen.live("openssl (not adopted: -Bsymbolic)") == 0 && seen.live("openssl") == -1)
+    } else {
+      #expect(seen.live("openssl") == 2)
+    }
+    try running.input.fileHandleForWriting.close()
+    running.process.waitUntilExit()
+    #expect(running.process.terminationStatus == 0)
+    let told = try String(contentsOfFile: errors, encoding: .utf8)
+    #expect(told.contains("openssl is not adopted: libcrypto calls its own") == isBound, "\(told)")
+  }
+
+  /// Libraries may use what they keep until the last of their destructors has run.
+  @Test func destructorsStillHaveTheirKeys() throws {
+    let scratch = try Scratch()
+    let source = Programs.package.appending(path: "Tests/Clients/ending.c").path
+    let flags = try Launch(["pkg-config", "--cflags", "--libs", "libsodium"]).run().output
+      .split(whereSeparator: \.isWhitespace).map(String.init)
+    for arguments in [
+      ["-shared", "-fPIC", "-DLIBRARY", "-o", scratch.file("libending.so"), source] + flags,
+      ["-o", scratch.file("program"), source, "-L" + scratch.path, "-lending"] + flags,
+    ] {
+      let made = try Launch(["gcc", "-Wall", "-Werror"] + arguments).run()
+      try #require(made.status == 0, "\(made.error)")
+    }
+    let result = try Launch(
+      [scratch.file("program")],
+      environment: adopting.environment(["LD_LIBRARY_PATH": scratch.path])
+    ).run()
+    #expect(result.status == 0 && result.output == "the key is there\n", "\(result)")
+  }
+
+  /// The page stays when a daemon closes all descriptors, and another file's number is never taken.
+  @Test func aDaemonThatClosesAllIsSeen() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let running = try Running(
+      Launch(
+        [Adopting.client.get(), "closes"], stats: stats, environment: adopting.environment()))
+    let said = String(decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
+    #expect(said == "\(running.pid)\n")
+    try expectAdopted(running.pid, "libsodium", stats)
+    try running.input.fileHandleForWriting.close()
+    running.process.waitUntilExit()
+    #expect(running.process.terminationStatus == 0)
+  }
+
+  /// What the library's threads open takes no descriptor that the program expects to get; and none of
+  /// them stays outside of a filter of system calls.
+  @Test(arguments: ["opens", "sandboxed"]) func itsThreadsAreInNobodysWay(name: String) throws {
+    let stats = try Scratch(onTmpfs: true)
+    let result = try Launch(
+      [Adopting.client.get(), name], stats: stats, environment: adopting.environment()
+    ).run(within: 200)
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
   }
 
   /// A child locks what it inherits, and publishes it; so does a child of it.
@@ -284,6 +374,33 @@ func areThere(_ programs: String...) -> Bool {
       #expect(result.status == 125, "\(result)")
       #expect(result.error.contains("cannot be adopted: it is linked statically"))
     }
+    // Of another kind than the library: the loader would only complain, or there is none of its kind.
+    let other = scratch.file("other")
+    let made = try Launch(
+      [
+        "gcc", "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1", "-o", other, scratch.file("a.c"),
+      ]
+    ).run()
+    try #require(made.status == 0, "\(made.error)")
+    var whole = try Data(contentsOf: URL(filePath: other))
+    func expectRefused(_ reason: String) throws {
+      let path = scratch.file("refused")
+      try? FileManager.default.removeItem(atPath: path)
+      try whole.write(to: URL(filePath: path))
+      chmod(path, 0o755)
+      try "#!\(path)\n".write(
+        toFile: scratch.file("script"), atomically: true, encoding: .utf8)
+      chmod(scratch.file("script"), 0o755)
+      for command in [path, scratch.file("script")] {
+        let result = try Launch([adopting.memwatch, "run", "--adopt", "--", command]).run()
+        #expect(result.status == 125 && result.error.contains(reason), "\(result)")
+      }
+    }
+    try expectRefused("its C library is not glibc (its loader is /lib/ld-musl-x86_64.so.1)")
+    whole[18] = 243  // RISC-V
+    try expectRefused("it is for another processor")
+    whole[4] = 1
+    try expectRefused("it has 32 bits")
     // Nothing of another user's that is set-user-ID, where this user is another.
     let setUser = scratch.file("b")
     try FileManager.default.copyItem(atPath: "/usr/bin/true", toPath: setUser)

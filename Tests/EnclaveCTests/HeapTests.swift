@@ -15,6 +15,23 @@ import Testing
     ]
   }
 
+  /// Forks in the middle of everything: handlers of the program's own that allocate, and a signal's.
+  @Test(arguments: ["heap-handlers", "interrupted"]) func forksWhereverTheyCome(name: String) throws
+  {
+    let result = try Launch([Adopting.client.get(), name], environment: heap()).run(within: 200)
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
+    #expect(!result.error.contains("Enclave"), "\(result.error)")
+  }
+
+  /// What is aligned above a page is forgotten when its arena goes.
+  @Test func anArenaTakesItsAlignedBlocksWithIt() throws {
+    let program = try installed.compile("stale", linkage: .interposed)
+    let result = try Launch(
+      [program], environment: ["LD_LIBRARY_PATH": installed.libraries]
+    ).run()
+    #expect(result.status == 0 && result.output == "ok\n", "\(result)")
+  }
+
   @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
   func anUnchangedSqliteShell() throws {
     let script = """

@@ -1,0 +1,42 @@
+// A libcrypto as small as can be, and a program that uses it: whether its own calls can be stood in for depends
+// on how it was linked (-Bsymbolic-functions).
+//
+//   gcc -shared -fPIC -DLIBRARY [-Wl,-Bsymbolic-functions] -Wl,-soname,libcrypto.so.3 …   the library
+//   gcc … -l:libcrypto.so.3                                   the program: prints "ok" and waits
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void *CRYPTO_secure_malloc(size_t size, const char *file, int line);
+void CRYPTO_secure_free(void *address, const char *file, int line);
+void *make_key(void);
+void free_key(void *key);
+
+#ifdef LIBRARY
+void *CRYPTO_secure_malloc(size_t size, const char *file, int line) {
+  (void)file, (void)line;
+  return malloc(size);
+}
+void CRYPTO_secure_free(void *address, const char *file, int line) {
+  (void)file, (void)line;
+  free(address);
+}
+void *make_key(void) { return CRYPTO_secure_malloc(32, "key.c", 1); }
+void free_key(void *key) { CRYPTO_secure_free(key, "key.c", 2); }
+#else
+int main(void) {
+  void *own = CRYPTO_secure_malloc(32, "main.c", 1), *key = make_key();
+  // Each frees what the other has made.
+  free_key(CRYPTO_secure_malloc(32, "main.c", 2));
+  CRYPTO_secure_free(make_key(), "main.c", 3);
+  puts("ok");
+  fflush(stdout);
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  CRYPTO_secure_free(own, "main.c", 4);
+  free_key(key);
+  return 0;
+}
+#endif
