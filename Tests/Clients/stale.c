@@ -1,6 +1,7 @@
 // An arena that goes with allocations of an alignment above a page: their addresses are others' afterwards.
 
 #include <enclave.h>
+#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
