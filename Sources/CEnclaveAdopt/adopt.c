@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 // Locking it again is an error: a signal handler that forks may have interrupted the thread that has it.
+static const pthread_mutex_t unlocked = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 static pthread_mutex_t making = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
 static enclave_arena *make(const adopted *library, const char *name) {
@@ -117,6 +118,8 @@ static void before_fork(void) { has_locked = pthread_mutex_lock(&making) == 0; }
 static void after_fork(void) {
   if (has_locked) pthread_mutex_unlock(&making);
 }
+// Its owner is a thread of the parent.
+static void in_child(void) { making = unlocked; }
 
 static void end(void *unused) {
   (void)unused;
@@ -129,7 +132,7 @@ int __cxa_atexit(void (*)(void *), void *, void *);
 
 __attribute__((constructor)) static void begin(void) {
   // A child finds no arena half made. (It fails for want of memory only.)
-  (void)pthread_atfork(before_fork, after_fork, after_fork);
+  (void)pthread_atfork(before_fork, after_fork, in_child);
   // The C library sets the handler that runs all destructors when the program starts, after this; handlers run
   // in the opposite order. (atexit(3) would make this one of this library's destructors, which come early.)
   (void)__cxa_atexit(end, NULL, NULL);

@@ -3,8 +3,9 @@
 //
 // libgcrypt calls its own functions directly, so none of them can be stood in for; but it takes handlers
 // (gcry_set_allocation_handler). They are set with the program's first gcry_check_version, with which its
-// manual has every program begin, and not earlier: setting them initialises the library, and what a program
-// may ask for only before that (GCRYCTL_FORCE_FIPS_MODE, GCRYCTL_DISABLE_HWF) would fail.
+// manual has every program begin, or when it asks for secure memory first; and not earlier: setting them
+// initialises the library, and what a program may ask for only before that (GCRYCTL_FORCE_FIPS_MODE,
+// GCRYCTL_DISABLE_HWF) would fail.
 //
 // In FIPS mode it takes no handlers, and keeps to its own memory. Where something used it before, its pool has
 // given out memory that the handlers could not free. Either way the process says so, and an empty arena
@@ -83,13 +84,29 @@ static void adopt(void) {
   if (reason) (void)adopt_arena(&adopt_libgcrypt);
 }
 
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
 // The first function of libgcrypt that a program calls, as its manual has it.
 const char *gcry_check_version(const char *wanted) {
   static void *place;
   const char *(*original)(const char *) =
       (const char *(*)(const char *))adopt_original(&adopt_libgcrypt, &place, "gcry_check_version");
   if (!original) return NULL;
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, adopt);
   return original(wanted);
 }
+
+// What asks for secure memory.
+#define ASK(function, parameters, ...)                                                       \
+  void *function parameters {                                                                \
+    static void *place;                                                                      \
+    void *(*original) parameters =                                                           \
+        (void *(*) parameters)adopt_original(&adopt_libgcrypt, &place, #function);           \
+    if (!original) return NULL;                                                              \
+    pthread_once(&once, adopt);                                                              \
+    return original(__VA_ARGS__);                                                            \
+  }
+ASK(gcry_malloc_secure, (size_t size), size)
+ASK(gcry_xmalloc_secure, (size_t size), size)
+ASK(gcry_calloc_secure, (size_t count, size_t size), count, size)
+ASK(gcry_xcalloc_secure, (size_t count, size_t size), count, size)

@@ -72,6 +72,7 @@ static aligned_t *lists[LISTS];
 static size_t aligned_count;
 // A thread that has it already goes on: it forks, and a handler of somebody else's allocates or frees; or a
 // signal handler forks that interrupted it.
+static const pthread_mutex_t unlocked = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 static pthread_mutex_t aligned_lock = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
 static bool lock_aligned(void) { return pthread_mutex_lock(&aligned_lock) == 0; }
@@ -82,6 +83,8 @@ static void unlock_aligned(bool is_locked) {
 static __thread bool has_locked __attribute__((tls_model("initial-exec")));
 static void before_fork(void) { has_locked = lock_aligned(); }
 static void after_fork(void) { unlock_aligned(has_locked); }
+// Its owner is a thread of the parent.
+static void in_child(void) { aligned_lock = unlocked; }
 
 static aligned_t **list_of(const void *address) {
   return &lists[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];
@@ -367,7 +370,7 @@ __attribute__((constructor)) static void start(void) {
   }
   bool is_inherited = options.flags & CENCLAVE_INHERITED_BY_FORK;
   if (pthread_atfork(is_inherited ? before_fork : NULL, is_inherited ? after_fork : NULL,
-                     is_inherited ? after_fork : end_child) != 0) {
+                     is_inherited ? in_child : end_child) != 0) {
     complain("out of memory", "");
     _exit(127);
   }

@@ -21,7 +21,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -260,12 +259,20 @@ static void forced(void) {
 
 /// What came from libgcrypt's own pool before its manual's first function is freed rightly.
 static void used(void) {
+  gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
   void *early = gcry_malloc_secure(32);
   CHECK(early && gcry_check_version(NULL) && gcry_is_secure(early));
   void *late = gcry_malloc_secure(32);
   CHECK(late && gcry_is_secure(late));
   gcry_free(early);
   gcry_free(late);
+}
+
+/// Secure memory before the manual's first function.
+static void early(void) {
+  void *secure = gcry_malloc_secure(32);
+  CHECK(secure && gcry_check_version(NULL) && gcry_is_secure(secure));
+  gcry_free(secure);
 }
 
 // --- Forks ---------------------------------------------------------------------------------------
@@ -455,28 +462,6 @@ static void heap_handlers(void) {
   handlers();
 }
 
-static void fork_now(int signal) {
-  (void)signal;
-  int error = errno;
-  pid_t pid = fork();
-  if (pid == 0) _exit(7);
-  int status;
-  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
-  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
-  errno = error;
-}
-
-/// A handler of a signal forks wherever it comes: it may wait for nothing that its own thread has.
-static void interrupted(void) {
-  alarm(120);
-  CHECK(signal(SIGPROF, fork_now) != SIG_ERR);
-  struct itimerval often = {{0, 300}, {0, 300}};
-  CHECK(setitimer(ITIMER_PROF, &often, NULL) == 0);
-  for (int i = 0; i < 20000; i++) use_aligned();
-  struct itimerval never = {{0, 0}, {0, 0}};
-  CHECK(setitimer(ITIMER_PROF, &never, NULL) == 0);
-}
-
 // --- Daemons -------------------------------------------------------------------------------------
 
 /// The threads of this process, within a minute.
@@ -628,8 +613,9 @@ int main(int count, char **arguments) {
       {"openssl", openssl},     {"gcrypt", gcrypt},     {"exhausted", exhausted}, {"fips", fips},
       {"forks", forks},         {"held", held},
       {"storm", storm},         {"poorer", poorer},     {"forced", forced},     {"used", used},
+      {"early", early},
       {"handlers", handlers},   {"heap-handlers", heap_handlers},
-      {"interrupted", interrupted}, {"closes", closes}, {"opens", opens},
+      {"closes", closes}, {"opens", opens},
       {"sandboxed", sandboxed},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

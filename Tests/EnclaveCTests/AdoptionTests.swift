@@ -154,7 +154,9 @@ func areThere(_ programs: String...) -> Bool {
   /// The libraries' own tests of these functions, as a program that is not changed, with its own
   /// functions and with ours.
   @Test(
-    arguments: ["sodium", "threads", "openssl", "gcrypt", "forks", "storm", "handlers", "used"],
+    arguments: [
+      "sodium", "threads", "openssl", "gcrypt", "forks", "storm", "handlers", "used", "early",
+    ],
     [true, false])
   func theFunctionsKeepTheirPromises(name: String, adopted: Bool) throws {
     let result = try Launch(
