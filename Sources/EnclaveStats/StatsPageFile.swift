@@ -70,6 +70,9 @@ package struct StatsPageFile: Sendable {
   /// Closes the descriptor, if it still belongs to this file.
   package func close() { StatsPageCalls.close(descriptor, of: identity) }
 
+  /// Whether the program has closed the descriptor, and dropped the lock with it.
+  package var isUnlocked: Bool { StatsPageCalls.hasLost(descriptor, of: identity) }
+
   /// Points the truncation guard at this page again, after another page was created and abandoned.
   package func guardAgain() {
     _ = try? perform(.guardPage) { unsafe StatsPageCalls.guardPage(base, writer.layout.byteCount) }

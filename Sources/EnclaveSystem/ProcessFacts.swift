@@ -31,6 +31,16 @@ package enum ProcessFacts {
     return ProcText.kilobytes("VmLck", in: text).map { $0 * 1024 }
   }
 
+  /// Whether the process' first thread filters its system calls (seccomp(2)) and this thread, which
+  /// is older than the filter, does not. About 30 µs.
+  package static func isOutsideOfFilter() -> Bool {
+    func mode(_ path: String) -> UInt64? {
+      readFile(path, limit: 16384).flatMap { ProcText.kilobytes("Seccomp", in: $0) }
+    }
+    guard let first = mode("/proc/self/status"), first > 0 else { return false }
+    return mode("/proc/thread-self/status") == 0
+  }
+
   /// The number of mappings (lines of /proc/self/maps); nil if it cannot be read. O(mappings).
   /// Allocates nothing, because it is called when memory has run out.
   package static func mapCount() -> Int? {

@@ -66,6 +66,12 @@ package enum StatsPageCalls {
   }
   package static func close(_ fd: Int32) { _ = ces_close(fd) }
 
+  /// Whether the program has closed a descriptor of this file, or reused its number for another.
+  package static func hasLost(_ fd: Int32, of file: Identity) -> Bool {
+    var raw = ces_stat_t()
+    return unsafe ces_fstat(fd, &raw) != 0 || raw.device != file.device || raw.inode != file.inode
+  }
+
   /// Closes a descriptor if it still refers to this file. The program may have closed it and reused
   /// its number for a file of its own.
   package static func close(_ fd: Int32, of file: Identity) {

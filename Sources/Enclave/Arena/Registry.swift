@@ -47,6 +47,8 @@ package enum Registry {
     /// The user whose directory holds the page, or was tried last.
     var user: UInt32
     var options: StatsPublisher.Options
+    /// The program has closed the page's descriptor, and no other page could be created.
+    var isUnlocked = false
     var addresses: StatsPublisher.Addresses
     var addressesLost = false
     var tickMs: UInt32
@@ -108,6 +110,9 @@ package enum Registry {
   }
 
   static func endFork() { unsafe unlock(word) }
+
+  /// Whether there are arenas of an adopted program, or of a whole heap.
+  static var hasAdopted: Bool { with { $0.arenas.contains { $0.options.isInheritedByFork } } }
 
   /// In the child, where the forking thread still holds the locks: sets up the child's own registry
   /// with the inherited arenas. Returns how the child should publish; nil if its parent does not.

@@ -43,6 +43,11 @@ enum LockRetry {
 
   /// Returning false ends the thread.
   private static func tick() -> Bool {
+    // An adopted program that filters its system calls does not expect a thread that is not filtered.
+    if ProcessFacts.isOutsideOfFilter(), Registry.hasAdopted {
+      withWord { unsafe process = 0 }
+      return false
+    }
     if let soft = (try? ProcessFacts.memlockLimit())?.soft {
       if soft == .max {
         retry(headroom: .max)

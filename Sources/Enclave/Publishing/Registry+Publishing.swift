@@ -133,13 +133,15 @@ extension Registry {
     heartbeat(&state)
   }
 
-  /// Continues on a new page after the process changed its user, who may not open the old one.
-  /// Tried once per user: if no page can be created, the old one stays.
+  /// Continues on a new page after the process changed its user, who may not open the old one, or
+  /// closed the old page's descriptor. That drops the page's lock, and readers then believe that the
+  /// publisher is gone. Tried once per user and page: if no page can be created, the old one stays.
   private static func follow(_ user: UInt32, _ number: UInt64) {
     withPublishing {
       let options = with { state -> StatsPublisher.Options? in
         guard state.publication?.number == number else { return nil }
         state.publication!.user = user
+        state.publication!.isUnlocked = state.publication!.file.isUnlocked
         return state.publication!.options
       }
       guard let options else { return }
@@ -151,6 +153,7 @@ extension Registry {
         endPage(&state)
         let old = state.publication!.file
         state.publication!.file = file
+        state.publication!.isUnlocked = false
         if addresses == .withheld { state.publication!.addressesLost = true }
         unsafe WipeTable.report(to: file.writer.wipeWords)
         attachArenas(&state)
@@ -235,10 +238,21 @@ extension Registry {
     forEachArena { if isMeant($0) { $0.refresh() } }
   }
 
+  /// Ends a publication that the environment asked for, because the program filters its system calls
+  /// now, and the ticker's thread is not filtered. Returns whether it ended.
+  private static func leaveSandbox(_ number: UInt64) -> Bool {
+    withPublishing { end { $0.number == number && $0.isFromEnvironment } }
+    return with { $0.publication?.number != number }
+  }
+
   /// Called by the ticker's thread; returning false ends it.
   private static func tick(_ number: UInt64) -> Bool {
-    let user = ProcessFacts.settledUser
-    if let user, with({ $0.publication?.number == number && $0.publication?.user != user }) {
+    let page = with { state in
+      state.publication.flatMap { $0.number == number ? ($0.user, $0.isUnlocked, $0.file) : nil }
+    }
+    if let (pageUser, isKnown, file) = page, let user = ProcessFacts.settledUser,
+      pageUser != user || !isKnown && file.isUnlocked
+    {
       follow(user, number)
     }
     let ticks = with { state -> UInt64? in
@@ -258,6 +272,7 @@ extension Registry {
       return state.publication!.ticks
     }
     guard let ticks else { return false }
+    if ticks % 10 == 0, ProcessFacts.isOutsideOfFilter(), leaveSandbox(number) { return false }
     // Arenas without a record only count under labels, so they are updated at every tenth tick.
     refreshArenas { ticks % 10 == 0 || $0.isListed }
     return with { state in

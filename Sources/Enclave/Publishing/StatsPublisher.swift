@@ -49,6 +49,8 @@ public struct StatsPublisher: ~Copyable, Sendable {
   /// in `/dev/shm/enclave-UID`. After setuid(2) publishing moves to a page of the new user within a
   /// tick. If that fails, it continues on the old page, which only the old user and root may open.
   /// The old file stays until another publisher of the old user removes it.
+  /// Publishing also moves to a new page when the program has closed the page's descriptor, as daemons
+  /// do that close all: that drops the lock that marks the publisher as alive.
   ///
   /// - Throws: `alreadyPublishing`; `unsuitableDirectory`; `system` for a failed call. Then nothing
   ///   is left behind.
