@@ -71,7 +71,7 @@ struct Installed: Sendable {
     #expect(
       exported.subtracting(declared) == [
         "enclave_private_is_busy", "enclave_private_hold", "enclave_private_free_held",
-        "enclave_private_wipe",
+        "enclave_private_wipe", "enclave_private_is_forking", "enclave_private_free_after_fork",
         "enclave_private_foreign_allocator", "pthread_create",
       ])
     #expect(declared.subtracting(exported) == [])
@@ -87,7 +87,8 @@ struct Installed: Sendable {
         "CRYPTO_secure_malloc_initialized", "CRYPTO_secure_malloc_done", "CRYPTO_secure_malloc",
         "CRYPTO_secure_zalloc", "CRYPTO_secure_free", "CRYPTO_secure_clear_free",
         "CRYPTO_secure_allocated", "CRYPTO_secure_actual_size", "CRYPTO_secure_used",
-        "gcry_check_version",
+        "gcry_check_version", "gcry_malloc_secure", "gcry_xmalloc_secure", "gcry_calloc_secure",
+        "gcry_xcalloc_secure",
       ])
   }
 
