@@ -18,7 +18,7 @@ struct Adopting: Sendable {
     memwatch = installed.prefix.file("bin/memwatch")
     try FileManager.default.createDirectory(
       atPath: installed.prefix.file("bin"), withIntermediateDirectories: true)
-    try FileManager.default.copyItem(atPath: Programs.memwatch, toPath: memwatch)
+    try copyProgram(Programs.memwatch, to: memwatch)
     let made = try Launch([
       "gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", saboteur,
       Programs.package.appending(path: "Tests/Clients/saboteur.c").path,
@@ -406,7 +406,7 @@ func areThere(_ programs: String...) -> Bool {
     try expectRefused("it has 32 bits")
     // Nothing of another user's that is set-user-ID, where this user is another.
     let setUser = scratch.file("b")
-    try FileManager.default.copyItem(atPath: "/usr/bin/true", toPath: setUser)
+    try copyProgram("/usr/bin/true", to: setUser)
     chmod(setUser, 0o4755)
     let own = try Launch([adopting.memwatch, "run", "--adopt", "--", setUser]).run()
     #expect(own.status == 0, "its own user's gains nothing: \(own)")
@@ -418,7 +418,7 @@ func areThere(_ programs: String...) -> Bool {
     }
     // Where the library is not: the program's own memwatch, in the build.
     let missing = Launch([scratch.file("memwatch"), "run", "--adopt", "--", "true"])
-    try FileManager.default.copyItem(atPath: Programs.memwatch, toPath: scratch.file("memwatch"))
+    try copyProgram(Programs.memwatch, to: scratch.file("memwatch"))
     let result = try missing.run()
     #expect(result.status == 125 && result.error.contains("libenclave-adopt.so.1 is not there"))
   }

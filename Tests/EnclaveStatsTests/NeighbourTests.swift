@@ -120,7 +120,7 @@ import Testing
     let stats = try Scratch(onTmpfs: true, mode: 0o777)
     try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: stats.path)
     let program = place.file("publisher")
-    try FileManager.default.copyItem(atPath: Programs.publisher, toPath: program)
+    try copyProgram(Programs.publisher, to: program)
     #expect(chown(program, 65533, 65533) == 0 && chmod(program, 0o4755) == 0)
     let peer = try Peer(
       stats: stats,

@@ -376,7 +376,7 @@ final class Unprivileged {
     place = try Scratch(mode: 0o755)
     try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: place.path)
     for name in ["memwatch", "test-publisher", "enclave-demo"] {
-      try FileManager.default.copyItem(atPath: Programs.path(name), toPath: place.file(name))
+      try copyProgram(Programs.path(name), to: place.file(name))
     }
   }
 

@@ -13,7 +13,7 @@ import Testing
     func make(in scratch: Scratch) throws -> String {
       let files = FileManager.default
       func copied(_ name: String) throws -> String {
-        try files.copyItem(atPath: Programs.demo, toPath: scratch.file(name))
+        try copyProgram(Programs.demo, to: scratch.file(name))
         return scratch.file(name)
       }
       switch self {

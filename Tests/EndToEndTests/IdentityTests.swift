@@ -35,15 +35,33 @@ import Testing
     #expect(listed?.map { $0["state"] as? String } == ["exec"], "\(list)")
   }
 
-  /// The twin: the descriptor is gone and the program is the same.
-  @Test func aClosedDescriptorIsNoExec() throws {
+  #if DEBUG
+    /// The twin: the descriptor is gone, the program is the same, and it cannot create another page.
+    @Test func aClosedDescriptorIsNoExec() throws {
+      let scratch = try Scratch(onTmpfs: true)
+      let peer = try Peer(stats: scratch)
+      try peer.send("start")
+      try peer.send("fault createPage 1000000")
+      try peer.send("close-page")
+      let result = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
+      #expect(result.status == 8 && result.output.contains("DETACHED"), "\(result.output)")
+      #expect(result.output.contains("the program closed the descriptor of its page"))
+    }
+  #endif
+
+  /// A program that closed the descriptor of its page publishes a new one, and the old one goes.
+  @Test func afterAClosedDescriptorItPublishesAnew() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
-    try peer.send("start")
+    let old = try peer.send("start")
     try peer.send("close-page")
-    let result = try memwatch("snapshot", "\(peer.pid)", stats: scratch)
-    #expect(result.status == 8 && result.output.contains("DETACHED"), "\(result.output)")
-    #expect(result.output.contains("the program closed the descriptor of its page"))
+    try eventually("it publishes a new page") {
+      let list = try json(try memwatch("list", "--json", stats: scratch).output)
+      let pages = list["publishers"] as? [[String: Any]] ?? []
+      return pages.contains { $0["page"] as? String != old && $0["state"] as? String == "live" }
+    }
+    #expect(!FileManager.default.fileExists(atPath: old))
+    #expect(try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 0)
   }
 
   /// The next program publishes too.

@@ -69,6 +69,13 @@ public func eventually(
   }
 }
 
+/// Copies a program that is to be run. (cp(1) writes it: a descriptor of this process would also be in the
+/// children that other tests fork meanwhile, and execve(2) of the copy would fail with ETXTBSY.)
+public func copyProgram(_ source: String, to copy: String) throws {
+  let result = try Launch(["cp", source, copy]).run()
+  guard result.status == 0 else { throw Failed("cp: \(result.error)") }
+}
+
 public struct Ended: Sendable {
   public var status: Int32
   public var output: String
