@@ -125,6 +125,8 @@ final class FlipWork: Work {
   init(_ arena: Arena, _ size: Int) {
     unsafe secret = .allocate(capacity: 1)
     unsafe secret.initialize(to: make(arena, size))
+    // Under a cipher gate, a secret that was never written has no ciphertext to decrypt.
+    unsafe fillAll(&secret.pointee)
     unsafe sum = .allocate(capacity: 1)
     unsafe sum.initialize(to: 0)
   }

@@ -46,9 +46,9 @@ extension SecretHandle {
     unsafe CipherSlot(at: Slab.cipherSlots(of: slab) + Int(slot) * CipherSlot.byteCount)
   }
 
-  private func binding(_ arena: ArenaReference) -> CipherGate.CiphertextBinding {
+  private var binding: CipherGate.CiphertextBinding {
     CipherGate.CiphertextBinding(
-      arena: arena.id, address: UInt64(UInt(bitPattern: unsafe address)), byteCount: byteCount,
+      address: UInt64(UInt(bitPattern: unsafe address)), byteCount: byteCount,
       generation: generation)
   }
 
@@ -143,7 +143,7 @@ extension SecretHandle {
         }
         if nonceAndTag.isTampered { throw tampered(arena) }
         let isAuthentic = unsafe gate.decrypt(
-          start, byteCount: Int(byteCount), nonceAndTag, binding(arena))
+          start, byteCount: Int(byteCount), nonceAndTag, binding)
         clearResidue()
         if arena.gate.isWiped { throw .destroyed }
         if isAuthentic { return }
@@ -181,7 +181,7 @@ extension SecretHandle {
       slot.setBusy(true, place.bits)
       if !arena.gate.isWiped {
         let nonceAndTag = unsafe arena.cipher.encrypt(
-          start, byteCount: Int(byteCount), binding(arena))
+          start, byteCount: Int(byteCount), binding)
         unsafe slot.replace(address, with: start, byteCount: Int(byteCount), nonceAndTag)
         // The key may have been wiped meanwhile; then the result is not a ciphertext.
         if arena.gate.isWiped { unsafe wipe(address, byteCount: Int(byteCount)) }
@@ -189,7 +189,7 @@ extension SecretHandle {
       slot.unclaim()
     }
     ScratchMemory.release(place, of: arena.id)
-    clearResidue()
+    if writing { clearResidue() }  // a read window encrypts nothing when it closes
     if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
       arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)
