@@ -221,7 +221,7 @@ _memwatch_list() {
 
 _memwatch_snapshot() {
     repeating_flags=()
-    non_repeating_flags=(--no-labels --no-audit --version -h --help)
+    non_repeating_flags=(--full --no-labels --no-audit --version -h --help)
     repeating_options=()
     non_repeating_options=(--file --wait -W --format --view --output -o)
     __memwatch_offer_flags_options 1
@@ -300,7 +300,7 @@ _memwatch_host() {
 
 _memwatch_diff() {
     repeating_flags=()
-    non_repeating_flags=(--json --version -h --help)
+    non_repeating_flags=(--json --raw --exit-code --version -h --help)
     repeating_options=()
     non_repeating_options=()
     __memwatch_offer_flags_options 2
@@ -335,7 +335,7 @@ _memwatch_record() {
 
 _memwatch_replay() {
     repeating_flags=()
-    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse -1 --once --version -h --help)
+    non_repeating_flags=(--ascii --no-color --bell --mouse --no-mouse -1 --once --full --version -h --help)
     repeating_options=()
     non_repeating_options=(--interval -i --open-limit --on-alert)
     __memwatch_offer_flags_options 1

@@ -50,9 +50,9 @@ _memwatch() {
     case "${state}" in
     command)
         local -ar subcommands=(
-            'watch:The screen (the default). One text snapshot where output is no terminal.'
+            'watch:The screen (the default). A text summary where output is no terminal.'
             'list:Lists publishers.'
-            'snapshot:Writes one snapshot as text, JSON, CSV or a picture.'
+            'snapshot:Writes one snapshot: a summary, everything, JSON, CSV or a picture.'
             'audit:Compares a publisher'\''s claims with the kernel; or surveys any process.'
             'check:Checks requirements; exits 6 when one is broken, or cannot be known.'
             'host:What this machine does that matters to secrets in memory: good, bad or unknown.'
@@ -92,7 +92,7 @@ _memwatch_watch() {
         '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
         '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
-        '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
+        '(-1 --once)'{-1,--once}'[A text summary, also on a terminal.]'
         '--screen-reader[No screen\: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)]'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
@@ -124,6 +124,7 @@ _memwatch_snapshot() {
         '--file[Attach to this page.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
         '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture).]:format:{__memwatch_complete "${___format[@]}"}'
+        '--full[As text\: each problem, arena, finding and field, not a summary.]'
         '--view[The view that a picture shows.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Numbers for the texts of labels.]'
         '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never over another) instead of standard output.]:file:'
@@ -186,6 +187,8 @@ _memwatch_diff() {
         ':before:'
         ':after:'
         '--json[As JSON.]'
+        '--raw[Every field that differs, one a line, as in the files.]'
+        '--exit-code[Exit with 6 when a state changed, or something grew or shrank. (Times do not count.)]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -225,6 +228,7 @@ _memwatch_replay() {
         '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '(-1 --once)'{-1,--once}'[The last sample as text, also on a terminal.]'
+        '--full[The last sample as text, with each problem, arena and field.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -261,7 +265,7 @@ _memwatch_demo() {
         '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
         '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
         '--seed[The same seed gives the same run of the sample process.]:seed:'
-        '(-1 --once)'{-1,--once}'[One text snapshot, also on a terminal.]'
+        '(-1 --once)'{-1,--once}'[A text summary, also on a terminal.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )

@@ -41,7 +41,7 @@ extension Value {
     "name", "label", "id", "serial", "address", "payloadBytes", "call", "arenaId", "message",
   ]
 
-  private var listName: String? {
+  var listName: String? {
     guard case .object(let members) = self else { return nil }
     let values = Dictionary(members) { first, _ in first }
     for name in Self.listNames {

@@ -22,3 +22,14 @@ package func bytes(_ count: UInt64) -> String {
   }
   return "\(count) B"
 }
+
+/// `65,530`.
+package func grouped(_ number: some BinaryInteger) -> String {
+  var digits = Array(String(number))
+  var at = digits.count - 3
+  while at > (digits.first == "-" ? 1 : 0) {
+    digits.insert(",", at: at)
+    at -= 3
+  }
+  return String(digits)
+}

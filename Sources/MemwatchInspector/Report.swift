@@ -9,15 +9,7 @@ extension Snapshot {
   /// every arena with the kernel and nothing is unknown.
   package var verdict: String {
     let real = realProblems
-    if let worst = real.first {
-      let word =
-        switch worst.severity {
-        case .problem: "PROBLEM"
-        case .differs: "DIFFERS"
-        case .warning, .note: "WARNING"
-        }
-      return "\(word) 1/\(real.count)  \(worst.text)"
-    }
+    if let worst = real.first { return "\(worst.word) 1/\(real.count)  \(worst.text)" }
     if arenas.isEmpty {
       return (arenasUnlisted ?? 0) > 0
         ? "n/a: the arenas are not listed" : "no arenas yet: nothing is protected, nothing is wrong"
@@ -38,7 +30,7 @@ extension Snapshot {
       + "\(kernel)"
   }
 
-  private var realProblems: [Problem] { problems.filter { $0.severity != .note } }
+  var realProblems: [Problem] { problems.filter { $0.severity != .note } }
 
   /// No problem, nothing unknown, and an audit compared every arena with the kernel.
   package var isConfirmedGood: Bool {
@@ -143,50 +135,6 @@ extension Snapshot {
     return "next chunk \(bytes(next)): \(answer)"
   }
 
-  /// The full report: a summary, then every field of the document, one per line.
-  package var text: String {
-    var lines: [String] = []
-    let pid = process.pidText
-    lines.append(
-      "\(process.name)  pid \(pid)  user \(process.user)  \(process.state.rawValue.uppercased())"
-        + "  at \(clock(sampledAt, withDate: true))"
-        + (lastSeenText(at: sampledAt).map { "  \($0)" } ?? ""))
-    lines.append(verdict)
-    // A fix for several problems is shown once.
-    let advice =
-      problems.adviceLines(\.fix, title: "fix now") + problems.adviceLines(\.keep, title: "to keep")
-    lines += advice.map { "  " + $0 }
-    lines.append(
-      "Memlock  \(limitText)  locked \(memlock.locked.map { bytes($0) } ?? "n/a")"
-        + " = arenas \(bytes(memlock.lockedByArenas))"
-        + " + other code \(memlock.lockedByOthers.map { bytes($0) } ?? "n/a")"
-        + "  free \(memlock.headroom.map { bytes($0) } ?? "n/a")  \(nextChunkText)")
-    lines.append(
-      "Maps     \(maps.inUse.map { "\($0)" } ?? "n/a") of \(maps.limit.map { "\($0)" } ?? "n/a")")
-    lines.append("Kernel   \(kernelLine)")
-    if let reason = audit?.reason { lines.append("         \(reason)") }
-    lines.append("Wipe     \(process.wipeLine)")
-    lines.append("")
-    let columns = ["ARENA", "STATE", "LOCK", "PROT", "OPEN", "SEAL", "GATE", "LAYOUT", "SECRETS"]
-    let rows = arenas.map { arena in
-      [
-        arena.name.string, condition(of: arena).rawValue, arena.lockState.text,
-        arena.protectionState.text, count(arena.openWindows), arena.sealState.text,
-        arena.gate.text, arena.layout.text, count(arena.secretCount),
-        arena.bytesInUse.map { bytes($0) } ?? "n/a",
-        arena.bytesLocked.map { bytes($0) } ?? "n/a",
-      ]
-    }
-    lines += table([columns + ["IN USE", "LOCKED"]] + rows) + unlistedLines
-    lines += findingLines
-    lines += postMortemLines
-    if !vaults.isEmpty { lines += [""] + vaultLines }
-    lines.append("")
-    lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
-    for (path, value) in document.leaves { lines.append("\(path): \(value.plain)") }
-    return lines.joined(separator: "\n") + "\n"
-  }
-
   /// What did not fit into the page's tables.
   package var unlistedLines: [String] {
     [
@@ -223,8 +171,8 @@ extension Snapshot {
     let pid = process.pidText
     var lines = ["\(process.name)  pid \(pid)  \(process.state.rawValue.uppercased())"]
     guard let audit else { return lines[0] + "\nnot audited: there is no living process\n" }
-    let count = audit.regions.map { "\($0) mappings" } ?? "no mappings"
-    lines.append("\(auditCounts)  (\(count) read in \(audit.durationMs) ms)")
+    let regions = audit.regions.map { "\(grouped($0)) mappings" } ?? "no mappings"
+    lines.append("\(auditCounts)  (\(regions) read in \(audit.durationMs) ms)")
     if let reason = audit.reason { lines.append(reason) }
     let rows = arenas.map { arena in
       [
@@ -248,7 +196,9 @@ extension Snapshot {
   }
 
   /// How a process ended, from its last page.
-  package var postMortemLines: [String] {
+  package var postMortemLines: [String] { postMortemLines(events: 10) }
+
+  func postMortemLines(events most: Int) -> [String] {
     guard process.state == .exited else { return [] }
     var lines = ["", "Post-mortem"]
     lines.append("  ended    \(process.stateDetail ?? "n/a")")
@@ -271,12 +221,7 @@ extension Snapshot {
     lines.append("  unlocked \(unlocked.isEmpty ? "none" : unlocked.joined(separator: ", "))")
     let names = Dictionary(arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
     lines.append("  the last of \(counted(Int(clamping: eventCount ?? 0), "event"))")
-    for event in events.suffix(10) {
-      let arena = event.arenaID.map { names[$0] ?? "arena \($0), gone" } ?? ""
-      let failure = event.errno.map { " \(SystemFailure.name(ofErrno: $0))" } ?? ""
-      let time = event.at.map { clock($0) } ?? "n/a"
-      lines.append("    \(time)  \(event.kind.text)\(failure)  \(arena)")
-    }
+    lines += events.suffix(most).map { "    " + $0.line(names) }
     return lines
   }
 
@@ -302,11 +247,13 @@ extension Snapshot {
     return lines
   }
 
-  private func count(_ number: UInt64?) -> String { number.map { "\($0)" } ?? "n/a" }
 }
 
+/// A count with separators.
+func count(_ number: UInt64?) -> String { number.map { grouped($0) } ?? "n/a" }
+
 package func counted(_ count: Int, _ noun: String) -> String {
-  count == 1 ? "1 \(noun)" : "\(count) \(noun)s"
+  count == 1 ? "1 \(noun)" : "\(grouped(count)) \(noun)s"
 }
 
 /// Aligns rows into columns as wide as their widest cell.

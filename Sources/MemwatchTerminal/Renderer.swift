@@ -98,14 +98,3 @@ package struct Renderer {
 
 /// A number from another process, rounded and clamped to a non-negative integer.
 func wholeNumber(_ value: Double) -> Int { value > 0 ? Int(min(value.rounded(), 1e18)) : 0 }
-
-/// `65,530`.
-func grouped(_ number: some BinaryInteger) -> String {
-  var digits = Array(String(number))
-  var at = digits.count - 3
-  while at > 0 {
-    digits.insert(",", at: at)
-    at -= 3
-  }
-  return String(digits)
-}

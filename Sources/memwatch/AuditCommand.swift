@@ -13,6 +13,8 @@ struct AuditCommand: ConfinedCommand {
       With a process id that publishes nothing: which of its mappings are locked, left out of core \
       dumps, wiped on fork, sealed, key-tagged or secretmem, whose they look to be, and what they \
       lack. Reading the mappings stalls the process for as long as the kernel takes to write them.
+
+      \(Examples.text(of: "audit"))
       """)
 
   @OptionGroup var target: TargetOptions

@@ -11,7 +11,7 @@ struct Demo: ParsableCommand {
   @OptionGroup var screen: ScreenFlags
   @Option(name: .long, help: "The same seed gives the same run of the sample process.")
   var seed: UInt64 = 1
-  @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
+  @Flag(name: [.customShort("1"), .long], help: "A text summary, also on a terminal.")
   var once = false
 
   func run() throws {
@@ -173,7 +173,7 @@ struct Session {
     }
     guard command.isLogged else {
       let snapshot = inspector.sample(auditing: .now)
-      try Output.standard(snapshot.text)
+      try Output.standard(snapshot.summary)
       if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }
       return
     }

@@ -22,7 +22,12 @@ struct HostCommand: ConfinedCommand {
 
 struct Diff: ConfinedCommand {
   static let configuration = CommandConfiguration(
-    abstract: "What changed between two snapshots that were written as JSON.")
+    abstract: "What changed between two snapshots that were written as JSON.",
+    discussion: """
+      States, problems and events first, then what grew or shrank, with the change beside it.
+
+      \(Examples.text(of: "diff"))
+      """)
 
   @Argument(help: "The earlier snapshot.")
   var before: String
@@ -30,21 +35,34 @@ struct Diff: ConfinedCommand {
   var after: String
   @Flag(name: .long, help: "As JSON.")
   var json = false
+  @Flag(name: .long, help: "Every field that differs, one a line, as in the files.")
+  var raw = false
+  @Flag(
+    name: .customLong("exit-code"),
+    help: "Exit with 6 when a state changed, or something grew or shrank. (Times do not count.)")
+  var usesExitCode = false
 
   var needs: Prerequisites { Prerequisites(named: [before, after]) }
 
+  func validate() throws {
+    if json, raw { throw ValidationError("Give --json or --raw, not both.") }
+  }
+
   func runConfined(_ viewer: Viewer) throws {
     let (old, new) = (try read(before), try read(after))
-    let differences = new.differences(from: old)
+    let report = ChangeReport(from: old, to: new)
     if json {
-      let list = Value.list(differences.map(\.document))
+      let list = Value.list(new.differences(from: old).map(\.document))
       try Output.standard(try Format.json(Value.document(.diff, [("differences", list)])))
-    } else {
-      let rows = differences.map {
+    } else if raw {
+      let rows = new.differences(from: old).map {
         [$0.path, $0.before?.plain ?? "-", "->", $0.after?.plain ?? "-"]
       }
       try Output.standard(table(rows).joined(separator: "\n") + (rows.isEmpty ? "" : "\n"))
+    } else {
+      try Output.standard(report.text)
     }
+    if usesExitCode, report.hasChanges { throw ExitCode(Exit.checkFailed) }
   }
 
   private func read(_ path: String) throws(Failure) -> Value {

@@ -53,11 +53,13 @@ struct Manual: ParsableCommand {
     }
     for sub in commands { lines += [".Nm", ".Cm \(sub.commandName)"] + synopsis(sub) + [".Pp"] }
     lines.removeLast()
-    lines += [".Sh DESCRIPTION"] + text(command.discussion ?? command.abstract ?? "")
+    lines += [".Sh DESCRIPTION"]
+    lines += text(Examples.removed(from: command.discussion ?? command.abstract ?? ""))
     lines += [".Sh COMMANDS"]
     for sub in commands {
       lines += [".Ss \(sub.commandName)"] + text(sub.abstract ?? "")
-      if let discussion = sub.discussion { lines += [".Pp"] + text(discussion) }
+      let discussion = Examples.removed(from: sub.discussion ?? "")
+      if !discussion.isEmpty { lines += [".Pp"] + text(discussion) }
       let arguments = (sub.arguments ?? []).filter { $0.shouldDisplay && !isCommon($0) }
       guard !arguments.isEmpty else { continue }
       lines.append(".Bl -tag -width Ds")
@@ -84,6 +86,11 @@ struct Manual: ParsableCommand {
       ".El", ".Bd -literal", "interval = 500ms", "open\\-limit = 30s", "mouse = off",
       "theme = mono", "sort = SECRETS", "columns = ARENA, STATE, SECRETS, LOCKED", ".Ed",
     ]
+    lines.append(".Sh EXAMPLES")
+    for (purpose, command) in Examples.all {
+      lines += text(purpose + ":") + [".Pp", ".Dl " + escaped(command), ".Pp"]
+    }
+    lines.removeLast()
     return lines.joined(separator: "\n") + "\n"
   }
 

@@ -16,6 +16,8 @@ struct Memwatch: ParsableCommand {
       Exit codes: \(Exit.meanings.map { "\($0.code) \($0.meaning)" }.joined(separator: "; ")).
 
       It never shows contents of secrets, and never opens another process' memory.
+
+      \(Examples.text())
       """,
     version: packageVersion,
     subcommands: [
@@ -179,11 +181,11 @@ struct ScreenFlags: ParsableArguments {
 struct Watch: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "watch",
-    abstract: "The screen (the default). One text snapshot where output is no terminal.")
+    abstract: "The screen (the default). A text summary where output is no terminal.")
 
   @OptionGroup var target: TargetOptions
   @OptionGroup var screen: ScreenFlags
-  @Flag(name: [.customShort("1"), .long], help: "One text snapshot, also on a terminal.")
+  @Flag(name: [.customShort("1"), .long], help: "A text summary, also on a terminal.")
   var once = false
   @Flag(
     name: .customLong("screen-reader"),
@@ -208,7 +210,7 @@ struct Watch: ConfinedCommand {
     }
     guard isScreen else {
       let snapshot = try target.attach().sample(auditing: audit.mode(.now))
-      try Output.standard(snapshot.text)
+      try Output.standard(snapshot.summary)
       throw ExitCode(Exit.code(for: snapshot.process.state))
     }
     // Without a name, the list of processes comes first: there may be several, and one may be new.
@@ -300,12 +302,16 @@ enum PicturedView: String, CaseIterable, ExpressibleByArgument {
 
 struct SnapshotCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
-    commandName: "snapshot", abstract: "Writes one snapshot as text, JSON, CSV or a picture.")
+    commandName: "snapshot",
+    abstract: "Writes one snapshot: a summary, everything, JSON, CSV or a picture.",
+    discussion: Examples.text(of: "snapshot"))
 
   @OptionGroup var target: TargetOptions
   @Option(
     name: .long, help: "text, json, csv (the arenas, one a row) or svg (the screen as a picture).")
   var format: Format = .text
+  @Flag(name: .long, help: "As text: each problem, arena, finding and field, not a summary.")
+  var full = false
   @Option(name: .long, help: "The view that a picture shows.")
   var view: PicturedView = .arenas
   @Flag(name: .customLong("no-labels"), help: "Numbers for the texts of labels.")
@@ -335,7 +341,7 @@ struct SnapshotCommand: ConfinedCommand {
     let text =
       format == .svg
       ? Screen.picture(of: snapshots, view: view.view, host: viewer.host, width: 100, height: 30)
-      : try format.render(snapshot)
+      : format == .text && !full ? snapshot.summary : try format.render(snapshot)
     if let output { try Output.file(output, text) } else { try Output.standard(text) }
     throw ExitCode(Exit.code(for: snapshot.process.state))
   }

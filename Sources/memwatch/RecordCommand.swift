@@ -14,6 +14,8 @@ struct Record: ConfinedCommand {
     discussion: """
       Until the process is gone, the time is over, or it is interrupted: what was written can be \
       replayed in each case. Secrets are recorded by label, not one by one.
+
+      \(Examples.text(of: "record"))
       """)
 
   @OptionGroup var target: TargetOptions
@@ -91,20 +93,23 @@ struct Replay: ConfinedCommand {
   @OptionGroup var screen: ScreenFlags
   @Flag(name: [.customShort("1"), .long], help: "The last sample as text, also on a terminal.")
   var once = false
+  @Flag(name: .long, help: "The last sample as text, with each problem, arena and field.")
+  var full = false
 
-  private var isScreen: Bool { !once && Screen.isPossible }
+  private var isScreen: Bool { !once && !full && Screen.isPossible }
   var needs: Prerequisites {
     Prerequisites(named: [file], screen: isScreen ? screen.settings : nil)
   }
 
   func runConfined(_ viewer: Viewer) throws {
     let snapshots = try read()
-    if !once, Screen.withoutCursor != nil {
+    if !once, !full, Screen.withoutCursor != nil {
       Speaking.begin()
       return try Speaking.tell(snapshots)
     }
     guard isScreen else {
-      return try Output.standard(snapshots[snapshots.count - 1].text)
+      let last = snapshots[snapshots.count - 1]
+      return try Output.standard(full ? last.text : last.summary)
     }
     try viewer.show(.replay(snapshots), auditing: false)
   }

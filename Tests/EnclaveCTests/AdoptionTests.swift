@@ -353,7 +353,7 @@ func areThere(_ programs: String...) -> Bool {
     var text = ""
     try eventually("memwatch shows the arenas") {
       text += String(decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
-      return text.contains("Every field")
+      return text.contains("(--full: ")
     }
     for arena in ["libsodium", "openssl", "libgcrypt"] {
       #expect(text.contains("\n" + arena), "\(arena): \(text.prefix(2000))")

@@ -200,7 +200,17 @@ import Testing
     try peer.send("destroy a")
     try peer.send("alloc b 7 10")
     let second = try write("second.json")
-    let ended = try memwatch("diff", first, second)
+    let report = try memwatch("diff", first, second)
+    #expect(report.status == 0, "\(report)")
+    #expect(report.output.contains("arena alpha is gone"), "\(report.output)")
+    #expect(report.output.contains(#/bravo +7 \+7 /#), "\(report.output)")
+    // Times are shown as a clock does.
+    #expect(!report.output.contains(#/[0-9]{10}/#), "\(report.output)")
+    #expect(try memwatch("diff", first, second, "--exit-code").status == 6)
+    #expect(try memwatch("diff", first, first, "--exit-code").status == 0)
+    #expect(try memwatch("diff", first, second, "--exit-code", "--json").status == 6)
+    #expect(try memwatch("diff", first, second, "--raw", "--json").status == 64)
+    let ended = try memwatch("diff", first, second, "--raw")
     #expect(ended.status == 0, "\(ended)")
     #expect(ended.output.contains(#/arenas\[bravo\]\.secretCount +0 +-> +7/#))
     #expect(ended.output.contains(#/arenas\[alpha\]\.name +alpha +-> +-/#))
@@ -228,7 +238,9 @@ import Testing
       return ((try json(now.output)["arenas"] as? [[String: Any]])?[0]["openWindows"] as? Int) == 1
     }
     peer.kill()
-    let ended = try memwatch("snapshot", "--file", page, stats: scratch)
+    let brief = try memwatch("snapshot", "--file", page, stats: scratch)
+    #expect(brief.status == 5 && brief.output.contains("Post-mortem"))
+    let ended = try memwatch("snapshot", "--file", page, "--full", stats: scratch)
     #expect(ended.status == 5)
     for text in [
       "Post-mortem", "ended    without a word", "nothing says so: 5 secrets (500 B)",

@@ -226,7 +226,7 @@ func publishing(
     let label = labels[0]["label"] as! String
     for format in ["text", "json"] {
       let without = try memwatch(
-        "snapshot", "\(peer.pid)", "--format", format, "--no-labels", stats: scratch)
+        "snapshot", "\(peer.pid)", "--format", format, "--full", "--no-labels", stats: scratch)
       #expect(!without.output.contains(label))
       #expect(without.output.contains("label 1"))
     }
@@ -240,7 +240,7 @@ func publishing(
       scratch, "arena a alpha slab preferred pages", "arena b bravo slab preferred pages",
       "arena c charlie slab preferred pages", "alloc a 9 40", "alloc b 9 40", "alloc c 9 40")
     let script =
-      "mount -t tmpfs -o size=8k none \(disk.path) && \(Programs.memwatch) snapshot \(peer.pid) -o \(disk.path)/x; echo STATUS $?; ls -A \(disk.path)"
+      "mount -t tmpfs -o size=8k none \(disk.path) && \(Programs.memwatch) snapshot \(peer.pid) --full -o \(disk.path)/x; echo STATUS $?; ls -A \(disk.path)"
     let result = try Launch(["unshare", "-rm", "sh", "-c", script], stats: scratch).run()
     #expect(result.output == "STATUS 1\n", "\(result.output) \(result.error)")
     #expect(result.error.contains("No space left"))
@@ -306,9 +306,8 @@ func publishing(
     let result = try memwatch("demo", stats: scratch)
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.contains("session-tokens"))
-    let pid = Int32(
-      result.output.split(separator: "\n").first { $0.hasPrefix("process.pid: ") }!.dropFirst(13))!
-    #expect(kill(pid, 0) != 0)
+    let pid = try #require(result.output.firstMatch(of: #/^enclave-demo  pid (\d+)  /#)).1
+    #expect(kill(try #require(Int32(pid)), 0) != 0)
   }
 
   @Test func runAttachesToADescendant() throws {

@@ -189,7 +189,7 @@ struct FieldTests {
     expect(arenas[1], ["name": "vault", "encryptedCount": 5, "layout": "isolated"], "its arena")
     let kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
     #expect(kinds.count { $0 == "vault-rotated" } == 3)
-    let text = try memwatch("snapshot", "--file", path, stats: scratch).output
+    let text = try memwatch("snapshot", "--file", path, "--full", stats: scratch).output
     #expect(text.contains(cipher == "aes" ? "vault  AES-256-GCM" : "vault  XChaCha20-Poly1305"))
   }
 

@@ -29,7 +29,7 @@ import Testing
     // A table of one arena takes less.
     if ending == "csv", limit > 1000 { return }
     let ended = try limited(
-      ["--fsize=\(limit)"], "snapshot", "\(peer.pid)", "-o", "x.\(ending)", stats: stats,
+      ["--fsize=\(limit)"], "snapshot", "\(peer.pid)", "--full", "-o", "x.\(ending)", stats: stats,
       directory: place)
     #expect(ended.status == 1 || ended.status == 2, "\(ended)")
     #expect(ended.error.contains("RLIMIT_FSIZE"), "\(ended)")

@@ -27,7 +27,7 @@ import Testing
     #expect(mode == 0o600)
     let again = try memwatch("record", "\(peer.pid)", "-o", path, stats: scratch)
     #expect(again.status == 1 && again.error.contains("never overwrites"))
-    let shown = try memwatch("replay", path)
+    let shown = try memwatch("replay", path, "--full")
     #expect(shown.status == 0 && shown.output.contains("pid \(peer.pid)"))
     #expect(shown.output.contains("arenas[0].secretCount: 3"))
     // The end is cut off: what is whole is shown.
@@ -76,7 +76,7 @@ import Testing
     recording.interrupt()
     try eventually("the record ends") { !recording.isRunning }
     #expect(
-      try memwatch("replay", "-1", path).output.contains(
+      try memwatch("replay", "--full", path).output.contains(
         "arenas[0].chunks[0].pages.secretCount: 100"))
     let tmux = try Tmux(
       [Programs.memwatch, "replay", path, "-i", "100ms"], stats: nil, width: 100, height: 30)
@@ -113,7 +113,7 @@ import Testing
     #expect(live.contains("fix now:") && live.contains("strace"))
     var before = ""
     try eventually("the finding is recorded") {
-      before = try memwatch("replay", path).output
+      before = try memwatch("replay", path, "--full").output
       return before.contains("not-locked")
     }
     #expect(!before.contains("fix now:") && !before.contains("strace"))

@@ -149,7 +149,7 @@ struct TruthTests {
     let scratch = try Scratch(onTmpfs: true)
     let world = try world(scratch)
     let found = try settled(world, scratch)
-    let text = try memwatch("snapshot", "\(world.peer.pid)", stats: scratch).output
+    let text = try memwatch("snapshot", "\(world.peer.pid)", "--full", stats: scratch).output
     let tmux = try Tmux(
       [Programs.memwatch, "\(world.peer.pid)", "-i", "100ms"], stats: scratch, width: 120,
       height: 40)
