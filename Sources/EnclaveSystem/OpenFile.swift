@@ -7,15 +7,18 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package var function: String
   package var path: String
   package var errno: Int32
+  /// What the errno does not tell; it then takes the place of the function.
+  package var reason: String?
 
   package var isMissing: Bool { errno == Self.enoent || errno == Self.enotdir }
   package var isDenied: Bool { errno == Self.eacces || errno == Self.eperm }
   package var exists: Bool { errno == Self.eexist }
 
-  package init(function: String, path: String, errno: Int32) {
+  package init(function: String, path: String, errno: Int32, reason: String? = nil) {
     self.function = function
     self.path = path
     self.errno = errno
+    self.reason = reason
   }
 
   package static let enoent: Int32 = 2
@@ -25,8 +28,10 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package static let enotdir: Int32 = 20
 
   package var description: String {
+    let name = SystemFailure.name(ofErrno: errno)
+    if let reason { return "\(path): \(reason) (\(name))" }
     let answer = unsafe String(cString: ces_strerror(errno))
-    return "\(function) \(path): \(answer) (\(SystemFailure.name(ofErrno: errno)))" + limit
+    return "\(function) \(path): \(answer) (\(name))" + limit
   }
 
   /// The limit that causes this errno, if any (getrlimit(2)).

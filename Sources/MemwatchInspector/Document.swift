@@ -134,6 +134,7 @@ extension Audit {
       ("obstacles", .list((obstacles ?? []).map { .text($0.rawValue) })),
       ("message", Value(reason)), ("regionCount", Value(regions)),
       ("findings", .list(findings.map(\.document))),
+      ("answers", .list(answers.map(\.document))),
     ])
   }
 }

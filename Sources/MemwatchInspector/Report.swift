@@ -174,15 +174,14 @@ extension Snapshot {
     let regions = audit.regions.map { "\(grouped($0)) mappings" } ?? "no mappings"
     lines.append("\(auditCounts)  (\(regions) read in \(audit.durationMs) ms)")
     if let reason = audit.reason { lines.append(reason) }
+    lines.append("What the kernel shows of each arena's pages:")
+    let answers = Dictionary(audit.answers.map { ($0.arenaID, $0) }) { first, _ in first }
+    let unknown = KernelAnswer.columns.map { _ in "n/a" }
     let rows = arenas.map { arena in
-      [
-        arena.name.string, audit.verdict(of: arena.id)?.rawValue ?? "n/a",
-        arena.lockState.text,
-        arena.gate.text, arena.sealState.text, arena.forkProtection.text,
-        arena.dumpProtection.text,
-      ]
+      [arena.name.string, audit.verdict(of: arena.id)?.rawValue ?? "n/a"]
+        + (answers[arena.id]?.cells ?? unknown)
     }
-    lines += table([["ARENA", "KERNEL", "LOCK", "GATE", "SEAL", "FORK", "DUMPS"]] + rows)
+    lines += table([["ARENA", "VERDICT"] + KernelAnswer.columns] + rows)
     lines += unlistedLines
     if arenas.contains(where: { $0.gate?.isKey ?? false }) {
       lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")

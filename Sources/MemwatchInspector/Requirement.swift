@@ -44,34 +44,44 @@ package struct Requirement: Equatable, Sendable {
   package var amount: UInt64 = 0
   package var text: String
 
+  /// What is wrong with a text that is meant as a requirement.
+  package enum Mistake: Error, Equatable {
+    case unknown
+    /// Its value is missing.
+    case missing(Argument)
+    /// It takes no value.
+    case superfluous
+    case notA(Argument, String)
+  }
+
   /// The default requirements.
   package static let usual = ["locked", "nodump", "fork-safe", "no-problems", "no-findings"]
-    .compactMap { Requirement($0) }
+    .compactMap { try? Requirement($0) }
 
-  /// Parses a requirement; nil if it is malformed.
-  package init?(_ text: String) {
+  /// Parses a requirement.
+  package init(_ text: String) throws(Mistake) {
     let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       .map { String($0) }
-    guard let kind = Kind(rawValue: parts[0]), (parts.count == 2) == (kind.argument != nil) else {
-      return nil
+    guard let kind = Kind(rawValue: parts[0]) else { throw .unknown }
+    if kind.argument == nil, parts.count > 1 { throw .superfluous }
+    if let argument = kind.argument, parts.count < 2 || parts[1].isEmpty {
+      throw .missing(argument)
     }
     self.kind = kind
     self.text = text
     guard let argument = kind.argument else { return }
     switch argument {
-    case .name:
-      name = parts[1]
-      if name.isEmpty { return nil }
+    case .name: name = parts[1]
     case .size:
-      guard let size = Self.size(parts[1]) else { return nil }
+      guard let size = Self.size(parts[1]) else { throw .notA(argument, parts[1]) }
       amount = size
     case .time:
-      guard let time = Self.milliseconds(parts[1]) else { return nil }
+      guard let time = Self.milliseconds(parts[1]) else { throw .notA(argument, parts[1]) }
       amount = time
     }
   }
 
-  /// Parses `64KiB`, `1MiB`, `4096`: binary units, or bytes.
+  /// Parses `64KiB`, `1MiB`, `4096`: binary units, or bytes; below 2^32 of them.
   private static func size(_ text: String) -> UInt64? {
     let units: [(String, UInt64)] = [
       ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1),
@@ -93,8 +103,45 @@ package struct Requirement: Equatable, Sendable {
   }
 
   /// Every form of requirement, for the usage.
-  package static var forms: [String] {
-    Kind.allCases.map { $0.rawValue + ($0.argument.map { "=\($0.rawValue)" } ?? "") }
+  package static var forms: [String] { Kind.allCases.map(\.form) }
+}
+
+extension Requirement.Kind {
+  /// `headroom=SIZE`.
+  fileprivate var form: String { rawValue + (argument.map { "=\($0.rawValue)" } ?? "") }
+}
+
+extension Requirement.Mistake {
+  /// - Parameter text: what was meant as a requirement.
+  package func explanation(of text: String) -> String {
+    let text = SafeText(text).string
+    let kind = Requirement.Kind(rawValue: String(text.prefix { $0 != "=" }))
+    return switch self {
+    case .unknown:
+      "\(text) is no requirement; there are: \(Requirement.forms.joined(separator: ", "))"
+    case .missing(let argument): "\(text) needs a value: \(kind?.form ?? "") (\(argument.format))"
+    case .superfluous: "\(text): \(kind?.rawValue ?? "it") takes no value"
+    case .notA(let argument, let value):
+      "\(text): \(SafeText(value)) is no \(argument.noun); it is \(argument.format)"
+    }
+  }
+}
+
+extension Requirement.Argument {
+  fileprivate var noun: String {
+    switch self {
+    case .name: "name"
+    case .size: "size"
+    case .time: "time"
+    }
+  }
+
+  fileprivate var format: String {
+    switch self {
+    case .name: "the name of an arena"
+    case .size: "a number of bytes, or a number with KiB, MiB or GiB: 65536, 64KiB"
+    case .time: "a number with a unit: 500ms, 10s, 2m"
+    }
   }
 }
 

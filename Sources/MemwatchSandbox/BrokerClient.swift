@@ -168,7 +168,9 @@ package final class BrokerClient: FileOpening {
     let name = path.hasPrefix(exports + "/") ? String(path.dropFirst(exports.utf8.count + 1)) : path
     guard !name.isEmpty, !name.contains("/"), !name.hasPrefix("."), name.utf8.count <= 255 else {
       throw FileFailure(
-        function: "create outside of \(exports)", path: path, errno: FileFailure.eperm)
+        function: "create", path: path, errno: FileFailure.eperm,
+        reason: exports == "."
+          ? "not in the directory that memwatch was started in" : "not in \(exports)")
     }
     return name
   }

@@ -213,7 +213,8 @@ extension Renderer {
     ]
     if model.replay != nil || model.view == .history || model.isPast {
       items += [
-        FooterItem(",/.", nil, "step"), FooterItem(.character("t"), "time"),
+        // All of them fit into 40 columns.
+        FooterItem(width < 44 ? ",." : ",/.", nil, "step"), FooterItem(.character("t"), "time"),
         FooterItem(.character("p"), "pause"),
       ]
     }

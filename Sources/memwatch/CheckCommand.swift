@@ -38,13 +38,9 @@ struct Requirements: ParsableArguments {
     }
     var all: [Requirement] = []
     for text in texts {
-      guard let requirement = Requirement(text.trimmed) else {
-        throw Failure(
-          Exit.usage,
-          "\(SafeText(text)) is no requirement; there are: \(Requirement.forms.joined(separator: ", "))"
-        )
+      do throws(Requirement.Mistake) { all.append(try Requirement(text.trimmed)) } catch {
+        throw Failure(Exit.usage, error.explanation(of: text.trimmed))
       }
-      all.append(requirement)
     }
     return all
   }

@@ -93,6 +93,11 @@ struct Time: ExpressibleByArgument {
 
   init(milliseconds: Int) { self.milliseconds = milliseconds }
 
+  /// As it is typed: `1s`, `500ms`.
+  var defaultValueDescription: String {
+    milliseconds % 1000 == 0 ? "\(milliseconds / 1000)s" : "\(milliseconds)ms"
+  }
+
   init?(argument: String) {
     let units: [(String, Double)] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]
     for (unit, factor) in units where argument.hasSuffix(unit) {

@@ -101,6 +101,46 @@ import Testing
     _ = peer
   }
 
+  /// What is wrong with a requirement is told: its value, or that there is none of that name.
+  @Test(arguments: [
+    ("headroom=lots", "headroom=lots: lots is no size; it is a number of bytes"),
+    ("headroom=1KB", "1KB is no size"), ("headroom=-1", "-1 is no size"),
+    ("headroom=99999999999GiB", "99999999999GiB is no size"),
+    ("headroom", "headroom needs a value: headroom=SIZE"),
+    ("headroom=", "headroom= needs a value: headroom=SIZE"),
+    ("no-open-longer-than=5", "5 is no time; it is a number with a unit"),
+    ("arena=", "arena= needs a value: arena=NAME"), ("locked=yes", "locked takes no value"),
+    ("lokced", "lokced is no requirement; there are: locked, nodump"),
+  ])
+  func aMistakeInARequirementIsNamed(text: String, message: String) throws {
+    let scratch = try Scratch()
+    for arguments in [["check", "nobody"], ["run", "--check"]] {
+      let rest = arguments[0] == "run" ? ["--", "true"] : []
+      let ended = try Launch(
+        [Programs.memwatch] + arguments + ["--require", text] + rest, stats: scratch
+      ).run()
+      #expect(ended.status == 64 && ended.error.contains(message), "\(arguments): \(ended)")
+    }
+    let policy = scratch.file("policy")
+    try (text + "\n").write(toFile: policy, atomically: true, encoding: .utf8)
+    let ended = try memwatch("check", "nobody", "--policy", policy, stats: scratch)
+    #expect(ended.status == 64 && ended.error.contains(message), "\(ended)")
+  }
+
+  /// Root without the capabilities that it would need, as in a container.
+  @Test(.enabled(if: Programs.isRoot, "needs root, to give capabilities up"))
+  func rootIsNotToldToBeRoot() throws {
+    let peer = try Peer(stats: nil)
+    try peer.send("start")
+    let ended = try Launch([
+      "setpriv", "--bounding-set=-all", "--inh-caps=-all", Programs.memwatch, "snapshot",
+      "\(peer.pid)",
+    ]).run()
+    #expect(ended.status == 3, "\(ended)")
+    #expect(ended.error.contains("This is root without the capabilities"), "\(ended.error)")
+    #expect(!ended.error.contains("or as root"), "\(ended.error)")
+  }
+
   @Test func aNameMayBeANumber() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)

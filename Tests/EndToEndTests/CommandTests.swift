@@ -61,6 +61,15 @@ func publishing(
     #expect(try memwatch("help").status == 0)
   }
 
+  @Test func defaultsAreToldAsTheyAreTyped() throws {
+    func help(_ command: String) throws -> String {
+      try memwatch(command, "--help").output.split(whereSeparator: \.isWhitespace)
+        .joined(separator: " ")
+    }
+    #expect(try help("record").contains("1s, 500ms. (default: 1s)"))
+    #expect(try help("export").contains("(default: 15s)"))
+  }
+
   @Test(arguments: ["0", "5", "-1s", "ten", "1 s"]) func aTimeNeedsAUnit(text: String) throws {
     let ended = try memwatch("--interval=\(text)", "some-server")
     #expect(ended.status == 64, "\(ended.error)")
@@ -411,6 +420,7 @@ final class Unprivileged {
     ] {
       #expect(page.contains(".Ss \(command)\n"), "\(command)")
       let help = try memwatch(command, "--help").output
+      #expect(!help.contains("milliseconds:"), "a default is told as it is typed: \(command)")
       for option in help.matches(of: #/--([a-z-]+)/#).map({ String($0.1) })
       where option != "help" && option != "version" {
         #expect(page.contains("Fl -\(option)"), "\(command) --\(option)")

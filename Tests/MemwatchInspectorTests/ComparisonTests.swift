@@ -38,6 +38,24 @@ import Testing
       chunks: [.init(data: Self.chunk, guardBytes: 4096, isLocked: true)], isWhole: true)
   }
 
+  /// The columns of an audit are what the kernel shows, not what the page claims.
+  @Test func answersAreTheKernels() {
+    func cells(_ letters: String, _ access: String = "---", key: Int? = nil) -> [String] {
+      KernelAnswer(
+        claim(.pages, .sealed), regions(access, letters: letters, key: key)
+      ).cells
+    }
+    // The claim: locked, sealed, zeros in forked children, left out of dumps.
+    #expect(cells("lo dd wf sl") == ["4 KiB", "all", "none", "n/a", "all", "zeros", "none", "0 B"])
+    #expect(
+      cells("mr", "rw-", key: 3) == ["4 KiB", "none", "r-w", "3", "none", "copied", "all", "0 B"])
+    #expect(cells("lo dd dc ??", "r--")[3...5] == ["n/a", "n/a", "absent"])
+    let silent = KernelAnswer(claim(.pages, .open), regions("---", hasFlags: false)).cells
+    #expect(silent == ["4 KiB", "n/a", "none", "n/a", "n/a", "n/a", "n/a", "0 B"])
+    let gone = KernelAnswer(claim(.pages, .open), Regions(text: "")).cells
+    #expect(gone == ["0 B", "n/a", "n/a", "n/a", "n/a", "n/a", "n/a", "0 B"])
+  }
+
   struct Row: CustomTestStringConvertible, Sendable {
     var gate: GateCode
     var seal: SealCode

@@ -23,6 +23,20 @@ import Testing
     return (read, sizes)
   }
 
+  /// Help, the end, steps, a time and a pause: in each view, from 40 columns on.
+  @Test(arguments: [(40, 10), (41, 10), (59, 15), (80, 24), (100, 30), (160, 50)])
+  func theFooterNamesTheReplaysKeys(size: (Int, Int)) throws {
+    var model = model(sample())
+    model.replay([sample(), sample(at: now + 1000)], at: 0)
+    for view in View.allCases where view != .help {
+      model.view = view
+      let footer = draw(model, size.0, size.1).line(size.1 - 1)
+      for key in ["? help", "q ", " step", "t time", "p pause"] {
+        #expect(footer.contains(key), "\(view): \(footer)")
+      }
+    }
+  }
+
   /// Whatever changes from sample to sample, each is read as it was.
   @Test func aRecordHoldsEverySample() throws {
     var random = SeededGenerator()

@@ -126,7 +126,7 @@ struct Auditor {
   ) -> [Finding] {
     let then = Dictionary(ArenaClaim.all(in: before).map { ($0.id, $0) }) { first, _ in first }
     var claims: [ArenaClaim] = []
-    audit.compared = []
+    (audit.compared, audit.answers) = ([], [])
     for var claim in ArenaClaim.all(in: after) {
       guard let earlier = then[claim.id], claim.isSame(as: earlier) else { continue }
       // Chunks that came or went in the meantime are left to the next audit.
@@ -150,6 +150,7 @@ struct Auditor {
         ArenaClaim.all(in: after).filter { then[$0.id] == $0 }, regions)
     }
     let comparison = Comparison(pid: pid, claims: claims, regions: regions)
+    audit.answers = claims.map { KernelAnswer($0, regions) }
     audit.compared.subtract(comparison.unconfirmed.keys)
     audit.unconfirmed = comparison.unconfirmed.count
     for kind in Comparison.Unconfirmed.allCases {

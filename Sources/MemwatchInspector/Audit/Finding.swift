@@ -87,6 +87,12 @@ package struct Audit: Equatable, Sendable, Codable {
   package var compared: Set<UInt64> = []
   /// The number of arenas with claims that this kernel cannot confirm.
   package var unconfirmed: Int?
+  /// What the kernel shows of each arena that was compared. Not in records.
+  package var answers: [KernelAnswer] = []
+
+  private enum CodingKeys: CodingKey {
+    case at, durationMs, scope, reason, obstacles, regions, findings, compared, unconfirmed
+  }
 
   func with(_ more: [Finding]) -> Audit {
     var copy = self
