@@ -13,7 +13,8 @@ struct Record: ConfinedCommand {
     abstract: "Writes a sample at each interval to a new file, for replay.",
     discussion: """
       Until the process is gone, the time is over, or it is interrupted: what was written can be \
-      replayed in each case. Secrets are recorded by label, not one by one.
+      replayed in each case. Secrets are recorded by label, not one by one. The file is for replay: its lines are \
+      no documents of the JSON schema.
 
       \(Examples.text(of: "record"))
       """)

@@ -130,7 +130,12 @@ import Testing
   /// Root without the capabilities that it would need, as in a container.
   @Test(.enabled(if: Programs.isRoot, "needs root, to give capabilities up"))
   func rootIsNotToldToBeRoot() throws {
-    let peer = try Peer(stats: nil)
+    let copy = try Unprivileged()
+    let other = [
+      "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
+      "--inh-caps=-all",
+    ]
+    let peer = try Peer(stats: nil, prefix: other, program: copy.place.file("test-publisher"))
     try peer.send("start")
     let ended = try Launch([
       "setpriv", "--bounding-set=-all", "--inh-caps=-all", Programs.memwatch, "snapshot",

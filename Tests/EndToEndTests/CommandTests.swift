@@ -315,7 +315,7 @@ func publishing(
     let result = try memwatch("demo", stats: scratch)
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.contains("session-tokens"))
-    let pid = try #require(result.output.firstMatch(of: #/^enclave-demo  pid (\d+)  /#)).1
+    let pid = try #require(result.output.firstMatch(of: #/enclave-demo  pid (\d+)  /#)).1
     #expect(kill(try #require(Int32(pid)), 0) != 0)
   }
 
