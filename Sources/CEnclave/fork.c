@@ -19,6 +19,8 @@
 #include "CEnclaveSystem.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /// How long fork waits for the threads inside, and how long they wait for a fork. Longer means that the
 /// two wait for each other, by a lock of the program's; then it is as it would be without this.
@@ -27,6 +29,8 @@ enum { FORK_PATIENCE_MS = 5000, ENTRY_PATIENCE_MS = 1000 };
 static uint32_t inside;   // threads
 static uint32_t forking;  // threads
 static __thread uint32_t depth __attribute__((tls_model("initial-exec")));
+// Of `forking` this thread's: one, and more where a handler of a fork forks.
+static __thread uint32_t forks __attribute__((tls_model("initial-exec")));
 
 static bool is_over(uint64_t *end, uint32_t tries, uint32_t patience) {
   if (tries == 0) *end = ces_boottime_ms() + patience;
@@ -38,7 +42,7 @@ static void enter(void) {
     uint64_t end;
     for (uint32_t tries = 0;; tries++) {
       __atomic_fetch_add(&inside, 1, __ATOMIC_SEQ_CST);
-      if (__atomic_load_n(&forking, __ATOMIC_SEQ_CST) == 0) break;
+      if (__atomic_load_n(&forking, __ATOMIC_SEQ_CST) <= forks) break;
       if (is_over(&end, tries, ENTRY_PATIENCE_MS)) break;
       __atomic_fetch_sub(&inside, 1, __ATOMIC_SEQ_CST);
       ces_back_off(tries);
@@ -52,6 +56,7 @@ static void leave(void) {
 }
 
 static void before_fork(void) {
+  forks++;
   __atomic_fetch_add(&forking, 1, __ATOMIC_SEQ_CST);
   uint32_t own = depth != 0;
   uint64_t end;
@@ -61,11 +66,17 @@ static void before_fork(void) {
   }
 }
 
-static void after_fork_in_parent(void) { __atomic_fetch_sub(&forking, 1, __ATOMIC_SEQ_CST); }
+static void after_fork_in_parent(void) {
+  // (The child of a handler's fork may return into the fork around it.)
+  if (forks == 0) return;
+  forks--;
+  __atomic_fetch_sub(&forking, 1, __ATOMIC_SEQ_CST);
+}
 
 static void after_fork_in_child(void) {
   __atomic_store_n(&inside, depth != 0, __ATOMIC_SEQ_CST);
   __atomic_store_n(&forking, 0, __ATOMIC_SEQ_CST);
+  forks = 0;
 }
 
 // What inherits arenas, where there are such arenas.
@@ -80,38 +91,84 @@ void cenclave_set_fork_handlers(cenclave_fork_handlers given) {
 
 // A fork that began without them ends without them.
 static __thread bool is_handled __attribute__((tls_model("initial-exec")));
-static void prepare_arenas(void) {
-  is_handled = __atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE) && handlers.prepare();
-}
+// Forks of handlers within that fork: of pthread_atfork(3)'s, or of signals. They need no locks more.
+static __thread uint32_t forks_within __attribute__((tls_model("initial-exec")));
 
-// Who forks has the registry's lock, and the list to itself.
-enum { MOST_FREED_LATER = 64 };
-static void *freed_later[MOST_FREED_LATER];
-static uint32_t freed_later_count;
+// What is freed meanwhile. Who forks has the registry's lock, and this list to itself.
+typedef struct freed {
+  struct freed *next;
+  size_t count;
+  void *addresses[510];
+} freed_t;
+static freed_t *freed_later;
 
 bool enclave_private_is_forking(void) { return is_handled; }
 
 void enclave_private_free_after_fork(void *address) {
-  if (freed_later_count < MOST_FREED_LATER) freed_later[freed_later_count++] = address;
+  freed_t *list = freed_later;
+  if (!list || list->count == sizeof list->addresses / sizeof *list->addresses) {
+    list = mmap(NULL, sizeof *list, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (list == MAP_FAILED) return;
+    list->next = freed_later;
+    freed_later = list;
+  }
+  list->addresses[list->count++] = address;
 }
 
 static void end_fork(void (*handler)(void)) {
   if (!is_handled) return;
   // Another thread may fork as soon as the locks are free.
-  void *addresses[MOST_FREED_LATER];
-  uint32_t count = freed_later_count;
-  for (uint32_t index = 0; index < count; index++) addresses[index] = freed_later[index];
-  freed_later_count = 0;
-  handler();
+  freed_t *list = freed_later;
+  freed_later = NULL;
   is_handled = false;
-  for (uint32_t index = 0; index < count; index++) {
-    if (enclave_private_free_held(addresses[index]) == ENCLAVE_ERROR_NOT_OURS) {
-      (void)enclave_free(addresses[index]);
+  handler();
+  while (list) {
+    for (size_t index = 0; index < list->count; index++) {
+      if (enclave_private_free_held(list->addresses[index]) == ENCLAVE_ERROR_NOT_OURS) {
+        (void)enclave_free(list->addresses[index]);
+      }
     }
+    freed_t *next = list->next;
+    munmap(list, sizeof *list);
+    list = next;
   }
 }
-static void arenas_in_parent(void) { end_fork(handlers.parent); }
-static void arenas_in_child(void) { end_fork(handlers.child); }
+
+// A handler that ends the process in the middle of a fork: exit needs the locks. (In a child they count as free.)
+static pid_t forking_process;
+static void end_fork_at_exit(void *unused) {
+  (void)unused;
+  if (is_handled && forking_process == getpid()) end_fork(handlers.parent);
+}
+
+int __cxa_atexit(void (*)(void *), void *, void *);
+
+static void prepare_arenas(void) {
+  if (is_handled) {
+    forks_within++;
+    return;
+  }
+  is_handled = __atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE) && handlers.prepare();
+  if (!is_handled) return;
+  // Later than the arenas' own handler, and so it runs before that one.
+  static bool watches_exit;
+  if (!watches_exit) watches_exit = __cxa_atexit(end_fork_at_exit, NULL, NULL) == 0;
+  forking_process = getpid();
+}
+
+static void arenas_in_parent(void) {
+  if (forks_within > 0) {
+    forks_within--;
+  } else {
+    end_fork(handlers.parent);
+  }
+}
+
+// Also of a fork within another: the locks are this child's to release.
+static void arenas_in_child(void) {
+  forks_within = 0;
+  end_fork(handlers.child);
+}
 
 // Early, so that this handler is the last to run before a fork: those of other libraries may take locks
 // that a thread inside waits for, for example an allocator's.

@@ -113,13 +113,20 @@ void adopt_wipe(adopted *library) {
   if (arena) enclave_private_wipe(arena);
 }
 
+// A handler of a fork may fork. The one around it has locked then.
 static __thread bool has_locked;
-static void before_fork(void) { has_locked = pthread_mutex_lock(&making) == 0; }
+static __thread unsigned forks;
+static void before_fork(void) {
+  if (forks++ == 0) has_locked = pthread_mutex_lock(&making) == 0;
+}
 static void after_fork(void) {
-  if (has_locked) pthread_mutex_unlock(&making);
+  if (forks > 0 && --forks == 0 && has_locked) pthread_mutex_unlock(&making);
 }
 // Its owner is a thread of the parent.
-static void in_child(void) { making = unlocked; }
+static void in_child(void) {
+  making = unlocked;
+  forks = 0;
+}
 
 static void end(void *unused) {
   (void)unused;

@@ -186,8 +186,9 @@ int CRYPTO_secure_malloc_init(size_t size, size_t least) {
   return is_locked ? 1 : 2;
 }
 
-/// 1; 0 while memory is in use. What is allocated after that is as safe as before.
+/// 1; 0 while memory is in use, and to handlers of a fork. What is allocated after that is as safe as before.
 int CRYPTO_secure_malloc_done(void) {
+  if (enclave_private_is_forking()) return 0;
   enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
   if (!arena && adopt_openssl.has_failed) {
     ORIGINAL(int, "CRYPTO_secure_malloc_done", void);

@@ -80,11 +80,20 @@ static void unlock_aligned(bool is_locked) {
   if (is_locked) pthread_mutex_unlock(&aligned_lock);
 }
 
+// A handler of a fork may fork. The one around it has locked then.
 static __thread bool has_locked __attribute__((tls_model("initial-exec")));
-static void before_fork(void) { has_locked = lock_aligned(); }
-static void after_fork(void) { unlock_aligned(has_locked); }
+static __thread unsigned forks __attribute__((tls_model("initial-exec")));
+static void before_fork(void) {
+  if (forks++ == 0) has_locked = lock_aligned();
+}
+static void after_fork(void) {
+  if (forks > 0 && --forks == 0) unlock_aligned(has_locked);
+}
 // Its owner is a thread of the parent.
-static void in_child(void) { aligned_lock = unlocked; }
+static void in_child(void) {
+  aligned_lock = unlocked;
+  forks = 0;
+}
 
 static aligned_t **list_of(const void *address) {
   return &lists[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];

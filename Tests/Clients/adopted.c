@@ -438,6 +438,107 @@ static void handlers(void) {
   }
 }
 
+/// What the program's own handlers do before a fork and in the parent after it.
+static void (*in_handler)(void);
+static void act(void) {
+  if (in_handler) in_handler();
+}
+static void set_act(void) { pthread_atfork(act, act, NULL); }
+__attribute__((section(".preinit_array"), used)) static void (*const third)(void) = set_act;
+
+/// Whether the next child of this process ends with a status, within a minute.
+static bool next_child_ends_with(int wanted, void (*body)(void)) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    in_handler = NULL;
+    alarm(60);
+    body();
+    _exit(7);
+  }
+  int status;
+  CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+  return WIFEXITED(status) && WEXITSTATUS(status) == wanted;
+}
+
+static void use_all(void) {
+  CHECK(get(shared[0]) == 20);
+  unsigned char *key = sodium_malloc(40);
+  set(key, 1);
+  CHECK(sodium_mprotect_readonly(key) == 0);
+  sodium_free(key);
+  OPENSSL_secure_free(OPENSSL_secure_malloc(40));
+  free(aligned_alloc(1 << 14, 1 << 14));
+}
+
+static void *use_all_in_thread(void *unused) {
+  use_all();
+  return unused;
+}
+
+/// Forks, as a handler of signals does that is called in the middle of a fork.
+static void fork_within(void) {
+  in_handler = NULL;
+  CHECK(next_child_ends_with(7, use_all));
+  (void)CRYPTO_secure_malloc_done();  // nothing is in use: what it answers is its own affair
+  in_handler = fork_within;
+}
+
+/// A handler that forks does not keep anybody waiting: not its child, not the fork around it, not other threads.
+static void nested(void) {
+  CHECK(sodium_init() >= 0);
+  shared[0] = sodium_malloc(32);
+  set(shared[0], 20);
+  use_all();
+  alarm(60);
+  for (int round = 0; round < 3; round++) {
+    in_handler = fork_within;
+    CHECK(next_child_ends_with(7, use_all));
+    in_handler = NULL;
+    use_all();
+    elsewhere(use_all_in_thread, NULL);
+  }
+}
+
+static void *many[500];
+static void free_many(void) {
+  for (int i = 0; i < 500; i++) OPENSSL_secure_clear_free(many[i], 32);
+  in_handler = NULL;
+}
+static void expect_nothing_in_use(void) { CHECK(CRYPTO_secure_used() == 0); }
+
+/// Handlers may free what they like: after the fork it is gone, in the parent and in the child.
+static void many_freed(void) {
+  CHECK(CRYPTO_secure_malloc_init(65536, 32));
+  for (int i = 0; i < 500; i++) CHECK((many[i] = OPENSSL_secure_malloc(32)));
+  in_handler = free_many;
+  alarm(60);
+  CHECK(next_child_ends_with(7, expect_nothing_in_use));
+  expect_nothing_in_use();
+}
+
+static void exit_8(void) { exit(8); }
+static void end_in_fork(void) {
+  in_handler = exit_8;
+  fork();
+}
+static int parent_handlers;
+static void exit_8_later(void) {
+  if (++parent_handlers == 2) exit(8);
+}
+static void end_after_fork(void) {
+  in_handler = exit_8_later;
+  if (fork() == 0) _exit(0);
+}
+
+/// A handler that ends the process does not wait for the fork.
+static void ended(void) {
+  CHECK(sodium_init() >= 0);
+  shared[0] = sodium_malloc(32);
+  set(shared[0], 20);
+  use_all();
+  CHECK(next_child_ends_with(8, end_in_fork) && next_child_ends_with(8, end_after_fork));
+}
+
 static void *aligned[8];
 static void use_aligned(void) {
   for (int i = 0; i < 8; i++) {
@@ -581,6 +682,7 @@ int main(int count, char **arguments) {
       {"storm", storm},         {"poorer", poorer},     {"forced", forced},     {"used", used},
       {"early", early},
       {"handlers", handlers},   {"heap-handlers", heap_handlers},
+      {"nested", nested},       {"many-freed", many_freed}, {"ended", ended},
       {"closes", closes},
       {"sandboxed", sandboxed},
   };

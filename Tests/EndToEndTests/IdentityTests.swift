@@ -64,6 +64,31 @@ import Testing
     #expect(try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 0)
   }
 
+  /// The program has no descriptor left when it closes the page's: the new page comes when it has.
+  @Test func aPageThatCannotBeReplacedIsReplacedLater() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let peer = try Peer(stats: scratch)
+    let old = try peer.send("start")
+    func limitDescriptors(to count: Int) throws {
+      let result = try Launch(["prlimit", "--pid", "\(peer.pid)", "--nofile=\(count):"]).run()
+      try #require(result.status == 0, "\(result.error)")
+    }
+    try limitDescriptors(to: 3)
+    try peer.send("close-page")
+    try eventually("a page could not be created") {
+      let snapshot = try json(
+        try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch).output)
+      let calls = snapshot["calls"] as? [[String: Any]] ?? []
+      return calls.contains { $0["lastErrnoName"] as? String == "EMFILE" }
+    }
+    #expect(try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 8)
+    try limitDescriptors(to: 256)
+    try eventually("it publishes a new page") {
+      try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 0
+    }
+    #expect(!FileManager.default.fileExists(atPath: old))
+  }
+
   /// The next program publishes too.
   @Test func aProgramThatPublishesAfterExecIsFound() throws {
     let scratch = try Scratch(onTmpfs: true)

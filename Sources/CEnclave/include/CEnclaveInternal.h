@@ -33,7 +33,7 @@ void cenclave_set_fork_handlers(cenclave_fork_handlers handlers);
 /// This thread forks, and holds all locks of arenas that the child inherits: it may not allocate there. (The
 /// handlers of pthread_atfork(3) of others may run meanwhile: those that were set before this library's.)
 bool enclave_private_is_forking(void);
-/// Frees an address as soon as that fork is over, in parent and child. More than some dozens are lost.
+/// Frees an address as soon as that fork is over, in parent and child.
 void enclave_private_free_after_fork(void *address);
 
 // For libenclave-adopt.so alone.

@@ -135,7 +135,7 @@ extension Registry {
 
   /// Continues on a new page after the process changed its user, who may not open the old one, or
   /// closed the old page's descriptor. That drops the page's lock, and readers then believe that the
-  /// publisher is gone. Tried once per user and page: if no page can be created, the old one stays.
+  /// publisher is gone. If no page can be created, the old one stays; see `tick`.
   private static func follow(_ user: UInt32, _ number: UInt64) {
     withPublishing {
       let options = with { state -> StatsPublisher.Options? in
@@ -245,13 +245,20 @@ extension Registry {
     return with { $0.publication?.number != number }
   }
 
+  /// How many ticks to wait before trying again to replace a page whose descriptor was closed: the
+  /// program may have closed those of the new page too, or have had none left.
+  private static var ticksBetweenTries: UInt64 { 50 }
+
   /// Called by the ticker's thread; returning false ends it.
   private static func tick(_ number: UInt64) -> Bool {
     let page = with { state in
-      state.publication.flatMap { $0.number == number ? ($0.user, $0.isUnlocked, $0.file) : nil }
+      state.publication.flatMap {
+        $0.number == number
+          ? ($0.user, !$0.isUnlocked || $0.ticks % ticksBetweenTries == 0, $0.file) : nil
+      }
     }
-    if let (pageUser, isKnown, file) = page, let user = ProcessFacts.settledUser,
-      pageUser != user || !isKnown && file.isUnlocked
+    if let (pageUser, isDue, file) = page, let user = ProcessFacts.settledUser,
+      pageUser != user || isDue && file.isUnlocked
     {
       follow(user, number)
     }
