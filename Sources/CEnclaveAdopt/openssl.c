@@ -156,8 +156,12 @@ size_t CRYPTO_secure_used(void) {
   if (enclave_private_is_forking()) return 0;
   if (arena && enclave_arena_statistics(arena, &now) == ENCLAVE_OK) return now.bytes_in_use;
   if (arena) return 0;
+  // libcrypto's own function reads a lock that is there with its heap alone.
+  static void *initialized_place;
+  int (*is_initialized)(void) =
+      (int (*)(void))adopt_original(&adopt_openssl, &initialized_place, "CRYPTO_secure_malloc_initialized");
   ORIGINAL(size_t, "CRYPTO_secure_used", void);
-  return original ? original() : 0;
+  return original && is_initialized && is_initialized() ? original() : 0;
 }
 
 int CRYPTO_secure_malloc_initialized(void) {
