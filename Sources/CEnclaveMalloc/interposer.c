@@ -70,29 +70,36 @@ typedef struct aligned {
 enum { LISTS = 64, PAGE = 4096 };
 static aligned_t *lists[LISTS];
 static size_t aligned_count;
-// A thread that has it already goes on: it forks, and a handler of somebody else's allocates or frees; or a
-// signal handler forks that interrupted it.
-static const pthread_mutex_t unlocked = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
-static pthread_mutex_t aligned_lock = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
+static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
+// A thread that has it already goes on: it forks, and a handler of somebody else's allocates or frees, in the
+// child too; or a signal handler forks that interrupted it.
+static __thread bool has_lock __attribute__((tls_model("initial-exec")));
 
-static bool lock_aligned(void) { return pthread_mutex_lock(&aligned_lock) == 0; }
+static bool lock_aligned(void) {
+  if (has_lock) return false;
+  has_lock = true;
+  pthread_mutex_lock(&aligned_lock);
+  return true;
+}
 static void unlock_aligned(bool is_locked) {
-  if (is_locked) pthread_mutex_unlock(&aligned_lock);
+  if (!is_locked) return;
+  pthread_mutex_unlock(&aligned_lock);
+  has_lock = false;
 }
 
 // A handler of a fork may fork. The one around it has locked then.
-static __thread bool has_locked __attribute__((tls_model("initial-exec")));
+static __thread bool is_locked_for_fork __attribute__((tls_model("initial-exec")));
 static __thread unsigned forks __attribute__((tls_model("initial-exec")));
 static void before_fork(void) {
-  if (forks++ == 0) has_locked = lock_aligned();
+  if (forks++ == 0) is_locked_for_fork = lock_aligned();
 }
 static void after_fork(void) {
-  if (forks > 0 && --forks == 0) unlock_aligned(has_locked);
+  if (forks > 0 && --forks == 0) unlock_aligned(is_locked_for_fork);
 }
-// Its owner is a thread of the parent.
 static void in_child(void) {
-  aligned_lock = unlocked;
   forks = 0;
+  unlock_aligned(is_locked_for_fork);
+  is_locked_for_fork = false;
 }
 
 static aligned_t **list_of(const void *address) {

@@ -569,7 +569,11 @@ __attribute__((section(".preinit_array"), used)) static void (*const second)(voi
 /// The same with malloc, for the whole heap on an arena.
 static void heap_handlers(void) {
   use_aligned();
+  // While there is one, each such address is looked up, whoever gave it out.
+  void *kept;
+  CHECK(posix_memalign(&kept, 1 << 16, 100) == 0);
   handlers();
+  free(kept);
 }
 
 // --- Daemons -------------------------------------------------------------------------------------
