@@ -93,21 +93,20 @@ struct Time: ExpressibleByArgument {
 
   init(milliseconds: Int) { self.milliseconds = milliseconds }
 
+  private static let factors = ["ms": 1.0, "s": 1000, "m": 60_000, "h": 3_600_000]
+
   /// As it is typed: `1s`, `500ms`.
   var defaultValueDescription: String {
     milliseconds % 1000 == 0 ? "\(milliseconds / 1000)s" : "\(milliseconds)ms"
   }
 
+  // (The compiler's code for a loop over pairs of unit and factor was not the same in each build.)
   init?(argument: String) {
-    let units: [(String, Double)] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]
-    for (unit, factor) in units where argument.hasSuffix(unit) {
-      guard let number = Double(argument.dropLast(unit.count)), number >= 0, number < 1e6 else {
-        continue
-      }
-      milliseconds = Int(number * factor)
-      return
-    }
-    return nil
+    let unit = String(argument.reversed().prefix(while: \.isLetter).reversed())
+    guard let factor = Self.factors[unit], let number = Double(argument.dropLast(unit.count)),
+      number >= 0, number < 1e6
+    else { return nil }
+    milliseconds = Int(number * factor)
   }
 }
 
