@@ -217,13 +217,19 @@ package enum Files {
   }
 
   /// The target of a symbolic link; nil if it cannot be read.
-  package static func link(_ path: String) -> String? {
+  package static func link(_ path: String) -> String? { try? target(of: path) }
+
+  /// The target of a symbolic link.
+  package static func target(of path: String) throws(FileFailure) -> String {
     var bytes = [UInt8](repeating: 0, count: 4096)
     var count: Int64 = 0
     unsafe bytes.withUnsafeMutableBytes { raw in
       unsafe count = ces_readlink(-1, path, raw.baseAddress, raw.count)
     }
-    return count < 0 ? nil : String(decoding: bytes[..<Int(count)], as: UTF8.self)
+    guard count >= 0 else {
+      throw FileFailure(function: "readlink", path: path, errno: Int32(-count))
+    }
+    return String(decoding: bytes[..<Int(count)], as: UTF8.self)
   }
 
   package static func status(

@@ -101,27 +101,46 @@ package struct StatsPageSearch: Sendable {
     } catch { return StatsPageLocation(path: route.path, outcome: .failed(error)) }
   }
 
-  /// Searches the mount namespaces of other processes, where permitted.
+  /// Searches the mount namespaces of other processes. What root may not look into is a failed
+  /// location: a page may lie there. (Another user may look into few processes, and expects no more.)
   private mutating func lookIntoContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
     var places: [StatsPageLocation] = []
     // Namespaces and users that a directory was found of.
     var seen: Set<String> = []
+    // By namespace and directory: another process may lead there.
+    var denied: [String: StatsPageLocation] = [:]
+    var hiddenProcesses = 0
     for name in Self.names(in: "/proc") {
-      guard let pid = Int32(name), let namespace = Files.link("/proc/\(pid)/ns/mnt"),
-        namespace != own, let status = try? Files.status("/proc/\(pid)")
-      else { continue }
+      guard let pid = Int32(name) else { continue }
+      let namespace: String
+      do throws(FileFailure) { namespace = try Files.target(of: "/proc/\(pid)/ns/mnt") } catch {
+        if error.isDenied { hiddenProcesses += 1 }
+        continue
+      }
+      guard namespace != own, let status = try? Files.status("/proc/\(pid)") else { continue }
       var users: [UInt32] = [status.owner]
       if ProcessFacts.uid == 0, status.owner != 0 { users.append(0) }
       for user in users where !seen.contains("\(namespace) \(user)") {
         for parts in [["dev", "shm", "enclave-\(user)"], ["run", "user", "\(user)", "enclave"]] {
           let path = "/proc/\(pid)/root/" + parts.joined(separator: "/")
           let place = look(Route(path: path, container: pid, parts: parts))
-          if case .failed = place.outcome { continue }
+          let key = "\(namespace) \(parts)"
+          if case .failed(let error) = place.outcome {
+            if error.isDenied { denied[key] = place }
+            continue
+          }
+          denied[key] = nil
           places.append(place)
           seen.insert("\(namespace) \(user)")
         }
       }
+    }
+    places += denied.values.sorted { $0.path < $1.path }
+    if ProcessFacts.uid == 0, hiddenProcesses > 0 {
+      let path = "/proc/PID/root (processes: \(hiddenProcesses))"
+      let failure = FileFailure(function: "open", path: path, errno: FileFailure.eacces)
+      places.append(StatsPageLocation(path: path, outcome: .failed(failure)))
     }
     return places
   }

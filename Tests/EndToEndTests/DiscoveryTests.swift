@@ -54,6 +54,21 @@ struct Corner: CustomStringConvertible, Sendable {
     "--inh-caps=-all",
   ]
 
+  /// Options of unshare(1), and a shell: mounts of its own where pages lie, then `setup`.
+  private static func ownMounts(_ setup: String) -> [String] {
+    [
+      "--mount", "sh", "-c",
+      "mount -t tmpfs -o mode=1777 none /dev/shm && mount -t tmpfs -o mode=755 none /run && "
+        + "\(setup) && exec \"$@\"", "sh",
+    ]
+  }
+
+  /// The process behind unshare(1).
+  private static func child(of pid: Int32) throws -> Int32? {
+    try procText("/proc/\(pid)/task/\(pid)/children").split(separator: " ").first
+      .flatMap { Int32($0) }
+  }
+
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as several users and in namespaces"))
   func discoveryMatrix() throws {
     let copy = try Unprivileged()
@@ -67,11 +82,8 @@ struct Corner: CustomStringConvertible, Sendable {
       var prefix = isNobodys ? Self.nobody : []
       if corner.isElsewhere {
         prefix =
-          [
-            "unshare", "--pid", "--fork", "--kill-child", "--mount", "sh", "-c",
-            "mount -t tmpfs -o mode=1777 none /dev/shm && mount -t tmpfs -o mode=755 none /run && "
-              + "mkdir -p \(directory) && chown \(uid):\(uid) \(directory) && exec \"$@\"", "sh",
-          ] + prefix
+          ["unshare", "--pid", "--fork", "--kill-child"]
+          + Self.ownMounts("mkdir -p \(directory) && chown \(uid):\(uid) \(directory)") + prefix
       }
       let peer = try Peer(
         stats: nil, prefix: prefix, program: copy.place.file("test-publisher"),
@@ -86,9 +98,7 @@ struct Corner: CustomStringConvertible, Sendable {
       if !corner.isDumpable { try peer.send("nodump") }
       var pid = peer.pid
       if corner.isElsewhere {
-        let children = try String(
-          contentsOfFile: "/proc/\(pid)/task/\(pid)/children", encoding: .utf8)
-        pid = try #require(Int32(children.split(separator: " ").first ?? ""), "\(corner)")
+        pid = try #require(try Self.child(of: pid), "\(corner)")
       }
       let viewer =
         (corner.relation == .rootViews ? [] : Self.nobody) + [copy.place.file("memwatch")]
@@ -196,6 +206,65 @@ struct Corner: CustomStringConvertible, Sendable {
     #expect(process["state"] as? String == "live")
     #expect(process["pid"] is NSNull, "not visible there, so not known")
     #expect(process["publisherPid"] as? Int == Int(peer.pid))
+  }
+
+  /// The service's capabilities, and no other, reach a publisher of another user in a container, from
+  /// another container that sees the host's processes. With one less, what is not seen is counted.
+  @Test(.enabled(if: Programs.isRoot, "needs root, to give up capabilities and make namespaces"))
+  func theServicesCapabilitiesReachContainers() throws {
+    let unit = try String(
+      contentsOf: Programs.package.appending(
+        path: "Assets/packaging/debian/memwatch-exporter.service"), encoding: .utf8)
+    let line = try #require(unit.firstMatch(of: /\nCapabilityBoundingSet=(.*)\n/)?.1)
+    let kept = line.split(separator: " ").map { $0.dropFirst("CAP_".count).lowercased() }
+
+    let copy = try Unprivileged()
+    let name = "pub-\(getpid())"
+    let program = copy.place.file(name)
+    try FileManager.default.createSymbolicLink(
+      atPath: program, withDestinationPath: "test-publisher")
+    let peer = try Peer(
+      stats: nil,
+      prefix: ["unshare", "--pid", "--fork", "--kill-child"] + Self.ownMounts("true") + Self.nobody,
+      program: program)
+    try peer.send("start plain")
+    let inner = try #require(try Self.child(of: peer.pid))
+    defer {
+      kill(inner, SIGKILL)
+      peer.kill()
+    }
+    try peer.send("arena a alpha slab preferred none")
+    try peer.send("alloc a 1 10")
+
+    func exported(by capabilities: [String]) throws -> String {
+      let drop = ["-all"] + capabilities.map { "+" + $0 }
+      let ended = try Launch(
+        ["unshare"] + Self.ownMounts("true") + [
+          "setpriv", "--bounding-set=" + drop.joined(separator: ","), "--inh-caps=-all",
+          "--no-new-privs", Programs.memwatch, "export",
+        ]
+      ).run()
+      #expect(ended.status == 0, "\(ended.error)")
+      return ended.output
+    }
+    func hasPublisher(_ text: String) -> Bool {
+      text.split(separator: "\n").contains {
+        $0.hasPrefix("memwatch_publishers{process=\"\(name)\",")
+          && $0.hasSuffix(",state=\"live\"} 1")
+      }
+    }
+    let whole = try exported(by: kept)
+    #expect(hasPublisher(whole))
+    let complete = whole.split(separator: "\n").filter {
+      $0.hasPrefix("memwatch_audit_complete{process=\"\(name)\",")
+    }
+    #expect(complete.count == 1 && complete.allSatisfy { $0.hasSuffix("} 1") }, "\(complete)")
+    for missing in kept {
+      let text = try exported(by: kept.filter { $0 != missing })
+      #expect(!hasPublisher(text), "without \(missing)")
+      #expect(
+        text.contains(/memwatch_unreadable\{reason="not-permitted"\} [1-9]/), "without \(missing)")
+    }
   }
 
   /// Somebody else sits on the name: the publisher takes another, and is found all the same.
