@@ -121,7 +121,7 @@ func expectAdopted(_ pid: Int32, _ arena: String, _ stats: Scratch?) throws {
   // (A note tells that the process locks memory of its own, such as libgcrypt's pool.)
   let isTrue = seen.findings.allSatisfy { $0["severity"] as? String == "note" }
   #expect(isTrue && seen.status == 0, "\(seen.findings)")
-  #expect(seen.scope == "arenas" || seen.scope == "totals only")
+  #expect(seen.scope == "arenas" || seen.scope == "totals")
 }
 
 /// The saboteur's twin: the same claims, and the locks gone.
