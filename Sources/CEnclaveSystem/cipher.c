@@ -107,15 +107,14 @@ void ces_cipher_mark_tampered(ces_cipher_slot *slot, uint64_t sequence) {
 
 // --- Residue ----------------------------------------------------------------------------------------------
 
-__attribute__((noinline)) static void clear_stack_below(void) {
-  // Twice what libsodium's ciphers use (some 2.2 KiB in 1.0.18 with AVX2).
-  unsigned char below[5120];
-  memset(below, 0, sizeof below);
+__attribute__((noinline)) static void clear_stack_below(size_t bytes) {
+  unsigned char below[bytes];
+  memset(below, 0, bytes);
   __asm__ volatile("" : : "r"(below) : "memory");  // keeps the memset
 }
 
-void ces_clear_residue(void) {
-  clear_stack_below();
+void ces_clear_residue(size_t stack_bytes) {
+  clear_stack_below(stack_bytes);
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx")) {
     // The upper registers, which C libraries use for copying where they exist.

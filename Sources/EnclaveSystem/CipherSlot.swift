@@ -116,8 +116,9 @@ package struct CipherSlot: BitwiseCopyable {
   package func unclaim() { unsafe ces_cipher_unclaim(raw) }
 }
 
-/// Clears what a cipher leaves in vector registers and on the stack.
-package func clearResidue() { ces_clear_residue() }
+/// Clears what a cipher leaves in vector registers, and on the stack up to `stackBytes` (at least 1) below the
+/// caller.
+package func clearResidue(stackBytes: Int) { ces_clear_residue(stackBytes) }
 
 /// The next counter for a nonce; never returns the same value twice.
 package func nextCounter(_ counter: UnsafeMutablePointer<UInt64>) -> UInt64 {

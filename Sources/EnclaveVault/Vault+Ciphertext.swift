@@ -11,7 +11,6 @@
       _ text: UnsafeRawPointer, _ keys: Keys
     ) {
       pauseBeforeCipher()
-      defer { AEAD.clearResidue() }
       unsafe withBinding(entry, ciphertext) { nonce, associated in
         unsafe cipher.aead.encrypt(
           text, byteCount: entry.pointee.byteCount, into: Ciphertext.bytes(of: ciphertext),
@@ -26,7 +25,6 @@
       into text: UnsafeMutableRawPointer, _ keys: Keys
     ) -> Bool {
       pauseBeforeCipher()
-      defer { AEAD.clearResidue() }
       return unsafe withBinding(entry, ciphertext) { nonce, associated in
         var tag = unsafe ciphertext.pointee.tag
         return unsafe cipher.aead.decrypt(

@@ -77,8 +77,9 @@ static inline uint64_t ces_next_counter(uint64_t *counter) {
   return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
-/// Clears what a cipher leaves in the vector registers and on the stack below the caller.
-void ces_clear_residue(void);
+/// Clears what a cipher leaves in the vector registers, and on the stack up to `stack_bytes` (not 0) below the
+/// caller.
+void ces_clear_residue(size_t stack_bytes);
 
 // --- Scratch memory ----------------------------------------------------------------------------------
 

@@ -68,7 +68,6 @@ struct CipherGate: BitwiseCopyable {
       unsafe try fillRandom(key, byteCount: AEAD.keyBytes)
       unsafe expand(key)
       unsafe wipe(key, byteCount: AEAD.keyBytes)
-      clearResidue()
     } catch {
       free()
       throw error

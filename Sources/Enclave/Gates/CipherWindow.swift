@@ -144,7 +144,6 @@ extension SecretHandle {
         if nonceAndTag.isTampered { throw tampered(arena) }
         let isAuthentic = unsafe gate.decrypt(
           start, byteCount: Int(byteCount), nonceAndTag, binding)
-        clearResidue()
         if arena.gate.isWiped { throw .destroyed }
         if isAuthentic { return }
         if slot.isUnchanged(since: sequence) {
@@ -189,7 +188,6 @@ extension SecretHandle {
       slot.unclaim()
     }
     ScratchMemory.release(place, of: arena.id)
-    if writing { clearResidue() }  // a read window encrypts nothing when it closes
     if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
       arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)
