@@ -1,4 +1,4 @@
-// What of the C interface is C: each thread's last error, and the way to the interposer.
+// The parts of the C interface that are written in C: each thread's last error, and finding the interposer.
 
 #define _GNU_SOURCE
 #include "CEnclaveInternal.h"

@@ -1,17 +1,17 @@
-// Forking while other threads are inside the Swift runtime.
+// Makes fork(3) safe while other threads are inside the Swift runtime.
 //
-// The first use of a type, of a conformance or of a lazy global takes a lock of the runtime's or marks
-// the thing as being made. A child that is forked meanwhile inherits that without the thread that would
-// end it, and waits for ever when it needs the same thing. The C library resets the locks of its own in
-// a child; the runtime offers nothing.
+// The first use of a type, a conformance or a lazy global takes a lock of the runtime, or marks the object
+// as being initialized. A child that is forked meanwhile inherits that state without the thread that would
+// finish, and deadlocks when it needs the same object. The C library resets its own locks in a child; the
+// Swift runtime does not.
 //
-// libenclave holds a runtime of its own, so its locks can be watched: Assets/install-enclave links with
-// --wrap (ld(1)), which sends the runtime's calls here. fork(2) waits until no other thread is inside,
-// and threads that would go in wait until the fork is over. Once everything has had its first use the
-// runtime takes no lock any more, and none of this runs.
+// libenclave contains its own copy of the runtime, so its locks can be observed: Assets/install-enclave links
+// with --wrap (ld(1)), which redirects the runtime's calls to this file. fork(3) waits until no other thread
+// is inside, and threads that want to enter wait until the fork is over. After the first uses the runtime
+// takes no such locks, and none of this code runs.
 //
-// Limits: _Fork(3) and a raw clone(2) run no handlers of pthread_atfork(3). Nothing calls these
-// functions in a program that links the Swift package instead.
+// Limits: _Fork(3) and a raw clone(2) do not run the handlers of pthread_atfork(3). A program that links the
+// Swift package instead never calls these functions.
 
 #define _GNU_SOURCE
 #include "CEnclaveInternal.h"
@@ -22,8 +22,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/// How long fork waits for the threads inside, and how long they wait for a fork. Longer means that the
-/// two wait for each other, by a lock of the program's; then it is as it would be without this.
+/// How long fork waits for threads inside, and how long entering threads wait for a fork. If it takes longer,
+/// the two wait for each other through a lock of the program, and proceed without this protection.
 enum { FORK_PATIENCE_MS = 5000, ENTRY_PATIENCE_MS = 1000 };
 
 static uint32_t inside;   // threads
@@ -79,7 +79,7 @@ static void after_fork_in_child(void) {
   forks = 0;
 }
 
-// What inherits arenas, where there are such arenas.
+// The handlers for arenas that children inherit, once there is such an arena.
 static cenclave_fork_handlers handlers;
 static bool has_handlers;
 
@@ -89,12 +89,12 @@ void cenclave_set_fork_handlers(cenclave_fork_handlers given) {
   __atomic_store_n(&has_handlers, true, __ATOMIC_RELEASE);
 }
 
-// A fork that began without them ends without them.
+// Whether `prepare` ran for this fork: handlers that are set during a fork do not run for it.
 static __thread bool is_handled __attribute__((tls_model("initial-exec")));
-// Forks of handlers within that fork: of pthread_atfork(3)'s, or of signals. They need no locks more.
+// Nested forks in handlers of pthread_atfork(3) or of signals during that fork. They need no further locks.
 static __thread uint32_t forks_within __attribute__((tls_model("initial-exec")));
 
-// What is freed meanwhile. Who forks has the registry's lock, and this list to itself.
+// Addresses to free after the fork. Only the forking thread uses this list: it holds the registry's lock.
 typedef struct freed {
   struct freed *next;
   size_t count;
@@ -170,18 +170,18 @@ static void arenas_in_child(void) {
   end_fork(handlers.child);
 }
 
-// Early, so that this handler is the last to run before a fork: those of other libraries may take locks
-// that a thread inside waits for, for example an allocator's.
+// Registered early, so that it runs last before a fork: the handlers of other libraries may take locks that a
+// thread inside the runtime waits for, for example an allocator's.
 __attribute__((constructor)) static void watch_forks(void) {
-  // It fails for want of memory only. Then forks are as dangerous as without this.
+  // Can only fail for lack of memory; forks are then unprotected.
   (void)pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-  // Runs before that one, while the runtime is still free to be used, and in a child after it.
+  // Runs before that handler, while the runtime may still be used, and in a child after it.
   (void)pthread_atfork(prepare_arenas, arenas_in_parent, arenas_in_child);
 }
 
-// --- What the runtime calls ----------------------------------------------------------------------
+// --- Wrapped calls of the runtime ----------------------------------------------------------------
 
-// Weak: where nothing is wrapped, these are not there, and the functions below are not called.
+// Weak: without --wrap the originals are undefined, and the functions below are never called.
 #define REAL(type, name, ...) \
   extern __attribute__((weak)) type __real_##name(__VA_ARGS__); \
   type __wrap_##name(__VA_ARGS__)
@@ -197,7 +197,7 @@ REAL(int, pthread_mutex_unlock, pthread_mutex_t *mutex) {
   return result;
 }
 
-// Makes a local static variable of the runtime's, or waits until another thread has.
+// Initializes a function-local static variable of the runtime, or waits for the thread that does.
 REAL(int, __cxa_guard_acquire, uint64_t *guard) {
   enter();
   int mine = __real___cxa_guard_acquire(guard);
@@ -210,7 +210,7 @@ REAL(void, __cxa_guard_release, uint64_t *guard) {
   leave();
 }
 
-// swift::threading_impl::once_slow: makes a lazy global, or waits until another thread has.
+// swift::threading_impl::once_slow: initializes a lazy global, or waits for the thread that does.
 REAL(void, _ZN5swift14threading_impl9once_slowERNS0_6once_tEPFvPvES3_, void *token,
      void (*function)(void *), void *context) {
   enter();

@@ -1,17 +1,17 @@
-// Adoption: arenas named after the libraries, and the way to what the libraries do themselves.
+// Adoption: one arena per adopted library, named after it, and access to the library's own functions.
 //
 //     LD_PRELOAD=libenclave-adopt.so ENCLAVE_STATS=1 nginx        (or: memwatch run --adopt -- nginx)
 //
-// Symbols of a preloaded object come first wherever a library calls through its table of functions, also
-// for calls within libsodium and libcrypto, unless those are bound with -Bsymbolic-functions (openssl.c).
-// Memory that the libraries' own functions gave out goes back to them.
+// The symbols of a preloaded object take precedence in every call through a PLT. That includes calls inside
+// libsodium and libcrypto, unless those were linked with -Bsymbolic-functions (see openssl.c). Memory that
+// the libraries' own functions allocated is freed by them.
 //
-// An arena is made at the first allocation. Memory that cannot be locked is used all the same, as the
-// libraries do, and memwatch shows it. What is left is wiped when the process has run all its handlers of
-// exit and the destructors of all libraries, since those may still use it.
+// An arena is created at the first allocation. Memory that cannot be locked is used anyway, as the libraries
+// do, and memwatch shows it. Live memory is wiped after all exit handlers and the destructors of all
+// libraries have run, because they may still use it.
 //
-// While a thread forks it holds the arenas' locks. What handlers of pthread_atfork(3) allocate then comes from
-// the libraries' own functions, and what they free is freed when the fork is over.
+// A forking thread holds the arenas' locks. Meanwhile, handlers of pthread_atfork(3) allocate from the
+// libraries' own functions, and what they free is freed after the fork.
 
 #define _GNU_SOURCE
 #include "adopt.h"
@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-// Locking it again is an error: a signal handler that forks may have interrupted the thread that has it.
+// An error-checking mutex: a signal handler that forks may have interrupted the thread that holds it.
 static const pthread_mutex_t unlocked = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 static pthread_mutex_t making = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
@@ -51,26 +51,26 @@ enclave_arena *adopt_arena(adopted *library) {
       __atomic_store_n(&library->arena, arena, __ATOMIC_RELEASE);
     } else {
       __atomic_store_n(&library->has_failed, true, __ATOMIC_RELAXED);
-      adopt_complain(library->name, obstacle ? obstacle : enclave_last_error());
-      if (obstacle) (void)make(library, library->name_if_not);
+      adopt_report(library->name, obstacle ? obstacle : enclave_last_error());
+      if (obstacle) (void)make(library, library->unadopted_name);
     }
   }
   pthread_mutex_unlock(&making);
   return arena;
 }
 
-bool adopt_is_ours(const adopted *library, const void *address) {
+bool adopt_owns(const adopted *library, const void *address) {
   enclave_arena *arena = __atomic_load_n(&library->arena, __ATOMIC_ACQUIRE);
   return arena && address && enclave_arena_owns(arena, address);
 }
 
 bool adopt_free(const adopted *library, void *address) {
-  if (!adopt_is_ours(library, address)) return false;
+  if (!adopt_owns(library, address)) return false;
   if (enclave_private_is_forking()) {
     enclave_private_free_after_fork(address);
   } else if (library->gate != ENCLAVE_GATE_PAGES ||
              enclave_private_free_held(address) == ENCLAVE_ERROR_NOT_OURS) {
-    // An address that is free already is a violation, which ends the process; so is one inside.
+    // A double free, or an address inside a secret, is a violation and ends the process.
     (void)enclave_free(address);
   }
   return true;
@@ -80,7 +80,7 @@ void *adopt_original(const adopted *library, void **place, const char *name) {
   void *found = __atomic_load_n(place, __ATOMIC_RELAXED);
   if (found) return found;
   found = dlsym(RTLD_NEXT, name);
-  // A library that came with dlopen(3) may stand in no scope but its own.
+  // A library that was loaded with dlopen(3) may be in a local scope.
   for (const char *const *file = library->files; !found && *file; file++) {
     void *handle = dlopen(*file, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) continue;
@@ -88,7 +88,7 @@ void *adopt_original(const adopted *library, void **place, const char *name) {
     dlclose(handle);
   }
   if (!found) return NULL;
-  // It is called from here for as long as the process lives, whatever dlclose(3) says.
+  // Keep the library loaded after dlclose(3): the pointer is used until the process ends.
   Dl_info info;
   if (dladdr(found, &info) && info.dli_fname) dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
   __atomic_store_n(place, found, __ATOMIC_RELAXED);
@@ -101,7 +101,7 @@ void *adopt_allocate(enclave_arena *arena, size_t size, const char *label) {
   return result;
 }
 
-void adopt_complain(const char *name, const char *text) {
+void adopt_report(const char *name, const char *text) {
   char line[640];
   int length = snprintf(line, sizeof line, "Enclave: %s is not adopted: %s\n", name, text);
   ssize_t ignored = write(STDERR_FILENO, line, length < (int)sizeof line ? (size_t)length : sizeof line);
@@ -122,7 +122,7 @@ static void before_fork(void) {
 static void after_fork(void) {
   if (forks > 0 && --forks == 0 && has_locked) pthread_mutex_unlock(&making);
 }
-// Its owner is a thread of the parent.
+// The owner is a thread of the parent.
 static void in_child(void) {
   making = unlocked;
   forks = 0;
@@ -138,10 +138,11 @@ static void end(void *unused) {
 int __cxa_atexit(void (*)(void *), void *, void *);
 
 __attribute__((constructor)) static void begin(void) {
-  // A child finds no arena half made. (It fails for want of memory only.)
+  // Children never inherit a half-made arena. (This call can only fail for lack of memory.)
   (void)pthread_atfork(before_fork, after_fork, in_child);
-  // The C library sets the handler that runs all destructors when the program starts, after this; handlers run
-  // in the opposite order. (atexit(3) would make this one of this library's destructors, which come early.)
+  // Runs after all destructors: exit handlers run in reverse order, and the C library registers the one that
+  // runs the destructors later than this, when the program starts. (atexit(3) would register it for this
+  // library, whose destructors run early.)
   (void)__cxa_atexit(end, NULL, NULL);
-  adopt_look_at_openssl();
+  adopt_check_openssl();
 }

@@ -1,4 +1,4 @@
-// What the adopters of the single libraries share.
+// Shared by the adopters of each library.
 
 #ifndef C_ENCLAVE_ADOPT_H
 #define C_ENCLAVE_ADOPT_H
@@ -8,49 +8,50 @@
 
 #include "../CEnclave/include/CEnclaveInternal.h"
 
-/// A library that is adopted: the arena that its memory comes from, and where its own functions are.
+/// An adopted library: the arena that its memory comes from, and where its own functions are.
 typedef struct {
   /// The arena's name.
   const char *name;
   enclave_layout layout;
   enclave_gate gate;
   uint32_t flags;
-  /// Its shared objects, the newest first; NULL ends them.
+  /// The names of its shared objects, newest first, terminated by NULL.
   const char *const *files;
-  /// Why it cannot be adopted, NULL where it can; and the name of the empty arena that shows it then.
+  /// Why the library cannot be adopted; NULL if it can.
   const char *(*obstacle)(void);
-  const char *name_if_not;
+  /// The name of the empty arena that shows that the library is not adopted.
+  const char *unadopted_name;
   /// NULL until the first allocation.
   enclave_arena *arena;
   bool has_failed;
 } adopted;
 
-/// The arena, which is made at the first call. NULL where it cannot be had, which is reported once, and while
-/// this thread forks: then the library's own functions serve.
+/// The library's arena, created at the first call. NULL while this thread forks, and if the arena cannot be
+/// created, which is reported once. The caller then uses the library's own function.
 enclave_arena *adopt_arena(adopted *library);
 
-/// Whether an address lies in the arena.
-bool adopt_is_ours(const adopted *library, const void *address);
+/// Whether an address lies in the library's arena.
+bool adopt_owns(const adopted *library, const void *address);
 
-/// Wipes and frees what is the arena's, as soon as that can be; false where it is not the arena's.
+/// Wipes and frees an allocation, after the fork if this thread is forking. Returns false if the address does
+/// not lie in the library's arena.
 bool adopt_free(const adopted *library, void *address);
 
-/// The library's own function of a name, NULL where the library is not in the process. It is looked up
-/// once: keep it in `place`.
+/// The library's own function with this name; NULL if the library is not in the process. `place` caches it.
 void *adopt_original(const adopted *library, void **place, const char *name);
 
-/// A secret of zeros; NULL, and ENOMEM, when there is no memory for it.
+/// Allocates a zeroed secret. Returns NULL and sets errno to ENOMEM on failure.
 void *adopt_allocate(enclave_arena *arena, size_t size, const char *label);
 
-/// Writes a line to standard error.
-void adopt_complain(const char *name, const char *text);
+/// Writes to standard error that the library `name` is not adopted, and why.
+void adopt_report(const char *name, const char *text);
 
-/// Wipes what the library has left: every exit handler and every destructor of the program has run.
+/// Wipes what the library has not freed. Called after every exit handler and destructor of the program.
 void adopt_wipe(adopted *library);
 
 extern adopted adopt_libsodium, adopt_openssl, adopt_libgcrypt;
 
-/// Says so where libcrypto is in the process and cannot be adopted.
-void adopt_look_at_openssl(void);
+/// Reports it if libcrypto is in the process and cannot be adopted.
+void adopt_check_openssl(void);
 
 #endif

@@ -1,15 +1,15 @@
-// libgcrypt's secure memory (gcry_malloc_secure and what the library allocates with it), from an arena named
-// "libgcrypt".
+// Serves libgcrypt's secure memory (gcry_malloc_secure, and what the library allocates with it) from an arena
+// named "libgcrypt".
 //
-// libgcrypt calls its own functions directly, so none of them can be stood in for; but it takes handlers
-// (gcry_set_allocation_handler). They are set with the program's first gcry_check_version, with which its
-// manual has every program begin, or when it asks for secure memory first; and not earlier: setting them
-// initialises the library, and what a program may ask for only before that (GCRYCTL_FORCE_FIPS_MODE,
-// GCRYCTL_DISABLE_HWF) would fail.
+// libgcrypt calls its own functions directly, so they cannot be interposed, but it accepts allocation
+// handlers (gcry_set_allocation_handler). They are set at the program's first gcry_check_version, which its
+// manual requires first, or at the first request for secure memory if that comes earlier. Setting them even
+// earlier would break programs: it initialises the library, and some controls (GCRYCTL_FORCE_FIPS_MODE,
+// GCRYCTL_DISABLE_HWF) only work before that.
 //
-// In FIPS mode it takes no handlers, and keeps to its own memory. Where something used it before, its pool has
-// given out memory that the handlers could not free. Either way the process says so, and an empty arena
-// bears the name "libgcrypt (not adopted: …)".
+// The library is not adopted in FIPS mode, which ignores handlers, nor if it was in use before: the handlers
+// could not free memory of its own pool. Both are reported on standard error and by an empty arena named
+// "libgcrypt (not adopted: …)".
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,10 +24,10 @@ static const char *const files[] = {"libgcrypt.so.20", NULL};
 adopted adopt_libgcrypt = {
     .name = "libgcrypt", .layout = ENCLAVE_LAYOUT_SLAB, .gate = ENCLAVE_GATE_NONE, .files = files};
 
-/// GCRYCTL_ANY_INITIALIZATION_P and GCRYCTL_FIPS_MODE_P of gcrypt.h. The second says nothing before the first.
+/// GCRYCTL_ANY_INITIALIZATION_P and GCRYCTL_FIPS_MODE_P of gcrypt.h. The second is valid only after the first.
 enum { CONTROL_IS_INITIALIZED = 40, CONTROL_IS_FIPS_MODE = 55 };
 
-static bool is_ours(const void *address) { return adopt_is_ours(&adopt_libgcrypt, address); }
+static bool is_ours(const void *address) { return adopt_owns(&adopt_libgcrypt, address); }
 
 static void *allocate(size_t size) { return malloc(size); }
 
@@ -53,7 +53,7 @@ static void *reallocate(void *address, size_t size) {
 
 static void release(void *address) {
   int error = errno;
-  // Ordinary memory of libgcrypt comes from malloc(3), whoever its handler was then.
+  // libgcrypt's ordinary memory always comes from malloc(3), whatever handlers are set.
   if (!adopt_free(&adopt_libgcrypt, address)) free(address);
   errno = error;
 }
@@ -76,17 +76,17 @@ static void adopt(void) {
   adopt_libgcrypt.obstacle = obstacle;
   if (control(CONTROL_IS_FIPS_MODE, 0) != 0) {
     reason = "FIPS mode takes no other memory than its own";
-    adopt_libgcrypt.name_if_not = "libgcrypt (not adopted: FIPS)";
+    adopt_libgcrypt.unadopted_name = "libgcrypt (not adopted: FIPS)";
   } else if (was_used) {
     reason = "it was in use before the program called gcry_check_version";
-    adopt_libgcrypt.name_if_not = "libgcrypt (not adopted: in use)";
+    adopt_libgcrypt.unadopted_name = "libgcrypt (not adopted: in use)";
   }
   if (reason) (void)adopt_arena(&adopt_libgcrypt);
 }
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-// The first function of libgcrypt that a program calls, as its manual has it.
+// libgcrypt's manual requires programs to call this function first.
 const char *gcry_check_version(const char *wanted) {
   static void *place;
   const char *(*original)(const char *) =
@@ -96,8 +96,8 @@ const char *gcry_check_version(const char *wanted) {
   return original(wanted);
 }
 
-// What asks for secure memory.
-#define ASK(function, parameters, ...)                                                       \
+// Functions that request secure memory.
+#define ADOPT_FIRST(function, parameters, ...)                                                       \
   void *function parameters {                                                                \
     static void *place;                                                                      \
     void *(*original) parameters =                                                           \
@@ -106,7 +106,7 @@ const char *gcry_check_version(const char *wanted) {
     pthread_once(&once, adopt);                                                              \
     return original(__VA_ARGS__);                                                            \
   }
-ASK(gcry_malloc_secure, (size_t size), size)
-ASK(gcry_xmalloc_secure, (size_t size), size)
-ASK(gcry_calloc_secure, (size_t count, size_t size), count, size)
-ASK(gcry_xcalloc_secure, (size_t count, size_t size), count, size)
+ADOPT_FIRST(gcry_malloc_secure, (size_t size), size)
+ADOPT_FIRST(gcry_xmalloc_secure, (size_t size), size)
+ADOPT_FIRST(gcry_calloc_secure, (size_t count, size_t size), count, size)
+ADOPT_FIRST(gcry_xcalloc_secure, (size_t count, size_t size), count, size)

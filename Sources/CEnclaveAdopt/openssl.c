@@ -1,12 +1,12 @@
-// OpenSSL's secure heap (CRYPTO_secure_malloc and its family), from an arena named "openssl".
+// Serves OpenSSL's secure heap (CRYPTO_secure_malloc and its family) from an arena named "openssl".
 //
-// A program need not ask for the heap (CRYPTO_secure_malloc_init): it is there, and libcrypto puts private
-// keys into it. Its size is not fixed. The arena has no gate, because libcrypto keeps no book of who uses a
-// key when.
+// The heap exists even if the program never calls CRYPTO_secure_malloc_init, so that libcrypto allocates
+// private keys from it, and its size is not fixed. The arena has no gate, because libcrypto does not track
+// when a key is in use.
 //
-// A libcrypto that was linked with -Bsymbolic-functions (Ubuntu's) calls its own functions. It would free what
-// the program got from the arena with its own, so nothing is adopted then: the process says so, and an
-// empty arena bears the name "openssl (not adopted: -Bsymbolic)".
+// A libcrypto that was linked with -Bsymbolic-functions (as on Ubuntu) calls its own functions, and would
+// free memory of the arena with them. It is not adopted. That is reported on standard error and by an empty
+// arena named "openssl (not adopted: -Bsymbolic)".
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,8 +20,8 @@
 
 static const char *const files[] = {"libcrypto.so.4", "libcrypto.so.3", "libcrypto.so.1.1", NULL};
 
-/// Whether an object asks the loader for a function of the family. Its own calls are bound then as everybody's.
-static bool asks_for_family(const struct link_map *object) {
+/// Whether an object has a relocation for a function of the family. If so, its own calls can be interposed.
+static bool imports_family(const struct link_map *object) {
   const char *texts = NULL;
   const ElfW(Sym) *symbols = NULL;
   const ElfW(Rela) *lists[2] = {NULL, NULL};
@@ -47,14 +47,14 @@ static bool asks_for_family(const struct link_map *object) {
   return false;
 }
 
-/// Whether libcrypto is in the process, has the family and calls its own.
+/// Whether a libcrypto in the process defines the family and binds its own calls to these definitions.
 static bool is_bound_to_itself(void) {
   for (const char *const *file = files; *file; file++) {
     void *handle = dlopen(*file, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) continue;
     struct link_map *object;
     bool is_bound = dlsym(handle, "CRYPTO_secure_malloc") && dlinfo(handle, RTLD_DI_LINKMAP, &object) == 0 &&
-                    !asks_for_family(object);
+                    !imports_family(object);
     dlclose(handle);
     if (is_bound) return true;
   }
@@ -72,23 +72,23 @@ adopted adopt_openssl = {
     .gate = ENCLAVE_GATE_NONE,
     .files = files,
     .obstacle = obstacle,
-    .name_if_not = "openssl (not adopted: -Bsymbolic)",
+    .unadopted_name = "openssl (not adopted: -Bsymbolic)",
 };
 
-void adopt_look_at_openssl(void) {
+void adopt_check_openssl(void) {
   if (is_bound_to_itself()) (void)adopt_arena(&adopt_openssl);
 }
 
-/// The program asked for the heap itself, or gave it up.
-static bool is_asked_for, is_given_up;
+/// Whether the program called CRYPTO_secure_malloc_init or, later, CRYPTO_secure_malloc_done.
+static bool is_initialized, is_done;
 
 #define ORIGINAL(type, name, ...) \
   static void *place;             \
   type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_openssl, &place, name)
 
-static bool is_ours(const void *address) { return adopt_is_ours(&adopt_openssl, address); }
+static bool is_ours(const void *address) { return adopt_owns(&adopt_openssl, address); }
 
-/// "bn_lib.c:268" of "../crypto/bn/bn_lib.c": where libcrypto or the program allocates.
+/// The allocating place as a label: "bn_lib.c:268" for line 268 of "../crypto/bn/bn_lib.c".
 static const char *label_of(const char *file, int line, char *text, size_t size) {
   if (!file || !*file) return "CRYPTO_secure_malloc";
   const char *slash = strrchr(file, '/');
@@ -117,7 +117,7 @@ void *CRYPTO_secure_malloc(size_t size, const char *file, int line) {
 }
 
 void *CRYPTO_secure_zalloc(size_t size, const char *file, int line) {
-  // (What the arena gives out is zeros.)
+  // (Arenas return zeroed memory.)
   if (adopt_arena(&adopt_openssl)) return CRYPTO_secure_malloc(size, file, line);
   ORIGINAL(void *, "CRYPTO_secure_zalloc", size_t, const char *, int);
   return original ? original(size, file, line) : NULL;
@@ -142,7 +142,7 @@ int CRYPTO_secure_allocated(const void *address) {
   return original ? original(address) : 0;
 }
 
-/// As much as was asked for. Of memory that is not the arena's, what libcrypto says.
+/// The requested size. For memory outside the arena, libcrypto's answer.
 size_t CRYPTO_secure_actual_size(void *address) {
   if (is_ours(address)) return enclave_usable_size(address);
   ORIGINAL(size_t, "CRYPTO_secure_actual_size", void *);
@@ -165,14 +165,14 @@ size_t CRYPTO_secure_used(void) {
 }
 
 int CRYPTO_secure_malloc_initialized(void) {
-  if (__atomic_load_n(&is_given_up, __ATOMIC_RELAXED)) return 0;
+  if (__atomic_load_n(&is_done, __ATOMIC_RELAXED)) return 0;
   if (adopt_arena(&adopt_openssl)) return 1;
   ORIGINAL(int, "CRYPTO_secure_malloc_initialized", void);
   return original ? original() : 0;
 }
 
-/// 1; 2 where the memory cannot be locked; 0 for a size that is no power of two, and where the program has
-/// asked before.
+/// Returns 1; 2 if the memory cannot be locked; 0 if the size is not a power of two or the heap was already
+/// initialized.
 int CRYPTO_secure_malloc_init(size_t size, size_t least) {
   enclave_arena *arena = adopt_arena(&adopt_openssl);
   if (!arena) {
@@ -180,8 +180,8 @@ int CRYPTO_secure_malloc_init(size_t size, size_t least) {
     return original ? original(size, least) : 0;
   }
   if (size == 0 || (size & (size - 1)) != 0) return 0;
-  if (__atomic_exchange_n(&is_asked_for, true, __ATOMIC_RELAXED)) return 0;
-  __atomic_store_n(&is_given_up, false, __ATOMIC_RELAXED);
+  if (__atomic_exchange_n(&is_initialized, true, __ATOMIC_RELAXED)) return 0;
+  __atomic_store_n(&is_done, false, __ATOMIC_RELAXED);
   enclave_statistics now = {.struct_size = sizeof now};
   void *first = enclave_allocate(arena, 1, 0, "CRYPTO_secure_malloc_init");
   bool is_locked = first && enclave_arena_statistics(arena, &now) == ENCLAVE_OK &&
@@ -190,7 +190,7 @@ int CRYPTO_secure_malloc_init(size_t size, size_t least) {
   return is_locked ? 1 : 2;
 }
 
-/// 1; 0 while memory is in use, and to handlers of a fork. What is allocated after that is as safe as before.
+/// Returns 1, or 0 if memory is in use and in handlers of a fork. Later allocations still come from the arena.
 int CRYPTO_secure_malloc_done(void) {
   if (enclave_private_is_forking()) return 0;
   enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
@@ -200,7 +200,7 @@ int CRYPTO_secure_malloc_done(void) {
   }
   if (CRYPTO_secure_used() != 0) return 0;
   if (arena) (void)enclave_arena_trim(arena, NULL);
-  __atomic_store_n(&is_asked_for, false, __ATOMIC_RELAXED);
-  __atomic_store_n(&is_given_up, true, __ATOMIC_RELAXED);
+  __atomic_store_n(&is_initialized, false, __ATOMIC_RELAXED);
+  __atomic_store_n(&is_done, true, __ATOMIC_RELAXED);
   return 1;
 }

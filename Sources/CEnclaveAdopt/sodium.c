@@ -1,8 +1,8 @@
-// libsodium's guarded memory (sodium_malloc and its family), from an arena named "libsodium".
+// Serves libsodium's guarded memory (sodium_malloc and its family) from an arena named "libsodium".
 //
-// As there: each allocation has pages of its own, ends at a guard page and is filled with 0xdb;
-// sodium_mprotect_* close and open it for all threads until the next call, from any thread; memory is
-// open when it is given out. sodium_free finds what was written before it, and ends the process then.
+// It behaves like the original: each allocation has its own pages, ends at a guard page, is filled with 0xdb
+// and is open at first; sodium_mprotect_* open or close it for all threads until the next such call;
+// sodium_free ends the process if bytes before the allocation were overwritten.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,7 +21,7 @@ adopted adopt_libsodium = {
     .files = files,
 };
 
-/// What libsodium fills new memory with (GARBAGE_VALUE in its sources).
+/// libsodium fills new memory with this byte (GARBAGE_VALUE in its sources).
 enum { GARBAGE = 0xdb };
 enum { CLOSED = 0, READABLE = 1, WRITABLE = 2 };
 
@@ -51,7 +51,7 @@ void *sodium_malloc(size_t size) {
 }
 
 void *sodium_allocarray(size_t count, size_t size) {
-  // (libsodium refuses the largest product too.)
+  // (">=": libsodium refuses the largest product too.)
   if (count > 0 && size >= SIZE_MAX / count) {
     errno = ENOMEM;
     return NULL;
@@ -70,9 +70,9 @@ void sodium_free(void *address) {
   if (original) original(address);
 }
 
-/// 0 or -1; -2 for an address that is none of the arena's.
+/// Returns 0 or -1, or -2 if the address is not in the arena.
 static int protect(void *address, int protection) {
-  if (!adopt_is_ours(&adopt_libsodium, address)) return -2;
+  if (!adopt_owns(&adopt_libsodium, address)) return -2;
   if (enclave_private_is_forking()) {
     errno = EBUSY;
     return -1;

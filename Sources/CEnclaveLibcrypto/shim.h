@@ -1,5 +1,5 @@
-// What P-256 keys need of OpenSSL's libcrypto (3.0 or later), in functions that Swift can import: OpenSSL's
-// parameters and selections are macros. A scalar is 32 bytes in this processor's byte order.
+// P-256 operations of OpenSSL's libcrypto (3.0 or later) as functions that Swift can import: OpenSSL's
+// parameters and selections are macros. A scalar is 32 bytes in native byte order.
 
 #ifndef C_ENCLAVE_LIBCRYPTO_H
 #define C_ENCLAVE_LIBCRYPTO_H
@@ -12,8 +12,8 @@
 #include <openssl/obj_mac.h>
 #include <stddef.h>
 
-/// A key of a scalar; NULL when libcrypto does not make one. It lies in secure memory (BN_secure_new) and is
-/// wiped by EVP_PKEY_free.
+/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new) and is wiped by
+/// EVP_PKEY_free.
 static inline EVP_PKEY *celc_make_key(const void *scalar) {
   OSSL_PARAM parameters[3] = {
       OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, (char *)SN_X9_62_prime256v1, 0),
@@ -28,8 +28,7 @@ static inline EVP_PKEY *celc_make_key(const void *scalar) {
   return key;
 }
 
-/// Signs the SHA-256 of some data. The signature is DER, at most *signature_size bytes; returns whether it
-/// was made.
+/// Signs the SHA-256 of the data. The signature is DER, at most *signature_size bytes. Returns 0 on failure.
 static inline int celc_sign(const void *scalar, const void *data, size_t size, unsigned char *signature,
                             size_t *signature_size) {
   EVP_PKEY *key = celc_make_key(scalar);
@@ -41,8 +40,8 @@ static inline int celc_sign(const void *scalar, const void *data, size_t size, u
   return is_signed;
 }
 
-/// The public key as an uncompressed point of 65 bytes. Returns 0 for a scalar that is none (0, or not below
-/// the group's order), or when there is no memory.
+/// Computes the public key as an uncompressed point of 65 bytes. Returns 0 if the scalar is invalid (0, or not
+/// below the group's order) or memory is exhausted.
 static inline int celc_make_public_key(const void *scalar, unsigned char *public_key) {
   EC_GROUP *group = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
   BN_CTX *context = BN_CTX_secure_new();
@@ -59,8 +58,8 @@ static inline int celc_make_public_key(const void *scalar, unsigned char *public
   return is_made;
 }
 
-/// Whether libcrypto itself takes secure memory from where this process' CRYPTO_secure_malloc does. A key is
-/// alive meanwhile, so there is some in use if it does.
+/// Whether libcrypto itself allocates from this process' CRYPTO_secure_malloc. Checks that secure memory is in
+/// use while a key exists.
 static inline int celc_keys_are_secure(const void *scalar) {
   EVP_PKEY *key = celc_make_key(scalar);
   int are_secure = key && CRYPTO_secure_used() >= 32;

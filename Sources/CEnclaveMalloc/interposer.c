@@ -1,21 +1,21 @@
-// The interposer: stands in for malloc(3) and sends what a thread allocates to its active arena.
+// The interposer: replaces malloc(3) and serves each thread's allocations from its active arena.
 //
-// While no arena is active everything goes to the C library's own functions, by the names that it
-// exports for that purpose (__libc_malloc and so on). free and realloc ask the page table whose an
-// address is: two loads.
+// Without an active arena, calls go to the C library's own functions under their exported aliases
+// (__libc_malloc and so on). free and realloc find an address' owner in the page table, which takes two
+// loads.
 //
-// With ENCLAVE_MALLOC=heap in the environment (ignored in set-user-ID programs) all of the process'
-// allocations go to one arena with gate none, named "heap": for programs that cannot be changed. More words
-// may follow, with commas between:
+// ENCLAVE_MALLOC=heap in the environment (ignored in set-user-ID programs) serves all allocations of the
+// process from one arena named "heap" with gate none, for programs that cannot be changed. More words may
+// follow, separated by commas:
 //
-//   lock=required, lock=preferred (the default), lock=off    what to do about mlock(2)
-//   fork=inherit (the default)    a child that fork(2) makes goes on with the heap as its own, locked again
-//   fork=refuse                   such a child has zeros for it, says so and ends at once, with 127
-//   check                         looks at the whole arena at exit, and tells what it finds wrong
+//   lock=required, lock=preferred (the default), lock=off    whether memory is locked, and must be
+//   fork=inherit (the default)    a forked child continues with its copy of the heap, locked again
+//   fork=refuse                   a forked child gets zeros, reports it and exits at once with status 127
+//   check                         checks the whole arena at exit and reports violations
 //
-// exec and posix_spawn(3) are fine with either. Memory is locked once it is touched (MLOCK_ONFAULT), and
-// counts against RLIMIT_MEMLOCK from when it is mapped. What cannot be locked, a word that is not known and
-// what a check finds is told on standard error, and nothing else.
+// exec and posix_spawn(3) work with either. Memory is locked when it is first touched (MLOCK_ONFAULT), but
+// counts against RLIMIT_MEMLOCK as soon as it is mapped. Standard error gets one line for memory that cannot
+// be locked, for an unknown word and for each violation, and nothing else.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,13 +37,13 @@ void *__libc_realloc(void *, size_t);
 void *__libc_memalign(size_t, size_t);
 void __libc_free(void *);
 
-// Initial-exec: no call, and no allocation, to find it.
+// Initial-exec: access takes no call and no allocation.
 static __thread enclave_arena *active __attribute__((tls_model("initial-exec")));
 static enclave_arena *heap;
 static void complain(const char *text, const char *detail);
 static void watch_locks(size_t size);
 
-/// The arena that this thread allocates from now; NULL for the C library's heap.
+/// The arena that this thread allocates from; NULL for the C library's heap.
 static inline enclave_arena *target(void) {
   enclave_arena *arena = active ? active : heap;
   return arena && !enclave_private_is_busy() ? arena : NULL;
@@ -56,14 +56,15 @@ static void *answered(void *result) {
 
 // --- Alignments above a page ---------------------------------------------------------------------
 //
-// An arena aligns to a page at most. For more, a block is larger by the alignment, and this table tells
-// where it begins. It is asked for addresses of such an alignment alone, and while there are any.
+// An arena aligns to at most a page. For larger alignments a block is allocated with slack, and this table
+// maps the aligned address to the block. Only addresses with such an alignment are looked up, and only while
+// the table has entries.
 
 typedef struct aligned {
   struct aligned *next;
   void *address, *block;
   size_t size;
-  /// Of the block: it may go without a free, with its arena, and its address to another.
+  /// The block's secret, to notice that the block went away with its arena and its address was reused.
   enclave_secret secret;
 } aligned_t;
 
@@ -71,8 +72,8 @@ enum { LISTS = 64, PAGE = 4096 };
 static aligned_t *lists[LISTS];
 static size_t aligned_count;
 static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
-// A thread that has it already goes on: it forks, and a handler of somebody else's allocates or frees, in the
-// child too; or a signal handler forks that interrupted it.
+// Whether this thread holds the lock. It then continues without waiting: while it forks, another library's handler may
+// allocate or free, also in the child, and a signal handler that interrupted it may fork.
 static __thread bool has_lock __attribute__((tls_model("initial-exec")));
 
 static bool lock_aligned(void) {
@@ -87,7 +88,7 @@ static void unlock_aligned(bool is_locked) {
   has_lock = false;
 }
 
-// A handler of a fork may fork. The one around it has locked then.
+// A fork handler may fork again; the outer fork then holds the lock.
 static __thread bool is_locked_for_fork __attribute__((tls_model("initial-exec")));
 static __thread unsigned forks __attribute__((tls_model("initial-exec")));
 static void before_fork(void) {
@@ -126,7 +127,7 @@ static void *take_aligned(enclave_arena *arena, size_t size, size_t alignment, c
   return entry->address;
 }
 
-/// The block of such an address and its size, or NULL; takes it off the table where it is to be freed.
+/// The block and the size behind an aligned address, or NULL. Removes the entry if `is_freed`.
 static void *aligned_block(void *address, size_t *size, bool is_freed) {
   if (((uintptr_t)address & (2 * PAGE - 1)) != 0 ||
       __atomic_load_n(&aligned_count, __ATOMIC_RELAXED) == 0) {
@@ -200,7 +201,7 @@ void *realloc(void *address, size_t size) {
   bool is_forking = enclave_private_is_forking();
   if (aligned_block(address, &kept, false) || is_forking) {
     if (is_forking) kept = malloc_usable_size(address);
-    // As elsewhere, the alignment is not kept.
+    // As in other allocators, the alignment is not kept.
     void *moved = malloc(size);
     if (!moved) return NULL;
     memcpy(moved, address, kept < size ? kept : size);
@@ -258,7 +259,7 @@ size_t malloc_usable_size(void *address) {
   return next ? next(address) : 0;
 }
 
-// --- What libenclave.so sees -------------------------------------------------------------------
+// --- Interface to libenclave.so ------------------------------------------------------------------
 
 static enclave_arena *set_active(enclave_arena *arena) {
   enclave_arena *before = active;
@@ -266,7 +267,7 @@ static enclave_arena *set_active(enclave_arena *arena) {
   return before;
 }
 
-/// Whether a name's definition, as the process resolves it, is this library's.
+/// Whether the process resolves a name to this library's definition.
 static bool is_ours(const char *name) {
   Dl_info found, own;
   ElfW(Sym) *symbol = NULL;
@@ -276,7 +277,7 @@ static bool is_ours(const char *name) {
     return false;
   }
   if (found.dli_fbase == own.dli_fbase) return true;
-  // An executable that takes the function's address has a stub of that name, and no definition.
+  // An executable that takes the function's address has a PLT stub of that name, which is undefined.
   return symbol && symbol->st_shndx == SHN_UNDEF;
 }
 
@@ -297,7 +298,7 @@ const cenclave_interposer enclave_interposer = {
     .foreign = foreign,
 };
 
-// --- A whole heap ------------------------------------------------------------------------------
+// --- ENCLAVE_MALLOC=heap -------------------------------------------------------------------------
 
 static void complain(const char *text, const char *detail) {
   char line[640];
@@ -310,7 +311,7 @@ static const char *const words[] = {"heap",     "lock=required", "lock=preferred
                                     "fork=inherit", "fork=refuse",   "check"};
 enum { WORDS = sizeof words / sizeof *words };
 
-/// Reads the words of ENCLAVE_MALLOC; false for one that is not known.
+/// Parses ENCLAVE_MALLOC. Returns false for an unknown word.
 static bool read_words(const char *given, enclave_options *options, bool *checks) {
   if (strcspn(given, ",") != 4 || memcmp(given, "heap", 4) != 0) return false;
   while (true) {
@@ -336,13 +337,14 @@ static bool read_words(const char *given, enclave_options *options, bool *checks
 
 static bool checks_at_exit;
 
-/// With fork=refuse: what the child has in place of its data is zeros.
+/// Ends a forked child under fork=refuse: its heap is zeros.
 static void end_child(void) {
   complain("fork=refuse: a forked child ends here; posix_spawn(3) makes one that runs another program", "");
   _exit(127);
 }
 
-/// Reports the first lock that failed: with lock=preferred nothing else does.
+/// Reports the first failed lock, which lock=preferred does not report otherwise. Checks at large
+/// allocations and at every 1024th small one.
 static void watch_locks(size_t size) {
   static bool has_warned;
   static uint32_t calls;
@@ -365,10 +367,10 @@ __attribute__((constructor)) static void start(void) {
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
-  // exit flushes buffers that lie in it; and a child cannot go on without it
+  // Kept at exit, because exit flushes buffers in it; inherited, because a child cannot continue without it.
   options.flags = ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK | CENCLAVE_LOCKED_ON_FAULT;
   if (!read_words(wanted, &options, &checks_at_exit)) {
-    // Going on in ordinary memory would be the silent loss of what was asked for.
+    // Using ordinary memory instead would silently drop the requested protection.
     complain("not known: ", wanted);
     char known[160] = "";
     for (size_t index = 1; index < WORDS; index++) {
