@@ -1,4 +1,4 @@
-// Arenas as a part of a server: published, measured and logged while it runs, destroyed when it stops.
+// A service that publishes, measures and logs a server's arenas, and destroys them when it stops.
 
 #if Server
   public import CoreMetrics
@@ -6,15 +6,16 @@
   public import Logging
   public import ServiceLifecycle
 
-  /// Keeps a server's arenas: publishes them for memwatch, measures and logs while the server runs, and
-  /// destroys them, in order, after graceful shutdown.
+  /// Publishes a server's arenas for memwatch, measures and logs them while the server runs, and
+  /// destroys them in order after graceful shutdown.
   ///
-  /// On graceful shutdown a `ServiceGroup` stops its services in the opposite order, one by one. Put this
-  /// one first, and nothing uses a secret any more when its arenas go.
+  /// On graceful shutdown a `ServiceGroup` stops its services one by one in reverse order. List
+  /// this service first: when it destroys the arenas, nothing uses their secrets any more.
   ///
-  /// A group that is cancelled, or in which a service fails, cancels all of them at the same time
-  /// (`ServiceGroup.run` calls `cancelAll()`): others may still be using secrets when this one ends. Then the
-  /// arenas stay, and are wiped when the process exits; or as soon as the group has ended:
+  /// If the group is cancelled or a service fails, all services are cancelled at the same time
+  /// (`ServiceGroup.run` calls `cancelAll()`), and others may still use secrets when this one ends.
+  /// The arenas then stay, and are wiped when the process exits. To wipe them as soon as the group
+  /// has ended:
   ///
   /// ```swift
   /// do { try await group.run() } catch {
@@ -24,23 +25,24 @@
   /// ```
   public struct ArenaService: Service {
     public struct Options: Sendable {
-      /// How to publish; nil: only where the environment asks for it (ENCLAVE_STATS=1). Where it fails,
-      /// the log says so, and the server runs unwatched.
+      /// How to publish; nil: only with ENCLAVE_STATS=1 in the environment. A failure is logged,
+      /// and the server runs without publishing.
       public var publishing: StatsPublisher.Options? = .init()
-      /// Have signals that end the process, and faults, wipe every arena first. Those that the group
-      /// turns into a graceful shutdown stay the group's.
+      /// Make terminating signals and faults wipe every arena first. Signals that the group handles
+      /// as graceful shutdown are left to it.
       public var wipesOnSignals = false
-      /// How often arenas are looked at.
+      /// The interval of measuring and logging.
       public var interval: Duration = .seconds(10)
-      /// How long to wait for open windows before arenas are destroyed. (They end by themselves: no
-      /// window is open across a suspension.)
+      /// How long to wait for open windows before destroying arenas. (No window stays open across a
+      /// suspension, so windows end soon.)
       public var patience: Duration = .seconds(5)
-      /// Log the labels of secrets that were misused. Logs go further than the stats page.
+      /// Log the labels of misused secrets. Logs may reach more readers than the stats page.
       public var logsLabels = false
-      /// What is done about a violation, once it is logged, where the program has set no handler of its
-      /// own: else that one is asked.
+      /// The response to a violation after it was logged. If the program has set its own violation
+      /// handler, that one decides instead.
       public var response: ViolationHandler.Response = .endProcess
-      /// Where metrics go; nil: to what the program has bootstrapped. This service bootstraps nothing.
+      /// The factory of metrics; nil: the one that the program bootstrapped. This service
+      /// bootstraps none.
       public var metrics: (any MetricsFactory)?
       public init() {}
     }
@@ -50,18 +52,18 @@
     private let options: Options
 
     /// - Parameters:
-    ///   - arenas: in the order in which they are to be destroyed.
-    ///   - logger: gets violations, failed locks and lost protections, with metadata.
+    ///   - arenas: the arenas, in the order in which they are destroyed.
+    ///   - logger: receives violations, failed locks and lost protections, with metadata.
     public init(_ arenas: [Arena], logger: Logger, options: Options = .init()) {
       self.arenas = arenas
       self.logger = logger
       self.options = options
     }
 
-    /// Runs until graceful shutdown, and then destroys the arenas; or until the task is cancelled.
+    /// Runs until graceful shutdown and then destroys the arenas, or until the task is cancelled.
     ///
-    /// - Throws: `EnclaveError` when the emergency wipe cannot begin; or the first arena's that could not
-    ///   be destroyed. All are tried.
+    /// - Throws: `EnclaveError` if the emergency wipe cannot be installed, or for the first arena
+    ///   that could not be destroyed; the others are destroyed anyway.
     public func run() async throws {
       if options.wipesOnSignals { try EmergencyWipe.install() }
       let publisher = startPublishing()
@@ -76,17 +78,19 @@
         }
         watch.look()
       }
-      // Cancelled, also in the middle of a graceful shutdown: nobody knows who still uses a secret.
+      // After a cancellation, even during a graceful shutdown, other services may still use
+      // secrets.
       let failure = Task.isCancelled ? nil : await destroyAll()
       handler.restore()
       if let publisher = consume publisher { publisher.stop() }
       if let failure { throw failure }
     }
 
-    /// Destroys the arenas in order, those that are not destroyed yet: for when the group has ended and
-    /// was not shut down gracefully. Waits for open windows without keeping a thread.
+    /// Destroys, in order, the arenas that are not destroyed yet. Call it after the group has ended
+    /// without a graceful shutdown. Waits for open windows without blocking a thread.
     ///
-    /// - Throws: the first error of an arena that could not be destroyed. All are tried.
+    /// - Throws: the error of the first arena that could not be destroyed; the others are destroyed
+    ///   anyway.
     public func destroyArenas() async throws {
       if let failure = await destroyAll() { throw failure }
     }
@@ -129,15 +133,15 @@
       return first
     }
 
-    /// Waits for windows as `Arena.destroy(waitingUpTo:)` does, and leaves the thread to others meanwhile:
-    /// those that have the windows open may need it.
+    /// Waits for windows like `Arena.destroy(waitingUpTo:)`, but suspends instead of blocking the
+    /// thread, which the tasks with open windows may need.
     private func destroy(_ arena: Arena) async throws(EnclaveError) {
       let end = ContinuousClock.now + options.patience
       while true {
         do throws(EnclaveError) { return try arena.destroy() } catch {
           guard case .windowsOpen = error, ContinuousClock.now < end else { throw error }
         }
-        // (Of its own, since this task may be cancelled.)
+        // In a separate task, because sleeping in a cancelled task returns at once.
         await Task.detached { try? await Task.sleep(for: .milliseconds(1)) }.value
       }
     }

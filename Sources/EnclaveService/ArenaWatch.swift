@@ -1,11 +1,12 @@
-// What a server's arenas tell its metrics and its log: the exporter's names, and what got worse.
+// Metrics and log entries of a server's arenas. Metrics have the same names as the exporter's; the
+// log reports what got worse.
 
 #if Server
   import CoreMetrics
   import Enclave
   import Logging
 
-  /// Metrics of arenas, made once; arenas of one name are summed up.
+  /// Metrics of arenas, created once. Arenas with the same name are added up.
   struct ArenaWatch {
     private struct Series {
       let arenas: [Arena]
@@ -15,7 +16,7 @@
     }
 
     private var groups: [Series] = []
-    /// nil until the first look, which tells what has failed already.
+    /// nil until the first look, which reports earlier failures.
     private var before: [Arena.Statistics?]
     private let arenas: [Arena]
     private let logger: Logger
@@ -63,7 +64,7 @@
       }
     }
 
-    /// Records the counts of now, and logs what got worse.
+    /// Records the current counts, and logs what got worse.
     mutating func look() {
       for index in groups.indices {
         let now = groups[index].arenas.map(\.statistics)
@@ -72,7 +73,7 @@
         }
         for (place, (counter, value)) in groups[index].counters.enumerated() {
           let total = now.reduce(0) { $0 &+ value($1) }
-          // (What is gone with a destroyed arena is not counted down.)
+          // (Counters do not decrease when an arena is destroyed.)
           if total > groups[index].counted[place] {
             counter.increment(by: Int64(clamping: total - groups[index].counted[place]))
             groups[index].counted[place] = total

@@ -1,4 +1,4 @@
-// Files of private keys, read straight into an arena: PEM (RFC 7468) and DER.
+// Reads private key files directly into an arena: PEM (RFC 7468) and DER.
 
 #if Server
   import CEnclaveSodium
@@ -6,14 +6,14 @@
   import EnclaveSystem
   package import NIOSSL
 
-  /// Why a private key was not taken.
+  /// Why a private key was rejected.
   public enum InvalidPrivateKey: Error, Sendable, Equatable, CustomStringConvertible {
     case notPEM
     case notEd25519
     case notP256
-    /// A file that cannot be read: what was asked, and what the system answered.
+    /// The file cannot be read. The text holds the request and the system's answer.
     case unreadable(String)
-    /// libcrypto would keep the key in memory of its own.
+    /// libcrypto would keep the key in its own memory.
     case notInArena
 
     public var description: String {
@@ -34,10 +34,10 @@
   }
 
   package enum PrivateKeyFile {
-    /// More is no private key.
+    /// The size limit of a private key file.
     static let maximum = 1 << 20
 
-    /// The DER of a key's file.
+    /// The DER encoding of the key in a file.
     package static func der(
       ofFile path: String, format: NIOSSLSerializationFormats, labels: [StaticString],
       in arena: Arena, label: Label
@@ -47,7 +47,8 @@
       return try der(pem: contents, labels: labels, in: arena, label: label)
     }
 
-    /// The DER of the first key in a PEM text that has one of the labels ("PRIVATE KEY").
+    /// The DER encoding of the first key in a PEM text with one of these labels, such as "PRIVATE
+    /// KEY".
     package static func der(
       pem: borrowing Secret, labels: [StaticString], in arena: Arena, label: Label
     ) throws -> Secret {
@@ -65,12 +66,12 @@
       return der
     }
 
-    /// A file's bytes. They are never in other memory of this process.
+    /// Reads a file into a secret. The bytes never lie in other memory of this process.
     private static func secret(
       ofFile path: String, in arena: Arena, label: Label
     ) throws -> Secret {
       do {
-        // (Mounted credentials are symbolic links.)
+        // (Symbolic links are followed: mounted credentials are links.)
         let file = try OpenFile(reading: path, followingLinks: true)
         let status = try file.status()
         guard status.isRegular, (1...UInt64(maximum)).contains(status.size) else {
@@ -82,8 +83,8 @@
       } catch let failure as FileFailure { throw InvalidPrivateKey.unreadable("\(failure)") }
     }
 
-    /// Decodes what is between the lines of a PEM text; nil where there is none. libsodium's decoder takes
-    /// a time that does not depend on the characters.
+    /// Decodes the base64 between the BEGIN and END lines; nil if there is none. The time that
+    /// libsodium's decoder takes does not depend on the characters.
     private static func decodePEM(
       _ pem: RawSpan, _ label: StaticString, into der: inout MutableRawSpan
     ) -> Int? {
@@ -106,7 +107,7 @@
       }
     }
 
-    /// Where a line "-----BEGIN label-----" is, at or behind an offset.
+    /// Finds a line "-----BEGIN label-----" at or after an offset.
     private static func find(
       _ prefix: StaticString, _ label: StaticString, in bytes: UnsafeRawBufferPointer,
       from start: Int

@@ -1,4 +1,4 @@
-// Ed25519 keys for TLS, whose bytes lie in an arena and are signed with there, by libsodium.
+// Ed25519 keys for TLS that stay in an arena. libsodium signs with them there.
 
 #if Server
   import CEnclaveSodium
@@ -8,18 +8,18 @@
 
   /// A private key for `NIOSSLPrivateKey(customPrivateKey:)`.
   ///
-  /// The key never leaves its arena: BoringSSL gives what is to be signed, and gets the signature. Each
-  /// handshake opens one window, on its event loop's thread.
+  /// The key never leaves its arena: BoringSSL passes the data and receives the signature. Each
+  /// handshake opens one window on its event loop's thread.
   public final class TLSSigningKey: NIOSSLCustomPrivateKey, Hashable, Sendable {
-    /// libsodium's form: the seed, and the public key behind it.
+    /// In libsodium's format: the seed, followed by the public key.
     private let key: SecretReference
-    /// The public key's 32 bytes, as they stand in the certificate.
+    /// The 32 bytes of the public key, as in the certificate.
     public let publicKey: [UInt8]
 
-    /// Takes a key's seed of 32 bytes (RFC 8032).
+    /// Creates a key from its seed of 32 bytes (RFC 8032).
     ///
-    /// - Throws: `InvalidPrivateKey` for another size; `EnclaveError` when the seed cannot be opened, or there
-    ///   is no memory in the arena.
+    /// - Throws: `InvalidPrivateKey` for another size; `EnclaveError` if the seed cannot be opened
+    ///   or the arena has no memory.
     public init(
       seed: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
@@ -33,7 +33,7 @@
         try key.withMutableBytes { key in
           unsafe key.withUnsafeMutableBytes { key in
             unsafe seed.withUnsafeBytes { seed in
-              // (Never nil: they have 64 and 32 bytes.)
+              // (Never nil: the buffers have 64 and 32 bytes.)
               guard let key = unsafe key.bindMemory(to: UInt8.self).baseAddress,
                 let seed = unsafe seed.bindMemory(to: UInt8.self).baseAddress
               else { return }
@@ -46,10 +46,10 @@
       self.key = SecretReference(key)
     }
 
-    /// Takes the key of a file in PKCS #8, which is read straight into the arena.
+    /// Reads a key in PKCS #8 from a file directly into the arena.
     ///
-    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it cannot be read, or holds something
-    ///   else.
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` if the file cannot be read or holds
+    ///   something else.
     public convenience init(
       file path: String, format: NIOSSLSerializationFormats, in arena: Arena,
       label: Label = "TLS key"
@@ -60,9 +60,9 @@
         in: arena, label: label)
     }
 
-    /// Takes the key of a PEM text that was read into a secret: `Secret.fill(fromDescriptor:)`.
+    /// Creates a key from a PEM text in a secret, which `Secret.fill(fromDescriptor:)` can read.
     ///
-    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it holds something else.
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` if the text holds something else.
     public convenience init(
       pem: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
@@ -71,9 +71,9 @@
         in: arena, label: label)
     }
 
-    /// Takes a key in PKCS #8 (RFC 8410), as DER.
+    /// Creates a key from PKCS #8 (RFC 8410) in DER.
     ///
-    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` when it holds something else.
+    /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` if the secret holds something else.
     public convenience init(
       pkcs8 der: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
@@ -100,7 +100,7 @@
       } catch { return channel.eventLoop.makeFailedFuture(error) }
     }
 
-    /// The signature of some bytes, 64 of them.
+    /// Signs the data. The signature has 64 bytes.
     func signature(of data: ByteBuffer) throws -> [UInt8] {
       var signature = [UInt8](repeating: 0, count: Int(crypto_sign_ed25519_BYTES))
       try key.withBytes { key in
@@ -116,7 +116,7 @@
     }
 
     public func decrypt(channel: any Channel, data: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
-      // (Only RSA keys are asked.)
+      // (Only called for RSA keys.)
       channel.eventLoop.makeFailedFuture(InvalidPrivateKey.notEd25519)
     }
 
@@ -125,8 +125,8 @@
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
   }
 
-  /// Where the seed begins in a PKCS #8 structure; nil when it is not Ed25519's. Version 1 has the seed
-  /// alone, version 2 (RFC 5958) the public key behind it.
+  /// The offset of the seed in a PKCS #8 structure; nil if the key is not an Ed25519 key. Version 1
+  /// holds only the seed; version 2 (RFC 5958) also the public key after it.
   private func seedOffset(_ der: Span<UInt8>) -> Int? {
     let algorithm: [UInt8] = [
       0x30, 5, 6, 3, 0x2B, 0x65, 0x70,  // SEQUENCE { OBJECT IDENTIFIER 1.3.101.112 }

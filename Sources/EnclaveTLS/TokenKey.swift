@@ -1,15 +1,15 @@
-// Tokens that a server signs and checks: HMAC-SHA-256 (RFC 2104), by libsodium, on a key that stays in its
-// arena.
+// Signs and checks a server's tokens: HMAC-SHA-256 (RFC 2104) by libsodium, with a key that stays
+// in its arena.
 
 #if Server
   import CEnclaveSodium
   public import Enclave
 
-  /// A key for tokens.
+  /// A key that authenticates tokens.
   ///
-  /// Everything that depends on the key alone is computed in memory of an arena: the key itself in a
-  /// window to it, and the state of the hash, which holds the padded key, in a secret of its own that is
-  /// wiped with the call. Any thread.
+  /// Key material is only in memory of arenas: the key in its own secret, and the state of the
+  /// hash, which holds the padded key, in a secret that is wiped before each call returns. Any
+  /// thread may use the key.
   public final class TokenKey: Sendable {
     /// The size of a tag.
     public static let tagByteCount = Int(crypto_auth_hmacsha256_BYTES)
@@ -18,16 +18,16 @@
     private let scratch: Arena
 
     /// - Parameters:
-    ///   - key: of any size; 32 bytes are enough, and less is weaker.
-    ///   - scratch: where the hash's state lies during a call: an arena that is not frozen.
+    ///   - key: a key of any size. 32 bytes are enough; fewer are weaker.
+    ///   - scratch: the arena that holds the hash's state during a call; it must not be frozen.
     public init(_ key: SecretReference, scratch: Arena) {
       self.key = key
       self.scratch = scratch
     }
 
-    /// The tag of a message, for who is to have it.
+    /// The tag of a message, to send with it.
     ///
-    /// - Throws: when the key cannot be opened, or there is no memory for the state.
+    /// - Throws: if the key cannot be opened or the scratch arena has no memory.
     public func tag(of message: RawSpan) throws(EnclaveError) -> [UInt8] {
       var result = [UInt8](repeating: 0, count: Self.tagByteCount)
       let secret = try makeTag(of: message)
@@ -41,24 +41,24 @@
       return result
     }
 
-    /// Whether a tag that somebody sent is the message's, in a time that does not depend on where they
-    /// differ. The right tag never leaves the arena.
+    /// Whether a received tag is the message's tag. The time does not depend on where they differ,
+    /// and the correct tag never leaves the arena.
     public func isValid(_ tag: RawSpan, of message: RawSpan) throws(EnclaveError) -> Bool {
       guard tag.byteCount == Self.tagByteCount else { return false }
       return try makeTag(of: message).isEqual(to: tag)
     }
 
-    /// As `tag(of:)` of a span.
+    /// Like `tag(of:)` of a span.
     public func tag(of message: [UInt8]) throws(EnclaveError) -> [UInt8] {
       try tag(of: unsafe message.span.bytes)
     }
 
-    /// As `isValid(_:of:)` of spans.
+    /// Like `isValid(_:of:)` of spans.
     public func isValid(_ tag: [UInt8], of message: [UInt8]) throws(EnclaveError) -> Bool {
       try isValid(unsafe tag.span.bytes, of: unsafe message.span.bytes)
     }
 
-    /// The tag as a secret. The state lies behind it meanwhile.
+    /// Computes the tag as a secret, which also holds the hash's state after the tag until the end.
     private func makeTag(of message: RawSpan) throws(EnclaveError) -> Secret {
       typealias State = crypto_auth_hmacsha256_state
       let size = MemoryLayout<State>.size
@@ -69,7 +69,7 @@
             unsafe bytes.withUnsafeMutableBytes { work in
               unsafe key.withUnsafeBytes { key in
                 unsafe message.withUnsafeBytes { message in
-                  // (Never nil: 64 bytes are there, and a window has an address.)
+                  // (Never nil: there are 64 bytes, and a window has an address.)
                   guard let start = work.baseAddress, let keyStart = key.baseAddress else { return }
                   let state = unsafe (start + 64).bindMemory(to: State.self, capacity: 1)
                   let keyBytes = unsafe keyStart.bindMemory(to: UInt8.self, capacity: key.count)
@@ -90,14 +90,14 @@
         case .body(let failure): throw failure.access
         }
       }
-      // The state is wiped with the bytes that go.
+      // Shrinking wipes the state.
       try work.resize(to: Self.tagByteCount)
       return work
     }
   }
 
   extension AccessError where Body == Never {
-    /// The only kind that there can be.
+    /// The error of the only possible case.
     fileprivate var access: EnclaveError {
       switch self {
       case .access(let error): error

@@ -1,8 +1,8 @@
-// Where the scalar lies in the DER of a P-256 key.
+// Finds the scalar in the DER encoding of a P-256 key.
 
 #if Server
-  /// Finds the scalar of a private key in PKCS #8 (RFC 5958) or SEC 1 (RFC 5915). Strict: what is not exactly
-  /// one key of this curve, in DER, has none.
+  /// Finds the scalar of a private key in PKCS #8 (RFC 5958) or SEC 1 (RFC 5915). Strict: anything
+  /// but exactly one key of this curve in DER is rejected.
   enum P256KeyStructure {
     static let scalarByteCount = 32
 
@@ -21,7 +21,7 @@
     private static let ecPublicKey: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 2, 1]
     private static let prime256v1: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7]
 
-    /// The offset of the 32 bytes, most significant first; nil when it is no such key.
+    /// The offset of the scalar's 32 bytes, most significant first; nil if this is not such a key.
     static func scalarOffset(_ der: Span<UInt8>) -> Int? {
       var offset = 0
       guard let key = element(der, Tag.sequence, at: &offset, end: der.count), offset == der.count
@@ -72,7 +72,7 @@
       return offset == key.upperBound ? scalar.lowerBound : nil
     }
 
-    /// Whether an object identifier comes next.
+    /// Whether the next element is this object identifier; if so, the offset moves past it.
     private static func isNext(
       _ identifier: [UInt8], _ der: Span<UInt8>, at offset: inout Int, end: Int
     ) -> Bool {
@@ -82,8 +82,9 @@
       return identifier.indices.allSatisfy { identifier[$0] == der[found.lowerBound + $0] }
     }
 
-    /// The contents of an element with this tag; nil, and the offset stays, when another comes next or it
-    /// does not end in time. A key of this curve has lengths of one byte, or of two (0x81).
+    /// The contents of the next element. Returns nil and leaves the offset unchanged if the element
+    /// has another tag or exceeds its container. In keys of this curve, lengths have one byte or
+    /// two (0x81).
     private static func element(
       _ der: Span<UInt8>, _ tag: UInt8, at offset: inout Int, end: Int
     ) -> Range<Int>? {

@@ -1,4 +1,4 @@
-// ECDSA keys on P-256 for TLS, whose bytes lie in an arena and are signed with by libcrypto.
+// ECDSA keys on P-256 for TLS that stay in arenas. libcrypto signs with them.
 
 #if Server
   import CEnclaveAdopt
@@ -9,26 +9,26 @@
   public import NIOCore
   public import NIOSSL
 
-  /// A private key for `NIOSSLPrivateKey(customPrivateKey:)`, as public certificate authorities and browsers
-  /// take it.
+  /// A private key for `NIOSSLPrivateKey(customPrivateKey:)`, of the kind that public certificate
+  /// authorities and browsers support.
   ///
-  /// The key rests in an arena. For each handshake it is opened, libcrypto makes a key object of it, signs,
-  /// and wipes the object. What libcrypto calls secure memory holds the object's number and each
-  /// signature's nonce; in a process that uses this module it comes from an arena named "openssl"
-  /// (CEnclaveAdopt), which has no gate. So the key is in the first arena, and during a signature in the
-  /// second.
+  /// The key lies in an arena while it is not used. Each handshake opens it, and libcrypto makes a
+  /// key object from it, signs, and wipes the object. The object's scalar and each signature's
+  /// nonce lie in libcrypto's secure memory, which in a process with this module is an arena named
+  /// "openssl" (CEnclaveAdopt) without a gate. So the key is in its own arena and, during a
+  /// signature, also in that one.
   ///
-  /// Using this module adopts the secure memory of the whole process, libsodium's and libgcrypt's too: see
-  /// "Adopt a program without changing it".
+  /// Using this module adopts all secure memory of the process, including libsodium's and
+  /// libgcrypt's: see "Adopt a program without changing it".
   public final class P256SigningKey: NIOSSLCustomPrivateKey, Hashable, Sendable {
-    /// The scalar, in this processor's byte order.
+    /// The scalar in native byte order.
     private let key: SecretReference
-    /// The public key as it stands in the certificate: an uncompressed point of 65 bytes.
+    /// The public key as in the certificate: an uncompressed point of 65 bytes.
     public let publicKey: [UInt8]
 
-    /// Takes the key of a file, which is read straight into the arena: PKCS #8 or SEC 1.
+    /// Reads a key in PKCS #8 or SEC 1 from a file directly into the arena.
     ///
-    /// - Throws: `InvalidPrivateKey`; `EnclaveError` when there is no memory in the arena.
+    /// - Throws: `InvalidPrivateKey`; `EnclaveError` if the arena has no memory.
     public convenience init(
       file path: String, format: NIOSSLSerializationFormats, in arena: Arena,
       label: Label = "TLS key"
@@ -39,7 +39,7 @@
         in: arena, label: label)
     }
 
-    /// Takes the key of a PEM text that was read into a secret.
+    /// Creates a key from a PEM text in a secret.
     ///
     /// - Throws: as `init(der:in:label:)`.
     public convenience init(
@@ -50,10 +50,10 @@
         in: arena, label: label)
     }
 
-    /// Takes a key in PKCS #8 (RFC 5958) or SEC 1 (RFC 5915), as DER.
+    /// Creates a key from PKCS #8 (RFC 5958) or SEC 1 (RFC 5915) in DER.
     ///
-    /// - Throws: `InvalidPrivateKey` when it holds something else, or libcrypto does not use the arena;
-    ///   `EnclaveError` when it cannot be opened, or there is no memory in the arena.
+    /// - Throws: `InvalidPrivateKey` if the secret holds something else or libcrypto does not use
+    ///   the arena; `EnclaveError` if the secret cannot be opened or the arena has no memory.
     public init(
       der: borrowing Secret, in arena: Arena, label: Label = "TLS key"
     ) throws {
@@ -100,9 +100,9 @@
       } catch { return channel.eventLoop.makeFailedFuture(error) }
     }
 
-    /// The signature of some bytes' SHA-256, in DER.
+    /// Signs the SHA-256 of the data. The signature is in DER.
     func signature(of data: ByteBuffer) throws -> [UInt8] {
-      // (SEQUENCE of two INTEGERs of 33 bytes at most.)
+      // (A SEQUENCE of two INTEGERs of at most 33 bytes.)
       var signature = [UInt8](repeating: 0, count: 72)
       var count = signature.count
       let isSigned = try key.withBytes { key in
@@ -119,7 +119,7 @@
     }
 
     public func decrypt(channel: any Channel, data: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
-      // (Only RSA keys are asked.)
+      // (Only called for RSA keys.)
       channel.eventLoop.makeFailedFuture(InvalidPrivateKey.notP256)
     }
 
@@ -128,7 +128,7 @@
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
   }
 
-  /// libcrypto had no memory for a signature, or for its random numbers.
+  /// libcrypto had no memory for a signature or for its random numbers.
   struct SigningFailure: Error, CustomStringConvertible {
     var description: String { "libcrypto could not sign: no memory, or no random numbers" }
   }

@@ -1,16 +1,16 @@
-// The memory that the attacks attack: Enclave's, and that of each peer that is installed.
+// The memory under attack: Enclave's, and that of each installed peer.
 
 import Enclave
 import Glibc
 
-/// What the attacks need of a library.
+/// The operations of a library that the attacks use.
 @safe
 struct AttackedMemory {
   var name: String
-  /// Allocates a secret of so many bytes of 0xa5, and leaves it closed if that can be done.
+  /// Allocates a secret filled with 0xa5, and closes it if the library can.
   var allocate: (Int) throws -> UnsafeMutableRawPointer
   var free: (UnsafeMutableRawPointer) -> Void
-  /// Runs the body while the secret is open for writing, with where it can be seen meanwhile.
+  /// Runs the body while the secret is open for writing, and passes the address of its contents.
   var open: (UnsafeMutableRawPointer, (UnsafeMutableRawPointer) -> Void) -> Void
   /// Makes the secret write-once, as well as the library can.
   var freeze: (UnsafeMutableRawPointer) -> Void
@@ -54,7 +54,7 @@ extension Attacks {
     case "pages": options.gate = .pages
     case "cipher":
       options.gate = .cipher
-      // What is open is locked; what rests need not be.
+      // Scratch slots are locked; ciphertext need not be.
       options.lock = .off
     case "enclave isolated": options.layout = .isolated
     case "enclave endsAtGuard":
@@ -96,7 +96,7 @@ extension Attacks {
           } catch { exit(detected) }
         },
         freeze: { _ in
-          // As far as this machine goes: sealing needs protection keys, or a cipher gate.
+          // Sealing needs protection keys or a cipher gate.
           do { try arena.seal() } catch { try? arena.freeze() }
         })
     case "libsodium":
@@ -123,7 +123,7 @@ extension Attacks {
       let crypto = unsafe library("libcrypto.so.3", "libcrypto.so.1.1")
       let start = unsafe symbol(
         crypto, "CRYPTO_secure_malloc_init", as: (@convention(c) (Int, Int) -> Int32).self)
-      // 1 is as asked for; 2 tells that something could not be protected.
+      // 1: success; 2: something could not be protected.
       if start(1 << 20, 32) != 1 { exit(detected) }
       typealias Traced =
         @convention(c) (Int, UnsafePointer<CChar>?, Int32)
@@ -142,7 +142,7 @@ extension Attacks {
       _ = unsafe symbol(
         gcrypt, "gcry_check_version",
         as: (@convention(c) (UnsafePointer<CChar>?) -> UnsafePointer<CChar>?).self)(nil)
-      // gcry_control takes a variable list; these commands take integers, which are passed alike.
+      // gcry_control is variadic; for these commands' integers the calling convention is the same.
       let control = unsafe symbol(
         gcrypt, "gcry_control", as: (@convention(c) (Int32, Int, Int) -> UInt32).self)
       if control(24, 1 << 20, 0) != 0 { exit(detected) }  // GCRYCTL_INIT_SECMEM

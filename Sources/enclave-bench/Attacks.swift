@@ -1,9 +1,9 @@
-// enclave-bench attacks: one list of attacks, run on Enclave and on whatever peers are installed.
+// enclave-bench attacks: one list of attacks, run on Enclave and on the installed peers.
 //
-// Each attack is a process of its own. How it ends tells: a signal or an error that names it is
-// `stopped` (nothing was read or changed) or `detected` (it happened, and was noticed); everything
-// else is `silent`. Peers are used as their documentation advises: libsodium's memory is closed
-// while nobody uses it.
+// Each attack runs in its own process, and the verdict follows from how that ends: `stopped`
+// (nothing was read or changed) or `detected` (it happened, and an error or a signal reported it);
+// everything else is `silent`. Peers are used as their documentation advises: libsodium's memory is
+// closed while nobody uses it.
 
 import Enclave
 import Glibc
@@ -46,7 +46,7 @@ enum Attacks {
   private static func run(_ program: String, _ attack: Int, _ target: Int) -> String {
     var arguments = [program, "attack", "\(attack)", "\(target)"]
     if names[attack] == "lock that fails", geteuid() == 0 {
-      // Root's locks never fail: the capability goes.
+      // Drop CAP_IPC_LOCK, with which locks never fail.
       arguments = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"] + arguments
     }
     var pointers = unsafe arguments.map { unsafe strdup($0) }
@@ -81,7 +81,7 @@ enum Attacks {
     if isReported { return judge(report, status) }
     let signal = status & 0x7f
     if signal != 0 {
-      // abort(3) and traps are the library's word, faults are the processor's.
+      // abort(3) and traps come from the library, faults from the processor.
       return [SIGSEGV, SIGBUS].contains(signal) ? "stopped" : "detected"
     }
     switch (status >> 8) & 0xff {
@@ -93,7 +93,7 @@ enum Attacks {
     }
   }
 
-  /// Until the end, as text.
+  /// Reads a descriptor to its end, as text.
   private static func everything(from descriptor: Int32) -> String {
     var bytes: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: 65536)
@@ -105,7 +105,7 @@ enum Attacks {
     return String(decoding: bytes, as: UTF8.self)
   }
 
-  /// Whether a report has four bytes of the secret in a row, as a number or as bytes.
+  /// Whether a report contains four consecutive bytes of the secret, as a number or as bytes.
   private static func judge(_ report: String, _ status: Int32) -> String {
     guard status & 0x7f == SIGSEGV, report.contains("Registers:") else { return "n/a" }
     return report.contains("a5a5a5a5") || report.contains("a5 a5 a5 a5") ? "**silent**" : "stopped"
@@ -113,7 +113,7 @@ enum Attacks {
 
   // MARK: - Attacks
 
-  /// Does what is attacked, in this process.
+  /// Performs an attack in this process.
   static func perform(_ attack: Int, _ number: Int) -> Never {
     if ["lock that fails", "idle contents in an unlocked page"].contains(names[attack]) {
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
@@ -144,7 +144,7 @@ enum Attacks {
   }
 
   private static func perform(_ attack: String, _ target: AttackedMemory) throws {
-    // One among several: the first or last of a heap may have a guard to itself by chance.
+    // Attack one secret of several: a heap's first or last may adjoin a guard page by chance.
     var several: [UnsafeMutableRawPointer] = unsafe []
     let size = attack.hasSuffix("30") ? 30 : 32
     for _ in 0..<8 { unsafe several.append(try target.allocate(size)) }
@@ -153,7 +153,7 @@ enum Attacks {
     case "read 1 byte behind 30":
       unsafe target.open(secret) { unsafe byteRead = ($0 + size).load(as: UInt8.self) }
     case "overflow by 1 byte, of 32", "overflow by 1 byte, of 30":
-      // A fault that comes later is the damage, not a protection.
+      // A fault later than this is damage, not protection.
       unsafe target.open(secret) { shown in
         unsafe (shown + size).storeBytes(
           of: (shown + size).load(as: UInt8.self) ^ 1, as: UInt8.self)
@@ -161,7 +161,7 @@ enum Attacks {
       signal(SIGSEGV) { _ in _exit(Attacks.crashes) }
       unsafe target.free(secret)
     case "overflow by a page":
-      // A run of bytes, as a copy with a wrong length makes it.
+      // A long run of bytes, like a copy with a wrong length.
       unsafe target.open(secret) { _ = unsafe memset($0, 1, 2 << 20) }
       unsafe target.free(secret)
     case "read while idle":
@@ -170,7 +170,7 @@ enum Attacks {
       unsafe target.free(secret)
       if unsafe !spy(secret) { exit(stopped) }
     case "read by another thread in a window":
-      // A thread that was there before, and learns where the secret can be seen.
+      // A thread that existed before the window, and learns the address of the open contents.
       let ends = UnsafeMutablePointer<Int32>.allocate(capacity: 2)
       unsafe pipe(ends)
       nonisolated(unsafe) let descriptors = unsafe ends
@@ -195,7 +195,7 @@ enum Attacks {
         onAnotherThread { unsafe exit(spy(shown) ? silent : stopped) }
       }
     case "read in a forked child":
-      // What a child finds of a secret that is open.
+      // A child reads a secret that was open at the fork.
       unsafe target.open(secret) { shown in
         let fork = unsafe unsafeBitCast(dlsym(nil, "fork")!, to: (@convention(c) () -> Int32).self)
         let pid = fork()
@@ -205,7 +205,7 @@ enum Attacks {
         exit(status & 0x7f != 0 ? stopped : (status >> 8) & 0xff)
       }
     case "left in a core dump":
-      // The kernel leaves out what is marked: core(5), VmFlags in proc(5).
+      // The kernel excludes pages with this flag: core(5), VmFlags in proc(5).
       unsafe exit(flags(of: secret).contains("dd") ? stopped : silent)
     case "lock that fails":
       // Half a MiB of secrets under a limit of 64 KiB.
@@ -215,7 +215,7 @@ enum Attacks {
       useUpMaps()
       for _ in 0..<2000 {
         let address = unsafe try target.allocate(32)
-        // Without its guard or lock: nobody said so.
+        // Memory without guard or lock was returned without an error.
         if target.name == "libsodium", unsafe !flags(of: address).contains("lo") { exit(silent) }
       }
       exit(stopped)
@@ -227,17 +227,17 @@ enum Attacks {
       unsafe target.open(secret) { unsafe exit(spy($0) ? stopped : silent) }
       exit(silent)
     case "shown in a crash report":
-      // With what each library has against it: this one a call, the others nothing.
+      // Use each library's own protection: this one has a call, the others have none.
       if target.name.hasPrefix("enclave") { try EmergencyWipe.install() }
       unsafe target.open(secret) { unsafe crash(beside: $0) }
     case "idle contents overwritten":
       unsafe (secret + 20).storeBytes(of: pattern ^ 1, as: UInt8.self)
-      // Who uses it now uses something else, or is told.
+      // The user of the secret now gets other bytes or an error.
       unsafe target.open(secret) { unsafe exit(spy($0) ? stopped : silent) }
     case "neighbour read during a window":
       unsafe target.open(several[3]) { _ in unsafe exit(spy(secret) ? silent : stopped) }
     case "idle contents found in a core image":
-      // All of memory, as a debugger reads it: the advice to leave it out is for the kernel's dumps.
+      // A debugger's core dump contains all memory: MADV_DONTDUMP only affects the kernel's dumps.
       unsafe exit(isInMemory(secret) ? silent : stopped)
     case "idle contents in an unlocked page":
       // Two MiB of secrets under a limit of 64 KiB.
@@ -249,7 +249,7 @@ enum Attacks {
     }
   }
 
-  /// Whether what lies at an address is the secret: read past every protection.
+  /// Whether the secret lies at an address, read past every protection.
   private static func isInMemory(_ address: UnsafeMutableRawPointer) -> Bool {
     let file = unsafe Glibc.open("/proc/self/mem", O_RDONLY)
     defer { close(file) }
@@ -258,7 +258,7 @@ enum Attacks {
       && bytes.allSatisfy { $0 == pattern }
   }
 
-  /// Faults while a register holds the secret's address, and another its first bytes.
+  /// Faults while one register holds the secret's address and another its first bytes.
   @inline(never)
   private static func crash(beside secret: UnsafeMutableRawPointer) {
     let nowhere = unsafe UnsafeMutableRawPointer(bitPattern: 8).unsafelyUnwrapped
@@ -273,7 +273,7 @@ enum Attacks {
       nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
     var offset = 4096
     while offset < length, unsafe mprotect(base + offset, 4096, PROT_NONE) == 0 { offset += 8192 }
-    // A few are left, so that the next calls fail at various places.
+    // Leave a few, so that the next calls fail at various places.
     for index in 0..<6 { unsafe mprotect(base + 4096 + index * 8192, 4096, PROT_READ) }
   }
 

@@ -1,4 +1,4 @@
-// The same operations through the C interface: what its border costs.
+// The same operations through the C interface, to measure its overhead.
 
 import CEnclave
 import Enclave

@@ -1,10 +1,10 @@
-// enclave-bench: the measurements, in lines that the peers' harness reads and prints.
+// enclave-bench: measures the library, and prints lines in the format of the peers' harness.
 //
 //   enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N]
-//   enclave-bench memory          ordinary memory and locked memory for each secret
+//   enclave-bench memory          ordinary and locked memory per secret
 //   enclave-bench attacks         the same attacks on this library and on installed peers
 //
-// peer<TAB>op<TAB>size<TAB>threads<TAB>ns[<TAB>p99]: nanoseconds an operation of each thread.
+// Lines: peer<TAB>op<TAB>size<TAB>threads<TAB>ns[<TAB>p99]: nanoseconds per operation and thread.
 
 import CEnclave
 import Enclave
@@ -23,9 +23,9 @@ struct Measurement {
   var size: Int
   var threads: Int
   var live = 0
-  /// Threads share one arena, each with secrets of its own.
+  /// Threads share one arena, but each has its own secrets.
   var sharesArena = true
-  /// Only when it is asked for by name.
+  /// Runs only if requested by name.
   var isLong = false
   var isVault: Bool { op == "seal" || op.hasPrefix("open") || op.hasPrefix("stream") }
 
@@ -41,8 +41,8 @@ struct Measurement {
     Measurement(op: "churn100k", size: 32, threads: 1, live: 100_000, isLong: true),
     Measurement(op: "churn1m", size: 32, threads: 1, live: 1_000_000, isLong: true),
     Measurement(op: "flip", size: 4096, threads: 1),
-    // Before two threads: once a process has run on another processor, closing pages interrupts that
-    // one too.
+    // Measured before those with two threads: once a process has run on another processor, closing
+    // pages interrupts that processor too.
     Measurement(op: "flip", size: 32, threads: 1),
     Measurement(op: "flip", size: 4096, threads: 2),
     Measurement(op: "flip", size: 32, threads: 2),
@@ -112,9 +112,9 @@ enum EnclaveBench {
       for measurement in Measurement.all
       where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
         if measurement.isLong, measurement.op != options.op { continue }
-        // Vaults have no C interface, and may be left out of the package.
+        // Vaults have no C interface, and may be excluded from the build.
         if measurement.isVault, variant.isC || !hasVaults { continue }
-        // Isolated secrets take two mappings each and more: many do not fit.
+        // Isolated secrets need at least two mappings each, so a process can only have so many.
         if variant.layout == .isolated, measurement.live > 10_000 { continue }
         run(variant, measurement, options)
       }
@@ -195,11 +195,11 @@ enum EnclaveBench {
     return count
   }
 
-  /// What a million secrets of 32 bytes cost beside the locked pages, and how many fit in 8 MiB.
+  /// Prints the ordinary memory that a million secrets of 32 bytes take, and how many fit in 8 MiB.
   static func memory() {
     let count = 1_000_000
     let handles = UnsafeMutablePointer<Secret>.allocate(capacity: count)
-    // The caller's handles are touched before, so that they are not counted.
+    // Touch the caller's handles first, so that they are not counted.
     let raw = UnsafeMutableRawPointer(handles)
     _ = unsafe memset(raw, 1, count * MemoryLayout<Secret>.stride)
     do {
@@ -212,7 +212,7 @@ enum EnclaveBench {
           to: try arena.allocate(byteCount: 32, label: "million"))
       }
       let secretPages = arena.statistics.bytesMapped - mapped
-      // Pages that could not be locked are resident all the same once they were written to.
+      // Pages that could not be locked are still resident after they were written to.
       let ordinary = status("VmRSS") - resident - secretPages
       print("secrets\t\(count)")
       print("locked bytes a secret\t\(number(Double(secretPages) / Double(count)))")

@@ -1,5 +1,5 @@
-// How an operation is timed: as the harness in Tests/PeerBenchmarks does it, so that both can stand
-// in one table.
+// Times an operation with the method of the harness in Tests/PeerBenchmarks, so that the results
+// are comparable.
 
 import Glibc
 
@@ -9,7 +9,7 @@ func now() -> UInt64 {
   return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
 
-/// xorshift: the next of a cheap sequence.
+/// A fast pseudo-random sequence (xorshift).
 struct Sequence64 {
   var state: UInt64
   mutating func next() -> UInt64 {
@@ -20,7 +20,7 @@ struct Sequence64 {
   }
 }
 
-/// What one thread does again and again. Made on its thread, used there.
+/// The operation that one thread repeats. Created and used on that thread.
 protocol Work: AnyObject {
   func step()
 }
@@ -28,11 +28,11 @@ protocol Work: AnyObject {
 struct Timing {
   var ns: Double
   var p99: Double?
-  /// Of filling, where the work fills something first.
+  /// The time of filling, if the work fills something first.
   var fillNs: Double?
 }
 
-/// A barrier of threads: spinning, so that all start within a microsecond.
+/// A barrier that spins, so that all threads start within a microsecond.
 @safe
 final class StartLine: @unchecked Sendable {
   private var barrier = pthread_barrier_t()
@@ -40,9 +40,9 @@ final class StartLine: @unchecked Sendable {
   func wait() { unsafe pthread_barrier_wait(&barrier) }
 }
 
-/// Keeps this thread on one processor: two threads on one would lie about scaling.
+/// Pins this thread to a processor: threads that share one would distort the scaling.
 func pin(to cpu: Int) {
-  // glibc declares it for GNU programs alone.
+  // glibc declares it only with _GNU_SOURCE.
   typealias Call = @convention(c) (Int32, Int, UnsafeRawPointer) -> Int32
   guard let symbol = unsafe dlsym(nil, "sched_setaffinity") else { return }
   var mask = [UInt8](repeating: 0, count: 128)
@@ -88,7 +88,7 @@ final class Worker: @unchecked Sendable {
   }
 }
 
-/// Calibrates on this thread, then runs one pinned thread each.
+/// Calibrates on this thread, then measures on `threads` pinned threads.
 func measure(threads: Int, batchMs: Int, _ make: @escaping (Int) -> any Work) -> Timing {
   var steps = 1
   do {

@@ -1,6 +1,7 @@
-// Encryption at rest: `seal` encrypts a secret and drops the ciphertext, `open` decrypts into a new
-// secret and destroys it, `open_over` decrypts over one that is there; `stream_write` makes a stream of
-// ordinary bytes in chunks of 64 KiB and drops it, `stream_read` reads one from start to end.
+// Encryption at rest: `seal` encrypts a secret and drops the ciphertext; `open` decrypts into a new
+// secret and destroys it; `open_over` decrypts over an existing secret; `stream_write` writes a
+// stream of ordinary bytes in chunks of 64 KiB and drops it; `stream_read` reads one from start to
+// end.
 
 #if Sodium
   import Enclave

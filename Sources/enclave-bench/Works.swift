@@ -1,9 +1,9 @@
-// The operations, by the public API alone.
+// The measured operations, with the public API only.
 
 import Enclave
 import Glibc
 
-/// Which of the library's properties are measured.
+/// The properties of the measured arena.
 struct Variant {
   var name: String
   var layout = Arena.Layout.slab
@@ -75,7 +75,7 @@ final class AllocWork: Work {
   }
 }
 
-/// One free, one allocate and write, with many live.
+/// Frees one secret, allocates and writes another, with many live.
 @safe
 final class ChurnWork: Work {
   let arena: Arena
@@ -118,7 +118,7 @@ final class ChurnWork: Work {
 /// Open, read one byte, close.
 @safe
 final class FlipWork: Work {
-  // Not a variable of the class: that would measure Swift's exclusivity checks.
+  // Not a stored Secret, which would measure Swift's exclusivity checks too.
   let secret: UnsafeMutablePointer<Secret>
   let sum: UnsafeMutablePointer<UInt8>
 

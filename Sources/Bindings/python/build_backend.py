@@ -1,7 +1,8 @@
-"""Makes the wheel (PEP 517), with nothing but the standard library.
+"""Builds the wheel (PEP 517) with the standard library alone.
 
 With ENCLAVE_LIBRARY=libenclave.so.1 in the environment, or `--config-setting library=...`, the wheel
-bundles that library, and its tag says which C library it needs. Without, it uses the system's.
+bundles that library, and its tag names the glibc version that it needs. Otherwise the wheel uses the
+system's library.
 """
 
 import base64
@@ -65,7 +66,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     ) as wheel:
 
         def add(path, contents, mode=0o644):
-            # (Without a date: the same sources make the same wheel.)
+            # No date, so that equal sources make equal wheels.
             entry = zipfile.ZipInfo(path)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = (0o100000 | mode) << 16

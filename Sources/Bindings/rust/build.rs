@@ -1,6 +1,6 @@
-//! Finds libenclave.so by pkg-config. A program that uses this crate finds it where it runs by the
-//! loader's own path, else by an rpath that its own build.rs gives: DEP_ENCLAVE_LIBDIR is the folder, and
-//! `cargo:rustc-link-arg=-Wl,-rpath,FOLDER` what to print.
+//! Finds libenclave.so with pkg-config. At run time a program finds the library in the loader's search path.
+//! If it is elsewhere, the program's own build.rs sets an rpath: it prints
+//! `cargo:rustc-link-arg=-Wl,-rpath,FOLDER` with the folder from DEP_ENCLAVE_LIBDIR.
 
 use std::{env, process::Command};
 
@@ -14,7 +14,7 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     if env::var_os("DOCS_RS").is_some() {
-        return; // nothing is linked there
+        return; // docs.rs links nothing
     }
     let tool = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
     let answer = Command::new(&tool)
@@ -34,7 +34,7 @@ fn main() {
         } else if let Some(library) = word.strip_prefix("-l") {
             println!("cargo:rustc-link-lib=dylib={library}");
         } else if word.starts_with("-Wl,-rpath,") {
-            println!("cargo:rustc-link-arg={word}"); // this crate's own tests
+            println!("cargo:rustc-link-arg={word}"); // only for this crate's own tests
         }
     }
 }

@@ -6,29 +6,30 @@
     key = arena.allocate_random(32, label="session ticket key")
     with key.read() as view:        # a memoryview; released when the block ends
         sign(message, view)
-    key.destroy()                   # wiped; so it is when the last reference goes
+    key.destroy()                   # wiped, as when the last reference is dropped
 
-The package stands on the C interface of the Enclave library, by ctypes: `enclave.h` says what each
-function does, and memwatch shows what they did.
+The package calls the C interface of the Enclave library through ctypes. `enclave.h` documents each
+function. memwatch shows the arenas while the program runs.
 
-Views. A window's memoryview is released where its block ends, and slices of it with it: using one
-later raises ValueError. What has exported its buffer (a NumPy array) cannot be released: the block then
-ends with BufferError. ctypes' from_buffer keeps the bare address. Touching the memory through either
-later may end the process.
+Views. A window's memoryview and its slices are released when the block ends: later use raises
+ValueError. A view whose buffer is exported (for example to a NumPy array) cannot be released: the block
+then ends with BufferError. ctypes' from_buffer keeps the bare address. Touching the memory through
+either later may end the process.
 
 Copies. `bytes(view)`, `view.tobytes()`, `view.hex()` and every str are copies on Python's heap that
-nothing wipes, and hmac.new() takes nothing else. Functions that take bytes-like objects (hmac.digest,
-hashlib, os.writev, socket.sendmsg) take a view as it is.
+are never wiped; hmac.new() only takes such copies. Functions that take bytes-like objects (hmac.digest,
+hashlib, os.writev, socket.sendmsg) take a view directly.
 
-Threads. A window belongs to the thread that opened it, and windows of a thread end in the opposite
-order: do not await or yield in one. With a key gate another thread that touches the view faults. Threads that
-are started in a window keep its key unless the library is preloaded (`LD_PRELOAD=libenclave.so.1`).
+Threads. A window belongs to the thread that opened it, and a thread's windows end in reverse order: do
+not await or yield in one. Under a key gate another thread that touches the view faults. Threads that
+are started in a window inherit its key unless the library is preloaded
+(`LD_PRELOAD=libenclave.so.1`).
 
-Ctrl-C. KeyboardInterrupt may come anywhere: no secret stays behind, and a window whose end it kept from
-running is closed, its view dead, once the exception was handled.
+Ctrl-C. KeyboardInterrupt may be raised at any point. No secret leaks. A window whose end it prevented
+is closed, and its view released, once the exception was handled.
 
-Fork. In a child the parent's arenas raise InheritedByForkError, and their memory is zeros or not
-there; a child makes arenas of its own. So do workers of multiprocessing, with any start method.
+Fork. In a child the parent's arenas raise InheritedByForkError, and their memory is zeros or absent.
+A child, such as a worker of multiprocessing with any start method, creates its own arenas.
 """
 
 from ._arena import Arena, Gate, Layout, Lock, Statistics

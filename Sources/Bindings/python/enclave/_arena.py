@@ -18,35 +18,35 @@ from ._violation import Violation, violation_of
 
 class Layout(enum.IntEnum):
     SLAB = 0
-    """Many secrets a page, a canary behind each."""
+    """Many secrets per page, with a canary behind each."""
     ISOLATED = 1
-    """Pages of its own for each, the data against a guard page."""
+    """Separate pages for each secret, with its data against a guard page."""
 
 
 class Lock(enum.IntEnum):
     REQUIRED = 0
-    """Allocating fails rather than use memory that is not locked."""
+    """Allocating fails if the memory cannot be locked."""
     PREFERRED = 1
-    """It goes on, and is shown as partial or unlocked."""
+    """Unlocked memory is used, and shown as partial or unlocked."""
     OFF = 2
 
 
 class Gate(enum.IntEnum):
     AUTOMATIC = 0
-    """A protection key, else pages."""
+    """A protection key if available, otherwise pages."""
     KEY = 1
     """A window opens the arena for its own thread, without a system call."""
     PAGES = 2
     """A window opens a secret's pages for every thread: mprotect(2)."""
     NONE = 3
-    """Always open."""
+    """Always readable and writable."""
     CIPHER = 4
-    """Contents rest encrypted; a window is a locked copy of its thread's own."""
+    """Contents are encrypted at rest; a window is its thread's locked copy."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """An arena's counts of now; see enclave.h."""
+    """An arena's current counts; see enclave.h."""
 
     secret_count: int
     bytes_in_use: int
@@ -74,11 +74,11 @@ _OWN_KEY, _SECRET_MEMORY, _TAGGED, _KEPT_AT_EXIT, _ENDS_AT_GUARD = 1, 2, 4, 8, 1
 class Arena:
     """Memory for secrets: named, locked, guarded, closed while nobody uses it, and wiped.
 
-    Lives while somebody holds it or a secret of it. `destroy`, or the end of a `with arena:` block,
+    Lives while it or one of its secrets is referenced. `destroy`, or the end of a `with arena:` block,
     wipes and unmaps it at once. Every method may be called from any thread.
 
-    `name` and labels are shown by memwatch, to other processes: never what should not be seen. A
-    secret without a label is counted under the file and line of the call.
+    memwatch shows `name` and labels to other processes, so they must not be confidential. A secret
+    without a label is counted under the file and line of the call.
     """
 
     __slots__ = ("__del__", "__weakref__", "_forks", "_name", "_pointer")
@@ -97,14 +97,14 @@ class Arena:
         kept_at_exit: bool = False,
         ends_at_guard: bool = False,
     ) -> None:
-        """Makes an arena; it maps nothing until the first secret.
+        """Creates an arena. Nothing is mapped before the first secret.
 
-        capacity: the most data bytes that it maps; None: no limit of its own.
-        own_key: a protection key that no other arena has.
-        secret_memory: memfd_secret(2), unreachable for the kernel itself.
+        capacity: the maximum number of data bytes that it maps; None: unlimited.
+        own_key: a protection key that no other arena shares.
+        secret_memory: memfd_secret(2), inaccessible to the kernel itself.
         tagged: memory tags (arm64).
-        kept_at_exit: not wiped by exit.
-        ends_at_guard: in pages of its own, a secret ends at the guard page at every size.
+        kept_at_exit: exit does not wipe it.
+        ends_at_guard: secrets in separate pages end exactly at the guard page.
         """
         if capacity is not None and capacity <= 0:
             raise ValueError(f"a capacity of {capacity} bytes: it is above 0, or None")
@@ -131,24 +131,24 @@ class Arena:
     # Secrets
 
     def allocate(self, size: int, *, alignment: int = 0, label: Optional[str] = None) -> Secret:
-        """A secret of zeros; `alignment` is a power of two up to 4096, 0: the arena's own."""
+        """Allocates a zeroed secret. `alignment`: a power of two up to 4096; 0: the arena's default."""
         return self._allocate(size, alignment, label or call_site(1))
 
     def allocate_random(self, size: int, *, label: Optional[str] = None) -> Secret:
-        """A secret of the system's randomness: getrandom(2)."""
+        """Allocates a secret of random bytes from the system: getrandom(2)."""
         secret = self._allocate(size, 0, label or call_site(1))
         secret.fill_random()
         return secret
 
     def allocate_copying(self, source: c.Buffer, *, label: Optional[str] = None) -> Secret:
-        """A secret of the bytes of a bytes-like object, which stays as it is."""
+        """Allocates a secret with a copy of a bytes-like object, which is unchanged."""
         return self._copy(source, label or call_site(1))
 
     def allocate_wiping(self, source: Any, *, label: Optional[str] = None) -> Secret:
-        """A secret of the bytes of a bytearray (or what else is writable), which is wiped.
+        """Moves the bytes of a bytearray (or another writable buffer) into a secret.
 
-        It keeps its length, as zeros. Copies that were made before stay: a bytearray that grew has left
-        some. Where this raises, the source is as it was; but where Ctrl-C comes last, both may be gone.
+        The source keeps its length and is zeroed. Earlier copies remain, for example of a bytearray that
+        grew. On failure the source is unchanged, but a KeyboardInterrupt at the very end may lose both.
         """
         pointer, size = c.address_of(source)
         secret = self._copy(source, label or call_site(1))
@@ -163,11 +163,11 @@ class Arena:
         limit: int = 1024,
         label: Optional[str] = None,
     ) -> Secret:
-        """A line that is typed without echo, straight into a secret: no str of it is made.
+        """Reads a line without echo directly into a secret; no str is created.
 
-        From the process' terminal (/dev/tty), else from standard input. What is no terminal is
-        read up to a newline, or its end. Raises EndOfInputError without a whole line, or where it is
-        longer than `limit` bytes. Ctrl-C raises KeyboardInterrupt as ever, with the echo restored.
+        Reads from the process' terminal (/dev/tty), otherwise from standard input. A descriptor that is
+        not a terminal is read up to a newline or its end. Raises EndOfInputError if the line is
+        incomplete or longer than `limit` bytes. Ctrl-C restores the echo and raises KeyboardInterrupt.
         """
         if limit <= 0:
             raise ValueError(f"a limit of {limit} bytes: it is above 0")
@@ -184,14 +184,14 @@ class Arena:
     def read_file(
         self, path: "os.PathLike[str] | str", *, limit: int = 1 << 20, label: Optional[str] = None
     ) -> Secret:
-        """A file's bytes, read straight into a secret: a key, a systemd credential.
+        """Reads a file directly into a secret, such as a key or a systemd credential.
 
-        Raises EndOfInputError where it has more than `limit` bytes.
+        Raises EndOfInputError if it has more than `limit` bytes.
         """
         site = label or call_site(1)
         with io.FileIO(os.fspath(path)) as file:
             status = os.fstat(file.fileno())
-            # (The size of what is in /proc, and of pipes, is 0.)
+            # Files in /proc and pipes report a size of 0.
             expected = status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else limit
             if expected > limit:
                 raise _too_long(limit)
@@ -213,17 +213,17 @@ class Arena:
     # The arena as a whole
 
     def freeze(self) -> None:
-        """Write-once: from now on contents can only be read, until it is destroyed."""
+        """Makes the arena write-once: contents can only be read until it is destroyed."""
         c.check(c.arena_freeze(self._pointer))
 
     def seal(self) -> None:
-        """Freezes it, and has the kernel refuse every change to the mapping until exit: mseal(2)."""
+        """Freezes it, and makes the kernel refuse every change to its mappings until exit: mseal(2)."""
         c.check(c.arena_seal(self._pointer))
 
     def destroy(self, *, wait: float = 0.0) -> None:
-        """Wipes and unmaps it; its secrets are gone. Nothing happens where it is destroyed already.
+        """Wipes and unmaps it with its secrets. Does nothing if it is destroyed already.
 
-        Waits up to so many seconds for windows that are open; then WindowsOpenError.
+        Waits up to `wait` seconds for open windows, then raises WindowsOpenError.
         """
         if not 0 <= wait <= 4_000_000:
             raise ValueError(f"a wait of {wait} s")
@@ -233,18 +233,18 @@ class Arena:
             c.check(status)
 
     def trim(self) -> int:
-        """Gives memory that holds no secret back to the system: so many bytes."""
+        """Returns memory that holds no secret to the system; the result is the number of bytes."""
         given = ctypes.c_size_t()
         c.check(c.arena_trim(self._pointer, byref(given)))
         return given.value
 
     def check(self) -> List[Violation]:
-        """Looks at every canary and every free slot; what is wrong. O(memory)."""
+        """Checks every canary and every free slot, and returns the violations. O(memory)."""
         found: List[Violation] = []
         raised: List[BaseException] = []
 
         def each(violation: Any, context: Any) -> None:
-            # ctypes prints what a callback raises, and goes on.
+            # ctypes would print an exception and continue.
             try:
                 found.append(violation_of(violation.contents))
             except BaseException as error:
@@ -263,11 +263,11 @@ class Arena:
 
     @property
     def statistics(self) -> Statistics:
-        """The counts of now."""
-        told = c.CStatistics(ctypes.sizeof(c.CStatistics))
-        c.check(c.arena_statistics(self._pointer, byref(told)))
+        """The current counts."""
+        filled = c.CStatistics(ctypes.sizeof(c.CStatistics))
+        c.check(c.arena_statistics(self._pointer, byref(filled)))
         names = [name for name, *_ in c.CStatistics._fields_ if name != "struct_size"]
-        counts = {name: getattr(told, name) for name in names}
+        counts = {name: getattr(filled, name) for name in names}
         if counts["protection_key"] < 0:
             counts["protection_key"] = None
         return Statistics(**counts)
@@ -276,7 +276,7 @@ class Arena:
         return self
 
     def __exit__(self, *ignored: object) -> None:
-        # In a forked child there is nothing to destroy.
+        # A forked child has nothing to destroy.
         if self._forks == _Process.forks:
             self.destroy()
 

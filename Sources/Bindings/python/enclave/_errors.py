@@ -32,10 +32,10 @@ class Status(enum.IntEnum):
 
 
 class EnclaveError(Exception):
-    """What was asked, what the system answered and what to do, as text.
+    """A message: what was requested, what the system answered and what to do.
 
-    `status` is the library's code, and `errno` the system's behind SYSTEM and UNSUPPORTED, else 0.
-    No message holds contents of a secret.
+    `status` is the library's code. `errno` is the system's for SYSTEM and UNSUPPORTED, otherwise 0.
+    Messages never hold contents of a secret.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class EnclaveError(Exception):
 
 
 class SystemCallError(EnclaveError):
-    """A call to the kernel failed: see `errno`."""
+    """A system call failed: see `errno`."""
 
 
 class UnsupportedError(EnclaveError):
-    """This machine does not have what was asked for."""
+    """This machine lacks the requested mechanism."""
 
 
 class MapLimitError(EnclaveError):
@@ -78,11 +78,11 @@ class FrozenError(EnclaveError):
 
 
 class DestroyedError(EnclaveError):
-    """The arena or the secret is gone, or everything was wiped while a window was open."""
+    """The arena or the secret no longer exists, or everything was wiped while a window was open."""
 
 
 class InheritedByForkError(EnclaveError):
-    """It belongs to the parent of this process."""
+    """The arena belongs to the parent of this process."""
 
 
 class WindowsOpenError(EnclaveError):
@@ -94,19 +94,19 @@ class NeedsKeyError(EnclaveError):
 
 
 class PublishingError(EnclaveError):
-    """The process publishes already."""
+    """The process already publishes."""
 
 
 class DirectoryError(EnclaveError):
-    """The directory for the stats page is not fit for it."""
+    """The directory cannot hold the stats page."""
 
 
 class ArgumentError(EnclaveError, ValueError):
-    """A value that the library does not know."""
+    """An invalid argument."""
 
 
 class NotOursError(EnclaveError):
-    """An address that does not belong to a live secret."""
+    """The address does not belong to a live secret."""
 
 
 class NoInterposerError(EnclaveError):
@@ -118,26 +118,26 @@ class ClosedError(EnclaveError):
 
 
 class BusyError(EnclaveError):
-    """The arena is being changed, and that cannot be waited for."""
+    """The arena is being changed, and this thread cannot wait."""
 
 
 class WindowThreadError(EnclaveError):
-    """The window is another thread's; it is still open."""
+    """The window belongs to another thread and is still open."""
 
 
 class TamperedError(EnclaveError):
-    """Cipher gate: the secret was changed from outside of a window."""
+    """Cipher gate: the secret was changed outside a window."""
 
 
 class EndOfInputError(EnclaveError, EOFError):
-    """The input ended before what was asked for had come."""
+    """The input ended too early."""
 
 
 class WindowOrderError(WindowsOpenError, RuntimeError):
-    """A window ended while one that its thread opened later was still open.
+    """A window ended while its thread had a later one open.
 
-    It closes together with that one. What was made of its contents is not to be used: nobody knows
-    yet whether they were there all the while. The usual cause is an `await` or `yield` in a window.
+    It closes together with the later one. Discard results computed from its contents: whether they
+    were intact is not known yet. The usual cause is an `await` or `yield` in a window.
     """
 
 
@@ -167,7 +167,7 @@ _CLASSES: Dict[int, Type[EnclaveError]] = {
 
 
 def make_error(status: int, message: str, errno: int) -> EnclaveError:
-    """The error of a status; one that is newer than this package is an EnclaveError itself."""
+    """Makes the error for a status. A status that is newer than this package makes an EnclaveError."""
     kind = _CLASSES.get(status)
     if kind is None:
         return EnclaveError(message, status, errno)

@@ -1,4 +1,4 @@
-"""libenclave.so: finding it, and the types and functions of enclave.h."""
+"""Loads libenclave.so and declares the types and functions of enclave.h."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ _NAME = "libenclave.so.1"
 
 
 def _load() -> ctypes.CDLL:
-    # One that is in the process already (preloaded, or an embedding program's) is the one to use.
+    # Use a library that is loaded already: preloaded, or linked by an embedding program.
     bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), _NAME)
     try:
         return ctypes.CDLL(_NAME, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
@@ -158,7 +158,7 @@ publish_start_with = _function("enclave_publish_start_with", c_int, POINTER(CPub
 c_publish_stop = _function("enclave_publish_stop", None)
 c_publish_refresh = _function("enclave_publish_refresh", None)
 
-# A view of memory that is nobody's object: the window decides how long it is good.
+# Makes a view of memory that no Python object owns. The window ends its validity.
 view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
 view_of_memory.restype = ctypes.py_object
 view_of_memory.argtypes = [c_void_p, c_ssize_t, c_int]
@@ -167,7 +167,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 
 def failure(status: int) -> EnclaveError:
-    """The error of the call that has just failed in this thread."""
+    """The error of this thread's last failed call."""
     text = last_error() or b""
     return make_error(status, text.decode("utf-8", "replace"), last_errno())
 
@@ -184,7 +184,7 @@ def encoded(text: str) -> bytes:
 
 
 def address_of(buffer: Any) -> Any:
-    """A writable, contiguous buffer as something that ctypes passes by address, and its size.
+    """Returns a writable, contiguous buffer as a ctypes object, and its size in bytes.
 
     The buffer cannot be resized while the result lives.
     """

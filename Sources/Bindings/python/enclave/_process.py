@@ -1,4 +1,4 @@
-"""What is about the whole process: wiping, violations, publishing."""
+"""Process-wide functions: wiping, violations, publishing."""
 
 import atexit
 import ctypes
@@ -11,7 +11,7 @@ from ._violation import Violation, violation_of
 
 
 class Capability(enum.IntEnum):
-    """What a machine has, or a process; see enclave.h."""
+    """Mechanisms that a machine or a process may have; see enclave.h."""
 
     PROTECTION_KEYS = 1
     SEALS = 2
@@ -24,12 +24,12 @@ class Capability(enum.IntEnum):
 
 
 def probe(capability: Capability) -> None:
-    """Raises UnsupportedError, and says why, where the machine does not have it. Asks the kernel."""
+    """Raises UnsupportedError with the reason if it is missing. Asks the kernel each time."""
     c.check(c.c_probe(capability))
 
 
 def is_available(capability: Capability) -> bool:
-    """Whether the machine has it. Asks the kernel each time."""
+    """Whether the machine or process has it. Asks the kernel each time."""
     status = c.c_probe(capability)
     if status not in (Status.OK, Status.UNSUPPORTED, Status.NO_INTERPOSER):
         raise c.failure(status)
@@ -37,22 +37,22 @@ def is_available(capability: Capability) -> bool:
 
 
 def wipe(buffer: Any) -> None:
-    """Zeros a bytearray, or what else is writable, never optimised away."""
+    """Zeros a bytearray or another writable buffer."""
     c.c_wipe(*c.address_of(buffer))
 
 
 def wipe_everything() -> None:
-    """Wipes every arena of the process, now; each use of one raises DestroyedError from then on.
+    """Wipes every arena of the process at once. Every later use of one raises DestroyedError.
 
-    Raises SystemCallError with what could not be wiped; everything else has been then.
+    Raises SystemCallError naming what could not be wiped; everything else is wiped even then.
     """
     c.check(c.c_wipe_everything())
 
 
 def wipe_on_signals() -> None:
-    """Has signals that end the process, and faults, wipe every arena first.
+    """Makes terminating signals and faults wipe every arena before the process ends.
 
-    Python's own handlers stay: Ctrl-C raises KeyboardInterrupt, and the exit wipes.
+    Python's own handlers stay: Ctrl-C raises KeyboardInterrupt, and the exit then wipes.
     """
     c.check(c.c_wipe_on_signals())
 
@@ -62,13 +62,13 @@ class Response(enum.IntEnum):
     GO_ON = 1
 
 
-_handlers: List[Any] = []  # another thread may be calling an older one just now
+_handlers: List[Any] = []  # never removed: another thread may be calling an older one
 
 
 def set_violation_handler(handler: Optional[Callable[[Violation], Response]]) -> None:
-    """Sets what is asked about a violation; None: the process ends, as without a handler.
+    """Sets the handler that decides about violations; None: violations end the process.
 
-    It runs on the thread that found the violation. Where it raises, the process ends.
+    It runs on the thread that found the violation. If it raises, the process ends.
     """
     if handler is None:
         called = c.HANDLER(0)
@@ -88,7 +88,7 @@ atexit.register(c.c_set_violation_handler, c.HANDLER(0), None)
 
 
 class Addresses(enum.IntEnum):
-    """Whether the stats page tells where chunks lie, so that memwatch can audit each arena."""
+    """Whether the stats page holds the addresses of chunks, so that memwatch can audit each arena."""
 
     WHILE_DUMPABLE = 0
     ALWAYS = 1
@@ -105,8 +105,8 @@ def publish_start(
 ) -> None:
     """Publishes names, counts, sizes and states for memwatch, until publish_stop() or exit.
 
-    `name` is what memwatch calls the process; None: its command's name. ENCLAVE_STATS=1 in the
-    environment does the same when the first arena is made.
+    memwatch shows the process under `name`; None: its command's name. ENCLAVE_STATS=1 in the
+    environment does the same when the first arena is created.
     """
     for count in (tick_milliseconds, listed_secrets, listed_arenas):
         if not 0 <= count < 1 << 32:
@@ -123,10 +123,10 @@ def publish_start(
 
 
 def publish_stop() -> None:
-    """Takes the page away."""
+    """Removes the stats page."""
     c.c_publish_stop()
 
 
 def publish_refresh() -> None:
-    """Writes the counts as they are now, rather than at the next tick."""
+    """Publishes the current counts now instead of at the next tick."""
     c.c_publish_refresh()

@@ -1,8 +1,8 @@
 """Secrets, and windows to them.
 
-Ctrl-C may come between any two bytecodes. So what the library makes is owned before it is made: the
-object comes first, and the call fills it in. What frees it stands in a slot named `__del__`: C calls
-that, and nothing comes in between.
+KeyboardInterrupt may be raised between any two bytecodes. So that nothing leaks, the owning object is
+created first, and the library's call fills it in. The function that frees the resource is stored in a
+slot named `__del__`: CPython calls it directly, and no bytecode runs in between.
 """
 
 import functools
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _READ, _READ_WRITE = 0, 1
 _BUFFER_READ, _BUFFER_WRITE = 0x100, 0x200  # PyBUF_READ, PyBUF_WRITE
 
-# What a `__del__` is when there is nothing left to do.
+# A `__del__` that does nothing.
 _nothing: Callable[[], object] = int
 
 
 class _Process:
-    """Counts forks: another thread of the parent may have held a lock that the child copied."""
+    """Counts forks, because a child may have copied a lock that another thread of its parent held."""
 
     forks = 0
 
@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class _Thread(threading.local):
-    """The windows that this thread has open, the latest last."""
+    """This thread's open windows, the latest last."""
 
     def __init__(self) -> None:
         self.windows: List["_Opened"] = []
@@ -52,18 +52,18 @@ class _Thread(threading.local):
 
 _thread = _Thread()
 
-# Secrets whose window only a thread that has ended could have closed: never freed, wiped at exit.
+# Secrets with an open window whose thread has ended: never freed, wiped at exit.
 _abandoned: List["Secret"] = []
 
 
 def call_site(depth: int) -> str:
-    """The file and line that called, so many frames above the caller."""
+    """The file and line `depth` frames above the caller."""
     frame: FrameType = sys._getframe(depth + 1)
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def _count_references() -> int:
-    """What getrefcount says of the memory of a view that has no slices; it depends on the version."""
+    """sys.getrefcount of the memory of a view without slices; it depends on Python's version."""
     view = memoryview(bytearray(1))
     (memory,) = gc.get_referents(view)
     released = _release(view)
@@ -72,8 +72,8 @@ def _count_references() -> int:
 
 
 class _Opened:
-    """What a window has open. The thread's list holds it until it is closed, whatever becomes of the
-    Window. Closing it twice is fine: Ctrl-C may have come between the call and what notes it."""
+    """An open window's state. The thread's list holds it until it is closed, even if the Window is
+    dropped. Closing twice is harmless: KeyboardInterrupt may come before the first is recorded."""
 
     __slots__ = ("__del__", "is_ended", "owner", "secret", "state", "status", "view")
 
@@ -82,9 +82,9 @@ class _Opened:
         self.secret = owner._secret
         self.state = c.CWindow()
         self.view: Optional[memoryview] = None
-        self.is_ended = False  # the block
-        self.status: Optional[int] = None  # what closing it said
-        # The list goes with its thread.
+        self.is_ended = False  # whether the with block ended
+        self.status: Optional[int] = None  # the result of closing it
+        # Runs if the thread ends first, and its list with it.
         self.__del__: Callable[[], object] = functools.partial(
             _close_late, self.state, self.secret
         )
@@ -94,7 +94,7 @@ class _Opened:
         return self.is_ended or self.owner() is None
 
     def open(self, access: int) -> memoryview:
-        """Nobody destroys the secret meanwhile."""
+        """Opens the window under the secret's lock, so that no thread destroys it meanwhile."""
         secret = self.secret
         with secret._lock_of_this_process():
             secret._require()
@@ -118,13 +118,13 @@ class _Opened:
         return status
 
     def release_views(self) -> bool:
-        """Releases the view and all slices of it; whether something has exported one of them."""
+        """Releases the view and its slices. Returns whether one of them is exported and still usable."""
         view = self.view
         if view is None:
             return False
         (memory,) = gc.get_referents(view)
         is_exported = not _release(view)
-        # More references than of a view alone are slices; those are looked for.
+        # More references than those of a lone view mean that there are slices: find them.
         if sys.getrefcount(memory) > _references_of_one_view:
             for other in gc.get_referrers(memory):
                 if isinstance(other, memoryview):
@@ -134,7 +134,7 @@ class _Opened:
 
 
 def _close_ended() -> None:
-    """Closes this thread's windows that are over, the latest first, up to one that is not."""
+    """Closes this thread's ended windows, latest first, up to the first that is still in use."""
     windows = _thread.windows
     while windows and windows[-1].is_over:
         last = windows[-1]
@@ -143,7 +143,7 @@ def _close_ended() -> None:
         try:
             windows.remove(last)
         except ValueError:
-            pass  # a handler of a signal, or the collector, came to it first
+            pass  # a signal handler or the collector removed it first
 
 
 def _end(opened: _Opened) -> None:
@@ -161,9 +161,9 @@ def _close_late(state: c.CWindow, secret: "Secret") -> None:
 
 
 class Window:
-    """The time in which this thread has a secret open; made by `Secret.read` and `Secret.write`.
+    """The time in which this thread has a secret open; created by `Secret.read` and `Secret.write`.
 
-    Good for one `with` block. A window that nobody holds any more ends, and its view with it.
+    Valid for one `with` block. A window that is no longer referenced ends, and its view with it.
     """
 
     __slots__ = ("__del__", "__weakref__", "_access", "_opened", "_secret")
@@ -201,7 +201,7 @@ class Window:
                 _close_ended()
                 status = opened.status
             else:
-                # Of another thread's window closing says whose it is.
+                # If the window belongs to another thread, this returns Status.THREAD.
                 status = opened.close()
             if opened.status is not None:
                 self.__del__ = _nothing
@@ -233,13 +233,13 @@ def _release(view: memoryview) -> bool:
 
 
 class Secret:
-    """One allocation in an arena. Its bytes are reached in a window:
+    """One allocation in an arena. Its bytes are accessible in a window:
 
         with secret.read() as view: ...
         with secret.write() as view: ...
 
-    Wiped and freed by `destroy`, where a `with secret:` block ends, or when the last reference goes.
-    Threads may share it: any number may read at a time.
+    Wiped and freed by `destroy`, at the end of a `with secret:` block, or when the last reference is
+    dropped. Threads may share it, and any number may read at the same time.
     """
 
     __slots__ = (
@@ -255,21 +255,21 @@ class Secret:
     )
 
     def __init__(self, arena: "Arena") -> None:
-        """Secrets are made by `Arena.allocate` and its like, which fill in the handle."""
-        self._arena = arena  # it lives as long as its secrets
+        """Only for `Arena.allocate` and similar methods, which fill in the handle."""
+        self._arena = arena  # keeps the arena alive
         self._handle = c.CSecret()
-        self._size = 0  # as it was last known
+        self._size = 0  # the last known size
         self._is_destroyed = False
         self._windows: Dict[int, c.CWindow] = {}  # those that may be open
-        # Of one thread, too: a handler of a signal may come at any time.
+        # Reentrant: a signal handler may run at any time in the same thread.
         self._lock = threading.RLock()
         self._forks = _Process.forks
-        # (Its windows hold it, so none is open.)
+        # (No window is open then, because windows hold the secret.)
         self.__del__: Callable[[], object] = functools.partial(c.secret_free, byref(self._handle))
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         with self._lock_of_this_process():
             self._require()
             if self.is_alive:
@@ -281,14 +281,14 @@ class Secret:
 
     @property
     def is_alive(self) -> bool:
-        """Whether neither it nor its arena was destroyed, and this is no forked child."""
+        """False if it or its arena was destroyed, and in a forked child."""
         if self._forks != _Process.forks:
             return False
         with self._lock_of_this_process():
             return c.secret_address(byref(self._handle)) is not None
 
     def read(self) -> Window:
-        """A window for reading: `with secret.read() as view`, a read-only memoryview."""
+        """A window for reading: `with secret.read() as view` gives a read-only memoryview."""
         return Window(self, _READ)
 
     def write(self) -> Window:
@@ -296,14 +296,14 @@ class Secret:
         return Window(self, _READ_WRITE)
 
     def fill_random(self) -> None:
-        """Fills it from the system's randomness."""
+        """Fills it with random bytes from the system."""
         window = self.write()
         with window as view:
             assert window._opened is not None
             c.check(c.fill_random(window._opened.state.bytes, view.nbytes))
 
     def equals(self, other: Union["Secret", c.Buffer]) -> bool:
-        """Whether the bytes are the same, in a time that depends on their number alone."""
+        """Compares the bytes in a time that depends only on their number."""
         with self.read() as mine:
             if isinstance(other, Secret):
                 with other.read() as theirs:
@@ -311,21 +311,21 @@ class Secret:
             return hmac.compare_digest(mine, other)
 
     def copy_into(self, arena: "Arena", *, label: Optional[str] = None) -> "Secret":
-        """A secret of the same bytes in another arena, or the same."""
+        """Copies the bytes to a new secret in any arena."""
         site = label or call_site(1)
         with self.read() as view:
             return arena.allocate_copying(view, label=site)
 
     def resize(self, size: int) -> None:
-        """Makes it larger or smaller: new bytes are zeros, bytes that go are wiped."""
+        """Changes the size. New bytes are zeros; removed bytes are wiped."""
         with self._lock_of_this_process():
             self._require()
             c.check(c.secret_resize(byref(self._handle), size))
 
     def destroy(self) -> None:
-        """Wipes and frees it. Nothing happens where it, or its arena, is destroyed already.
+        """Wipes and frees it. Does nothing if it or its arena is destroyed already.
 
-        Raises WindowsOpenError while a window to it is open anywhere.
+        Raises WindowsOpenError while any thread has a window to it open.
         """
         with self._lock_of_this_process():
             if self._is_destroyed:
@@ -346,7 +346,7 @@ class Secret:
         return self
 
     def __exit__(self, *ignored: object) -> None:
-        # In a forked child there is nothing to destroy.
+        # A forked child has nothing to destroy.
         if self._forks == _Process.forks:
             self.destroy()
 
@@ -361,7 +361,7 @@ class Secret:
             raise DestroyedError("the secret was destroyed", Status.DESTROYED)
 
     def _lock_of_this_process(self) -> ContextManager[object]:
-        # In a forked child every call of the library fails before it does anything.
+        # A forked child needs no lock: the library refuses every call.
         return self._lock if self._forks == _Process.forks else threading.RLock()
 
 

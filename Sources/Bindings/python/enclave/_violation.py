@@ -1,4 +1,4 @@
-"""Memory that was misused."""
+"""Violations: misuse of memory that the library detected."""
 
 import enum
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ViolationKind(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Violation:
-    """What `Arena.check` finds, and a violation handler is given."""
+    """A violation, as found by `Arena.check` or passed to a violation handler."""
 
     kind: ViolationKind
     arena: str
@@ -27,7 +27,7 @@ class Violation:
     description: str
     size: int
     offset: int
-    """Of the first wrong byte, from the secret's first."""
+    """Offset of the first wrong byte from the start of the secret."""
 
 
 def violation_of(given: CViolation) -> Violation:

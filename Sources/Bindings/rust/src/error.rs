@@ -10,9 +10,9 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A call to the kernel failed: see [`Error::errno`].
+    /// A system call failed: see [`Error::errno`].
     System,
-    /// This machine does not have what was asked for.
+    /// This machine lacks the requested mechanism.
     Unsupported,
     /// vm.max_map_count.
     MapLimit,
@@ -24,34 +24,34 @@ pub enum ErrorKind {
     Size,
     /// The arena can only be read.
     Frozen,
-    /// The arena or the secret is gone, or everything was wiped while a window was open.
+    /// The arena or the secret no longer exists, or everything was wiped while a window was open.
     Destroyed,
-    /// It belongs to the parent of this process.
+    /// The arena belongs to the parent of this process.
     InheritedByFork,
     /// Windows are open: end them first.
     WindowsOpen,
     /// Only an arena with a key or cipher gate can be sealed.
     NeedsKey,
-    /// The process publishes already.
+    /// The process already publishes.
     Publishing,
-    /// The directory for the stats page is not fit for it.
+    /// The directory cannot hold the stats page.
     Directory,
-    /// A value that the library does not know, or a text with a NUL in it.
+    /// An invalid argument, or a text that contains a NUL.
     Argument,
-    /// The arena is being changed, and that cannot be waited for.
+    /// The arena is being changed, and this thread cannot wait.
     Busy,
-    /// Cipher gate: the secret was changed from outside of a window.
+    /// Cipher gate: the secret was changed outside a window.
     Tampered,
-    /// The input ended before what was asked for had come.
+    /// The input ended too early.
     EndOfInput,
-    /// A window ended while one that this thread opened later is still open: it closes together with
-    /// that one, and nobody knows yet whether its contents were there all the while.
+    /// A window ended while this thread has a later one open. It closes together with the later one; whether its
+    /// contents were intact is not known yet.
     WindowOrder,
     /// A status that is newer than this crate.
     Other(i32),
 }
 
-/// What was asked, what the system answered and what to do. Holds no contents of a secret.
+/// An error: what was requested, what the system answered and what to do. Never holds contents of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -65,7 +65,7 @@ impl Error {
         self.kind
     }
 
-    /// The system's number behind `System` and `Unsupported`, else 0.
+    /// The errno behind `System` and `Unsupported`, otherwise 0.
     pub fn errno(&self) -> i32 {
         self.errno
     }
@@ -78,9 +78,9 @@ impl Error {
         }
     }
 
-    /// Of the call that has just failed in this thread.
+    /// The error of this thread's last failed call.
     pub(crate) fn last(status: c_int) -> Self {
-        // SAFETY: the text is this thread's until its next failure.
+        // SAFETY: the text is valid until this thread's next failure.
         let (text, errno) = unsafe {
             (
                 CStr::from_ptr(ffi::enclave_last_error()),

@@ -1,4 +1,4 @@
-//! What `enclave.h` declares, as far as this crate uses it.
+//! The declarations of `enclave.h` that this crate uses.
 
 use std::ffi::{c_char, c_int, c_void};
 

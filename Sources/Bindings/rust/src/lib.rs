@@ -1,5 +1,5 @@
-//! Memory for secrets: arenas that are mapped, locked, guarded, closed while nobody uses them, and wiped;
-//! and shown by memwatch while the program runs.
+//! Memory for secrets: mapped, locked, guarded, closed while nobody uses it, and wiped. memwatch shows the
+//! arenas while the program runs.
 //!
 //! ```
 //! use enclave::{Arena, Lock, Options};
@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! The crate stands on the C interface of the Enclave library: `enclave.h` says what each function does.
+//! The crate wraps the C interface of the Enclave library. `enclave.h` documents each function.
 //!
 //! # Windows
 //!
@@ -35,7 +35,7 @@
 //! assert_eq!(bytes[0], 0);
 //! ```
 //!
-//! nor the window its secret:
+//! The window cannot outlive its secret:
 //!
 //! ```compile_fail,E0505
 //! # let arena = enclave::Arena::new("test", &enclave::Options::default()).unwrap();
@@ -45,7 +45,7 @@
 //! assert_eq!(window[0], 0);
 //! ```
 //!
-//! nor closures' arguments the closure:
+//! The argument of a closure cannot leave it:
 //!
 //! ```compile_fail
 //! # let arena = enclave::Arena::new("test", &enclave::Options::default()).unwrap();
@@ -54,7 +54,7 @@
 //! assert_eq!(bytes[0], 0);
 //! ```
 //!
-//! Who writes is alone:
+//! Writing is exclusive:
 //!
 //! ```compile_fail,E0502
 //! # let arena = enclave::Arena::new("test", &enclave::Options::default()).unwrap();
@@ -64,7 +64,7 @@
 //! assert_eq!(reading[0], 0);
 //! ```
 //!
-//! A window stays in its thread,
+//! A window cannot move to another thread:
 //!
 //! ```compile_fail,E0277
 //! # let arena = enclave::Arena::new("test", &enclave::Options::default()).unwrap();
@@ -73,7 +73,7 @@
 //! std::thread::scope(|scope| scope.spawn(move || window[0]));
 //! ```
 //!
-//! and so no task that may move to another waits in one:
+//! For the same reason, a task that may change threads cannot await in a window:
 //!
 //! ```compile_fail
 //! # let arena = enclave::Arena::new("test", &enclave::Options::default()).unwrap();
@@ -86,7 +86,7 @@
 //! });
 //! ```
 //!
-//! All of these as they compile:
+//! The corresponding code that compiles:
 //!
 //! ```
 //! # let options = enclave::Options { lock: enclave::Lock::Preferred, ..Default::default() };
@@ -113,15 +113,15 @@
 //!
 //! # Fork
 //!
-//! In a forked child the parent's arenas are `InheritedByFork`, and their memory is zeros or not there. A
-//! child may make arenas of its own.
+//! In a forked child, operations on the parent's arenas return `InheritedByFork`, and their memory is zeros or
+//! absent. A child may create its own arenas.
 //!
 //! # Exit
 //!
-//! exit(3) wipes every arena and leaves it mapped; `main` ends with it, and so does `std::process::exit`.
-//! Threads that are still in a window then read zeros: join them before, or make their arena with
-//! `kept_at_exit`. Nothing is wiped by `std::process::abort`, nor by a signal without [`wipe_on_signals`].
-//! A `Secret` in a `static` is never dropped; exit wipes it.
+//! exit(3), which `std::process::exit` and the end of `main` call, wipes every arena and leaves it mapped.
+//! Threads that are still in a window then read zeros: join them first, or create their arena with
+//! `kept_at_exit`. `std::process::abort` wipes nothing, nor do signals without [`wipe_on_signals`]. A `Secret`
+//! in a `static` is never dropped; exit wipes it.
 
 mod arena;
 mod error;

@@ -1,9 +1,9 @@
-//! What is about the whole process: wiping, capabilities, publishing.
+//! Process-wide functions: wiping, capabilities, publishing.
 
 use crate::{arena::text, ffi, Error};
 use std::{ffi::c_int, ptr::null};
 
-/// What a machine has, or a process; see `enclave.h`.
+/// Mechanisms that a machine or a process may have; see `enclave.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Capability {
@@ -17,65 +17,65 @@ pub enum Capability {
     Interposer = 8,
 }
 
-/// Whether the machine has it, and why not. Asks the kernel each time.
+/// Returns an error with the reason if the mechanism is missing. Asks the kernel each time.
 pub fn probe(capability: Capability) -> Result<(), Error> {
-    // SAFETY: there is nothing to keep.
+    // SAFETY: the call has no preconditions.
     Error::check(unsafe { ffi::enclave_probe(capability as c_int) })
 }
 
-/// Zeros, never optimised away.
+/// Zeros the bytes. The compiler cannot remove the call.
 pub fn wipe(bytes: &mut [u8]) {
-    // SAFETY: the bytes may be written.
+    // SAFETY: the slice is writable.
     unsafe { ffi::enclave_wipe(bytes.as_mut_ptr().cast(), bytes.len()) }
 }
 
-/// Wipes every arena of the process, now; each use of one is an error from then on.
+/// Wipes every arena of the process at once. Every later use of one is an error.
 ///
 /// # Safety
 ///
-/// What windows show becomes zeros while it is read: slices that should not change. No window may be
-/// open in any thread; or what runs in windows must stay safe whatever bytes it reads.
+/// The slices of open windows change to zeros, although they are borrowed. Either no thread has a window open,
+/// or code in windows must stay sound whatever bytes it reads.
 pub unsafe fn wipe_everything() -> Result<(), Error> {
-    // SAFETY: the caller's.
+    // SAFETY: ensured by the caller.
     Error::check(unsafe { ffi::enclave_wipe_everything() })
 }
 
-/// Has signals that end the process, and faults, wipe every arena first. Best called before there are
-/// threads.
+/// Makes terminating signals and faults wipe every arena before the process ends. Call it before starting
+/// threads if possible.
 ///
 /// # Safety
 ///
-/// As for [`wipe_everything`]: other threads run on until the process ends. What runs in windows must
-/// stay safe whatever bytes it reads.
+/// Other threads run until the process ends, as in [`wipe_everything`]. Code in windows must stay sound
+/// whatever bytes it reads.
 pub unsafe fn wipe_on_signals() -> Result<(), Error> {
-    // SAFETY: the caller's.
+    // SAFETY: ensured by the caller.
     Error::check(unsafe { ffi::enclave_wipe_on_signals() })
 }
 
-/// Whether the stats page tells where chunks lie, so that memwatch can audit each arena.
+/// Whether the stats page holds the addresses of chunks, so that memwatch can audit each arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Addresses {
-    /// While others may read this process' maps anyway: prctl(2).
+    /// While other processes may read this process' maps anyway: PR_GET_DUMPABLE of prctl(2).
     #[default]
     WhileDumpable = 0,
-    /// Also where others may not.
+    /// Always.
     Always = 1,
-    /// memwatch compares totals then.
+    /// Never: memwatch then compares totals only.
     Never = 2,
 }
 
-/// How to publish.
+/// Options for publishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishOptions<'a> {
-    /// What memwatch calls the process; None: its command's name.
+    /// The name under which memwatch shows the process; None: its command's name.
     pub name: Option<&'a str>,
-    /// Whether the page tells addresses.
+    /// Whether the page holds addresses.
     pub addresses: Addresses,
-    /// How fine the page's times are: 10 to 10,000.
+    /// The interval of publishing in milliseconds, and so the resolution of the page's times: 10 to 10,000.
     pub tick_milliseconds: u32,
-    /// So many secrets are listed one by one, the others counted under their labels.
+    /// The maximum number of secrets that are listed individually; others are counted under their labels.
     pub listed_secrets: u32,
-    /// So many arenas are listed, the others counted.
+    /// The maximum number of arenas that are listed; others are only counted.
     pub listed_arenas: u32,
 }
 
@@ -92,7 +92,7 @@ impl Default for PublishOptions<'_> {
 }
 
 /// Publishes names, counts, sizes and states for memwatch, until [`publish_stop`] or exit.
-/// `ENCLAVE_STATS=1` in the environment does the same when the first arena is made.
+/// `ENCLAVE_STATS=1` in the environment does the same when the first arena is created.
 pub fn publish_start(options: &PublishOptions<'_>) -> Result<(), Error> {
     let name = options.name.map(text).transpose()?;
     let given = ffi::PublishOptions {
@@ -107,14 +107,14 @@ pub fn publish_start(options: &PublishOptions<'_>) -> Result<(), Error> {
     Error::check(unsafe { ffi::enclave_publish_start_with(&given) })
 }
 
-/// Takes the page away.
+/// Removes the stats page.
 pub fn publish_stop() {
-    // SAFETY: there is nothing to keep.
+    // SAFETY: the call has no preconditions.
     unsafe { ffi::enclave_publish_stop() }
 }
 
-/// Writes the counts as they are now, rather than at the next tick.
+/// Publishes the current counts now instead of at the next tick.
 pub fn publish_refresh() {
-    // SAFETY: there is nothing to keep.
+    // SAFETY: the call has no preconditions.
     unsafe { ffi::enclave_publish_refresh() }
 }

@@ -9,15 +9,15 @@ use std::{
     },
 };
 
-/// One allocation in an arena. Its bytes are reached in a window: [`Secret::read`], [`Secret::write`],
-/// or with closures. Dropping it wipes and frees it.
+/// One allocation in an arena. Its bytes are accessible in a window ([`Secret::read`], [`Secret::write`]) or in
+/// a closure ([`Secret::with`], [`Secret::with_mut`]). Dropping it wipes and frees it.
 ///
-/// There is one owner: share it as `Arc<Secret>`, which any number of threads may read at a time.
+/// It has one owner. Any number of threads may read a shared `Arc<Secret>` at the same time.
 pub struct Secret {
     inner: Arc<Inner>,
 }
 
-/// Held by its Secret, and by windows that ended in the wrong order.
+/// Owned by the Secret, and by windows that ended in the wrong order.
 pub(crate) struct Inner {
     pub(crate) handle: ffi::Secret,
     pub(crate) size: usize,
@@ -27,9 +27,9 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // One that was forgotten (mem::forget) is open for good: the secret stays until the arena goes.
+        // A forgotten window (mem::forget) is open forever: the secret then lives as long as its arena.
         if *self.open_windows.get_mut() == 0 {
-            // SAFETY: the handle is never mistaken for another secret's. Failing is counted and shown.
+            // SAFETY: a stale handle never matches another secret. The library counts failures.
             unsafe { ffi::enclave_secret_free(&self.handle) };
         }
     }
@@ -62,24 +62,24 @@ impl Secret {
         self.len() == 0
     }
 
-    /// Whether its arena was not destroyed.
+    /// Whether its arena still exists.
     pub fn is_alive(&self) -> bool {
         // SAFETY: the handle is valid.
         !unsafe { ffi::enclave_secret_address(&self.inner.handle) }.is_null()
     }
 
-    /// Opens a window for reading, until it is dropped.
+    /// Opens a window for reading; dropping it ends it.
     pub fn read(&self) -> Result<Read<'_>, Error> {
         Ok(Read::new(Window::open(self, false)?))
     }
 
-    /// Opens a window for reading and writing, until it is dropped.
+    /// Opens a window for reading and writing; dropping it ends it.
     pub fn write(&mut self) -> Result<Write<'_>, Error> {
         Ok(Write::new(Window::open(self, true)?))
     }
 
-    /// Gives a closure the bytes. Its result is dropped, and this an error, when the contents were not
-    /// there all the while: what was made of them may have been made of zeros.
+    /// Passes the bytes to a closure. If they were wiped meanwhile, its result may have been computed from zeros:
+    /// it is dropped, and an error is returned.
     pub fn with<R>(&self, body: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
         let window = self.read()?;
         let result = body(&window);
@@ -87,7 +87,7 @@ impl Secret {
         Ok(result)
     }
 
-    /// Gives a closure the bytes to change; as [`Secret::with`].
+    /// Passes the bytes to a closure that may change them. See [`Secret::with`].
     pub fn with_mut<R>(&mut self, body: impl FnOnce(&mut [u8]) -> R) -> Result<R, Error> {
         let mut window = self.write()?;
         let result = body(&mut window);
@@ -95,12 +95,12 @@ impl Secret {
         Ok(result)
     }
 
-    /// Whether it has these bytes, in a time that depends on their number alone.
+    /// Compares the bytes in a time that depends only on their number.
     pub fn equals(&self, other: &[u8]) -> Result<bool, Error> {
         if self.len() != other.len() {
             return Ok(false);
         }
-        // SAFETY: both are readable, and of that size.
+        // SAFETY: both slices have this size.
         self.with(|own| unsafe {
             ffi::enclave_equal(own.as_ptr().cast(), other.as_ptr().cast(), own.len())
         })
@@ -111,33 +111,33 @@ impl Secret {
         other.with(|bytes| self.equals(bytes))?
     }
 
-    /// Fills it from the system's randomness.
+    /// Fills it with random bytes from the system.
     pub fn fill_random(&mut self) -> Result<(), Error> {
-        // SAFETY: the bytes may be written.
+        // SAFETY: the slice is writable.
         let status = self.with_mut(|bytes| unsafe {
             ffi::enclave_fill_random(bytes.as_mut_ptr().cast(), bytes.len())
         })?;
         Error::check(status)
     }
 
-    /// Makes it larger or smaller: new bytes are zeros, bytes that go are wiped.
+    /// Changes the size. New bytes are zeros; removed bytes are wiped.
     pub fn resize(&mut self, size: usize) -> Result<(), Error> {
         let Some(inner) = Arc::get_mut(&mut self.inner) else {
             return Err(Self::open_error());
         };
-        // SAFETY: the handle is valid, and nobody else has it.
+        // SAFETY: the handle is valid and not shared.
         Error::check(unsafe { ffi::enclave_secret_resize(&mut inner.handle, size) })?;
         inner.size = size;
         Ok(())
     }
 
-    /// Wipes and frees it, as dropping does, and tells when that fails.
+    /// Wipes and frees it like dropping, but returns the error if that fails.
     pub fn destroy(self) -> Result<(), Error> {
         let mut inner = Arc::try_unwrap(self.inner).map_err(|_| Self::open_error())?;
         if *inner.open_windows.get_mut() != 0 {
             return Err(Self::open_error());
         }
-        // SAFETY: the handle is valid; it is stale afterwards, and dropping it does nothing.
+        // SAFETY: the handle is valid. It is stale afterwards, so that dropping it has no effect.
         let done = Error::check(unsafe { ffi::enclave_secret_free(&inner.handle) });
         match done {
             Err(error) if error.kind() == ErrorKind::Destroyed => Ok(()),
@@ -152,14 +152,14 @@ impl Secret {
         )
     }
 
-    /// One more window; whoever drops the secret later sees it.
+    /// Counts a window. Relaxed is enough: dropping the secret is synchronized with this thread anyway.
     pub(crate) fn count_window(&self) {
         self.inner.open_windows.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl fmt::Debug for Secret {
-    /// The size, nothing else.
+    /// Shows only the size.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Secret({} bytes)", self.len())
     }

@@ -1,4 +1,4 @@
-//! Memory that was misused.
+//! Violations: misuse of memory that the library detected.
 
 use crate::ffi;
 use std::{
@@ -23,27 +23,27 @@ pub enum ViolationKind {
     Other(i32),
 }
 
-/// What [`crate::Arena::check`] finds, and a violation handler is given.
+/// A violation, as found by [`crate::Arena::check`] or passed to a violation handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation {
     /// How memory was misused.
     pub kind: ViolationKind,
-    /// The arena's name; empty where none is meant.
+    /// The arena's name; empty if the violation concerns none.
     pub arena: String,
     /// The secret's label.
     pub label: Option<String>,
-    /// One line.
+    /// A description in one line.
     pub description: String,
-    /// Of the secret; 0 where none is meant.
+    /// The secret's size in bytes; 0 if the violation concerns none.
     pub size: usize,
-    /// Of the first wrong byte, from the secret's first.
+    /// Offset of the first wrong byte from the start of the secret.
     pub offset: isize,
 }
 
 pub(crate) fn violation_of(given: &ffi::Violation) -> Violation {
     let string = |text: *const c_char| {
-        // SAFETY: the texts are valid during the call that they are given to.
+        // SAFETY: the texts are valid during the callback.
         (!text.is_null()).then(|| {
             unsafe { CStr::from_ptr(text) }
                 .to_string_lossy()
@@ -69,12 +69,12 @@ pub(crate) fn violation_of(given: &ffi::Violation) -> Violation {
     }
 }
 
-/// What a handler answers.
+/// A handler's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Response {
     /// Wipe every arena, print the violation, abort(3).
     EndProcess = 0,
-    /// Go on.
+    /// Continue.
     GoOn = 1,
 }
 
@@ -82,16 +82,16 @@ type Handler = fn(&Violation) -> Response;
 
 static HANDLER: RwLock<Option<Handler>> = RwLock::new(None);
 
-/// Sets what is asked about a violation; None: the process ends, as without a handler.
+/// Sets the handler that decides about violations; None: violations end the process.
 ///
-/// It runs on the thread that found the violation. Where it panics, the process ends.
+/// It runs on the thread that found the violation. If it panics, the process ends.
 pub fn set_violation_handler(handler: Option<Handler>) {
     extern "C" fn ask(violation: *const ffi::Violation, _: *mut c_void) -> c_int {
         let answer = catch_unwind(AssertUnwindSafe(|| {
             let handler = *HANDLER
                 .read()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
-            // SAFETY: it is valid during this call.
+            // SAFETY: the violation is valid during this callback.
             handler.map(|handler| handler(&violation_of(unsafe { &*violation })))
         }));
         answer.ok().flatten().unwrap_or(Response::EndProcess) as c_int

@@ -1,8 +1,8 @@
 //! Windows: the time in which a thread has a secret open.
 //!
-//! Under a key gate, windows of a thread must end in the opposite order: each puts back what it found. Guards
-//! can be dropped in any order. So each thread keeps a list of its windows, and one that ends while a later
-//! one is open closes together with that one:
+//! Under a key gate, a thread's windows must close in reverse order, because each restores the previous access
+//! rights. Rust values can be dropped in any order. So each thread keeps a list of its windows, and a window
+//! that ends while a later one is open closes together with the later one:
 //!
 //! ```text
 //! open A, open B, drop A:   [ended A] [open B]    both are open
@@ -24,7 +24,7 @@ use std::{
 
 enum Entry {
     Open(u64),
-    /// Its guard is gone; the secret stays until it is closed.
+    /// Its value was dropped. Keeps the secret until the window is closed.
     Ended(ffi::Window, Arc<Inner>),
 }
 
@@ -41,9 +41,9 @@ thread_local! {
 pub(crate) struct Window<'a> {
     secret: &'a Secret,
     raw: ffi::Window,
-    /// In this thread's list; 0 where there is none any more, as the thread is ending.
+    /// The window's number in this thread's list; 0 if the thread is ending and has no list any more.
     number: u64,
-    /// A window belongs to its thread.
+    /// Makes the type !Send: a window belongs to its thread.
     not_send: PhantomData<*mut ()>,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Window<'a> {
             ));
         }
         let result = close(&mut self.raw, self.secret.inner());
-        // (Not while the list is borrowed: freeing a secret may call a handler.)
+        // (Only now that the list is not borrowed: freeing a secret may call the violation handler.)
         for entry in closable {
             if let Entry::Ended(mut raw, inner) = entry {
                 let _ = close(&mut raw, &inner);
@@ -131,7 +131,7 @@ impl<'a> Window<'a> {
 }
 
 fn close(raw: &mut ffi::Window, inner: &Inner) -> Result<(), Error> {
-    // SAFETY: this thread opened it, and nothing shows its bytes any more.
+    // SAFETY: this thread opened it, and its bytes are not borrowed any more.
     let status = unsafe { ffi::enclave_close(raw) };
     inner.open_windows.fetch_sub(1, Ordering::Relaxed);
     Error::check(status)
@@ -143,10 +143,10 @@ impl Drop for Window<'_> {
     }
 }
 
-/// A secret that is open for reading: a `[u8]` for as long as this lives.
+/// A window for reading: a `[u8]` while this lives.
 ///
-/// It stays in its thread. The slice could go to another (`std::thread::scope`): under a key gate that one
-/// faults, and the process ends; it never reads what it may not.
+/// It cannot move to another thread. Its slice can (`std::thread::scope`): under a key gate, access from
+/// another thread faults and ends the process.
 #[must_use = "the window ends when this is dropped"]
 pub struct Read<'a> {
     window: Window<'a>,
@@ -157,8 +157,8 @@ impl<'a> Read<'a> {
         Read { window }
     }
 
-    /// Ends the window, as dropping does, and tells whether its contents were there all the while. What
-    /// was made of them is not to be used otherwise.
+    /// Ends the window like dropping, but returns an error if its contents were wiped meanwhile. Results that
+    /// were computed from them must then be discarded.
     pub fn close(self) -> Result<(), Error> {
         self.window.close()
     }
@@ -167,22 +167,22 @@ impl<'a> Read<'a> {
 impl Deref for Read<'_> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are there while the window is open: destroying its arena waits for windows. They
-        // do not change: writing needs the secret exclusively, and `wipe_everything` is unsafe. The one
-        // exception is exit(3), which writes zeros under windows of threads that are still running: in the
-        // last moments of the process, to memory that stays mapped, and of a type that any byte is valid for.
+        // SAFETY: the bytes are mapped while the window is open, because destroying an arena waits for windows.
+        // They do not change, because writing needs exclusive access and `wipe_everything` is unsafe. The one
+        // exception is exit(3), which zeroes them under windows of threads that are still running: at the end
+        // of the process, in memory that stays mapped, and for a type in which every byte is valid.
         unsafe { slice::from_raw_parts(self.window.start(), self.window.len()) }
     }
 }
 
 impl fmt::Debug for Read<'_> {
-    /// The size, nothing else.
+    /// Shows only the size.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Read({} bytes)", self.len())
     }
 }
 
-/// A secret that is open for reading and writing: a `[u8]` for as long as this lives. See [`Read`].
+/// A window for reading and writing: a `[u8]` while this lives. See [`Read`].
 #[must_use = "the window ends when this is dropped"]
 pub struct Write<'a> {
     window: Window<'a>,
@@ -190,7 +190,7 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// The caller has the secret exclusively for 'a.
+    /// The caller has exclusive access to the secret for 'a.
     pub(crate) fn new(window: Window<'a>) -> Self {
         Write {
             window,
@@ -214,13 +214,13 @@ impl Deref for Write<'_> {
 
 impl DerefMut for Write<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `Read`; and this is the only window to the secret, which it holds exclusively.
+        // SAFETY: as for `Read`; and this is the secret's only window, since it has exclusive access.
         unsafe { slice::from_raw_parts_mut(self.window.start(), self.window.len()) }
     }
 }
 
 impl fmt::Debug for Write<'_> {
-    /// The size, nothing else.
+    /// Shows only the size.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Write({} bytes)", self.len())
     }
