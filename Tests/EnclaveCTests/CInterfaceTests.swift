@@ -92,8 +92,9 @@ struct Installed: Sendable {
       ])
   }
 
-  /// Functions carry a version, so that later ones can change. pthread_create carries none: with one it
-  /// would not stand before the C library's in a program that was linked with another version of that.
+  /// Functions carry a version, so that later ones can change. pthread_create carries none: with
+  /// one it would not stand before the C library's in a program that was linked with another
+  /// version of that.
   @Test func functionsCarryAVersion() throws {
     let names = try Launch([
       "nm", "-D", "--defined-only", "--with-symbol-versions",
@@ -106,8 +107,8 @@ struct Installed: Sendable {
     #expect(names.contains("pthread_create"))
   }
 
-  /// Constants cannot be written, nor what the loader relocates: in the library, and in a program that
-  /// links the static one.
+  /// Constants cannot be written, nor what the loader relocates: in the library, and in a program
+  /// that links the static one.
   @Test func constantsCannotBeWritten() throws {
     let files = [
       installed.libraries + "/libenclave.so.1", try installed.compile("interface", linkage: .fixed),
@@ -221,7 +222,7 @@ struct Installed: Sendable {
 
   /// A window is its thread's, and no thread that is born in it keeps it.
   @Test(.enabled(if: hasKeys, "this processor has no protection keys"))
-  func aWindowIsItsThreads() throws {
+  func aWindowBelongsToItsThread() throws {
     let program = try installed.compile("attacks")
     #expect(try Launch([program, "thread-in-a-window", "key"]).run().status == Self.faulted)
   }
@@ -337,7 +338,8 @@ struct Installed: Sendable {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 
-  /// Runs a client up to its pause, compares what it says with what memwatch shows, and lets it end.
+  /// Runs a client up to its pause, compares what it says with what memwatch shows, and lets it
+  /// end.
   private func watch(_ arguments: [String], arena: String) throws {
     let stats = try Scratch(onTmpfs: true)
     let (process, input, output, errors) = try Launch(arguments, stats: stats).start()

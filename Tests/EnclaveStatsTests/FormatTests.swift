@@ -116,7 +116,7 @@ let formatDocument = Programs.package
     #expect(.milliseconds(longest) <= ContinuousClock.now - start + .seconds(1))
   }
 
-  @Test func addressesAreThereWhileDumpableAndGoWhenThatEnds() throws {
+  @Test func addressesArePublishedOnlyWhileDumpable() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start")
@@ -132,7 +132,7 @@ let formatDocument = Programs.package
     #expect(try read(path).process["addresses"] as? Int == 3)
   }
 
-  @Test func whatIsNotListedIsCounted() throws {
+  @Test func unlistedRecordsAreCounted() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start 10")

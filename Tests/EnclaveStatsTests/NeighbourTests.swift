@@ -1,11 +1,13 @@
-// Others of the machine, in the places where pages lie: the publisher lives on, and writes nowhere else.
+// Others of the machine, in the places where pages lie: the publisher lives on, and writes nowhere
+// else.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite(.serialized) struct NeighbourTests {
-  /// What somebody may have put where the directory would be: it is not followed, not used, and not changed.
+  /// What somebody may have put where the directory would be: it is not followed, not used, and not
+  /// changed.
   @Test(arguments: ["link", "file", "fifo", "open", "link to nothing"])
   func filesInPlaceOfTheDirectoryAreLeftAlone(kind: String) throws {
     let runtime = try Scratch(onTmpfs: true)
@@ -33,7 +35,7 @@ import Testing
 
   /// The page's own user takes it away, opens it to all, or writes over it.
   @Test(arguments: ["remove", "chmod", "overwrite", "replace", "truncate", "grow"])
-  func whateverHappensToThePage(what: String) throws {
+  func thePublisherSurvivesChangesToItsPage(what: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start")
@@ -61,8 +63,8 @@ import Testing
     #expect(peer.process.terminationStatus == 0)
   }
 
-  /// The program has a SIGBUS handler of its own, set before publishing or after: the page's faults are the
-  /// library's, all others are the program's.
+  /// The program has a SIGBUS handler of its own, set before publishing or after: the page's faults
+  /// are the library's, all others are the program's.
   @Test(arguments: ["before", "after", "with wiping"], [true, false])
   func theProgramsOwnHandler(order: String, isCut: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -113,7 +115,8 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// A program that runs with more rights than who started it does not believe that one's environment.
+  /// A program that runs with more rights than who started it does not believe that one's
+  /// environment.
   @Test(.enabled(if: Programs.isRoot, "only root can make a set-user-ID program of another user"))
   func aSetUserIDProgramIgnoresTheEnvironment() throws {
     let place = try Scratch(onTmpfs: false, mode: 0o755)

@@ -1,4 +1,5 @@
-// Machines that lack something: everything works, with an honest state; and what is used up.
+// Machines that lack a mechanism: everything works and reports an honest state. Also exhausted
+// maps.
 
 #if DEBUG
   import CTestSupport
@@ -10,7 +11,7 @@
   import Testing
 
   @Suite struct AbsenceTests {
-    /// What older kernels answer, and what must be there all the same.
+    /// How older kernels fail, and the protection that must be in effect anyway.
     static let absences: [(call: SystemCall, errno: Int32)] = [
       (.wipeOnFork, EINVAL), (.wipeForkPage, EINVAL), (.sealChunk, ENOSYS),
       (.mapSecretMemory, ENOSYS), (.probeMechanism, EINVAL), (.allocateKey, ENOSYS),
@@ -32,11 +33,11 @@
           call, errno: AbsenceTests.absences.first { $0.call == call }!.errno, times: .max)
         var round = Round()
         round.run()
-        // Nothing fails but what was asked for by name and is not there.
+        // Only an explicit request for the missing mechanism fails.
         for error in round.errors {
           guard case .unsupported = error else { throw error }
         }
-        // A child has nothing of it, whichever way it is kept from it.
+        // A child does not get the contents, whichever mechanism prevents it.
         let arena = try Arena("test", .init(lock: .preferred, gate: .none))
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
@@ -54,7 +55,7 @@
         }
         let failures = report.failures(of: pid)
         #expect(failures == [], "\(failures)")
-        // The parent's is as it was, and closes as it should.
+        // The parent's secret is unchanged, and closes normally.
         #expect(try contents(secret)[31] == 32, "the parent's contents")
         let idle = try Arena("idle", .init(lock: .preferred))
         let closed = try idle.allocate(byteCount: 8)
@@ -62,7 +63,7 @@
       }
     }
 
-    /// The twin: with the fork's protection switched off the child reads the secret.
+    /// The twin: without fork protection the child reads the secret.
     @Test func withoutForkProtectionTheChildReadsIt() async {
       await #expect(processExitsWith: .success) {
         FaultPlan.switchOff(.wipeOnFork)
@@ -81,8 +82,8 @@
       }
     }
 
-    /// deinit and exit in the child are harmless: neither the parent's secrets nor its page change.
-    @Test func aChildMayEndAsItLikes() async throws {
+    /// deinit and exit in a child change neither the parent's secrets nor its page.
+    @Test func childExitChangesNothingOfItsParent() async throws {
       let scratch = try Scratch(onTmpfs: true)
       let path = scratch.path
       await #expect(processExitsWith: .success) { [path = path as String] in
@@ -96,7 +97,7 @@
         if pid == 0 {
           secret = nil
           arena = nil
-          exit(EXIT_SUCCESS)  // with its exit handlers
+          exit(EXIT_SUCCESS)  // runs the exit handlers
         }
         let failures = report.failures(of: pid)
         #expect(failures == [], "\(failures)")
@@ -109,17 +110,17 @@
       }
     }
 
-    /// vm.max_map_count is used up: a typed error with both numbers, no protection lost, and what was
-    /// there goes on.
+    /// An exhausted vm.max_map_count is a typed error with both numbers. No protection is lost, and
+    /// existing secrets keep working.
     @Test(arguments: [Arena.Layout.slab, .isolated])
-    func withAllMapsUsedUp(layout: Arena.Layout) async {
+    func exhaustedMapsAreATypedError(layout: Arena.Layout) async {
       let isSlab = layout == .slab
       await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
         let arena = try Arena(
           "test", .init(layout: isSlab ? .slab : .isolated, lock: .preferred))
         var secret = try arena.allocate(byteCount: 32)
         try fill(&secret, from: 1)
-        // Every other page of another protection, until no map is left.
+        // Change the protection of every other page until no map is left.
         let length = 70_000 * 4096
         let base = mmap(nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
         var offset = 4096
@@ -129,7 +130,7 @@
         for _ in 0..<20 {
           do throws(EnclaveError) {
             let new = try other.allocate(byteCount: 32)
-            // Whatever is handed out has its guard.
+            // Every allocation that succeeds has its guard.
             guard let at = try? address(of: new) else {
               Issue.record("a new secret cannot be read")
               continue

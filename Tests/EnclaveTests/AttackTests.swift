@@ -1,5 +1,5 @@
-// What an attacker or a bug would do, and how it ends. Each protection has a twin without it, in
-// which the same attack succeeds: so the test can fail.
+// Attacks and bugs, and how they end. Each protection has a twin without it in which the same
+// attack succeeds, which shows that the test can fail.
 
 import CTestSupport
 import Enclave
@@ -66,7 +66,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  /// One byte behind an isolated secret is the guard page.
+  /// The guard page follows an isolated secret immediately.
   @Test(arguments: [0, 4095]) func overflowOfAnIsolatedSecretIsAFault(offset: Int) async {
     await #expect(processExitsWith: .signal(SIGSEGV)) { [offset] in
       let arena = try Arena("test", .init(layout: .isolated, lock: .preferred, gate: .none))
@@ -79,9 +79,9 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  /// With `endsAtGuard`, whatever the size is, and for reads too.
+  /// With `endsAtGuard` this holds for every size, and for reads too.
   @Test(arguments: [1, 15, 17, 30, 33, 4095, 4097, 5000], [true, false])
-  func aByteBehindASecretThatEndsAtItsGuardIsAFault(byteCount: Int, writing: Bool) async {
+  func byteAfterASecretThatEndsAtItsGuardFaults(byteCount: Int, writing: Bool) async {
     await #expect(processExitsWith: .signal(SIGSEGV)) {
       [byteCount = byteCount as Int, writing = writing as Bool] in
       var options = Arena.Options(layout: .isolated, lock: .preferred, gate: .none)
@@ -102,7 +102,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  /// Unaligned as they are, such secrets are used, resized, frozen and freed like others.
+  /// Such secrets, although unaligned, are used, resized, frozen and freed like others.
   @Test(arguments: [Arena.Layout.slab, .isolated]) func secretsThatEndAtTheirGuard(
     layout: Arena.Layout
   ) throws {
@@ -162,7 +162,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  @Test func overflowByAPageMeetsTheGuard() async {
+  @Test func overflowByAPageHitsTheGuard() async {
     await #expect(processExitsWith: .signal(SIGSEGV)) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       var secret = try arena.allocate(byteCount: 4000)
@@ -204,7 +204,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
       try fill(&secret, from: 5)
       let at = try address(of: secret)
       let shared = SecretReference(try arena.allocate(byteCount: 8))
-      // A plain page beside it: a child inherits that one, so the test could fail.
+      // The control: a child inherits a plain page.
       let plain = UnsafeMutablePointer<UInt8>.allocate(capacity: 32)
       plain.initialize(repeating: 5, count: 32)
       let report = try ChildReport()
@@ -234,7 +234,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
   }
 
   @Test func aCoreDumpLeavesSecretsOut() async throws {
-    // gcore honours MADV_DONTDUMP as the kernel's own dump does.
+    // gcore honours MADV_DONTDUMP like the kernel's own dumps.
     for (publish, expected) in [(true, false), (false, true)] {
       let scratch = try Scratch()
       let peer = try Peer(stats: nil, seed: 4242)
@@ -250,7 +250,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
       guard let core = FileManager.default.contents(atPath: file) else {
         throw Failed("gcore: \(result.error)")
       }
-      // Ten secrets' worth at the least: one copy may stand in the program's own pattern.
+      // At least ten copies: the program itself contains one as its pattern.
       #expect((occurrences(of: Pattern.bytes(4242), in: core) > 10) == expected)
     }
   }

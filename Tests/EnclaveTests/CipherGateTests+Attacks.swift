@@ -1,4 +1,4 @@
-// The cipher gate under attack: changed, swapped and reused ciphertext is noticed.
+// Attacks on the cipher gate: changed, swapped and reused ciphertext is detected.
 
 #if Sodium
   import CTestSupport
@@ -12,8 +12,9 @@
   @testable import EnclaveSystem
 
   extension CipherGateTests {
-    /// Each bit of ciphertext, tag, nonce, size and generation is noticed; nobody else is harmed.
-    @Test(arguments: layouts) func everyBitCounts(layout: Arena.Layout) throws {
+    /// A change to any bit of ciphertext, tag, nonce, size or generation is detected. Other secrets
+    /// are unharmed.
+    @Test(arguments: layouts) func everyChangedBitIsDetected(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var other = try arena.allocate(byteCount: 24)
       try fill(&other, from: 50)
@@ -25,7 +26,7 @@
         #expect(throws: EnclaveError.tampered(label: "changed"), "\(what)") {
           try handle.openWindow(writing: false)
         }
-        // It stays so, and is not decrypted again.
+        // It stays tampered, and is not decrypted again.
         #expect(throws: EnclaveError.tampered(label: "changed"), "\(what)") {
           try handle.openWindow(writing: true)
         }
@@ -34,7 +35,7 @@
       for bit in 0..<24 * 8 {
         try expectTampered("bit \(bit)") { Self.slot(of: $0)[bit / 8] ^= 1 << (bit % 8) }
       }
-      // tag, counter and shard: bytes 16 to 44 of what is known.
+      // Tag, counter and shard are bytes 16 to 44 of the secret's metadata.
       for bit in 0..<28 * 8 {
         try expectTampered("known bit \(bit)") {
           let known =
@@ -47,8 +48,8 @@
       #expect(arena.statistics.openWindows == 0)
     }
 
-    /// A check finds what nobody has opened since it was changed, and goes on to the others; also while
-    /// they come and go.
+    /// A check finds changed ciphertext that was not opened since, and continues with the others,
+    /// also while secrets are allocated and freed.
     @Test(arguments: layouts) func aCheckFindsChangedCiphertext(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var whole = try arena.allocate(byteCount: 24)
@@ -68,7 +69,7 @@
       #expect(
         found.map(\.kind) == [.tampered, .tampered] && found.map(\.label) == ["first", "second"])
       #expect(found.allSatisfy { $0.byteCount == 24 && $0.arena == "encrypted" })
-      // Secrets that are freed, or being written, meanwhile are no findings.
+      // Secrets that are freed or written meanwhile are not reported.
       let isOver = Atomic(false)
       let done = DispatchSemaphore(value: 0)
       Thread {
@@ -90,7 +91,8 @@
       withExtendedLifetime(kept) {}
     }
 
-    /// Another secret's ciphertext, and an older one of the same: not even with their own tags.
+    /// Another secret's ciphertext and an older one of the same secret are rejected, even with
+    /// their tags.
     @Test func ciphertextBelongsToItsPlaceAndTime() throws {
       let arena = try Self.arena()
       var a = try arena.allocate(byteCount: 32)
@@ -106,10 +108,10 @@
       Self.slot(of: a).update(from: older, count: 32)
       let handle = a.handle
       #expect(throws: EnclaveError.self, "an older one") { try handle.openWindow(writing: false) }
-      // Written anew it is whole again? No: it stays what it is, until it is freed.
+      // Writing does not repair it: it stays tampered until it is freed.
       Self.slot(of: a).update(from: newer, count: 32)
       #expect(throws: EnclaveError.self) { try handle.openWindow(writing: false) }
-      // All that belongs to the other's, moved here.
+      // Move everything of the other secret here.
       var c = try arena.allocate(byteCount: 32)
       try fill(&c, from: 4)
       Self.slot(of: c).update(from: Self.slot(of: b), count: 32)
@@ -119,8 +121,8 @@
       #expect(try contents(b)[0] == 2)
     }
 
-    /// What is written past a secret's end in a window is noticed when it closes, by name; in pages of its
-    /// own it is a fault.
+    /// An overflow in a window is reported by name when the window closes. With separate pages it
+    /// faults.
     @Test func anOverflowInAWindowIsFound() async {
       await #expect(processExitsWith: .success) {
         let seen = CipherGateTests.Seen()
@@ -151,19 +153,19 @@
       }
     }
 
-    @Test func noncesAreUsedUp() throws {
+    @Test func exhaustedNoncesAreAnError() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
-      // (On this thread's counter: others have theirs.)
+      // (Only this thread's counter: others have their own.)
       arena.reference.cipher.useUp()
       let handle = secret.handle
       #expect(throws: EnclaveError.noncesUsedUp) { try handle.openWindow(writing: true) }
       #expect(try contents(secret)[0] == 1)
     }
 
-    /// Over threads and windows: none twice.
-    @Test func noNonceComesTwice() throws {
+    /// No nonce repeats, over all threads and windows.
+    @Test func noncesAreNeverReused() throws {
       let arena = try Self.arena()
       struct Nonce: Hashable {
         var shard: UInt32
@@ -194,8 +196,8 @@
       #expect(Set(nonces).count == nonces.count)
     }
 
-    /// Readers meet a writer: whole contents, old or new, and never an error.
-    @Test func readersMeetAWriter() throws {
+    /// Readers see whole contents, old or new, and never an error while a writer works.
+    @Test func readersSeeWholeContentsDuringWrites() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 512)
       nonisolated(unsafe) let handle = secret.handle

@@ -1,4 +1,4 @@
-// How an arena under a cipher gate ends: frozen, sealed, wiped and forked.
+// Freezing, sealing, wiping and forking under a cipher gate.
 
 #if Sodium
   import CTestSupport
@@ -38,7 +38,7 @@
       }
     }
 
-    /// Closed and sealed at once, without a protection key.
+    /// An arena can be both closed and sealed without a protection key.
     @Test(.enabled(if: canSeal, "this kernel has no mseal"), arguments: layouts)
     func aSealedArenaIsWipedByItsKey(layout: Arena.Layout) async {
       let isSlab = layout == .slab
@@ -62,7 +62,7 @@
           #expect(onAnotherThread { ct_change(number, page) } == -EPERM, "\(name) elsewhere")
         }
         #expect(try contents(secret)[31] == 32, "contents")
-        // A freed one cannot be opened any more, though its ciphertext stays.
+        // A freed secret cannot be opened any more, although its ciphertext remains.
         let freed = gone.handle
         try gone.destroy()
         #expect(throws: EnclaveError.destroyed, "freed") { try freed.openWindow(writing: false) }
@@ -72,7 +72,7 @@
         }
         let locked = ProcessFacts.lockedBytes()! - UInt64(ScratchMemory.lockedBytes)
         #expect(locked == before, "locked \(before), then \(locked)")
-        // What stays is ciphertext without a key.
+        // Only ciphertext without a key remains.
         let left = Array(
           UnsafeRawBufferPointer(
             start: UnsafeRawPointer(bitPattern: UInt(bitPattern: handle.address)), count: 32))
@@ -80,7 +80,7 @@
       }
     }
 
-    /// Everything is wiped: contents in windows, the key, and what can be written of the ciphertext.
+    /// Contents in windows, the key, and writable ciphertext are wiped.
     @Test(arguments: layouts) func everythingIsWiped(layout: Arena.Layout) async {
       let isSlab = layout == .slab
       await #expect(processExitsWith: .success) { [isSlab = isSlab as Bool] in
@@ -101,9 +101,8 @@
       }
     }
 
-    /// Threads that read while everything is wiped: each gets the whole contents, or is told that they are
-    /// gone. Nobody is told that they were tampered with.
-    @Test(arguments: 1...5) func readersMeetTheWipe(time: Int) async {
+    /// Threads that read during a wipe get whole contents or `destroyed`, and never `tampered`.
+    @Test(arguments: 1...5) func readersGetContentsOrAnErrorDuringAWipe(time: Int) async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
         var secret = try arena.allocate(byteCount: 2048)
@@ -120,7 +119,7 @@
               do throws(EnclaveError) {
                 let found = try handle.openWindow(writing: false)
                 let bytes = Array(UnsafeRawBufferPointer(start: handle.bytes(found), count: 2048))
-                // Wiped while it was open: closing says so.
+                // Wiped while the window was open: closing it fails.
                 guard handle.closeWindow(writing: false, found) else { continue }
                 if bytes != whole { unlike.add(1, ordering: .relaxed) }
                 read.add(1, ordering: .relaxed)
@@ -171,7 +170,7 @@
       }
     }
 
-    /// Text that was in a window is nowhere else, and nothing of the key is on the stack.
+    /// No text of a window is left on the stack, and nothing of the key.
     @Test func nothingIsLeftOnTheStack() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
@@ -182,7 +181,8 @@
           }
         }
         try secret.withBytes { _ in }
-        // Eight bytes in a row of the text, or of its complement with the ciphertext: the keystream.
+        // Look for eight consecutive bytes of the text, or of text XOR ciphertext, which is the
+        // keystream.
         let resting = CipherGateTests.resting(secret)
         let text = (0..<256).map { UInt8(truncatingIfNeeded: $0 &* 37 &+ 11) }
         let keystream = zip(text, resting).map { $0 ^ $1 }

@@ -1,4 +1,5 @@
-// The cipher gate: what rests is ciphertext, what is changed is found, and a window is its thread's.
+// The cipher gate: idle contents are encrypted, changes are detected, and a window belongs to its
+// thread.
 
 #if Sodium
   import CTestSupport
@@ -13,7 +14,7 @@
 
   @Suite struct CipherGateTests {
     static let layouts: [Arena.Layout] = [.slab, .isolated]
-    /// A byte, a block, more than one, more than a scratch page's half, more than a page.
+    /// One byte, one block, several blocks, more than half a scratch page, more than a page.
     static let sizes = [1, 15, 16, 17, 32, 100, 1008, 2032, 2033, 4096, 5000, 70_000]
       .filter { $0 <= 4096 || mayLockMuch }
 
@@ -21,7 +22,7 @@
       try Arena("encrypted", .init(layout: layout, lock: .off, gate: .cipher))
     }
 
-    /// What lies in the slot.
+    /// The bytes in the secret's slot.
     static func resting(_ secret: borrowing Secret) -> [UInt8] {
       Array(UnsafeRawBufferPointer(start: secret.handle.address, count: secret.byteCount))
     }
@@ -40,7 +41,7 @@
       var all: [Violation] { violations.withLock { $0 } }
     }
 
-    /// Changes a byte behind a secret's end, in a window.
+    /// Changes a byte after a secret's end, in a window.
     static func flip(_ secret: inout Secret, at offset: Int) throws {
       try secret.withMutableBytes { bytes in
         bytes.withUnsafeMutableBytes { raw in
@@ -49,7 +50,7 @@
       }
     }
 
-    // MARK: - What it is for
+    // MARK: - Contents
 
     @Test(
       .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: sizes,
@@ -71,7 +72,7 @@
       let first = Self.resting(secret)
       #expect(try contents(secret) == text)
       #expect(byteCount < 15 || first != text)
-      // What the window showed is wiped, or gone where it was large.
+      // The window's scratch memory is wiped, or unmapped if the secret is large.
       if ct_try_read(shown) == 0 {
         let place = UnsafeRawPointer(bitPattern: shown)
         let left = UnsafeRawBufferPointer(start: place, count: byteCount)
@@ -79,7 +80,7 @@
       } else {
         #expect(byteCount > 65_536)
       }
-      // The same contents again are other ciphertext: no nonce comes twice.
+      // The same contents give another ciphertext, because the nonce differs.
       try secret.withMutableBytes { _ in }
       #expect(byteCount < 15 || Self.resting(secret) != first)
       #expect(try contents(secret) == text)
@@ -88,7 +89,7 @@
       #expect(arena.statistics.corruptions == 0 && arena.statistics.openWindows == 0)
     }
 
-    /// Nothing is there to be encrypted.
+    /// Secrets without bytes work.
     @Test func zeroBytes() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 0)
@@ -112,7 +113,7 @@
       #expect(try arena.check() == [])
     }
 
-    /// Elements are aligned as elsewhere, in pieces and in pages of their own.
+    /// Elements are aligned as under other gates, in shared and in separate scratch pages.
     @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: layouts)
     func elements(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
@@ -123,18 +124,19 @@
 
     // MARK: - Windows
 
-    @Test func aWindowIsItsThreads() throws {
+    @Test func aWindowBelongsToItsThread() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       nonisolated(unsafe) let handle = secret.handle
-      // Reading in one's own window for writing shows what was written.
+      // Reading inside the thread's own window for writing shows the new contents.
       let found = try handle.openWindow(writing: true)
       handle.bytes(found).storeBytes(of: 99, as: UInt8.self)
       let inner = try handle.openWindow(writing: false)
       #expect(handle.bytes(inner) == handle.bytes(found))
       handle.closeWindow(writing: false, inner)
-      // A second one for writing is refused, here and elsewhere; others read what was there before.
+      // A second window for writing is refused, in this and other threads. Others read the old
+      // contents.
       #expect(throws: EnclaveError.openForWriting) { try handle.openWindow(writing: true) }
       let refused = onAnotherThread {
         do throws(EnclaveError) {
@@ -154,8 +156,8 @@
       #expect(arena.statistics.openWindows == 0 && arena.statistics.failedOpens == 2)
     }
 
-    /// A signal handler that reads while its thread's own window is being opened or closed: what was there
-    /// before, and never what lies in the scratch memory at that moment.
+    /// A signal handler that reads while its thread opens or closes a window gets the previous
+    /// contents, and never the intermediate state of the scratch memory.
     @Test func aHandlerNeverSeesWorkInProgress() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
@@ -168,7 +170,7 @@
         throw Failed("no window of its own")
       }
       handle.bytes(found).storeBytes(of: 99, as: UInt8.self)
-      // As the handler finds it while the window is closed: its contents are half encrypted.
+      // The state in which a handler may find a closing window: half of the contents are encrypted.
       slot.setBusy(true, scratch)
       let inner = try handle.openWindow(writing: false)
       #expect(handle.bytes(inner) != handle.bytes(found))
@@ -180,16 +182,16 @@
       #expect(try contents(secret)[0] == 99)
     }
 
-    /// A handle whose secret was freed, while its slot serves another: it does no harm there.
-    @Test func aStaleHandleHarmsNobody() throws {
+    /// A stale handle, whose slot now holds another secret, does not affect that one.
+    @Test func aStaleHandleHasNoEffect() throws {
       let arena = try Self.arena()
       let stale = try arena.allocate(byteCount: 32)
       let handle = stale.handle
       try stale.destroy()
       var next = try arena.allocate(byteCount: 32)
       #expect(next.handle.address == handle.address, "the same slot")
-      // Past the first look at the generation, as one that was overtaken: before anything was written to the
-      // other, and after.
+      // Past the first look at the generation, as one that was overtaken: before anything was
+      // written to the other, and after.
       for isWritten in [false, true] {
         if isWritten { try fill(&next, from: 7) }
         for writing in [false, true] {
@@ -243,7 +245,7 @@
 
     /// What a thread left open when it ended goes with the arena, and is wiped.
     @Test(.enabled(if: mayLockMuch, mayLockLittle), arguments: [32, 70_000])
-    func whatWasLeftOpenGoesWithTheArena(byteCount: Int) async {
+    func abandonedWindowsEndWithTheArena(byteCount: Int) async {
       await #expect(processExitsWith: .success) { [byteCount = byteCount as Int] in
         let arena = try CipherGateTests.arena()
         var secret = try arena.allocate(byteCount: byteCount)
@@ -256,7 +258,7 @@
             return UInt(bitPattern: handle.bytes(found))
           }
           if at != 0 { shown.append(at) }
-          // The thread's number is free once it has ended; then the arena can go.
+          // When the thread has ended, its number is free and the arena can be destroyed.
           if byteCount > 4096, shown.count == 3 { break }
         }
         #expect(shown.count >= 3, "windows: \(shown.count)")
@@ -272,14 +274,14 @@
         for at in Set(shown) where byteCount > 65_536 {
           #expect(ct_try_read(at) != 0, "what was shown is gone")
         }
-        // And serves again.
+        // The number is usable again.
         let other = try CipherGateTests.arena()
         var next = try other.allocate(byteCount: byteCount)
         try fill(&next, from: 2)
       }
     }
 
-    /// Eight windows to large secrets, and no ninth; the others go on.
+    /// There can be eight windows to large secrets. A ninth fails, and the others keep working.
     @Test(.enabled(if: mayLockMuch, mayLockLittle)) func scratchMemoryEnds() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
@@ -297,8 +299,8 @@
     }
 
     #if DEBUG
-      /// Scratch memory and keys are locked, or there are none.
-      @Test func whatIsOpenIsLocked() async {
+      /// Scratch memory and keys are locked, or the call fails.
+      @Test func scratchMemoryIsLocked() async {
         await #expect(processExitsWith: .success) {
           FaultPlan.fail(.lockChunk, errno: ENOMEM)
           #expect(throws: EnclaveError.self, "a key that is not locked") {
@@ -319,7 +321,7 @@
       }
     #endif
 
-    /// A little lockable memory serves any number of secrets: 100,000, or so many as CIPHER_SECRETS says.
+    /// Little lockable memory is enough for any number of secrets: 100,000 or CIPHER_SECRETS.
     @Test func manySecretsUnderASmallLimit() async {
       await #expect(processExitsWith: .success) {
         let now = try ProcessFacts.memlockLimit()

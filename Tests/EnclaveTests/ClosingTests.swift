@@ -1,4 +1,4 @@
-// Freezing, sealing, destroying: what is refused, what can no longer be changed, what is given back.
+// Freezing, sealing and destroying: what is refused, what becomes immutable, what is returned.
 
 import CTestSupport
 import Enclave
@@ -8,11 +8,11 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Under these a window shows the secret where it lies; under a cipher gate it shows a copy.
+/// Gates under which a window shows the secret in place; under a cipher gate it shows a copy.
 let gatesInPlace: [Arena.Gate] = closingGates + [.none]
 let allGates: [Arena.Gate] = gatesInPlace + [.cipher]
 
-/// Whether much can be locked here.
+/// Whether this machine allows to lock much memory.
 let mayLockMuch = ((try? ProcessFacts.memlockLimit())?.soft ?? 0) >= 8 << 20
 let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
 
@@ -29,7 +29,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
       let other = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       let at = try address(of: secret)
-      // Not while somebody writes, in this thread or another.
+      // Freezing fails while any thread has a window for writing.
       try secret.withMutableBytes { _ in
         #expect(throws: EnclaveError.windowsOpen(1, label: "held"), "freezing in a window") {
           try arena.freeze()
@@ -38,7 +38,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
         #expect(isRefused, "freezing from another thread")
       }
       #expect(!arena.statistics.isFrozen, "frozen although it was refused")
-      // Reading is no hindrance.
+      // Windows for reading do not prevent it.
       try secret.withBytes { _ in try! arena.freeze() }
       try arena.freeze()
       #expect(arena.statistics.isFrozen, "frozen")
@@ -47,7 +47,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
         try secret.withMutableBytes { _ in Issue.record("a body that writes ran") }
       }
       #expect(throws: EnclaveError.frozen, "allocating") { _ = try arena.allocate(byteCount: 8) }
-      // A fault where the API does not see it, in a window or not.
+      // Writing without the API faults, in a window or not.
       #expect(ct_try_write(at) != 0, "a write without a window goes through")
       try secret.withBytes { _ in
         #expect(ct_try_write(at) != 0, "a write in a window for reading goes through")
@@ -71,7 +71,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
     }
   }
 
-  /// The twin: before it is frozen the same write goes through.
+  /// The twin: before freezing, the same write succeeds.
   @Test func beforeItIsFrozenItCanBeWritten() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
@@ -120,7 +120,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
         } else {
           try arena.freeze()
         }
-        // The twin, frozen and not sealed: nobody forbids it. (Some make no sense of locked pages.)
+        // The twin, frozen but not sealed: the calls succeed. (Some are invalid for locked pages.)
         let answer = onAnotherThread { ct_change(number, page) }
         if answer == CT_ABSENT { continue }
         if isSealed {
@@ -129,7 +129,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
           #expect(try contents(secret)[31] == 32, "after \(name)")
         } else {
           #expect(answer == 0 || answer == -EINVAL, "\(name) of a frozen arena: \(answer)")
-          _ = secret.leak()  // what is left of it is not the library's any more
+          _ = secret.leak()  // its memory was taken from the library
           _ = Unmanaged.passRetained(arena)
         }
       }
@@ -151,7 +151,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
       #expect(throws: AccessError<Never>.access(.destroyed), "a window when destroyed") {
         try secret.withBytes { _ in Issue.record("a body ran on a destroyed arena") }
       }
-      // The addresses are still there, still closed, and hold nothing.
+      // The addresses are still mapped and closed, and hold zeros.
       #expect(ct_try_read(at) == keyError, "still closed")
       let file = open("/proc/self/mem", O_RDONLY)
       var bytes = [UInt8](repeating: 1, count: 4096)
@@ -196,9 +196,9 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
       ended.signal()
     }.start()
     opened.wait()
-    // Not at once, nor within its patience: how many windows, and whose.
+    // It fails at once and after waiting, and reports how many windows are open.
     #expect(throws: EnclaveError.windowsOpen(1, label: "held")) { try arena.destroy() }
-    // It never gives up early, wherever in a millisecond of the clock it began.
+    // It never stops waiting early, at whatever fraction of a millisecond it started.
     var random = SeededGenerator()
     for _ in 0..<30 {
       let patience = Duration.microseconds(Int.random(in: 1...3000, using: &random))
@@ -208,10 +208,10 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
       }
       #expect(ContinuousClock.now - start >= patience)
     }
-    // The arena is as before.
+    // The arena is unchanged.
     #expect(try shared.withBytes { $0.byteCount } == 32)
     Thread {
-      // Once it waits, the window ends.
+      // End the window once the other thread waits.
       _ = poll(nil, 0, 20)
       release.signal()
     }.start()
@@ -220,10 +220,10 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
     #expect(throws: AccessError<Never>.access(.destroyed)) { try shared.withBytes { _ in } }
   }
 
-  /// Two threads, every pair of what they can do, at all distances: no crash, no hang, typed errors
-  /// alone, and nothing left behind.
+  /// Two threads run every pair of operations at varying offsets: no crash, no hang, only typed
+  /// errors, and no leak.
   @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
-  func everyPairOfOperationsMayMeet(gate: Arena.Gate, layout: Arena.Layout) async {
+  func everyPairOfOperationsMayRunConcurrently(gate: Arena.Gate, layout: Arena.Layout) async {
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
     await #expect(processExitsWith: .success) {
       [number = number as Int, isSlab = isSlab as Bool] in
@@ -252,7 +252,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
           let shared = SecretReference(try arena.allocate(byteCount: 48))
           let start = DispatchSemaphore(value: 0)
           let done = DispatchSemaphore(value: 0)
-          // One starts earlier by a growing number of turns, then the other.
+          // One thread starts earlier by a growing number of turns, then the other.
           let turns = round * 40
           let run: @Sendable (Int, Int) -> Void = { step, delay in
             for _ in 0..<delay { sched_yield() }
@@ -286,7 +286,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
     }
   }
 
-  /// A raw clone(2), which the C library does not see.
+  /// A raw clone(2) bypasses the C library.
   @Test(arguments: gatesInPlace) func aRawCloneIsNoticed(gate: Arena.Gate) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) { [number = number as Int] in
@@ -302,7 +302,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
         }
         report.expect(throws: EnclaveError.inheritedByFork, "destroying") { try arena.destroy() }
         report.expect(throws: EnclaveError.inheritedByFork, "freezing") { try arena.freeze() }
-        // The guards hold in the child, and there is nothing between them.
+        // In the child the guards are in effect, and nothing is between them.
         let page = at & ~4095
         report.expect(ct_try_read(page - 4096) != 0, "the guard in front is closed")
         report.expect(ct_try_read(page + 16384) != 0, "the guard behind is closed")
@@ -311,7 +311,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
             start: UnsafeRawPointer(bitPattern: at), count: 32)
           report.expect(bytes.allSatisfy { $0 == 0 }, "the contents are gone")
         }
-        // Something of its own works, under the same gate.
+        // The child's own arena works, under the same gate.
         report.expectNoError("an arena of its own") {
           let own = try Arena("own", .init(lock: .preferred, gate: allGates[number]))
           var mine = try own.allocate(byteCount: 16)

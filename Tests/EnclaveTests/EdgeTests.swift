@@ -1,4 +1,4 @@
-// Whole ranges, to their edges: what is wiped, what is guarded, what a canary covers.
+// Ranges up to their edges: wiped pages, guards, and the bytes that canaries cover.
 
 import CTestSupport
 import Enclave
@@ -9,14 +9,14 @@ import TestSupport
 import Testing
 
 @Suite struct EdgeTests {
-  /// Bytes that are not zero.
+  /// The number of bytes that are not zero.
   private static func count(_ start: UInt, _ byteCount: Int) -> Int {
     UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: start), count: byteCount)
       .reduce(0) { $0 + ($1 == 0 ? 0 : 1) }
   }
 
-  /// Freeing wipes every page of a secret, and wiping everything every page that was ever used: the
-  /// first, the last, and all between.
+  /// Freeing wipes every page of a secret, and wiping everything wipes every page that was ever
+  /// used.
   @Test(arguments: [1, 2, 3, 4, 16]) func everyPageIsWiped(pages: Int) async {
     await #expect(processExitsWith: .success) { [pages = pages as Int] in
       let arena = try Arena("pages", .init(layout: .isolated, lock: .off, gate: .none))
@@ -53,8 +53,8 @@ import Testing
     }
   }
 
-  /// The bytes just before and just behind an arena's pages are nobody's, whatever its gate; those
-  /// within are there (the control, where the gate lets it).
+  /// The bytes just before and after an arena's pages are inaccessible under every gate. The
+  /// control: those inside are accessible if the gate permits.
   @Test(arguments: gatesInPlace, [Arena.Layout.slab, .isolated])
   func bothGuardsAreClosed(gate: Arena.Gate, layout: Arena.Layout) async {
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
@@ -82,7 +82,7 @@ import Testing
     }
   }
 
-  /// Every bit of a canary counts, in front and behind.
+  /// A change to any bit of a canary, before or after the secret, is detected.
   @Test(arguments: [Arena.Layout.slab, .isolated]) func everyBitOfACanaryCounts(
     layout: Arena.Layout
   ) throws {
@@ -102,7 +102,7 @@ import Testing
     #expect(try arena.check().isEmpty)
   }
 
-  /// And every bit when the secret is freed.
+  /// Also when the secret is freed.
   @Test func everyBitOfACanaryCountsWhenFreed() async {
     await #expect(processExitsWith: .success) {
       final class Seen: @unchecked Sendable { var offsets: [Int?] = [] }

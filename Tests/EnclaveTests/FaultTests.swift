@@ -1,4 +1,4 @@
-// Every failable call of the library is made to fail, the first time and a later time.
+// Makes every system call of the library fail, the first time or a later time.
 
 #if DEBUG
   import Enclave
@@ -8,8 +8,8 @@
   import TestSupport
   import Testing
 
-  /// Every call that the library makes, in one round. What fails is told; nothing may be harmed.
-  /// Publishing and not, growing, windows, freeing, destroying.
+  /// A round that makes every system call of the library: publishing, growing, windows, freeing,
+  /// destroying. Failures are collected; nothing may be harmed.
   struct Round {
     var errors: [EnclaveError] = []
 
@@ -48,15 +48,15 @@
             }
             do { try arena.destroy() } catch {
               note(error)
-              // Once the fault has passed, the rest goes.
+              // Once the fault is over, the rest succeeds.
               do { try arena.destroy() } catch { note(error) }
             }
           } catch { note(error) }
         }
       }
-      // What machines have or not.
+      // Mechanisms that a machine may lack.
       for capability in Capability.allCases {
-        // What a machine lacks is no fault of the round's.
+        // A missing mechanism is not a failure of the round.
         if case .unavailable(let failure) = capability.availability, failure.errno == EIO {
           errors.append(.unsupported(capability, failure))
         }
@@ -130,16 +130,16 @@
   let keysAreHere = Capability.protectionKeys.isAvailable
   let sealsAreHere = Capability.seals.isAvailable
 
-  /// What this machine cannot be asked for at all, so what cannot fail here.
+  /// Calls that are never made on this machine, and so cannot fail.
   let absent: Set<SystemCall> = {
     var absent: Set<SystemCall> = []
     if !keysAreHere { absent.formUnion([.tagChunk, .sealChunk, .discardChunk]) }
     if !sealsAreHere { absent.insert(.discardChunk) }
-    absent.insert(.alternateStack)  // made in C, where threads begin
+    absent.insert(.alternateStack)  // made in C, when threads start
     return absent
   }()
 
-  /// Calls whose failure is dealt with on the spot, and how: everything else must throw.
+  /// Calls whose failure is handled internally, and how. All others must throw.
   let absorbed: [SystemCall: String] = [
     .wipeOnFork: "falls back to MADV_DONTFORK",
     .wipeForkPage: "falls back to pthread_atfork",
@@ -163,7 +163,7 @@
   ]
 
   @Suite struct FaultTests {
-    /// The list comes from the seam itself: a call that is added there is tested here.
+    /// The list comes from the failure injection itself, so that added calls are tested too.
     @Test(
       .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
       arguments: SystemCall.allCases.filter { !absent.contains($0) }, [0, 2])
@@ -179,11 +179,11 @@
         [path = path as String, number = number as UInt32, after = after as Int] in
         setenv("ENCLAVE_STATS_DIR", path, 1)
         let call = SystemCall(rawValue: number)!
-        // Calls that are only made once others failed.
+        // Calls that are only made after others failed.
         if call == .leaveOutOfFork { FaultPlan.fail(.wipeOnFork, errno: EINVAL, times: 1000) }
         if call == .watchFork { FaultPlan.fail(.wipeForkPage, errno: EINVAL, times: 1000) }
         if call == .unlockChunk { FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000) }
-        // The others: secrets of an arena that was there before must come through.
+        // Secrets of an existing arena must be unharmed.
         let once = [
           SystemCall.mapForkPage, .openForkPage, .wipeForkPage, .watchFork, .watchExit,
           .readDumpable, .readMemlockLimit, .removeStalePage, .registerBarrier, .allocateKey,
@@ -209,16 +209,16 @@
 
         if !isOnce { FaultPlan.fail(call, errno: EIO, after: after, times: 1) }
         var round = Round()
-        // Some calls are made once a round.
+        // Some calls are made once per round.
         for _ in 0...after { round.run() }
         #expect(FaultPlan.failed.contains(call), "every entry was reached")
-        // And counted. (Probes fail on most machines anyway.)
+        // The failure is counted. (Probes fail on most machines anyway.)
         if !isOnce, call != .probeMechanism {
           #expect(call.failureCount == failuresBefore + 1, "counted once")
         }
         #expect(call.failureCount > 0, "counted")
 
-        // A typed error that names the call, or a way around it that is written down above.
+        // Either a typed error names the call, or the table above says how it is handled.
         let named = round.errors.contains {
           switch $0 {
           case .system(let failure), .unsupported(_, let failure):
@@ -230,7 +230,7 @@
         if !named, !isKnown, !once.contains(call), call != .lockChunk, call != .fillRandom {
           #expect(Bool(false), "no error names the call: \(round.errors)")
         }
-        // Without the fault everything works again, and nothing of the round is left.
+        // Without the fault everything works again, and the round leaks nothing.
         FaultPlan.clear()
         var clean = Round()
         clean.run()
@@ -238,13 +238,13 @@
         // The other secrets are unharmed.
         #expect(try contents(other) == (0..<100).map { UInt8($0 + 9) }, "other contents")
         var now = bystander!.statistics
-        // What could not be locked at first may be locked by now.
+        // Failed locks may have been retried by now.
         if call == .unlockChunk { now.bytesLocked = before.bytesLocked }
         #expect(now == before, "other counts: \(now)")
       }
     }
 
-    /// What must roll back does: a failing allocation leaves the counts as they were.
+    /// A failed allocation is rolled back: the counts are unchanged.
     @Test(arguments: [
       SystemCall.reserveChunk, .openNewChunk, .excludeFromDumps, .keepUnmerged, .closeNewChunk,
       .lockChunk, .openWindow,
@@ -254,11 +254,11 @@
       await #expect(processExitsWith: .success) { [number = number as UInt32] in
         let call = SystemCall(rawValue: number)!
         let arena = try Arena("test", .init(lock: .required, gate: .pages))
-        // The heap may grow a little; twenty chunks that stayed would be forty mappings.
+        // The heap may grow a little; twenty leaked chunks would be forty mappings.
         var maps = 0
         for attempt in 1...23 {
-          // What fails for want of memory is tried again, with smaller chunks, or once spare ones
-          // were given back: all of them must fail.
+          // After lack of memory, the library retries with smaller chunks, and after returning idle
+          // memory: all of these calls must fail.
           FaultPlan.fail(call, errno: ENOMEM, times: 10)
           do throws(EnclaveError) {
             _ = try arena.allocate(byteCount: 32)
@@ -285,7 +285,7 @@
       }
     }
 
-    /// `preferred` goes on without the lock, and says so; `required` does not go on.
+    /// `preferred` continues without the lock and reports it; `required` throws.
     @Test func aFailedLockIsNeverSilent() async {
       await #expect(processExitsWith: .success) {
         FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
@@ -310,8 +310,8 @@
       }
     }
 
-    /// Contents that cannot be wiped are not given to anybody else.
-    @Test func aSlotThatCannotBeWipedIsNotUsedAgain() async {
+    /// A slot whose contents cannot be wiped is not reused.
+    @Test func aSlotThatCannotBeWipedIsNotReused() async {
       await #expect(processExitsWith: .success) {
         let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
         var secret = try arena.allocate(byteCount: 32)

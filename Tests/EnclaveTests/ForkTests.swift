@@ -1,4 +1,4 @@
-// A child may be forked at any moment, in the middle of any change that another thread makes.
+// Forks while other threads are in the middle of any operation.
 
 import CTestSupport
 import Enclave
@@ -10,8 +10,8 @@ import TestSupport
 import Testing
 
 @Suite struct ForkTests {
-  /// Another thread is making the first arena of the process when the child is forked: the child makes
-  /// its own.
+  /// A child that is forked while another thread creates the process' first arena can create its
+  /// own.
   @Test(arguments: [SystemCall.watchExit, .mapForkPage])
   func aChildForkedDuringTheFirstArenaMakesItsOwn(call: SystemCall) async {
     await #expect(processExitsWith: .success) { [number = call.rawValue as UInt32] in
@@ -27,7 +27,8 @@ import Testing
     }
   }
 
-  /// With ENCLAVE_STATS=1, a forked child that makes arenas (a daemon, say) publishes a page of its own.
+  /// With ENCLAVE_STATS=1, a forked child that creates arenas (such as a daemon) publishes its own
+  /// page.
   @Test func aForkedChildPublishesBesideItsParent() async throws {
     let scratch = try Scratch(onTmpfs: true)
     await #expect(processExitsWith: .success) { [path = scratch.path as String] in
@@ -50,7 +51,7 @@ import Testing
     }
   }
 
-  /// What a child reports, and how it ended, reaches its parent.
+  /// A child's reports and its exit status reach its parent.
   @Test func aChildsFailuresReachItsParent() async {
     await #expect(processExitsWith: .success) {
       for (isRight, code, signal, expected) in [
@@ -73,7 +74,7 @@ import Testing
     }
   }
 
-  /// The exit status of a child; nil when it has not ended after a minute, and is killed.
+  /// The exit status of a child; nil if it does not end within a minute, after which it is killed.
   static func end(of child: pid_t) -> Int32? {
     let deadline = ContinuousClock.now + .seconds(60)
     while ContinuousClock.now < deadline {
@@ -85,12 +86,12 @@ import Testing
     return nil
   }
 
-  /// Threads create, use and drop arenas, and end, while the process forks: no child waits for a lock
-  /// of the library that a thread of its parent held. Each child drops an inherited arena, makes arenas
-  /// of its own on two threads, and ends.
+  /// Threads create, use and drop arenas, and end, while the process forks. No child may wait for a
+  /// lock of the library that a thread of its parent held. Each child drops an inherited arena,
+  /// creates its own arenas on two threads, and ends.
   ///
-  /// Everything has run once before the first fork, and all threads are bare ones: a child inherits
-  /// the locks of the Swift runtime and of Foundation as they are.
+  /// Everything runs once before the first fork, and all threads are plain pthreads, because a
+  /// child also inherits the locks of the Swift runtime and of Foundation.
   @Test func aChildForkedAtAnyMomentEnds() async {
     await #expect(processExitsWith: .success) {
       Self.work()

@@ -1,5 +1,5 @@
-// What meets at a gate: the last handle and the Arena object, a signal's wipe and a change, violation
-// handlers, children, a barrier that the kernel refuses, and waiting itself.
+// Races at a gate: the last handle and the Arena object, a signal's wipe during a change, violation
+// handlers, forks in a window, a refused memory barrier, and waiting for locks.
 
 import CEnclaveSystem
 import CTestSupport
@@ -14,10 +14,10 @@ import Testing
 @Suite struct GateProtocolTests {
   // MARK: - The last handle
 
-  /// One thread lets the Arena object go while another frees the last secrets, of an arena that is
-  /// destroyed or not: it goes once, with the last of them.
+  /// One thread releases the Arena object while another frees the last secrets of the arena,
+  /// destroyed or not: the arena is freed exactly once, by the last of them.
   @Test(arguments: allGates, [true, false])
-  func theArenaObjectMayGoWhileSecretsAreFreed(gate: Arena.Gate, isDestroyed: Bool) async {
+  func theArenaObjectMayBeReleasedWhileSecretsAreFreed(gate: Arena.Gate, isDestroyed: Bool) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) {
       [number = number as Int, isDestroyed = isDestroyed as Bool] in
@@ -28,7 +28,7 @@ import Testing
         let start = DispatchSemaphore(value: 0)
         let done = DispatchSemaphore(value: 0)
       }
-      ct_perturb_heap()  // what is freed too early does not look as it did
+      ct_perturb_heap()  // overwrites freed memory, to expose a use after free
       for round in 0..<400 {
         let shared = Shared()
         let arena = try Arena("dropped", .init(lock: .off, gate: allGates[number]))
@@ -55,10 +55,10 @@ import Testing
 
   // MARK: - Signals
 
-  /// A signal wipes while another thread is in the middle of a check: no window opens any more, although
-  /// the check ends, and a thread that writes keeps the wipe waiting.
+  /// A signal wipes during another thread's check, while a writing thread delays the wipe: after
+  /// the check ends, no window opens any more.
   ///
-  /// Again and again: the reader has 20 ms to see it.
+  /// Repeated, because the reader has only 20 ms to notice a failure.
   @Test(.serialized, arguments: 0..<40) func aChangeDoesNotUndoASignalsWipe(time: Int) async {
     await #expect(processExitsWith: .signal(SIGTERM)) {
       for signal in [SIGTERM, SIGALRM] { Glibc.signal(signal, SIG_DFL) }
@@ -73,14 +73,14 @@ import Testing
       try EmergencyWipe.install(signals: [SIGTERM])
       let opened = DispatchSemaphore(value: 0)
       nonisolated(unsafe) var isWiped: Int32 = 0
-      // Keeps the wipe waiting, 20 ms.
+      // Delays the wipe by 20 ms.
       Thread {
         _ = try? handle.openWindow(writing: true)
         opened.signal()
         while true { _ = poll(nil, 0, 1000) }
       }.start()
       opened.wait()
-      // Mostly in the middle of a check. (The pauses let the reader in, if a check undoes the wipe.)
+      // Usually in a check. (If a check undid the wipe, the reader would get in during the pauses.)
       Thread {
         while true {
           for _ in 0..<4 { _ = try? arena.check() }
@@ -107,12 +107,12 @@ import Testing
   ]
   static let uses = ["check", "destroy", "wipe", "exit"]
 
-  /// A violation's handler runs outside of everything that what it calls could wait for.
+  /// A violation handler runs without any lock that its calls to the library could wait for.
   @Test(arguments: found, uses) func aViolationHandlerMayUseTheLibrary(what: String, use: String)
     async
   {
     await #expect(processExitsWith: .success) { [what = what as String, use = use as String] in
-      alarm(60)  // ends a process that waits for itself
+      alarm(60)  // ends a process that deadlocks
       final class Seen: @unchecked Sendable { var count = 0 }
       let seen = Seen()
       let arena = try Arena(
@@ -146,7 +146,7 @@ import Testing
         (address + 30).assumingMemoryBound(to: UInt8.self).pointee ^= 1  // whatever its canary is
         try arena.free(address)
       }
-      // Here, where the handler did not end the process.
+      // Reached if the handler did not end the process.
       #expect(use != "exit", "the handler's exit did not end the process")
       #expect(seen.count == 1, "\(seen.count) violations")
     }
@@ -154,9 +154,9 @@ import Testing
 
   // MARK: - Children
 
-  /// What a body read in a child that it forked was zeros: there is no result.
+  /// A closure that continues in a child which it forked read zeros, so it gets no result.
   @Test(arguments: allGates, [true, false])
-  func aChildThatIsForkedInAWindowGetsNoResult(gate: Arena.Gate, isWriting: Bool) async {
+  func aChildForkedInAWindowGetsNoResult(gate: Arena.Gate, isWriting: Bool) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) {
       [number = number as Int, isWriting = isWriting as Bool] in
@@ -187,12 +187,12 @@ import Testing
 
   // MARK: - The barrier
 
-  /// A filter that came later refuses membarrier(2): freezing, destroying, wiping everything and the
-  /// wipe at exit do what they do, and the failure is counted.
+  /// If a filter that was set later refuses membarrier(2), freezing, destroying, wiping everything
+  /// and the wipe at exit still work, and the failure is counted.
   @Test(arguments: ["freeze", "destroy", "wipe", "exit"])
   func aRefusedBarrierStopsNoWipe(what: String) async {
     await #expect(processExitsWith: .success) { [what = what as String] in
-      // Before the library's own: it runs after that.
+      // Registered before the library's own handler, so it runs after that.
       if what == "exit" {
         atexit {
           let first = UnsafePointer<UInt8>(bitPattern: GateProtocolTests.at)![0]
@@ -218,7 +218,7 @@ import Testing
         #expect(first == 0, "not wiped")
       default:
         GateProtocolTests.exits = true
-        exit(EXIT_FAILURE)  // unless the handler finds it wiped
+        exit(EXIT_FAILURE)  // the handler changes it to success if the secret is wiped
       }
       #expect(SystemCall.barrier.failureCount == 1, "counted failures")
     }
@@ -226,9 +226,9 @@ import Testing
   nonisolated(unsafe) static var at: UInt = 0
   nonisolated(unsafe) static var exits = false
 
-  /// Pages that cannot be opened to be wiped are reported: by wiping everything, to whoever called it;
-  /// at exit, on standard error; and the pages beside them are wiped.
-  @Test(arguments: ["wipe", "exit"]) func whatCannotBeWipedIsReported(what: String) async throws {
+  /// Pages that cannot be opened for wiping are reported: by an error of wipeEverything, and at
+  /// exit on standard error. All other pages are wiped.
+  @Test(arguments: ["wipe", "exit"]) func unwipedPagesAreReported(what: String) async throws {
     let result = await #expect(
       processExitsWith: .success, observing: [\.standardErrorContent]
     ) { [what = what as String] in
@@ -244,7 +244,7 @@ import Testing
       try #require(high & ~4095 != low & ~4095, "two pages")
       try #require(
         munmap(UnsafeMutableRawPointer(bitPattern: low & ~4095), 4096) == 0, "unmapping")
-      // The exit wipes, and reports on standard error: the arena must still be there.
+      // The exit wipes and reports on standard error, so the arena must still exist.
       if what == "exit" { exit(EXIT_SUCCESS) }
       let failures = EmergencyWipe.wipeEverything()
       try #require(failures.count == 1, "\(failures)")
@@ -253,7 +253,7 @@ import Testing
       #expect(failures[0].reason.errno == ENOMEM, "\(failures)")
       let beside = UnsafePointer<UInt8>(bitPattern: high)!.pointee
       #expect(beside == 0, "the page beside it was not wiped")
-      _exit(EXIT_SUCCESS)  // without the wipe at exit
+      _exit(EXIT_SUCCESS)  // skips the wipe at exit
     }
     let error = String(decoding: result?.standardErrorContent ?? [], as: UTF8.self)
     #expect(
@@ -262,8 +262,8 @@ import Testing
 
   // MARK: - Waiting
 
-  /// Each of many that sleep for a lock is woken in its turn; also where every thread's barrier cannot be
-  /// had, and in a child that was forked while its parent's threads slept.
+  /// Each of many sleepers is woken, also without membarrier(2), and in a child that was forked
+  /// while its parent's threads slept.
   @Test(arguments: [true, false], [true, false])
   func sleepersAreWoken(hasBarrier: Bool, inChild: Bool) async {
     await #expect(processExitsWith: .success) { [hasBarrier, inChild] in
@@ -307,7 +307,8 @@ import Testing
     }
   }
 
-  /// Whoever waits for a lock leaves the processor to its holder, whatever their priorities: it sleeps.
+  /// A thread that waits for a lock sleeps, and so leaves the processor to the holder at any
+  /// priority.
   @Test func waitingForALockTakesNoProcessorTime() throws {
     nonisolated(unsafe) let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
     word.initialize(to: 0)
@@ -324,7 +325,7 @@ import Testing
       done.signal()
     }.start()
     started.wait()
-    // Not a wait for anything: the time that the waiter may not spend.
+    // Not a delay: the processor time that the waiter must not use.
     let end = ContinuousClock.now + .milliseconds(500)
     while ContinuousClock.now < end { _ = poll(nil, 0, 50) }
     unlock(word)

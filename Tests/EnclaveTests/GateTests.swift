@@ -1,4 +1,4 @@
-// Who can touch what, and when: gates, windows, threads, signals.
+// Access through gates: windows, threads, signals.
 
 import CTestSupport
 import Enclave
@@ -8,14 +8,14 @@ import Glibc
 import TestSupport
 import Testing
 
-/// The gates that close something on this machine.
+/// The gates of this machine that close memory.
 let closingGates: [Arena.Gate] =
   Capability.protectionKeys.isAvailable ? [.key, .pages] : [.pages]
 
 let mapError: Int32 = 1  // SEGV_MAPERR
 let keyError: Int32 = 4  // SEGV_PKUERR
 
-/// Runs a body on a thread of its own and waits for it.
+/// Runs a body on a new thread and waits for it.
 func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   nonisolated(unsafe) var result: R?
   let done = DispatchSemaphore(value: 0)
@@ -27,7 +27,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   return result!
 }
 
-// Faults are survived by a handler of the whole process: each test is a process of its own.
+// Each test is a separate process, because the handler that survives faults is process-wide.
 @Suite struct GateTests {
   @Test(arguments: closingGates, [Arena.Layout.slab, .isolated])
   func anIdleArenaIsClosedToEveryThread(gate: Arena.Gate, layout: Arena.Layout) async {
@@ -44,7 +44,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       #expect(ct_try_write(at) != 0, "idle: no writing")
       #expect(onAnotherThread({ ct_try_read(at) }) != 0, "idle: no reading by another thread")
       if isKey { #expect(ct_try_read(at) == keyError, "idle: the key refuses it") }
-      // The positive control: in a window both are as they should be.
+      // The positive control: in a window both accesses succeed.
       try secret.withBytes { _ in
         #expect(ct_try_read(at) == 0, "a window for reading: reading")
         #expect(ct_try_write(at) != 0, "a window for reading: no writing")
@@ -63,7 +63,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   }
 
   #if DEBUG
-    /// The twins: without the mechanism the same reads go through.
+    /// The twins: without the mechanism the same reads succeed.
     @Test(arguments: closingGates) func memoryIsReadableWithoutTheMechanism(gate: Arena.Gate) async
     {
       let isKey = gate == .key
@@ -84,7 +84,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       var a = try arena.allocate(byteCount: 32)
       var b = try arena.allocate(byteCount: 32)
       let (atA, atB) = (try address(of: a), try address(of: b))
-      // Reading inside of writing: what is written to stays writable, as copying needs it.
+      // Reading inside writing: the contents stay writable, which copying needs.
       try a.withMutableBytes { _ in
         try! b.withBytes { _ in
           #expect(ct_try_write(atA) == 0, "the outer one stays writable")
@@ -93,7 +93,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         #expect(ct_try_write(atA) == 0, "writable after the inner window")
       }
       #expect(ct_try_read(atA) != 0, "closed after writing")
-      // Writing inside of reading: writable for that long.
+      // Writing inside reading: writable until the inner window ends.
       try a.withBytes { _ in
         #expect(ct_try_write(atA) != 0, "the outer one is not writable")
         try! b.withMutableBytes { _ in
@@ -140,7 +140,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
     }
   }
 
-  /// A handler starts with every key closed, and a jump out of it leaves them so: it fails closed.
+  /// A handler starts with every key closed. After a jump out of it they stay closed.
   @Test(.enabled(if: closingGates.contains(.key), "this processor has no protection keys"))
   func aJumpOutOfAHandlerLeavesItClosed() async {
     await #expect(processExitsWith: .success) {
@@ -155,24 +155,24 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         }, nil)
       #expect(jumped == 1, "it jumped")
       #expect(ct_try_read(at) != 0, "closed after the jump")
-      // Later windows are as ever.
+      // Later windows work normally.
       let first = try GateTests.shared!.withBytes { $0.unsafeLoad(as: UInt8.self) }
       #expect(first == 7, "a later window reads the secret")
       #expect(ct_try_read(at) != 0, "closed after a later window")
-      // The window that never ended is reported to whoever wants to destroy the arena.
+      // Destroying the arena reports the window that never ended.
       #expect(throws: EnclaveError.windowsOpen(1, label: "held"), "the window that never ended") {
         try arena.destroy()
       }
     }
   }
 
-  /// How a thread is born.
-  enum Birth: Int, CaseIterable { case pthread, dispatch, task, foundation }
+  /// How a thread is created.
+  enum ThreadCreation: Int, CaseIterable { case pthread, dispatch, task, foundation }
 
-  /// The twins switch the protection off, which debug builds alone can; and which thread a pool's
-  /// threads are born from is the runtime's choice, so pools have no twin.
-  static var births: [(Birth, isProtected: Bool)] {
-    var all = Birth.allCases.map { ($0, isProtected: true) }
+  /// The twins switch the protection off, which only debug builds can. Pools have no twin, because
+  /// the runtime chooses the thread that creates a pool's threads.
+  static var creations: [(ThreadCreation, isProtected: Bool)] {
+    var all = ThreadCreation.allCases.map { ($0, isProtected: true) }
     #if DEBUG
       all += [(.pthread, isProtected: false), (.foundation, isProtected: false)]
     #endif
@@ -181,9 +181,9 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
 
   @Test(
     .enabled(if: closingGates.contains(.key), "this processor has no protection keys"),
-    arguments: births)
-  func threadsBornInAWindowDoNotKeepIt(birth: Birth, isProtected: Bool) async {
-    let number = birth.rawValue
+    arguments: creations)
+  func threadsCreatedInAWindowStartClosed(creation: ThreadCreation, isProtected: Bool) async {
+    let number = creation.rawValue
     await #expect(processExitsWith: .success) {
       [number = number as Int, isProtected = isProtected as Bool] in
       let arena = try Arena("test", .init(lock: .preferred, gate: .key))
@@ -193,10 +193,10 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         if !isProtected { FaultPlan.letThreadsInheritKeys() }
       #endif
       let saw: Int32 = try secret.withMutableBytes { _ in
-        let birth = Birth(rawValue: number)!
+        let creation = ThreadCreation(rawValue: number)!
         nonisolated(unsafe) var saw: Int32 = -1
         let done = DispatchSemaphore(value: 0)
-        switch birth {
+        switch creation {
         case .pthread:
           var thread = pthread_t()
           final class Box: @unchecked Sendable {
@@ -215,7 +215,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
           pthread_join(thread, nil)
           return box.saw
         case .dispatch:
-          // More at a time than the pool has threads: some are born for it.
+          // More tasks than the pool has threads, so that it creates some.
           let hold = DispatchSemaphore(value: 0)
           for _ in 0..<16 {
             DispatchQueue.global().async {
@@ -247,7 +247,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
     }
   }
 
-  /// Keys separate: B open for writing neither opens A nor lets A be changed.
+  /// Keys separate arenas: a window for writing to B neither opens A nor makes it writable.
   @Test(.enabled(if: closingGates.contains(.key), "this processor has no protection keys"))
   func aWindowToOneArenaDoesNotOpenAnother() async {
     await #expect(processExitsWith: .success) {
@@ -269,7 +269,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
     }
   }
 
-  /// Any number of arenas; a frozen one never shares with a writable one.
+  /// There can be any number of arenas. A frozen one never shares a key with a writable one.
   @Test(.enabled(if: closingGates.contains(.key), "this processor has no protection keys"))
   func alikeArenasShareKeys() async {
     await #expect(processExitsWith: .success) {
@@ -282,7 +282,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       }
       let keys = Set(arenas.map { $0.statistics.protectionKey! })
       #expect(keys.count == 12, "\(keys.count) keys")
-      // Freezing an arena that shares moves it to another key, with its contents.
+      // Freezing an arena that shares a key moves it to another key, and keeps its contents.
       try arenas[0].freeze()
       let frozen = arenas[0].statistics.protectionKey!
       #expect(!keys.contains(frozen), "a frozen arena shares with writable ones")
@@ -291,7 +291,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
       let cold = Set(arenas[0..<20].map { $0.statistics.protectionKey! })
       let warm = Set(arenas[20...].map { $0.statistics.protectionKey! })
       #expect(cold.isDisjoint(with: warm), "frozen \(cold), writable \(warm)")
-      // A key of its own, or a typed error.
+      // An exclusive key, or a typed error.
       var own: [Arena] = []
       while own.count < 16 {
         do throws(EnclaveError) {
@@ -305,7 +305,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
         }
       }
       #expect(own.count < 16, "there are 15 keys")
-      // A destroyed arena's key is used again.
+      // A destroyed arena's key is reused.
       if !own.isEmpty {
         own.removeLast()
         own.append(try Arena("own", .init(gate: .key, keySharing: .never)))
@@ -317,7 +317,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
   }
 
   #if DEBUG
-    /// With no key, one, or all of them left: everything works, with an honest state.
+    /// With no key, one, or all keys left, everything works and reports an honest state.
     @Test(arguments: [0, 1, 15]) func withFewKeysLeft(keys: Int) async {
       await #expect(processExitsWith: .success) { [keys = keys as Int] in
         FaultPlan.fail(.allocateKey, errno: ENOSPC, after: keys, times: 1000)
@@ -339,7 +339,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
           try secret.destroy()
         }
         let keyed = arenas.filter { $0.statistics.protectionKey != nil }.count
-        // One key, which the first arena froze: a writable one may not share it.
+        // The first arena froze with the only key, which a writable arena must not share.
         #expect(
           keyed == (available == 0 ? 0 : available == 1 ? 1 : 5), "\(keyed) arenas have a key")
         do throws(EnclaveError) {

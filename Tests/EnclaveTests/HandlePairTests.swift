@@ -1,5 +1,5 @@
-// Two threads at the ends of things: the last handle of an arena, secrets that outlive it, wiping
-// everything, and a page that comes and goes.
+// Two threads end lifetimes at the same time: the last reference to an arena, secrets that outlive
+// it, wiping everything, and publishing that starts and stops.
 
 import Enclave
 import EnclaveSystem
@@ -9,7 +9,7 @@ import TestSupport
 import Testing
 
 @Suite struct HandlePairTests {
-  /// What two threads share: handles that either may let go.
+  /// References that two threads share, and that either may drop.
   private final class Handles: Sendable {
     let arena: Mutex<Arena?>
     let secret: Mutex<SecretReference?>
@@ -20,7 +20,7 @@ import Testing
       self.arena = Mutex(arena)
     }
 
-    // A copy of a handle, so that the work is done outside of the lock.
+    // Copy the reference, so that the work is done without the lock.
     var anArena: Arena? { arena.withLock { $0 } }
     var aSecret: SecretReference? { secret.withLock { $0 } }
     func dropArena() { _ = arena.withLock { $0.take() } }
@@ -32,7 +32,7 @@ import Testing
     { $0.dropSecret() },
     { try $0.aSecret?.withBytes { _ in } },
     {
-      // A secret that outlives the handle of its arena.
+      // A secret that outlives the reference to its arena.
       guard let arena = $0.anArena else { return }
       let own = SecretReference(try arena.allocate(byteCount: 48))
       $0.dropArena()
@@ -66,9 +66,9 @@ import Testing
     } catch { Issue.record(error, "steps \(pair)") }
   }
 
-  /// Every pair at many distances: no crash, no hang, typed errors alone, and nothing left behind.
+  /// Every pair at many offsets: no crash, no hang, only typed errors, and no leak.
   @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
-  func everyPairOfEndsMayMeet(gate: Arena.Gate, layout: Arena.Layout) async {
+  func everyPairOfReleasesMayRunConcurrently(gate: Arena.Gate, layout: Arena.Layout) async {
     let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
     await #expect(processExitsWith: .success) {
       [number = number as Int, isSlab = isSlab as Bool] in

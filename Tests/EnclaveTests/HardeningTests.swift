@@ -1,4 +1,4 @@
-// What is detected, and how it is named.
+// Violations that are detected, and their kinds.
 
 import Enclave
 import EnclaveSystem
@@ -8,11 +8,11 @@ import Synchronization
 import TestSupport
 import Testing
 
-/// Writes one byte at an offset from a secret's first.
+/// Changes one byte at an offset from the start of a secret.
 func overwrite(_ secret: inout Secret, at offset: Int) throws {
   try secret.withMutableBytes { bytes in
     bytes.withUnsafeMutableBytes {
-      // Changed whatever it was: a canary's byte may have any value.
+      // Flip a bit, because a canary's byte may have any value.
       let place = $0.baseAddress! + offset
       place.storeBytes(of: place.load(as: UInt8.self) ^ 0x5a, as: UInt8.self)
     }
@@ -38,7 +38,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
     Case(layout: .slab, size: 40, alignment: 64, offset: 40, kind: .overflow),
     Case(layout: .slab, size: 0, offset: 0, kind: .overflow),
     Case(layout: .slab, size: 4096, offset: 4096, kind: .overflow),
-    Case(layout: .slab, size: 32, offset: 31, kind: nil),  // within: nothing to find
+    Case(layout: .slab, size: 32, offset: 31, kind: nil),  // within bounds
     Case(layout: .isolated, size: 32, offset: -1, kind: .underflow),
     Case(layout: .isolated, size: 32, offset: -16, kind: .underflow),
     Case(layout: .isolated, size: 30, offset: 30, kind: .overflow),
@@ -57,7 +57,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       var secret = try arena.allocate(
         byteCount: attack.size, alignment: attack.alignment, label: "till")
       try overwrite(&secret, at: attack.offset)
-      // Found by looking, and again when it is freed.
+      // Found by a check, and again when the secret is freed.
       let looked = try arena.check()
       try secret.destroy()
       guard let kind = attack.kind else {
@@ -98,7 +98,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       #expect(kinds == [.doubleFree, .foreignPointer, .foreignPointer], "\(kinds)")
       let arenas = HardeningTests.seen.map(\.arena)
       #expect(arenas == ["shop", "shop", "shop"], "\(arenas)")
-      // The live ones are untouched, and can be freed still.
+      // Live secrets are unharmed, and can still be freed.
       try arena.free(middle)
       try other.free(foreign)
       #expect(HardeningTests.seen.count == 3, "\(HardeningTests.seen)")
@@ -107,7 +107,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
     }
   }
 
-  /// Two threads free one address: one of them does, the other is told.
+  /// Two threads free the same address: one succeeds, and the other gets a violation.
   @Test(arguments: allGates) func oneOfTwoThreadsFrees(gate: Arena.Gate) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) { [number = number as Int] in
@@ -147,7 +147,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let at = try address(of: stale)
       try stale.destroy()
       #expect(try arena.check() == [], "before the write")
-      // Through a window to a neighbour in the same page.
+      // Write through a window to a neighbour in the same page.
       try keeper.withMutableBytes { _ in
         UnsafeMutablePointer<UInt8>(bitPattern: at)![3] = 1
       }
@@ -157,7 +157,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
     }
   }
 
-  /// By default the process ends, and every arena is wiped before.
+  /// By default every arena is wiped and the process ends.
   @Test func aViolationEndsTheProcess() async throws {
     let scratch = try Scratch()
     let path = scratch.file("left")
@@ -168,7 +168,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       try fill(&kept, from: 1)
       HardeningTests.kept = try address(of: kept)
       HardeningTests.path = path
-      // What is left in memory when the process ends is told by the handler of its last signal.
+      // The handler of the last signal reports what is left in memory when the process ends.
       for number in [SIGILL, SIGTRAP, SIGABRT] {
         signal(number) { _ in
           let bytes = UnsafePointer<UInt8>(bitPattern: HardeningTests.kept)!

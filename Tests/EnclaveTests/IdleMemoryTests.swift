@@ -1,5 +1,4 @@
-// Memory that waits for the next secret: wiped, locked, closed, bounded, and given back when others
-// need it.
+// Idle memory: wiped, locked, closed, bounded, and returned when others need it.
 
 import CTestSupport
 import Enclave
@@ -11,7 +10,7 @@ import Testing
 
 private let mebibyte = 1 << 20
 
-/// What lies at an address, whatever closes it.
+/// The bytes at an address, read past every gate.
 private func peek(_ address: UInt, _ count: Int) throws -> [UInt8] {
   let file = open("/proc/self/mem", O_RDONLY)
   defer { close(file) }
@@ -21,7 +20,7 @@ private func peek(_ address: UInt, _ count: Int) throws -> [UInt8] {
   return bytes
 }
 
-/// Lets the memlock limit bind, for root too.
+/// Makes RLIMIT_MEMLOCK effective, for root too.
 private func limitLocks(to bytes: UInt) throws {
   try #require(ct_drop_lock_capability() == 0, "dropping the capability")
   var limit = rlimit(rlim_cur: bytes, rlim_max: bytes)
@@ -37,7 +36,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     return soft > 6 << 20 ? .max : 0
   }()
 
-  /// (A cipher's windows map scratch memory of their own.)
+  /// (Not under a cipher gate, whose windows map scratch memory.)
   @Test(arguments: gatesInPlace.indices) func largeAllocationsReuseSpares(gate: Int) async {
     await #expect(processExitsWith: .success) { [gate = gate as Int] in
       let arena = try Arena("test", .init(lock: .preferred, gate: gatesInPlace[gate]))
@@ -46,7 +45,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
       #expect(arena.statistics.idleBytes == mebibyte, "idle after the first")
       let before = (mapCalls, SystemCall.unmapChunk.count, SystemCall.lockChunk.count)
       for round in 0..<20 {
-        // Sizes that differ a little have a place too.
+        // Slightly different sizes reuse it too.
         var secret = try arena.allocate(byteCount: mebibyte - (round % 3) * 10_000)
         #expect(arena.statistics.idleBytes == 0, "idle while it lives")
         let isZero = try secret.withBytes { bytes in
@@ -62,7 +61,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
       let after = (mapCalls, SystemCall.unmapChunk.count, SystemCall.lockChunk.count)
       #expect(before == after, "calls: \(before), \(after)")
       #expect(arena.statistics.bytesLocked == arena.statistics.bytesMapped, "locked")
-      // Half the size is not worth as much.
+      // A secret of half the size does not reuse it.
       let half = try arena.allocate(byteCount: mebibyte / 2)
       #expect(mapCalls == before.0 + 1 && arena.statistics.idleBytes == mebibyte, "half of it")
       try half.destroy()
@@ -72,7 +71,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// The twin: a secret that lives is found where the same search finds nothing of one that was freed.
+  /// The same search finds a live secret (the control), and nothing of a freed one.
   @Test(arguments: allGates.indices, [Arena.Layout.slab, .isolated])
   func sparesStayWiped(gate: Int, layout: Arena.Layout) async {
     await #expect(processExitsWith: .success) {
@@ -96,8 +95,8 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// What is written into memory that is free, or behind a secret that reuses it, is found.
-  @Test(arguments: [5000, 100_000]) func sparesAreWatched(size: Int) async {
+  /// Writes to free memory, or past a secret that reuses it, are detected.
+  @Test(arguments: [5000, 100_000]) func writesToSparesAreDetected(size: Int) async {
     await #expect(processExitsWith: .success) { [size = size as Int] in
       ViolationHandler.set { _ in .goOn }
       let arena = try Arena("test", .init(lock: .off, gate: .none))
@@ -109,7 +108,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
       spare[1] = 1
       #expect(try arena.check().map(\.kind) == [.writeAfterFree], "in the middle")
       spare[1] = 0
-      // Its canaries: 16 bytes before it, and what alignment leaves behind it.
+      // Its canaries: 16 bytes before it, and the alignment slack after it.
       spare[-1] ^= 1
       #expect(try arena.check().map(\.kind) == [.writeAfterFree], "a canary")
       spare[-1] ^= 1
@@ -129,7 +128,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
         try secret.destroy()
       }
       #expect(arena.statistics.corruptions == 0, "corruptions")
-      // Pages of new mappings get canaries of their own, whatever was known of the old ones.
+      // Pages of new mappings get new canaries, whatever the old ones were.
       #expect(try arena.trim() > 0, "trimmed")
       let last = try arena.allocate(byteCount: size)
       #expect(try arena.check().isEmpty, "after a trim")
@@ -138,7 +137,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// A secret of the size that was there before opens no pages when it is allocated.
+  /// Allocating a secret of the same size as the previous one opens no pages.
   @Test(arguments: [100, 5000, 200_000]) func theSameSizeOpensNothing(size: Int) async {
     await #expect(processExitsWith: .success) { [size = size as Int] in
       let arena = try Arena("test", .init(layout: .isolated, lock: .off, gate: .pages))
@@ -153,8 +152,8 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// What was freed last is used next: older spares go for it.
-  @Test func theNewestIsKept() async {
+  /// The most recently freed memory is reused next; older spares are returned first.
+  @Test func theNewestSpareIsKept() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .off, gate: .none))
       for round in 0..<2 {
@@ -173,7 +172,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// At most 2 MiB or an eighth of the peak, and under half of what may be locked.
+  /// At most 2 MiB or an eighth of the peak, and less than half of RLIMIT_MEMLOCK.
   @Test func sparesAreBounded() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .off, gate: .none))
@@ -203,7 +202,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
       let kept = try arena.allocate(byteCount: 100)
       let least = arena.statistics.bytesMapped
       #expect(try arena.trim() == 0, "nothing is idle")
-      // More than fits into the first chunk, and pages of its own.
+      // More than fits into the first chunk, and a secret with separate pages.
       var some = try (0..<100).map { _ in SecretReference(try arena.allocate(byteCount: 4000)) }
       let large = try arena.allocate(byteCount: 300_000)
       #expect(some.count == 100)
@@ -222,7 +221,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
         "VmLck")
       #expect(after.bytesInUse == 100 && after.secretCount == 1, "in use")
       #expect(try arena.trim() == 0, "the second time")
-      // A frozen arena allocates nothing: freezing gives back what is idle.
+      // A frozen arena never allocates, so freezing returns idle memory.
       try arena.allocate(byteCount: 300_000).destroy()
       #expect(arena.statistics.idleBytes == 303_104, "before freezing")
       try arena.freeze()
@@ -256,8 +255,8 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
 
   // MARK: - Others need it
 
-  /// A lock that is refused has spares given back first: of this arena and of others, also where that
-  /// is all they have.
+  /// When a lock is refused, spares of this and other arenas are returned first, even their last
+  /// ones.
   @Test(arguments: [Arena.Lock.required, .preferred], [true, false])
   func aRefusedLockTakesSpares(lock: Arena.Lock, isOther: Bool) async {
     await #expect(processExitsWith: .success) {
@@ -276,7 +275,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// The small last chunk that others leave an arena is no use to it when it needs another.
+  /// An arena that needs a larger chunk returns its own small last spare.
   @Test func anArenaTakesItsOwnLastSpare() async {
     await #expect(processExitsWith: .success) {
       try limitLocks(to: 92_160)
@@ -294,8 +293,8 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// Whoever waits for headroom gets what becomes idle meanwhile.
-  @Test func waitingTakesWhatBecomesIdle() async {
+  /// A thread that waits for headroom gets memory that becomes idle meanwhile.
+  @Test func waitingGetsMemoryThatBecomesIdle() async {
     await #expect(processExitsWith: .success) {
       alarm(60)
       try limitLocks(to: 3 << 20)
@@ -313,7 +312,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  /// A spare one is nothing that a capacity counts against a secret.
+  /// Spares do not count against an arena's capacity.
   @Test(arguments: allGates) func sparesDoNotUseUpTheCapacity(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .off, gate: gate, capacity: 2 << 20))
     try arena.allocate(byteCount: mebibyte).destroy()
@@ -327,7 +326,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     try large.destroy()
   }
 
-  /// A wipe reaches everything, and spares are no trouble to it.
+  /// A wipe also works with spares.
   @Test(arguments: allGates.indices) func sparesAreWipedWithTheRest(gate: Int) async {
     await #expect(processExitsWith: .success) { [gate = gate as Int] in
       let arena = try Arena("test", .init(lock: .off, gate: allGates[gate]))

@@ -1,4 +1,4 @@
-// The API's conveniences, and what the compiler refuses.
+// Convenience API, and misuse that the compiler rejects.
 
 import CTestSupport
 import Enclave
@@ -24,7 +24,7 @@ import Testing
     #expect(try secret.withElements(of: UInt8.self) { $0.count } == 30)
     struct Point: BitwiseCopyable { var x, y: Int32 }
     #expect(try secret.withUnsafeElements(of: Point.self) { $0[1].x } == 0x0202_0202)
-    // A secret of odd alignment is no place for wide integers.
+    // An unaligned secret cannot hold wide integers.
     let isolated = try Arena("isolated", .init(layout: .isolated, lock: .preferred, gate: gate))
     let odd = try isolated.allocate(byteCount: 13, alignment: 1)
     #expect(throws: AccessError<Never>.access(.misaligned(neededAlignment: 8))) {
@@ -82,7 +82,7 @@ import Testing
 
   @Test func waitingForHeadroom() async {
     await #expect(processExitsWith: .success) {
-      // Without the capability the limit binds, for root too.
+      // Without the capability the limit applies to root too.
       try #require(ct_drop_lock_capability() == 0, "dropping the capability")
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
       setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
@@ -127,7 +127,7 @@ import Testing
   }
 
   @Test(.enabled(if: Capability.secretMemory.isAvailable, "this kernel has no memfd_secret"))
-  func secretMemoryIsOutOfReach() async {
+  func secretMemoryIsUnreadable() async {
     await #expect(processExitsWith: .success) {
       for (isSecret, expected) in [(true, false), (false, true)] {
         let arena = try Arena(
@@ -144,7 +144,7 @@ import Testing
           let found = arena.statistics
           #expect(found.bytesLocked == found.bytesMapped, "\(found.bytesLocked) bytes are locked")
         }
-        // A child has no such memory; its parent's is as it was.
+        // A child has no such memory; its parent's is unchanged.
         let report = try ChildReport()
         let pid = ct_fork()
         if pid == 0 {
@@ -181,7 +181,7 @@ import Testing
         #expect(try contents(secret)[31] == 32, "contents, sealed: \(isSealed)")
         #expect(ct_try_write(at) != 0, "it can be written, sealed: \(isSealed)")
         try arena.destroy()
-        // Sealed secret memory stays, wiped; VmLck counts such memory on some kernels (6.18) only.
+        // Sealed secret memory stays mapped, wiped. Only some kernels (6.18) count it in VmLck.
         let after = ProcessFacts.lockedBytes()!
         #expect(
           isSealed ? after >= before : after == before,
@@ -195,7 +195,7 @@ import Testing
   struct Refused: Sendable, CustomStringConvertible {
     var description: String
     var code: String
-    /// nil: this one compiles, so that the others are refused for their own reasons.
+    /// nil for the control, which compiles and so shows that the others fail for their own reasons.
     var because: String?
   }
 
@@ -313,7 +313,7 @@ import Testing
   }
 }
 
-/// Holds a secret that another thread lets go.
+/// Holds a secret that another thread drops.
 final class Holder: @unchecked Sendable {
   private var secret: SecretReference?
   init(_ secret: consuming Secret) { self.secret = SecretReference(secret) }

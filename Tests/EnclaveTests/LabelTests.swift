@@ -1,4 +1,4 @@
-// Labels are told apart by their text, which is copied when it is new.
+// Labels are compared by their text, which is copied when it is new.
 
 import Glibc
 import Testing
@@ -18,7 +18,7 @@ import Testing
     }
   }
 
-  /// A literal of one scalar has no place in memory of its own.
+  /// A literal of one scalar has no address.
   @Test func aLabelOfOneLetterIsOneLabel() throws {
     let arena = try arena()
     for _ in 0..<3 { _ = try arena.allocate(byteCount: 16, label: "x") }
@@ -26,8 +26,8 @@ import Testing
     #expect(labels(arena) == ["x", "é"])
   }
 
-  /// As two modules, or two macros' expansions, give it.
-  @Test func equalTextInTwoPlacesIsOneLabel() throws {
+  /// Equal literals of two modules or macro expansions have different addresses.
+  @Test func equalTextsAtTwoAddressesAreOneLabel() throws {
     let arena = try arena()
     let texts = ["a label", "a label", "another"]
     let secrets = try texts.map { text in
@@ -38,7 +38,7 @@ import Testing
   }
 
   private func allocate(_ arena: Arena, _ text: UnsafePointer<CChar>) throws -> Secret {
-    // Never freed: each has a place of its own.
+    // Never freed, so that each has its own address.
     let copy = UnsafePointer(strdup(text)!)
     return try arena.allocate(byteCount: 16, key: LabelKey(Label(unowned: copy)))
   }
@@ -53,7 +53,7 @@ import Testing
     #expect(labels(arena) == ["File.swift:12", "File.swift:13"])
   }
 
-  /// Nothing of a scalar is left over where a text is cut.
+  /// Truncating a text never splits a scalar.
   @Test(arguments: [254, 255, 256, 257, 300]) func aLongNameIsCutBetweenScalars(count: Int) throws {
     let text = String(repeating: "e", count: count - 2) + "é"
     let kept = text.withCString { Label(copying: $0).description }

@@ -1,5 +1,4 @@
-// What goes on while the program does something else: locks are tried again, and no long call keeps
-// other threads waiting.
+// Background work: failed locks are retried, and long calls do not block other threads.
 
 import Enclave
 import EnclaveSystem
@@ -9,7 +8,7 @@ import Synchronization
 import TestSupport
 import Testing
 
-/// Whether a thread may be made a real-time one; tried in a thread that ends.
+/// Whether this user may make real-time threads. Tries it on a temporary thread.
 private let mayBeRealTime: Bool = {
   let answer = DispatchSemaphore(value: 0)
   nonisolated(unsafe) var result: Int32 = -1
@@ -32,7 +31,7 @@ private let mayBeRealTime: Bool = {
     var testDescription: String { "\(layout), \(gate), \(byteCount) bytes" }
   }
 
-  /// Chunks of slabs, an isolated page, and one that is locked in pieces.
+  /// Slab chunks, an isolated page, and a chunk that is locked in pieces.
   static let rows: [Row] = gatesInPlace.flatMap { gate in
     [
       Row(layout: .slab, gate: gate, byteCount: 40),
@@ -45,7 +44,7 @@ private let mayBeRealTime: Bool = {
     return soft > 4 << 20 ? .max : 40
   }()
 
-  /// Nobody publishes. The first try after the failure fails too, in the middle of a large chunk.
+  /// Without publishing. The first retry fails too, in the middle of a large chunk.
   @Test(arguments: rows.indices) func locksAreTriedAgain(row: Int) async {
     await #expect(processExitsWith: .success) { [row = row as Int] in
       let row = Self.rows[row]
@@ -64,14 +63,15 @@ private let mayBeRealTime: Bool = {
       try eventually("all is locked") {
         arena.statistics.bytesLocked == arena.statistics.bytesMapped
       }
-      // What the kernel counts is what the arena counts: nothing is locked twice, or left of a try.
+      // The kernel's count equals the arena's: nothing is locked twice, or stays locked after a
+      // failed try.
       let kernel = Int(ProcessFacts.lockedBytes() ?? 0) - Int(before)
       #expect(kernel == arena.statistics.bytesLocked, "the kernel counts \(kernel)")
       try eventually("the thread ends") { !Self.threads().contains("enclave-locks") }
       try secret.withBytes { bytes in
         bytes.withUnsafeBytes { #expect($0.allSatisfy { $0 == 7 }, "contents") }
       }
-      // The next failure starts it again.
+      // The next failure starts the thread again.
       FaultPlan.fail(.lockChunk, errno: ENOMEM, times: 1000)
       let second = try arena.allocate(byteCount: Self.mayLock > 4096 ? 200_000 : 4096)
       FaultPlan.clear()
@@ -82,7 +82,7 @@ private let mayBeRealTime: Bool = {
     }
   }
 
-  /// The page is truncated, which ends publishing, and nothing else.
+  /// Truncating the page ends publishing, but not the retries.
   @Test func locksAreTriedAgainWithoutThePage() async throws {
     let scratch = try Scratch(onTmpfs: true)
     await #expect(processExitsWith: .success) { [path = scratch.path as String] in
@@ -104,17 +104,17 @@ private let mayBeRealTime: Bool = {
 
   // MARK: - Long calls
 
-  /// While one thread is in a call that may take long, others make, use and destroy arenas.
+  /// While one thread is in a long system call, others can create, use and destroy arenas.
   @Test(arguments: [
     SystemCall.allocateMetadata, .createPage, .allocatePage, .startThread, .reserveChunk,
     .lockChunk,
     .unmapChunk,
   ])
-  func nobodyWaitsForALongCall(call: SystemCall) async throws {
+  func longCallsBlockNoOtherThread(call: SystemCall) async throws {
     let scratch = try Scratch(onTmpfs: true)
     await #expect(processExitsWith: .success) {
       [path = scratch.path as String, number = call.rawValue as UInt32] in
-      alarm(60)  // ends a process that waits
+      alarm(60)  // ends a process that hangs
       setenv("ENCLAVE_STATS_DIR", path, 1)
       try Self.useAnArena()
       let call = try #require(SystemCall(rawValue: number))
@@ -135,8 +135,8 @@ private let mayBeRealTime: Bool = {
     }
   }
 
-  /// A real-time thread that waits for another sleeps: RLIMIT_RTTIME counts what runs without a break, and
-  /// its signal ends the process.
+  /// A real-time thread that waits for another sleeps. Otherwise RLIMIT_RTTIME, which limits
+  /// running without a pause, would end the process.
   @Test(
     .enabled(if: mayBeRealTime, "needs CAP_SYS_NICE or RLIMIT_RTPRIO, for sched_setscheduler(2)"),
     arguments: [SystemCall.openWindow, .closeWindow])
@@ -174,7 +174,7 @@ private let mayBeRealTime: Bool = {
         let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":\t") }
         return line?.split(separator: "\t").last
       }
-      // It sleeps until it is woken, and not again and again for a moment.
+      // It sleeps until it is woken, without polling.
       try eventually("it sleeps", within: 50) { field("State") == "S (sleeping)" }
       let end = ContinuousClock.now + .milliseconds(500)
       let before = field("voluntary_ctxt_switches").flatMap { Int($0) }
@@ -188,8 +188,8 @@ private let mayBeRealTime: Bool = {
     }
   }
 
-  /// What is written of an arena meets its end on the page, and the page's own.
-  @Test func arenasLeaveThePageWhileTheyAreWritten() async throws {
+  /// Publishing an arena races with its removal from the page and with the end of publishing.
+  @Test func arenasAreDestroyedWhileTheyArePublished() async throws {
     let scratch = try Scratch(onTmpfs: true)
     await #expect(processExitsWith: .success) { [path = scratch.path as String] in
       setenv("ENCLAVE_STATS_DIR", path, 1)

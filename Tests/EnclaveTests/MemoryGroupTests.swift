@@ -1,4 +1,4 @@
-// Memory control groups (cgroups(7)): what the kernel would kill for is an error.
+// Memory control groups (cgroups(7)): an allocation for which the kernel would kill is an error.
 
 import Enclave
 import EnclaveSystem
@@ -114,14 +114,14 @@ import Testing
     #expect(group == row.expected)
   }
 
-  /// A group of its own with a limit; nil where this user may make none.
+  /// A new group with a limit; nil if this user may not create one.
   private static func makeGroup(named name: String, limit: Int) -> String? {
     for (parent, file) in [
       ("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
     ] {
       let path = "\(parent)/\(name)"
       guard mkdir(path, 0o755) == 0 else { continue }
-      // (Where version 1 is mounted below it, the first is an ordinary directory.)
+      // (If version 1 is mounted below it, the first is an ordinary directory.)
       if access("\(path)/\(file)", W_OK) == 0,
         (try? "\(limit)\n".write(toFile: "\(path)/\(file)", atomically: false, encoding: .utf8))
           != nil
@@ -141,19 +141,20 @@ import Testing
     return true
   }()
 
-  /// In a group of 96 MiB, 128 MiB are asked for at once and in pieces: what does not fit is refused, and
-  /// nobody is killed. With `lock: .preferred` there may be more where there is swap, not locked.
+  /// In a group of 96 MiB, requests 128 MiB at once and in pieces: what does not fit is refused,
+  /// and no process is killed. With `lock: .preferred` and swap, unlocked memory may exceed the
+  /// limit.
   @Test(
     .enabled(if: mayLimitMemory, "may not make a memory control group"),
     arguments: ["whole", "pieces", "slabs", "pages", "preferred"])
-  func nobodyIsKilled(way: String) async throws {
+  func allocationsAboveTheGroupLimitAreRefused(way: String) async throws {
     let made = Self.makeGroup(named: "enclave-test-\(getpid())-\(way)", limit: 96 << 20)
     let group = try #require(made)
     defer { rmdir(group) }
     await #expect(processExitsWith: .success) { [group = group as String, way = way as String] in
       try Self.useUp(group, way)
     }
-    // The process is gone: so is what is charged to the group.
+    // The process has ended, so nothing is charged to the group.
     try eventually("the group can be removed") { rmdir(group) == 0 || errno == ENOENT }
   }
 
@@ -179,7 +180,7 @@ import Testing
       #expect(limit == 96 << 20 && needed >= 1 << 10, "\(error)")
       #expect("\(error)".contains("memory.max"))
       #expect(secrets.count < count)
-      // What is there goes on.
+      // Existing secrets keep working.
       for secret in secrets { try secret.withBytes { _ in } }
       secrets = []
       #expect(try arena.allocate(byteCount: 100).byteCount == 100)

@@ -1,4 +1,4 @@
-// Memory that secrets no longer need: it serves others, and goes back to the system.
+// Memory of freed secrets is reused, and returned to the system.
 
 import CTestSupport
 import Enclave
@@ -17,7 +17,7 @@ private func fill(_ arena: Arena, _ byteCount: Int) -> [SecretReference] {
   return kept
 }
 
-/// By memcmp(3): a loop over every byte is slow in debug builds.
+/// Uses memcmp(3), because a loop over every byte is slow in debug builds.
 private func isZero(_ secret: borrowing Secret) throws -> Bool {
   let zeros = [UInt8](repeating: 0, count: 5000)
   return try secret.withBytes { bytes in
@@ -25,7 +25,7 @@ private func isZero(_ secret: borrowing Secret) throws -> Bool {
   }
 }
 
-/// The same numbers in each run.
+/// A generator with the same numbers in each run.
 private struct Steps: RandomNumberGenerator {
   var state: UInt64
   mutating func next() -> UInt64 {
@@ -75,13 +75,13 @@ private struct Steps: RandomNumberGenerator {
       while !kept.isEmpty { kept.removeLast() }
       let left = arena.statistics.bytesMapped
       guard left <= max(2 << 20, peak / 8) else { exit(2) }
-      // Pages that are not there any more cannot be read.
+      // Returned pages cannot be read.
       guard try arena.check().isEmpty else { exit(3) }
       _ = try arena.allocate(byteCount: 100)
     }
   }
 
-  /// More pages than a chunk of slabs has, and around that.
+  /// Sizes around the number of pages in a slab chunk.
   @Test(arguments: [Arena.Layout.slab, .isolated], [15, 16, 17, 63, 64, 65, 512, 1000])
   func largeSecretsReturnTheirPages(layout: Arena.Layout, pages: Int) throws {
     let arena = try Arena("test", .init(layout: layout, lock: .off, gate: .pages))
@@ -118,7 +118,7 @@ private struct Steps: RandomNumberGenerator {
         var kept = fill(first, size)
         guard kept.count > 0 else { exit(1) }
         kept = []
-        // What is kept for nothing is under half of the limit; another arena has the rest.
+        // Idle memory is less than half of the limit; another arena can use the rest.
         guard first.statistics.bytesLocked < 32768 else { exit(2) }
         var other = fill(second, 100)
         guard other.count > 0, second.statistics.bytesLocked >= 32768 else { exit(3) }
@@ -128,10 +128,10 @@ private struct Steps: RandomNumberGenerator {
     }
   }
 
-  @Test func comingAndGoingMapsNothing() async {
+  @Test func churnMapsNothing() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .off, gate: .none))
-      // A live set above what is kept, so that memory is given back at all.
+      // A live set larger than the bound of idle memory, so that memory is returned at all.
       var kept: [SecretReference] = []
       for _ in 0..<4000 { kept.append(SecretReference(try arena.allocate(byteCount: 1024))) }
       let sizes = [16, 100, 1000, 4000]
@@ -163,7 +163,7 @@ private struct Steps: RandomNumberGenerator {
     #expect(arena.statistics.bytesMapped == 0)
   }
 
-  /// A handle that C kept is stale, whatever its pages serve now.
+  /// A handle that C code kept stays stale, whatever its pages are used for now.
   @Test func staleHandlesStayStale() throws {
     let arena = try Arena("test", .init(lock: .off, gate: .none, capacity: 16384))
     let stale = try arena.reference.allocate(byteCount: 32, alignment: 16, label: "stale")

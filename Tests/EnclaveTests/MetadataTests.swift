@@ -1,4 +1,4 @@
-// What is known about secrets lies in ordinary memory, which may run out.
+// Metadata of secrets lies in ordinary memory, which may run out.
 
 import CTestSupport
 import Enclave
@@ -10,7 +10,7 @@ import Testing
 
 @Suite struct MetadataTests {
   #if DEBUG
-    /// Each of them fails once: the error names it, and everything works afterwards.
+    /// Each allocation of metadata fails once: the error names it, and everything works afterwards.
     @Test(arguments: [Arena.Layout.slab, .isolated], allGates)
     func eachPieceOfMetadataMayFail(layout: Arena.Layout, gate: Arena.Gate) async {
       let (isolated, number) = (layout == .isolated, allGates.firstIndex(of: gate)!)
@@ -48,9 +48,9 @@ import Testing
     }
   #endif
 
-  /// Address space of 150 MiB (more where the program needs that to begin with), and no end of
-  /// secrets: an error that says so, and what was there stays usable.
-  /// With a page gate there are many mappings, which the error counts.
+  /// With 150 MiB of address space (more if the program itself needs it), unlimited allocation ends
+  /// with an error that names the cause, and existing secrets stay usable. Under a page gate the
+  /// error counts the many mappings.
   @Test(arguments: [false, true], [false, true])
   func outOfMemoryIsAnError(manyArenas: Bool, isGated: Bool) async {
     await #expect(processExitsWith: .success) {

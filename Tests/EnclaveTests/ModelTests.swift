@@ -1,4 +1,4 @@
-// Protocols explored by a model checker: every interleaving, and stores that are late.
+// Model-checked protocols: every interleaving, including delayed stores.
 
 import Foundation
 import TestSupport
@@ -7,7 +7,7 @@ import Testing
 @Suite struct ModelTests {
   static let hasSpin = (try? Launch(["sh", "-c", "command -v spin"]).run().status) == 0
 
-  /// A model as it is holds; with any of these left out the checker must find what that is for.
+  /// The complete model holds. Without any one of these parts the checker must find a violation.
   static let models: [(model: String, part: [String], without: String)] =
     ["", "NO_BARRIER", "HANDLER_WAITS", "PLAIN_RESTORE"].map { ("gate", [], $0) }
     + ["", "SPLIT_RELEASE"].map { ("gate", ["HANDLES"], $0) }

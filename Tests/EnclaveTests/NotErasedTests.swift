@@ -1,4 +1,4 @@
-// What the library does not stop, as WhatIsNotErased says: seen from within.
+// Demonstrates limits that WhatIsNotErased documents, in the process itself.
 
 import CTestSupport
 import Enclave
@@ -20,14 +20,14 @@ import Testing
 
   private static let contents = (1...16).map { UInt8($0) }
 
-  @Test func whatABodyCopiesOutStays() throws {
+  @Test func copiesOutOfAWindowRemain() throws {
     let secret = try secret()
     let copy = try secret.withBytes { bytes in bytes.withUnsafeBytes { Array($0) } }
     try secret.destroy()
     #expect(copy == Self.contents)
   }
 
-  /// What was written to a pipe waits in the kernel, when the secret is long gone.
+  /// Bytes written to a pipe stay in the kernel after the secret is wiped.
   @Test func aPipeKeepsWhatWasWritten() throws {
     var ends: [Int32] = [0, 0]
     try #require(pipe(&ends) == 0)
@@ -41,8 +41,8 @@ import Testing
     #expect(written == 16 && read(ends[0], &received, 16) == 16 && received == Self.contents)
   }
 
-  /// Protection keys need no privilege to be opened: WRPKRU, here by pkey_set(3). (Runs where there
-  /// are keys: on this machine or in the emulated one.)
+  /// Opening a protection key needs no privilege: WRPKRU, here through pkey_set(3). (Needs
+  /// protection keys, of this machine or of the emulated one.)
   @Test(.enabled(if: Capability.protectionKeys.isAvailable, "this machine has no protection keys"))
   func codeThatExecutesWRPKRUReads() throws {
     let secret = try secret(.key)

@@ -1,5 +1,5 @@
-// Passphrases that are typed or piped. What signals do meanwhile is tested with a program on a
-// terminal of its own (EndToEndTests).
+// Passphrases that are typed or piped. EndToEndTests test signals during input, with a program on
+// its own terminal.
 
 import Enclave
 import EnclaveSystem
@@ -8,8 +8,8 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Types at a terminal once it asks for something. The echo is off before that, but what is typed until
-/// the prompt comes may still be dropped.
+/// Types at a terminal after the prompt appears. The echo is off before, but earlier input may be
+/// dropped.
 final class Typist: @unchecked Sendable {
   private let stopped = DispatchSemaphore(value: 0)
   private let ended = DispatchSemaphore(value: 0)
@@ -35,7 +35,7 @@ final class Typist: @unchecked Sendable {
     ended.wait()
   }
 
-  /// Whether the terminal has shown something, which stays to be read.
+  /// Whether the terminal has output that can be read; does not read it.
   static func hasPrompt(_ main: Int32, within milliseconds: Int32) -> Bool {
     var file = pollfd(fd: main, events: Int16(POLLIN), revents: 0)
     return poll(&file, 1, milliseconds) == 1
@@ -43,7 +43,7 @@ final class Typist: @unchecked Sendable {
 }
 
 @Suite struct PassphraseTests {
-  /// A terminal that controls nobody.
+  /// A terminal that is not a controlling terminal.
   struct Pair: ~Copyable {
     let main: Int32
     let terminal: Int32
@@ -61,7 +61,7 @@ final class Typist: @unchecked Sendable {
       tcgetattr(terminal, &modes)
       return modes
     }
-    /// What it shows, up to a newline and what else there is.
+    /// Its output up to a newline, and whatever follows that already.
     var shown: String {
       var all: [UInt8] = []
       var file = pollfd(fd: main, events: Int16(POLLIN), revents: 0)
@@ -75,7 +75,7 @@ final class Typist: @unchecked Sendable {
     }
   }
 
-  /// Types at a terminal; what came of it, or how much of a line that did not.
+  /// Types at a terminal. Returns the resulting secret, or the length of a line that was rejected.
   private func type(_ typed: String, limit: Int = 1024) throws -> (String?, Int) {
     let arena = try Arena("test", .init(lock: .preferred))
     let pair = try Pair()
@@ -98,15 +98,15 @@ final class Typist: @unchecked Sendable {
     return result
   }
 
-  /// Typed at a real terminal: no echo, editing works, the settings come back.
+  /// At a real terminal there is no echo, editing works, and the settings are restored.
   @Test(
     arguments: [
       ("hunter2\n", "hunter2"), ("hunter2\r", "hunter2"), ("\n", ""), ("abc\u{4}\n", "abc\u{4}"),
-      // Backspace erases a scalar, whatever its length.
+      // Backspace erases one scalar, of any length.
       ("hunx\u{7f}ter2\n", "hunter2"), ("hunx\u{8}ter2\n", "hunter2"), ("\u{7f}a\n", "a"),
       ("aé\u{7f}b\n", "ab"), ("a鍵\u{7f}b\n", "ab"), ("a🔑\u{7f}b\n", "ab"),
       ("éé\u{7f}\n", "é"), ("é\u{7f}\u{7f}\u{7f}é\n", "é"), ("ae\u{301}\u{7f}\n", "ae"),
-      // ^U erases the line, ^W a word and the blanks behind it.
+      // ^U erases the line, ^W a word and the blanks after it.
       ("wrong\u{15}right\n", "right"), ("\u{15}right\n", "right"),
       ("one two\u{17}three\n", "one three"), ("one two  \u{17}\n", "one "), ("größe\u{17}\n", ""),
       ("one\u{17}\u{17}two\n", "two"),
@@ -115,13 +115,14 @@ final class Typist: @unchecked Sendable {
     #expect(try type(typed) == (expected, expected.utf8.count))
   }
 
-  /// ^D on its own, also after everything was erased.
+  /// ^D on an empty line, also after everything was erased.
   @Test(arguments: ["\u{4}", "abc\u{15}\u{4}", "é\u{7f}\u{4}"])
   func endOfInput(typed: String) throws {
     #expect(try type(typed) == (nil, 0))
   }
 
-  /// What is too long can be mended; else the whole line is taken, and none of it is left to be shown.
+  /// A line that is too long can be corrected. Otherwise the whole line is consumed, so that
+  /// nothing of it reaches the shell.
   @Test(
     arguments: [
       ("1234\n", "1234", 4), ("12345\n", nil, 4), ("1234567890\n", nil, 4),
@@ -134,7 +135,7 @@ final class Typist: @unchecked Sendable {
     #expect(try type(typed, limit: 4) == (expected, count))
   }
 
-  /// Latin-1 at a terminal: a byte a character.
+  /// Latin-1 at a terminal: one byte per character.
   @Test func bytesThatAreNotUTF8() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let pair = try Pair()
@@ -145,7 +146,7 @@ final class Typist: @unchecked Sendable {
     #expect(try contents(secret) == [0x61, 0xE9, 0x62, 0x80])
   }
 
-  /// The user's own keys, and those that do not exist.
+  /// Editing keys that the user changed or disabled.
   @Test func theTerminalsOwnKeys() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let pair = try Pair()
@@ -163,7 +164,7 @@ final class Typist: @unchecked Sendable {
     #expect(try contents(secret) == Array("a bd".utf8))
   }
 
-  /// What is no terminal is taken as it is, and not further than its newline.
+  /// Input that is not a terminal is taken unchanged, up to its newline and no further.
   @Test(
     arguments: [
       ("hunter2\nnext", "hunter2", 7), ("a\u{7f}\u{15}\u{17}\r\n", "a\u{7f}\u{15}\u{17}\r", 5),
@@ -189,8 +190,8 @@ final class Typist: @unchecked Sendable {
     }
   }
 
-  /// A byte that is erased, or is behind the limit, is nowhere any more.
-  @Test func nothingIsLeftBehindTheLine() throws {
+  /// Bytes that were erased, or exceed the limit, are left nowhere.
+  @Test func erasedInputIsLeftNowhere() throws {
     let pair = try Pair()
     let limit = 8
     let memory = UnsafeMutableRawPointer.allocate(byteCount: limit + 1, alignment: 1)
@@ -222,8 +223,8 @@ final class Typist: @unchecked Sendable {
     try check("x\n", leaves: "one x", .line(byteCount: 5))
   }
 
-  /// No window is open while nobody types: closing the arena does not wait for a person.
-  @Test(arguments: allGates) func anArenaCanBeClosedMeanwhile(gate: Arena.Gate) throws {
+  /// No window is open while waiting for input, so closing the arena does not wait for the user.
+  @Test(arguments: allGates) func anArenaCanBeDestroyedDuringAPrompt(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
     let pair = try Pair()
     let (main, terminal) = (pair.main, pair.terminal)
@@ -240,7 +241,7 @@ final class Typist: @unchecked Sendable {
     try eventually("the thread has ended") { closer.isFinished }
   }
 
-  /// Two threads that ask are served one after the other.
+  /// Two threads that prompt are served one after the other.
   @Test func threadsTakeTurns() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let pairs = [try PairBox(), try PairBox()]

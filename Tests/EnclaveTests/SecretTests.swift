@@ -1,11 +1,11 @@
-// The way of one secret: allocated, written, read, compared, copied, freed.
+// The life of a secret: allocated, written, read, compared, copied, freed.
 
 import Enclave
 import EnclaveSystem
 import Foundation
 import Testing
 
-/// Fills a secret with a byte that goes up.
+/// Fills a secret with ascending bytes.
 func fill(_ secret: inout Secret, from first: UInt8 = 0) throws {
   try secret.withMutableBytes { bytes in
     for offset in 0..<bytes.byteCount {
@@ -48,7 +48,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     }
   }
 
-  /// Sizes that fill their slot, at strides that are not multiples of the alignment.
+  /// Sizes that fill their slot, with strides that are not multiples of the alignment.
   @Test(arguments: [32, 64, 256, 4096])
   func overalignedDataStaysClearOfTheCanary(alignment: Int) throws {
     let arena = try Arena("test", .init(lock: .off, gate: .none))
@@ -92,7 +92,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(try first.isEqual(to: second))
     try second.withMutableBytes { $0.storeBytes(of: 1, toByteOffset: 99, as: UInt8.self) }
     #expect(try !first.isEqual(to: second))
-    // The beginning of it is another secret.
+    // A prefix is not equal.
     var other = try a.allocate(byteCount: 99)
     try fill(&other)
     #expect(try !first.isEqual(to: other))
@@ -183,7 +183,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     _ = try arena.allocate(byteCount: 32)
   }
 
-  /// 170,000 secrets of 32 bytes in 8 MiB is what the layout promises; here a tenth of it.
+  /// The layout fits 170,000 secrets of 32 bytes in 8 MiB; this allocates a tenth of that.
   @Test func slabsAreDense() throws {
     let arena = try Arena("test", .init(lock: .off))
     var kept: [SecretReference] = []
@@ -227,7 +227,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(arena.statistics.openWindows == 0)
   }
 
-  /// Nothing can be freed where nothing is in use.
+  /// The advice to free something makes no sense for an empty arena.
   @Test func aCapacityBelowAPageSaysWhatAPageIs() throws {
     for capacity in [100, 0, -5] {
       do {
@@ -256,7 +256,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(try contents(arena.allocate(copying: bytes[10..<20])) == [UInt8](11...20))
     #expect(try contents(arena.allocate(copying: Data(bytes))) == bytes)
     #expect(try contents(arena.allocate(copying: "größe".utf8)) == [UInt8]("größe".utf8))
-    // Not in one piece.
+    // Not contiguous.
     #expect(try contents(arena.allocate(copying: bytes.reversed())) == bytes.reversed())
     #expect(try arena.allocate(copying: []).byteCount == 0)
     let none: [UInt8] = []
@@ -272,7 +272,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(bytes == [UInt8](repeating: 0, count: 100))
     var empty: [UInt8] = []
     #expect(try arena.allocate(wiping: &empty).byteCount == 0)
-    // What cannot be allocated is not wiped.
+    // If allocating fails, the source is not wiped.
     let full = try Arena("full", .init(lock: .off, gate: .none, capacity: Page.size))
     var large = [UInt8](repeating: 7, count: 5000)
     #expect(throws: EnclaveError.self) { _ = try full.allocate(wiping: &large) }
@@ -295,7 +295,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     #expect(emptyIsEqual)
   }
 
-  /// What is caught without a type says the same as what is caught with one.
+  /// An error that is caught as `any Error` has the same description.
   @Test func errorsExplainThemselvesAsAnyError() throws {
     let arena = try Arena("test", .init(lock: .off))
     var secret = try arena.allocate(byteCount: 1)
@@ -309,7 +309,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
     }
   }
 
-  /// Of any kind: with contiguous bytes, and without.
+  /// Collections with and without contiguous bytes.
   @Test func secretsAreComparedWithCollections() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let secret = SecretReference(try arena.allocate(copying: "token".utf8))

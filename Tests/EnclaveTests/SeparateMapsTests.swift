@@ -1,4 +1,4 @@
-// Under a page gate each slab is a mapping of its own: opening one splits nothing.
+// Under a page gate each slab is a separate mapping, so that opening one splits no mapping.
 
 #if DEBUG
   import Enclave
@@ -29,7 +29,7 @@
   }
 
   @Suite struct SeparateMapsTests {
-    /// The mapping of a slab is the slab, closed and open, beside neighbours in any state.
+    /// A slab's mapping is exactly the slab, closed or open, next to neighbours in any state.
     @Test(arguments: [(32, 1), (1000, 2), (3000, 4)])
     func openingSplitsNoMapping(size: Int, slabPages: Int) async {
       await #expect(processExitsWith: .success) {
@@ -58,7 +58,7 @@
       }
     }
 
-    /// Also where smaller slabs took a part of the chunk meanwhile.
+    /// Also if smaller slabs took a part of the chunk before.
     @Test func slabsAreWholeUnits() async {
       await #expect(processExitsWith: .success) {
         let arena = try Arena("test", .init(lock: .preferred, gate: .pages))
@@ -80,7 +80,7 @@
       }
     }
 
-    /// The twin: without the advice the page's mapping is the chunk while it is closed.
+    /// The twin: without the advice, a closed page's mapping is the whole chunk.
     @Test func aChunkInOnePieceIsSplit() async {
       await #expect(processExitsWith: .success) {
         FaultPlan.switchOff(.separatePages)
@@ -104,7 +104,7 @@
         let first = arena.statistics
         #expect(first.separatePages == 0, "separate pages")
         #expect(first.mergedPages == first.bytesMapped / Page.size, "merged pages")
-        // The next chunk is tried again.
+        // The next chunk tries again.
         let more = try (0..<30).map { _ in
           SecretReference(try arena.allocate(byteCount: 700))
         }
@@ -117,7 +117,7 @@
       }
     }
 
-    /// What the kernel refuses half way is undone: the pages are one mapping again.
+    /// Advice that the kernel refuses half way is undone: the pages are one mapping again.
     @Test func halfAnAdviceIsTakenBack() async {
       await #expect(processExitsWith: .success) {
         var chunk = try GuardedMapping(byteCount: 8 * Page.size)
@@ -131,7 +131,7 @@
       }
     }
 
-    /// A process has so many such maps, whichever arenas have them.
+    /// The bound applies to all arenas of the process together.
     @Test func beyondTheBoundChunksStayMerged() async {
       await #expect(processExitsWith: .success) {
         #expect((256...2048).contains(SeparateMaps.limit), "the bound: \(SeparateMaps.limit)")
@@ -139,7 +139,7 @@
           try Arena("test", .init(lock: .off, gate: .pages))
         }
         var kept: [SecretReference] = []
-        // Five secrets a page.
+        // Five secrets per page.
         for index in 0..<SeparateMaps.limit * 6 {
           var secret = try arenas[index % 2].allocate(byteCount: 768)
           if index % 100 == 0 { try fill(&secret, from: 1) }
@@ -156,7 +156,7 @@
           #expect(separate[index] + merged[index] == mapped[index], "all pages")
         }
         for secret in kept { try secret.withBytes { _ in } }
-        // What is given back serves others.
+        // Returned maps are available to others.
         kept = []
         for arena in arenas { try arena.destroy() }
         #expect(SeparateMaps.count == 0, "maps that were not given back")
@@ -167,8 +167,8 @@
       }
     }
 
-    /// Pages are there, locked, and marked so that opening them looks at none; where the kernel refuses
-    /// the mark, they are as locked.
+    /// Pages are present, locked, and marked so that mprotect(2) does not visit them when they are
+    /// opened. If the kernel refuses the mark, they are still locked.
     @Test(arguments: [false, true], mayLockMuch ? [40, 200_000] : [40])
     func lockedPagesAreNotLookedAt(isRefused: Bool, size: Int) async {
       await #expect(processExitsWith: .success) {
@@ -197,7 +197,8 @@
       }
     }
 
-    /// Pages of one secret's own are one mapping between guards, and cost the bound nothing.
+    /// The pages of an isolated secret are one mapping between guards, and do not count towards the
+    /// bound.
     @Test func isolatedSecretsNeedNoAdvice() async {
       await #expect(processExitsWith: .success) {
         let arena = try Arena("test", .init(layout: .isolated, lock: .preferred, gate: .pages))
@@ -212,7 +213,7 @@
       }
     }
 
-    /// Only a page gate has a use for them.
+    /// Other gates do not need separate mappings.
     @Test(arguments: [Arena.Gate.none] + (keysAreHere ? [.key] : []))
     func otherGatesHaveNone(gate: Arena.Gate) throws {
       let arena = try Arena("test", .init(lock: .preferred, gate: gate))

@@ -5,7 +5,7 @@ import Testing
 @testable import Enclave
 
 @Suite struct TotalsTests {
-  /// A count that is left out of the sum would be told too low for ever.
+  /// A count that is missing from the sum would be reported as too low.
   @Test func everyCountIsAddedUp() {
     let count = MemoryLayout<ShardTotals>.size / MemoryLayout<UInt64>.size
     func totals(_ value: UInt64) -> ShardTotals {

@@ -1,4 +1,4 @@
-// What signals did before is what they do after the wipe.
+// Signals keep their effect after the wipe.
 
 import CTestSupport
 import Enclave
@@ -6,11 +6,11 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What a handler of the tests finds.
+/// The result of a test's signal handler.
 nonisolated(unsafe) private var address = 0
 nonisolated(unsafe) private var calls = 0
 
-/// The first byte of a secret of an arena without a gate, from a signal handler.
+/// Reads the first byte of a secret without a gate, from a signal handler.
 private func seen() -> UInt8 {
   UnsafePointer<UInt8>(bitPattern: address)!.pointee
 }
@@ -37,7 +37,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
   }
 
   /// A termination signal and a fault end the process as they would have.
-  @Test func signalsDoWhatTheyWouldHaveDone() async {
+  @Test func signalsKeepTheirEffect() async {
     await #expect(processExitsWith: .signal(SIGTERM)) {
       _ = try WipeOnSignalTests.makeSecret()
       try EmergencyWipe.install()
@@ -48,7 +48,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       try EmergencyWipe.install()
       raise(SIGSEGV)
     }
-    // Without any arena there is nothing to wipe.
+    // Without an arena there is nothing to wipe.
     await #expect(processExitsWith: .signal(SIGABRT)) {
       try EmergencyWipe.install()
       abort()
@@ -71,8 +71,8 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     }
   }
 
-  /// A termination signal that the application handles is the application's alone.
-  @Test func theApplicationsTerminationIsItsOwn() async {
+  /// A termination signal that the application handles wipes nothing.
+  @Test func handledTerminationSignalsWipeNothing() async {
     await #expect(processExitsWith: .success) {
       let arena = try WipeOnSignalTests.makeSecret()
       handle(SIGTERM) { _ in calls += 1 }
@@ -85,9 +85,8 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     }
   }
 
-  /// An application's handler of faults runs first, and where it deals with the fault nothing is
-  /// wiped.
-  @Test func theApplicationsFaultsAreItsOwnWhileItDealsWithThem() async {
+  /// An application's fault handler runs first. If it resolves the fault, nothing is wiped.
+  @Test func handledFaultsWipeNothing() async {
     await #expect(processExitsWith: .success) {
       let arena = try WipeOnSignalTests.makeSecret()
       handle(SIGSEGV) { _ in calls += 1 }
@@ -100,16 +99,16 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     }
   }
 
-  /// How a child ends that should have been ended by its signal.
+  /// How a child ends whose signal should have ended it.
   enum WrongEnd: Int32 {
     case wipedBeforeTheHandler = 3
     case notReady
     case survived
   }
 
-  /// What is in memory when a process stands still at its exit, that a signal ended: of itself
-  /// (`default`; `closed`: under a key, or pages), after the application's handler gave up, and
-  /// without the call (the control).
+  /// The memory of a process that a signal ended, inspected while it is stopped at its exit: by
+  /// default (`default`; `closed`: under a key or page gate), after the application's handler gave
+  /// up, and without the call (the control).
   @Test(arguments: ["default", "closed", "given up", "not installed"], [SIGSEGV, SIGTERM])
   func contentsAreWipedBeforeTheProcessEnds(how: String, signal: Int32) async {
     await #expect(processExitsWith: .success) { [how = how as String, signal = signal as Int32] in
@@ -135,8 +134,8 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
           _exit(WrongEnd.notReady.rawValue)
         }
         raise(signal)
-        // An application's termination is its own: its handler gave up without an end, which the
-        // next signal brings.
+        // The application handles termination itself: its handler returned without ending the
+        // process, so a second signal ends it.
         if isItsOwn { raise(signal) }
         _exit(WrongEnd.survived.rawValue)
       }
@@ -173,7 +172,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     }
   }
 
-  /// A forked child's signals are its own: they harm nothing of the parent's.
+  /// Signals of a forked child do not affect the parent.
   @Test func aChildsSignalsWipeNothing() async {
     await #expect(processExitsWith: .success) {
       let arena = try WipeOnSignalTests.makeSecret()

@@ -71,7 +71,8 @@
       #expect(isLeft && arena.statistics.secretCount == 1)
     }
 
-    /// No byte of the ciphertext or the tag can be changed, and no plaintext is left of the attempt.
+    /// No byte of the ciphertext or the tag can be changed, and no plaintext is left of the
+    /// attempt.
     @Test(arguments: ciphers) func aChangedByteIsNotAuthentic(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       let secret = try secret(arena, 40, 1)
@@ -228,7 +229,7 @@
     }
 
     /// The end of a key's counter is a rotation; no nonce comes twice under one key, in any thread.
-    @Test func noNonceComesTwice() throws {
+    @Test func noncesAreNeverReused() throws {
       let (vault, arena) = (try vault(limit: 5000), try arena())
       let used = Collected()
       try concurrently(4) { thread in
@@ -237,7 +238,8 @@
         var kept: [Holder] = []
         for round in 0..<250_000 {
           let encrypted = try vault.encrypt(secret)
-          // Looked at once: a rotation may move it between two looks. Below 2^40 each: a pair in a word.
+          // Looked at once: a rotation may move it between two looks. Below 2^40 each: a pair in a
+          // word.
           let (epoch, nonce) = encrypted.epochAndNonce
           mine.append(epoch << 40 | nonce)
           if round % 25_000 == 0 { kept.append(Holder(encrypted)) }
@@ -249,8 +251,8 @@
         used.add(mine)
       }
       #expect(used.all.count == 1_000_000)
-      // An entry that a rotation moved before its nonce was read has another by then, and no two have
-      // the same.
+      // An entry that a rotation moved before its nonce was read has another by then, and no two
+      // have the same.
       #expect(Set(used.all).count == 1_000_000)
       #expect(vault.statistics.rotations >= 199)
     }
@@ -293,8 +295,8 @@
       #expect(arena.statistics.secretCount == 0)
     }
 
-    /// 50,000 random operations for each cipher, against a list of what should be where; contents are compared at every
-    /// step. The seed is in the message when something differs.
+    /// 50,000 random operations for each cipher, against a list of what should be where; contents
+    /// are compared at every step. The seed is in the message when something differs.
     @Test(arguments: ciphers) func operationsAgreeWithAModel(cipher: Vault.Cipher) throws {
       final class Item {
         let number: Int

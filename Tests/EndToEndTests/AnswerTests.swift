@@ -1,4 +1,4 @@
-// Answers say what a process is, and what to do, once.
+// Messages describe a process and the remedy, exactly once.
 
 import Foundation
 import Glibc
@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct AnswerTests {
-  /// A record would go to a file that must not be there afterwards.
+  /// `record` would write to a file, which must not exist afterwards.
   private func asked(_ command: String, _ target: String, _ scratch: Scratch) throws -> Ended {
     let file = scratch.file("record")
     let output = command == "record" ? ["--output", file, "--for", "1s"] : []
@@ -15,7 +15,7 @@ import Testing
     return ended
   }
 
-  /// A thread of the kernel, by its flag in /proc/PID/stat (PF_KTHREAD).
+  /// A kernel thread, recognised by its flag in /proc/PID/stat (PF_KTHREAD).
   static let kernelThread: Int32? = {
     guard let stat = try? procText("/proc/2/stat"), let end = stat.lastIndex(of: ")") else {
       return nil
@@ -57,7 +57,7 @@ import Testing
     #expect(ended.error.contains("zombie") && ended.output.isEmpty, "\(ended)")
   }
 
-  /// The first process of another namespace is told by the number that it has here.
+  /// The first process of another namespace is shown with its pid in this namespace.
   @Test(
     .enabled(if: AuditTests.mayUnshare, "needs user and pid namespaces"),
     arguments: ["snapshot", "audit", "check", "watch", "record"])
@@ -82,7 +82,7 @@ import Testing
     #expect(other.status != 0, "the first process of this namespace does not publish")
   }
 
-  /// What `run` is given is a command, whatever it is called.
+  /// The argument of `run` is a command, even if it is a number.
   @Test func aCommandMayBeANumber() throws {
     let ended = try memwatch("run", "--", "2000000000", stats: try Scratch(onTmpfs: true))
     #expect(ended.status == 127 && ended.error.contains("2000000000"), "\(ended)")
@@ -152,12 +152,12 @@ import Testing
     try peer.send("start numbered")
     let ended = try memwatch("snapshot", "2000000000", stats: scratch)
     #expect(ended.status == 0 && ended.output.contains("pid \(peer.pid)"), "\(ended.error)")
-    // A number that is not written as process ids are is a name.
+    // A number in another form than process ids have is a name.
     let other = try memwatch("snapshot", "007", stats: scratch)
     #expect(other.status == 2 && other.error.contains("publishes a stats page as 007"), "\(other)")
   }
 
-  /// Limits that two arenas need are one limit, and one line.
+  /// If two arenas need a higher limit, one line gives the limit for both.
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
   func oneFixCoversAllArenas() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -184,7 +184,7 @@ import Testing
     try eventually("everything is locked, and stays so") { try problems().isEmpty }
   }
 
-  /// Memory that holds nothing cannot leak, and asks for no room.
+  /// An arena without secrets has no warning about its lock or its next chunk.
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
   func anArenaWithoutSecretsIsNoProblem() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -194,7 +194,8 @@ import Testing
     let ended = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
     let problems = try json(ended.output)["problems"] as! [[String: Any]]
     #expect(problems.allSatisfy { $0["severity"] as? String != "problem" }, "\(problems)")
-    // The next chunk is 256 KiB: twice that, and what is locked, to a power of two.
+    // The limit: twice the next chunk of 256 KiB plus the locked bytes, rounded up to a power of
+    // two.
     for case let fix as String in problems.map({ $0["advice"] ?? NSNull() }) {
       #expect(fix.contains("--memlock=1048576:"), "\(fix)")
     }

@@ -1,4 +1,4 @@
-// `memwatch audit` of processes that do not publish: which library locked what.
+// `memwatch audit` of processes that do not publish: the library that locked each mapping.
 
 import Foundation
 import Glibc
@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 extension AuditTests {
-  /// A program of another library, by Python: what it is, and what `lacks` says.
+  /// A Python program that uses another library: its name, and the text of `lacks`.
   private func survey(_ program: String, library: String = "libc.so.6") throws -> String {
     let process = Launch(
       [
@@ -54,7 +54,7 @@ extension AuditTests {
     #expect(inherited?.contains("inherited by fork") == true, "\(text)")
   }
 
-  /// Memory that is locked, of every kind that a program can map.
+  /// Locked memory of every kind that a program can map.
   @Test(arguments: [
     ("shared memory", "kept = mmap.mmap(-1, 49152)"),
     (
@@ -67,7 +67,7 @@ extension AuditTests {
     ),
     ("unknown", "kept = mmap.mmap(-1, 49152, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)"),
   ])
-  func lockedMemoryOfEveryKindIsTold(name: String, program: String) throws {
+  func lockedMemoryOfEveryKindIsReported(name: String, program: String) throws {
     let text = try survey(
       "import mmap, os, tempfile; \(program); "
         + "at = ctypes.addressof(ctypes.c_char.from_buffer(kept)); "

@@ -1,4 +1,4 @@
-// Claims against the kernel: a saboteur undoes one thing at a time behind the library's back.
+// Audits of claims: a saboteur undoes one protection at a time without the library's knowledge.
 
 import CTestSupport
 import Foundation
@@ -7,12 +7,12 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct AuditTests {
-  /// Calls of other code, from a chunk's address and size.
+  /// The saboteur's system calls, given a chunk's address and size.
   typealias Calls = @Sendable (_ address: UInt64, _ byteCount: UInt64) -> [String]
 
   struct Sabotage: CustomTestStringConvertible, Sendable {
     var what: String
-    /// The kinds of the findings, all of arena `a`.
+    /// The kinds of the expected findings, all for arena `a`.
     var kinds: [String]
     var gate = "none"
     var layout = "slab"
@@ -20,14 +20,14 @@ import Testing
     var seal = Seal.open
     var calls: Calls
     var undo: Calls?
-    /// The kernel refuses the calls: nothing has changed.
+    /// Whether the kernel refuses the calls, so that nothing changes.
     var isRefused = false
     var testDescription: String { "\(what), gate \(gate), \(layout), \(seal)" }
   }
 
   enum Seal: String, Sendable { case open, frozen, sealed }
 
-  /// What is done to each layout under each gate in each seal state.
+  /// The sabotage of each layout under each gate in each seal state.
   static func common(_ gate: String, _ layout: String, _ seal: Seal) -> [Sabotage] {
     var all: [Sabotage] = []
     func add(
@@ -39,14 +39,14 @@ import Testing
           what: what, kinds: kinds, gate: gate, layout: layout, seal: seal, calls: calls,
           undo: undo, isRefused: isRefused))
     }
-    // mlock(2) of closed pages answers ENOMEM, and so it does where the key is closed.
+    // mlock(2) of closed pages fails with ENOMEM, also if the key is closed.
     var relock: Calls?
     if gate == "none" || gate == "cipher" { relock = { at, count in ["mlock \(at) \(count)"] } }
     add("munlock", ["not-locked"], { ["munlock \($0) \($1)"] }, undo: relock)
     add(
       "MADV_DODUMP", ["in-core-dumps"], { ["madvise \($0) \($1) 17"] },
       undo: { ["madvise \($0) \($1) 16"] })
-    // What a seal does not let go back: MADV_WIPEONFORK discards in a child.
+    // Cannot be undone under a seal: MADV_WIPEONFORK discards pages in a child.
     let isSealed = seal == .sealed
     var rewipe: Calls?
     if !isSealed { rewipe = { at, count in ["madvise \(at) \(count) 18"] } }
@@ -89,7 +89,7 @@ import Testing
       }
     } + special
 
-  /// Sealed without protection keys, where the kernel has mseal.
+  /// Sealed without protection keys, if the kernel has mseal(2).
   static let encrypted: [Sabotage] =
     common("cipher", "slab", .open) + common("cipher", "isolated", .open)
     + common("cipher", "slab", .frozen)
@@ -97,7 +97,7 @@ import Testing
     common("cipher", "slab", .sealed) + common("cipher", "isolated", .sealed)
   static let canSeal = ct_mseal(0, 0) == 0
 
-  /// Where the processor has protection keys: here, or in the emulated machine.
+  /// If the processor has protection keys: this machine's or the emulated one's.
   static let keyed: [Sabotage] =
     common("key", "slab", .open) + common("key", "isolated", .frozen)
     + common("key", "slab", .sealed)
@@ -106,7 +106,7 @@ import Testing
   static let hasKeys = (try? procText("/proc/cpuinfo").contains(" ospke")) == true
 
   static let special: [Sabotage] = [
-    // The flag that keeps pages of a page gate apart is nothing that the audit looks at.
+    // The audit ignores the flag that keeps mappings of a page gate separate.
     Sabotage(
       what: "MADV_NOHUGEPAGE", kinds: [], gate: "pages",
       calls: { ["madvise \($0) \($1) 15"] }),
@@ -126,7 +126,7 @@ import Testing
     (snapshot["audit"] as? [String: Any])?["findings"] as? [[String: Any]] ?? []
   }
 
-  /// Root's limit, or this user's: what can be locked for sure.
+  /// A limit of locked memory that root or this user certainly has.
   private func world(_ sabotage: Sabotage) throws -> (Peer, Scratch, UInt64, UInt64) {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -150,21 +150,21 @@ import Testing
   }
 
   @Test(.enabled(if: hasKeys, "this processor has no protection keys"), arguments: keyed)
-  func aSaboteurUnderAKeyIsFound(sabotage: Sabotage) throws {
-    try aSaboteurIsFound(sabotage: sabotage)
+  func sabotageUnderAKeyIsFound(sabotage: Sabotage) throws {
+    try sabotageIsFound(sabotage: sabotage)
   }
 
-  @Test(arguments: encrypted) func aSaboteurOfCiphertextIsFound(sabotage: Sabotage) throws {
-    try aSaboteurIsFound(sabotage: sabotage)
+  @Test(arguments: encrypted) func sabotageOfCiphertextIsFound(sabotage: Sabotage) throws {
+    try sabotageIsFound(sabotage: sabotage)
   }
 
   @Test(.enabled(if: canSeal, "this kernel has no mseal"), arguments: encryptedAndSealed)
-  func aSaboteurOfSealedCiphertextIsFound(sabotage: Sabotage) throws {
-    try aSaboteurIsFound(sabotage: sabotage)
+  func sabotageOfSealedCiphertextIsFound(sabotage: Sabotage) throws {
+    try sabotageIsFound(sabotage: sabotage)
   }
 
-  /// What is idle is encrypted, which the kernel cannot confirm; what is open is open.
-  @Test func encryptedIsAStateOfItsOwn() throws {
+  /// An idle arena is `encrypted`, which the kernel cannot confirm; an open one is shown as open.
+  @Test func encryptedIsASeparateState() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -185,7 +185,7 @@ import Testing
     #expect(gated.status == 0, "\(gated)")
   }
 
-  @Test(arguments: sabotages) func aSaboteurIsFound(sabotage: Sabotage) throws {
+  @Test(arguments: sabotages) func sabotageIsFound(sabotage: Sabotage) throws {
     let (peer, scratch, address, count) = try world(sabotage)
     for call in sabotage.calls(address, count) {
       if sabotage.isRefused {
@@ -201,7 +201,7 @@ import Testing
     let isClean = sabotage.kinds.isEmpty
     #expect(arenas.map { $0["verdict"] as? String } == [isClean ? "agrees" : "differs", "agrees"])
     #expect(arenas.map { $0["state"] as? String } == [isClean ? "ok" : "differs", "ok"])
-    // Nothing else is said, in other words, of the same.
+    // No other finding reports the same in other words.
     let problems = (after["problems"] as! [[String: Any]]).filter {
       $0["severity"] as? String != "note"
     }
@@ -221,8 +221,8 @@ import Testing
     try peer.send("free a 1")
   }
 
-  /// Slabs that are mappings of their own, chunks in one piece, and memory that waits: closed, locked and
-  /// right, and told apart.
+  /// Separately mapped slabs, merged chunks and idle memory are closed, locked, without findings,
+  /// and distinguished.
   @Test(
     .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
     arguments: ["slab", "isolated"]) func everyKindOfPagesIsRight(layout: String) throws
@@ -232,7 +232,7 @@ import Testing
     try peer.send("start")
     try peer.send("arena a alpha \(layout) required pages")
     try peer.send("fault separatePages 1")
-    // The first chunk of slabs stays in one piece: 4 pages.
+    // The first slab chunk stays merged: 4 pages.
     try peer.send("alloc a 5 300")
     try peer.send("alloc a 100 300")
     try peer.send("alloc a 1 20000")
@@ -253,13 +253,13 @@ import Testing
     peer.kill()
   }
 
-  /// What the page claims nothing of, and what changes what becomes of pages.
+  /// Settings about which the page claims nothing, but which affect pages.
   @Test(
     arguments: [("mergeable", 12, 13), ("huge-pages", 14, 15)], ["none", "pages", "key"])
   func settingsOfOtherCodeAreWarnings(setting: (kind: String, set: Int, unset: Int), gate: String)
     throws
   {
-    // Without keys the library takes pages for a key gate.
+    // Without protection keys the library uses a page gate.
     let (peer, scratch, address, count) = try world(
       Sabotage(
         what: "", kinds: [], gate: gate == "key" && !Self.hasKeys ? "pages" : gate,
@@ -277,7 +277,7 @@ import Testing
     #expect(findings(try snapshot(peer, scratch)).isEmpty)
   }
 
-  /// A setting of the whole process reaches every arena.
+  /// A setting of the whole process affects every arena.
   @Test func aProcessWhosePagesAreMergedIsWarnedOf() throws {
     let (peer, scratch, _, _) = try world(Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
     try peer.send("merge")
@@ -286,7 +286,7 @@ import Testing
     #expect(Set(findings(after).map { $0["arenaId"] as! Int }) == [1, 2])
   }
 
-  /// A lock that is not an arena's, and a debugger.
+  /// Locked memory outside arenas, and a debugger.
   @Test func otherLocksAndADebugger() throws {
     let (peer, scratch, _, _) = try world(Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
     let maps = try procText("/proc/\(peer.pid)/maps").split(separator: "\n")
@@ -308,7 +308,7 @@ import Testing
     }
   }
 
-  /// What a child got without the lock.
+  /// A child has a copy of the arena, but not its lock.
   @Test func aChildWithACopyIsFound() throws {
     let (peer, scratch, address, count) = try world(
       Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
@@ -326,8 +326,8 @@ import Testing
     #expect(kernel?.contains("child \(child) has") == true)
   }
 
-  /// Chunks and windows that come and go are no findings.
-  @Test(arguments: ["none", "pages"]) func churnIsNoFinding(gate: String) throws {
+  /// Chunks and windows that change during the audit cause no finding.
+  @Test(arguments: ["none", "pages"]) func churnCausesNoFinding(gate: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -344,7 +344,8 @@ import Testing
     }
   }
 
-  /// Of a process that is not dumpable, sums alone can be compared; they are, and it is said.
+  /// For a process that is not dumpable, only totals can be compared; memwatch does that and
+  /// reports it.
   @Test func aProcessThatIsNotDumpable() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -387,7 +388,7 @@ import Testing
     #expect(ended.status == 0 && ended.output.contains("1 agree, 0 differ, 0 n/a"), "\(ended)")
   }
 
-  /// As in a rootless container: user, pid and mount namespaces of its own.
+  /// A process with its own user, pid and mount namespaces, as in a rootless container.
   @Test(.enabled(if: mayUnshare, "namespaces of one's own are not allowed here"))
   func aProcessInNamespacesOfItsOwn() throws {
     let scratch = try Scratch(onTmpfs: true)

@@ -1,4 +1,4 @@
-// `check`, `run --check`, `host`, `diff`, and the page of a process that is gone.
+// `check`, `run --check`, `host`, `diff`, and the page of a process that has ended.
 
 import Foundation
 import Glibc
@@ -49,7 +49,7 @@ import Testing
     try peer.send("freeze a")
     let now = try check(peer, scratch, "frozen=alpha,emergency-wipe")
     #expect(now.words == ["frozen=alpha": "ok", "emergency-wipe": "ok, claimed"])
-    // One arena that is otherwise.
+    // One arena that breaks the requirement.
     try peer.send("arena b bravo slab off none")
     try peer.send("alloc b 1 10")
     let other = try check(peer, scratch, "locked,gated,nodump,closed-when-idle")
@@ -59,8 +59,8 @@ import Testing
       ])
   }
 
-  /// The page has room for one arena of two: what is asked of all of them cannot be known.
-  @Test func whatIsNotListedIsNotKnown() throws {
+  /// The page lists one of two arenas, so requirements for all arenas are unknown.
+  @Test func unlistedArenasAreUnknown() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start one-arena")
@@ -84,8 +84,8 @@ import Testing
     #expect(verdict.contains("1 of 1 arena locked, 1 more not listed"), "\(verdict.prefix(300))")
   }
 
-  /// What the page claims and the kernel denies is broken.
-  @Test func aFindingBreaks() throws {
+  /// A claim that the kernel contradicts breaks the requirement.
+  @Test func aFindingBreaksARequirement() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -102,8 +102,8 @@ import Testing
     #expect(text.output.contains("strace"))
   }
 
-  /// Whatever the sample process does at the moment, the kernel agrees. (An arena that changed while it was
-  /// looked at counts as neither.)
+  /// The kernel confirms the sample process' claims at any moment. (An arena that changed during
+  /// the audit counts as neither.)
   @Test func theSampleProcessAgreesWithTheKernel() throws {
     let scratch = try Scratch(onTmpfs: true)
     let demo = try SampleProcess(stats: scratch, seconds: 300)
@@ -140,7 +140,7 @@ import Testing
     let ended = try memwatch("check", "\(peer.pid)", "--policy", policy, stats: scratch)
     #expect(ended.status == 0, "\(ended)")
     #expect(ended.output.contains("gated") && ended.output.contains("arena=alpha"))
-    // A policy that requires nothing is a mistake, and not a reason for the usual list.
+    // A policy that requires nothing is an error; the default list is not used instead.
     let nothing = scratch.file("nothing")
     try "# locked\n\n   # gated\n".write(toFile: nothing, atomically: true, encoding: .utf8)
     let empty = try memwatch("check", "\(peer.pid)", "--policy", nothing, stats: scratch)
@@ -160,7 +160,7 @@ import Testing
     #expect(try memwatch("check", "\(peer.pid)", stats: scratch).status == 5)
   }
 
-  /// A command is watched for its life; its own status is passed on when nothing was broken.
+  /// A command is checked until it ends. If nothing was broken, its own exit status is returned.
   @Test func runChecksACommand() throws {
     func run(_ requirements: String, _ command: String...) throws -> Ended {
       try Launch(
@@ -172,7 +172,7 @@ import Testing
     #expect(good.status == 0, "\(good)")
     let broken = try run("nodump,arena=nobody", Programs.demo, "--seconds", "2")
     #expect(broken.status == 6 && broken.error.contains("BROKEN  arena=nobody"), "\(broken)")
-    // An arena comes when the program has made it, and what it becomes, later.
+    // An arena appears only when the program has created it, and its seal later.
     let named = try run("arena=tls-keys,frozen=tls-keys", Programs.demo, "--seconds", "2")
     #expect(named.status == 0, "\(named)")
     let silent = try run("nodump", "true")
@@ -225,8 +225,8 @@ import Testing
     }
   }
 
-  /// What was open, what was not wiped, the last events, and how it ended.
-  @Test func thePageOfAProcessThatIsGone() throws {
+  /// Shows open windows, memory that was not wiped, the last events, and how the process ended.
+  @Test func theLastPageOfAnEndedProcessIsShown() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let page = try peer.send("start")

@@ -1,11 +1,11 @@
-// What is sent to the terminal's clipboard.
+// Copying to the terminal's clipboard.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite struct ClipboardTests {
-  /// `y` sends what is to be typed for this process, whole and for the clipboard alone.
+  /// `y` sends the complete fix for this process, to the clipboard only.
   @Test func theFixIsSentToTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(

@@ -17,7 +17,7 @@ func publishing(
 @Suite(.serialized) struct CommandTests {
   @Test func noPublisherIs2AndSaysWhereItLooked() throws {
     let scratch = try Scratch(onTmpfs: true)
-    // As root it runs as a user that no other test publishes as; a plain user has one name only.
+    // Root runs it as a user that no other test uses; an unprivileged user cannot.
     let copy = try Unprivileged()
     let result =
       Programs.isRoot
@@ -36,7 +36,7 @@ func publishing(
     #expect(try memwatch("snapshot", "--file", "/nonexistent", stats: scratch).status == 2)
   }
 
-  /// What was probably meant is told, and what there is.
+  /// The error suggests the likely command, and lists the existing ones.
   @Test func mistypedCommandsAreSuggested() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch)
@@ -76,7 +76,7 @@ func publishing(
     #expect(ended.error.contains("A time is a number with a unit: 500ms, 10s, 2m, 1h."))
   }
 
-  /// A process that its parent has not waited for: nobody may look into it, root neither.
+  /// A zombie, which not even root may inspect.
   @Test func aZombieHasEnded() throws {
     let scratch = try Scratch(onTmpfs: true)
     let file = scratch.file("pid")
@@ -94,7 +94,7 @@ func publishing(
 
   @Test func notPermittedIs3() throws {
     guard Programs.isRoot else {
-      // A plain user has no other user's process to look at but those that run anyway.
+      // An unprivileged user can only try processes of others that run anyway.
       let result = try memwatch("snapshot", "--file", "/proc/1/maps")
       #expect(result.status == 3)
       return
@@ -158,7 +158,7 @@ func publishing(
     let result = try memwatch("snapshot", "--file", aside, stats: scratch)
     #expect(result.status == 8 && result.output.contains("DETACHED"))
 
-    // A page without a name is only reached through whoever has it open.
+    // An unlinked page is only reachable through a process that has it open.
     let (other, gone) = try publishing(scratch)
     try FileManager.default.removeItem(atPath: gone)
     let descriptors = "/proc/\(other.pid)/fd"
@@ -241,7 +241,7 @@ func publishing(
     }
   }
 
-  /// A full disk: a tmpfs of two pages in a mount namespace of its own.
+  /// A full disk: a tmpfs of two pages in a new mount namespace.
   @Test func aFullDiskLeavesNoFile() throws {
     let scratch = try Scratch(onTmpfs: true)
     let disk = try Scratch()
@@ -259,7 +259,7 @@ func publishing(
     #expect(out.status == 1 && out.error.contains("ENOSPC"))
   }
 
-  @Test func waitWaits() throws {
+  @Test func waitForAPublisher() throws {
     let scratch = try Scratch(onTmpfs: true)
     let start = Date()
     #expect(try memwatch("snapshot", "late", "--wait", "300ms", stats: scratch).status == 2)
@@ -327,7 +327,7 @@ func publishing(
     #expect(result.status == 7, "the command's status")
   }
 
-  /// Without a terminal; with one, TerminalTests.
+  /// Without a terminal. WaitingTests do the same with one.
   @Test func aCommandThatNeverPublishesGivesItsStatus() throws {
     let scratch = try Scratch(onTmpfs: true)
     for (command, status) in [(["true"], 0), (["sh", "-c", "exit 3"], 3)] {
@@ -339,7 +339,7 @@ func publishing(
     #expect(try memwatch("run", "--", "/etc/passwd", stats: scratch).status == 126)
   }
 
-  /// As an unprivileged user with 64 KiB.
+  /// As an unprivileged user with RLIMIT_MEMLOCK of 64 KiB.
   @Test func withoutPrivilegesAnd64KiB() throws {
     let scratch = try Scratch(onTmpfs: true, mode: 0o755)
     if Programs.isRoot { chown(scratch.path, 65534, 65534) }
@@ -368,7 +368,8 @@ func publishing(
 
   @Test func memwatchLinksNeitherEnclaveNorSodium() throws {
     let symbols = try Launch(["nm", Programs.memwatch]).run().output
-    // `$s7Enclave…` is a Swift symbol of module Enclave; MemwatchInspector's are there to compare.
+    // `$s7Enclave…` is a Swift symbol of module Enclave. The control: symbols of MemwatchInspector
+    // exist.
     #expect(symbols.contains("$s17MemwatchInspector"))
     #expect(!symbols.contains("$s7Enclave"))
     let needed = try Launch(["readelf", "-d", Programs.memwatch]).run().output
@@ -376,7 +377,7 @@ func publishing(
   }
 }
 
-/// memwatch and test-publisher in a place that every user may reach, run as nobody where the test
+/// memwatch and test-publisher in a directory that every user can read, run as nobody if the test
 /// runs as root.
 final class Unprivileged {
   let place: Scratch
@@ -393,8 +394,8 @@ final class Unprivileged {
   }
 }
 
-/// What Assets hold for the shell and for man(1) is what the program says of itself. `MEMWATCH_RECORD=1
-/// swift test` writes them anew.
+/// The completions and the manual page in Assets match the program's own output. `MEMWATCH_RECORD=1
+/// swift test` rewrites them.
 @Suite struct DocumentationTests {
   @Test(arguments: [
     ("memwatch.1", ["manual"]), ("memwatch.bash", ["--generate-completion-script", "bash"]),

@@ -1,4 +1,4 @@
-// The file of settings, with a screen.
+// The configuration file and the screen.
 
 import Foundation
 import TestSupport
@@ -23,7 +23,8 @@ import Testing
     try tmux.quit()
   }
 
-  /// `s` in the checklist keeps the columns; the next start has them. A link to the file stays one.
+  /// `s` in the checklist saves the columns for the next start. A symbolic link to the file is
+  /// kept.
   @Test(arguments: [false, true]) func columnsAreSavedFromTheScreen(isLinked: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 3 40")
@@ -44,7 +45,7 @@ import Testing
     try first.wait(for: "alpha")
     try first.keys(">")
     try first.wait(for: "s save")
-    // Without the second column, and the first one after the third.
+    // Remove the second column, and move the first after the third.
     try first.keys("j", "Space", "k", "J", "J", "s")
     try first.wait(for: "saved in the config file")
     let text = try String(contentsOfFile: file, encoding: .utf8)

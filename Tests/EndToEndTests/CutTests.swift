@@ -1,4 +1,4 @@
-// Names that are longer than the page's 64 bytes end with a mark wherever they are shown.
+// Names longer than the page's 64 bytes end with a mark wherever they are shown.
 
 import Foundation
 import TestSupport
@@ -24,7 +24,7 @@ import Testing
       let ended = try Launch([Programs.memwatch] + arguments, stats: scratch).run()
       for name in names {
         #expect(ended.output.contains(name), "\(arguments): \(ended.output.prefix(2000))")
-        // Nowhere without the mark, and nowhere with half of a scalar.
+        // Never without the mark, and never with half of a scalar.
         #expect(
           ended.output.matches(of: try Regex(String(name.prefix(60)))).count
             == ended.output.matches(of: try Regex(name)).count)
@@ -37,7 +37,7 @@ import Testing
     #expect(list.output.contains(Self.cutProcess + " "))
     let listed = try memwatch("list", "--json", stats: scratch)
     #expect(listed.output.contains(Self.cutProcess))
-    // A caller writes the whole name, or the one that was shown.
+    // The user may type the whole name or the truncated one.
     for name in [Self.process, Self.cutProcess] {
       #expect(try memwatch("snapshot", name, stats: scratch).status == 0, "\(name)")
     }

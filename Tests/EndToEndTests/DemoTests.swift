@@ -1,4 +1,4 @@
-// The sample process has one name, whatever its file is called and whoever started its publisher.
+// The sample process has the same name whatever its file is called and however publishing started.
 
 import Foundation
 import Glibc
@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct DemoTests {
-  /// How a file of the sample process comes to be.
+  /// How the file of the sample process is made.
   enum Copy: String, CaseIterable, Sendable {
     case built, copied, linked, longName, tool
 
@@ -23,14 +23,14 @@ import Testing
         try files.createSymbolicLink(
           atPath: scratch.file("link"), withDestinationPath: Programs.demo)
         return scratch.file("link")
-      // Longer than the kernel keeps (TASK_COMM_LEN, 16 bytes).
+      // A name that the kernel truncates (TASK_COMM_LEN, 16 bytes).
       case .longName: return try copied("a-gateway-with-a-long-name")
       case .tool: return try copied("enclave-demo-tool")
       }
     }
   }
 
-  /// Closed and sealed, under a key or a cipher; the kernel agrees.
+  /// Its keys are closed and sealed under a key or cipher gate, and the kernel confirms it.
   @Test(.enabled(if: AuditTests.canSeal, "this kernel has no mseal"))
   func itsKeysAreSealedOnEveryProcessor() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -48,7 +48,7 @@ import Testing
     #expect(keys.contains("sealed") && keys.contains(AuditTests.hasKeys ? "closed" : "encrypted"))
   }
 
-  /// One label leaks, and one secret is held open: both show on the screen.
+  /// The screen shows the label that leaks and the secret that is held open.
   @Test func itLeaksAndHoldsASecretOpen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let demo = try SampleProcess(stats: scratch, seconds: 60)
@@ -81,7 +81,7 @@ import Testing
     }
     let audit = try memwatch("audit", "enclave-demo", "--wait", "60s", stats: scratch)
     #expect(audit.status == 0, "\(audit)")
-    // Whoever looks early finds that name too: it was published before there was an arena.
+    // The name is also found early, because it is published before the first arena.
     let ended = try memwatch("snapshot", "enclave-demo", "--format", "json", stats: scratch)
     let snapshot = try json(ended.output)
     let process = try #require(snapshot["process"] as? [String: Any])
@@ -93,7 +93,7 @@ import Testing
     #expect(!created.isEmpty && created.allSatisfy { $0 >= started }, "\(started): \(created)")
   }
 
-  /// A page that cannot be had is told, instead of a sample process that nobody finds.
+  /// If the page cannot be created, the sample process reports it and ends.
   @Test func saysWhyItCannotPublish() throws {
     let place = try Scratch()
     let file = place.file("file")

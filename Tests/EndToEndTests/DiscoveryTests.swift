@@ -1,18 +1,18 @@
-// Who finds whom: where pages lie × whose they are × which namespaces × dumpable or not.
+// Discovery: locations of pages × owners × namespaces × dumpable or not.
 
 import Foundation
 import Glibc
 import TestSupport
 import Testing
 
-/// One corner of the matrix.
+/// One case of the matrix.
 struct Corner: CustomStringConvertible, Sendable {
   enum Relation: CaseIterable { case sameUser, rootViews, otherUser }
-  /// XDG_RUNTIME_DIR is set for the publisher, for the viewer.
+  /// Whether XDG_RUNTIME_DIR is set for the publisher and for the viewer.
   var publisherRuntime: Bool
   var viewerRuntime: Bool
   var relation: Relation
-  /// A pid and mount namespace of the publisher's own.
+  /// Whether the publisher has its own pid and mount namespaces.
   var isElsewhere: Bool
   var isDumpable: Bool
 
@@ -30,14 +30,14 @@ struct Corner: CustomStringConvertible, Sendable {
     }
   }
 
-  /// What memwatch must answer: found, no publisher, or not permitted.
+  /// The expected result: found, no publisher, or not permitted.
   var expected: Int32 {
     if relation == .otherUser { return 3 }
     let mayLookInside = relation == .rootViews || isDumpable
     // /proc/PID/root opens for the same user of a dumpable process, and for root.
     if isElsewhere { return mayLookInside ? 0 : 3 }
-    // A directory that only the publisher was told of cannot be guessed; it can be named. Whether
-    // a process that may not be looked into lives in a container cannot be known.
+    // A directory that only the publisher knows cannot be found, but it can be named. Whether a
+    // process that must not be inspected runs in a container is unknown.
     if publisherRuntime && !viewerRuntime { return mayLookInside ? 2 : 3 }
     return 0
   }
@@ -73,7 +73,7 @@ struct Corner: CustomStringConvertible, Sendable {
   func discoveryMatrix() throws {
     let copy = try Unprivileged()
     for corner in Corner.all {
-      // The publisher is somebody else than root where that makes the difference.
+      // The publisher is not root in cases where that matters.
       let isNobodys = corner.relation != .otherUser
       let runtime = try Scratch(onTmpfs: true)
       if isNobodys { chown(runtime.path, 65534, 65534) }
@@ -110,7 +110,8 @@ struct Corner: CustomStringConvertible, Sendable {
       if result.status == 0 {
         let snapshot = try json(result.output)
         let process = snapshot["process"] as! [String: Any]
-        // What the kernel lets this viewer see is compared; the rest is n/a, and says why.
+        // The audit compares what the kernel lets this viewer see. The rest is n/a, with the
+        // reason.
         let audit = snapshot["audit"] as! [String: Any]
         let mayRead = corner.isDumpable || corner.relation == .rootViews
         if corner.isDumpable { #expect(audit["scope"] as? String == "arenas", "\(corner)") }
@@ -123,7 +124,7 @@ struct Corner: CustomStringConvertible, Sendable {
         let named = try Launch(viewer + ["snapshot", "--file", path]).run()
         #expect(named.status == (corner.relation == .otherUser ? 3 : 0), "\(corner)")
       }
-      // Not a child of the test's where unshare stands between.
+      // With unshare in between, it is not a child of the test.
       kill(pid, SIGKILL)
       peer.kill()
     }
@@ -164,7 +165,7 @@ struct Corner: CustomStringConvertible, Sendable {
     try peer.exit()
   }
 
-  /// A publisher in a pid and mount namespace of its own, as in a container.
+  /// A publisher in its own pid and mount namespaces, as in a container.
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as a second user or mount"))
   func otherNamespaces() throws {
     let peer = try Peer(
@@ -190,7 +191,7 @@ struct Corner: CustomStringConvertible, Sendable {
     #expect(process["state"] as? String == "live")
   }
 
-  /// The viewer in a pid namespace where the publisher is not seen.
+  /// The viewer is in a pid namespace in which the publisher is invisible.
   @Test func aViewerElsewhere() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -291,7 +292,7 @@ struct Corner: CustomStringConvertible, Sendable {
     try peer.exit()
   }
 
-  /// Names in a directory that all may write are strangers' text.
+  /// Names in a world-writable directory are untrusted text.
   @Test func namesOfDirectoriesCannotCarryEscapes() throws {
     let path = "/dev/shm/enclave-\u{1b}[31m\u{202e}-\(getpid())"
     mkdir(path, 0o700)

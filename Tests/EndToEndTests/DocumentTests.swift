@@ -1,4 +1,4 @@
-// Every JSON document that a command writes is as the schema says; and what memwatch/1 wrote is read.
+// Every JSON document of a command follows the schema, and documents of memwatch/1 can be read.
 
 import Foundation
 import Glibc
@@ -51,7 +51,7 @@ import Testing
     let settings = swap["settings"] as! [[String: Any]]
     #expect(settings.contains { $0["source"] as? String == "/proc/swaps" && $0["value"] is String })
 
-    // Two snapshots, and what is between them.
+    // Two snapshots and their difference.
     let (before, after) = (scratch.file("before.json"), scratch.file("after.json"))
     func write(_ path: String) throws {
       let ended = try memwatch("snapshot", pid, "--format", "json", "-o", path, stats: scratch)
@@ -64,7 +64,7 @@ import Testing
     let diff = try document(["diff", before, after, "--json"], scratch, "diff")
     #expect(!(diff["differences"] as! [Any]).isEmpty)
 
-    // A process that has ended, and one that never published.
+    // A process that has ended, and a process that never published.
     peer.kill()
     let last = try document(
       ["snapshot", "--file", path, "--format", "json"], scratch, "snapshot", status: 5)

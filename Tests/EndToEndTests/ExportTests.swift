@@ -19,7 +19,7 @@ import Testing
     #expect(ended.output.contains(/memwatch_arena_secrets\{.*arena="alpha"\} 3\n/))
     #expect(ended.output.contains(/memwatch_audit_complete\{.*\} 1\n/))
     #expect(!ended.output.contains("_total"))
-    // The host's checks, as `memwatch host` judges them.
+    // The host's checks, with the verdicts of `memwatch host`.
     let host = try json(try memwatch("host", "--json").output)["facts"] as! [[String: Any]]
     #expect(host.count > 15)
     for fact in host {
@@ -65,7 +65,8 @@ import Testing
     #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
   }
 
-  /// More publishers than files that stay open: those are closed, and no publisher is missed.
+  /// With more publishers than descriptors, files are closed in between, and no publisher is
+  /// missed.
   @Test func fewDescriptorsAreEnoughForManyPublishers() throws {
     let scratch = try Scratch(onTmpfs: true)
     let directory = try Scratch()
@@ -96,7 +97,7 @@ import Testing
     }
   }
 
-  /// The directory is named, with what the kernel answered, before anything is collected.
+  /// The error names the directory and the kernel's answer, before anything is collected.
   @Test(arguments: [true, false])
   func aDirectoryThatCannotBeOpenedIsAnError(once: Bool) throws {
     let scratch = try Scratch()
@@ -113,7 +114,7 @@ import Testing
     }
   }
 
-  /// Without rights to a directory the answer is EACCES, whether it may not be read or not be written.
+  /// A directory that cannot be read or written is reported with EACCES.
   @Test(arguments: [0o311, 0o555])
   func aDirectoryOfOthersIsAnError(mode: Int) throws {
     let scratch = try Scratch(mode: 0o755)

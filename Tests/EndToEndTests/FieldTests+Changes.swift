@@ -1,4 +1,4 @@
-// Words that change: a late start, failures, full tables, and what is given back.
+// Fields that change: publishing that starts late, failures, full tables, and removed records.
 
 import Foundation
 import Glibc
@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 extension FieldTests {
-  /// Publishing that starts while there are secrets, windows and failures shows them all.
+  /// Publishing that starts after secrets, windows and failures exist shows all of them.
   @Test func aLateStartShowsEverything() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -27,7 +27,7 @@ extension FieldTests {
         "protectionState": "r-w", "stuckOpenPages": 1, "secretCount": 10, "bytesInUse": 400,
         "state": "problem",
       ], "alpha")
-    // The window lies in the page that is stuck.
+    // The window is in the page that could not be closed.
     try expectPages(
       ["stuckPages": 1, "openPages": 0, "holdingPages": 1, "secretCount": 10], path, scratch)
     var held: [String: Any] = [:]
@@ -35,7 +35,7 @@ extension FieldTests {
       held = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
       return held["longestOpenMs"] as! Int >= 40
     }
-    // What is open now is what is held for the longest time here.
+    // The window that is open now is the longest one.
     let since = try #require(held["openSince"] as? Int)
     let (created, now) = (held["createdAt"] as! Int, Int(Date().timeIntervalSince1970 * 1000))
     #expect(since >= created && since + (held["longestOpenMs"] as! Int) <= now + 1000)
@@ -46,7 +46,7 @@ extension FieldTests {
       ["openWindows": 0, "openSince": null, "protectionState": "closed", "stuckOpenPages": 0],
       "closed")
     try expectPages(["stuckPages": 0, "openPages": 0], path, scratch)
-    // A window that was open before there was a page is not counted when it closes.
+    // Closing a window that was opened before publishing started is not counted.
     let tables = try page(path)["tables"] as! [String: Any]
     let secrets = tables["secret"] as! [[String: Any]]
     #expect(secrets.count == 10)
@@ -65,7 +65,7 @@ extension FieldTests {
     expect(arena, ["failedOpens": 1, "stuckOpenPages": 1, "protectionState": "r-w"], "alpha")
     var kinds = (found["events"] as! [[String: Any]]).map { $0["kind"] as! String }
     #expect(kinds.suffix(2) == ["open-failed", "close-failed"])
-    // Something wrote beside a secret: the process ends, its last page says why.
+    // An overflow ends the process, and its last page has the reason.
     try peer.send("arena c charlie slab off none")
     try peer.send("alloc c 1 40")
     _ = try? peer.send("overflow c")
@@ -79,8 +79,8 @@ extension FieldTests {
     #expect((found["process"] as! [String: Any])["state"] as? String == "exited")
   }
 
-  /// 210 arenas with five labels each, and 2,100 chunks: more than the page lists.
-  @Test func whatIsNotListedIsCounted() throws {
+  /// 210 arenas with five labels each and 2,100 chunks are more than the page lists.
+  @Test func unlistedRecordsAreCounted() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start one-arena")
@@ -104,7 +104,7 @@ extension FieldTests {
     }
   }
 
-  /// The user in the header: not root's 0, which an empty word would be too.
+  /// The user in the header. Not root's 0, which an unset word would have too.
   @Test func theHeaderNamesItsUser() throws {
     let scratch = try Scratch(onTmpfs: true, mode: 0o755)
     if Programs.isRoot { chown(scratch.path, 65534, 65534) }
@@ -115,8 +115,8 @@ extension FieldTests {
     #expect(header["uid"] as? Int == (Programs.isRoot ? 65534 : Int(geteuid())))
   }
 
-  /// What goes away is taken off the page.
-  @Test func recordsAreGivenBack() throws {
+  /// Records of destroyed objects are removed from the page.
+  @Test func recordsOfDestroyedObjectsAreRemoved() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, path) = try publishing(
       scratch, "arena a alpha slab preferred pages", "alloc a 50 40",

@@ -1,5 +1,5 @@
-// Every word that a publisher writes, against what it was told to do: a line of the publishing code
-// that is taken away turns this red.
+// Every field that a publisher writes, compared with the commands that it was given. Removing any
+// line of the publishing code makes a test fail.
 
 import Foundation
 import Glibc
@@ -13,7 +13,7 @@ struct FieldTests {
     try json(try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)
   }
 
-  /// The words of the page itself, by the reader that shares no code with it.
+  /// The fields of the page, read by the independent reader in Python.
   func page(_ path: String) throws -> [String: Any] {
     let reader = Programs.package.appending(path: "Tests/Support/Readers/read_page.py").path
     let format = Programs.package
@@ -33,7 +33,7 @@ struct FieldTests {
     }
   }
 
-  /// What lies in the pages of the first arena's chunks, as sums: it is told at the next tick.
+  /// Waits for the totals of the first arena's page map, which is written at ticks.
   func expectPages(_ wanted: [String: Int], _ path: String, _ scratch: Scratch) throws {
     try eventually("pages: \(wanted)") {
       let arena = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
@@ -61,8 +61,8 @@ struct FieldTests {
     let now = UInt64(Date().timeIntervalSince1970 * 1000)
     let found = try snapshot(path, scratch)
     let arenas = found["arenas"] as! [[String: Any]]
-    // 1100 secrets of 40 bytes, 64 a page: 18 pages. The lock limit, with 4 KiB for the other arena,
-    // leaves room for 15; what is live at the end fills 16.
+    // 1100 secrets of 40 bytes, 64 per page, need 18 pages. The lock limit, with 4 KiB for the
+    // other arena, allows 15; the secrets that are live at the end fill 16.
     let a = arenas[0]
     expect(
       a,
@@ -83,7 +83,7 @@ struct FieldTests {
     #expect(a["lockState"] as? String == "locked" || a["lockState"] as? String == "partial")
     #expect(a["peakBytesLocked"] as? Int == locked)
     #expect(a["chunkCount"] as? Int == chunks.count)
-    // Each page is a mapping of its own.
+    // Each page is a separate mapping.
     #expect(
       a["mapsUsed"] as? Int == mapped / 4096 + chunks.count * 2
         && a["guardPages"] as? Int == chunks.count * 2)
@@ -94,7 +94,7 @@ struct FieldTests {
         .reduce(0) { $0 + ($1["dataBytes"] as! Int) } == locked)
     #expect(
       chunks.allSatisfy { $0["guardBytes"] as? Int == 4096 && $0["layout"] as? String == "slab" })
-    // What is freed last was allocated last: 1000 secrets fill 15 pages, and half of one.
+    // The last allocated secrets are freed: the remaining 1000 fill 15 pages, and half of one.
     try expectPages(
       ["secretCount": 1000, "holdingPages": 16, "openPages": 0, "stuckPages": 0], path, scratch)
     #expect(a["nextChunkBytes"] as? Int == min(max(mapped, 16384), 262144))
@@ -144,7 +144,7 @@ struct FieldTests {
       Issue.record("the scenario is meant to run into the limit")
     }
 
-    // A window for reading, seen while it is open.
+    // A window for reading, while it is open.
     try peer.send("hold a")
     let open = (try snapshot(path, scratch)["arenas"] as! [[String: Any]])[0]
     expect(open, ["openWindows": 1, "protectionState": "read", "opens": 6], "open")
@@ -157,7 +157,7 @@ struct FieldTests {
     let (peer, path) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 1 40")
     #expect((try snapshot(path, scratch)["vaults"] as! [Any]).isEmpty)
     do { try peer.send("vault v \(cipher)") } catch {
-      // What this processor does not have, it does not show.
+      // A processor without AES does not use the cipher.
       #expect(cipher == "aes")
       return
     }
@@ -169,7 +169,7 @@ struct FieldTests {
     try peer.send("rotate v")
     try peer.send("tamper v")
     for _ in 0..<3 { #expect(throws: (any Error).self) { try peer.send("decrypt v a") } }
-    // A damaged entry stays behind, under the old key.
+    // A damaged entry stays under the old key.
     #expect(throws: (any Error).self) { try peer.send("rotate v") }
     let found = try snapshot(path, scratch)
     #expect(found["vaultsUnlisted"] as? Int == 0)
@@ -209,7 +209,7 @@ struct FieldTests {
         "retiredBytes": 0,
         "labelsUnlisted": 0, "chunksUnlisted": 0, "secretsListed": 3, "secretsUnlisted": 0,
       ], "snapshot")
-    // 48 KiB can still be locked: twelve pages of 64 slots each.
+    // 48 KiB can still be locked: twelve pages with 64 slots each.
     let sizes = (found["arenas"] as! [[String: Any]])[0]["sizes"] as! [[String: Any]]
     expect(
       sizes[0], ["payloadBytes": 48, "live": 3, "freeSlots": 61, "freeSlotsAfterGrowth": 61 + 768],
@@ -229,7 +229,7 @@ struct FieldTests {
       let next = try snapshot(path, scratch)["process"] as! [String: Any]
       return (next["heartbeatAt"] as! NSNumber).uint64Value > beat
     }
-    // The page's own words, which the viewer has from /proc where it can.
+    // Fields of the page that the viewer normally reads from /proc instead.
     let words = try page(path)
     let header = words["header"] as! [String: Any]
     expect(
@@ -315,7 +315,7 @@ struct FieldTests {
     }
   }
 
-  /// Memory that holds nothing is told apart, and needs no lock: it is no problem.
+  /// Idle memory is shown separately, and is no problem even if it is not locked.
   @Test func idleMemoryIsNoProblem() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, path) = try publishing(
@@ -339,7 +339,7 @@ struct FieldTests {
       arena, ["bytesMapped": 73728, "bytesLocked": 45056, "bytesInUse": 28100], "alpha")
     #expect(arena["state"] as? String != "problem" && arena["state"] as? String != "differs")
     #expect((arena["lock"] as! [String: Any])["bytesMissing"] as? Int == 0)
-    // It serves the next secret, and is one again.
+    // The next secret uses it, and makes it a problem again.
     try peer.send("alloc a 1 28000")
     try eventually("it is used again") { try alpha()["lockState"] as? String == "partial" }
   }

@@ -1,15 +1,15 @@
-// Three hosts on one machine: each with a network, mounts and processes of its own, joined by a bridge.
-// What runs there ends with it.
+// Three hosts on one machine, each with its own network, mounts and processes, joined by a bridge.
+// Processes on a host end with it.
 
 import Foundation
 import TestSupport
 
 final class FleetNetwork {
-  /// As root, or in a user namespace where anybody may make one.
+  /// Runs as root, or in a user namespace if anybody may create one.
   private static let first =
     ["unshare"] + (Programs.isRoot ? [] : ["--user", "--map-root-user"]) + ["--net", "--mount"]
 
-  /// Why there can be none here; nil: there can.
+  /// Why this machine cannot have such hosts; nil if it can.
   static let isMissing: String? = {
     let probe = "ip link add probe0 type veth peer name probe1 && ip link add probe2 type bridge"
     guard let ended = try? Launch(first + ["sh", "-c", probe]).run() else { return "no sh" }
@@ -62,12 +62,12 @@ final class FleetNetwork {
     }
   }
 
-  /// What runs a program on a host, 1 to 3.
+  /// The command prefix that runs a program on a host, 1 to 3.
   func on(_ host: Int) -> [String] {
     enter(pids[host - 1]) + ["--mount", "--pid"]
   }
 
-  /// What runs a program on the machine that all hosts are reached from.
+  /// The command prefix that runs a program on the machine that reaches all hosts.
   var center: [String] { enter("\(process.processIdentifier)") }
 
   static func address(_ host: Int) -> String { "10.231.0.\(host)" }

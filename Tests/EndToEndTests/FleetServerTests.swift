@@ -11,8 +11,7 @@ import Testing
     if: FleetServers.areInstalled,
     "prometheus, prometheus-node-exporter or prometheus-alertmanager is not installed"))
 struct FleetServerTests {
-  /// A lock fails; two scrapes later Prometheus knows, the alert fires, and what memwatch says to type
-  /// ends it.
+  /// A lock fails. Two scrapes later the alert fires, and the fix that memwatch gives resolves it.
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "RLIMIT_MEMLOCK's hard limit is below 1 MiB"))
   func aFailedLockFiresAndItsFixResolvesIt() throws {
     let host = try FleetServers.Host()
@@ -23,7 +22,7 @@ struct FleetServerTests {
     let partial = "memwatch_arena_lock_state{process=\"\(host.name)\",state=\"partial\"}"
     #expect(try servers.query(partial).isEmpty)
 
-    // The file is there; how often the host was scraped before it was seen.
+    // The file exists. Count the scrapes until Prometheus has it.
     let once = try memwatch("export", "--textfile", host.files.path, "--once", stats: host.stats)
     #expect(once.status == 0, "\(once.error)")
     let scrapes = try #require(try servers.query("count_over_time(up[1h])").first?.value)
@@ -43,7 +42,7 @@ struct FleetServerTests {
     #expect(labels["arena"] == "tls-keys" && labels["severity"] == "critical")
     #expect(labels["instance"] == host.address)
 
-    // What the alert says to type.
+    // The command in the alert.
     let listed = try memwatch("list", "--json", stats: host.stats)
     let publishers = try json(listed.output)["publishers"] as! [[String: Any]]
     let named = publishers.filter { $0["name"] as? String == host.name }
@@ -58,7 +57,7 @@ struct FleetServerTests {
     #expect(try servers.query(partial).allSatisfy { $0.value == 0 })
   }
 
-  /// A killed publisher is told; one that takes its place ends that, and no series comes twice.
+  /// A killed publisher fires an alert. Its successor resolves the alert without duplicate series.
   @Test func aKilledPublisherIsGoneAndARestartIsTheSameOne() throws {
     let host = try FleetServers.Host()
     try host.export()
@@ -83,12 +82,12 @@ struct FleetServerTests {
     try eventually("its allocations are added") {
       try servers.query(allocated).map(\.value) == [17]
     }
-    // node_exporter took every file, and Prometheus every scrape.
+    // node_exporter accepted every file, and Prometheus every scrape.
     #expect(try servers.query("max_over_time(node_textfile_scrape_error[1h])").map(\.value) == [0])
     #expect(try servers.query("min_over_time(up[1h])").map(\.value) == [1])
   }
 
-  /// Each host is an instance of its own, whatever its publishers are called.
+  /// Each host is a separate instance, whatever its publishers are called.
   @Test func threeHostsAreSeparateInstances() throws {
     let hosts = try (1...3).map { try FleetServers.Host("127.0.0.\($0)") }
     var peers: [Peer] = []
@@ -99,7 +98,7 @@ struct FleetServerTests {
     }
     defer { for peer in peers { peer.kill() } }
     let servers = try FleetServers(watching: hosts)
-    // (Root sees publishers of other tests as well.)
+    // (Root also sees publishers of other tests.)
     for (index, host) in hosts.enumerated() {
       let secrets = "memwatch_arena_secrets{process=\"\(host.name)\"}"
       try eventually("its publisher is there") {
@@ -110,7 +109,7 @@ struct FleetServerTests {
     #expect(try servers.query("memwatch_build_info").count == 3)
   }
 
-  /// Hosts with networks, mounts and processes of their own, where publishers have one name.
+  /// Hosts with separate networks, mounts and processes, whose publishers have the same name.
   @Test(
     .enabled(
       if: FleetNetwork.isMissing == nil,

@@ -1,5 +1,5 @@
 // Debian's node_exporter, Prometheus and Alertmanager on loopback, with the rules and the route of
-// Assets/fleet. What a test starts ends with its `FleetServers`, by its pid.
+// Assets/fleet. Processes that a test starts are ended, by pid, with its `FleetServers`.
 
 import Foundation
 import Glibc
@@ -13,26 +13,26 @@ final class FleetServers {
     FileManager.default.isExecutableFile(atPath: "/usr/bin/\($0)")
   }
 
-  /// A host: its publishers' directory, node_exporter's, and where that listens.
+  /// A host: the directories of its publishers and of node_exporter, and node_exporter's address.
   final class Host {
     let stats: Scratch
     let files: Scratch
     let address: String
-    /// What publishers of this host are called: by default unlike any other process here, since root
-    /// sees all.
+    /// The name of this host's publishers, by default unique on this machine, because root sees all
+    /// of them.
     let name: String
-    /// What runs a program there; empty: it is this machine.
+    /// The command prefix that runs a program there; empty for this machine.
     private let prefix: [String]
     fileprivate var processes: [Process] = []
 
-    /// On this machine, at an address of loopback (127.0.0.0/8) of its own.
+    /// A host on this machine with its own loopback address (127.0.0.0/8).
     convenience init(_ address: String = "127.0.0.1") throws {
       try self.init(
         at: "\(address):\(try FleetServers.freePort(address))",
         name: "fleet-\(UInt32.random(in: 0...999_999_999))")
     }
 
-    /// One of a network's hosts.
+    /// A host of a network.
     convenience init(_ number: Int, of network: FleetNetwork, name: String) throws {
       try self.init(
         at: "\(FleetNetwork.address(number)):9100", name: name, prefix: network.on(number))
@@ -58,7 +58,7 @@ final class FleetServers {
           stats: prefix.isEmpty ? stats : nil))
     }
 
-    /// A publisher that is called after this host.
+    /// Starts a publisher with this host's name.
     func publisher(prefix: [String] = [], _ commands: String...) throws -> Peer {
       let program = files.file(name)
       if !FileManager.default.fileExists(atPath: program) {
@@ -77,20 +77,20 @@ final class FleetServers {
   private let scratch: Scratch
   private let prometheus: String
   private let alertmanager: String
-  /// What runs a program where they run.
+  /// The command prefix that runs a program where the servers run.
   private let prefix: [String]
   private var processes: [Process] = []
 
   /// - Parameters:
-  ///   - hosts: what is scraped.
-  ///   - network: the one that the hosts are in; nil: this machine's.
+  ///   - hosts: the hosts to scrape.
+  ///   - network: the hosts' network; nil: this machine's.
   init(watching hosts: [Host], in network: FleetNetwork? = nil) throws {
     scratch = try Scratch()
     prefix = network?.center ?? []
     prometheus = "127.0.0.1:\(network == nil ? try Self.freePort("127.0.0.1") : 9090)"
     alertmanager = "127.0.0.1:\(network == nil ? try Self.freePort("127.0.0.1") : 9093)"
     let assets = Programs.package.appending(path: "Assets/fleet")
-    // The rules as they are, but without their patience: it has tests of its own.
+    // The rules without their `for:` times, which have their own tests.
     try String(contentsOf: assets.appending(path: "rules.yml"), encoding: .utf8)
       .replacing(/for: \w+/, with: "for: 300ms")
       .write(toFile: scratch.file("rules.yml"), atomically: true, encoding: .utf8)
@@ -119,7 +119,7 @@ final class FleetServers {
 
   deinit { Self.end(processes) }
 
-  /// The series of an expression, now.
+  /// Evaluates an expression now.
   func query(_ expression: String) throws -> [(labels: [String: String], value: Double)] {
     let ended = try Launch(
       prefix + [
@@ -135,7 +135,7 @@ final class FleetServers {
     }
   }
 
-  /// The labels of the alerts of this name, of a host's publishers, that are firing in Alertmanager.
+  /// The labels of the firing alerts with this name of a host's publishers, from Alertmanager.
   func alerts(_ name: String, of host: Host) throws -> [[String: String]] {
     let ended = try Launch(
       prefix + [
@@ -163,7 +163,7 @@ final class FleetServers {
   private static func end(_ processes: [Process]) {
     for process in processes where process.isRunning {
       let pid = process.processIdentifier
-      // What nsenter(1) started in another pid namespace it waits for; without it, perhaps nobody would.
+      // nsenter(1) waits for the process that it started in another pid namespace; keep it.
       let isOutside = process.arguments?.contains("--pid") ?? false
       let children = isOutside ? try? procText("/proc/\(pid)/task/\(pid)/children") : nil
       kill(children?.split(separator: " ").first.flatMap { Int32($0) } ?? pid, SIGKILL)
@@ -171,7 +171,7 @@ final class FleetServers {
     }
   }
 
-  /// A port that nobody listens on now.
+  /// A free port.
   private static func freePort(_ address: String) throws -> UInt16 {
     let socket = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     defer { close(socket) }

@@ -1,4 +1,4 @@
-// A publisher that becomes another user or another program.
+// A publisher that changes its user or calls exec.
 
 import Foundation
 import Glibc
@@ -36,7 +36,7 @@ import Testing
   }
 
   #if DEBUG
-    /// The twin: the descriptor is gone, the program is the same, and it cannot create another page.
+    /// The twin: the same program closed the descriptor, and cannot create another page.
     @Test func aClosedDescriptorIsNoExec() throws {
       let scratch = try Scratch(onTmpfs: true)
       let peer = try Peer(stats: scratch)
@@ -49,7 +49,7 @@ import Testing
     }
   #endif
 
-  /// A program that closed the descriptor of its page publishes a new one, and the old one goes.
+  /// A program that closed its page's descriptor publishes a new page, and removes the old one.
   @Test func afterAClosedDescriptorItPublishesAnew() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -95,7 +95,7 @@ import Testing
     let peer = try Peer(stats: scratch)
     let old = try peer.send("start")
     peer.post("exec \(Programs.publisher)")
-    // What is sent too early is read by the program before.
+    // Input that is sent too early would be read by the previous program.
     try eventually("another program runs") {
       try memwatch("snapshot", "\(peer.pid)", stats: scratch).status == 11
     }
@@ -106,7 +106,7 @@ import Testing
     try peer.exit()
   }
 
-  /// A server starts as root and goes on as a user: both find it.
+  /// A server that starts as root and continues as a user is found by both.
   @Test(.enabled(if: Programs.isRoot, "needs root, to become another user"))
   func afterSetuidItsUserFindsIt() throws {
     let copy = try Unprivileged()
@@ -131,7 +131,7 @@ import Testing
     let arena = try json(
       try memwatch("snapshot", "\(peer.pid)", "--format", "json").output)["arenas"]
     #expect((arena as? [[String: Any]])?.first?["secretCount"] as? Int == 3)
-    // The page is written to.
+    // The page is still written.
     try peer.send("alloc a 2 40")
     let later = try json(
       try memwatch("snapshot", "\(peer.pid)", "--format", "json").output)["arenas"]
@@ -140,7 +140,7 @@ import Testing
     try peer.exit()
   }
 
-  /// Where the new user has no directory to publish in, memwatch says whose the page is.
+  /// If the new user has no directory to publish in, memwatch names the page's owner.
   @Test(.enabled(if: Programs.isRoot, "needs root, to become another user"))
   func afterSetuidWithoutADirectory() throws {
     let copy = try Unprivileged()

@@ -1,4 +1,4 @@
-// The DaemonSet in Assets/fleet: the article shows it, and it asks for what memwatch needs and no more.
+// The DaemonSet in Assets/fleet: the article shows it, and it requests only what memwatch needs.
 
 import Foundation
 import TestSupport
@@ -26,7 +26,7 @@ import Testing
     let article = try Self.text(Self.article)
     let shown = try #require(article.firstMatch(of: /(?s)```yaml\n(.*?)```/)?.1)
     #expect(try String(shown) == Self.text("Assets/fleet/kubernetes.yml"))
-    // Each alert that it names is one.
+    // Each alert that it names exists.
     let rules = try Self.text("Assets/fleet/rules.yml")
     let alerts = article.matches(of: /`(Memwatch\w+)`/).filter { $0.1 != "MemwatchExporter" }
     #expect(alerts.count > 5)
@@ -50,7 +50,7 @@ import Testing
     #expect(security["readOnlyRootFilesystem"] as? Bool == true)
     #expect(security["runAsUser"] as? Int == 0)
 
-    // The capabilities are those of the service.
+    // It has the same capabilities as the service.
     let capabilities = security["capabilities"] as! [String: [String]]
     #expect(capabilities["drop"] == ["ALL"])
     let unit = try Self.text("Assets/packaging/debian/memwatch-exporter.service")
@@ -59,7 +59,7 @@ import Testing
       capabilities["add"].map(Set.init)
         == Set(kept.split(separator: " ").map { String($0.dropFirst("CAP_".count)) }))
 
-    // It writes where the host's directory is mounted, by a command that memwatch takes.
+    // It writes to the mounted host directory, with a valid command of memwatch.
     let mounts = container["volumeMounts"] as! [[String: Any]]
     let volumes = pod["volumes"] as! [[String: Any]]
     #expect(mounts.map { $0["name"] as? String } == volumes.map { $0["name"] as? String })

@@ -1,5 +1,5 @@
-// The pattern that fills every secret is nowhere but in the secrets: not on a screen, not in an
-// export, not in the page, not in memwatch's memory. Each channel has a positive control.
+// The pattern that fills every secret is only in the secrets: not on a screen, in an export, in the
+// page or in memwatch's memory. Each channel has a positive control.
 
 import Foundation
 import Glibc
@@ -7,8 +7,8 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct LeakTests {
-  /// The readable memory of a process, by gdb's gcore (which leaves out what is not dumped, but of
-  /// memwatch nothing is).
+  /// The readable memory of a process, from gdb's gcore. (It omits memory that is excluded from
+  /// dumps, but memwatch has none.)
   func memory(of pid: Int32, _ scratch: Scratch) throws -> Data {
     let result = try Launch(["gcore", "-a", "-o", scratch.file("core"), "\(pid)"]).run()
     guard let data = FileManager.default.contents(atPath: scratch.file("core.\(pid)")) else {
@@ -31,7 +31,7 @@ import Testing
       for size in [8, 32, 33, 500, 5000] { try peer.send("alloc \(slot) 4 \(size) fill") }
     }
     try peer.send("hold c")
-    // Controls: the search finds the pattern where it is, and in each form.
+    // Controls: the search finds the pattern in the publisher, and in each encoding.
     #expect(Pattern.found(seed, in: try memory(of: peer.pid, files)) > 30)
     let bytes = Pattern.bytes(seed)
     let hex = bytes.map { String(format: "%02x", $0) }.joined()
@@ -42,7 +42,7 @@ import Testing
     ] { #expect(Pattern.found(seed, in: Data(repeating: 7, count: 100) + control) > 0) }
 
     #expect(Pattern.found(seed, in: try Data(contentsOf: URL(fileURLWithPath: page))) == 0)
-    // Every command; those that write files, into the directory that is searched below.
+    // Run every command. Files are written to the directory that is searched below.
     let target = "\(peer.pid)"
     let (before, after) = (files.file("before.json"), files.file("after.json"))
     let pictures = ["arenas", "secrets", "map", "events", "findings", "host", "vaults", "history"]
@@ -96,7 +96,7 @@ import Testing
     #expect(Pattern.found(seed, in: memory) == 0)
     let broker = try self.memory(of: try tmux.child(named: "memwatch \(peer.pid)"), files)
     #expect(Pattern.found(seed, in: broker) == 0)
-    // The control: what memwatch does hold is found by the same search of the same memory.
+    // The control: the same search finds texts that memwatch does hold.
     #expect(memory.range(of: Data("charlie".utf8)) != nil)
     try tmux.keys("Q")
     for name in try FileManager.default.contentsOfDirectory(atPath: files.path)

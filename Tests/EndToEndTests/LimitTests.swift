@@ -1,4 +1,5 @@
-// Limits of memwatch's own process: an error that names the limit, nothing left behind, nobody killed.
+// Resource limits of memwatch's own process: the error names the limit, no file remains, and no
+// signal kills it.
 
 import Foundation
 import Glibc
@@ -26,7 +27,7 @@ import Testing
   @Test(arguments: ["txt", "json", "csv", "svg"], [200, 2000])
   func aSnapshotThatIsTooLarge(ending: String, limit: Int) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
-    // A table of one arena takes less.
+    // A text with one arena is smaller.
     if ending == "csv", limit > 1000 { return }
     let ended = try limited(
       ["--fsize=\(limit)"], "snapshot", "\(peer.pid)", "--full", "-o", "x.\(ending)", stats: stats,
@@ -37,7 +38,7 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// What was recorded before the limit can be replayed.
+  /// Samples that were recorded before the limit can be replayed.
   @Test func aRecordThatIsTooLarge() throws {
     let ((peer, stats), place) = (try world(), try Scratch())
     let ended = try limited(
@@ -49,7 +50,7 @@ import Testing
     #expect(replayed.status == 0 && replayed.output.contains("alpha"), "\(replayed)")
   }
 
-  /// Standard output is a file, and full.
+  /// Standard output is a file that reaches its size limit.
   @Test(arguments: ["snapshot", "audit", "list", "host"])
   func outputThatIsTooLarge(command: String) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
@@ -62,7 +63,7 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// What memwatch starts gets the signal as ever.
+  /// A command that memwatch starts has the default action of the signal.
   @Test func aCommandKeepsItsSignals() throws {
     let stats = try Scratch(onTmpfs: true)
     let plain = try Launch(
@@ -81,7 +82,7 @@ import Testing
     let (peer, stats) = try world()
     let ended = try limited(["--nofile=\(count)"], "snapshot", "\(peer.pid)", stats: stats)
     let isTold = ended.error.contains("RLIMIT_NOFILE")
-    // The loader comes first, and has words of its own.
+    // With too few, the dynamic loader fails first, with its own message.
     #expect(ended.status == 0 || isTold || ended.status == 127, "\(ended)")
     #expect(ended.status < 128)
   }
@@ -100,7 +101,7 @@ import Testing
     #expect(ended.status == 1 && ended.error.contains("RLIMIT_NPROC"), "\(ended)")
   }
 
-  /// No memory may be locked, and memwatch locks none.
+  /// With RLIMIT_MEMLOCK of 0 memwatch works, because it locks no memory.
   @Test func noLockedMemory() throws {
     let (peer, stats) = try world()
     let ended = try limited(
@@ -108,12 +109,12 @@ import Testing
     #expect(ended.status == 0, "\(ended)")
   }
 
-  /// Too little memory for a snapshot of 20,000 secrets ends nothing but memwatch, which names the limit.
+  /// Too little memory for a snapshot of 20,000 secrets only ends memwatch, which names the limit.
   @Test(arguments: ["as", "data"]) func littleMemory(limit: String) throws {
     let (peer, stats) = try world()
     try peer.send("alloc a 20000 40")
     var told = 0
-    /// Whether so much is enough.
+    /// Whether this much memory is enough.
     func isEnough(_ kibibytes: Int) throws -> Bool {
       let ended = try limited(
         ["--\(limit)=\(kibibytes << 10)"], "snapshot", "\(peer.pid)", stats: stats)
@@ -121,7 +122,7 @@ import Testing
         #expect(ended.output.contains("alpha"), "\(kibibytes): \(ended)")
         return true
       }
-      // 127: the loader's word. 139, 132: the kernel or the Swift runtime could not even start it.
+      // 127: the loader failed. 139, 132: the kernel or the Swift runtime could not start it.
       if [127, 139, 132].contains(ended.status), ended.output.isEmpty { return false }
       #expect(ended.status == 1, "\(kibibytes): \(ended)")
       #expect(ended.error.contains("RLIMIT_\(limit.uppercased())"), "\(kibibytes): \(ended)")
@@ -141,11 +142,11 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// No processor time is left: the record up to then stays.
+  /// When the processor time is used up, the record up to then is kept.
   @Test(arguments: [("1:60", "RLIMIT_CPU (ulimit -t)"), ("1:1", "the hard RLIMIT_CPU")])
   func noMoreTime(limit: String, text: String) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
-    // More to read at each look.
+    // More to read for each sample.
     for number in 0..<200 { try peer.send("arena x\(number) arena-\(number) slab off none") }
     let ended = try limited(
       ["--cpu=\(limit)"], "record", "\(peer.pid)", "-o", "x.rec", "--interval", "50ms", "--for",
@@ -156,7 +157,8 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// The screen under every limit that a shell sets: it ends or goes on, and the terminal is as it was.
+  /// Under every limit that a shell can set, the screen works or ends, and the terminal is
+  /// restored.
   @Test(
     arguments: [
       "nofile=8", "nofile=10", "fsize=0", "as=48000000", "data=7000000", "memlock=0",

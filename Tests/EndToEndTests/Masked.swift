@@ -1,12 +1,13 @@
-// A pattern that a process is searched for. The searcher holds it masked alone, and the bytes reach the
-// publisher through a FIFO, straight into a secret: so whatever is found is the library's doing.
+// A pattern to search a process for. The searcher only holds it masked, and the bytes reach the
+// publisher through a FIFO, directly into a secret. So the library is responsible for every copy
+// that is found.
 
 import CTestSupport
 import Foundation
 import Glibc
 import TestSupport
 
-/// The memory of a process, mapping by mapping, with their addresses.
+/// Passes the memory of a process, mapping by mapping, with the addresses.
 func forEachRegion(of pid: Int32, _ body: (UnsafeRawBufferPointer, UInt) -> Void) throws {
   let maps = try procText("/proc/\(pid)/maps")
   let file = open("/proc/\(pid)/mem", O_RDONLY)
@@ -17,18 +18,18 @@ func forEachRegion(of pid: Int32, _ body: (UnsafeRawBufferPointer, UInt) -> Void
     guard let low = UInt(range[0], radix: 16), let high = UInt(range[1], radix: 16),
       low < 1 << 47, !line.contains("[v"), high - low < 1 << 30
     else { continue }
-    // Files that are mapped read-only are what they are on disk.
+    // Skip files that are mapped read-only.
     if line.contains(" r-") && line.contains(" /") { continue }
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(high - low), alignment: 16)
     defer { buffer.deallocate() }
-    // What cannot be read even so (guards of secret memory) is passed over.
+    // Skip memory that cannot be read even so (guards of secret memory).
     let count = pread(file, buffer.baseAddress!, buffer.count, off_t(low))
     guard count > 0 else { continue }
     body(UnsafeRawBufferPointer(rebasing: buffer[..<count]), low)
   }
 }
 
-/// 64 random bytes that are never in memory in clear for longer than it takes to send them.
+/// 64 random bytes that are in memory in clear only while they are sent.
 struct Masked: Sendable {
   private let masked: [UInt8]
   private static let mask: UInt8 = 0x5c
@@ -50,7 +51,7 @@ struct Masked: Sendable {
     try send(through: scratch) { try peer.send("receive a 64 \($0)") }
   }
 
-  /// Sends it through a new FIFO, whose reader is told its path.
+  /// Sends it through a new FIFO, and passes the FIFO's path to the reader.
   func send(through scratch: Scratch, to tell: (String) throws -> Void) throws {
     let fifo = scratch.file("fifo")
     unlink(fifo)
@@ -64,7 +65,7 @@ struct Masked: Sendable {
     done.wait()
   }
 
-  /// Where any 8 consecutive bytes of the pattern stand.
+  /// The offsets of any 8 consecutive bytes of the pattern.
   func places(in bytes: UnsafeRawBufferPointer) -> [Int] {
     guard let base = bytes.baseAddress else { return [] }
     var offsets = [Int](repeating: 0, count: 256)
@@ -72,7 +73,7 @@ struct Masked: Sendable {
     return Array(offsets[..<min(count, 256)])
   }
 
-  /// Where in a process' memory the pattern is.
+  /// The addresses of the pattern in a process' memory.
   func memory(of pid: Int32) throws -> [UInt] {
     var places: [UInt] = []
     try forEachRegion(of: pid) { bytes, low in
@@ -81,7 +82,7 @@ struct Masked: Sendable {
     return places
   }
 
-  /// Where the pattern is: addresses of memory, and the threads whose registers hold it.
+  /// The addresses of the pattern, and the number of threads whose registers hold it.
   func search(_ pid: Int32) throws -> (memory: [UInt], threads: Int) {
     let places = try memory(of: pid)
     var threads = 0

@@ -1,5 +1,4 @@
-// What the library does not stop, as WhatIsNotErased says: seen from outside, so that the page stays
-// true.
+// Demonstrates limits that WhatIsNotErased documents, from another process.
 
 import CTestSupport
 import Foundation
@@ -25,9 +24,9 @@ import Testing
     return count == 64 ? bytes : nil
   }
 
-  /// `/proc/PID/mem` reads closed pages; process_vm_readv(2) does not read pages that are closed by
-  /// mprotect(2), and all others.
-  @Test(arguments: ["none", "pages"]) func anotherProcessReadsWhatIsClosed(gate: String) throws {
+  /// `/proc/PID/mem` reads closed pages. process_vm_readv(2) reads all but those that mprotect(2)
+  /// closed.
+  @Test(arguments: ["none", "pages"]) func anotherProcessReadsClosedMemory(gate: String) throws {
     let (victim, pattern, place) = try victim(gate)
     defer { victim.kill() }
     let read = read(victim.pid, place)
@@ -36,7 +35,7 @@ import Testing
     #expect(try pattern.memory(of: victim.pid) == [place])
   }
 
-  /// `_exit` and SIGKILL run nothing: the pages go back to the kernel as they are.
+  /// `_exit` and SIGKILL run no code of the process: its pages return to the kernel unwiped.
   @Test func anExitThatRunsNothingWipesNothing() throws {
     let (victim, pattern, place) = try victim("pages")
     defer { victim.end() }

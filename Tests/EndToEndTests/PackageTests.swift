@@ -1,11 +1,11 @@
-// The house: targets, what they import, what a client builds, what a release holds.
+// The package's structure: targets and their imports, a client's build, the symbols of a release.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite(.serialized) struct PackageTests {
-  /// The design's table: what each target may import of this package.
+  /// The targets of this package that each target may import, as in the design.
   static let table: [String: Set<String>] = [
     "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
     "EnclaveStats": ["EnclaveSystem"], "Enclave": ["EnclaveSystem", "EnclaveStats"],
@@ -57,7 +57,7 @@ import Testing
     #expect(seen >= 9)
   }
 
-  /// The packages that are fetched for a trait, and for none.
+  /// The packages that are fetched with a trait, and without.
   @Test func aTraitThatIsOffFetchesNothing() throws {
     func fetched(_ traits: [String]) throws -> Set<String> {
       let scratch = try Scratch()
@@ -86,7 +86,7 @@ import Testing
       ), "\(server)")
   }
 
-  /// Imports are checked in the sources too: a module may come in through another's dependency.
+  /// Imports are also checked in the sources, because a dependency's modules can be imported too.
   @Test func sourcesImportWhatTheTableSays() throws {
     let sources = Programs.package.appending(path: "Sources")
     for (target, allowed) in Self.table {
@@ -111,7 +111,7 @@ import Testing
     }
   }
 
-  /// The names of types in Sources and where they are declared: outermost ones, and nested ones.
+  /// The names of top-level and nested types in Sources, and the places of their declarations.
   private func typeNames() throws -> (outer: [String: [String]], nested: [String: [String]]) {
     let declaration =
       /^( *)(?:@\w+(?:\([^)]*\))? |[a-z]+ )*?(?:struct|class|enum|actor|protocol|typealias) (\w+)/
@@ -120,7 +120,7 @@ import Testing
     let all = try #require(
       FileManager.default.enumerator(at: sources, includingPropertiesForKeys: nil))
     for case let file as URL in all where file.pathExtension == "swift" {
-      // What stands within #if or a function is indented too: it counts as nested.
+      // Types in #if or in a function are indented too, and count as nested.
       for line in try String(contentsOf: file, encoding: .utf8).split(separator: "\n") {
         guard let match = line.prefixMatch(of: declaration) else { continue }
         let name = String(match.2)
@@ -135,14 +135,14 @@ import Testing
     return (outer, nested)
   }
 
-  /// One word, one type: no two top-level types of the package share a name.
+  /// No two top-level types of the package have the same name.
   @Test func topLevelTypeNamesAreUnique() throws {
     for (name, places) in try typeNames().outer where places.count > 1 {
       Issue.record("\(name) is declared in \(places.joined(separator: " and "))")
     }
   }
 
-  /// A nested type may repeat a general word, and no word of what this package is about.
+  /// A nested type may repeat a general word, but no domain word.
   @Test func nestedTypeNamesAreGeneralOrUnique() throws {
     let general: Set = [
       "Box", "Call", "CodingKeys", "End", "Entry", "Failure", "Key", "Kind", "Options", "State",
@@ -155,8 +155,8 @@ import Testing
     }
   }
 
-  /// One version number, wherever it is written: for the command, the header, the packages, the
-  /// exported metrics and those who depend on the package.
+  /// The version number is the same in the command, the header, the packages, the exported metrics
+  /// and the dependency lines of the documentation.
   @Test func thereIsOneVersion() throws {
     let asked = try Launch([Programs.path("memwatch"), "--version"]).run()
     let version = asked.output.trimmingCharacters(in: .whitespacesAndNewlines)
@@ -165,7 +165,7 @@ import Testing
     func text(_ path: String) throws -> String {
       try String(contentsOf: Programs.package.appending(path: path), encoding: .utf8)
     }
-    // What scripts read.
+    // The text that scripts read.
     #expect(try text("Sources/memwatch/Version.swift").contains("packageVersion = \"\(version)\""))
     let numbers = try text("Sources/CEnclave/include/enclave.h")
       .matches(of: /#define ENCLAVE_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)/).map { String($0.1) }
@@ -207,11 +207,11 @@ import Testing
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.hasSuffix("66\n"))
     try #expect(viewerSymbols(of: scratch.file("build/debug/consumer")).isEmpty)
-    // The same look finds them in the viewer.
+    // The control: the same search finds them in the viewer.
     try #expect(!viewerSymbols(of: Programs.path("memwatch")).isEmpty)
   }
 
-  /// Symbols of what only the viewer needs: processes, sockets, confinement, other processes' files.
+  /// Symbols that only the viewer needs: processes, sockets, confinement, files of other processes.
   private func viewerSymbols(of program: String) throws -> [Substring] {
     let symbols = try Launch(["nm", program]).run()
     #expect(symbols.status == 0, "\(symbols.error)")
@@ -222,7 +222,7 @@ import Testing
     }
   }
 
-  /// The seam for failures is in debug builds alone.
+  /// Failure injection exists only in debug builds.
   @Test func releasesHaveNoFaultSeam() throws {
     let scratch = try Scratch()
     let build = scratch.file("build")

@@ -1,5 +1,5 @@
-// A program that asks for a passphrase at its own terminal, and what a person and the system can do to
-// it meanwhile.
+// A program that asks for a passphrase at its own terminal, and gets signals, keys or exit
+// meanwhile.
 
 import Foundation
 import Glibc
@@ -7,8 +7,8 @@ import TestSupport
 import Testing
 
 @Suite struct PassphraseTests {
-  /// Starts what follows as the leader of a session that the terminal controls; no signal is blocked or
-  /// ignored, whatever this thread's mask is.
+  /// The command prefix that starts a session leader with the terminal as its controlling one, and
+  /// no signal blocked or ignored.
   private static let session = [
     "python3", "-c",
     """
@@ -24,7 +24,7 @@ import Testing
     """,
   ]
 
-  /// A program on a terminal that controls it, below a shell that tells how it ended.
+  /// A program on its controlling terminal, started by a shell that prints how it ended.
   private func asking(_ modes: String = "") throws -> (Line, pid: Int32) {
     let script = """
       trap : HUP INT QUIT TERM; ulimit -c 0; '\(Programs.publisher)' ask \(modes); echo "[STATUS $?]"
@@ -33,7 +33,7 @@ import Testing
     return (line, try Self.waitForPrompt(line))
   }
 
-  /// Waits until it asks; its pid.
+  /// Waits for the prompt. Returns the program's pid.
   private static func waitForPrompt(_ line: Line) throws -> Int32 {
     try line.wait(for: "Passphrase: ")
     #expect(!line.echoes)
@@ -43,7 +43,7 @@ import Testing
 
   static let endings = ["", "wipe", "blocked", "wipe blocked"]
 
-  /// The terminal is as it was, and the signal has done what it does.
+  /// The terminal is restored, and the signal ends the program.
   @Test(arguments: [SIGHUP, SIGINT, SIGQUIT, SIGTERM], endings)
   func signalsEndIt(signal: Int32, modes: String) throws {
     let (line, pid) = try asking(modes)
@@ -63,7 +63,7 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// Signals that the wipe alone deals with.
+  /// Signals that only the emergency wipe handles.
   @Test(arguments: [SIGSEGV, SIGABRT, SIGUSR1, SIGALRM])
   func theWipeRestoresTheTerminal(signal: Int32) throws {
     let (line, pid) = try asking("wipe")
@@ -72,7 +72,7 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// So does exit(3) in another thread.
+  /// exit(3) in another thread restores the terminal too.
   @Test func exitRestoresTheTerminal() throws {
     let script = "'\(Programs.publisher)' ask exit; echo \"[STATUS $?]\""
     let line = try Line(Self.session + ["bash", "--norc", "-c", script], stats: nil)
@@ -80,7 +80,7 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// A program that handles the signal goes on, without a passphrase, and still handles it.
+  /// A program that handles the signal continues without a passphrase, and still handles it.
   @Test(arguments: [SIGINT, SIGTERM]) func aHandlerOfTheProgramsOwn(signal: Int32) throws {
     let (line, pid) = try asking("handle twice")
     line.type("sec")
@@ -94,7 +94,7 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// A handler for ^Z that does not stop: the question is asked again.
+  /// If a handler for ^Z does not stop the program, the prompt is repeated.
   @Test func aHandlerThatDoesNotStop() throws {
     let (line, _) = try asking("handle")
     line.type("wrong\u{1a}")
@@ -113,7 +113,7 @@ import Testing
     try line.waitForMore("[STATUS 0]")
   }
 
-  /// A wipe that is installed meanwhile covers the same signals.
+  /// An emergency wipe that is installed during the prompt also handles these signals.
   @Test func aWipeThatIsInstalledMeanwhile() throws {
     let (line, pid) = try asking("wipe-late")
     try line.waitForMore("[covers true]")
@@ -122,7 +122,8 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// A child that was forked meanwhile dies of a signal as it would, and leaves the terminal alone.
+  /// A child that is forked during the prompt dies normally of a signal, and does not change the
+  /// terminal.
   @Test func aForkedChild() throws {
     let (line, _) = try asking("fork")
     try line.waitForMore("[child ")
@@ -139,16 +140,16 @@ import Testing
     try line.wait(for: "[got right]")
   }
 
-  /// It is left to whoever reads next.
-  @Test func whatIsTypedBehindTheLine() throws {
+  /// Input after the line is left for the next reader.
+  @Test func inputAfterTheLineIsLeft() throws {
     let (line, _) = try asking("rest")
     line.type("right\nbehind\n")
     try line.wait(for: "[got right]")
     try line.waitForMore("[rest behind]")
   }
 
-  /// What does not fit is not left to be shown, and run by a shell.
-  @Test func whatIsTooLong() throws {
+  /// Input that does not fit is discarded, so that no shell shows or runs it.
+  @Test func tooLongInputIsDiscarded() throws {
     let (line, _) = try asking("limit 4 rest")
     line.type("12345678\nbehind\n")
     try line.wait(for: "[ended 4]")
@@ -158,7 +159,7 @@ import Testing
 
   enum Stop: CaseIterable, Sendable { case key, stop, terminalStop, input, output }
 
-  /// Stopped and continued in a shell: it asks again, and what was typed before is gone.
+  /// After a stop and continue in a shell it prompts again, and discards earlier input.
   @Test(arguments: Stop.allCases, [false, true]) func stopped(by stop: Stop, blocked: Bool) throws {
     let line = try Line(
       Self.session + ["env", "PS1=ready# ", "bash", "--norc", "-i"], stats: nil)
@@ -175,12 +176,12 @@ import Testing
     }
     try line.wait(for: "Stopped")
     try line.waitForMore("ready#")
-    // (The shell edits its line without echo; what it shows, it shows itself.)
-    // What was typed and not read before the stop is the shell's now: ^U.
+    // (The shell edits its line without the terminal's echo.)
+    // The shell gets input that was typed but not read before the stop: erase it with ^U.
     line.type("\u{15}stty -a | grep -q ' echo ' && echo echo is $((0+1))\r")
     try line.wait(for: "echo is 1\r\n")
     try line.waitForMore("ready#")
-    // In the background it stops at once.
+    // In the background it is stopped at once.
     line.type("bg; until grep -q State:.T /proc/\(pid)/status; do :; done; echo again $((40+2))\r")
     try line.wait(for: "again 42")
     try line.waitForMore("ready#")

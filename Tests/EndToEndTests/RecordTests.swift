@@ -17,7 +17,7 @@ import Testing
     return (path, peer)
   }
 
-  @Test func whatIsRecordedIsShownAgain() throws {
+  @Test func replayShowsTheRecordedSamples() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (path, peer) = try record(scratch)
     let text = try String(contentsOfFile: path, encoding: .utf8)
@@ -30,12 +30,12 @@ import Testing
     let shown = try memwatch("replay", path, "--full")
     #expect(shown.status == 0 && shown.output.contains("pid \(peer.pid)"))
     #expect(shown.output.contains("arenas[0].secretCount: 3"))
-    // The end is cut off: what is whole is shown.
+    // If the end is truncated, complete samples are shown.
     let cut = scratch.file("cut")
     try String(text.dropLast(200)).write(toFile: cut, atomically: true, encoding: .utf8)
     let rest = try memwatch("replay", cut)
     #expect(rest.status == 0 && rest.error.contains("\(lines.count - 2) can be shown"))
-    // A stranger's: a text that a terminal would act on ends it.
+    // A forged record: a text with terminal control characters ends the replay.
     let evil = scratch.file("evil")
     for escape in ["\\u001b[31m", "\u{9b}31m", "\u{1b}[31m"] {
       let last = lines[1].replacing("\"lockState\":\"", with: "\"lockState\":\"\(escape)")
@@ -52,7 +52,7 @@ import Testing
     }
   }
 
-  /// The map tells of each sample what lay in the pages then.
+  /// The map shows the contents of pages at the time of each sample.
   @Test func theMapOfARecord() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 100 32")
@@ -65,7 +65,8 @@ import Testing
       ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(separator: "\n")
         .count(where: isWanted)
     }
-    // Two pages of size class 32, 85 and 15 of 85 slots: once, and then left out.
+    // Two pages of size class 32 with 85 and 15 of 85 slots: written once, then omitted as
+    // unchanged.
     let closed = "[0,1,1,85,0,32,85],[1,1,1,15,0,32,85]"
     let open = "[0,1,1,85,0,32,85],[1,1,1,15,1,32,85]"
     try eventually("the map is recorded") {
@@ -92,7 +93,7 @@ import Testing
     try tmux.quit()
   }
 
-  /// Every state that a sample can be in comes back as it was.
+  /// Every state of a sample is replayed unchanged.
   @Test func aRecordOfAProcessThatEnds() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -108,7 +109,7 @@ import Testing
     try eventually("samples are there") {
       ((try? String(contentsOfFile: path, encoding: .utf8)) ?? "").split(separator: "\n").count > 3
     }
-    // What is to be typed is told of a live process: a record may be old, or anybody's.
+    // Fixes are only shown for a live process: a record may be old or forged.
     let live = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
     #expect(live.contains("fix now:") && live.contains("strace"))
     var before = ""

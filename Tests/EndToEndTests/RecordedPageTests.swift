@@ -1,12 +1,12 @@
-// Pages that releases recorded, and pages of libraries that are newer than this viewer: each is read as
-// far as both know it.
+// Pages that releases recorded, and pages of libraries newer than this viewer: the viewer reads the
+// fields that it knows.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite struct RecordedPageTests {
-  /// One page for each release, and what its own memwatch read in it: Tests/Support/record-page.
+  /// One page per release, with its own memwatch's reading: Tests/Support/record-page.
   static let folder = Programs.package.appending(path: "Tests/EndToEndTests/Pages")
   static let versions: [String] =
     ((try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? [])
@@ -21,7 +21,7 @@ import Testing
     return try Data(contentsOf: URL(fileURLWithPath: path))
   }
 
-  /// What this memwatch reads in a page.
+  /// This memwatch's reading of a page.
   private func read(_ page: Data) throws -> Ended {
     let scratch = try Scratch()
     let path = scratch.file("page")
@@ -29,11 +29,11 @@ import Testing
     return try memwatch("snapshot", "--file", path, "--no-audit", "--format", "json")
   }
 
-  /// That everything that was read then is read now; what was added since may be there too.
+  /// Expects that everything that was read then is read now. New fields may be there too.
   private func expect(
     _ version: String, in ended: Ended, sourceLocation: SourceLocation = #_sourceLocation
   ) throws {
-    // 5: the process is gone, and this is its last page.
+    // 5: the process has ended, and this is its last page.
     #expect(ended.status == 5, "\(ended.error)", sourceLocation: sourceLocation)
     let seen = try json(ended.output)
     #expect((seen["arenas"] as? [Any])?.count ?? 0 > 4 && seen["events"] != nil)
@@ -43,7 +43,7 @@ import Testing
     let recorded = Self.folder.appending(path: version + ".json").path
     let diff = try memwatch("diff", recorded, path, "--json")
     #expect(diff.status == 0, "\(diff.error)", sourceLocation: sourceLocation)
-    // What depends on the time and the machine of the reading.
+    // Remove values that depend on the time and the machine.
     let passing: Set = [
       "ageMs", "sampledAt", "process.page", "process.user", "process.state", "process.uid",
       "process.message", "maps.mapsLimit",
@@ -66,14 +66,14 @@ import Testing
     try expect(version, in: read(page(version)))
   }
 
-  /// A later minor version: more words in each record, in the process' and in the header, and a table
-  /// that this viewer does not know.
-  @Test(arguments: versions) func whatALaterLibraryAddsIsPassedOver(version: String) throws {
+  /// A later minor version has more words in each record, in the process record and in the header,
+  /// and a table that this viewer does not know.
+  @Test(arguments: versions) func fieldsOfLaterLibrariesAreIgnored(version: String) throws {
     try expect(version, in: read(later(page(version))))
   }
 
-  /// More bytes than a page of this minor version has are a mistake in it.
-  @Test func moreThanTheVersionHasIsCorrupt() throws {
+  /// A page of this minor version with more bytes than it may have is corrupt.
+  @Test func aPageLargerThanItsVersionIsCorrupt() throws {
     var page = try later(page(#require(Self.versions.first)))
     page.replaceSubrange(8..<16, with: bytes(1 << 32))
     #expect(try read(page).status == 4)
@@ -90,7 +90,7 @@ import Testing
     withUnsafeBytes(of: word.littleEndian) { Data($0) }
   }
 
-  /// The same page as a later library would write it, by PageFormat.md alone.
+  /// Rewrites the page as a later library would, following PageFormat.md.
   private func later(_ page: Data) -> Data {
     func word(_ byte: Int) -> Int {
       Int(
@@ -121,7 +121,7 @@ import Testing
     result += Data(repeating: 0xa5, count: 8192)
     result.replaceSubrange(8..<16, with: bytes(1 << 32 | 1))
     result.replaceSubrange(16..<24, with: bytes(UInt64(result.count)))
-    // Words that are not in use: the header's at its end, the process' behind its last.
+    // Unused words: at the end of the header, and after the process record's last word.
     for byte in stride(from: 960, to: 1024, by: 8) {
       result.replaceSubrange(byte..<byte + 8, with: filler)
     }

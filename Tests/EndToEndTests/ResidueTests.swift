@@ -1,5 +1,5 @@
-// What is left of a secret: searched for by another process, in all memory, all threads' registers
-// and the page, after every step of the API.
+// Residue of secrets: another process searches all memory, all threads' registers and the page
+// after every step of the API.
 
 import CTestSupport
 import Foundation
@@ -17,8 +17,10 @@ import Testing
     return (peer, scratch, Masked())
   }
 
-  /// At rest nothing is left in clear, whatever the vault did with it; decrypting brings it back.
-  @Test(arguments: ["aes", "xchacha"]) func nothingIsLeftOfWhatIsEncrypted(cipher: String) throws {
+  /// An encrypted secret is nowhere in clear after any operation of the vault. Decrypting restores
+  /// it.
+  @Test(arguments: ["aes", "xchacha"]) func encryptedSecretsLeaveNoPlaintext(cipher: String) throws
+  {
     let (peer, scratch, pattern) = try start("none", "slab")
     do { try peer.send("vault v \(cipher)") } catch {
       #expect(cipher == "aes")
@@ -42,8 +44,8 @@ import Testing
     #expect(found.memory.isEmpty && found.threads == 0)
   }
 
-  /// At exit nothing is left, in arenas or vaults; the searcher looks at the process while it stands
-  /// still in a handler that runs after the library's.
+  /// After the wipe at exit nothing is left in arenas or vaults. The searcher inspects the process
+  /// while it is stopped in an exit handler that runs after the library's.
   @Test(arguments: gates) func nothingIsLeftAtExit(gate: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -75,7 +77,7 @@ import Testing
     let (peer, scratch, pattern) = try start(gate, layout)
     func expect(_ count: Int, _ step: String) throws {
       let found = try pattern.search(peer.pid)
-      // The one allowed place is the secret itself: as many as there are, each in a chunk.
+      // Only the secrets themselves may hold it: the expected number, each in a chunk.
       #expect(found.memory.count == count, "\(step): \(found.memory.map { String($0, radix: 16) })")
       #expect(found.threads == 0, "\(step): registers")
       let maps = try procText("/proc/\(peer.pid)/smaps")
@@ -114,7 +116,7 @@ import Testing
     try peer.exit()
   }
 
-  /// The search finds what is planted: in the heap, on a stack, in a register.
+  /// The search finds a pattern that is planted in the heap, on a stack or in a register.
   @Test(arguments: ["heap", "stack", "register"]) func aPlantedLeakIsFound(place: String) throws {
     let (peer, scratch, pattern) = try start("pages", "slab")
     try pattern.send(to: peer, scratch)
@@ -128,7 +130,7 @@ import Testing
     peer.kill()
   }
 
-  /// Whether an address lies in a mapping that is kept out of dumps: a chunk.
+  /// Whether an address lies in a mapping that is excluded from dumps, which only chunks are.
   func isExcludedFromDumps(_ address: UInt, _ smaps: String) -> Bool {
     var isInside = false
     for line in smaps.split(separator: "\n") {
@@ -146,9 +148,10 @@ import Testing
 }
 
 #if Sodium
-  /// Random operations in a process, and a search of it from outside for all that it ever wrote.
+  /// Random operations in a process, which another process then searches for everything it ever
+  /// wrote.
   @Suite(.serialized) struct ModelTests {
-    /// How often words of the patterns stand in a process' memory.
+    /// The number of pattern words in a process' memory.
     private func found(_ pid: Int32, _ seed: UInt64, _ count: UInt64) throws -> Int {
       var found = 0
       try forEachRegion(of: pid) { bytes, _ in
@@ -166,7 +169,7 @@ import Testing
       try peer.send("start")
       let written = UInt64(try peer.send("model \(gate) 25000 \(seed)"))!
       #expect(written > 1000)
-      // What lives is found: the search can find.
+      // The control: the search finds live secrets.
       #expect(try found(peer.pid, seed, written) > 10)
       try peer.send("model \(end)")
       #expect(try found(peer.pid, seed, written) == 0, "seed \(seed)")

@@ -1,4 +1,4 @@
-// Settings of a process that reach every mapping it makes: undone for arenas, as the kernel shows it.
+// Process-wide settings that apply to every new mapping: the library undoes them for arenas.
 
 import Foundation
 import Glibc
@@ -6,8 +6,8 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct SettingsTests {
-  /// The flags (VmFlags in smaps, proc(5)) of the mapping that begins at an address, and `present` when all
-  /// of its pages are in RAM.
+  /// The flags (VmFlags in smaps, proc(5)) of the mapping that begins at an address, plus `present`
+  /// if all of its pages are in RAM.
   private func flags(of pid: Int32, at address: UInt64) throws -> Set<String> {
     let start = String(address, radix: 16) + "-"
     let lines = try procText("/proc/\(pid)/smaps").split(separator: "\n")
@@ -21,7 +21,7 @@ import Testing
       .union(isPresent ? ["present"] : [])
   }
 
-  /// One arena of each gate and layout, made after the setting: the flags of its chunks.
+  /// The flags of the chunks of one arena per gate and layout, created after the setting.
   private func chunks(after commands: String..., lock: String = "preferred") throws -> [(
     String, Set<String>
   )] {
@@ -45,14 +45,14 @@ import Testing
     return try (snapshot["arenas"] as! [[String: Any]]).flatMap { arena in
       try (arena["chunks"] as! [[String: Any]]).map {
         let flags = try flags(of: peer.pid, at: UInt64($0["address"] as! Int))
-        // A huge page lies within one mapping: smaller ones need no such advice.
+        // Only a mapping that can hold a huge page needs the advice.
         let isLarge = ($0["dataBytes"] as! Int) >= 2 << 20
         return (arena["name"] as! String + (isLarge ? ", large" : ""), flags)
       }
     }
   }
 
-  /// Whether the kernel merges pages at all, and so has the setting (Linux 6.4).
+  /// Whether the kernel can merge pages, and so has the setting (Linux 6.4).
   static let canMerge = FileManager.default.fileExists(atPath: "/sys/kernel/mm/ksm/run")
   static let hasHugePages = FileManager.default.fileExists(
     atPath: "/sys/kernel/mm/transparent_hugepage/enabled")
@@ -71,15 +71,15 @@ import Testing
     for (name, flags) in large { #expect(flags.contains("nh"), "\(name): \(flags)") }
   }
 
-  /// What locks everything that will be mapped needs a limit that holds the whole process.
+  /// Locking all future mappings needs a limit for the whole process.
   static let mayLockAll: Bool = {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
     return Programs.isRoot || limit.rlim_cur >= 1 << 30
   }()
 
-  /// MCL_FUTURE | MCL_ONFAULT locks pages when they are touched: those of arenas are all in RAM. (A page gate
-  /// marks them on fault itself, once they are.)
+  /// MCL_FUTURE | MCL_ONFAULT locks pages when they are touched, but those of arenas are all in
+  /// RAM. (A page gate itself marks them as locked on fault, after they are present.)
   @Test(.enabled(if: mayLockAll, "needs CAP_IPC_LOCK or a memlock limit of 1 GiB"))
   func locksOnFaultBecomeLocks() throws {
     for (name, flags) in try chunks(after: "call mlockall 4096 0 \(MCL_FUTURE | MCL_ONFAULT)") {

@@ -1,4 +1,4 @@
-// Lines that are slow, stopped or gone, and signals: memwatch ends, with the terminal as it was.
+// Slow, stopped and closed terminal lines, and signals: memwatch ends and restores the terminal.
 
 import Foundation
 import Glibc
@@ -26,7 +26,7 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// Some 10 kB a second: what is typed is done, and the last of it is shown.
+  /// At about 10 kB/s keys take effect, and the final state is shown.
   @Test func aSlowLine() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -45,7 +45,8 @@ import Testing
     #expect(line.process.terminationStatus == 0 && line.echoes)
   }
 
-  /// A terminal that is stopped (^S): samples go on, keys are taken, and no processor is burnt.
+  /// While the terminal is stopped (^S), sampling continues, keys are read, and little processor
+  /// time is used.
   @Test(arguments: [true, false]) func aStoppedTerminal(isEndedMeanwhile: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -66,7 +67,7 @@ import Testing
       line.take(65536)
       _ = poll(nil, 0, 10)
     }
-    // Of some 300; a debug build takes ten for three samples and a list of the machine's settings.
+    // Of about 300. A debug build uses ten for three samples and a list of the host's settings.
     #expect(try ticks() - before < 150)
     if isEndedMeanwhile {
       kill(line.process.processIdentifier, SIGTERM)
@@ -84,7 +85,7 @@ import Testing
     return try #require(children.split(separator: "\n").first.flatMap { Int32($0) })
   }
 
-  /// A stopped terminal that is resized: curses would draw it anew when it reads a key, and wait in there.
+  /// A stopped terminal is resized: curses would redraw it when reading a key, and block.
   @Test(arguments: [SIGTERM, SIGHUP], [true, false])
   func aStoppedTerminalThatIsResized(signal: Int32, isForViewer: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -102,7 +103,7 @@ import Testing
       line.resize(UInt16(100 + turn), UInt16(30 + turn))
       kill(viewer, SIGWINCH)
       line.type("6")
-      // It goes on: it wakes for each sample.
+      // It wakes for each sample.
       let before = try switches()
       try eventually("it does not wait for the terminal") { try switches() > before + 5 }
     }
@@ -112,8 +113,8 @@ import Testing
     #expect(line.echoes)
   }
 
-  /// Nobody reads what is drawn: it goes on once somebody does, and a signal ends it all the same,
-  /// whichever of the two processes gets it.
+  /// While nobody reads the output it waits, and continues afterwards. A signal to either process
+  /// still ends it.
   @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT], [true, false])
   func aStalledLine(signal: Int32?, isForViewer: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -121,7 +122,7 @@ import Testing
     let line = try Line(
       [Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
     try line.wait(for: "Memlock")
-    // Each draws the whole screen, until the line takes no more.
+    // Each key redraws the whole screen, until the line is full.
     for _ in 0..<300 {
       line.type("\u{c}")
       _ = poll(nil, 0, 5)
@@ -137,7 +138,7 @@ import Testing
     }
     kill(try isForViewer ? viewer(of: line) : line.process.processIdentifier, signal)
     try eventually("it ends") { !line.process.isRunning }
-    // By itself, by its broker, or by the signal.
+    // It ends by itself, through its broker, or by the signal.
     let status = line.process.terminationStatus
     let hasExited = line.process.terminationReason == .exit
     #expect(hasExited ? [0, 128 + signal].contains(status) : status == signal)
@@ -156,7 +157,7 @@ import Testing
     #expect(!end.contains { $0.contains("session-tokens") })
   }
 
-  /// The confined process dies: its broker restores the terminal, and says so.
+  /// If the confined process dies, its broker restores the terminal and reports it.
   @Test(arguments: [SIGSEGV, SIGABRT, SIGKILL, SIGSYS])
   func aCrashRestoresTheTerminal(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)

@@ -1,4 +1,4 @@
-// What a terminal, a person and a timer can send to memwatch, and terminals that can do less.
+// Signals and input from terminals, users and timers, and terminals with fewer features.
 
 import Foundation
 import Glibc
@@ -6,10 +6,10 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct TerminalSignalTests {
-  /// Leaves full-screen mode (xterm's rmcup).
+  /// The sequence that leaves full-screen mode (xterm's rmcup).
   static let leaves = "\u{1b}[?1049l"
 
-  /// memwatch on a line, and the process that draws.
+  /// Starts memwatch on a line; also returns the process that draws.
   func watching(_ scratch: Scratch) throws -> (Peer, Line, viewer: Int32) {
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line([Programs.memwatch, "\(peer.pid)", "--interval", "50ms"], stats: scratch)
@@ -20,13 +20,13 @@ import Testing
 
   enum Receiver: String, CaseIterable, Sendable { case broker, viewer }
 
-  /// Whatever asks a process to end ends both, with the terminal as it was and without a complaint.
+  /// Signals that request termination end both processes, restore the terminal and print no error.
   @Test(
     arguments: [
       SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGPROF, SIGIO,
       SIGPWR,
     ], Receiver.allCases)
-  func whatAsksToEndRestoresTheScreen(signal: Int32, receiver: Receiver) throws {
+  func terminationSignalsRestoreTheScreen(signal: Int32, receiver: Receiver) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, line, viewer) = try watching(scratch)
     kill(receiver == .viewer ? viewer : line.process.processIdentifier, signal)
@@ -39,7 +39,7 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// The same key sends the signal to both.
+  /// A key sends the signal to both processes.
   @Test(arguments: ["\u{3}", "\u{1c}"]) func keysThatSendSignals(key: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
@@ -51,9 +51,9 @@ import Testing
     #expect(!end.contains { $0.contains("alpha") })
   }
 
-  /// It goes on, and draws.
+  /// memwatch continues and draws.
   @Test(arguments: [SIGWINCH, SIGCONT, SIGPIPE, SIGURG, SIGCHLD], Receiver.allCases)
-  func whatDoesNotAskToEnd(signal: Int32, receiver: Receiver) throws {
+  func otherSignalsDoNotEndIt(signal: Int32, receiver: Receiver) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, line, viewer) = try watching(scratch)
     kill(receiver == .viewer ? viewer : line.process.processIdentifier, signal)
@@ -68,8 +68,8 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  /// Stopped by what cannot be caught: the shell has the terminal, and gets it back whole; what goes on
-  /// takes it again.
+  /// After a stop from outside, the shell gets a working terminal. When memwatch continues, it sets
+  /// the terminal up again.
   @Test(arguments: [SIGSTOP, SIGTSTP, SIGTTIN]) func stoppedFromOutside(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -92,12 +92,12 @@ import Testing
     try tmux.wait(for: "the shell 42")
     try tmux.type("fg")
     try tmux.keys("Enter")
-    // Whole, though the shell wrote over it.
+    // The complete screen, although the shell wrote over it.
     try eventually("the whole screen is there") {
       let text = try tmux.text()
       return text.contains("Memlock") && text.contains("alpha") && !text.contains("the shell 42")
     }
-    // Keys come one by one, and are not echoed.
+    // Keys are read one by one, and not echoed.
     try tmux.keys("6")
     try tmux.wait(for: "hibernation")
     try tmux.keys("Q")
@@ -106,15 +106,16 @@ import Testing
     try tmux.wait(for: "again 42")
   }
 
-  /// Every byte, and sequences that no key sends: nothing of it ends the screen or stays on it.
+  /// Every byte, and sequences that no key sends: none of them ends memwatch or remains on the
+  /// screen.
   @Test func everyByteThatATerminalCanSend() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, line, _) = try watching(scratch)
-    // But those that send signals, quit, stop the output, or begin a file's name.
+    // Except those that send signals, quit, stop the output, or start a file name.
     let left: Set<UInt8> = [3, 26, 28, 19, UInt8(ascii: "q"), UInt8(ascii: "Q"), 22]
     for byte in UInt8.min...UInt8.max where !left.contains(byte) {
       line.type([byte])
-      // Out of whatever line is being typed.
+      // Leave a prompt that may be open.
       line.type([27])
       line.take(65536)
     }
@@ -127,7 +128,7 @@ import Testing
       line.take(65536)
     }
     line.type([0xff, 0xc3, 0x28, 0xf0, 0x9f, 0x98, 0x80, 0xe2, 0x80])
-    // What is no UTF-8 takes what comes in the same moment with it.
+    // Invalid UTF-8 also discards bytes that arrive together with it.
     try eventually("it still answers") {
       line.type("\u{1b}\u{1b}1/zq")
       line.take(65536)
@@ -143,9 +144,9 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
-  // MARK: - What the terminal is
+  // MARK: - Properties of the terminal
 
-  /// LINES and COLUMNS, exported once, are not the terminal's size.
+  /// The terminal's size takes precedence over exported LINES and COLUMNS.
   @Test func theTerminalsOwnSizeCounts() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
@@ -162,7 +163,7 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
-  /// They are, where the terminal does not tell one.
+  /// LINES and COLUMNS are used if the terminal has no size.
   @Test func aTerminalThatDoesNotTellItsSize() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
@@ -175,7 +176,7 @@ import Testing
     #expect(!line.text.contains(String(repeating: "─", count: 65)))
   }
 
-  /// Without cursor addressing changes are told as lines, and that is said.
+  /// Without cursor addressing, memwatch prints changes as lines, and says so.
   @Test(arguments: ["watch", "run", "demo", "replay"]) func aDumbTerminal(command: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none")
@@ -200,7 +201,7 @@ import Testing
       all += line.text
       peer.kill()
     }
-    // It ends its sample process with it: that would hold the line.
+    // It also ends its sample process, which would otherwise keep the line open.
     if command == "demo" { kill(line.process.processIdentifier, SIGINT) }
     try line.waitForEnd()
     all += line.text

@@ -64,8 +64,8 @@ func watching(
     try tmux.quit()
   }
 
-  /// A line for each change, and none for what moves all the time.
-  @Test func changesAreToldAsLines() throws {
+  /// One line per change, and none for values that change all the time.
+  @Test func changesArePrintedAsLines() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
       scratch, "arena a alpha slab preferred none", "alloc a 1 40")
@@ -94,7 +94,7 @@ func watching(
     #expect(!said().contains("opens"))
   }
 
-  /// A program of the user's is started once for each alert, with its kind and arena.
+  /// The user's program is started once per alert, with the alert's kind and arena.
   @Test func aProgramIsStartedAtAnAlert() throws {
     let scratch = try Scratch(onTmpfs: true)
     let files = try Scratch()
@@ -114,7 +114,7 @@ func watching(
     func said() -> String {
       (try? String(contentsOfFile: files.file("said"), encoding: .utf8)) ?? ""
     }
-    // (Before the audit, the sums differ already.)
+    // (Already before the audit, the totals differ.)
     try eventually("the program is started") {
       said().split(separator: "\n").contains("2 finding 1 finding 1")
     }
@@ -139,7 +139,7 @@ func watching(
       let escapes = try tmux.run(["capture-pane", "-p", "-e"]).output
       let hasColour = try /\e\[([0-9;]*;)?([34]8;5;|[34][0-7]m)/.firstMatch(in: escapes) != nil
       #expect(hasColour == (environment["NO_COLOR"] == nil), "\(environment)")
-      // (What changed is told from the second sample on.)
+      // (Changes are shown from the second sample on.)
       let words = try tmux.screen().first { $0.contains("tls-keys") }!.split(separator: " ")
       let row = words.prefix(4).joined(separator: " ")
       if plain.isEmpty { plain = row } else { #expect(row == plain) }
@@ -179,7 +179,7 @@ func watching(
     try tmux.keys("Enter")
     try tmux.wait(for: "[search ")
     try tmux.keys("Escape")
-    // With a key right behind it, it would be that key with Alt.
+    // Followed immediately by a key, it would be that key with Alt.
     try eventually("the search is over") { try !tmux.text().contains("[search ") }
     try tmux.keys("m")
     try tmux.wait(for: "marked")
@@ -235,8 +235,8 @@ func watching(
     #expect(try tmux.text().contains("TERM"))
   }
 
-  /// Random keys and sizes: what the terminal shows is the grid, after each of them. MEMWATCH_SEED and
-  /// MEMWATCH_KEYS (how many) make longer runs.
+  /// After each random key or resize, the terminal shows exactly the grid. MEMWATCH_SEED sets the
+  /// seed, MEMWATCH_KEYS the number of keys.
   @Test func theTerminalShowsTheGrid() throws {
     let environment = ProcessInfo.processInfo.environment
     var random = SeededGenerator()
@@ -267,7 +267,7 @@ func watching(
         what = keys[Int(random.next() % UInt64(keys.count))]
         try tmux.keys(what)
       }
-      // Curses cannot draw the lower right corner of a screen that is one column wide.
+      // Curses cannot draw the lower right corner of a screen with one column.
       if isTiny { continue }
       var (shown, drawn) = ("", "")
       do {
@@ -289,7 +289,7 @@ func watching(
     }
   }
 
-  /// `R` begins a record and ends it; memwatch replay shows it.
+  /// `R` starts and ends a record, and memwatch replay shows it.
   @Test func recordsFromTheScreen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let files = try Scratch()
@@ -326,8 +326,8 @@ func watching(
     try tmux.wait(for: "─── session-tokens ")
   }
 
-  /// Without a name the list of processes comes first, however many there are. (Others may publish on
-  /// this machine.)
+  /// Without a name the list of processes is shown first, even for a single one. (Others may
+  /// publish on this machine.)
   @Test func processesComeFirst() throws {
     let scratch = try Scratch(onTmpfs: true)
     let tmux = try Tmux([Programs.memwatch, "-i", "100ms"], stats: scratch)
@@ -353,7 +353,7 @@ func watching(
   }
 
   @Test func severalAreAListToPickFrom() throws {
-    // As a user of one's own, so that the list is that of the test.
+    // Run as a separate user, so that the list only holds this test's processes.
     let scratch = try Scratch(onTmpfs: true)
     let (a, _) = try publishing(scratch, "arena a alpha slab preferred pages")
     let (b, _) = try publishing(scratch, "arena a bravo slab preferred pages")
@@ -379,7 +379,7 @@ func watching(
     try tmux.wait(for: "[STATUS 143]")
   }
 
-  /// How long a window may stay open is asked for with each command that has a screen.
+  /// Each command with a screen takes an option for the maximum time of a window.
   @Test(arguments: [["watch"], ["run"]]) func theLimitOfOpenWindows(command: [String]) throws {
     let scratch = try Scratch(onTmpfs: true)
     var target = ["--"]

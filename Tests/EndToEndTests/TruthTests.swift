@@ -1,12 +1,12 @@
-// What is shown against what is: a publisher with a hidden seed, compared cell by cell on the
-// screen, in the text, in the JSON and with /proc; then one thing changed at a time.
+// Compares everything that is shown with the facts: a publisher in a random state, cell by cell on
+// the screen, in the text, in the JSON and in /proc; then after one change at a time.
 
 import Foundation
 import Glibc
 import TestSupport
 import Testing
 
-/// What the publisher was told to do.
+/// The state that the publisher was commanded to have.
 struct Expected {
   var slot: String
   var name: String
@@ -29,7 +29,7 @@ struct TruthTests {
 
   /// Random names, sizes, counts, policies and limits.
   func world(_ scratch: Scratch) throws -> World {
-    var generator = SeededGenerator(for: "everyCellIsTrue")
+    var generator = SeededGenerator(for: "everyCellIsCorrect")
     let names = ["bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "größe", "鍵"]
       .shuffled(using: &generator)
     let limit = Int.random(in: 24...60, using: &generator) * 16384
@@ -61,7 +61,7 @@ struct TruthTests {
     return try json(result.output)
   }
 
-  /// A snapshot whose maps tell all secrets: what lies in pages is told at the next tick.
+  /// A snapshot with complete page maps, which are written at ticks.
   func settled(_ world: World, _ scratch: Scratch) throws -> [String: Any] {
     var found: [String: Any] = [:]
     try eventually("the maps are written") {
@@ -79,7 +79,7 @@ struct TruthTests {
     snapshot["arenas"] as! [[String: Any]]
   }
 
-  /// A character for each column: behind one that takes two comes U+200B.
+  /// One character per column; U+200B follows a character that takes two.
   func columns(_ row: String) -> [Character] {
     row.flatMap { character -> [Character] in
       let scalar = character.unicodeScalars.first!.value
@@ -88,13 +88,13 @@ struct TruthTests {
     }
   }
 
-  /// The cells of the row that shows an arena, by their titles. (What changed of late and the strip of
-  /// opens move by themselves, and have none here.)
+  /// The cells of an arena's row, by column title. (Without recent changes and the strip of opens,
+  /// which change by themselves.)
   func cells(_ screen: [String], _ name: String) throws -> [String: String] {
     guard let header = screen.first(where: { $0.hasPrefix("  ARENA") }).map(Array.init),
       let row = screen.first(where: { $0.dropFirst(2).hasPrefix(name + " ") }).map(columns)
     else { throw Failed("no row for \(name)\n" + screen.joined(separator: "\n")) }
-    // Where titles begin and end. Text is aligned with the beginning, numbers with the end.
+    // Where titles start and end. Text is aligned with the start, numbers with the end.
     var places: [String: Range<Int>] = [:]
     var at = 0
     for title in [
@@ -145,7 +145,7 @@ struct TruthTests {
     return Int(line.split(whereSeparator: { $0 == " " || $0 == "\t" })[1])!
   }
 
-  @Test(arguments: 0..<4) func everyCellIsTrue(round: Int) throws {
+  @Test(arguments: 0..<4) func everyCellIsCorrect(round: Int) throws {
     let scratch = try Scratch(onTmpfs: true)
     let world = try world(scratch)
     let found = try settled(world, scratch)
@@ -188,7 +188,7 @@ struct TruthTests {
       let count =
         expected.secrets >= 1000 ? "1," + "\(expected.secrets)".dropFirst() : "\(expected.secrets)"
       #expect(row["ARENA"] == expected.name)
-      // STATE is the worst problem's word, or that there is none; of a warning, what it warns of.
+      // STATE names the worst problem or warning, if there is one.
       let worst = (found["problems"] as! [[String: Any]]).first {
         $0["arenaId"] as? Int == arena["id"] as? Int && $0["severity"] as? String != "note"
       }
@@ -214,7 +214,7 @@ struct TruthTests {
       }
     }
     #expect(memlock["lockedByArenasBytes"] as? Int == claimed)
-    // The text says what the JSON says, field for field.
+    // The text agrees with the JSON, field by field.
     #expect(
       try leaves(found).allSatisfy { path, value in
         if path.hasSuffix("ageMs") || path.contains("At") || path.hasPrefix("calls")
@@ -254,8 +254,8 @@ struct TruthTests {
     }
   }
 
-  /// One change in the publisher changes just the cells that it should.
-  @Test func oneChangeChangesItsCellsAlone() throws {
+  /// One change in the publisher changes exactly the expected cells.
+  @Test func oneChangeChangesOnlyItsCells() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
       scratch, prefix: withoutLockCapability(soft: 1 << 20, hard: 1 << 20),
@@ -276,7 +276,7 @@ struct TruthTests {
       ("hold b", ["opens", "openWindows", "protectionState", "labels", "chunks"]),
       ("release", ["openWindows", "protectionState", "labels", "chunks"]),
     ]
-    // On the screen: the arena, and which of its cells change (1,200 and 1,240 bytes are both 1.2 KiB
+    // On the screen: the arena, and its cells that change (1,200 and 1,240 bytes are both 1.2 KiB
     // there).
     let seen: [(String, Set<String>)] = [
       ("alpha", ["SECRETS"]), ("bravo", ["SECRETS", "IN USE"]), ("alpha", []),
@@ -297,7 +297,7 @@ struct TruthTests {
       try peer.send(command)
       var moved: [String: Set<String>] = [:]
       try? eventually("\(command): the screen changes") {
-        // (A screen that is being drawn may lack a row.)
+        // (While the screen is drawn, a row may be missing.)
         guard let now = try? rows() else { return false }
         moved = now.reduce(into: [:]) { moved, row in
           let old = shown[row.key]!
@@ -310,11 +310,11 @@ struct TruthTests {
       let wanted = (0..<3).map { $0 == slot ? allowed : [] }
       var after = before
       var changed: [Set<String>] = []
-      // (What lies in pages is told at the next tick.)
+      // (Page maps are written at ticks.)
       try? eventually("\(command): the cells change") {
         after = try snapshot(world, scratch)
         changed = zip(arenas(before), arenas(after)).map { old, new in
-          // How long a window is held grows by itself.
+          // The time of an open window grows by itself.
           Set(
             new.keys.filter {
               !["longestOpenMs", "openSince"].contains($0) && !same(old[$0]!, new[$0]!)
@@ -328,7 +328,7 @@ struct TruthTests {
       }
       before = after
     }
-    // Growth, a limit, an arena's end: what the process as a whole shows.
+    // Growth, a limit, a destroyed arena: the values of the whole process.
     try peer.send("limit 524288 1048576")
     var after = try snapshot(world, scratch)
     #expect((after["memlock"] as! [String: Any])["softLimitBytes"] as? Int == 524288)
@@ -338,7 +338,7 @@ struct TruthTests {
     #expect(after["arenasDestroyed"] as? Int == 1)
   }
 
-  @Test func aMunlockBehindTheLibrarysBackDiffers() throws {
+  @Test func aForeignMunlockIsAFinding() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
       scratch, "arena a alpha slab preferred pages", "alloc a 30 40")
@@ -403,7 +403,7 @@ struct TruthTests {
     peer.signal(SIGCONT)
     peer.kill()
     try check("exited")
-    // A schema that took everything would prove nothing.
+    // The control: the schema rejects a wrong document.
     var wrong = try json(
       try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)
     wrong["surprise"] = 1

@@ -1,4 +1,4 @@
-// A publisher that is not there yet, or never comes; and what the terminal sends beside keys.
+// Waiting for a publisher that starts late or never; and terminal input other than keys.
 
 import Foundation
 import Glibc
@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct WaitingTests {
-  /// The command's status is memwatch's, whether or not it ever published.
+  /// memwatch returns the command's exit status, whether or not the command published.
   @Test(
     arguments: [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143)] as [(String, Int32)],
     [false, true])
@@ -26,7 +26,7 @@ import Testing
     }
   }
 
-  /// While it runs there is a screen, and keys work.
+  /// While the command runs there is a screen, and keys work.
   @Test func runShowsThatItWaits() throws {
     let scratch = try Scratch(onTmpfs: true)
     let tmux = try Tmux(
@@ -42,7 +42,7 @@ import Testing
     try tmux.wait(for: "[STATUS 143]")
   }
 
-  /// `-W` shows a screen until the publisher comes.
+  /// `-W` shows a screen until the publisher appears.
   @Test func waitingForAName() throws {
     let scratch = try Scratch(onTmpfs: true)
     let tmux = try Tmux(
@@ -67,7 +67,7 @@ import Testing
     #expect(screen.contains { $0.contains("nobody publishes a stats page as nobody-here") })
   }
 
-  /// A shorter interval does not wait for the end of a long one.
+  /// A shorter interval takes effect before a long one has elapsed.
   @Test func anIntervalTakesEffectAtOnce() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -79,7 +79,7 @@ import Testing
     try tmux.wait(for: "bravo")
   }
 
-  /// Pasted text runs nothing, with brackets and without.
+  /// Pasted text triggers no command, with bracketed paste and without.
   @Test(arguments: [["-p"], []]) func pastedTextIsNoCommand(options: [String]) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -95,15 +95,15 @@ import Testing
     try tmux.run(["paste-buffer"] + options)
     try tmux.wait(for: "pasted text was ignored")
     #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).isEmpty)
-    // In a prompt it is text, and does not end it.
+    // In a prompt it is text, and does not submit it.
     try tmux.keys("/")
-    // Else the key and the paste may be one read.
+    // Otherwise the key and the paste may arrive in one read.
     try tmux.wait(for: "search:")
     try tmux.run(["paste-buffer"] + options)
     try tmux.wait(for: "search: wqQ and so on")
     try tmux.keys("Escape")
     try tmux.wait(for: "? help")
-    // Keys with Alt, and sequences that are no keys.
+    // Keys with Alt, and sequences that are not keys.
     try tmux.keys("M-q")
     try tmux.type("\u{1b}[<0;5;5M\u{1b}]0;Q\u{7}\u{1b}[27;5;113~")
     try tmux.keys("6")
@@ -111,7 +111,7 @@ import Testing
     try tmux.quit()
   }
 
-  /// The terminal is asked to mark pasted text, and no more so where memwatch is not in front.
+  /// Bracketed paste is switched on, and off again when memwatch leaves the terminal.
   @Test(arguments: ["quit", "suspend", "crash"]) func marksOfPastesEnd(end: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
@@ -127,7 +127,7 @@ import Testing
     default:
       kill(pid, SIGTSTP)
       try line.wait(for: "\u{1b}[?2004l")
-      // As a shell does: both processes go on.
+      // Continue both processes, as a shell does.
       kill(line.process.processIdentifier, SIGCONT)
       kill(pid, SIGCONT)
       try eventually("it marks pastes again") {
@@ -140,7 +140,7 @@ import Testing
     try line.waitForEnd()
   }
 
-  /// Times of a replay: relative ones, and those that are none.
+  /// Relative and invalid times in a replay.
   @Test func aReplayGoesToTimes() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")

@@ -1,4 +1,4 @@
-// What the screen shows of a publisher that stopped, ended or was replaced.
+// The screen when its publisher is stopped, ends or is replaced.
 
 import Foundation
 import Glibc
@@ -6,8 +6,8 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct WatchedEndTests {
-  /// What a test starts has no signal blocked, whichever thread of the test started it.
-  @Test func whatIsStartedCanBeEnded() throws {
+  /// Programs that a test starts have no signal blocked, whichever thread starts them.
+  @Test func startedProgramsHaveNoBlockedSignals() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let line = try Line([Programs.publisher], stats: scratch)
@@ -26,13 +26,13 @@ import Testing
     let end = try tmux.wait(for: "EXITED, last seen ")
     #expect(end.contains { $0.contains("session-tokens") }, "the last page stays")
     #expect(!end.contains { $0.split(separator: " ").contains("ok") })
-    // It grows older while it is looked at.
+    // The age grows while it is shown.
     try tmux.wait(for: "last seen 2 s ago")
     try tmux.keys("q")
     try tmux.wait(for: "[STATUS 5]")
   }
 
-  /// A process that a signal stopped is shown as last seen, until it goes on.
+  /// A process that a signal stopped is shown as last seen until it continues.
   @Test func aStoppedProcessIsShownAsLastSeen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try watching(scratch)

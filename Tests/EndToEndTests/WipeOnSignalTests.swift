@@ -1,4 +1,4 @@
-// Signals that wipe, seen from outside: nothing is left in memory, and nothing in a crash report.
+// Wipes by signals, inspected from outside: nothing is left in memory or in a crash report.
 
 import CTestSupport
 import Foundation
@@ -7,13 +7,14 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct WipeOnSignalTests {
-  /// Programs that crash: this build's, and others that are named (optimised, statically linked).
+  /// Programs that crash: this build's, and others given by the environment (optimised, statically
+  /// linked).
   static let programs =
     [Programs.publisher]
     + (ProcessInfo.processInfo.environment["CRASHING_PROGRAMS"] ?? "").split(separator: ":")
     .map(String.init)
 
-  /// The runtime's reporter, which a program that is linked statically does not find by itself.
+  /// The runtime's crash reporter, which a statically linked program cannot find itself.
   static let reporter: String = {
     let swift = (try? Launch(["which", "swift"]).run().output) ?? ""
     let program = URL(fileURLWithPath: swift.trimmingCharacters(in: .whitespacesAndNewlines))
@@ -23,14 +24,15 @@ import Testing
     return FileManager.default.isExecutableFile(atPath: path) ? ",swift-backtrace=\(path)" : ""
   }()
 
-  /// Eight bytes of the pattern in a text: as numbers, as bytes in either order, with spaces or not.
+  /// The occurrences of eight bytes of the pattern in a text: as numbers, or as bytes in either
+  /// order with or without spaces.
   func traces(_ seed: UInt64, in text: String) -> Int {
     let dense = text.filter { $0 != " " && $0 != "·" }
     return Pattern.found(seed, in: Data(text.utf8)) + Pattern.found(seed, in: Data(dense.utf8))
   }
 
-  /// The runtime's crash report tells the way through the stack, and no byte of the secret that was
-  /// in registers, in the frame and in the arena. Without the call it tells them (the control).
+  /// The runtime's crash report has the stack trace, but no byte of the secret that was in
+  /// registers, in the frame and in the arena. Without the call it has them (the control).
   @Test(arguments: ["fault", "trap", "abort", "stack"], [true, false])
   func aCrashReportHoldsNoSecret(how: String, isInstalled: Bool) throws {
     for program in Self.programs {
@@ -64,7 +66,7 @@ import Testing
     }
   }
 
-  /// The page of a process that a signal ended says that it was wiped.
+  /// The last page of a process that a signal ended shows that it was wiped.
   /// (The runner may start it with other signals blocked.)
   @Test(arguments: [SIGBUS, SIGSEGV]) func thePageTellsOfTheWipe(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -109,8 +111,8 @@ import Testing
         strdup("ENCLAVE_STATS_DIR=\(directory)"), strdup("SWIFT_BACKTRACE=enable=no"), nil,
       ]
       defer { for text in arguments + variables { free(text) } }
-      // Nothing else of the tests' own process: files that are being written, what it ignores or
-      // blocks.
+      // It inherits nothing else of the test's process, such as open files, or ignored or blocked
+      // signals.
       _ = ct_close_from(&actions, 3)
       var attributes = posix_spawnattr_t()
       posix_spawnattr_init(&attributes)
@@ -144,7 +146,7 @@ import Testing
       close(output)
     }
 
-    /// Ends one that lives. (A child that nobody waits for stops the runner's exit tests.)
+    /// Ends it if it is alive. (A child that nobody waits for stops the runner's exit tests.)
     func kill() {
       end()
       _ = Glibc.kill(pid, SIGKILL)
@@ -152,13 +154,13 @@ import Testing
     }
   }
 
-  /// For each gate; WIPE_INSTANTS=500 makes a thousand.
+  /// The number of instants per gate; WIPE_INSTANTS=500 makes a thousand.
   static let instants =
     ProcessInfo.processInfo.environment["WIPE_INSTANTS"].flatMap(Int.init) ?? 100
 
-  /// Signals at random instants, while four threads allocate, free, grow, encrypt, decrypt and rotate:
-  /// the victim stands still at its exit, and no eight bytes of its secret are in its memory.
-  @Test(arguments: ["none", "pages", "cipher"]) func nothingOutlivesASignal(gate: String) throws {
+  /// Signals arrive at random instants while four threads allocate, free, grow, encrypt, decrypt
+  /// and rotate. The victim stops at its exit, and no eight bytes of its secret are in its memory.
+  @Test(arguments: ["none", "pages", "cipher"]) func noSecretOutlivesASignal(gate: String) throws {
     var random = SeededGenerator()
     for instant in 0..<Self.instants {
       let scratch = try Scratch(onTmpfs: true)
@@ -169,14 +171,14 @@ import Testing
       try victim.send("start")
       try victim.send("arena a alpha slab preferred \(gate)")
       try pattern.send(through: scratch) { try victim.send("receive a 64 \($0)") }
-      // Under a cipher gate not even now: nobody has it open.
+      // Under a cipher gate not even now, because no window is open.
       if instant == 0 {
         let found = try pattern.memory(of: victim.pid).count
         #expect(found == (gate == "cipher" ? 0 : 1))
       }
       try victim.send("storm a \(gate)")
       guard ct_stop_at_exit(victim.pid) == 0 else { throw Failed("ptrace: \(errno)") }
-      // Not a wait for something: an instant.
+      // Not waiting for an event: this only picks a random instant.
       usleep(.random(in: 0...5000, using: &random))
       let signal = [SIGTERM, SIGINT, SIGHUP, SIGSEGV, SIGABRT][instant % 5]
       kill(victim.pid, signal)

@@ -79,7 +79,7 @@ import Testing
     return bytes
   }
 
-  @Test func aCopyOfAPageIsThatOfSomebodyWhoExited() throws {
+  @Test func aCopiedPageCountsAsExited() throws {
     guard case .success(let snapshot) = try sample(page) else { throw Failed("unreadable") }
     #expect(snapshot.arenas.map(\.name.string) == ["alpha", "bravo", "charlie"])
     #expect([.exited, .detached, .replaced].contains(snapshot.process.state))
@@ -115,8 +115,8 @@ import Testing
     }
   }
 
-  /// All arenas say to be the same one, and everything says to be theirs: no more comes out than there are
-  /// records.
+  /// All arenas say to be the same one, and everything says to be theirs: no more comes out than
+  /// there are records.
   @Test func recordsAreNotMultiplied() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var bytes = page

@@ -1,4 +1,5 @@
-// A publisher, or somebody in its name, that means harm: the viewer answers in time, and names the problem.
+// A publisher, or somebody in its name, that means harm: the viewer answers in time, and names the
+// problem.
 
 import EnclaveSystem
 import Foundation
@@ -84,8 +85,8 @@ import Testing
     #expect(looks >= 5, "\(states)")
     // Nobody holds its lock: it is never said to live.
     #expect(!states.contains(.live), "\(states)")
-    // Retries are bounded: 40 ms a reading, and 200 ms of readings. The rest is what the same page costs
-    // when it rests: thousands of random texts that are made harmless.
+    // Retries are bounded: 40 ms a reading, and 200 ms of readings. The rest is what the same page
+    // costs when it rests: thousands of random texts that are made harmless.
     isOver.store(true, ordering: .relaxed)
     group.wait()
     var quiet = 0.0
@@ -126,7 +127,7 @@ import Testing
   }
 
   /// A page that says that it is somebody else's: the lock tells whose it is.
-  @Test func aPageInAnothersName() throws {
+  @Test func aForgedPageBelongsToItsLockHolder() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, bytes) = try page(scratch)
     defer { peer.kill() }

@@ -32,9 +32,9 @@ import Testing
     return properties.isNoncharacterCodePoint ? "no character" : nil
   }
 
-  /// Every scalar there is, each between two letters: what must not pass is written as its number, and
-  /// all else stays what it is.
-  @Test func everyScalarThatDrawsNothingIsReplaced() {
+  /// Every scalar there is, each between two letters: what must not pass is written as its number,
+  /// and all else stays what it is.
+  @Test func invisibleScalarsAreReplaced() {
     var refused: [String: Int] = [:]
     var wrong: [String] = []
     for value in UInt32(0)...0x10FFFF {

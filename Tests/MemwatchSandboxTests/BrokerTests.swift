@@ -24,11 +24,11 @@ import Testing
       "/etc/passwd", "../x", "a/b", "..", ".", ".hidden", "a\0b",
       String(repeating: "x", count: 256),
     ])
-  func namesThatLeadOutAreRefused(name: String) {
+  func namesOutsideTheDirectoryAreRefused(name: String) {
     #expect(BrokerRequest(BrokerRequest(.create, 1, 0, name: name).bytes[...]) == nil)
   }
 
-  @Test func anythingThatIsNoRequestIsRefused() {
+  @Test func malformedRequestsAreRefused() {
     var seed = SystemRandomNumberGenerator()
     var taken = 0
     for length in 0...400 {
@@ -45,7 +45,8 @@ import Testing
 
   // MARK: - Driven over its socket
 
-  /// A broker for this test, the directory where it makes files, and what it answers to raw messages.
+  /// A broker for this test, the directory where it makes files, and what it answers to raw
+  /// messages.
   final class Driven {
     let directory: URL
     private let broker: Broker
@@ -157,7 +158,8 @@ import Testing
     #expect(ended.value == -Int64(EEXIST) && !ended.hasFile)
     #expect(driven.files == ["new.txt"])
     #expect(try Data(contentsOf: theirs) == Data("theirs".utf8))
-    // It is told earlier where the name is taken before; and without that it has its name at the end.
+    // It is told earlier where the name is taken before; and without that it has its name at the
+    // end.
     let taken = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
     #expect(taken.value == -Int64(EEXIST) && driven.files == ["new.txt"])
     for keeps: UInt64 in [0, 1] {

@@ -87,7 +87,7 @@ import Testing
     #expect(confined["socket unix"] == 0, "what Landlock does not stop")
   }
 
-  @Test func callsOfAnotherArchitectureEndIt() throws {
+  @Test func callsOfAnotherArchitectureEndTheProcess() throws {
     let result = try Launch([Programs.path("sandbox-probe"), "1", "other-architecture"]).run()
     #expect(result.output.contains("killed: \(SIGSYS)"))
   }

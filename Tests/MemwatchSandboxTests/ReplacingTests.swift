@@ -37,7 +37,7 @@ import Testing
 
   /// A client that was taken over asks for every step, in every order and with every name: other
   /// files stay as they are, none is made, and what a link points to is not written.
-  @Test func oneFileAloneIsReplaced() throws {
+  @Test func theExporterReplacesOnlyItsFile() throws {
     let driven = try Driven(
       replacing: ReplaceableFile(name: "memwatch.prom", isRemovedAtEnd: false))
     let others = ["node.prom", "passwd", "target"]

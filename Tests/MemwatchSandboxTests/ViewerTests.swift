@@ -12,7 +12,7 @@ import Testing
     return line.map { $0.dropFirst(name.count + 1).trimmingCharacters(in: .whitespaces) } ?? ""
   }
 
-  @Test func theViewerHoldsWhatItNeeds() throws {
+  @Test func theViewerHoldsOnlyNeededDescriptors() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try Peer.watched(scratch)
     try tmux.wait(for: "alpha")
@@ -92,7 +92,7 @@ import Testing
   @Test(arguments: [
     ("landlock_create_ruleset", "ENOSYS", "Landlock"), ("seccomp", "EINVAL", "seccomp"),
   ])
-  func whatIsMissingIsSaid(call: String, error: String, name: String) throws {
+  func missingMechanismsAreReported(call: String, error: String, name: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer.publishing(scratch)
     let strace = [
@@ -117,7 +117,7 @@ import Testing
   }
 
   /// The confined process loses its broker: it says what it cannot open, and can be left.
-  @Test func withoutItsBrokerTheViewerEnds() throws {
+  @Test func theViewerEndsWithItsBroker() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try Peer.watched(scratch)
     try tmux.wait(for: "alpha")
@@ -161,7 +161,7 @@ import Testing
     #expect(first.process.isRunning)
   }
 
-  @Test func filesAreMadeWhereItStarted() throws {
+  @Test func filesAreCreatedInTheStartDirectory() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try Peer.watched(scratch)
     try tmux.wait(for: "alpha")

@@ -94,9 +94,9 @@ import Testing
     #expect(line.snapshot(after: sample(arenas: 3).summarizingSecrets) == nil)
   }
 
-  /// A record may come from anybody: whatever its numbers are, and where it is cut, what can be read
-  /// of it is shown.
-  @Test func aRecordIsAStrangersFile() throws {
+  /// A record may come from anybody: whatever its numbers are, and where it is cut, what can be
+  /// read of it is shown.
+  @Test func forgedRecordsAreRejected() throws {
     var (good, last): ([[UInt8]], Snapshot?) = ([], nil)
     for step in 0..<3 {
       var next = sample(at: now + UInt64(step) * 1000).summarizingSecrets
