@@ -1,4 +1,4 @@
-// Call sites bound to an arena, and what must not work: active NAME.
+// Call sites bound to an arena, and misuse that must fail: active NAME.
 
 #define _GNU_SOURCE
 #include <enclave.h>
@@ -13,7 +13,7 @@
 #include <string.h>
 
 #ifdef OWN_FREE
-// An executable with a free of its own: the interposer's malloc, and not its free.
+// An executable with its own free: it uses the interposer's malloc, but not its free.
 void free(void *address) { (void)address; }
 #endif
 
@@ -55,7 +55,7 @@ int main(int count, char **arguments) {
     return 0;
   }
   if (strcmp(what, "restored") == 0) {
-    // The arena that was active before is closed to this thread when the call returns.
+    // The previously active arena is closed to this thread when the call returns.
     enclave_arena *before;
     EXPECT(enclave_arena_create("former", &options, &former) == ENCLAVE_OK);
     EXPECT(enclave_set_active(former, NULL) == ENCLAVE_OK);
@@ -82,7 +82,7 @@ int main(int count, char **arguments) {
   EXPECT(secret && enclave_arena_owns(arena, secret) && malloc_usable_size(secret) == 40);
   char *ordinary = malloc(40);
   EXPECT(!enclave_owns(ordinary));
-  // realloc keeps it there, wherever it is called.
+  // realloc keeps it in the arena, wherever it is called.
   secret = realloc(secret, 5000);
   EXPECT(secret && enclave_arena_owns(arena, secret));
   free(secret);
@@ -105,8 +105,8 @@ int main(int count, char **arguments) {
   all[n++] = strdup("a password");
   all[n++] = strndup("a password", 3);
   EXPECT(posix_memalign(&all[n++], 1024, 10) == 0);
-  // What the C library's manual says of these, with an arena too. (Volatile: the compiler knows
-  // these functions, and leaves out what it thinks nobody sees.)
+  // These functions behave as the C library's manual says, with an arena too. (Volatile: the compiler
+  // knows these functions, and removes calls without a visible effect.)
   void *volatile kept = &n;
   void *place = kept;
   volatile size_t large = SIZE_MAX / 4 + 1;
@@ -121,15 +121,15 @@ int main(int count, char **arguments) {
   char *printed;
   EXPECT(asprintf(&printed, "%s", "another password") == 16);
   all[n++] = printed;
-  // Making and using another arena meanwhile does not come back here.
+  // Creating and using another arena meanwhile does not allocate in this one.
   enclave_arena *other;
   EXPECT(enclave_arena_create("other", &options, &other) == ENCLAVE_OK);
   void *elsewhere = enclave_malloc(other, 64);
   EXPECT(elsewhere && !enclave_arena_owns(arena, elsewhere));
   for (int index = 0; index < n; index++) EXPECT(enclave_arena_owns(arena, all[index]));
-  // ordinary memory is freed from here as well
+  // Ordinary memory can be freed here too.
   free(ordinary);
-  // The whole of a growing arena: its own bookkeeping must not land in it.
+  // Fill a growing arena: its own metadata must not be allocated in it.
   enum { MANY = 20000 };
   void **many = calloc(MANY, sizeof *many);
   for (int index = 0; index < MANY; index++) EXPECT((many[index] = malloc((size_t)index % 700)));
@@ -156,7 +156,7 @@ int main(int count, char **arguments) {
   EXPECT(enclave_arena_check(arena, NULL, NULL, &wrong) == ENCLAVE_OK && wrong == 0);
   EXPECT(enclave_arena_destroy(arena, 0) == ENCLAVE_OK);
   EXPECT(enclave_set_active(arena, NULL) == ENCLAVE_ERROR_CLOSED);
-  // What an arena cannot give is not taken elsewhere.
+  // An allocation that fails in the arena is not served elsewhere.
   options.capacity = 4096;
   enclave_arena *small;
   EXPECT(enclave_arena_create("small", &options, &small) == ENCLAVE_OK);

@@ -1,7 +1,7 @@
-// A program that uses the secure memory of libsodium, OpenSSL and libgcrypt as their own tests do, and knows
-// nothing of Enclave: it is run with libenclave-adopt.so preloaded, and without.
+// Uses the secure memory of libsodium, OpenSSL and libgcrypt like their own tests, without Enclave. It is run with
+// libenclave-adopt.so preloaded, and without.
 //
-// usage: adopted CASE. Prints "ok" and exits with 0; cases that are named for a signal end by it after "ok".
+// usage: adopted CASE. Prints "ok" and exits with 0. Cases that are named after a signal end with it after "ok".
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -43,7 +43,7 @@ static void ok(void) {
 static void set(volatile unsigned char *place, unsigned char value) { *place = value; }
 static unsigned char get(volatile unsigned char *place) { return *place; }
 
-/// Runs a function in a thread of its own, which has ended when this returns.
+/// Runs a function in a new thread, and waits for its end.
 static void *elsewhere(void *(*body)(void *), void *argument) {
   pthread_t thread;
   void *result;
@@ -52,7 +52,7 @@ static void *elsewhere(void *(*body)(void *), void *argument) {
   return result;
 }
 
-/// Whether a child of this process that does it ends by a signal of a fault.
+/// Whether a child that does this ends with the signal of a fault.
 static bool faults(void (*body)(void *), void *argument) {
   pid_t child = fork();
   if (child == 0) {
@@ -68,7 +68,7 @@ static bool faults(void (*body)(void *), void *argument) {
 
 static void sodium(void) {
   CHECK(sodium_init() >= 0);
-  // Sizes around a page's: filled with 0xdb, writable to the last byte.
+  // Sizes around a page: filled with 0xdb, and writable up to the last byte.
   for (size_t size = 0; size < 3 * 4096; size = size * 3 + 1) {
     unsigned char *bytes = sodium_malloc(size);
     CHECK(bytes);
@@ -95,7 +95,7 @@ static void sodium(void) {
   CHECK(sodium_mprotect_readwrite(key) == 0 && sodium_mprotect_readwrite(key) == 0);
   set(key, 8);
   CHECK(get(key) == 8 && get(key + 32) == 7);
-  // What is closed is freed all the same.
+  // Closed memory can be freed.
   CHECK(sodium_mprotect_noaccess(key) == 0);
   sodium_free(key);
   key = sodium_malloc(33);
@@ -116,7 +116,7 @@ static void *free_it(void *key) {
   return NULL;
 }
 
-/// What one thread says holds for all, also when it has ended.
+/// A thread's sodium_mprotect_* call applies to all threads, also after it has ended.
 static void threads(void) {
   CHECK(sodium_init() >= 0);
   unsigned char *key = elsewhere(make, NULL);
@@ -127,7 +127,7 @@ static void threads(void) {
   CHECK(sodium_mprotect_readwrite(key) == 0);
   set(key, 11);
   elsewhere(free_it, key);
-  // A thousand that live at once, freed in another order.
+  // A thousand live allocations, freed in another order.
   unsigned char *all[1000];
   for (int i = 0; i < 1000; i++) CHECK((all[i] = sodium_malloc((size_t)i)));
   for (int i = 0; i < 1000; i += 2) sodium_free(all[i]);
@@ -186,7 +186,7 @@ static void openssl(void) {
   CHECK(CRYPTO_secure_used() == CRYPTO_secure_actual_size(p) + CRYPTO_secure_actual_size(r));
   OPENSSL_secure_free(p);
   CHECK(CRYPTO_secure_used() == CRYPTO_secure_actual_size(r));
-  OPENSSL_secure_free(q);  // ordinary memory, given to the wrong function: it is freed rightly
+  OPENSSL_secure_free(q);  // ordinary memory, passed to the wrong function: it is still freed correctly
   q = OPENSSL_malloc(32);
   OPENSSL_secure_clear_free(q, 32);
   // Memory is in use.
@@ -196,7 +196,7 @@ static void openssl(void) {
   OPENSSL_secure_free(NULL);
   OPENSSL_secure_clear_free(NULL, 0);
   CHECK(OPENSSL_secure_malloc((size_t)-1) == NULL);
-  // More than the heap was asked to have.
+  // More than the requested size of the heap.
   p = OPENSSL_secure_malloc(8192);
   CHECK((p != NULL) == is_adopted);
   OPENSSL_secure_free(p);
@@ -233,7 +233,7 @@ static void gcrypt(void) {
   gcry_free(secure);
   gcry_free(zeros);
   gcry_free(NULL);
-  // A key of the library's own making.
+  // A key that the library generates.
   gcry_sexp_t parameters, key;
   CHECK(gcry_sexp_new(&parameters, "(genkey (ecc (curve Ed25519)(flags eddsa)))", 0, 1) == 0);
   CHECK(gcry_pk_genkey(&key, parameters) == 0);
@@ -241,7 +241,7 @@ static void gcrypt(void) {
   gcry_sexp_release(parameters);
 }
 
-/// More secure memory than libgcrypt's pool has: with it, this is the fatal error of gcry_xmalloc_secure.
+/// Allocates more secure memory than libgcrypt's pool has, which is a fatal error of gcry_xmalloc_secure there.
 static void exhausted(void) {
   CHECK(gcry_check_version(NULL));
   gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
@@ -260,13 +260,13 @@ static void fips(void) {
   gcry_free(secure);
 }
 
-/// FIPS mode can be asked for until the library is used, and not a call longer.
+/// FIPS mode can only be requested before the library is used.
 static void forced(void) {
   CHECK(gcry_control(GCRYCTL_FORCE_FIPS_MODE, 0) == 0);
   fips();
 }
 
-/// What came from libgcrypt's own pool before its manual's first function is freed rightly.
+/// Memory from libgcrypt's own pool, allocated before gcry_check_version, is freed correctly.
 static void used(void) {
   gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
   void *early = gcry_malloc_secure(32);
@@ -277,7 +277,7 @@ static void used(void) {
   gcry_free(late);
 }
 
-/// Secure memory before the manual's first function.
+/// Allocates secure memory before gcry_check_version, which the manual requires first.
 static void early(void) {
   void *secure = gcry_malloc_secure(32);
   CHECK(secure && gcry_check_version(NULL) && gcry_is_secure(secure));
@@ -290,7 +290,7 @@ static unsigned char *shared[3];
 
 static void write_closed(void *key) { set(key, 1); }
 
-/// A child has what its parent had, and can go on with it; the two are apart.
+/// A child has copies of its parent's allocations and can use them; changes do not affect the other.
 static void child(void) {
   for (int i = 0; i < 3; i++) CHECK(shared[i][0] == 20 + i);
   CHECK(CRYPTO_secure_allocated(shared[1]) && gcry_is_secure(shared[2]));
@@ -302,7 +302,7 @@ static void child(void) {
   shared[2] = gcry_xrealloc(shared[2], 400);
   CHECK(gcry_is_secure(shared[2]) && shared[2][0] == 22);
   gcry_free(shared[2]);
-  // And has new ones.
+  // It can allocate new ones.
   shared[0] = sodium_malloc(100);
   shared[1] = OPENSSL_secure_malloc(100);
   shared[2] = gcry_malloc_secure(100);
@@ -365,7 +365,7 @@ static void *busy(void *unused) {
   return NULL;
 }
 
-/// Forks while other threads are in the middle of everything: no child may wait for what they had.
+/// Forks while other threads allocate and free: no child may wait for locks that they held.
 static void storm(void) {
   CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
   gcry_control(GCRYCTL_INIT_SECMEM, 65536, 0);
@@ -417,12 +417,12 @@ static void handle(void) {
   }
 }
 
-/// Before any library is set up: such handlers run after those of libraries before a fork, and after them in
-/// the parent and in the child.
+/// Registered before any library is initialized: these handlers run after those of libraries before a fork, and
+/// before them afterwards.
 static void set_handlers(void) { pthread_atfork(handle, handle, handle); }
 __attribute__((section(".preinit_array"), used)) static void (*const first)(void) = set_handlers;
 
-/// Handlers of the program's own allocate and free in the middle of a fork.
+/// The program's own fork handlers allocate and free during a fork.
 static void handlers(void) {
   CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
   gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);
@@ -578,7 +578,7 @@ static void heap_handlers(void) {
 
 // --- Daemons -------------------------------------------------------------------------------------
 
-/// The threads of this process, within a minute.
+/// Waits up to a minute until this process has the expected number of threads.
 static bool comes_to(int wanted) {
   for (int i = 0; i < 6000; i++) {
     int count = 0;
@@ -592,7 +592,7 @@ static bool comes_to(int wanted) {
   return false;
 }
 
-/// A child that filters its system calls has no thread left that does not.
+/// A child that filters its system calls has no unfiltered thread left.
 static void sandboxed(void) {
   CHECK(sodium_init() >= 0 && sodium_malloc(32));
   pid_t pid = fork();
@@ -608,7 +608,7 @@ static void sandboxed(void) {
   int status;
   CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
-  // This process has none.
+  // This process has no filter.
   CHECK(comes_to(2));
 }
 
@@ -620,7 +620,7 @@ static void wait_for_the_end(void) {
   }
 }
 
-/// Closes what it does not know, as daemons do, and uses the numbers for files of its own.
+/// Closes all unknown descriptors, like daemons, and reuses the numbers for its own files.
 static void closes(void) {
   CHECK(sodium_init() >= 0 && sodium_malloc(32));
   for (int fd = 3; fd < 1024; fd++) close(fd);
@@ -632,7 +632,7 @@ static void closes(void) {
   for (int i = 0; i < 100; i++) CHECK(fstat(files[i], &now) == 0 && now.st_rdev == null.st_rdev);
 }
 
-/// Forks a child with a smaller limit for locked memory than its parent needs, and both wait.
+/// Forks a child whose RLIMIT_MEMLOCK is smaller than the parent's locked memory. Both wait.
 static void poorer(void) {
   CRYPTO_secure_malloc_init(16384, 32);
   CHECK(OPENSSL_secure_malloc(32) && sodium_init() >= 0 && sodium_malloc(32));
@@ -655,7 +655,7 @@ static void poorer(void) {
   waitpid(child, NULL, 0);
 }
 
-/// Holds a secret of each until its standard input ends; so does a child that it makes before.
+/// Holds a secret of each library until its standard input ends, and so does a child that it forks before.
 static void held(void) {
   CHECK(sodium_init() >= 0 && gcry_check_version(NULL));
   gcry_control(GCRYCTL_INIT_SECMEM, 16384, 0);

@@ -1,4 +1,4 @@
-// What C code does wrong, one misuse a run: attacks NAME. The test next door says how each ends.
+// Mistakes of C code, one per run: attacks NAME. CInterfaceTests expect how each ends.
 
 #include <enclave.h>
 
@@ -28,7 +28,7 @@ static char *take(enclave_arena *arena, size_t size) {
   return secret;
 }
 
-/// Reads or writes one byte where the compiler cannot know what lies there.
+/// Reads or writes one byte at an address that is opaque to the compiler.
 static volatile size_t zero;
 static void poke(char *address, ptrdiff_t offset) { *(volatile char *)(address + offset + zero) ^= 0x41; }
 static int peek(const char *address, ptrdiff_t offset) {
@@ -391,7 +391,7 @@ int main(int count, char **arguments) {
     printf("%d %d %d ", enclave_open(real, (enclave_access)2, &window),
            enclave_secret_open(&none, (enclave_access)7, &window, &bytes),
            enclave_arena_open(arena, (enclave_access)3, &window));
-    given = enclave_calloc(arena, SIZE_MAX / 4 + 1, 4) != NULL;  // modulo 2^64: nothing
+    given = enclave_calloc(arena, SIZE_MAX / 4 + 1, 4) != NULL;  // the product modulo 2^64 is 0
     printf("%d %d ", given, enclave_last_status());
     given = enclave_aligned_alloc(arena, 3, 8) != NULL;
     printf("%d %d ", given, enclave_last_status());
@@ -401,7 +401,7 @@ int main(int count, char **arguments) {
     printf("%d %d %d ", enclave_fill_random(real, SIZE_MAX), enclave_fill_random(NULL, 0),
            enclave_fill_random(NULL, 1));
     printf("%zu %d %d\n", enclave_usable_size(&window), enclave_owns(&window), enclave_contains(NULL, 0));
-    // Options of another version: shorter than these, or with a flag that is not known.
+    // Options of another version: shorter than these, or with an unknown flag.
     options = (enclave_options)ENCLAVE_OPTIONS_DEFAULT;
     options.struct_size--;
     printf("%d ", enclave_arena_create("short", &options, &arena));

@@ -1,4 +1,4 @@
-// A cipher gate, from C: the address names the secret, and the window shows it.
+// A cipher gate from C: the address identifies the secret, and the window shows it.
 
 #include <enclave.h>
 
@@ -33,7 +33,7 @@ int main(void) {
   EXPECT(memcmp(window.bytes, "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk", 32) == 0);
   EXPECT(enclave_close(&window) == ENCLAVE_OK);
 
-  // By handle, and larger.
+  // By handle, and a larger secret.
   key = enclave_realloc(key, 100);
   EXPECT(key != NULL);
   enclave_secret secret;
@@ -43,10 +43,10 @@ int main(void) {
   EXPECT(bytes == window.bytes && memcmp(bytes, "kkkk", 4) == 0 && ((char *)bytes)[32] == 0);
   EXPECT(enclave_close(&window) == ENCLAVE_OK);
 
-  // Not all of it at once.
+  // The arena cannot be opened as a whole.
   EXPECT(enclave_arena_open(arena, ENCLAVE_READ, &window) == ENCLAVE_ERROR_UNSUPPORTED);
 
-  // Somebody writes to what rests.
+  // Write to the idle ciphertext.
   key[3] ^= 1;
   EXPECT(enclave_open(key, ENCLAVE_READ, &window) == ENCLAVE_ERROR_TAMPERED);
   EXPECT(strstr(enclave_last_error(), "key") != NULL);

@@ -1,5 +1,5 @@
-// What the clients have in common: an arena that is always open, published; and a pause in which the
-// test looks at them with memwatch.
+// Shared by the clients: a published arena that is always open, and a pause in which the test inspects the process with
+// memwatch.
 
 #ifndef CLIENT_H
 #define CLIENT_H
@@ -26,7 +26,7 @@ static inline void start_client(const char *name) {
   EXPECT(enclave_arena_create(name, &options, &arena) == ENCLAVE_OK);
 }
 
-/// Tells the test what there is, and waits until it has looked.
+/// Prints the expected counts, and waits until the test has compared them.
 static inline void be_seen(void) {
   enclave_statistics now = {.struct_size = sizeof now};
   EXPECT(enclave_arena_statistics(arena, &now) == ENCLAVE_OK);
@@ -39,7 +39,7 @@ static inline void be_seen(void) {
   EXPECT(fgets(line, sizeof line, stdin));
 }
 
-/// The arena is whole, and holds so many secrets at most.
+/// Expects the arena to be without violations, and to hold at most this many secrets.
 static inline void be_done(unsigned long long at_most) {
   size_t wrong;
   EXPECT(enclave_arena_check(arena, NULL, NULL, &wrong) == ENCLAVE_OK && wrong == 0);

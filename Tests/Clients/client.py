@@ -26,7 +26,7 @@ def check(status):
         raise OSError(enclave.enclave_last_error().decode())
 
 
-NAME, LABEL = b"python", b"a token"  # they live as long as the process
+NAME, LABEL = b"python", b"a token"  # kept until the process ends
 check(enclave.enclave_publish_start(None))
 arena = ctypes.c_void_p()
 check(enclave.enclave_arena_create(NAME, None, ctypes.byref(arena)))

@@ -1,5 +1,4 @@
-// A library that keeps secrets in libsodium's memory and uses them once more when the process ends; and a program
-// that is linked with it.
+// A library that keeps secrets in libsodium's memory and uses them in its destructor, and a program that links it.
 //
 //   gcc -shared -fPIC -DLIBRARY -o libending.so …     gcc … -lending
 

@@ -1,7 +1,7 @@
-// Forks while a thread is held in the middle of its first use of the library: firstuse lock|global
+// Forks while another thread is paused during its first use of the library: firstuse lock|global
 //   lock    after the Swift runtime took a lock
-//   global  while a lazy global of the library is made, which asks for the page size
-// The child uses the library too, and so needs what the thread was making.
+//   global  while a lazy global of the library is initialized, which reads the page size
+// The child uses the library too, and so needs the object that the thread was initializing.
 
 #define _GNU_SOURCE
 #include <enclave.h>
@@ -21,7 +21,7 @@ static bool at_global;
 static bool is_held, has_used, has_forked;
 static __thread bool is_holder;
 
-/// Holds the thread until the process has forked, or for a second: a fork may wait for this thread.
+/// Pauses the thread until the process has forked, or for a second, because the fork may wait for this thread.
 static void hold(void) {
   if (!is_holder || __atomic_exchange_n(&is_held, true, __ATOMIC_SEQ_CST)) return;
   struct timespec begun, now;
@@ -33,7 +33,7 @@ static void hold(void) {
            (now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 < 1000);
 }
 
-// Instead of the C library's.
+// Replaces the C library's.
 int pthread_mutex_lock(pthread_mutex_t *mutex) {
   static int (*real)(pthread_mutex_t *);
   if (!real) real = (int (*)(pthread_mutex_t *))dlsym(RTLD_NEXT, "pthread_mutex_lock");

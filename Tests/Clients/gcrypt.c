@@ -49,6 +49,6 @@ int main(void) {
   gcry_sexp_release(parameters);
   gcry_cipher_close(cipher);
   gcry_free(key);
-  be_done(200);  // what the library keeps for itself until exit
+  be_done(200);  // at most this many allocations, which the library keeps until exit
   return 0;
 }

@@ -1,5 +1,4 @@
-// A program that loads a plugin, and unloads it: host CASE LIBRARY. It waits for a line where the test
-// has to look.
+// Loads a plugin and unloads it: host CASE LIBRARY. It waits for a line of input when the test should inspect it.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,7 +31,7 @@ static void unload(void) {
   if (dlclose(library)) errx(70, "%s", dlerror());
 }
 
-/// The plugin itself goes, whatever it has brought with it.
+/// The plugin itself is unloaded, although its dependencies may stay.
 static void unload_plugin(void) {
   unload();
   if (dlopen(path, RTLD_NOW | RTLD_NOLOAD)) errx(70, "the plugin is still loaded");
@@ -77,7 +76,7 @@ static int threads(void) {
 static int terminated(void) {
   call("module_wipe_on_signals");
   unload_plugin();
-  // Whoever started this may have blocked it.
+  // The signal may be blocked by the process that started this one.
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_UNBLOCK, &all, NULL);
@@ -85,7 +84,7 @@ static int terminated(void) {
   return 1;
 }
 
-/// Memory of the interposer is freed after it was unloaded.
+/// Frees memory of the interposer after it was unloaded.
 static int interposer(void) {
   void *(*allocate)(size_t) = (void *(*)(size_t))find("malloc");
   void (*release)(void *) = (void (*)(void *))find("free");
@@ -99,7 +98,7 @@ static int interposer(void) {
 }
 
 #ifdef WITH_ENCLAVE
-/// The program has a copy of the library linked in, the plugin another.
+/// The program contains one copy of the library, and the plugin another.
 static int two_copies(void) {
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.lock = ENCLAVE_LOCK_PREFERRED;

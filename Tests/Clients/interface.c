@@ -1,5 +1,4 @@
-// Every function of enclave.h, used as it is meant to be. Prints "ok" at the end; stops at the first
-// expectation that does not hold.
+// Uses every function of enclave.h correctly. Prints "ok" at the end, and stops at the first failed expectation.
 
 #include <enclave.h>
 
@@ -47,7 +46,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
     }
   }
 
-  // Growing and shrinking keep what is there, and bring zeros.
+  // Growing and shrinking keep the contents, and new bytes are zeros.
   unsigned char *secret = enclave_malloc(arena, 1);
   size_t before = 1;
   static const size_t sizes[] = {2, 16, 17, 33, 20, 4096, 4097, 9000, 8999, 70000, 12, 0, 5, 300};
@@ -66,7 +65,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
     memset(secret, 0x77, size);
     before = size;
   }
-  // A handle from before is stale, one from now is not.
+  // The old handle is stale, and the new one is not.
   enclave_secret handle;
   EXPECT(enclave_secret_find(secret, &handle) == ENCLAVE_OK);
   EXPECT(enclave_secret_size(&handle) == 300 && enclave_secret_address(&handle) == secret);
@@ -80,7 +79,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
     EXPECT(bytes == secret && secret[299] == 0x77 && secret[300] == 0);
   }
 
-  // By its handle: that one goes on, copies of it do not.
+  // Resize by handle: that handle stays valid, its copies do not.
   enclave_secret copy = handle;
   EXPECT(enclave_secret_resize(&handle, 5000) == ENCLAVE_OK && enclave_secret_size(&handle) == 5000);
   EXPECT(enclave_secret_resize(&copy, 1) == ENCLAVE_ERROR_DESTROYED);
@@ -95,7 +94,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
   EXPECT(enclave_secret_resize(&handle, 301) == ENCLAVE_OK);
   secret = enclave_secret_address(&handle);
 
-  // A line, from what is no terminal: exactly that, or nothing.
+  // A line from a descriptor that is not a terminal: exactly the line, or nothing.
   int ends[2];
   EXPECT(pipe(ends) == 0 && write(ends[1], "open sesame\nand more", 20) == 20 && close(ends[1]) == 0);
   enclave_secret typed;
@@ -144,7 +143,7 @@ static int with(enclave_gate gate, enclave_layout layout) {
   uint64_t pages = statistics.separate_pages + statistics.merged_pages;
   if (gate == ENCLAVE_GATE_PAGES) EXPECT(pages == statistics.bytes_mapped / 4096);
   if (gate == ENCLAVE_GATE_NONE) EXPECT(pages == 0);
-  // What was compiled when there was less to tell gets no more than it has room for.
+  // A program that was compiled with a smaller structure only gets the fields that fit.
   memset(&statistics, 0x55, sizeof statistics);
   statistics.struct_size = offsetof(enclave_statistics, idle_bytes);
   EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
@@ -152,14 +151,14 @@ static int with(enclave_gate gate, enclave_layout layout) {
   EXPECT(statistics.secret_count == 1 && statistics.idle_bytes == 0x5555555555555555);
   statistics.struct_size--;
   EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_ERROR_ARGUMENT);
-  // Pages of a large secret's own wait for the next, until they are asked for.
+  // The pages of a large secret are kept as idle memory until they are trimmed.
   size_t given = 1;
   EXPECT(enclave_arena_trim(arena, NULL) == ENCLAVE_OK);
   EXPECT(enclave_arena_trim(arena, &given) == ENCLAVE_OK && given == 0);
   EXPECT(enclave_free(enclave_malloc(arena, 100000)) == ENCLAVE_OK);
   statistics.struct_size = sizeof statistics;
   EXPECT(enclave_arena_statistics(arena, &statistics) == ENCLAVE_OK);
-  // (Not where they could not be locked.)
+  // (Not if they could not be locked.)
   size_t idle = (size_t)statistics.idle_bytes;
   EXPECT((idle == 102400 || idle == 0) && statistics.bytes_in_use == 301);
   EXPECT(enclave_arena_trim(arena, &given) == ENCLAVE_OK && given == idle);

@@ -1,5 +1,5 @@
-// Names that do not outlive the call that they are given to: labels NAME [LIBRARY]. Publishes once
-// they are gone, says "ready", and waits for a line.
+// Names that are only valid during the call: labels NAME [LIBRARY]. Publishes after they are freed, prints "ready",
+// and waits for a line.
 
 #define _GNU_SOURCE
 #include "client.h"
@@ -42,7 +42,7 @@ int main(int count, char **arguments) {
       }
     }
   } else if (strcmp(name, "endless") == 0) {
-    // No NUL before the end of the page, and behind it one that nothing may read.
+    // No NUL before the end of the page, and an unreadable page after it.
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     char *end = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     EXPECT(end != MAP_FAILED);

@@ -1,5 +1,5 @@
-// Publishing under a limit of the process: limits LIMIT VALUE. Says what the library answered, and ends
-// in good order; no descriptor is left behind.
+// Publishes under a resource limit: limits LIMIT VALUE. Prints the library's result and exits normally, without a
+// leaked descriptor.
 
 #define _GNU_SOURCE
 #include <enclave.h>
@@ -27,7 +27,7 @@ static int descriptors(void) {
   return found;
 }
 
-/// Bytes of addresses (VmSize) or of private writable memory (VmData).
+/// The bytes of address space (VmSize) or of private writable memory (VmData).
 static rlim_t used(const char *key) {
   char line[256];
   unsigned long kilobytes = 0;
@@ -46,7 +46,7 @@ int main(int count, char **arguments) {
   if (enclave_arena_create("limited", &options, &arena)) errx(70, "%s", enclave_last_error());
   void *secret = enclave_malloc(arena, 32);
   if (!secret) errx(70, "%s", enclave_last_error());
-  // A thread's first window takes memory.
+  // A thread's first window allocates memory.
   enclave_window window;
   if (enclave_open(secret, ENCLAVE_READ, &window)) errx(70, "%s", enclave_last_error());
   enclave_close(&window);
@@ -55,7 +55,7 @@ int main(int count, char **arguments) {
     struct rlimit limit;
     if (getrlimit(limits[i].number, &limit)) err(70, "getrlimit");
     limit.rlim_cur = strtoul(arguments[2], NULL, 10);
-    // What there is already stays.
+    // Existing secrets stay usable.
     if (limits[i].number == RLIMIT_AS) limit.rlim_cur += used("VmSize");
     if (limits[i].number == RLIMIT_DATA) limit.rlim_cur += used("VmData");
     if (setrlimit(limits[i].number, &limit)) err(70, "setrlimit");

@@ -1,4 +1,4 @@
-// A plugin that uses the library, as a PAM module or a PKCS#11 provider does.
+// A plugin that uses the library, like a PAM module or a PKCS#11 provider.
 
 #include <enclave.h>
 
@@ -19,7 +19,7 @@ int module_stop(void) {
 }
 int module_wipe_on_signals(void) { return make() || enclave_wipe_on_signals(); }
 
-/// A window, so that the calling thread has a part of the library to end with.
+/// Opens a window, so that the library has per-thread data to clean up when the calling thread ends.
 int module_use(void) {
   if (make()) return 1;
   void *secret = enclave_allocate(arena, 32, 0, "a secret");

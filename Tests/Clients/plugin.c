@@ -1,4 +1,4 @@
-// A library that labels secrets with its own literals, and is unloaded: its text goes with it.
+// A library that labels secrets with its own literals, which disappear when it is unloaded.
 
 #include <enclave.h>
 

@@ -1,5 +1,5 @@
-// What a process does as a whole while threads use arenas, one case a run: process NAME [COUNT]. The
-// test next door says how each ends.
+// Process-wide operations while threads use arenas, one case per run: process NAME [COUNT]. ProcessTests expect how
+// each ends.
 
 #include <enclave.h>
 
@@ -38,7 +38,7 @@ static void *churn(void *unused) {
   for (;;) {
     enclave_options options = usual();
     enclave_arena *arena;
-    // Refused only while the process ends.
+    // Only refused while the process ends.
     if (enclave_arena_create("churned", &options, &arena)) continue;
     void *secret = enclave_malloc(arena, 64);
     if (secret) enclave_free(secret);
@@ -56,7 +56,7 @@ static void start(void *(*body)(void *), int threads) {
   }
 }
 
-/// Waits until the threads have gone round so many times more.
+/// Waits until the threads have completed this many more rounds.
 static void let_them_run(unsigned long more) {
   unsigned long end = __atomic_load_n(&rounds, __ATOMIC_RELAXED) + more;
   while (__atomic_load_n(&rounds, __ATOMIC_RELAXED) < end) usleep(50);
@@ -84,7 +84,7 @@ static int exit_while_arenas_go(void) {
 
 static enclave_arena *shared;
 
-/// Arenas of every kind, made, filled, opened, frozen and destroyed; and one that all threads share.
+/// Creates, fills, opens, freezes and destroys arenas of every kind, and uses one that all threads share.
 static void *work(void *unused) {
   static unsigned next;
   for (unsigned i = __atomic_fetch_add(&next, 7, __ATOMIC_RELAXED);; i++) {
@@ -119,7 +119,7 @@ enum { EXECS, EXITS, LEAVES, USES, BEGINS, WAYS };
 static const char *const ways[] = {"exec", "exit", "_exit", "use of the parent's arena",
                                    "an arena of its own"};
 
-/// What a child does. The exit status is 0 when all went as documented.
+/// Runs in a child. The exit status is 0 if everything behaved as documented.
 static void be_child(int way) {
   switch (way) {
     case EXECS: execl("/bin/true", "true", NULL); _exit(80);
@@ -146,8 +146,7 @@ static void be_child(int way) {
   }
 }
 
-/// Forks over and over, from the start on, while six threads use arenas. A child that does not end
-/// within a minute hangs.
+/// Forks repeatedly from the start on, while six threads use arenas. A child that does not end within a minute hangs.
 static int fork_while_arenas_work(void) {
   for (int i = 0; i < count; i++) {
     if (i == 1) {
@@ -188,7 +187,7 @@ static int fork_while_arenas_work(void) {
 
 // --- Publishing --------------------------------------------------------------------------------
 
-/// With ENCLAVE_STATS=1: a start adopts what the environment started, once.
+/// With ENCLAVE_STATS=1, starting to publish takes over the publisher that the environment started, once.
 static int start_after_the_environment(void) {
   make("tokens");
   if (enclave_publish_start("renamed")) errx(1, "%s", enclave_last_error());
@@ -213,7 +212,7 @@ static int stop_after_closing_descriptors(void) {
   return 0;
 }
 
-/// Pages come and go, and with them all memory that they took.
+/// Publishing starts and stops repeatedly, and each page's memory is returned.
 static int publish_often(void) {
   enclave_malloc(make("published"), 32);
   size_t before = 0;
@@ -223,7 +222,7 @@ static int publish_often(void) {
     enclave_publish_stop();
   }
   size_t after = mallinfo2().uordblks + mallinfo2().hblkhd;
-  // A ticker that has not seen the end yet has some memory left: less than one page's.
+  // A publishing thread that has not ended yet holds some memory: less than that of one page.
   if (after > before + (size_t)count * 1024) errx(1, "%zu bytes more in %d pages", after - before, count);
   puts("ok");
   return 0;

@@ -1,5 +1,5 @@
-// Preloaded beside what is watched: at the signal SIGRTMIN + 5 it unlocks all memory of the process behind its
-// back, as careless code does (munlockall(2)). Children inherit it.
+// Preloaded into a watched process: at the signal SIGRTMIN + 5 it unlocks all memory of the process, like careless
+// code (munlockall(2)). Children inherit it.
 
 #define _GNU_SOURCE
 #include <signal.h>

@@ -1,4 +1,4 @@
-// An arena that goes with allocations of an alignment above a page: their addresses are others' afterwards.
+// Destroys an arena with allocations aligned to more than a page. Other allocations reuse their addresses.
 
 #include <enclave.h>
 #include <malloc.h>
@@ -31,7 +31,7 @@ int main(void) {
   CHECK(enclave_set_active(NULL, NULL) == ENCLAVE_OK);
   CHECK(enclave_arena_destroy(arena, 0) == ENCLAVE_OK);
   enclave_arena_release(arena);
-  // Others at the same addresses, of an alignment that the arena itself has.
+  // Others at the same addresses, with an alignment that the arena supports itself.
   CHECK((arena = make()) && enclave_set_active(arena, &none) == ENCLAVE_OK);
   int reused = 0;
   for (int i = 0; i < 100 * COUNT; i++) {

@@ -1,5 +1,5 @@
-// A libcrypto as small as can be, and a program that uses it: whether its own calls can be stood in for depends
-// on how it was linked (-Bsymbolic-functions).
+// A minimal libcrypto, and a program that uses it. Whether its own calls can be interposed depends on how it was linked
+// (-Bsymbolic-functions).
 //
 //   gcc -shared -fPIC -DLIBRARY [-Wl,-Bsymbolic-functions] -Wl,-soname,libcrypto.so.3 …   the library
 //   gcc … -l:libcrypto.so.3                                   the program: prints "ok" and waits
@@ -27,7 +27,7 @@ void free_key(void *key) { CRYPTO_secure_free(key, "key.c", 2); }
 #else
 int main(void) {
   void *own = CRYPTO_secure_malloc(32, "main.c", 1), *key = make_key();
-  // Each frees what the other has made.
+  // Each frees what the other allocated.
   free_key(CRYPTO_secure_malloc(32, "main.c", 2));
   CRYPTO_secure_free(make_key(), "main.c", 3);
   puts("ok");

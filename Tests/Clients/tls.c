@@ -11,8 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-// OpenSSL tells where it allocates: file and line become nothing here, since a label has to be a
-// literal; one for each function is enough to see.
+// OpenSSL passes the file and line of each allocation. They are ignored: one literal label per function is enough.
 static void *take(size_t size, const char *file, int line) {
   (void)file, (void)line;
   return size ? enclave_allocate(arena, size, 0, "OpenSSL") : NULL;

@@ -1,5 +1,5 @@
-// Windows where they are easily got wrong, one way a run: in signal handlers, in other threads than the
-// one that opened them, in children. windows NAME; exits with 0 and prints what the test compares.
+// Windows in difficult situations, one per run: in signal handlers, in threads that did not open them, in children.
+// windows NAME: exits with 0 and prints the values that the test compares.
 
 #include <enclave.h>
 
@@ -65,7 +65,7 @@ static void open_watched(int signal) {
   }
 }
 
-/// The handler interrupts every change of the arena that it opens.
+/// The handler interrupts changes of the arena that it opens.
 static int changing(enclave_gate gate) {
   every(50, open_watched);
   for (int round = 0; round < 2000; round++) {
@@ -78,7 +78,7 @@ static int changing(enclave_gate gate) {
     if (!(round & 2)) enclave_free(secret);
     enclave_arena_release(arena);
   }
-  // A check that takes longer than the timer's interval: it is hit for sure.
+  // A check that takes longer than the timer's interval, so that the handler certainly interrupts it.
   enclave_arena *arena = make(gate, ENCLAVE_LOCK_OFF);
   for (int i = 0; i < 20000; i++) watched = take(arena, "watched");
   for (int round = 0; round < 1000 && (round < 20 || !busy || !opened); round++) {
@@ -109,7 +109,7 @@ static void open_next(int signal) {
 }
 
 static volatile int stop;
-/// Takes no signals: the handlers and their counts are the main thread's.
+/// Runs with signals blocked: only the main thread runs the handlers.
 static void *use_heap(void *unused) {
   unsigned seed = 1;
   while (!stop) free(malloc(2000 + rand_r(&seed) % 50000));
@@ -125,8 +125,8 @@ static int start_heap_user(pthread_t *thread) {
   return error;
 }
 
-/// Each of the handler's windows is the thread's first to that arena, and the first is the thread's
-/// first at all; what it interrupts is malloc and free.
+/// Each of the handler's windows is the thread's first to that arena, and the first is the thread's first of all. They
+/// interrupt malloc and free.
 static int first(void) {
   pthread_t thread;
   if (pthread_create(&thread, NULL, allocate_many, NULL) || pthread_join(thread, NULL)) return 70;
@@ -145,7 +145,7 @@ static int first(void) {
   return 0;
 }
 
-/// Handlers that are refused allocate nothing either.
+/// Refused windows in handlers allocate nothing either.
 static void open_for_writing(int signal) {
   (void)signal;
   enclave_window window = ENCLAVE_WINDOW_CLOSED;
@@ -222,7 +222,7 @@ static int left_open(enclave_gate gate) {
   if (pthread_create(&thread, NULL, leave_open, secret) || pthread_join(thread, NULL)) return 70;
   enclave_status frozen = enclave_arena_freeze(arena);
   printf("%d %s\n", frozen, enclave_last_error());
-  // A thread that gets the same number changes nothing about it.
+  // A new thread with the same number does not change that.
   own = secret;
   if (pthread_create(&thread, NULL, close_elsewhere, NULL) || pthread_join(thread, NULL)) return 70;
   printf("%d ", status);

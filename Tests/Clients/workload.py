@@ -1,5 +1,5 @@
-# Work that allocates all the time, for so many rounds: python3 workload.py ROUNDS. Prints a checksum.
-# With PYTHONMALLOC=malloc every object of it is a malloc(3).
+# Work with many allocations: python3 workload.py ROUNDS. Prints a checksum. With PYTHONMALLOC=malloc every object is
+# allocated with malloc(3).
 
 import collections
 import json

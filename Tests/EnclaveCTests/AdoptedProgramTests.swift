@@ -1,5 +1,5 @@
-// Programs of Debian, unchanged, adopted and watched: what they do works, their keys are in arenas that are
-// named and locked, and what is done behind the arenas' back is found.
+// Unchanged programs of Debian, adopted and watched: they work, their keys are in named and locked
+// arenas, and sabotage of the arenas is found.
 
 import Foundation
 import TestSupport
@@ -16,7 +16,7 @@ import Testing
     stats = try Scratch(onTmpfs: true)
   }
 
-  /// How many clients connect; the long run says more.
+  /// The number of clients that connect; the long run sets more.
   static let handshakes =
     ProcessInfo.processInfo.environment["ADOPTED_HANDSHAKES"].flatMap(Int.init) ?? 200
 
@@ -29,7 +29,7 @@ import Testing
     ).run(input: input)
   }
 
-  /// A key and its certificate.
+  /// Makes a key and its certificate.
   private func makeCertificate(_ kind: [String]) throws {
     let made = try Launch(
       ["openssl", "req", "-x509", "-nodes", "-subj", "/CN=localhost", "-days", "2"] + kind
@@ -38,7 +38,7 @@ import Testing
     try #require(made.status == 0, "\(made.error)")
   }
 
-  /// Clients connect, one after the other; how many did.
+  /// Connects clients one after the other. Returns the number of successes.
   private func connect(_ count: Int) throws -> Int {
     let script = """
       n=0
@@ -58,7 +58,7 @@ import Testing
   ])
   func anOpenSSLServer(kind: [String]) throws {
     try makeCertificate(kind)
-    // (Not by its whole path: s_server takes no longer one than 31 characters.)
+    // (A relative path: s_server takes at most 31 characters.)
     var launch = Launch(
       [
         "openssl", "s_server", "-unix", "socket", "-key", "key.pem", "-cert", "cert.pem", "-www",
@@ -76,7 +76,7 @@ import Testing
     server.end()
   }
 
-  /// A master, which reads the key, and the two workers that it forks.
+  /// The master reads the key, and forks two workers.
   private func startNginx(user: String, stats: Scratch?) throws -> (Running, workers: [Int32]) {
     try makeCertificate(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
     let socket = scratch.file("socket")
@@ -121,8 +121,8 @@ import Testing
     #expect(try Watched(workers[1], stats).status == 0)
   }
 
-  /// Workers that change their user publish in that user's directory, though nginx clears their
-  /// environment, and keep the locks of what they inherited.
+  /// Workers that change their user publish in that user's directory, although nginx clears their
+  /// environment, and keep their inherited memory locked.
   @Test(
     .enabled(if: areThere("nginx") && Programs.isRoot, "nginx is not installed, or not as root"))
   func workersOfAnotherUser() throws {
@@ -140,7 +140,7 @@ import Testing
     try "a text\n".write(toFile: text, atomically: true, encoding: .utf8)
     let made = try run("minisign", "-G", "-p", known, "-s", secret, input: "pass\npass\n")
     #expect(made.status == 0, "\(made.error)")
-    // It asks for the passphrase with its key's memory allocated: there it is looked at.
+    // It is inspected while it prompts for the passphrase, when the key's memory is allocated.
     let signer = try Running(
       Launch(
         ["minisign", "-S", "-s", secret, "-m", text], stats: stats,
@@ -165,7 +165,7 @@ import Testing
     let home = scratch.file("gnupg")
     try FileManager.default.createDirectory(
       atPath: home, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
-    // It ends with its input: gpg-agent --server is the agent of one client; others reach its socket.
+    // gpg-agent --server serves one client and ends with its input; other clients use its socket.
     let agent = try Running(
       Launch(
         ["gpg-agent", "--homedir", home, "--daemon", "--", "cat"], stats: stats,

@@ -1,10 +1,10 @@
-// Programs that know nothing of this library, with their libraries' secure memory in arenas.
+// Unchanged programs whose libraries' secure memory lies in arenas.
 
 import Foundation
 import TestSupport
 import Testing
 
-/// A directory for adopted programs: the library and memwatch as they are installed, and the saboteur.
+/// A directory for adopted programs, with the installed library and memwatch, and the saboteur.
 struct Adopting: Sendable {
   let installed: Installed
   let saboteur: String
@@ -32,8 +32,7 @@ struct Adopting: Sendable {
     ["LD_PRELOAD": library + ":" + saboteur, "ENCLAVE_STATS": "1"].merging(others) { $1 }
   }
 
-  /// Where the programs' own tests, translated, are compiled: with the libraries of the system, and
-  /// nothing of this package.
+  /// Compiles a program with the system's libraries, and nothing of this package.
   static let client = Result {
     let program = try Installed.shared.get().prefix.file("adopted")
     let asked = try Launch([
@@ -51,7 +50,7 @@ struct Adopting: Sendable {
   }
 }
 
-/// A program that runs until it is told to end.
+/// A program that runs until the test ends it.
 final class Running {
   let process: Process
   let output = Pipe()
@@ -79,7 +78,7 @@ final class Running {
   }
 }
 
-/// What memwatch says of an adopted process.
+/// memwatch's view of an adopted process.
 struct Watched {
   var arenas: [String: [String: Any]] = [:]
   var findings: [[String: Any]] = []
@@ -108,8 +107,8 @@ struct Watched {
   func isLocked(_ arena: String) -> Bool { arenas[arena]?["lockState"] as? String == "locked" }
 }
 
-/// Named, locked, true, and not empty; then unlocked behind its back, which must be found. A count of 0
-/// secrets may pass: keys come and go.
+/// Expects named, locked, non-empty arenas without findings. Then unlocks them behind the library's
+/// back, which must be found. (A count of 0 secrets is accepted, because keys are short-lived.)
 func expectAdopted(_ pid: Int32, _ arena: String, _ stats: Scratch?) throws {
   var last: Watched?
   try eventually("\(pid) has secrets in \(arena)") {
@@ -118,13 +117,13 @@ func expectAdopted(_ pid: Int32, _ arena: String, _ stats: Scratch?) throws {
   }
   let seen = try #require(last)
   #expect(seen.isLocked(arena), "\(String(describing: seen.arenas[arena]))")
-  // (A note tells that the process locks memory of its own, such as libgcrypt's pool.)
+  // (There may be a note that the process locks other memory, such as libgcrypt's pool.)
   let isTrue = seen.findings.allSatisfy { $0["severity"] as? String == "note" }
   #expect(isTrue && seen.status == 0, "\(seen.findings)")
   #expect(seen.scope == "arenas" || seen.scope == "totals")
 }
 
-/// The saboteur's twin: the same claims, and the locks gone.
+/// The control: after the sabotage the claims are the same, but the locks are gone.
 func expectSabotageIsFound(_ pid: Int32, _ stats: Scratch) throws {
   kill(pid, firstRealTimeSignal + 5)
   try eventually("the lost locks of \(pid) are found") {
@@ -133,10 +132,10 @@ func expectSabotageIsFound(_ pid: Int32, _ stats: Scratch) throws {
   }
 }
 
-/// SIGRTMIN, which is a function in glibc, and which Swift does not import.
+/// SIGRTMIN, a function in glibc that Swift does not import.
 private let firstRealTimeSignal: Int32 = 34
 
-/// Whether programs are there; they are no part of what the tests install.
+/// Whether programs are installed. The tests' packages do not include them.
 func areThere(_ programs: String...) -> Bool {
   programs.allSatisfy { program in
     ["/usr/bin/", "/usr/sbin/", "/usr/local/bin/"].contains {
@@ -149,9 +148,9 @@ func areThere(_ programs: String...) -> Bool {
   let adopting: Adopting
   init() throws { adopting = try Adopting.shared.get() }
 
-  // MARK: - What the functions promise
+  // MARK: - Behaviour of the functions
 
-  /// The libraries' own tests of these functions, as a program that is not changed, with its own
+  /// The libraries' own tests of these functions, as an unchanged program, with the libraries'
   /// functions and with ours.
   @Test(
     arguments: [
@@ -166,7 +165,8 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
   }
 
-  /// A stray access is a fault, as with libsodium's own; what it finds later ends the process by SIGABRT.
+  /// A stray access faults, as with libsodium itself. Damage that is found later ends the process
+  /// with SIGABRT.
   @Test(arguments: [
     ("overflow", [SIGSEGV]), ("overread", [SIGSEGV]), ("noaccess", [SIGSEGV]),
     ("readonly", [SIGSEGV]), ("underflow", [SIGABRT]), ("twice", [SIGABRT]),
@@ -179,7 +179,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.output == "ok\n")
   }
 
-  /// libgcrypt's pool has 16 KiB here, and overflows into memory that is not locked; an arena grows.
+  /// libgcrypt's pool of 16 KiB overflows into unlocked memory, but an arena grows.
   @Test func aPoolThatIsFullGrows() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
@@ -190,8 +190,8 @@ func areThere(_ programs: String...) -> Bool {
     #expect(plain.status != 0 || plain.error.contains("insecure"), "\(plain)")
   }
 
-  /// In FIPS mode libgcrypt keeps its own memory, and the process says so; also when the program itself asks
-  /// for that mode, which is refused once the library was used.
+  /// In FIPS mode libgcrypt uses its own memory, which is reported. Also if the program itself
+  /// requests the mode, which only works before the library is used.
   @Test(arguments: ["fips", "forced"]) func fipsModeIsSaid(name: String) throws {
     let result = try Launch(
       [Adopting.client.get(), name],
@@ -202,7 +202,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.error.contains("libgcrypt is not adopted: FIPS mode"), "\(result.error)")
   }
 
-  /// What was used before it could be adopted is not, and says so.
+  /// A library that was in use before it could be adopted is not adopted, and that is reported.
   @Test func whatIsInUseIsSaid() throws {
     let result = try Launch(
       [Adopting.client.get(), "used"], environment: adopting.environment()
@@ -210,7 +210,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.error.contains("libgcrypt is not adopted: it was in use"), "\(result.error)")
   }
 
-  /// A libcrypto whose own calls cannot be stood in for is left alone, and the process says so.
+  /// A libcrypto whose own calls cannot be interposed is not adopted, and that is reported.
   @Test(arguments: [true, false]) func aLibraryThatCallsItsOwnFunctions(isBound: Bool) throws {
     let scratch = try Scratch()
     let stats = try Scratch(onTmpfs: true)
@@ -244,7 +244,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(told.contains("openssl is not adopted: libcrypto calls its own") == isBound, "\(told)")
   }
 
-  /// Libraries may use what they keep until the last of their destructors has run.
+  /// Libraries may use their memory until the last destructor has run.
   @Test func destructorsStillHaveTheirKeys() throws {
     let scratch = try Scratch()
     let source = Programs.package.appending(path: "Tests/Clients/ending.c").path
@@ -267,7 +267,8 @@ func areThere(_ programs: String...) -> Bool {
   /// A daemon that closes all descriptors is published anew, and none of its own files is closed.
   @Test func aDaemonThatClosesAllIsSeen() throws {
     let stats = try Scratch(onTmpfs: true)
-    // (A shell reports the status: the program closes what Foundation waits for.)
+    // (A shell reports the status, because the program closes the descriptor that Foundation waits
+    // for.)
     let running = try Running(
       Launch(
         ["sh", "-c", "\"$0\" closes; exit $?", Adopting.client.get()], stats: stats,
@@ -289,7 +290,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
   }
 
-  /// A child locks what it inherits, and publishes it; so does a child of it.
+  /// A child locks its inherited memory and publishes it, and so does its own child.
   @Test func aChildIsWatchedToo() throws {
     let stats = try Scratch(onTmpfs: true)
     let running = try Running(
@@ -310,7 +311,7 @@ func areThere(_ programs: String...) -> Bool {
     running.process.waitUntilExit()
   }
 
-  /// A child that may lock less than its parent did says what is not locked, and locks it once it may.
+  /// A child with a smaller limit shows what is not locked, and locks it once the limit is raised.
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard RLIMIT_MEMLOCK of 1 MiB"))
   func aChildThatCannotLockSaysSo() throws {
     let stats = try Scratch(onTmpfs: true)
@@ -331,7 +332,7 @@ func areThere(_ programs: String...) -> Bool {
       "prlimit", "--pid", "\(child)", "--memlock=1048576:1048576",
     ]).run()
     #expect(raised.status == 0, "\(raised.error)")
-    // Also what is open at the time, as libsodium's memory is.
+    // Including memory that is open, such as libsodium's.
     try eventually("the child has locked what it inherited") {
       let seen = try Watched(child, stats)
       return seen.isLocked("openssl") && seen.isLocked("libsodium") && seen.status == 0
@@ -378,7 +379,7 @@ func areThere(_ programs: String...) -> Bool {
       #expect(result.status == 125, "\(result)")
       #expect(result.error.contains("cannot be adopted: it is linked statically"))
     }
-    // Of another kind than the library: the loader would only complain, or there is none of its kind.
+    // Programs for another architecture or loader than the library's.
     let other = scratch.file("other")
     let made = try Launch(
       [
@@ -405,7 +406,7 @@ func areThere(_ programs: String...) -> Bool {
     try expectRefused("it is for another processor")
     whole[4] = 1
     try expectRefused("it has 32 bits")
-    // Nothing of another user's that is set-user-ID, where this user is another.
+    // Set-user-ID programs of another user.
     let setUser = scratch.file("b")
     try copyProgram("/usr/bin/true", to: setUser)
     chmod(setUser, 0o4755)
@@ -417,7 +418,7 @@ func areThere(_ programs: String...) -> Bool {
       let result = try Launch([adopting.memwatch, "run", "--adopt", "--", setUser]).run()
       #expect(result.status == 125 && result.error.contains("it is set-user-ID"), "\(result)")
     }
-    // Where the library is not: the program's own memwatch, in the build.
+    // The build folder's memwatch, which has no library beside it.
     let missing = Launch([scratch.file("memwatch"), "run", "--adopt", "--", "true"])
     try copyProgram(Programs.memwatch, to: scratch.file("memwatch"))
     let result = try missing.run()

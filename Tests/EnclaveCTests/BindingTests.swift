@@ -1,4 +1,4 @@
-// The bindings for other languages, tested by their own tests, on the installed library.
+// Runs the own tests of the bindings for other languages, with the installed library.
 
 import Foundation
 import TestSupport
@@ -11,7 +11,7 @@ func isInstalled(_ tool: String) -> Bool {
 extension Installed {
   static let bindings = Programs.package.appending(path: "Sources/Bindings").path
 
-  /// Where a program finds the installed library, whatever it is written in.
+  /// The environment in which programs in any language find the installed library.
   var bindingEnvironment: [String: String] {
     [
       "LD_LIBRARY_PATH": libraries, "PKG_CONFIG_PATH": libraries + "/pkgconfig",
@@ -51,7 +51,7 @@ extension Installed {
     #expect(result.output.contains("no issues found in 7 source files"), "\(result.output)")
   }
 
-  /// A secret without a label is counted under the line that asked for it.
+  /// A secret without a label is counted under the line of its allocation.
   @Test(.enabled(if: isInstalled("python3"), "python3 is not installed"))
   func memwatchShowsPythonsSecrets() throws {
     let stats = try Scratch(onTmpfs: true)
@@ -96,7 +96,8 @@ extension Installed {
   func rust() throws {
     let result = try run(["cargo", "test", "--offline", "--locked"], in: "rust")
     #expect(result.status == 0, "\(result.output)\(result.error)")
-    // Of the file of tests, and of the documentation, whose programs that must not compile do not.
+    // The tests of the test file, and of the documentation, which has programs that must not
+    // compile.
     let passed = result.output.matches(of: /test result: ok. (\d+) passed/).compactMap { Int($0.1) }
     #expect(passed.contains { $0 >= 15 } && passed.contains(8), "\(result.output)")
     #expect(result.output.matches(of: /compile fail \.\.\. ok/).count == 6)

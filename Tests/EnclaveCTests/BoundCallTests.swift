@@ -1,4 +1,4 @@
-// Call sites that are bound to an arena: the interposer, the active arena, foreign allocators.
+// Call sites bound to an arena: the interposer, the active arena, foreign allocators.
 
 import Foundation
 import TestSupport
@@ -37,7 +37,7 @@ import Testing
   }
 
   @Test func settingTheActiveArenaLooksUpNamesOnce() throws {
-    // The loader tells of each lookup, and of each object that it looks in.
+    // The loader prints each symbol lookup, and each object that it searches.
     var environment = preload
     environment["LD_DEBUG"] = "symbols"
     let result = try Launch([installed.compile("active"), "lookups"], environment: environment)

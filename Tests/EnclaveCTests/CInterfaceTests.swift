@@ -1,4 +1,4 @@
-// The C interface as C programs meet it: built, installed, linked, misused, and watched.
+// The C interface from the view of C programs: built, installed, linked, misused, and watched.
 
 import Foundation
 import TestSupport
@@ -29,7 +29,7 @@ struct Installed: Sendable {
     let source = Programs.package.appending(path: "Tests/Clients/\(client).c").path
     let program = prefix.file("\(client)-\(UInt32.random(in: 0 ... .max))")
     let module = linkage == .interposed ? "enclave-malloc" : "enclave"
-    // pkg-config of the installed file, as its user would ask it.
+    // Use pkg-config with the installed file, like a user.
     let asked = try Launch(
       ["pkg-config", "--cflags", "--libs", module] + packages,
       environment: ["PKG_CONFIG_PATH": libraries + "/pkgconfig"]
@@ -56,7 +56,7 @@ struct Installed: Sendable {
 
   // MARK: - The header and the libraries
 
-  /// The names that the header declares are the ones that the library exports.
+  /// The library exports exactly the names that the header declares.
   @Test func theLibraryExportsWhatTheHeaderDeclares() throws {
     let header = try String(
       contentsOfFile: installed.prefix.file("include/enclave.h"), encoding: .utf8)
@@ -92,8 +92,8 @@ struct Installed: Sendable {
       ])
   }
 
-  /// Functions carry a version, so that later ones can change. pthread_create carries none: with
-  /// one it would not stand before the C library's in a program that was linked with another
+  /// Functions have a symbol version, so that later versions can change. pthread_create has none:
+  /// with a version it would not precede the C library's in a program that was linked with another
   /// version of that.
   @Test func functionsCarryAVersion() throws {
     let names = try Launch([
@@ -107,8 +107,8 @@ struct Installed: Sendable {
     #expect(names.contains("pthread_create"))
   }
 
-  /// Constants cannot be written, nor what the loader relocates: in the library, and in a program
-  /// that links the static one.
+  /// Constants and relocated data are read-only, in the library and in a program that links it
+  /// statically.
   @Test func constantsCannotBeWritten() throws {
     let files = [
       installed.libraries + "/libenclave.so.1", try installed.compile("interface", linkage: .fixed),
@@ -123,7 +123,7 @@ struct Installed: Sendable {
     }
   }
 
-  /// pkg-config and the header tell the version that memwatch does.
+  /// pkg-config, the header and memwatch have the same version.
   @Test(arguments: ["enclave", "enclave-malloc"])
   func pkgConfigTellsTheVersion(module: String) throws {
     let asked = try Launch(
@@ -144,7 +144,7 @@ struct Installed: Sendable {
       })
   }
 
-  /// Nothing of the toolchain is needed, or named, where the libraries run.
+  /// The libraries neither need nor mention the toolchain at run time.
   @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1", "libenclave-adopt.so.1"])
   func nothingOfTheToolchainIsLeft(library: String) throws {
     let dynamic = try Launch(["readelf", "-d", installed.libraries + "/" + library]).run().output
@@ -216,11 +216,11 @@ struct Installed: Sendable {
     }
   }
 
-  /// What the processor and the kernel say.
+  /// The processor and the kernel agree with the probes.
   private static let hasKeys =
     (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8))?.contains(" ospke") ?? false
 
-  /// A window is its thread's, and no thread that is born in it keeps it.
+  /// A window belongs to its thread, and threads that are created in it start closed.
   @Test(.enabled(if: hasKeys, "this processor has no protection keys"))
   func aWindowBelongsToItsThread() throws {
     let program = try installed.compile("attacks")
@@ -305,16 +305,15 @@ struct Installed: Sendable {
     }
   }
 
-  /// The address sanitizer stands in front of the library without disturbing it; what the library
-  /// finds, it still finds.
+  /// The address sanitizer and the library work together: the library still detects violations.
   @Test func underTheAddressSanitizer() throws {
     let program = try installed.compile("attacks", flags: ["-fsanitize=address"])
-    // (It keeps what is freed for a while: memory grows.)
+    // (The sanitizer keeps freed memory for a while, so memory grows.)
     for attack in Self.attacks
     where attack.status != Self.faulted && attack.name != "destroyed-leaks" {
       let result = try Launch(
         [program, attack.name, attack.gates[0]],
-        // A client that ends in mid-attack releases nothing.
+        // A client that ends during an attack releases nothing.
         environment: ["ASAN_OPTIONS": "detect_leaks=0"]
       ).run()
       #expect(result.output == attack.output, "\(attack.name): \(result.error)")
@@ -332,14 +331,13 @@ struct Installed: Sendable {
   }
 }
 
-/// Programs that were not written for this library, with their memory on an arena, as memwatch sees
-/// them.
+/// Programs that were not written for this library, with their memory on an arena, watched by
+/// memwatch.
 @Suite struct ClientTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 
-  /// Runs a client up to its pause, compares what it says with what memwatch shows, and lets it
-  /// end.
+  /// Runs a client up to its pause, compares its output with memwatch's, and lets it end.
   private func watch(_ arguments: [String], arena: String) throws {
     let stats = try Scratch(onTmpfs: true)
     let (process, input, output, errors) = try Launch(arguments, stats: stats).start()

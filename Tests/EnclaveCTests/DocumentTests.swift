@@ -1,5 +1,5 @@
-// The code in the documents, word for word: each Swift block is a main.swift, each other one a program,
-// that compiles, links as documented, runs, and ends with 0.
+// The code in the documentation, unchanged: each Swift block is a main.swift, each other block a
+// program. It compiles, links as documented, runs, and exits with 0.
 
 import Foundation
 import TestSupport
@@ -12,7 +12,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
   var text: String
   var testDescription: String { "\(file):\(line)" }
 
-  /// Of README.md and of every article, in order.
+  /// The blocks of README.md and of every article, in order.
   static let all: [CodeBlock] = {
     let sources = Programs.package.appending(path: "Sources").path
     let articles = (FileManager.default.enumerator(atPath: sources)?.allObjects ?? [])
@@ -40,7 +40,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     return blocks
   }
 
-  /// What `import Crypto` brings: a module of the names of swift-crypto 4's types, and of 3's.
+  /// A module `Crypto` that declares the type names of swift-crypto 3 and 4.
   private static let crypto = Result { try Self.makeCrypto() }
 
   private static func makeCrypto() throws -> Scratch {
@@ -69,12 +69,13 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     return scratch
   }
 
-  /// Compiles a Swift block as it stands, beside an import of swift-crypto's names; the program's path.
+  /// Compiles an unchanged Swift block, with swift-crypto's names imported. Returns the program's
+  /// path.
   func program(in scratch: Scratch) throws -> String {
     let (source, program) = (scratch.file("main.swift"), scratch.file("program"))
     try ("import Crypto\n" + text).write(toFile: source, atomically: true, encoding: .utf8)
     let crypto = try Self.crypto.get()
-    // The library as SwiftPM built it: what the sample process is linked from, but for its own code.
+    // The library as SwiftPM built it: the objects of the sample process, without its own code.
     let build = Programs.directory.path
     let objects = try String(
       contentsOfFile: build + "/enclave-demo.product/Objects.LinkFileList", encoding: .utf8
@@ -98,7 +99,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
 }
 
 @Suite struct DocumentTests {
-  /// A block in another language, or one that a mistake hides, is noticed here.
+  /// Notices blocks in other languages, and blocks that a typing mistake hides.
   @Test func everyBlockIsKnown() {
     #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
     let known: Set = ["swift", "c", "python", "rust", "sh", "yaml", ""]
@@ -120,7 +121,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     let scratch = try Scratch(onTmpfs: true)
     let source = scratch.file("program.c")
     try block.text.write(toFile: source, atomically: true, encoding: .utf8)
-    // By the line that the block itself gives.
+    // Compile with the command in the block itself.
     let line = try #require(block.text.firstMatch(of: /\/\/ (cc program\.c .*)/)?.1)
     let launch = Launch(
       ["sh", "-c", "cd \(scratch.path) && \(line) -Wall -Wextra -Werror && ./a.out"],

@@ -15,14 +15,14 @@ import Testing
     ]
   }
 
-  /// Handlers of the program's own allocate and free in the middle of a fork.
+  /// The program's own fork handlers allocate and free during a fork.
   @Test func handlersOfForksAllocate() throws {
     let result = try Launch([Adopting.client.get(), "heap-handlers"], environment: heap()).run()
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
     #expect(!result.error.contains("Enclave"), "\(result.error)")
   }
 
-  /// What is aligned above a page is forgotten when its arena goes.
+  /// Blocks aligned to more than a page are forgotten when their arena is destroyed.
   @Test func anArenaTakesItsAlignedBlocksWithIt() throws {
     let program = try installed.compile("stale", linkage: .interposed)
     let result = try Launch(
@@ -41,12 +41,12 @@ import Testing
       """
     let result = try Launch(["sqlite3", ":memory:"], environment: heap()).run(input: script)
     #expect(result.status == 0 && result.output == "5000|3998\n", "\(result.error)")
-    // A check says nothing where nothing is wrong; nor does anything else.
+    // A check without violations prints nothing, and neither does anything else.
     #expect(!result.error.contains("Enclave"), "\(result.error)")
   }
 
-  /// Python, its whole heap on an arena: a known number of further allocations is what memwatch
-  /// counts more.
+  /// Python with its whole heap on an arena: memwatch counts a known number of additional
+  /// allocations.
   @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
   func anUnchangedPython() throws {
     let stats = try Scratch(onTmpfs: true)
@@ -72,7 +72,7 @@ import Testing
       try #require(String(decoding: said, as: UTF8.self) == line + "\n")
       var last = (-1, -1)
       var since = 0
-      // What is not listed is counted at each tenth tick: until counts stand still for more than that.
+      // Unlisted secrets are counted at every tenth tick: wait until counts are stable for longer.
       try eventually("counts stand still") {
         let shown = try memwatch(
           "snapshot", "\(process.processIdentifier)", "--format", "json", stats: stats)
@@ -114,7 +114,7 @@ import Testing
     #expect(result.error.contains("overflow"), "\(result.error)")
   }
 
-  /// Memory that is mapped and not touched is locked, and takes none.
+  /// Untouched mapped memory counts as locked, but takes no RAM.
   @Test func whatIsNotTouchedTakesNoMemory() throws {
     let program = """
       import ctypes
@@ -159,7 +159,7 @@ import Testing
     #expect(result.output == "ok\n" && !result.error.contains("checked"), "\(result)")
   }
 
-  /// A child that goes on without exec has its parent's data.
+  /// A child that continues without exec has its parent's data.
   @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
   func aForkedShellGoesOn() throws {
     let script =
@@ -189,7 +189,7 @@ import Testing
     #expect(!result.error.contains("Enclave"), "\(result.error)")
   }
 
-  /// The child's heap is locked again, and published by itself.
+  /// The child locks its heap again, and publishes it on its own page.
   @Test func aForkedChildIsWatched() throws {
     let stats = try Scratch(onTmpfs: true)
     let program = """
@@ -245,7 +245,7 @@ import Testing
     let result = try Launch(unprivileged(memlock: 65536) + command, environment: heap("heap")).run()
     #expect(result.status == 0 && result.output == "3000000\n")
     #expect(result.error.contains("bytes are not locked: raise RLIMIT_MEMLOCK"), "\(result.error)")
-    // Where locks are required, what cannot be locked is not given.
+    // With required locks, allocations that cannot be locked fail.
     let required = try Launch(
       unprivileged(memlock: 65536) + command, environment: heap("heap,lock=required")
     ).run()

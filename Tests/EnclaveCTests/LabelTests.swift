@@ -1,4 +1,4 @@
-// Names and labels whose text is gone, or another, by the time that memwatch looks.
+// Names and labels whose text is freed or changed before memwatch reads them.
 
 import Foundation
 import TestSupport
@@ -8,7 +8,7 @@ import Testing
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 
-  /// The arena's name, and the live secrets by label, once the client says that it is ready.
+  /// The arena's name, and the live secrets by label, once the client is ready.
   private func shown(_ arguments: [String]) throws -> (arena: String, labels: [String: Int]) {
     let stats = try Scratch(onTmpfs: true)
     let (process, input, output, errors) = try Launch(
@@ -65,8 +65,8 @@ import Testing
     #expect(labels.count == 2)
   }
 
-  /// A program that makes up a label for each secret costs a bounded amount of memory; what is not
-  /// told apart any more says so.
+  /// A program with a new label for each secret takes bounded memory. Further labels are counted
+  /// together under a label that says so.
   @Test func labelsBeyondTheLimitAreCountedTogether() throws {
     #expect(try shown(["many"]).labels == ["number 3": 1, "other labels": 2])
   }

@@ -1,4 +1,4 @@
-// What is process-wide, as programs in C meet it: wiping, exiting and publishing while threads work.
+// Process-wide functions from C: wiping, exiting and publishing while threads work.
 
 import Foundation
 import TestSupport
@@ -10,7 +10,7 @@ import Testing
 
   private static let hasValgrind = (try? Launch(["valgrind", "--version"]).run().status) == 0
 
-  // MARK: - Arenas that come and go meanwhile
+  // MARK: - While arenas are created and destroyed
 
   @Test func wipingEverythingUsesNoReleasedArena() throws {
     let program = try installed.compile("process")
@@ -45,7 +45,7 @@ import Testing
     #expect(result.status == 0 && result.output == "ok\n", "\(result.error)")
   }
 
-  /// The Swift runtime makes types and globals at their first use, under locks of its own.
+  /// The Swift runtime initializes types and globals at their first use, under its own locks.
   @Test(arguments: ["lock", "global"], [Installed.Linkage.shared, .fixed])
   func aChildForkedDuringAFirstUseEnds(of what: String, linkage: Installed.Linkage) throws {
     let program = try installed.compile("firstuse", linkage: linkage)
@@ -96,8 +96,8 @@ import Testing
     #expect(try names(stats) == [])
   }
 
-  /// A limit that publishing does not fit into is named; nothing is left behind, and the program goes
-  /// on.
+  /// If publishing exceeds a limit, the error names it, nothing is leaked, and the program
+  /// continues.
   @Test(arguments: [
     ("nofile", 3, "RLIMIT_NOFILE"), ("nofile", 4, "RLIMIT_NOFILE"), ("as", 100_000, "RLIMIT_AS"),
     ("as", 1_150_000, "RLIMIT_AS"), ("as", 1_600_000, "RLIMIT_AS"),
@@ -111,14 +111,14 @@ import Testing
     #expect(try names(stats) == [])
   }
 
-  /// Limits that publishing needs nothing of.
+  /// Limits that do not affect publishing.
   @Test(arguments: [("memlock", 0), ("rttime", 1_000_000), ("nofile", 8), ("as", 8 << 20)])
   func otherLimitsDoNotMatter(limit: String, value: Int) throws {
     let (result, _) = try publishing(under: limit, value)
     #expect(result.status == 0 && result.output == "publishes\n", "\(result.output)\(result.error)")
   }
 
-  /// A program that publishes under a limit, and the directory of its page.
+  /// Runs a program that publishes under a limit. Also returns the directory of its page.
   private func publishing(under limit: String, _ value: Int) throws -> (Ended, Scratch) {
     try readable()
     let stats = try open()
@@ -129,7 +129,7 @@ import Testing
     return (result, stats)
   }
 
-  /// For another user, who is not root.
+  /// Runs as another user, who is not root.
   private func readable() throws {
     try FileManager.default.setAttributes(
       [.posixPermissions: 0o755], ofItemAtPath: installed.prefix.path)

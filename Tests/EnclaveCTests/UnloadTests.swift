@@ -1,4 +1,4 @@
-// The library in plugins: unloaded while it is at work, and beside another copy of it.
+// The library in plugins: unloaded while it is in use, and next to another copy of itself.
 
 import Foundation
 import TestSupport
@@ -17,9 +17,9 @@ import Testing
     try installed.compile("module", flags: ["-shared", "-fPIC"])
   }
 
-  /// How a program ends that unloads the library.
+  /// How a program that unloads the library ends.
   private func end(_ name: Case, libraries: String) throws -> Int32 {
-    // Nothing of the program needs the library: it has a pthread_create too, so libc's comes first.
+    // Only the plugin needs the library, so libc's pthread_create precedes the library's.
     let host = try installed.compile("host", flags: ["-Wl,--as-needed", "-lpthread", "-lc"])
     let library = name == .interposer ? libraries + "/libenclave-malloc.so.1" : try module()
     let stats = try Scratch(onTmpfs: true)
@@ -56,7 +56,7 @@ import Testing
     #expect(status == 128 + SIGSEGV)
   }
 
-  /// Clears DF_1_NODELETE (elf(5)) in the dynamic section; false where it was not set.
+  /// Clears DF_1_NODELETE (elf(5)) in the dynamic section. Returns false if it was not set.
   private func clearNodelete(_ file: inout Data) -> Bool {
     func word(_ offset: Int, _ count: Int) -> Int {
       (0..<count).reduce(0) { $0 | Int(file[offset + $1]) << (8 * $1) }
@@ -73,8 +73,8 @@ import Testing
     return false
   }
 
-  /// One copy linked into the program, another in a plugin's library: each has its page, and takes
-  /// nothing from the other.
+  /// One copy is linked into the program, another into a plugin's library. Each has its own page,
+  /// and neither affects the other.
   @Test func twoCopiesPublishSideBySide() throws {
     let host = try installed.compile("host", flags: ["-DWITH_ENCLAVE"], linkage: .fixed)
     let stats = try Scratch(onTmpfs: true)
@@ -105,7 +105,8 @@ import Testing
   }
 }
 
-/// A program that says a line where the test has to look, and goes on after a line.
+/// A program that prints a line when the test should inspect it, and continues after it reads a
+/// line.
 private final class Client {
   let process: Process
   private let (input, output) = (Pipe(), Pipe())
@@ -119,7 +120,7 @@ private final class Client {
 
   deinit { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
 
-  /// The next line; what there is of it when the program ends.
+  /// The next line, or its beginning if the program ends.
   func line() throws -> String {
     var text = Data()
     while let byte = try output.fileHandleForReading.read(upToCount: 1), !byte.isEmpty {
@@ -134,7 +135,7 @@ private final class Client {
     try? input.fileHandleForWriting.write(contentsOf: Data("go\n".utf8))
   }
 
-  /// The exit status, or 128 and the signal.
+  /// The exit status, or 128 plus the signal's number.
   func end() -> Int32 {
     process.waitUntilExit()
     return process.terminationReason == .uncaughtSignal

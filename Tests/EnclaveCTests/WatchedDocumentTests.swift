@@ -1,5 +1,5 @@
-// The documents' own programs under `memwatch run`, which sets ENCLAVE_STATS=1: what they start
-// themselves and what the environment starts are one publisher.
+// The documentation's programs under `memwatch run`, which sets ENCLAVE_STATS=1: publishing that
+// the program and the environment both start is one publisher.
 
 import Foundation
 import TestSupport
@@ -8,8 +8,8 @@ import Testing
 @Suite struct WatchedDocumentTests {
   static let publishing = CodeBlock.of("swift").filter { $0.text.contains("StatsPublisher.start") }
 
-  /// The programs end at once. This holds them at their first line of output, while they have an arena,
-  /// a publisher and a secret.
+  /// The programs end quickly. This pauses them at their first line of output, when they have an
+  /// arena, a publisher and a secret.
   static let holder = """
     #define _GNU_SOURCE
     #include <dlfcn.h>
@@ -38,7 +38,8 @@ import Testing
       "cc", "-shared", "-fPIC", "-o", scratch.file("hold.so"), scratch.file("hold.c"), "-ldl",
     ]).run()
     try #require(built.status == 0, "\(built.error)")
-    // Held for longer each time, until memwatch had the time to attach; the program itself never fails.
+    // Pause for longer each time, until memwatch has time to attach. The program itself never
+    // fails.
     var milliseconds = 250
     try eventually("it is watched") {
       let stats = try Scratch(onTmpfs: true)

@@ -1,12 +1,13 @@
-// Windows of the C interface where they are easily got wrong: in signal handlers, in other threads
-// than the one that opened them, in children.
+// Windows of the C interface in difficult situations: in signal handlers, in threads that did not
+// open them, and in children.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite struct CWindowTests {
-  /// The address names the secret, the window shows it; linked both ways.
+  /// Under a cipher gate the address identifies the secret, and the window shows it. Linked
+  /// dynamically and statically.
   @Test(arguments: [Installed.Linkage.shared, .fixed])
   func aCipherGate(linkage: Installed.Linkage) throws {
     let result = try Launch([Installed.shared.get().compile("cipher", linkage: linkage)]).run()
@@ -23,35 +24,36 @@ import Testing
   static let withoutPages = hasKeys ? ["none", "key"] : ["none"]
   static let gates = withoutPages + ["pages"]
 
-  /// A program that hangs is ended, and is a failure.
+  /// Runs a program. One that hangs is killed, and counts as a failure.
   private func run(_ arguments: String...) throws -> String {
     let result = try Launch(["timeout", "-s", "KILL", "120", program] + arguments).run()
     #expect(result.status == 0, "\(arguments): \(result.error)")
     return result.output
   }
 
-  /// A handler that finds its arena being changed by the thread that it interrupted is told so.
+  /// A handler whose arena is being changed by the interrupted thread gets ENCLAVE_ERROR_BUSY.
   @Test(arguments: withoutPages) func aHandlerNeverWaitsForItsOwnThread(gate: String) throws {
     #expect(try run("changing", gate) == "busy 1 opened 1 other 0 open 0\n")
   }
 
-  /// Neither a thread's first window at all nor its first to an arena needs malloc or a lock.
+  /// Neither a thread's first window nor its first to an arena needs malloc or a lock.
   @Test func theFirstWindowMayBeAHandlers() throws {
     #expect(try run("first") == "opened 1500 busy 0 other 0\n")
   }
 
-  /// Being refused needs no malloc and no lock either, and is counted.
+  /// Refusing a window needs no malloc and no lock either, and is counted.
   @Test func aHandlerMayBeRefused() throws {
     #expect(try run("refused") == "counted 1\n")
   }
 
-  /// Closing another thread's window is an error, whether or not this thread had windows of its own,
-  /// and changes nothing.
+  /// Closing another thread's window is an error and changes nothing, whether or not this thread
+  /// had windows.
   @Test(arguments: gates) func anotherThreadsWindowCannotBeClosed(gate: String) throws {
     #expect(try run("elsewhere", gate) == "19 0 19 0 0 0\n")
   }
 
-  /// A window whose thread has ended is told as such, and does not keep the arena from being destroyed.
+  /// A window whose thread has ended is counted as abandoned, and does not prevent destroying the
+  /// arena.
   @Test(arguments: gates) func aWindowThatItsThreadLeftOpenIsReported(gate: String) throws {
     #expect(
       try run("left-open", gate) == """
@@ -62,13 +64,13 @@ import Testing
         """)
   }
 
-  /// What a child read in a window that it was forked in was zeros.
+  /// A child that was forked in a window gets an error when it closes it, because it read zeros.
   @Test(arguments: gates) func aChildsWindowIsInherited(gate: String) throws {
     #expect(try run("forked", gate) == "child 0 parent 0\n")
   }
 
-  /// The thread sanitizer sees how windows are counted: by atomic additions, not by assembly. (clang does
-  /// not define __SANITIZE_THREAD__.)
+  /// Under the thread sanitizer windows are counted with atomic additions that it sees, not with
+  /// assembly. (clang does not define __SANITIZE_THREAD__.)
   @Test(arguments: ["clang", "gcc"], [false, true])
   func theThreadSanitizerSeesTheCounts(compiler: String, sanitizes: Bool) throws {
     let scratch = try Scratch()

@@ -1,4 +1,4 @@
-// What an arena's record tells after a refresh, whatever it told before.
+// An arena's record after a refresh is correct, whatever it was before.
 
 import Enclave
 import EnclaveStats
@@ -9,14 +9,14 @@ import TestSupport
 import Testing
 
 @Suite struct ChangeTests {
-  /// Eight windows at one refresh, none at the next, and meanwhile as many further opens as make up
-  /// for them in a sum: with each open weighing eight windows, and with both weighing the same.
+  /// Eight windows at one refresh and none at the next, with as many opens in between as would
+  /// cancel them in a sum: with opens weighted by eight, and with equal weights.
   @Test(arguments: [1, 8]) func newOpensDoNotHideClosedWindows(further: Int) async {
     await #expect(processExitsWith: .success) { [further = further as Int] in
       let scratch = try Scratch(onTmpfs: true)
       setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
       var options = StatsPublisher.Options()
-      // The publisher's own ticks stay out of the way.
+      // Disable the publisher's own ticks.
       options.tickMilliseconds = 10_000
       let publisher = try StatsPublisher.start(options)
       let published = publisher.path
@@ -41,7 +41,7 @@ import Testing
     }
   }
 
-  /// A window that was open at one refresh and is closed at the next, with none opened between.
+  /// A window that is open at one refresh and closed at the next, with no other opened in between.
   @Test func aSecretsWindowEnds() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)
@@ -60,8 +60,8 @@ import Testing
     }
   }
 
-  /// Whatever comes, goes and moves between two refreshes, on several threads: what is listed are live
-  /// secrets with their sizes, and the others are counted.
+  /// After any changes between two refreshes, on several threads, listed secrets are live and have
+  /// the right size, and the others are counted.
   @Test(arguments: [8, 64, 4096])
   func secretsAreListedAsTheyAre(capacity: Int) async {
     await #expect(processExitsWith: .success) { [capacity = capacity as Int] in
@@ -75,7 +75,7 @@ import Testing
     var reader = try Self.reader(of: publisher)
     var random = SeededGenerator(for: "secretsAreListedAsTheyAre")
     let arena = try Arena("many", .init(lock: .preferred, gate: .none))
-    // By address: such secrets can be resized and freed by any thread.
+    // Secrets by address, which any thread can resize and free.
     var live: [UnsafeMutableRawPointer: Int] = [:]
     func change() throws {
       for _ in 0..<Int.random(in: 0..<60, using: &random) {
@@ -95,7 +95,7 @@ import Testing
       }
     }
     for _ in 0..<200 {
-      // Another thread is another shard, where there are two processors.
+      // Another thread uses another shard, if there are two processors.
       let done = DispatchSemaphore(value: 0)
       nonisolated(unsafe) var failure: (any Error)?
       nonisolated(unsafe) let body = { do { try change() } catch { failure = error } }
@@ -129,7 +129,7 @@ import Testing
   ) throws -> StatsPublisher {
     setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
     var options = StatsPublisher.Options()
-    // By default the publisher's own ticks stay out of the way.
+    // By default the publisher's own ticks are disabled.
     options.tickMilliseconds = tickMilliseconds
     options.listedSecrets = listedSecrets
     return try StatsPublisher.start(options)
@@ -141,8 +141,8 @@ import Testing
     return try StatsPageReader(OpenFile(reading: path, followingLinks: false))
   }
 
-  /// Threads allocate and free, large and small, while this one and the publisher's write what is new:
-  /// afterwards what is listed is what is there.
+  /// Threads allocate and free large and small secrets while this thread and the publisher's write
+  /// changes. Afterwards the list matches the live secrets.
   @Test(arguments: [64, 100_000]) func secretsAreListedWhileTheyComeAndGo(capacity: Int) async {
     await #expect(processExitsWith: .success) { [capacity = capacity as Int] in
       try Self.comeAndGoAtOnce(capacity: capacity)
@@ -179,7 +179,7 @@ import Testing
         }
         live.add(mine.count, ordering: .relaxed)
         done.signal()
-        // They stay until all was looked at.
+        // They live until everything was checked.
         while !isOver.load(ordering: .acquiring) { _ = poll(nil, 0, 10) }
         mine = []
         done.signal()
@@ -201,7 +201,7 @@ import Testing
     publisher.refresh()
     image = try reader.read()
     #expect(image.secrets.isEmpty && image.arenas[0][.unlistedSecrets] == 0, "all are free")
-    // Every record serves again.
+    // Every record is reusable.
     var secrets: [SecretReference] = []
     for _ in 0..<min(capacity, 2000) {
       secrets.append(SecretReference(try arena.allocate(byteCount: 16)))
@@ -211,7 +211,7 @@ import Testing
     #expect(image.secrets.count == secrets.count, "records were lost")
   }
 
-  /// Secrets come while others are counted: those without a record are told at the next refresh, though
+  /// Secrets that are allocated while others are counted are counted at the next refresh, although
   /// nothing else changed since the last.
   @Test func unlistedSecretsAreCountedWhileTheyCome() async {
     await #expect(processExitsWith: .success) {
@@ -245,7 +245,8 @@ import Testing
     }
   }
 
-  /// All secrets are replaced between two refreshes, in other slabs: what is there fits, so all are listed.
+  /// All secrets are replaced between two refreshes, in other slabs. They fit the table, so all are
+  /// listed.
   @Test func secretsAreReplacedWhole() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)

@@ -1,5 +1,6 @@
-// The table of the page's fields against the library: the publisher writes each field, and both kinds
-// of statistics have those that the table says. (The viewer's side: MemwatchExporterTests.)
+// The library against the table of the page's fields: the publisher writes each field, and the
+// statistics in Swift and C have the fields that the table gives them. (MemwatchExporterTests check
+// the viewer.)
 
 import Enclave
 import EnclaveStats
@@ -12,7 +13,7 @@ import Testing
     try String(contentsOf: Programs.package.appending(path: path), encoding: .utf8)
   }
 
-  /// A field that nobody writes is 0 for ever, which no reader can tell from a true 0.
+  /// A field that is never written is always 0, which readers cannot distinguish from a real 0.
   @Test func thePublisherWritesEachField() throws {
     let publishing = Programs.package.appending(path: "Sources/Enclave/Publishing")
     var code =
@@ -31,7 +32,7 @@ import Testing
         #expect(writes.contains { code.contains($0) }, "nobody writes \(Word.record) \(word)")
       }
     }
-    // The header's capacities and sizes are written from the table of tables.
+    // The header's capacities and sizes come from the table of tables.
     check(
       HeaderWord.self,
       except: [
@@ -52,7 +53,7 @@ import Testing
 
   @Test func statisticsHaveWhatTheTableSays() throws {
     let declared = Set(ArenaWord.allCases.compactMap(\.field.statistic))
-    // What a program knows of its own arena, and the page tells otherwise or not at all.
+    // Statistics that the page has in another form, or not at all.
     let further: Set = [
       "abandonedWindows", "retiredSlots", "isFrozen", "isSealed", "protectionKey",
     ]

@@ -1,4 +1,5 @@
-// The format: the documentation says what the code does, and a stranger's reader understands it.
+// The page's format: the documentation agrees with the code, and an independent reader understands
+// pages.
 
 import EnclaveStats
 import Foundation
@@ -213,7 +214,7 @@ let formatDocument = Programs.package
     #expect(!left.contains { $0.hasPrefix("\(first.pid)-") }, "and the living one's is left alone")
   }
 
-  /// Four threads allocate and free as fast as they can while the page is cut to nothing.
+  /// Four threads allocate and free at full speed while the page is truncated to 0 bytes.
   @Test func truncatingThePageDoesNotHarmThePublisher() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)

@@ -1,4 +1,4 @@
-// What the page tells of each page of a chunk, against what the publisher was asked to do.
+// Page maps of chunks, compared with the commands that the publisher was given.
 
 import EnclaveStats
 import EnclaveSystem
@@ -25,7 +25,7 @@ import Testing
     try StatsPageReader(OpenFile(reading: path, followingLinks: false))
   }
 
-  /// The pages of all chunks, one after the other, those without anything left out.
+  /// The pages of all chunks in order, without empty ones.
   private func pages(_ reader: inout StatsPageReader) throws -> [PageContents] {
     let image = try reader.read()
     return zip(image.chunks, image.maps).flatMap { chunk, map in
@@ -58,7 +58,8 @@ import Testing
       pages.map(\.live) == [85, 15] && pages.allSatisfy { $0.kind == 2 && !$0.isOpen }
     }
     try peer.send("alloc a 2 4000")
-    // Four pages that are opened together hold three slots of 4096 bytes, size class 16.
+    // A slab of four pages, which are opened together, holds three slots of 4096 bytes, size class
+    // 16.
     try expect("two secrets in four pages", &reader) { pages in
       pages.dropFirst(2).map(\.live) == [2, 2, 2, 2]
         && pages.dropFirst(2).map(\.kind) == [16, 16, 16, 16]
@@ -95,7 +96,7 @@ import Testing
     try expect("one is free", &reader) { $0.map(\.live).sorted() == [0, 1] }
   }
 
-  /// More pages than a tick looks at: the others come with the next ones.
+  /// More pages than one tick writes: the others follow at the next ticks.
   @Test func manyPagesTakeMoreTicks() throws {
     var reader = try attach()
     try peer.send("arena a alpha slab off none")
@@ -105,7 +106,7 @@ import Testing
       found.count == pages && found.dropLast(4).allSatisfy { $0.live == 3 }
         && found.last?.live == 2000 % 3
     }
-    // … and what changes is told wherever it lies.
+    // … and changes are written wherever they are.
     try peer.send("hold a")
     try expect("one window", &reader) { $0.filter(\.isOpen).count == 4 }
   }
@@ -119,7 +120,7 @@ import Testing
     #expect(PageContents(bits: contents.bits).live == 255)
   }
 
-  /// Where the secrets are not wanted, and the maps are, and the reverse.
+  /// Reading maps without secrets, and secrets without maps.
   @Test func onlyWhatIsAskedForIsRead() throws {
     var reader = try attach()
     try peer.send("arena a alpha slab off none")

@@ -1,13 +1,12 @@
-// Others of the machine, in the places where pages lie: the publisher lives on, and writes nowhere
-// else.
+// Other processes interfere with the places of pages: the publisher keeps working, and never writes
+// elsewhere.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite(.serialized) struct NeighbourTests {
-  /// What somebody may have put where the directory would be: it is not followed, not used, and not
-  /// changed.
+  /// A file that another process put in place of the directory is not followed, used or changed.
   @Test(arguments: ["link", "file", "fifo", "open", "link to nothing"])
   func filesInPlaceOfTheDirectoryAreLeftAlone(kind: String) throws {
     let runtime = try Scratch(onTmpfs: true)
@@ -33,7 +32,7 @@ import Testing
     if kind == "open" { #expect(try files.contentsOfDirectory(atPath: place).isEmpty) }
   }
 
-  /// The page's own user takes it away, opens it to all, or writes over it.
+  /// The page's owner removes it, makes it accessible to all, or overwrites it.
   @Test(arguments: ["remove", "chmod", "overwrite", "replace", "truncate", "grow"])
   func thePublisherSurvivesChangesToItsPage(what: String) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -56,7 +55,7 @@ import Testing
     try peer.send("alloc b 100 40")
     let seen = try Launch([Programs.memwatch, "snapshot", "--file", path], stats: scratch)
       .run()
-    // remove: no publisher; overwrite, replace, truncate, grow: corrupt; chmod: as before.
+    // remove: no publisher; overwrite, replace, truncate, grow: corrupt; chmod: unchanged.
     let codes: [String: [Int32]] = ["remove": [2], "chmod": [0], "overwrite": [4, 7]]
     #expect((codes[what] ?? [4]).contains(seen.status), "\(seen.status) \(seen.error)")
     try peer.exit()

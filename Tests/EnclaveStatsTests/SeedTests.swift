@@ -11,7 +11,7 @@ import Testing
       var (first, second) = (SeededGenerator(), SeededGenerator())
       try #require(first.seed == 17)
       for _ in 0..<100 { #expect(first.next() == second.next()) }
-      // Streams are of the seed, not of how far the generator is.
+      // Streams depend on the seed, not on the generator's position.
       var (one, same, other) = (first.stream(1), SeededGenerator().stream(1), first.stream(2))
       for _ in 0..<100 {
         let number = one.next()

@@ -1,4 +1,4 @@
-// Starts that fail leave nothing behind, and the spare directory is for a name that is taken.
+// Failed starts leave no files, and the fallback directory is only used if the name is taken.
 
 import CTestSupport
 import EnclaveStats
@@ -38,8 +38,8 @@ import Testing
     }
   }
 
-  /// Two copies of the library in one process publish side by side: the second neither removes the page
-  /// of the first, nor frees the lock by which others see that its publisher lives.
+  /// Two copies of the library in one process publish independently: the second neither removes the
+  /// page of the first nor releases the lock that shows its publisher to be alive.
   @Test func pageOfTheSameProcessIsNotRemoved() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)
@@ -47,7 +47,7 @@ import Testing
       let second = try Self.create(in: Self.candidates(scratch))
       for page in [first, second] {
         #expect(FileManager.default.fileExists(atPath: page.path))
-        // A process does not see its own locks: a child looks.
+        // A child checks, because a process does not see its own locks.
         let report = try ChildReport()
         let child = ct_fork()
         if child == 0 {
@@ -63,7 +63,7 @@ import Testing
     }
   }
 
-  /// What an ended process left is removed, also where its process id is this one's again.
+  /// The page of an ended process is removed, even if this process has the same pid.
   @Test func stalePageWithTheSameIdIsRemoved() throws {
     let scratch = try Scratch(onTmpfs: true)
     let first = scratch.file("first")
@@ -91,7 +91,8 @@ import Testing
     }
   }
 
-  /// What cannot be opened is named: a file, a way through a file, a place that is not there, a link.
+  /// The error names a directory that cannot be opened: a file, a path through a file, a missing
+  /// path, a link.
   @Test(arguments: ["file", "file/stats", "absent/stats", "link"])
   func aDirectoryThatCannotBeOpenedIsNamed(name: String) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -108,7 +109,7 @@ import Testing
     }
   }
 
-  /// Writable by the group is as unfit as writable by all.
+  /// A directory that the group can write is rejected like one that all can write.
   @Test(arguments: [0o777, 0o770, 0o707, 0o720, 0o702])
   func theSpareIsForAnUnfitDirectory(mode: Int) throws {
     let scratch = try Scratch(onTmpfs: true)

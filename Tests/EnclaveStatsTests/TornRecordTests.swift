@@ -1,4 +1,4 @@
-// Writers and a reader of one page at full speed: no record that the reader accepts is torn.
+// Writers and a reader of one page at full speed: the reader accepts no torn record.
 
 import EnclaveStats
 import EnclaveSystem
@@ -19,11 +19,11 @@ import Testing
       processName: Array("test".utf8), geometry: [], tickMs: 1000, firstHeartbeat: { _ in })
   }
 
-  /// Three threads write all words of their records again and again, each time one number; the reader looks
-  /// for records that hold two.
+  /// Three threads repeatedly fill their records with one number. The reader looks for records with
+  /// two numbers.
   ///
-  /// - Parameter isMarked: whether writers raise the sequence to an odd value first, as they must.
-  /// - Returns: how many records were accepted, and how many of them were torn.
+  /// - Parameter isMarked: whether writers set the sequence to an odd value first, as they must.
+  /// - Returns: the number of accepted records, and how many of them were torn.
   private func run(isMarked: Bool, until enough: (Int, Int) -> Bool) throws -> (Int, Int) {
     let scratch = try Scratch(onTmpfs: true)
     let file = try Self.page(scratch)
@@ -44,7 +44,7 @@ import Testing
               if isMarked {
                 record.set(word, value)
               } else {
-                // What `set` stores, without its assertion.
+                // Store like `set`, but without its assertion.
                 unsafe storeRelaxed(value, at: table.base + index * words * 8 + word * 8)
               }
             }
@@ -61,14 +61,14 @@ import Testing
       group.wait()
       file.unlink()
     }
-    // As another process would have it: the file by its name, read by pread.
+    // Read the file by name with pread, like another process.
     var reader = try StatsPageReader(OpenFile(reading: file.path, followingLinks: false))
     var (accepted, torn) = (0, 0)
     let deadline = Date().addingTimeInterval(1200)
     while !enough(accepted, torn), Date() < deadline {
       for record in try reader.read([]).arenas {
         accepted += 1
-        // Words are written in turn: one that is torn differs between its ends, or in the middle.
+        // Words are written in order, so a torn record differs between its ends or in the middle.
         let first = record.words[1]
         if record.words[words - 1] != first || record.words[words / 2] != first
           || record.words[words / 4] != first || record.words[words / 4 * 3] != first
@@ -80,7 +80,7 @@ import Testing
     return (accepted, torn)
   }
 
-  /// MEMWATCH_READS: how many records are to be accepted.
+  /// The number of records to accept; MEMWATCH_READS sets it.
   @Test func noAcceptedRecordIsTorn() throws {
     let wanted =
       ProcessInfo.processInfo.environment["MEMWATCH_READS"].flatMap { Int($0) } ?? 300_000
@@ -88,7 +88,7 @@ import Testing
     #expect(accepted >= wanted && torn == 0)
   }
 
-  /// The control: without the odd sequence they are found at once.
+  /// The control: without the odd sequence, torn records are found quickly.
   @Test func tornReadsAreFoundWithoutTheSequence() throws {
     let (accepted, torn) = try run(isMarked: false) { accepted, torn in
       torn > 0 || accepted > 5_000_000
@@ -97,7 +97,7 @@ import Testing
   }
 
   #if DEBUG
-    /// A debug build ends where a word is written before the sequence is odd, or after it was.
+    /// A debug build traps if a word is written while the sequence is not odd.
     @Test(arguments: ["before", "within", "after"])
     func aWordOutsideTheMarkEndsADebugBuild(place: String) async {
       await #expect(processExitsWith: place == "within" ? .success : .failure) {
@@ -115,7 +115,7 @@ import Testing
       }
     }
 
-    /// A secret's record, as it comes and as it goes.
+    /// A secret's record when it is listed and when it is removed.
     @Test func aSecretsRecordIsWrittenUnderItsMark() async {
       await #expect(processExitsWith: .success) {
         let scratch = try Scratch(onTmpfs: true)

@@ -1,4 +1,4 @@
-// The ciphers against published answers.
+// The ciphers against published test vectors.
 
 #if Sodium
   import Enclave

@@ -1,4 +1,4 @@
-// What the vault's tests share: arenas, vaults and secrets whose contents are known.
+// Shared by the vault's tests: arenas, vaults and secrets with known contents.
 
 #if Sodium
   import Enclave
@@ -19,7 +19,7 @@
     try Vault("vault", lock: .preferred, gate: gate, cipher: cipher, nonceLimit: limit)
   }
 
-  /// A secret whose bytes follow from a number.
+  /// A secret whose bytes are derived from a number.
   func secret(_ arena: Arena, _ size: Int, _ number: Int) throws -> Secret {
     var secret = try arena.allocate(byteCount: size)
     try secret.withMutableBytes { bytes in
@@ -40,13 +40,13 @@
     }
   }
 
-  /// What holds an encrypted secret in a collection.
+  /// A reference to an encrypted secret, for collections.
   final class Holder: @unchecked Sendable {
     var encrypted: EncryptedSecret?
     init(_ encrypted: consuming EncryptedSecret) { self.encrypted = consume encrypted }
   }
 
-  /// Runs a body in several threads; throws what any of them threw.
+  /// Runs a body in several threads. Rethrows the error of any of them.
   func concurrently(_ count: Int, _ body: @escaping (Int) throws -> Void) throws {
     final class Shared: @unchecked Sendable {
       let body: (Int) throws -> Void

@@ -1,4 +1,4 @@
-// Streams: what is written is read, and what was tampered with is not.
+// Streams return what was written, and reject what was tampered with.
 
 #if Sodium
   import CTestSupport
@@ -11,12 +11,12 @@
 
   private let chunk = 100
 
-  /// The data of the tests: byte by byte what its place says.
+  /// The test data: each byte is derived from its position.
   private func byte(_ place: Int) -> UInt8 {
     UInt8(truncatingIfNeeded: place &* 131 &+ place >> 8)
   }
 
-  /// How much is written and read at a time follows from one seed, and from how long a stream is.
+  /// The sizes of writes and reads are derived from one seed and the stream's length.
   private let seeded = SeededGenerator(for: "StreamTests")
 
   private func write(
@@ -36,7 +36,7 @@
     return try writer.finish()
   }
 
-  /// Reads to the end; false when a byte is not what its place says.
+  /// Reads to the end. Returns false if a byte does not match its position.
   private func isRight(
     _ reader: inout EncryptedStreamReader, upTo longest: Int = 77
   ) throws -> Bool {
@@ -73,7 +73,7 @@
           #expect(isWhole)
           reader.seek(to: 0)
         }
-        // From anywhere, into a secret that takes more than a chunk.
+        // Read from any position into a secret larger than a chunk.
         var target = try arena.allocate(byteCount: 250)
         var random = seeded.stream(~count)
         for _ in 0..<50 {
@@ -97,7 +97,7 @@
       #expect(vault.statistics.streamBytes == 0 && arena.statistics.secretCount == 0)
     }
 
-    /// Secrets and descriptors as sources; a writer that is let go leaves nothing.
+    /// Secrets and descriptors as sources. A dropped writer leaves nothing.
     @Test func otherSources() throws {
       let (vault, arena) = (try vault(), try arena())
       var writer = try vault.makeStream(through: arena, chunkByteCount: chunk)
@@ -128,14 +128,14 @@
         try dropped.append(secret)
         #expect(vault.statistics.streams == 2 && vault.statistics.streamChunks == 11 + 12)
       }
-      // 1,000 bytes, and the end, which came when the tenth was full.
+      // 1,000 bytes; the input ended when the tenth chunk was full.
       #expect(vault.statistics.streams == 1 && vault.statistics.streamChunks == 11)
       #expect(throws: EnclaveError.self) {
         _ = try vault.makeStream(through: arena, chunkByteCount: 0)
       }
     }
 
-    /// What the body did not take is read again.
+    /// If the body throws, the same bytes are read again.
     @Test func aBodyThatThrowsReadsNothing() throws {
       let (vault, arena) = (try vault(), try arena())
       var reader = try write(150, to: vault, arena).makeReader(through: arena)
@@ -151,7 +151,7 @@
 
     struct Tampering: CustomTestStringConvertible, Sendable {
       let testDescription: String
-      /// Where the first wrong chunk is.
+      /// The index of the first wrong chunk.
       let at: Int
       let change: @Sendable (inout [UnsafeMutableRawPointer]) -> Void
       init(
@@ -197,7 +197,7 @@
       #expect(read == tampering.at * chunk)
     }
 
-    /// Ordinary memory can say what it likes of a chunk: the tag knows.
+    /// A chunk's position is in ordinary memory, but authenticated by the tag.
     @Test func aForgedPlaceIsNotAuthentic() throws {
       let (vault, arena) = (try vault(), try arena())
       let stream = try write(450, to: vault, arena)
@@ -214,7 +214,8 @@
         #expect(throws: AccessError<Never>.access(.notAuthentic)) { _ = try read(place) }
       }
       #expect(vault.statistics.failures == 2)
-      // Put right, it is read; and the last chunk cannot be made one in the middle, nor the reverse.
+      // Restored, it is readable. The last chunk cannot be turned into a middle one, nor the
+      // reverse.
       stream.withChunks { $0.swapAt(1, 2) }
       stream.forgePosition(ofChunk: 1, as: 1, isLast: false)
       stream.forgePosition(ofChunk: 2, as: 2, isLast: false)
@@ -228,7 +229,7 @@
       #expect(try read(300) == 100)
     }
 
-    /// Chunks of two streams of one vault, each at the same place.
+    /// Chunks of two streams of one vault, at the same position.
     @Test func anotherStreamsChunkIsNotAuthentic() throws {
       let (vault, arena) = (try vault(), try arena())
       let (a, b) = (try write(300, to: vault, arena), try write(300, to: vault, arena))
@@ -251,7 +252,7 @@
       #expect(isWhole)
     }
 
-    /// A step that fails takes back nothing of what was written before, and goes on later.
+    /// A failed write loses nothing that was written before, and can be continued.
     @Test func aFailedStepLosesNothing() async {
       await #expect(processExitsWith: .success) {
         let (vault, arena) = (
@@ -284,7 +285,7 @@
       }
     }
 
-    /// Others read, write and let go while the vault rotates.
+    /// Other threads read, write and drop streams while the vault rotates.
     @Test(arguments: ciphers) func readingWhileTheVaultRotates(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       let shared = try write(2050, to: vault, arena)
@@ -335,7 +336,7 @@
         let vault = try vault()
         gone = vault
         let stream = try write(300, to: vault, arena)
-        // Less than a second is a second.
+        // The minimum is a second.
         try vault.rotate(every: .milliseconds(1))
         try eventually("the vault rotates twice") { vault.statistics.rotations >= 2 }
         var reader = try stream.makeReader(through: arena)
@@ -343,7 +344,7 @@
         #expect(isWhole && vault.statistics.failedRotations == 0)
         try vault.rotate(every: nil)
       }
-      // The thread may hold it for the moment of a look at the clock.
+      // The thread may retain it while it checks the clock.
       try eventually("the vault goes, though it had a timer") { gone == nil }
     }
   }

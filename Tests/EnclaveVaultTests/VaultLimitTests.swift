@@ -1,4 +1,4 @@
-// Vaults in forked children, under limits, on the page and beside keys of arenas.
+// Vaults in forked children, under limits, on the page, and with arenas' protection keys.
 
 #if Sodium
   import CTestSupport
@@ -40,7 +40,7 @@
       }
     }
 
-    /// Everything that decrypting needs is there from the start.
+    /// All memory that decrypting needs is reserved from the start.
     @Test func decryptingNeedsNoHeadroom() async {
       await #expect(processExitsWith: .success) {
         try #require(ct_drop_lock_capability() == 0, "dropping the capability")
@@ -60,7 +60,7 @@
       }
     }
 
-    /// A rotation needs room for the largest secret that the vault holds, and not for those it held once.
+    /// A rotation needs room for the largest current secret, not for former ones.
     @Test func rotatingNeedsRoomForWhatIsThere() async {
       await #expect(processExitsWith: .success) {
         try #require(ct_drop_lock_capability() == 0, "dropping the capability")
@@ -75,7 +75,7 @@
         try vault.rotate()
         #expect(vault.isOldKeyWiped, "the old key was not wiped")
         #expect(try isRight(vault.decrypt(small, into: arena), 1), "the small secret, rotated")
-        // One that has no room stops it, and nothing is lost.
+        // Lack of room stops the rotation, and nothing is lost.
         let large = try vault.encrypt(secret(arena, 1 << 20, 2))
         #expect(throws: EnclaveError.self, "rotating without room") { try vault.rotate() }
         #expect(vault.statistics.entriesOfOldEpoch == 2, "entries of the old epoch")
@@ -84,7 +84,7 @@
       }
     }
 
-    /// The thread that writes the page may be the last to hold what it writes.
+    /// The publishing thread may hold the last reference to a vault's entry store.
     @Test func vaultsComeAndGoWhileTheProcessPublishes() async throws {
       let stats = try Scratch(onTmpfs: true)
       await #expect(processExitsWith: .success) { [path = stats.path as String] in

@@ -1,4 +1,4 @@
-// Nobody waits for another thread's cipher: a cipher takes as long as its bytes need.
+// No thread waits for another thread's cipher, which may take long.
 
 #if Sodium && DEBUG
   import CTestSupport
@@ -9,14 +9,14 @@
   import TestSupport
   import Testing
 
-  /// Holds one call of a cipher until it is let go.
+  /// Pauses one call of a cipher until it is released.
   private final class Hold: Sendable {
     private let skipped = Atomic<Int>(0)
     private let reached = Atomic<Bool>(false)
     private let isOpen = Atomic<Bool>(false)
     private let which: Int
 
-    /// Counted from 0, over all threads.
+    /// The number of the call to pause, from 0, over all threads.
     init(call which: Int = 0) { self.which = which }
 
     func pause() {
@@ -34,7 +34,7 @@
     func open() { isOpen.store(true, ordering: .sequentiallyConsistent) }
   }
 
-  /// A thread with a result.
+  /// A thread that returns a result.
   private final class Background: Sendable {
     private let outcome = Mutex<Result<Void, any Error>?>(nil)
     private let tid = Mutex<String?>(nil)
@@ -50,7 +50,7 @@
 
     var isDone: Bool { outcome.withLock { $0 != nil } }
 
-    /// Whether the thread sleeps, and does not run or wait for a processor.
+    /// Whether the thread sleeps, instead of running or being runnable.
     var isAsleep: Bool {
       guard let tid = tid.withLock({ $0 }), let text = try? procText("/proc/\(tid)/stat"),
         let end = text.lastIndex(of: ")")
@@ -69,7 +69,7 @@
   }
 
   @Suite struct VaultLockTests {
-    /// A thread that decrypts an entry and looks at its contents.
+    /// Starts a thread that decrypts an entry and checks its contents.
     private func reader(of entry: Holder, _ vault: Vault, _ arena: Arena) -> Background {
       Background {
         guard try isRight(vault.decrypt(entry.encrypted!, into: arena), 1) else {
@@ -78,7 +78,7 @@
       }
     }
 
-    /// One thread is in a cipher over an entry; others use the vault, and that entry too.
+    /// While one thread is in a cipher for an entry, others use the vault and the same entry.
     @Test func aDecryptionHoldsNobodyUp() throws {
       let (vault, arena) = (try vault(), try arena())
       let entry = Holder(try vault.encrypt(secret(arena, 64, 1)))
@@ -105,7 +105,8 @@
       try reader.join()
     }
 
-    /// A rotation replaces what a reader is decrypting; only the old key waits for the reader.
+    /// A rotation replaces a ciphertext that a reader is decrypting; only wiping the old key waits
+    /// for the reader.
     @Test func aRotationReplacesWhatIsBeingRead() throws {
       let (vault, arena) = (try vault(), try arena())
       let entry = Holder(try vault.encrypt(secret(arena, 64, 1)))
@@ -127,7 +128,7 @@
       #expect(vault.isOldKeyWiped && vault.statistics.failures == 0)
     }
 
-    /// An encryption that began under the old key ends under it, and is moved then.
+    /// An encryption that started under the old key ends under it, and is re-encrypted then.
     @Test func aRotationMovesWhatIsBeingEncrypted() throws {
       let (vault, arena) = (try vault(), try arena())
       let other = try vault.encrypt(secret(arena, 64, 2))
@@ -155,7 +156,8 @@
       #expect(try isRight(vault.decrypt(entry.encrypted!, into: arena), 1))
     }
 
-    /// A rotation is decrypting an entry (0) or encrypting it anew (1): it can be read, and let go.
+    /// While a rotation decrypts (0) or re-encrypts (1) an entry, the entry can be read and
+    /// dropped.
     @Test(arguments: [0, 1]) func whatIsBeingMovedCanBeReadAndLetGo(call: Int) throws {
       let (vault, arena) = (try vault(), try arena())
       let entry = Holder(try vault.encrypt(secret(arena, 64, 1)))
@@ -179,7 +181,8 @@
       #expect(try isRight(vault.decrypt(last, into: arena), 2))
     }
 
-    /// A child of a process that rotates: its calls are errors, though the lock is held for good there.
+    /// In a child that is forked during a rotation, calls are errors, although its copy of the lock
+    /// stays locked.
     @Test func aChildOfARotatingProcessDoesNotHang() async {
       await #expect(processExitsWith: .success) {
         let (vault, arena) = (try vault(), try arena())

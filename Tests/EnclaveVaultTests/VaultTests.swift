@@ -1,4 +1,4 @@
-// Encryption at rest: what comes back, what does not, and what happens to keys.
+// Encryption at rest: decrypting, rejecting changed ciphertext, and the life of keys.
 
 #if Sodium
   import CTestSupport
@@ -50,7 +50,7 @@
       } catch { #expect(error == .invalidSize(byteCount: 47, alignment: 1)) }
     }
 
-    /// Its keys are open to many threads at a time.
+    /// Many threads can open its keys at the same time.
     @Test func aCipherGateIsNoGateForKeys() {
       #expect(throws: EnclaveError.cipherUnavailable("a cipher gate for a vault's keys")) {
         _ = try Vault("vault", lock: .preferred, gate: .cipher)
@@ -71,8 +71,7 @@
       #expect(isLeft && arena.statistics.secretCount == 1)
     }
 
-    /// No byte of the ciphertext or the tag can be changed, and no plaintext is left of the
-    /// attempt.
+    /// A change to any byte of the ciphertext or the tag is rejected, and leaves no plaintext.
     @Test(arguments: ciphers) func aChangedByteIsNotAuthentic(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       let secret = try secret(arena, 40, 1)
@@ -117,7 +116,7 @@
       let (oldA, oldB) = (copy(a), copy(b))
       put(oldB, into: a)
       #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(a, into: arena) }
-      // With its nonce too: it is bound to its entry.
+      // Even with its nonce: a ciphertext is bound to its entry.
       do {
         let nonceOfA = try vault.encrypt(secret(arena, 32, 3))
         nonceOfA.copyNonce(from: a)
@@ -132,14 +131,14 @@
       put(oldA, into: a)
       #expect(throws: EnclaveError.notAuthentic) { _ = try vault.decrypt(a, into: arena) }
       #expect(try isRight(vault.decrypt(b, into: arena), 2))
-      // Another vault's.
+      // A ciphertext of another vault.
       let other = try Vault("other", lock: .preferred)
       #expect(throws: EnclaveError.notAuthentic) { _ = try other.decrypt(b, into: arena) }
     }
 
     // MARK: - Epochs
 
-    /// Ordinary memory can say of which epoch an entry is: the tag knows.
+    /// An entry's epoch is in ordinary memory, but authenticated by the tag.
     @Test(arguments: ciphers) func aForgedEpochIsNotAuthentic(cipher: Vault.Cipher) throws {
       let (vault, arena) = (try vault(cipher), try arena())
       let encrypted = try vault.encrypt(secret(arena, 32, 1))
@@ -167,12 +166,12 @@
           #expect(try isRight(vault.decrypt(holder.encrypted!, into: arena), number))
         }
       }
-      // The old key is wiped, and a place for it is all there is.
+      // The old key is wiped, and only its slot remains.
       #expect(vault.isOldKeyWiped)
       #expect(vault.statistics.rotations == 5 && vault.statistics.entries == 50)
     }
 
-    /// The place for a plaintext is as large as the largest, wherever in the list that stands.
+    /// The buffer for plaintext fits the largest entry, wherever it is in the list.
     @Test(arguments: [0, 63, 64, 199]) func rotatingMovesALargeEntryAmongManySmallOnes(place: Int)
       throws
     {
@@ -189,7 +188,7 @@
       }
     }
 
-    /// An entry that cannot be decrypted holds the old key; the others move.
+    /// An entry that cannot be decrypted keeps the old key; the others are re-encrypted.
     @Test func aDamagedEntryStopsNoOther() throws {
       let (vault, arena) = (try vault(), try arena())
       let good = try vault.encrypt(secret(arena, 32, 1))
@@ -201,7 +200,7 @@
       #expect(vault.statistics.entriesOfOldEpoch == 1 && !vault.isOldKeyWiped)
       #expect(try isRight(vault.decrypt(good, into: arena), 1))
       #expect(try isRight(vault.decrypt(better, into: arena), 3))
-      // What was lost in between is not lost: put right, it can be read and moved.
+      // The damaged entry is not lost: restored, it can be read and re-encrypted.
       put(right, into: damaged.encrypted!)
       #expect(try isRight(vault.decrypt(damaged.encrypted!, into: arena), 2))
       try vault.rotate()
@@ -209,7 +208,7 @@
       #expect(vault.isOldKeyWiped && vault.statistics.entriesOfOldEpoch == 0)
     }
 
-    /// A rotation that finds no place for a plaintext loses nothing, and goes on later.
+    /// A rotation without memory for a plaintext loses nothing, and can be resumed.
     @Test func aFailedStepLosesNothing() async {
       await #expect(processExitsWith: .success) {
         let (vault, arena) = (
@@ -228,7 +227,7 @@
       }
     }
 
-    /// The end of a key's counter is a rotation; no nonce comes twice under one key, in any thread.
+    /// A key's last nonce triggers a rotation, and no key uses a nonce twice, in any thread.
     @Test func noncesAreNeverReused() throws {
       let (vault, arena) = (try vault(limit: 5000), try arena())
       let used = Collected()
@@ -238,8 +237,8 @@
         var kept: [Holder] = []
         for round in 0..<250_000 {
           let encrypted = try vault.encrypt(secret)
-          // Looked at once: a rotation may move it between two looks. Below 2^40 each: a pair in a
-          // word.
+          // Read both at once, because a rotation may change them. Both are below 2^40, so they fit
+          // one word.
           let (epoch, nonce) = encrypted.epochAndNonce
           mine.append(epoch << 40 | nonce)
           if round % 25_000 == 0 { kept.append(Holder(encrypted)) }
@@ -251,8 +250,8 @@
         used.add(mine)
       }
       #expect(used.all.count == 1_000_000)
-      // An entry that a rotation moved before its nonce was read has another by then, and no two
-      // have the same.
+      // An entry that was re-encrypted before its nonce was read has another one, but all are
+      // different.
       #expect(Set(used.all).count == 1_000_000)
       #expect(vault.statistics.rotations >= 199)
     }
@@ -295,8 +294,8 @@
       #expect(arena.statistics.secretCount == 0)
     }
 
-    /// 50,000 random operations for each cipher, against a list of what should be where; contents
-    /// are compared at every step. The seed is in the message when something differs.
+    /// 50,000 random operations per cipher are compared with a model at every step. A failure's
+    /// message has the seed.
     @Test(arguments: ciphers) func operationsAgreeWithAModel(cipher: Vault.Cipher) throws {
       final class Item {
         let number: Int
@@ -319,7 +318,7 @@
       for step in 0..<50_000 {
         let choice = steps.next() % 100
         if items.count < 20 || choice < 20 && items.count < 200 {
-          // Isolated secrets are dear: a few.
+          // Only a few, because isolated secrets are expensive.
           let place = arenas[steps.next() % 16 == 0 ? 1 : 0]
           let size = Int(steps.next() % 500)
           items.append(

@@ -1,4 +1,4 @@
-// Wiping everything: what was open reads zeros and is told so; nothing opens any more.
+// Wiping everything: open windows read zeros and get an error, and no window opens any more.
 
 #if Sodium
   import CTestSupport
@@ -11,7 +11,7 @@
   @Suite struct WipeTests {
     static let gates: [Arena.Gate] = [.automatic, .pages, .none]
 
-    /// A body that a wipe overlapped read zeros, and its result is dropped.
+    /// A closure that ran during a wipe read zeros, so its result is dropped.
     @Test(arguments: 0..<3, [Arena.Layout.slab, .isolated])
     func nobodySignsWithAKeyOfZeros(gate: Int, layout: Arena.Layout) async {
       let isSlab = layout == .slab
@@ -39,7 +39,7 @@
         #expect(throws: EnclaveError.destroyed, "allocating") {
           _ = try arena.allocate(byteCount: 16)
         }
-        // Late users do not crash, and what is freed late is only forgotten.
+        // Late uses do not crash, and late frees have no effect.
         try other.destroy()
         try arena.destroy()
         #expect(arena.statistics.secretCount == 0, "secrets in the end")
@@ -47,8 +47,7 @@
       }
     }
 
-    /// Memory that somebody unmapped or protected behind the library's back is no reason to crash at
-    /// exit.
+    /// Memory that other code unmapped or protected does not crash the exit.
     @Test(arguments: ["unmapped", "protected"]) func exitSurvivesWhatOthersDid(what: String) async {
       await #expect(processExitsWith: .success) { [what = what as String] in
         let arena = try Arena("victim", .init(lock: .preferred, gate: .none))
@@ -56,12 +55,12 @@
         let page = UnsafeMutableRawPointer(bitPattern: UInt(bitPattern: address) & ~4095)!
         let result = what == "unmapped" ? munmap(page, 4096) : mprotect(page, 4096, PROT_NONE)
         try #require(result == 0, "\(what)")
-        exit(EXIT_SUCCESS)  // while the arena is there
+        exit(EXIT_SUCCESS)  // while the arena exists
       }
     }
 
-    /// Threads that encrypt, decrypt, open and rotate while everything is wiped: each operation is
-    /// whole or an error.
+    /// Threads encrypt, decrypt, open and rotate during a wipe: each operation succeeds completely
+    /// or fails.
     @Test func operationsDuringAWipeAreWholeOrErrors() async {
       await #expect(processExitsWith: .success) {
         let arena = try Arena("plaintext", .init(lock: .preferred))
@@ -77,7 +76,7 @@
           let body: (Int) -> Void
           init(_ body: @escaping (Int) -> Void) { self.body = body }
         }
-        // Returns when an operation said `destroyed`.
+        // Returns when an operation throws `destroyed`.
         let work = Work { index in
           while true {
             do {

@@ -1,5 +1,5 @@
-// The dashboard in Assets/fleet: what Grafana would reject or show empty. (The names of its series are
-// checked by FleetTests.)
+// The dashboard in Assets/fleet has nothing that Grafana would reject or show empty. (FleetTests
+// check the names of its series.)
 
 import Foundation
 import TestSupport
@@ -37,7 +37,7 @@ import Testing
     var annotations: Annotations
     var panels: [Panel]
 
-    /// Every expression, and where it stands.
+    /// Every expression, and its location.
     var expressions: [(place: String, text: String)] {
       panels.flatMap { panel in (panel.targets ?? []).map { (panel.title, $0.expr) } }
         + annotations.list.map { ("annotation", $0.expr) }
@@ -71,7 +71,7 @@ import Testing
       #expect(queries.allSatisfy { $0.datasource == source }, "\(panel.title)")
       #expect(panel.type == "row" || panel.datasource == source, "\(panel.title)")
     }
-    // Variables that are used are there, and those that are there are used.
+    // Used variables are declared, and declared variables are used.
     let names = Set(dashboard.templating.list.map(\.name))
     let definitions = dashboard.templating.list.compactMap { $0.definition }
     let used = (dashboard.expressions.map(\.text) + definitions).flatMap { text in
@@ -103,7 +103,7 @@ import Testing
     let ended = try check(expressions)
     #expect(ended.status == 0, "\(ended.output)\(ended.error)")
     #expect(ended.output.contains("\(expressions.count) rules found"))
-    // It does look at them.
+    // The control: the check finds mistakes.
     #expect(try check(expressions + ["sum by (memwatch_publishers"]).status != 0)
   }
 }

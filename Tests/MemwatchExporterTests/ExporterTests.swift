@@ -40,7 +40,7 @@ import Testing
     return collection
   }
 
-  /// Series and their values; fails where one occurs twice.
+  /// Series and their values. Fails if one occurs twice.
   static func series(_ text: String) -> [String: Double] {
     var series: [String: Double] = [:]
     for line in text.split(separator: "\n") where !line.hasPrefix("#") {
@@ -69,13 +69,13 @@ import Testing
     #expect(series["memwatch_arena_lock_state{\(g),arena=\"keys\",state=\"partial\"}"] == 1)
     #expect(series["memwatch_memlock_soft_limit_bytes{\(g)}"] == 65536)
     #expect(series["memwatch_memlock_hard_limit_bytes{\(g)}"] == .infinity)
-    // What is not known is not there.
+    // Unknown values are omitted.
     #expect(!text.contains("memwatch_memlock_headroom_bytes"))
     #expect(!text.contains("_total"))
   }
 
-  /// Of processes in a group, the window that is open for the longest time; older libraries do not
-  /// tell, which is no 0.
+  /// The longest open window in a group of processes. Older libraries do not report it, which is
+  /// not 0.
   @Test func openWindowsAreAsOldAsTheOldest() {
     func series(
       _ windows: [(open: UInt64, since: Timestamp?)], gate: ReportedGate = .pages,
@@ -96,14 +96,15 @@ import Testing
     #expect(series([(0, nil)]) == 0)
     #expect(series([(1, nil)]) == nil)
     #expect(series([(0, nil), (2, 97_500), (1, 99_000), (1, nil)]) == 2.5)
-    // The clock of the publisher is ahead.
+    // The publisher's clock is ahead.
     #expect(series([(1, 100_007)]) == 0)
-    // Adopted libsodium memory is meant to be open; nothing else that is inherited is, nor any page gate.
+    // Adopted libsodium memory is open by design, unlike other inherited memory and other page
+    // gates.
     #expect(series([(2, 97_500)], fork: .inherited) == nil)
     #expect(series([(2, 97_500)], gate: .ungated, fork: .inherited) == 2.5)
   }
 
-  /// One judgement of a check holds; a check that comes twice does not occur twice.
+  /// Each check has exactly one verdict, even if it is listed twice.
   @Test func theHostsChecksAreExported() {
     var collection = Self.collection([])
     collection.host = [
@@ -138,11 +139,11 @@ import Testing
         #expect(series.count <= Exporter.mostSeries && series.count > 1000)
         let names = Set(text.matches(of: /process="([^"]*)"/).map { String($0.1) })
         #expect(names.count <= Exporter.mostGroups + 1 && names.contains("(other)"))
-        // What is unhealthy is not folded.
+        // Unhealthy arenas are not folded.
         let bad = "process=\"p299\",unit=\"\",arena=\"a39\",state=\"unlocked\""
         #expect(series["memwatch_arena_lock_state{\(bad)}"] == 1)
         #expect(series["memwatch_folded{level=\"groups\"}"]! >= 236)
-        // Nothing is lost.
+        // The totals include everything.
         let locked = series.filter { $0.key.hasPrefix("memwatch_arena_locked_bytes") }
         let all: Double = 300 * 40 * 4096
         #expect(locked.values.reduce(0, +) == all)
@@ -152,7 +153,7 @@ import Testing
     }
   }
 
-  /// Names as hostile as a page can hold them, of processes and arenas.
+  /// The most hostile names of processes and arenas that a page can hold.
   static var hostile: ExportCollection {
     let names: [SafeText] = [
       SafeText("q\"uote"), SafeText("back\\slash"), SafeText("new\nline"),
@@ -199,10 +200,10 @@ import Testing
     #expect(gone["memwatch_publishers{process=\"web\",unit=\"\",state=\"live\"}"] == 0)
     let back = collect([web(3, 7)], at: 4_000)
     #expect(back[key] == 167 && back[restarts] == 1)
-    // A page that takes its count back adds nothing twice.
+    // A page whose count decreases adds nothing twice.
     #expect(collect([web(3, 2)], at: 5_000)[key] == 167)
     #expect(collect([web(3, 9)], at: 6_000)[key] == 169)
-    // Folding moves later counts, and takes nothing back.
+    // Folding moves later counts, and decreases none.
     let many = (10..<400).map {
       Self.reading(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", .unlocked)])
     }
@@ -210,7 +211,7 @@ import Testing
     #expect(collect([web(3, 30)], at: 8_000)[key] ?? 0 >= 169)
   }
 
-  /// Events are counted by kind, each once; the ring of a page holds the last ones only.
+  /// Events are counted once, by kind. A page's ring only holds the last ones.
   @Test func eventsAreCountedByKind() {
     var exporter = Exporter(version: "1", hasCounters: true)
     func collect(_ count: UInt64, _ events: [(UInt64, Reported<EventCode>)]) -> [String: Double] {
@@ -235,7 +236,7 @@ import Testing
     for _ in 0..<2 {
       #expect(collect(8, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
     }
-    // A page that goes back, and one that says more than it counts.
+    // A page whose counts decrease, and one with more events than it counts.
     #expect(collect(1, ring) == ["arena-created": 1, "lock-failed": 2, "(other)": 5])
     ring += (9..<99).map { ($0, .known(.lockFailed)) }
     #expect(collect(9, ring) == ["arena-created": 1, "lock-failed": 3, "(other)": 5])
@@ -258,7 +259,7 @@ import Testing
   }
 }
 
-/// promtool checks what is written for Prometheus.
+/// promtool checks the files for Prometheus.
 @Suite(
   .enabled(
     if: FileManager.default.isExecutableFile(atPath: "/usr/bin/promtool"),
@@ -278,7 +279,7 @@ struct PromtoolTests {
       let ended = try check(exporter.text(of: collection))
       #expect(ended.status == 0, "\(ended.output)\(ended.error)")
     }
-    // What it is asked, it looks at.
+    // The control: promtool finds mistakes.
     let bad = "# HELP memwatch_x_total X.\n# TYPE memwatch_x_total gauge\nmemwatch_x_total 1\n"
     #expect(try check(bad).status != 0)
   }

@@ -1,5 +1,5 @@
-// The table of the page's fields against everything that is made of them: each field that the table
-// says is told in the snapshot's document, in its schema or in a metric changes what is told there.
+// The table of the page's fields against the outputs: each field that the table assigns to the
+// snapshot's document, its schema or a metric changes that output.
 
 import EnclaveSystem
 import Foundation
@@ -11,7 +11,7 @@ import Testing
 @testable import MemwatchExporter
 @testable import MemwatchInspector
 
-/// A page with one record of each kind, and 1 in every word that is not said otherwise.
+/// A page with one record of each kind, and 1 in every other word.
 private struct OneOfEach {
   var header = record(HeaderWord.self, [.name: 0x41])
   var process = record(ProcessWord.self)
@@ -21,7 +21,7 @@ private struct OneOfEach {
   var chunk = record(ChunkWord.self, [.dataBytes: 4096])
   var secret = record(SecretWord.self)
   var event = record(EventWord.self)
-  // Of no arena that is there: a vault tells of its arena how much rests encrypted.
+  // The vault belongs to no listed arena, because its entries would count as encrypted there.
   var vault = record(VaultWord.self, [.arenaID: 9])
   var map = record(MapWord.self)
 
@@ -50,17 +50,17 @@ private struct OneOfEach {
   }
 }
 
-/// A field, and how to read a page in which it alone is another.
+/// A field, and a reading of a page in which only this field differs.
 private struct Case {
   var name: String
   var field: StatsPageField
-  /// Its place in the document.
+  /// Its path in the document.
   var path: String?
   var unchanged: Snapshot
   var changed: Snapshot
 
   static let base = OneOfEach()
-  /// These are told under a page gate alone.
+  /// These are only shown under a page gate.
   static let underPageGate: [ArenaWord] = [.separatePages, .mergedPages]
 
   static func all<Word: RecordWord & CaseIterable>(
@@ -105,7 +105,7 @@ private struct Case {
     }
   }
 
-  /// What a document tells is a field's, or it is here.
+  /// Members of a document that do not come from a field.
   @Test func theDocumentTellsNothingElse() {
     let derived = [
       "schema", "document", "unrecognizedCodes", "sampledAt", "ageMs", "complete", "restart",

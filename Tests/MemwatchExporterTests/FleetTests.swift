@@ -1,4 +1,4 @@
-// The alert rules and the route in Assets/fleet: they fit the metrics, and do what they say.
+// The alert rules and the route in Assets/fleet use existing metrics, and work as described.
 
 import Foundation
 import TestSupport
@@ -23,7 +23,7 @@ private func isInstalled(_ program: String) -> Bool {
     return try launch.run()
   }
 
-  /// Every series that a file of the folder names is in the table, with no label that it does not have.
+  /// Every series in the folder's files is in the table, and uses only its labels.
   @Test func everySeriesIsInTheTable() throws {
     let labels = Dictionary(uniqueKeysWithValues: Metric.all.map { ($0.name, Set($0.labels)) })
     var seen = 0
@@ -50,8 +50,8 @@ private func isInstalled(_ program: String) -> Bool {
     #expect(tested.status == 0, "\(tested.output)\(tested.error)")
   }
 
-  /// Each alert with an expression that never holds, or without its patience, fails the tests: so they
-  /// test each.
+  /// An alert whose expression never holds, or without its `for:` time, fails the unit tests, which
+  /// shows that they test each alert.
   @Test(.enabled(if: isInstalled("promtool"), "promtool (Debian: prometheus) is not installed"))
   func theTestsTestEachAlert() throws {
     let parts = try Self.text("rules.yml").components(separatedBy: "      - alert: ")

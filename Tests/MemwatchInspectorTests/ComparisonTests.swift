@@ -1,4 +1,5 @@
-// What the kernel should show of an arena follows from its gate, its seal state and the machine.
+// The flags and permissions that the kernel should show for an arena, depending on gate, seal state
+// and machine.
 
 import EnclaveStats
 import Foundation
@@ -60,7 +61,7 @@ import Testing
     var gate: GateCode
     var seal: SealCode
     var access: String
-    /// The findings at once, and those that need to be seen for longer.
+    /// Immediate findings, and suspects that must persist to become findings.
     var found: [Finding.Kind] = []
     var open: [Finding.Kind] = []
     var windows: UInt64 = 0
@@ -68,7 +69,7 @@ import Testing
   }
 
   static let rows: [Row] =
-    // The key closes pages that the kernel shows as writable, in every seal state.
+    // In every seal state, the key closes pages that the kernel shows as writable.
     [SealCode.open, .frozen, .sealed].flatMap { seal in
       [
         Row(gate: .key, seal: seal, access: "rw-"),
@@ -119,7 +120,7 @@ import Testing
     #expect(other.findings.map(\.kind) == [.keyDiffers])
   }
 
-  /// Linux 6.10 seals, and has no letters for it.
+  /// Linux 6.10 has seals, but does not show them in VmFlags.
   @Test func whatAKernelDoesNotTellIsNoFindingAndNotConfirmed() {
     let seal = Comparison(
       pid: 1, claims: [claim(.key, .sealed, key: 3)],

@@ -1,5 +1,5 @@
-// Pages that are cut, random, of another version, or contradict themselves: always an answer,
-// never a crash.
+// Truncated, random and inconsistent pages, and pages of other versions: always an answer, never a
+// crash.
 
 import EnclaveStats
 import EnclaveSystem
@@ -34,7 +34,7 @@ import Testing
     } catch { return .failure(error) }
   }
 
-  /// The text and the screen, with what changed since an honest reading.
+  /// The text and the screen, with the changes since a valid reading.
   func render(_ snapshot: Snapshot) throws {
     guard case .success(let honest) = try sample(page) else { throw Failed("unreadable") }
     for turns in [[honest, snapshot, honest], [snapshot, honest, snapshot]] {
@@ -115,8 +115,8 @@ import Testing
     }
   }
 
-  /// All arenas say to be the same one, and everything says to be theirs: no more comes out than
-  /// there are records.
+  /// All arenas have the same id, and all records refer to it: the output is not larger than the
+  /// number of records.
   @Test func recordsAreNotMultiplied() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var bytes = page
@@ -136,7 +136,7 @@ import Testing
     #expect(snapshot.arenas.map(\.labels.count).reduce(0, +) == 1024)
   }
 
-  /// Every word of the page set to odd values, one at a time, in steps; all rendered.
+  /// Sets the words of the page to odd values, one at a time, and renders everything.
   @Test func oddWordsAreShownAndDoNotCrash() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var words = Array(0..<192)
@@ -169,7 +169,7 @@ import Testing
 
   @Test func unknownEnumerationsAreShownAsTheyAre() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
-    // Records are handed out in order: the first arena is the first record.
+    // Records are allocated in order: the first arena has the first record.
     let record = layout.offset(.arenas, 0) / 8
     guard
       case .success(let snapshot) = try sample(

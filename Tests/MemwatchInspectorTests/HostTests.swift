@@ -1,4 +1,4 @@
-// The host view, on machines that are made up.
+// The host view on simulated machines.
 
 import Foundation
 import TestSupport
@@ -18,14 +18,15 @@ import Testing
     return Dictionary(uniqueKeysWithValues: Host(root: scratch.path).facts.map { ($0.name, $0) })
   }
 
-  /// Nothing can be read: everything is unknown, nothing is guessed.
+  /// If nothing can be read, everything is unknown, and nothing is guessed.
   @Test func nothingIsGuessed() throws {
     let facts = try host([:])
     #expect(facts.count >= 15)
     for fact in facts.values { #expect(fact.judgement == .unknown, "\(fact.name): \(fact.value)") }
   }
 
-  /// What memwatch's own unit takes away from it, and what to write there; other lacks are the kernel's.
+  /// Mechanisms that memwatch's own unit forbids, with the setting to add. Other missing ones are
+  /// due to the kernel.
   @Test func aFilterAroundMemwatchIsNamed() throws {
     let host = Host(root: try Scratch().path)
     func fix(_ missing: [String]) -> String? {

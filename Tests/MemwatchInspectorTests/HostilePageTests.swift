@@ -1,5 +1,4 @@
-// A publisher, or somebody in its name, that means harm: the viewer answers in time, and names the
-// problem.
+// Hostile publishers and forged pages: the viewer answers in time, and names the problem.
 
 import EnclaveSystem
 import Foundation
@@ -17,7 +16,7 @@ import Testing
     return (peer, try Data(contentsOf: URL(fileURLWithPath: path)))
   }
 
-  /// Seconds of a processor that this thread has had: other work on the machine does not count.
+  /// The processor time of this thread in seconds, which excludes other work on the machine.
   private func processorTime() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
@@ -26,7 +25,7 @@ import Testing
 
   enum Attack: String, CaseIterable, Sendable { case rewrite, truncate, replace, odd }
 
-  /// Whoever owns the page changes it as fast as it can while it is read.
+  /// The page's owner changes it at full speed while it is read.
   @Test(arguments: Attack.allCases) func aPageThatChangesUnderTheReader(attack: Attack) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, bytes) = try page(scratch)
@@ -55,7 +54,7 @@ import Testing
           try? bytes.write(to: URL(fileURLWithPath: other))
           rename(other, path)
         case .odd:
-          // A sequence that is odd for ever, and another one each time.
+          // A sequence that is always odd, but different each time.
           var word = UInt64(turn) << 1 | 1
           _ = pwrite(file, &word, 8, 1024)
         }
@@ -83,10 +82,10 @@ import Testing
       }
     }
     #expect(looks >= 5, "\(states)")
-    // Nobody holds its lock: it is never said to live.
+    // Its lock is free, so it is never shown as live.
     #expect(!states.contains(.live), "\(states)")
-    // Retries are bounded: 40 ms a reading, and 200 ms of readings. The rest is what the same page
-    // costs when it rests: thousands of random texts that are made harmless.
+    // Retries are bounded: 40 ms per reading, and 200 ms of readings. The rest is the cost of the
+    // same page without changes: sanitising thousands of random texts.
     isOver.store(true, ordering: .relaxed)
     group.wait()
     var quiet = 0.0
@@ -98,7 +97,7 @@ import Testing
     #expect(longest < 2 * quiet + 0.5, "\(longest) s, and \(quiet) s at rest")
   }
 
-  /// Things that are no pages, in the place of one.
+  /// Files that are not pages, in place of one.
   @Test(arguments: ["link", "fifo", "directory", "sparse", "empty", "device"])
   func nonPageFilesAreRefused(kind: String) throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -114,7 +113,7 @@ import Testing
       #expect(files.createFile(atPath: path, contents: nil))
       if kind == "sparse" { truncate(path, 1 << 40) }
     }
-    // With a GiB of address space, and ten seconds.
+    // With 1 GiB of address space, and ten seconds.
     let bounded = ["prlimit", "--as=\(1 << 30)", Programs.memwatch]
     for arguments in [["list"], ["snapshot"], ["snapshot", "--file", path]] {
       let result = try Launch(bounded + arguments, stats: scratch).run(within: 10)
@@ -126,7 +125,7 @@ import Testing
     #expect([2, 4].contains(direct.status) && !direct.error.isEmpty)
   }
 
-  /// A page that says that it is somebody else's: the lock tells whose it is.
+  /// A page that claims another publisher's identity: the lock shows the real publisher.
   @Test func aForgedPageBelongsToItsLockHolder() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, bytes) = try page(scratch)

@@ -1,4 +1,4 @@
-// The permanent fix names what sets the limits of this process.
+// The permanent fix names the service that sets the limits of this process.
 
 import TestSupport
 import Testing
@@ -52,7 +52,7 @@ import Testing
     for part in parts { #expect(keep.contains(part), "\(keep)") }
   }
 
-  /// A control group is made by whoever starts the process.
+  /// The name of a control group shows what started the process.
   @Test func aHostileNameIsSanitised() {
     guard case .service(let unit) = LimitSource(cgroup: "0::/a\u{1b}]0;x\u{7}.service\n") else {
       Issue.record("no service")

@@ -1,4 +1,4 @@
-// The text of smaps, and what is made of it.
+// Parsing smaps, and recognising whose memory is locked.
 
 import EnclaveStats
 import Glibc
@@ -44,7 +44,7 @@ import Testing
     #expect(regions[4].kind == .stack && !regions[4].flags.contains(.areKnown))
   }
 
-  /// The parts that the kernel gives end anywhere: this process' own, against the lines of maps.
+  /// Reads may end anywhere in the text. Compares this process' own smaps with its maps.
   @Test func regionsAgreeWithMaps() throws {
     let read = try Regions(pid: getpid()).all
     #expect(read.count > 20)
@@ -61,8 +61,8 @@ import Testing
     #expect(regions.touching(0x7f00_0004_2000..<0x7f00_0005_0000).isEmpty)
   }
 
-  /// A mapping that grew downwards between two parts of the file is told twice; the second time
-  /// whole, or only what is known already.
+  /// A mapping that grew downwards between two reads is reported twice: the second time completely,
+  /// or only the part that is already known.
   @Test func nothingIsCountedTwice() {
     let told = """
       7f0000001000-7f0000003000 ---p 00000000 00:00 0
@@ -85,7 +85,8 @@ import Testing
     #expect(!kinds.contains(.notMapped) && !kinds.contains(.notLocked))
   }
 
-  /// Whatever bytes: no trap, and no region that ends before it starts or before another one.
+  /// For arbitrary bytes there is no trap, and no region that ends before it starts or before
+  /// another one.
   @Test func garbage() {
     var random = SeededGenerator()
     var bytes = Array(Self.text.utf8)
@@ -101,7 +102,7 @@ import Testing
     }
   }
 
-  /// Whose regions look to be, where the program cannot be had here.
+  /// The recognised owners of regions of programs that are not installed here.
   @Test func surveyGuessesOwners() {
     func survey(_ text: String) -> Survey {
       Survey(pid: 1, regions: Regions(text: text), lockedBytes: nil)
@@ -122,7 +123,7 @@ import Testing
         VmFlags: rd ex
         """
     #expect(survey(openssl).groups.map(\.owner) == [.openssl])
-    // Without the library beside it, nobody's that is known.
+    // Without the library in the process, the owner is unknown.
     #expect(survey(framed).groups.map(\.owner) == [.unknown])
     #expect(survey(framed).groups[0].missingProtection == ["inherited by fork"])
     let groups = survey(Self.text).groups
@@ -130,14 +131,14 @@ import Testing
     #expect(
       groups[0].missingProtection == ["12 KiB in swap"]
         && groups[1].missingProtection == ["without guards"])
-    // Not locked, and nobody's.
+    // Not locked, and without a known owner.
     let marked = "7f0000001000-7f0000002000 rw-p 00000000 00:00 0\nVmFlags: rd wr dd gu\n"
     #expect(survey(marked).groups.map(\.owner) == [.unknown])
     #expect(survey(marked).groups[0].missingProtection == ["not locked", "inherited by fork"])
     #expect(survey(go).groups.isEmpty)
   }
 
-  /// Every kind of locked memory counts, and what no mapping explains is told.
+  /// Every kind of locked memory counts, and locked memory that no mapping explains is reported.
   @Test func whatIsLockedIsToldWhateverItIs() {
     let text = """
       7f0000000000-7f0000100000 rw-s 00000000 00:01 5          /dev/zero (deleted)
@@ -165,7 +166,7 @@ import Testing
         == [.secretMemory, .sharedMemory, .memoryFile, .hugePages, .file, .unknown])
     #expect(groups.allSatisfy { $0.notLocked == 0 })
     #expect(groups.map(\.bytes) == [0x8000, 1 << 20, 1 << 20, 2 << 20, 1 << 20, 0x8000])
-    // With and without secret memory, as kernels differ.
+    // Some kernels count secret memory, others do not.
     #expect(survey(mappings).unexplainedBytes == 0)
     #expect(survey(mappings + 0x8000).unexplainedBytes == 0)
     let pinned = survey(mappings + 0x8000 + 65536)
@@ -175,7 +176,7 @@ import Testing
     #expect(nothing.text.contains("4 KiB of VmLck is of no mapping"))
   }
 
-  /// A pool is a library's where the library is mapped.
+  /// A pool is only attributed to a library that is mapped.
   @Test func anUnknownPoolIsNobodys() {
     let pool = "7f0000900000-7f0000908000 rw-p 00000000 00:00 0\nVmFlags: rd wr mr mw me lo ac\n"
     let library = """
@@ -191,7 +192,7 @@ import Testing
     #expect(owners(pool + other) == [.unknown])
   }
 
-  /// A page may say that chunks overlap; they cannot.
+  /// A page may claim overlapping chunks, which cannot exist.
   @Test func overlappingChunksAreNotLookedAt() {
     func chunk(_ range: Range<UInt64>) -> ArenaClaim.ClaimedChunk {
       .init(data: range, isLocked: true)
@@ -204,7 +205,7 @@ import Testing
     #expect(ArenaClaim.ClaimedChunk.nonOverlapping([first, same]).count == 1)
   }
 
-  /// Pages in swap, which no test can bring about everywhere.
+  /// Swapped pages, which a test cannot produce on every machine.
   @Test func swappedPagesAreAProblem() {
     let chunk = ArenaClaim.ClaimedChunk(data: 0x7f00_0000_1000..<0x7f00_0004_1000, isLocked: true)
     let claim = ArenaClaim(chunks: [chunk], key: 3)

@@ -1,4 +1,4 @@
-// Text of strangers.
+// Sanitising untrusted text.
 
 import MemwatchInspector
 import Testing
@@ -14,7 +14,7 @@ import Testing
     #expect(SafeText(text).string == safe)
   }
 
-  /// Why a scalar must not reach a screen or a file as it is; nil: it may.
+  /// Why a scalar must not reach a screen or a file unchanged; nil if it may.
   static func reason(_ scalar: Unicode.Scalar) -> String? {
     let properties = scalar.properties
     switch properties.generalCategory {
@@ -32,8 +32,8 @@ import Testing
     return properties.isNoncharacterCodePoint ? "no character" : nil
   }
 
-  /// Every scalar there is, each between two letters: what must not pass is written as its number,
-  /// and all else stays what it is.
+  /// Every Unicode scalar, between two letters: unsafe ones are written as their number, and all
+  /// others are unchanged.
   @Test func invisibleScalarsAreReplaced() {
     var refused: [String: Int] = [:]
     var wrong: [String] = []
@@ -43,14 +43,14 @@ import Testing
       let reason = Self.reason(scalar)
       if let reason { refused[reason, default: 0] += 1 }
       let hex = String(value, radix: 16)
-      // Scalars, not characters: equality of strings overlooks some differences.
+      // Compare scalars, because strings with different scalars can be equal.
       let expected = reason == nil ? "a" + String(scalar) + "b" : "a\\u{\(hex)}b"
       if !text.unicodeScalars.elementsEqual(expected.unicodeScalars) {
         wrong.append("U+\(hex), \(reason ?? "printable")")
       }
     }
     #expect(wrong.isEmpty, "\(wrong.count): \(wrong.prefix(20))")
-    // The classes are not empty: Unicode only adds to them.
+    // The classes are not empty. Unicode only adds scalars to them.
     #expect(refused["a control", default: 0] == 65)
     #expect(refused["a format character", default: 0] >= 163)
     #expect(refused["ignored by default", default: 0] >= 260)
@@ -58,7 +58,7 @@ import Testing
     #expect(refused["a separator of lines", default: 0] == 2)
   }
 
-  /// Half of a surrogate pair, written as bytes, is no scalar.
+  /// Half of a surrogate pair, encoded as bytes, is not a scalar.
   @Test func surrogatesAsBytesAreReplaced() {
     for high in UInt8(0xa0)...0xbf {
       let text = SafeText([0x61, 0xed, high, 0x80, 0x62] as [UInt8]).string
@@ -71,7 +71,7 @@ import Testing
     #expect(SafeText([UInt8](repeating: 0x41, count: 256)).string.count == 256)
   }
 
-  /// What is cut says so, and not within a scalar.
+  /// Truncated text has a mark, and is not cut within a scalar.
   @Test func whatIsCutIsMarked() {
     let long = SafeText([UInt8](repeating: 0x41, count: 70_000)).string
     #expect(long == String(repeating: "A", count: 256) + "…")
@@ -82,7 +82,7 @@ import Testing
         #expect(text == String(repeating: scalar, count: whole) + (whole < 5 ? "…" : ""))
       }
     }
-    // Bytes that were broken before the cut stay replaced.
+    // Invalid bytes before the cut stay replaced.
     #expect(SafeText([0x41, 0xff, 0x42] as [UInt8], limit: 2).string == "A\u{fffd}…")
   }
 

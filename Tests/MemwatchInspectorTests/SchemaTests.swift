@@ -1,5 +1,5 @@
-// The schema of the JSON documents: closed lists of words that are those of the code, a unit for each
-// number, one meaning for each name; and documents of memwatch/1 in its terms.
+// The schema of the JSON documents: its closed lists of words are those of the code, each number
+// has a unit, and each name has one meaning. Also documents of memwatch/1, converted to it.
 
 import EnclaveStats
 import EnclaveSystem
@@ -10,7 +10,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct SchemaTests {
-  /// The members of all documents, by name: the name, and what the schema says.
+  /// The members of all documents, by name, with their schemas.
   private func members() throws -> [(name: String, schema: [String: Any])] {
     var all: [(String, [String: Any])] = []
     func walk(_ part: Any) {
@@ -36,7 +36,7 @@ import Testing
     #expect(try Schema.whole()["$id"] as? String == Value.schema)
   }
 
-  /// Bytes, milliseconds and times are told by the name, too.
+  /// Names of bytes, milliseconds and times contain the unit.
   @Test func eachNumberHasAUnit() throws {
     let others: Set = ["count", "id", "pid", "uid", "errno", "signal", "address", "key", "code"]
     for (name, schema) in try members() where types(schema) == ["integer"] {
@@ -61,7 +61,7 @@ import Testing
     for (name, found) in meanings { #expect(found.count == 1, "\(name): \(found)") }
   }
 
-  /// All other text is a name, an identifier, or a message for people.
+  /// All other text is a name, an identifier, or a message for users.
   @Test func wordsAreInLowerCase() throws {
     for (name, schema) in try members() {
       for case let word as String in schema["enum"] as? [Any] ?? [] {
@@ -173,7 +173,7 @@ import Testing
     let old = try JSONSerialization.jsonObject(with: Data(contentsOf: file))
     let upgraded = try #require(value(old).asSnapshot)
     let found = Schema.violations(any(upgraded), try Schema.snapshot())
-    // What memwatch/1 did not tell.
+    // Values that memwatch/1 did not have.
     #expect(found.filter { !$0.hasSuffix(": is missing") } == [])
     #expect(upgraded["memlock"]?["binds"] == .bool(true))
     #expect(upgraded["memlock"]?["headroomBytes"] == .number(0))

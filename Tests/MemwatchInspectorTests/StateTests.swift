@@ -1,4 +1,4 @@
-// Every state that a publisher can be in, made real.
+// Every state of a publisher, with real processes.
 
 import EnclaveStats
 import EnclaveSystem
@@ -17,12 +17,13 @@ import Testing
     return (peer, try Inspector.attach(to: .file(path)))
   }
 
-  /// A window that stays open is told once it has been open for long enough, and no more when it is closed.
+  /// A window is reported once it has been open for long enough, until it is closed.
   @Test func aWindowThatStaysOpen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     inspector.openLimitMs = 100
-    // What is open by design, as adopted libsodium memory is, is not told, nor does it hide the other.
+    // Memory that is open by design, such as adopted libsodium memory, is not reported, and does
+    // not hide others.
     try peer.send("arena b bravo isolated preferred pages inherited")
     try peer.send("alloc b 1 40")
     try peer.send("hold b")
@@ -39,7 +40,7 @@ import Testing
       return seen != nil
     }
     #expect(seen?.severity == .warning && seen?.text.hasPrefix("alpha: open for ") == true)
-    // Who looks for the first time is told by the publisher.
+    // A new viewer gets the time from the publisher.
     let later = try Inspector.attach(to: .file(inspector.sample().process.path.string))
     later.openLimitMs = 100
     #expect(later.sample().problems.contains { $0.kind == .openTooLong })
@@ -47,7 +48,8 @@ import Testing
     try eventually("it is over") { problem() == nil }
   }
 
-  /// A filter of system calls around the publisher: what it takes away, and what to write in the unit.
+  /// The publisher runs under a system call filter: memwatch names the missing calls, and the
+  /// setting to add to the unit.
   @Test(arguments: [
     (number: 330, call: "pkey_alloc", filter: "SystemCallFilter=@pkey "),
     (number: 447, call: "memfd_secret", filter: "SystemCallFilter=memfd_secret "),
@@ -63,7 +65,7 @@ import Testing
       let path = try peer.send("start")
       #expect(try denied(path) == nil)
       try peer.send("refuse \(number)")
-      // (The arena cannot be made with that backing, or it gets another gate.)
+      // (The arena cannot be created with that backing, or gets another gate.)
       _ = try? peer.send("arena a alpha slab preferred \(number == 447 ? "none secret" : "key")")
       _ = try? peer.send("alloc a 1 40")
       var problem: Problem?
@@ -86,7 +88,7 @@ import Testing
     #expect(snapshot.arenas.first?.secretCount == 5)
   }
 
-  /// Secrets are read where they are wanted, and what changed meanwhile is not missed.
+  /// Secrets are only read when they are needed, and changes in between are not missed.
   @Test func secretsOnRequest() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
@@ -100,7 +102,7 @@ import Testing
     #expect(inspector.sample().secrets.count == 2)
   }
 
-  /// What is written of the pages of a live process is read as it was.
+  /// Recorded page maps of a live process are read back unchanged.
   @Test func pagesSurviveARecord() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
@@ -112,7 +114,7 @@ import Testing
     let pages = try #require(inspector.sample().arenas[0].chunks.last?.pages)
     let data = try JSONEncoder().encode(pages)
     #expect(try JSONDecoder().decode([PagesSnapshot].self, from: data) == pages)
-    // What no record holds is refused.
+    // Values that records never hold are rejected.
     for list in [
       "[]", "[0,0,1,1,0]", "[0,1,1,1]", "[-1,1,1,1,0]", "[0,1,1,1,0,5]", "[0,99e15,1,1,0]",
     ] {
@@ -122,7 +124,7 @@ import Testing
     }
   }
 
-  /// Limits are not read at each sample, but soon.
+  /// Limits are not read at each sample, but changes appear soon.
   @Test func aLimitThatIsRaisedIsSeen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
@@ -165,7 +167,7 @@ import Testing
     try eventually("and its end") { inspector.sample().process.debugger == 0 }
   }
 
-  /// A debugger's stop (`t` in /proc) is a stop.
+  /// A process that a debugger stopped (`t` in /proc) is stopped.
   @Test func stoppedByADebugger() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
@@ -270,7 +272,7 @@ import Testing
     _ = peer
   }
 
-  /// A name goes on with the next process; a pid does not.
+  /// Watching a name continues with its successor; watching a pid does not.
   @Test func aNameFollowsItsSuccessor() throws {
     let scratch = try Scratch(onTmpfs: true)
     setenv("ENCLAVE_STATS_DIR", scratch.path, 1)

@@ -1,4 +1,4 @@
-// The broker's side: what it may be asked for, and what it refuses.
+// The broker: valid requests, and requests that it refuses.
 
 import EnclaveSystem
 import Foundation
@@ -18,7 +18,7 @@ import Testing
     }
   }
 
-  /// A confined process that was taken over asks for what it likes.
+  /// A compromised confined process sends arbitrary requests.
   @Test(
     arguments: [
       "/etc/passwd", "../x", "a/b", "..", ".", ".hidden", "a\0b",
@@ -37,15 +37,15 @@ import Testing
       taken += 1
       #expect(!request.name.contains("/") && !request.name.hasPrefix("."))
     }
-    // Seventeen bytes of a known kind without a name are a request, whatever the numbers.
+    // Seventeen bytes with a known kind and no name are a request, whatever the numbers are.
     #expect(BrokerRequest([99] + [UInt8](repeating: 0, count: 16)) == nil)
     #expect(BrokerRequest([2] + [UInt8](repeating: 255, count: 16)) != nil)
     #expect(taken < 400)
   }
 
-  // MARK: - Driven over its socket
+  // MARK: - Over its socket
 
-  /// A broker for this test, the directory where it makes files, and what it answers to raw
+  /// A broker for this test, the directory in which it creates files, and its answers to raw
   /// messages.
   final class Driven {
     let directory: URL
@@ -90,7 +90,7 @@ import Testing
     [kind] + BrokerRequest.little(first) + BrokerRequest.little(0) + Array(name.utf8)
   }
 
-  /// What has no number here is refused, whatever else the message says: nothing is opened or made.
+  /// An unknown kind is refused, whatever else the message contains: nothing is opened or created.
   @Test(arguments: [UInt64(0), 1, UInt64(getpid()), .max])
   func unknownKindsAreRefused(first: UInt64) throws {
     let driven = try Driven(named: ["/etc/hostname"])
@@ -105,7 +105,7 @@ import Testing
     #expect(driven.files.isEmpty)
   }
 
-  /// A name belongs to new files, and to nothing else.
+  /// Only requests for new files may contain a name.
   @Test func namesComeWithNewFilesOnly() throws {
     let driven = try Driven(named: ["/dev/null"])
     for kind in (UInt8.min...UInt8.max).compactMap({ BrokerRequest.Kind(rawValue: $0) }) {
@@ -115,7 +115,7 @@ import Testing
       #expect(answer.value == -Int64(EINVAL) && !answer.hasFile, "\(kind)")
     }
     #expect(driven.files.isEmpty)
-    // The same driver, asking properly: what is refused above is refused for its own sake.
+    // The control: valid requests of the same driver succeed.
     let named = try driven.answer(to: Self.message(BrokerRequest.Kind.named.rawValue))
     #expect(named.value == 0 && named.hasFile)
     let made = try driven.answer(
@@ -124,7 +124,7 @@ import Testing
     #expect(try driven.answer(to: Self.message(BrokerRequest.Kind.other.rawValue)).value == 4711)
   }
 
-  /// Messages of any length, and numbers that are none of a process, page or name.
+  /// Messages of any length, and numbers without a process, page or name.
   @Test func brokenMessagesAreRefused() throws {
     let driven = try Driven(named: ["/dev/null"])
     for length in 1...400 where length != 17 {
@@ -144,8 +144,8 @@ import Testing
     #expect(driven.files.isEmpty)
   }
 
-  /// Somebody else makes a file of that name while memwatch writes its own: theirs stays, and the
-  /// unfinished one goes.
+  /// Another process creates a file with that name while memwatch writes its own: theirs is kept,
+  /// and memwatch's unfinished one is removed.
   @Test func aNameThatIsTakenMeanwhileIsKept() throws {
     let driven = try Driven()
     let (create, finish) = (BrokerRequest.Kind.create.rawValue, BrokerRequest.Kind.finish.rawValue)
@@ -158,8 +158,7 @@ import Testing
     #expect(ended.value == -Int64(EEXIST) && !ended.hasFile)
     #expect(driven.files == ["new.txt"])
     #expect(try Data(contentsOf: theirs) == Data("theirs".utf8))
-    // It is told earlier where the name is taken before; and without that it has its name at the
-    // end.
+    // A name that is taken before is reported earlier. Otherwise the file gets its name at the end.
     let taken = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
     #expect(taken.value == -Int64(EEXIST) && driven.files == ["new.txt"])
     for keeps: UInt64 in [0, 1] {
@@ -169,8 +168,8 @@ import Testing
     }
   }
 
-  /// Landlock and seccomp(2) confine one thread: a process that has more is told so, and none of it
-  /// is confined. (No mechanism is named here, since these tests go on.)
+  /// Landlock and seccomp(2) confine one thread, so a process with several gets an error, and
+  /// nothing is confined. (No mechanism is requested here, because these tests continue.)
   @Test func aProcessWithThreadsIsNotConfined() {
     #expect((Privileges.threads ?? 0) > 1, "the threads of this test runner")
     let confinement = Confinement.enter([])
@@ -189,7 +188,7 @@ import Testing
     #expect(
       StatsPageLocation.all(TextFields.decode(TextFields.encode(places.flatMap(\.fields))))
         == places)
-    // What is cut off gives fewer places, and nothing worse.
+    // A truncated message gives fewer places, and nothing worse.
     let fields = places.flatMap(\.fields)
     for count in 0..<fields.count {
       #expect(StatsPageLocation.all(Array(fields[..<count])).count <= 3)

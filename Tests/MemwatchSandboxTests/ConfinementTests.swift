@@ -1,11 +1,12 @@
-// What a confined process can still do: tried, one by one, with and without the confinement.
+// Tries everything that a confined process must not do, one by one, with and without the
+// confinement.
 
 import Foundation
 import TestSupport
 import Testing
 
 @Suite struct ConfinementTests {
-  /// Who tries: this user; and, where this is root, also nobody.
+  /// The users that try: this user and, if this is root, also nobody.
   enum User: String, CaseIterable, Sendable {
     case own, nobody
 
@@ -17,10 +18,10 @@ import Testing
     }
   }
 
-  /// What can be done to another process of the same user.
+  /// Actions against another process of the same user.
   static func probe(_ user: User, _ options: [String]) throws -> [String: Int32] {
     let victim = Launch(user.prefix + ["sleep", "60"]).process()
-    // Its descriptor 0 is one that anybody may open.
+    // Its descriptor 0 is a file that anybody may open.
     victim.standardInput = FileHandle.nullDevice
     try victim.run()
     defer {
@@ -46,7 +47,7 @@ import Testing
     return outcomes
   }
 
-  /// What works everywhere for a process that is not confined, so that the refusals mean something.
+  /// The control: actions that always succeed for an unconfined process.
   static let ordinary: Set<String> = [
     "open mem", "open environ", "open smaps", "open fd", "open a file", "openat2", "make a file",
     "ptrace", "process_vm_readv", "exec", "fork", "thread", "socket inet", "socket unix",
@@ -63,7 +64,7 @@ import Testing
     }
   }
 
-  /// seccomp holds alone, where a kernel has no Landlock…
+  /// seccomp alone, as on a kernel without Landlock…
   @Test(arguments: User.all) func seccompAlone(user: User) throws {
     let confined = try Self.probe(user, ["privileges", "seccomp"])
     #expect(confined.count >= 25)
@@ -74,7 +75,7 @@ import Testing
     (try? Launch([Programs.path("sandbox-probe"), "1", "privileges", "landlock"]).run().output
       .contains("Landlock")) == true
 
-  /// …and Landlock alone keeps other processes and files out of reach.
+  /// …and Landlock alone still denies other processes and files.
   @Test(.enabled(if: hasLandlock, "this kernel has no Landlock"), arguments: User.all)
   func landlockAlone(user: User) throws {
     let confined = try Self.probe(user, ["capabilities", "privileges", "landlock"])

@@ -1,4 +1,4 @@
-// The one file that a confined process may replace, and all that it may not.
+// The one file that a confined process may replace, and everything that it must not replace.
 
 import EnclaveSystem
 import Foundation
@@ -23,7 +23,7 @@ import Testing
     try Data(name.utf8).write(to: driven.directory.appending(path: name))
   }
 
-  /// A broker that was given no such file replaces none.
+  /// A broker without such a file replaces none.
   @Test func withoutAFileNothingIsReplaced() throws {
     let driven = try Driven()
     try put(driven, "memwatch.prom")
@@ -35,8 +35,8 @@ import Testing
     #expect(try text(driven, "memwatch.prom") == "memwatch.prom")
   }
 
-  /// A client that was taken over asks for every step, in every order and with every name: other
-  /// files stay as they are, none is made, and what a link points to is not written.
+  /// A compromised client requests every step, in every order and with every name: other files are
+  /// unchanged, none is created, and the target of a link is not written.
   @Test func theExporterReplacesOnlyItsFile() throws {
     let driven = try Driven(
       replacing: ReplaceableFile(name: "memwatch.prom", isRemovedAtEnd: false))
@@ -49,7 +49,7 @@ import Testing
     func othersAreWhole() throws {
       for name in others { #expect(try text(driven, name) == name) }
     }
-    // Nothing is put in its place without a beginning: what lies there is no file of this broker.
+    // Without a started file nothing is renamed: the temporary file there is not this broker's.
     #expect(try driven.answer(to: Self.replace(1)).value == -Int64(EINVAL))
     #expect(try text(driven, "memwatch.prom") == "target")
     try othersAreWhole()
@@ -76,14 +76,15 @@ import Testing
     #expect(try driven.answer(to: Self.replace(0)).value == 0)
     #expect(try driven.answer(to: Self.replace(1)).value == 0)
     #expect(driven.files.sorted() == (others + ["memwatch.prom"]).sorted())
-    // The link itself made way, and the new file is empty: nothing was written to it here.
+    // The link itself was replaced. The new file is empty, because this test writes nothing.
     #expect(try text(driven, "memwatch.prom") == "")
     #expect(try driven.answer(to: Self.replace(1)).value == -Int64(EINVAL))
     #expect(try text(driven, "memwatch.prom") == "")
     try othersAreWhole()
   }
 
-  /// A directory that could not be opened: the kernel's own answer, for new files and for the one.
+  /// If the directory could not be opened, requests for new and replaced files get the kernel's
+  /// error.
   @Test(arguments: [("absent", ENOENT), ("file/below", ENOTDIR)])
   func theDirectorysErrnoIsKept(component: String, errno: Int32) throws {
     for replaced in [nil, ReplaceableFile(name: "x", isRemovedAtEnd: false)] {

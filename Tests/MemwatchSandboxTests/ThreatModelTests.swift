@@ -1,4 +1,4 @@
-// The threat model names tests: they are there, and its command runs them.
+// The tests that the threat model names exist, and its command runs them.
 
 import Foundation
 import TestSupport

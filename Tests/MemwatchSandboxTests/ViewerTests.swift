@@ -1,5 +1,5 @@
-// memwatch itself, seen from outside: what its confined process holds, and what it says when a
-// kernel gives it less.
+// memwatch inspected from outside: the descriptors of its confined process, and its reports about
+// missing kernel features.
 
 import Foundation
 import TestSupport
@@ -40,7 +40,7 @@ import Testing
       _ = files.fileExists(atPath: path, isDirectory: &isDirectory)
       #expect(!isDirectory.boolValue, "\(path)")
     }
-    // The broker looks into no page: it has none open.
+    // The broker has no page open.
     let broker = try tmux.child(named: "memwatch")
     for name in try files.contentsOfDirectory(atPath: "/proc/\(broker)/fd") {
       let path = try? files.destinationOfSymbolicLink(atPath: "/proc/\(broker)/fd/\(name)")
@@ -49,7 +49,7 @@ import Testing
     #expect(try fact("Threads", broker) == "1")
   }
 
-  /// Every command that reads something does so confined: each loads a filter.
+  /// Every command that reads data is confined: each loads a filter.
   @Test(
     arguments: [
       ["-1", "PID"], ["list"], ["snapshot", "PID", "--format", "json"], ["audit", "PID"],
@@ -82,13 +82,13 @@ import Testing
     let later = lines[filter...].filter { $0.hasPrefix(viewer + " ") }
     #expect(
       !later.contains { $0.contains("openat(") && !$0.contains("EPERM") }, "nothing is opened")
-    // Pages are read by that process alone, and only then.
+    // Only that process reads pages, and only after that.
     let magic = "\"ENCLAVE\\1"
     #expect(later.contains { $0.contains(magic) } == (arguments != ["host"]))
     #expect(lines.allSatisfy { !$0.contains(magic) || later.contains($0) })
   }
 
-  /// What a kernel lacks is said, and the rest is done.
+  /// Missing kernel features are reported, and the other mechanisms are used.
   @Test(arguments: [
     ("landlock_create_ruleset", "ENOSYS", "Landlock"), ("seccomp", "EINVAL", "seccomp"),
   ])
@@ -116,7 +116,7 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
-  /// The confined process loses its broker: it says what it cannot open, and can be left.
+  /// Without its broker the confined process reports what it cannot open, and can be quit.
   @Test func theViewerEndsWithItsBroker() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (_, tmux) = try Peer.watched(scratch)
@@ -126,7 +126,7 @@ import Testing
     try eventually("it ends with its parent") { kill(viewer, 0) != 0 }
   }
 
-  /// Another process is looked at without leaving: its page and its files come from the broker too.
+  /// The screen can switch to another process, whose page and files also come from the broker.
   @Test func switchesToAnotherProcess() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (first, tmux) = try Peer.watched(scratch, ["--open-limit", "300ms"])
@@ -137,9 +137,9 @@ import Testing
     try tmux.wait(for: "alpha")
     try tmux.keys("8")
     try tmux.wait(for: "\(second.pid)")
-    // Every publisher of the machine may be in the list.
+    // The list may contain other publishers of the machine.
     func selected() throws -> [Substring] {
-      // (The tab of the view is in reverse, too.)
+      // (The view's tab is in reverse video too.)
       try tmux.run(["capture-pane", "-p", "-e"]).output.split(separator: "\n")
         .filter { $0.contains("[7m") || $0.contains(";7m") }
     }
@@ -147,7 +147,7 @@ import Testing
     try eventually("the second is selected") {
       let now = try selected()
       if now.contains(where: { $0.contains(" \(second.pid) ") }) { return true }
-      // One key at a time: its effect is on the screen before the next is sent.
+      // Wait for each key's effect before sending the next.
       if atKey != now {
         atKey = now
         try tmux.keys("j")

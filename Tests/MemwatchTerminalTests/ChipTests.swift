@@ -1,4 +1,4 @@
-// What holds or narrows a view is said in chips, in every view and at every size.
+// Chips show in every view, at every size, that it is paused or filtered.
 
 import MemwatchTerminal
 import TestSupport
@@ -17,7 +17,7 @@ import Testing
       model.view = view
       let grid = draw(model, size.0, size.1)
       #expect(grid.text.contains("[paused "), "\(view)\n\(grid.text)")
-      // The age tells how old the reading is, and that it grows.
+      // The age of the reading is shown, and grows.
       if size.0 >= 80, view != .processes { #expect(grid.line(0).contains(" s ago")) }
     }
     press(&model, "p")
@@ -39,7 +39,7 @@ import Testing
     #expect(draw(model, 100, 30).text.contains("[replay 2/3] [paused]"))
   }
 
-  /// Chips stay whole beside a mark and a note, which give way.
+  /// Chips are never truncated; a mark and a note give way.
   @Test(arguments: [80, 100, 160]) func chipsComeBeforeChanges(width: Int) {
     var model = watched()
     press(&model, "mp")

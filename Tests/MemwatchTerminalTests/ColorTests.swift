@@ -1,4 +1,4 @@
-// What colours say, and that they can be read on light and dark terminals.
+// The meaning of colours, and their contrast on light and dark terminals.
 
 import Foundation
 import MemwatchTerminal
@@ -93,7 +93,7 @@ import Testing
     #expect(grid.text.contains("0  open") && grid.text.contains("OPEN  SEAL"))
   }
 
-  // MARK: - Looks
+  // MARK: - Contrast
 
   private func luminance(_ color: Int) -> Double {
     let system = [
@@ -116,7 +116,7 @@ import Testing
     (max(a, b) + 0.05) / (min(a, b) + 0.05)
   }
 
-  /// WCAG 2.2 asks for 3 : 1 of what is large, bold or a drawing, and 4.5 : 1 of text.
+  /// WCAG 2.2 requires 3 : 1 for large or bold text and graphics, and 4.5 : 1 for other text.
   @Test(arguments: ColorDepth.allCases) func everyLookCanBeReadOnLightAndDark(depth: ColorDepth) {
     for role in Role.allCases {
       let look = role.look(depth)
@@ -133,7 +133,7 @@ import Testing
     }
   }
 
-  /// Without colour, the selected row and what is bad still stand out.
+  /// Without colour, the selected row and problems still stand out.
   @Test func withoutColor() {
     for role in Role.allCases where role.isSelected {
       #expect(role.look(.none).isReversed && role.look(.eight) != Look.plain)

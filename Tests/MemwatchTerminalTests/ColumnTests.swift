@@ -1,4 +1,4 @@
-// Columns that are ticked, and the marks of orders.
+// Selecting columns, and the marks of sort orders.
 
 import Foundation
 import MemwatchTerminal
@@ -8,7 +8,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct ColumnTests {
-  /// The model as the screen has it: it knows which columns there was room for.
+  /// The model after drawing, when it knows which columns fit.
   private func laidOut(_ model: Model, _ width: Int, _ height: Int) -> (model: Model, grid: Grid) {
     var model = model
     let (grid, layout) = Renderer.render(
@@ -53,7 +53,7 @@ import Testing
     #expect(Array(titles(model).prefix(2)) == ["LOCK", "ARENA"])
     press(&model, ">r")
     #expect(titles(model) == before && model.checklist == nil)
-    // One stays.
+    // At least one column stays.
     press(&model, ">")
     for _ in 0..<20 { press(&model, " j") }
     for _ in 0..<20 { press(&model, "k") }
@@ -61,7 +61,7 @@ import Testing
     #expect(model.handle(.interrupt, now: now) == [.quit(leaveRunning: false)])
   }
 
-  /// Every title, in whatever case it is written.
+  /// Every title, in any case.
   @Test func columnsOfListsAreTicked() {
     var model = model(sample(arenas: 3))
     press(&model, "\n>")
@@ -77,7 +77,7 @@ import Testing
     #expect(model.checklist == nil && model.message == "this view has no columns")
   }
 
-  /// `LOCK>` could be a name; `LOCK ^` is none.
+  /// `LOCK>` could be a name, `LOCK ^` could not.
   @Test func orderMarksStandApart() {
     var (model, _) = laidOut(model(sample(arenas: 3)), 100, 30)
     while model.sort != .lock || !model.isSorted { press(&model, "s") }
@@ -91,7 +91,7 @@ import Testing
     #expect(draw(model, 80, 24).text.contains("EVENT ^ "))
   }
 
-  /// What is said of a key is whole, below itself where there is no room.
+  /// The help of a key is never truncated; it is wrapped below itself if there is no room.
   @Test(arguments: [40, 60, 80, 100]) func helpIsNotCut(width: Int) {
     var model = model(sample(arenas: 3))
     press(&model, "?")
@@ -103,7 +103,8 @@ import Testing
     }
   }
 
-  /// Each word, bar and dot has a place of its own: no renderer need stretch text.
+  /// Each word, bar and dot of a picture has its own position, so that no renderer has to stretch
+  /// text.
   @Test func picturesPlaceEveryWord() throws {
     var model = model(sample(arenas: 3))
     for step in 1...20 {
@@ -148,7 +149,7 @@ import Testing
     #expect(model.listing?.sortedColumn == 0 && model.isInverted == false)
     click(&model, "EVENT", row: 4)
     #expect(model.listing?.sortedColumn == 0 && model.isInverted)
-    // (What was said goes with the next event.)
+    // (A message disappears with the next event.)
     _ = model.handle(.resize, now: now)
     click(&model, "q back", row: 29)
     #expect(model.view == .arenas)
@@ -157,7 +158,7 @@ import Testing
     #expect(model.isSorted && model.sort == .secrets && model.arenas.map(\.id) == [3, 2, 1])
     click(&model, "SECRETS", row: titles)
     #expect(model.arenas.map(\.id) == [1, 2, 3])
-    // In a prompt nothing is clicked.
+    // Clicks have no effect in a prompt.
     press(&model, "/")
     click(&model, "4 Events", row: 1)
     #expect(model.view == .arenas && model.prompt != nil)

@@ -1,4 +1,4 @@
-// The file of settings: what it says holds, and what it does not say well is told.
+// The configuration file: valid settings apply, and invalid ones are reported.
 
 import MemwatchTerminal
 import TestSupport

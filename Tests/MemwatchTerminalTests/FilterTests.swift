@@ -1,4 +1,4 @@
-// Filters and searches take any case, in every view and on both sides.
+// Filters and searches ignore case, in every view, for the pattern and the text.
 
 import MemwatchTerminal
 import Testing
@@ -6,7 +6,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct FilterTests {
-  /// Names in small letters, in capitals and in both.
+  /// Names in lower, upper and mixed case.
   private func mixed() -> Model {
     var snapshot = sample()
     snapshot.arenas[1].name = SafeText("Session-TOKENS")

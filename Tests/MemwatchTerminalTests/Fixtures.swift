@@ -1,4 +1,4 @@
-// A snapshot that the tests of the screen share, and how they draw and type.
+// Shared by the screen's tests: a snapshot, drawing and typing.
 
 import EnclaveStats
 import EnclaveSystem
@@ -90,7 +90,7 @@ func sample(arenas count: Int = 3, at time: Timestamp = 1_795_236_404_000) -> Sn
   return snapshot
 }
 
-/// A chunk of 64 pages, one that is one secret's, and one that could not be locked.
+/// A chunk of 64 pages, an isolated chunk, and a chunk that could not be locked.
 private func chunks(of arena: Int) -> [ChunkSnapshot] {
   func chunk(_ number: Int, pages: Int, _ all: [PagesSnapshot]) -> ChunkSnapshot {
     ChunkSnapshot(
@@ -127,7 +127,7 @@ private func chunks(of arena: Int) -> [ChunkSnapshot] {
 func model(_ snapshot: Snapshot?) -> Model {
   var model = Model(intervalMs: 1000)
   if let snapshot { model.update(snapshot) }
-  // Tests count on the order that arenas are published in.
+  // Tests rely on the order in which arenas are published.
   while model.isSorted { press(&model, "s") }
   _ = model.handle(.resize, now: now)
   model.output = ["line one", "line two"]
@@ -141,15 +141,15 @@ func draw(_ model: Model, _ width: Int, _ height: Int, unicode: Bool = false) ->
     .grid
 }
 
-/// The verdict's row: below the header and, where there is room for them, the tabs.
+/// The verdict's row: below the header and, if they fit, the tabs.
 func verdictRow(_ grid: Grid) -> Int { grid.height >= 10 ? 2 : 1 }
 
-/// The row of a list's titles.
+/// The row with a list's titles.
 func titlesRow(_ grid: Grid) -> Int {
   (0..<grid.height).first { grid.line($0).contains("ARENA") } ?? 0
 }
 
-/// Types: a line's end is the enter key.
+/// Types a text. A newline is the enter key.
 func press(_ model: inout Model, _ keys: String) {
   for key in keys { _ = model.handle(key == "\n" ? .enter : .character(key), now: now) }
 }

@@ -8,7 +8,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct GoldenScreenTests {
-  /// Main screens, cell by cell. `MEMWATCH_RECORD=1 swift test` writes them anew.
+  /// Main screens, cell by cell. `MEMWATCH_RECORD=1 swift test` rewrites the files.
   @Test(arguments: [(100, 30), (80, 24), (40, 10), (30, 5)])
   func goldenScreens(width: Int, height: Int) throws {
     setenv("TZ", "UTC", 1)

@@ -1,10 +1,10 @@
-// Cells: what is written at the edges of the screen.
+// Cells at the edges of the screen.
 
 import MemwatchTerminal
 import Testing
 
 @Suite struct GridTests {
-  /// A character of two columns is there as a whole, or not at all: at the edge, and at a limit.
+  /// A character with two columns is drawn completely or not at all, at the edge and at a limit.
   @Test(arguments: 0...5) func wideCharactersAreNotCut(column: Int) {
     var grid = Grid(width: 5, height: 2)
     let end = grid.put("鍵鍵鍵", row: 0, column: column)

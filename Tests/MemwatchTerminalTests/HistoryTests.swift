@@ -1,4 +1,4 @@
-// What the screen remembers: problems that were, and values over time.
+// The screen's history: former problems, and values over time.
 
 import Foundation
 import MemwatchTerminal
@@ -24,7 +24,7 @@ import Testing
     #expect(verdict().contains("a acknowledge"))
     press(&model, "a")
     #expect(!verdict().hasPrefix("WAS ") && model.alerts.isEmpty)
-    // It begins anew.
+    // It starts again.
     model.update(sample(at: now + 3000))
     #expect(model.takeNewAlerts().count == 1)
   }
@@ -52,7 +52,7 @@ import Testing
       next.memlock.locked = ByteCount(UInt64(step) << 16)
       model.update(next)
     }
-    // 64 KiB a second, and 99 of them to go.
+    // 64 KiB/s, with room for 99 more seconds.
     let wait = model.history.millisecondsUntil(128 << 16)!
     #expect((98_000...100_000).contains(wait))
   }

@@ -1,4 +1,4 @@
-// Names that another process chose, in every form in which memwatch gives them out.
+// Hostile names of other processes in every output format of memwatch.
 
 import Foundation
 import FoundationXML
@@ -9,7 +9,7 @@ import Testing
 @testable import MemwatchTerminal
 
 @Suite struct HostileTextTests {
-  /// Each is what a terminal, a shell, a spreadsheet, a browser or a parser would act on.
+  /// Each is a text that a terminal, shell, spreadsheet, browser or parser would act on.
   static let names: [[UInt8]] = [
     Array("\u{1b}]0;title\u{7}".utf8), Array("\u{1b}[2J\u{1b}[31m".utf8), [0x9b, 0x32, 0x4a],
     Array("\u{9b}2J\u{90}".utf8), Array("a\r\nb\tc\0d".utf8), Array("\u{202e}gpj.exe\u{2066}".utf8),
@@ -49,7 +49,7 @@ import Testing
     #expect(isHarmless(snapshot.text) && isHarmless(snapshot.auditText))
     #expect(snapshot.changes(since: nil).allSatisfy { isHarmless($0, but: "") })
     #expect(isHarmless(snapshot.csv, but: "\r\n"))
-    // As many rows and cells as without it: nothing breaks out of its cell.
+    // The same number of rows and cells as without it: nothing leaves its cell.
     let plain = hostile(Array("x".utf8)).csv.split(separator: "\r\n").count
     #expect(snapshot.csv.split(separator: "\r\n").count == plain)
     for view in View.allCases {

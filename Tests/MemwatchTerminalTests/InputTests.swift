@@ -1,10 +1,10 @@
-// What the terminal sends, and what a person types: pastes, escape sequences, times.
+// Input from terminals and users: pastes, escape sequences, times.
 
 import MemwatchTerminal
 import Testing
 
 @Suite struct InputTests {
-  /// The keys of what is waiting at once.
+  /// The keys in input that arrives at once.
   private func keys(_ reads: String...) -> [Key] {
     var parser = InputParser()
     return reads.flatMap { read in
@@ -29,7 +29,7 @@ import Testing
     let paste = "\u{1b}[200~wq\rQ\u{1b}[A\u{1b}[201~"
     #expect(keys(paste) == [.paste("wq\rQ\u{1b}[A")])
     #expect(keys(paste + "j") == [.paste("wq\rQ\u{1b}[A"), .character("j")])
-    // In pieces.
+    // Input in pieces.
     #expect(keys("\u{1b}[200~wq", "\rQ\u{1b}", "[201~") == [.paste("wq\rQ")])
     let long = keys("\u{1b}[200~" + String(repeating: "x", count: 100_000) + "\u{1b}[201~j")
     #expect(long.count == 2 && long[1] == .character("j"))
@@ -61,7 +61,7 @@ import Testing
 
   private static let day: UInt64 = 86_400_000
 
-  /// From 23:59:57.4 on, one each second, and again a day later.
+  /// Samples from 23:59:57.4 on, one per second, and again a day later.
   private static let times: [UInt64] = (0..<2).flatMap { turn in
     (0..<8).map { UInt64(turn) * day + 86_397_400 + $0 * 1000 }
   }

@@ -1,4 +1,5 @@
-// A process that is gone or stopped: its states are shown as last seen, with their age, never as ok.
+// The states of an ended or stopped process are shown as last seen, with their age, and never as
+// ok.
 
 import Foundation
 import MemwatchTerminal
@@ -13,7 +14,7 @@ import Testing
     .corrupt,
   ]
 
-  /// As it was 75 s before `now`, and sampled at `now`.
+  /// A state from 75 s before `now`, sampled at `now`.
   private func snapshot(_ state: PublisherState) -> Snapshot {
     var snapshot = sample(arenas: 3, at: now)
     snapshot.process.state = state
@@ -47,7 +48,7 @@ import Testing
     }
   }
 
-  /// The twin: a process that runs.
+  /// The twin: a running process.
   @Test(arguments: [PublisherState.live, .unlinked]) func runningProcessHasNoAge(
     state: PublisherState
   ) {
@@ -70,7 +71,7 @@ import Testing
     unknown.process.heartbeatAt = nil
     #expect(unknown.text.contains("last seen n/a"))
     #expect(unknown.document.leaves.contains { $0.path == "ageMs" && $0.value == .null })
-    // What a publisher writes is any number: a time to come is none.
+    // A publisher may write any number: a time in the future is ignored.
     unknown.process.heartbeatAt = .max
     #expect(unknown.text.contains("last seen 0 ms ago"))
     #expect(draw(model(unknown), 100, 30).line(0).contains("last seen"))
@@ -94,7 +95,7 @@ import Testing
     }
     #expect(model.rates.isEmpty && model.labelRates.isEmpty, "n/a, not 0/s")
     #expect(model.history.moments.count == points, "the plot ends")
-    // Its secrets grow no older.
+    // The ages of its secrets do not grow.
     model.view = .secrets
     #expect(model.listing?.rows.first?.cells.map(\.text).contains("6h 10m") == true)
   }

@@ -1,11 +1,11 @@
-// Which labels are marked as what may leak.
+// Labels that are marked as possible leaks.
 
 import MemwatchInspector
 import MemwatchTerminal
 import Testing
 
 @Suite struct LeakTests {
-  /// All labels grew since the mark; of one there is a secret from before it that nobody ever opened.
+  /// All labels grew since the mark. One has a secret from before the mark that was never opened.
   @Test func whatGrewAndIsUsedIsNoLeak() throws {
     var model = model(sample(arenas: 1))
     press(&model, "\nm")
@@ -18,7 +18,8 @@ import Testing
     #expect(listing.rows.count > 2 && listing.rows.allSatisfy { $0.cells[2].text == "+100" })
     let unused = grown.arenas[0].labels[0].label.string
     #expect(listing.rows.filter { $0.isMarked }.map(\.id) == [unused])
-    // Once it is opened it is none either; nor is one that was made after the mark.
+    // Once that is opened, the label is not marked, and neither is one with a secret from after the
+    // mark.
     for change in [{ $0.opens = 1 }, { $0.allocatedAt = now + 30_000 }]
       as [(inout SecretSnapshot) -> Void]
     {

@@ -16,12 +16,12 @@ import Testing
     var model = model(sample())
     press(&model, "j\n")
     #expect(model.view == .secrets)
-    // The arena with the problem is the selected one; j went to the next.
+    // The arena with the problem was selected first; j selected the next.
     #expect(model.listing?.title == "arenas > scratch > secrets")
     #expect(titles(model) == ["Sessions.swift:118", "http session", "oauth refresh"])
     press(&model, "jj")
     #expect(model.selectedItem[.secrets] == "oauth refresh")
-    // The selection stays on its row while the order changes under it.
+    // The selection stays on its item while the order changes.
     press(&model, "I")
     #expect(model.selectedRow(of: model.listing!.rows) == 0)
     press(&model, "I/http")
@@ -37,7 +37,8 @@ import Testing
   @Test func theMapTellsWhatLiesInPages() {
     var model = model(sample())
     press(&model, "3")
-    // The arena with the problem: 64 pages in two rows, one secret of 40 pages, four unlocked pages.
+    // The arena with the problem has 64 pages in two rows, one secret of 40 pages, and four
+    // unlocked pages.
     #expect(
       titles(model) == [
         "GLlLLLLOO" + String(repeating: "l", count: 24),
@@ -74,7 +75,7 @@ import Testing
     #expect(model.selectedItem[.map] == "page 2")
     press(&model, "h")
     #expect(!model.isPageByPage && model.view == .map && model.selectedItem[.map] == "7f0000100000")
-    // Another arena's chunks, whose addresses are not published; one without its pages.
+    // Chunks of another arena, without published addresses; one also without a page map.
     press(&model, "1j3")
     #expect(!model.isPageByPage && model.listing!.rows[0].cells[2].text == "not published")
     press(&model, "\n")
@@ -84,7 +85,7 @@ import Testing
     #expect(detail("Here") == "pages 0-31 of 64; what lies in them was not recorded")
     press(&model, "\n")
     #expect(!model.isPageByPage && model.view == .map)
-    // Letters of other states.
+    // The letters of other states.
     var other = sample(at: now + 1000)
     other.arenas[1].sealState = .known(.sealed)
     other.arenas[1].chunks[2].lockState = .known(.off)
@@ -93,7 +94,7 @@ import Testing
     #expect(titles(model)[0].hasPrefix("GSsSSSSOOs") && titles(model)[3] == "GNnnnG")
   }
 
-  /// What a view shows, for files: filtered, sorted, and more than fits.
+  /// A view written to files: filtered, sorted, and with more rows than fit on the screen.
   @Test func shownRowsCanBeExported() throws {
     var model = model(sample(arenas: 200))
     press(&model, "fscratch\n")
@@ -144,7 +145,7 @@ import Testing
     var model = model(sample())
     press(&model, "fscratch\n4")
     press(&model, "g\n")
-    // The first event is of arena 2, which the filter of the arenas hid.
+    // The first event belongs to arena 2, which the filter of the arenas hides.
     #expect(model.view == .arenas && model.selectedArena == 2 && model.arenas.count == 3)
     var later = sample(at: now + 1000)
     later.events[0].arenaID = 99
@@ -164,7 +165,7 @@ import Testing
     let rows = model.listing!.rows
     #expect(rows[0].cells[0].text == "oauth refresh  leak?" && rows[0].isMarked)
     #expect(rows[0].cells[2].text == "+1,499")
-    // What grew and is used is no leak; nor what shrank.
+    // A label that grew and is used is not a leak, and neither is one that shrank.
     #expect(rows.count { $0.isMarked } == 1)
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
@@ -222,7 +223,7 @@ import Testing
     for row in [-1, 0, 29, 1_000_000] { _ = model.handle(.click(row: row, column: 5), now: now) }
   }
 
-  /// One by one, 100,000 secrets cost what a screen of them costs.
+  /// Scrolling through 100,000 secrets costs as much per key as drawing one screen of them.
   @Test func manyRowsAreSortedAndFound() {
     var snapshot = sample()
     let template = snapshot.secrets[0]

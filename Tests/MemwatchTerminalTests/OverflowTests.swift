@@ -1,4 +1,5 @@
-// What a list has no room for, and what the page does not list: said, on a row of its own, everywhere.
+// Items that do not fit, and items that the page does not list, are counted on a separate row in
+// every list.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,7 +12,7 @@ import Testing
 @Suite struct OverflowTests {
   static let sizes = [(40, 8), (40, 10), (59, 17), (60, 18), (80, 24), (100, 30), (200, 40)]
 
-  /// Forty of everything that is listed.
+  /// Forty items for each list.
   private func long(unlisted: UInt64 = 0) -> Snapshot {
     var snapshot = sample(arenas: 40)
     snapshot.problems = []
@@ -39,7 +40,7 @@ import Testing
     return snapshot
   }
 
-  /// The rows that show an item, by how its row begins after the mark.
+  /// The rows that show an item, recognised by their text after the mark.
   private func items(_ rows: [String], _ view: View) -> Int {
     let names =
       switch view {
@@ -64,7 +65,7 @@ import Testing
       #expect(shown == layout.pageRows || shown == 1, "\(rows)")
       let told = rows.filter { $0.contains(#/(\+\d+ more|\d+ above)/#) }
       try #require(told.count == 1, "\(size) \(keys): \(rows)")
-      // Nothing else stands there: neither an item nor a header.
+      // That row has nothing else: neither an item nor a header.
       #expect(told[0].contains(#/^ *(\+\d+ more|\d+ above) *$/#), "\(told)")
       if let more = told[0].firstMatch(of: #/\+(\d+) more/#) {
         #expect(Int(more.1)! + shown + layout.firstItem == 40)
@@ -84,7 +85,7 @@ import Testing
       let text = draw(model, size.0, size.1).text
       let hasLine = text.contains("987 earlier") || text.contains(#/987 \w+ not listed/#)
       #expect(hasLine == (unlisted > 0), "\(text)")
-      // And so do files of the view, in each format.
+      // Files of the view have it too, in each format.
       let seen = model.viewExport
       #expect((seen.unlisted != nil) == (unlisted > 0))
       for text in [seen.text, seen.csv] { #expect(text.contains("987") == (unlisted > 0)) }
@@ -123,7 +124,7 @@ import Testing
     #expect(snapshot.csv == "name\r\n987 more arenas not listed\r\n")
   }
 
-  /// A terminal without UTF-8 shows the mark of a cut too.
+  /// A terminal without UTF-8 also marks truncated names.
   @Test func cutNamesAreMarkedOnTheScreen() {
     var snapshot = sample()
     snapshot.arenas[0].name = SafeText(Array(String(repeating: "x", count: 30).utf8), limit: 20)

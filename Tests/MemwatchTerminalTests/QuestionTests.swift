@@ -1,4 +1,4 @@
-// What a person asks is answered by the screen alone, within so many keys.
+// The screen answers a user's questions within a given number of keys.
 
 import Foundation
 import MemwatchSystem
@@ -9,7 +9,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct QuestionTests {
-  /// Seven minutes of a process that leaks, holds a secret open and cannot lock.
+  /// Seven minutes of a process that leaks, holds a secret open and cannot lock its memory.
   private func watched() -> Model {
     setenv("TZ", "UTC", 1)
     tzset()
@@ -36,14 +36,15 @@ import Testing
   @Test(arguments: [(100, 30), (80, 24)]) func withoutAKey(size: (Int, Int)) {
     let grid = screen(watched(), size)
     let text = grid.text
-    // Which arena is unsafe, why, and what to type.
+    // Which arena is unsafe, why, and which command fixes it.
     #expect(grid.line(2).hasPrefix("PROBLEM 1/1  session-tokens: 16 KiB of 64 KiB not locked"))
     #expect(text.contains("Why     mlock answered ENOMEM at 04:46:40"))
     #expect(text.contains("Now     prlimit --pid 4127 --memlock=16777216:16777216"))
-    // The worst is the first of the list.
+    // The worst is first in the list.
     let titles = titlesRow(grid)
     #expect(grid.line(titles + 1).hasPrefix("! session-tokens"))
-    // Is it live, does the kernel agree, is swap on, how much room is left.
+    // Whether it is live, whether the kernel agrees, whether swap is on, and how much can still be
+    // locked.
     #expect(grid.line(0).contains("LIVE"))
     #expect(text.contains("Kernel  VmLck 6 MiB covers"))
     #expect(text.contains("6 MiB of 8 MiB   2 MiB free"))
@@ -83,7 +84,7 @@ import Testing
     #expect(screen(model, size).line(2).hasPrefix("PROBLEM"))
   }
 
-  /// One key: the worst first, with what each locks of its limit.
+  /// One key: the worst process first, each with its locked bytes and limit.
   @Test(arguments: [(100, 30), (80, 24)]) func whoElseUsesTheLockBudget(size: (Int, Int)) {
     var discovery = Discovery()
     var summaries: [UInt64: ProcessSummary] = [:]
@@ -110,7 +111,8 @@ import Testing
     #expect(grid.rows[5].contains { $0.role == .selectedBad || $0.role == .bad })
   }
 
-  /// Where nobody publishes, the first screen says where it looked and what a program has to do.
+  /// Without a publisher the first screen shows the searched directories, and what a program has to
+  /// do.
   @Test(arguments: [(100, 30), (80, 24)]) func nobodyPublishes(size: (Int, Int)) {
     var model = Model(intervalMs: 1000)
     model.view = .processes
@@ -171,7 +173,7 @@ import Testing
     #expect(String(decoding: Clipboard.sequence(text), as: UTF8.self) == expected)
   }
 
-  /// Nothing in a text ends the sequence or begins another.
+  /// No text can end the sequence or start another.
   @Test func textCannotEndTheClipboardSequence() {
     let hostile = Clipboard.sequence(
       "a\u{7}\u{1b}]0;x\u{7}\n" + String(repeating: "b", count: 9999))

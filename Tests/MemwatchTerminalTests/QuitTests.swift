@@ -1,4 +1,5 @@
-// Ending a screen that started a command: the command ends with it, unless the person says otherwise.
+// Quitting a screen that started a command also ends the command, unless the user decides
+// otherwise.
 
 import MemwatchTerminal
 import Testing

@@ -10,7 +10,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct ReplayTests {
-  /// What a replay reads of samples that were recorded, and the bytes that each took.
+  /// Records samples and replays them. Returns the samples that were read, and the bytes of each.
   func recorded(_ samples: [Snapshot]) throws -> (samples: [Snapshot], bytes: [Int]) {
     var (last, read, sizes): (Snapshot?, [Snapshot], [Int]) = (nil, [], [])
     for sample in samples.map(\.summarizingSecrets) {
@@ -37,7 +37,7 @@ import Testing
     }
   }
 
-  /// Whatever changes from sample to sample, each is read as it was.
+  /// Whatever changes between samples, each is read back unchanged.
   @Test func aRecordHoldsEverySample() throws {
     var random = SeededGenerator()
     var samples = [sample()]
@@ -81,21 +81,20 @@ import Testing
     }
     let record = try recorded(samples)
     #expect(record.samples == samples.map(\.summarizingSecrets))
-    // A sample that is like the one before costs little, however much there is.
+    // A sample without changes is small, however much there is.
     let many = sample(arenas: 200)
     var later = many
     later.sampledAt += 1000
     later.arenas[7].opens = 9
     let sizes = try recorded([many, later]).bytes
     #expect(sizes[1] < sizes[0] / 40, "\(sizes)")
-    // A line that does not belong there is no sample.
+    // Foreign lines are not samples.
     let line = RecordedSample(later.summarizingSecrets, after: many.summarizingSecrets)
     #expect(line.snapshot(after: nil) == nil)
     #expect(line.snapshot(after: sample(arenas: 3).summarizingSecrets) == nil)
   }
 
-  /// A record may come from anybody: whatever its numbers are, and where it is cut, what can be
-  /// read of it is shown.
+  /// A record may be forged or truncated: with any numbers, the readable part is shown.
   @Test func forgedRecordsAreRejected() throws {
     var (good, last): ([[UInt8]], Snapshot?) = ([], nil)
     for step in 0..<3 {
@@ -149,7 +148,7 @@ import Testing
       _ = samples[0].text
     }
     #expect(shown > 60)
-    // Texts that a terminal would act on, raw or escaped: such a line is no sample.
+    // A line with texts that a terminal would act on, raw or escaped, is not a sample.
     #expect(good.allSatisfy { RecordedSample.isWellFormed($0) })
     for text in ["größe 鍵 e\u{301}", "a \\\" b \\\\ c \\/"] {
       #expect(RecordedSample.isWellFormed(Array("{\"name\":\"\(text)\"}".utf8)), "\(text)")
@@ -174,9 +173,9 @@ import Testing
       !replay.text.contains("prlimit") && !draw(model(replay), 120, 40).text.contains("prlimit"))
   }
 
-  /// A record, which does not hold secrets one by one, tells the same of their labels.
+  /// A record does not list secrets, but shows the same labels.
   @Test func labelsOfARecord() throws {
-    // Marked when the secrets were there, and before.
+    // Marked when the secrets existed, and before.
     for (mark, leaks) in [(sample(), 1), (sample(at: Timestamp(realMs: now.realMs / 2)), 0)] {
       var grown = sample(at: now + 60_000)
       grown.arenas[0].labels[0].live = 1500
@@ -199,7 +198,7 @@ import Testing
     }
   }
 
-  /// Wherever a replay goes, it shows what a replay that came by all samples shows there.
+  /// After a jump, a replay shows the same as one that read all samples in order.
   @Test func aReplayKnowsThePast() {
     let samples = (0..<120).map { step in
       var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
@@ -222,7 +221,7 @@ import Testing
       #expect(model.history == passing[index].history && model.alerts == passing[index].alerts)
       #expect(model.rates == passing[index].rates && model.replay?.index == index)
     }
-    // What was acknowledged does not come again; a selection and a mark stay.
+    // Acknowledged alerts do not reappear, and the selection and the mark are kept.
     press(&model, "am")
     press(&model, "jj")
     let selected = model.selectedArena

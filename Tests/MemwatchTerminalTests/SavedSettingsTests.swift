@@ -1,4 +1,4 @@
-// Columns are saved from the checklist, and a confined process can save nothing else.
+// The checklist saves columns, and a confined process cannot save anything else.
 
 import MemwatchTerminal
 import TestSupport
@@ -15,7 +15,7 @@ import Testing
           SavedSettings(columns: Array(all.shuffled().prefix(count)), sort: sort))
         let (first, second) = settings.words
         #expect(SavedSettings(words: (first, second)) == settings)
-        // Beside the word goes a kind of eight bits.
+        // The word is sent together with a kind of eight bits.
         #expect(second >> 56 == 0)
       }
     }
@@ -41,7 +41,7 @@ import Testing
         == "# mine\ncolumns = SECRETS, ARENA\n\ninterval = 2s\nsort = IN USE\n# columns = x\n")
     let unsorted = try #require(SavedSettings(columns: [.arena], sort: nil))
     #expect(unsorted.merged(into: "sort = LOCK\n") == "columns = ARENA\n")
-    // What is written is read again.
+    // Saved settings can be read again.
     let read = Configuration.parse(settings.merged(into: old)) { _ in 2000 }
     #expect(read.errors.isEmpty && read.configuration.columns == ["SECRETS", "ARENA"])
     #expect(read.configuration.sort == "IN USE")

@@ -127,7 +127,7 @@ import Testing
     #expect(text.split(separator: "\n")[10].contains(" 1,210 +1,204 "))
     #expect(text.split(separator: "\n")[11].contains(" 1,006     +0 "))
     #expect(!draw(model, 50, 24).text.contains("SINCE"))
-    // Sorted by what grew, and by what shrank.
+    // Sorted by growth, and by shrinkage.
     later.arenas[2].secretCount = 2000
     model.update(later)
     while model.sort != .since { _ = model.handle(.character("s"), now: now) }
@@ -137,7 +137,7 @@ import Testing
     #expect(draw(model, 100, 30).line(10).contains(" 2,000     -6 "))
   }
 
-  /// The mark tells in every view what changed, and takes no view's title.
+  /// In every view the mark shows what changed, and does not cover the title.
   @Test(arguments: [80, 100, 160]) func theMarkLeavesTitlesAlone(width: Int) {
     var model = model(sample(arenas: 3))
     press(&model, "m")
@@ -202,7 +202,7 @@ import Testing
     #expect(model.handle(.character("R"), now: now) == [.record(nil)])
   }
 
-  /// A picture holds what the grid holds, whatever names say.
+  /// A picture has the contents of the grid, whatever the names are.
   @Test func aPictureOfTheScreen() throws {
     var snapshot = sample()
     snapshot.arenas[0].name = SafeText("<script>&\"鍵")

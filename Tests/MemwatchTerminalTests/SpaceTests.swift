@@ -1,4 +1,4 @@
-// Large screens are used, and small ones reach everything.
+// Large screens are used fully, and everything is reachable on small ones.
 
 import MemwatchTerminal
 import TestSupport
@@ -41,7 +41,7 @@ func watched(_ arenas: Int = 3) -> Model {
     #expect(!titles(139).contains("PEAK"))
   }
 
-  /// Lists have more columns where there is room, and use its width.
+  /// Lists show more columns if there is room, and use the whole width.
   @Test(arguments: [160, 200]) func listsUseAWideScreen(width: Int) {
     var model = watched()
     func titles(_ keys: String, _ width: Int) -> (Set<Substring>, Grid) {
@@ -64,7 +64,7 @@ func watched(_ arenas: Int = 3) -> Model {
     #expect(draw(model, width, 50).text.contains("mlock of 16 KiB: ENOMEM"))
   }
 
-  /// What to type is whole on the screen, one key away, whatever its size.
+  /// At any size, one key shows the complete command of the fix.
   @Test(arguments: [(40, 10), (60, 15), (80, 24), (200, 60)])
   func aKeyReachesTheFix(width: Int, height: Int) {
     var model = model(sample(arenas: 3))
@@ -74,7 +74,7 @@ func watched(_ arenas: Int = 3) -> Model {
     #expect(text.contains("prlimit --pid 4127 --memlock=16777216:16777216"), "\(grid.text)")
     #expect(grid.line(verdictRow(grid) + 2).hasPrefix("Why     mlock answered ENOMEM"))
     #expect(!grid.text.contains("4127 LIVE~") && grid.line(verdictRow(grid)).hasPrefix("PROBLEM"))
-    // The rest is below it.
+    // The rest follows below.
     press(&model, "G")
     for key in ["d", "q", "h"] {
       model.view = .arenas
@@ -83,7 +83,7 @@ func watched(_ arenas: Int = 3) -> Model {
     }
   }
 
-  /// A key away, and back to where it was.
+  /// One key opens it, and another returns to the previous view.
   @Test func detailsAreOfTheArenaOfTheProblem() {
     var model = model(sample(arenas: 3))
     press(&model, "g4d")

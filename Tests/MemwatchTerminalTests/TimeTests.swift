@@ -1,4 +1,4 @@
-// Steps in time, changes over the last minutes, and plots of what was.
+// Steps in time, changes over the last minutes, and plots of the past.
 
 import Foundation
 import MemwatchTerminal
@@ -8,7 +8,8 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct TimeTests {
-  /// One sample a second; the arena of the problem fails from the 61st on, and grows by one a second.
+  /// One sample per second. From the 61st on, the arena with the problem fails, and it grows by one
+  /// per second.
   private func watched(seconds: Int) -> Model {
     setenv("TZ", "UTC", 1)
     tzset()
@@ -43,7 +44,7 @@ import Testing
     #expect(pages.isEmpty)
   }
 
-  /// Samples that share nothing: what is long past is kept in larger steps.
+  /// Samples without anything in common: older ones are kept in larger steps.
   @Test func bytesAreBoundedWhateverIsPublished() {
     var timeline = Timeline()
     for step in 0..<300 {
@@ -70,7 +71,7 @@ import Testing
     #expect(model.isPast && model.snapshot?.sampledAt == at(88).sampledAt)
     #expect(text(model).contains("[time 04:48:12, live is 1 s on]"))
     #expect(draw(model, 100, 30).line(0).contains("LIVE at 04:48:12"))
-    // What is live goes on meanwhile.
+    // Sampling continues meanwhile.
     model.update(at(90))
     model.update(at(91))
     #expect(model.snapshot?.sampledAt == at(88).sampledAt)
@@ -86,7 +87,7 @@ import Testing
     #expect(!model.isPast)
   }
 
-  /// Seven keys tell what was wrong at a time, in every view.
+  /// Seven keys show what was wrong at a given time, in every view.
   @Test func aTimeIsGoneTo() {
     var model = watched(seconds: 200)
     press(&model, "t04:47\n")
@@ -124,7 +125,7 @@ import Testing
     let grid = draw(model, 100, 30)
     #expect(grid.line(titlesRow(grid)).contains("5 MIN"))
     #expect(grid.text.contains("+300"))
-    // Of what is looked at, not of now.
+    // The changes of the displayed time, not of now.
     press(&model, "t-60s\n")
     #expect(model.growth(of: model.arenas.first { $0.id == 1 }!) == 300)
     press(&model, "tlive\n")
@@ -135,7 +136,7 @@ import Testing
 
   // MARK: - Plots
 
-  /// What happened before anybody watched flattens nothing.
+  /// Values from before watching started do not distort the scale.
   @Test func theFirstSampleMakesNoPeak() {
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {
@@ -169,7 +170,7 @@ import Testing
     #expect(axis.contains("04:46:58"), "\(axis)")
   }
 
-  /// The cursor is the time that is looked at; the titles read what was then.
+  /// The cursor is at the displayed time, and the titles show its values.
   @Test func theCursorReadsValues() {
     var model = Model(intervalMs: 1000)
     for step in 0..<60 {
@@ -204,7 +205,7 @@ import Testing
     #expect(text(model).contains("history > the process"))
   }
 
-  /// A picture of what was is not empty, however short that is.
+  /// A picture of a very short history is not empty.
   @Test(arguments: [2, 9]) func aPictureOfHistory(samples: Int) {
     let picture = Screen.picture(
       of: (0..<samples).map { at($0) }, view: .history, width: 100, height: 30)

@@ -1,4 +1,4 @@
-// What each view keeps and says of itself: the verdict, filters, searches, orders, the picker.
+// The state of each view: verdict, filters, searches, orders, the picker.
 
 import MemwatchTerminal
 import TestSupport
@@ -9,7 +9,7 @@ import Testing
 @Suite struct ViewStateTests {
   private static let sizes = [(40, 10), (60, 15), (80, 24), (100, 30), (160, 50)]
 
-  /// Of whatever is looked at, the worst problem is in sight.
+  /// The worst problem is visible in every view.
   @Test func theVerdictStaysInEveryView() {
     var model = model(sample(arenas: 3))
     model.update(Discovery())
@@ -48,7 +48,7 @@ import Testing
     #expect(text(model, (100, 30)).contains(#"[search "s": 2 of 3]"#))
     press(&model, "n")
     #expect(text(model, (100, 30)).contains(#"[search "s": 3 of 3]"#))
-    // The banner's key goes to the next problem all the same.
+    // The banner's key still goes to the next problem.
     #expect(draw(model, 100, 30).line(2).contains("]/[ next") == (model.problems.count > 1))
     press(&model, "]")
     #expect(model.selectedArena == 2)
@@ -72,7 +72,7 @@ import Testing
     }
   }
 
-  /// A search in a text goes to its lines, and leaves the arenas alone.
+  /// A search in a text moves between its lines, and does not affect the arenas.
   @Test func aTextIsSearched() {
     var model = model(sample(arenas: 3))
     let selected = model.selectedArena
@@ -99,7 +99,7 @@ import Testing
     #expect(model.prompt == nil && model.message?.contains("nothing to filter") == true)
     model.view = .arenas
     #expect(model.arenas.map(\.id) == order && !model.isSorted)
-    // Each list keeps an order of its own.
+    // Each list keeps its own order.
     press(&model, "4I1")
     #expect(model.arenas.map(\.id) == order)
   }
@@ -122,7 +122,7 @@ import Testing
     }
   }
 
-  /// Help is left as it was come to, with or without a process.
+  /// Leaving help returns to the previous view, with or without a process.
   @Test func helpReturnsToWhereItWasOpened() {
     for key in [Key.escape, .backspace, .character("q"), .character("?"), .character("h")] {
       var model = Model(intervalMs: 1000)
@@ -167,7 +167,7 @@ import Testing
     _ = model.handle(.enter, now: now)
     #expect(model.listing?.rows.map { $0.cells[0].text } == ["http session"])
     #expect(model.listing?.title == "arenas > session-tokens > secrets > http session")
-    // Back to the row that it was entered from.
+    // Back to the row from which it was opened.
     press(&model, "h")
     #expect(model.selectedItem[.secrets] == "http session" && model.listing?.rows.count == 3)
   }
@@ -183,7 +183,7 @@ import Testing
     }
   }
 
-  /// The name of the program is what tells processes apart: everything else yields first.
+  /// The program's name identifies the process, so everything else is truncated first.
   @Test(arguments: [40, 50, 60, 70, 80, 100]) func theHeaderKeepsTheName(width: Int) {
     var snapshot = sample(arenas: 3)
     for name in ["tls-gateway", "payments-worker-7"] {
@@ -196,7 +196,7 @@ import Testing
     #expect(line.contains("~") && line.contains("LIVE") && line.contains("4127"), "\(line)")
   }
 
-  /// What is empty goes first, and the time stays.
+  /// Empty parts are dropped first, and the time is kept.
   @Test(arguments: [60, 80]) func eventsKeepTheirTime(width: Int) {
     var model = model(sample(arenas: 3))
     press(&model, "4")

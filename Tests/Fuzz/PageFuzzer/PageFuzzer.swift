@@ -1,8 +1,9 @@
-// page-fuzzer: everything that memwatch parses, under libFuzzer and the address sanitizer.
+// page-fuzzer: runs all parsers of memwatch under libFuzzer and the address sanitizer.
 //
-// An input's first byte chooses what the rest is: `p` the records of a page whose sizes agree (read
-// twice, drawn in every view, written in every format), `s` the text of smaps, `t` a text that another process chose,
-// `r` a sample of a record; anything else is a page as it is. See Tests/Fuzz/run.
+// The first byte of an input selects the kind of the rest: `p` the records of a page with
+// consistent sizes (read twice, drawn in every view, written in every format), `s` the text of
+// smaps, `t` a text of another process, `r` a sample of a record; otherwise the input is a whole
+// page. See Tests/Fuzz/run.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,7 +12,7 @@ import MemwatchInspector
 import MemwatchSystem
 import MemwatchTerminal
 
-/// Files in memory instead of the system's.
+/// In-memory files instead of the system's.
 final class InputFiles: FileOpening {
   nonisolated(unsafe) static var page: [UInt8] = []
   nonisolated(unsafe) static var smaps: [UInt8] = []
@@ -46,7 +47,7 @@ final class InputFiles: FileOpening {
   func finish(_ path: String, keeping: Bool) throws(FileFailure) {}
 }
 
-/// What must never leave memwatch: controls, escapes, directions.
+/// Scalars that memwatch must never output: controls, escapes, directions.
 func check(_ text: String, multiline: Bool = true) {
   for scalar in text.unicodeScalars {
     let isFine =
@@ -58,7 +59,7 @@ func check(_ text: String, multiline: Bool = true) {
   }
 }
 
-/// One of the sizes, so that there is time for more inputs.
+/// Only one size per input, so that there is time for more inputs.
 func draw(_ model: Model, _ choice: Int) {
   var model = model
   let (width, height) = [(100, 30), (80, 24), (40, 10)][choice % 3]
@@ -72,8 +73,8 @@ func draw(_ model: Model, _ choice: Int) {
   }
 }
 
-/// A small page whose sizes agree with each other; everything else in it is the input's: header, process,
-/// calls, and the tables one after the other.
+/// A small page with consistent sizes. Everything else comes from the input: header, process,
+/// calls, and the tables in order.
 func page(_ input: [UInt8]) -> [UInt8] {
   let capacities = [4, 8, 8, 16, 16, 2, 8]
   let layout = StatsPageLayout(capacities: capacities)!
@@ -114,7 +115,7 @@ func readPage(_ bytes: [UInt8]) {
   var snapshot = inspector.sample(auditing: .never)
   model.update(snapshot)
   _ = model.handle(.character("m"), now: 0)
-  // The same page, with its last third turned round: rates, histories and differences.
+  // The same page with its last third reversed, for rates, histories and differences.
   var other = bytes
   other.replaceSubrange((bytes.count * 2 / 3)..., with: bytes[(bytes.count * 2 / 3)...].reversed())
   InputFiles.page = other

@@ -78,7 +78,7 @@ static int try(uintptr_t address, int writing) {
     if (writing) *place = byte;
   }
   is_trying = 0;
-  // A handler starts with the keys closed, and a jump out of it leaves them so.
+  // A handler starts with the keys closed, and they stay closed after a jump out of it.
   if (keys) set_pkru(before);
   return code;
 }
@@ -86,7 +86,7 @@ static int try(uintptr_t address, int writing) {
 int ct_try_read(uintptr_t address) { return try(address, 0); }
 int ct_try_write(uintptr_t address) { return try(address, 1); }
 
-// Worker threads of a pool have signals blocked.
+// Threads of a pool have signals blocked.
 static void unblock(int signal) {
   sigset_t set;
   sigemptyset(&set);
@@ -124,7 +124,7 @@ int ct_refuse_call(int number) {
   };
   struct sock_fprog filter = {sizeof program / sizeof *program, program};
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -errno;
-  // Of all threads: the runner has some.
+  // For all threads, because the test runner has several.
   long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
   return result == 0 ? 0 : result < 0 ? -errno : -1;
 }

@@ -1,4 +1,4 @@
-// Each thing that a confined process must not be able to do, tried.
+// Tries each action that a confined process must not be able to do.
 
 #define _GNU_SOURCE
 #include "probe.h"
@@ -61,8 +61,7 @@ static int attach(int pid) {
 }
 static int read_memory(int pid) {
   char here;
-  // An address that is in every process of this program: they are copies of each other's layout or not,
-  // but permission is checked first, and EFAULT is no refusal.
+  // The address need not exist in the other process: permission is checked first, and EFAULT is not a refusal.
   struct iovec local = {&here, 1}, remote = {(void *)&open_of, 1};
   return process_vm_readv(pid, &local, 1, &remote, 1, 0) < 0 && errno != EFAULT ? -errno : 0;
 }
@@ -82,7 +81,7 @@ static int ring(int pid) {
 }
 static int run(int pid) {
   (void)pid;
-  // A program that is not there: ENOENT tells that the call itself is allowed.
+  // A missing program: ENOENT shows that the call itself is allowed.
   char *const none[] = {NULL};
   execve("/nonexistent", none, none);
   return errno == ENOENT ? 0 : -errno;
@@ -135,7 +134,7 @@ static int signal_it(int pid) { return kill(pid, 0) < 0 ? -errno : 0; }
 static int type(int pid) {
   (void)pid;
   char space = ' ';
-  // ENOTTY, EIO: the call was allowed, there is no terminal to type into (or CONFIG_LEGACY_TIOCSTI is off).
+  // ENOTTY, EIO: the call was allowed, but there is no terminal (or CONFIG_LEGACY_TIOCSTI is off).
   if (ioctl(0, TIOCSTI, &space) == 0 || errno == ENOTTY || errno == EIO) return 0;
   return -errno;
 }
@@ -150,7 +149,7 @@ static int key_ring(int pid) {
 }
 static int name_space(int pid) {
   (void)pid;
-  // In a child, so that this process keeps its own.
+  // In a child, so that this process keeps its namespace.
   pid_t child = fork();
   if (child < 0) return -errno;
   if (child == 0) _exit(syscall(SYS_unshare, 0x10000000 /* CLONE_NEWUSER */) < 0 ? errno : 0);

@@ -1,6 +1,6 @@
-// sandbox-probe PID [MECHANISM…|none] [other-architecture]: what a process that is confined by these
-// mechanisms (all, where none is named) can still do to process PID and to the system. One line each:
-// `name: 0` when it could, else the error's number.
+// sandbox-probe PID [MECHANISM…|none] [other-architecture]: confines itself with these mechanisms
+// (by default with all), and tries actions against process PID and the system. Prints one line per
+// action: `name: 0` if it succeeded, otherwise the error number.
 
 import CTestSupport
 import Glibc

@@ -1,5 +1,5 @@
-// screen-driver PID FILE: memwatch's screen over a live process; each grid that it draws goes to FILE, so
-// that a test can compare it with what the terminal shows. Not confined: it writes where it likes.
+// screen-driver PID FILE: runs memwatch's screen for a live process, and writes each grid to FILE,
+// so that a test can compare it with the terminal. It is not confined, because it writes that file.
 
 import Foundation
 import MemwatchInspector

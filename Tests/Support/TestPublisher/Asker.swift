@@ -1,15 +1,15 @@
-// `test-publisher ask [MODE…]`: asks for a passphrase at its terminal, and tells what came.
+// `test-publisher ask [MODE…]`: prompts for a passphrase at its terminal, and prints the result.
 //
-//   limit N    the longest line
-//   wipe       EmergencyWipe.install before
-//   wipe-late  the same in another thread, once the echo is off
-//   handle     a handler of the program's own for SIGTERM, SIGINT and SIGTSTP, which returns
-//   ignore     SIGINT is ignored
-//   blocked    the thread that asks has all signals blocked, another has not
+//   limit N    the maximum length of a line
+//   wipe       calls EmergencyWipe.install first
+//   wipe-late  calls it in another thread, once the echo is off
+//   handle     has its own handler for SIGTERM, SIGINT and SIGTSTP, which returns
+//   ignore     ignores SIGINT
+//   blocked    the prompting thread has all signals blocked, but another thread does not
 //   exit       another thread calls exit(3) once the echo is off
-//   fork       another thread makes a child that waits, once the echo is off
-//   rest       afterwards reads on, as any program does
-//   twice      asks again
+//   fork       another thread forks a child that waits, once the echo is off
+//   rest       continues to read standard input afterwards
+//   twice      prompts again
 
 import CTestSupport
 import Enclave
@@ -83,7 +83,7 @@ enum Asker {
       }
     }
     if modes.contains("blocked") {
-      // Before the mask: this thread takes what comes.
+      // Started before the mask is set, so that this thread receives the signals.
       let asks = Gate()
       spawnThread {
         var all = sigset_t()

@@ -6,7 +6,7 @@ import EnclaveSystem
 import Glibc
 
 extension Host {
-  /// Runs a command about an arena or its secrets. nil: it is another command.
+  /// Runs a command about an arena or its secrets. Returns nil for other commands.
   mutating func arenaCommand() throws -> String? {
     switch words.first ?? "" {
     case "arena":
@@ -25,7 +25,7 @@ extension Host {
       secrets[words[1]] = []
       return ""
     case "receive":
-      // Bytes that this program sees in the secret alone: they come through a FIFO.
+      // Bytes from a FIFO, which are only in the secret.
       let arena = try arena()
       var secret = try arena.allocate(byteCount: try number(2))
       let file = unsafe open(try word(3), O_RDONLY)
@@ -34,7 +34,7 @@ extension Host {
       secrets[words[1]]!.append(SecretReference(secret))
       return ""
     case "copy":
-      // The last secret of one arena into another.
+      // Copies the last secret of one arena into another.
       guard let to = arenas[try word(2)], let from = secrets[try word(1)]?.last else {
         throw Failure(text: "no such arena")
       }
@@ -48,7 +48,7 @@ extension Host {
     case "check":
       return "\(try arena().check().count)"
     case "plant":
-      // Leaks that a search must find.
+      // Plants leaks that a search must find.
       guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
       let place = try word(2)
       let count = secret.byteCount
@@ -143,13 +143,13 @@ extension Host {
       return ""
     #if DEBUG
       case "overflow":
-        // One byte behind the last secret, which is then freed: ends the process, after the
-        // event and the count are on the page.
+        // Changes one byte after the last secret and frees it, which ends the process after the
+        // event and the count were published.
         guard let secret = secrets[try word(1)]?.popLast() else { throw Failure(text: "no secret") }
         try secret.withBytes { bytes in
           unsafe bytes.withUnsafeBytes {
             unsafe UnsafeMutableRawPointer(mutating: $0.baseAddress! + bytes.byteCount)
-              .assumingMemoryBound(to: UInt8.self).pointee ^= 1  // never what was there
+              .assumingMemoryBound(to: UInt8.self).pointee ^= 1  // always a change
           }
         }
         return ""

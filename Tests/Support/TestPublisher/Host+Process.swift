@@ -1,4 +1,4 @@
-// Commands about the whole process: publishing, signals, calls of other code, its end.
+// Commands about the whole process: publishing, signals, system calls of other code, exit.
 
 import CTestSupport
 import Enclave
@@ -6,21 +6,21 @@ import EnclaveSystem
 import Glibc
 
 extension Host {
-  /// Runs a command about the process. nil: it is another command.
+  /// Runs a command about the process. Returns nil for other commands.
   mutating func processCommand() throws -> String? {
     switch words.first ?? "" {
     case "start":
       var options = StatsPublisher.Options()
-      // A second name for tests whose pages all viewers of the machine find.
+      // A second name for tests whose pages are found by all viewers of the machine.
       options.name = words.contains("elsewhere") ? "test-elsewhere" : "test-publisher"
-      // More than any process id.
+      // A number larger than any process id.
       if words.contains("numbered") { options.name = "2000000000" }
       // 69 bytes; the 64th is the first of two.
       if words.contains("long") {
         options.name = "a-process-whose-name-is-longer-than-a-page-has-room-for-ends-größe-"
       }
       options.tickMilliseconds = 20
-      // As most programs do: named after the command, with the tick that is the default.
+      // With the defaults: the command's name, and the default tick.
       if words.contains("plain") { options = StatsPublisher.Options() }
       if words.contains("always") { options.addresses = .always }
       if words.contains("never") { options.addresses = .never }
@@ -43,7 +43,7 @@ extension Host {
       try EmergencyWipe.install()
       return ""
     case "crash":
-      // Inside of a window, with the secret wherever it can be.
+      // In a window, with copies of the secret in registers and on the stack.
       guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
       let how = try word(2).utf8.first!
       try secret.withBytes { bytes in
@@ -51,8 +51,8 @@ extension Host {
       }
       return ""
     case "stop-at-exit":
-      // Handlers run in the opposite order: this one, which is there before the first arena, after
-      // the library's.
+      // Exit handlers run in reverse order: this one is registered before the first arena, so it
+      // runs after the library's.
       _ = atexit { raise(SIGSTOP) }
       return ""
     case "munlock":
@@ -65,7 +65,7 @@ extension Host {
       }
       return ""
     case "call":
-      // A call of other code of this process: NAME ADDRESS LENGTH [ARGUMENT].
+      // A system call as from other code of this process: NAME ADDRESS LENGTH [ARGUMENT].
       let address = unsafe UnsafeMutableRawPointer(bitPattern: UInt(try number(2)))!
       let length = try number(3)
       let argument = words.count > 4 ? Int32(try number(4)) : 0
@@ -97,7 +97,7 @@ extension Host {
       _ = unsafe execv(try word(1), arguments)
       throw Failure(text: "exec: \(errno)")
     case "close-page":
-      // Not those by which Foundation sees that its child lives.
+      // Not the descriptors with which Foundation notices the end of its child.
       guard let path = publisher?.path else { throw Failure(text: "no page") }
       var page = stat()
       var other = stat()

@@ -9,7 +9,7 @@ import Glibc
   import EnclaveVault
 
   extension Host {
-    /// Runs a command about a vault. nil: it is another command.
+    /// Runs a command about a vault. Returns nil for other commands.
     mutating func vaultCommand() throws -> String? {
       switch words.first ?? "" {
       case "vault":
@@ -18,7 +18,7 @@ import Glibc
         vaults[words[1]] = (try Vault("vault", lock: .preferred, cipher: cipher), [])
         return ""
       case "encrypt":
-        // The last secret of an arena, so many times.
+        // Encrypts the last secret of an arena this many times.
         guard let secret = secrets[try word(2)]?.last, let vault = vaults[words[1]]?.vault else {
           throw Failure(text: "no such vault or secret")
         }
@@ -44,8 +44,8 @@ import Glibc
         }
         return ""
       case "storm":
-        // Threads that copy, free, grow, encrypt, decrypt and rotate, whatever they get, until the
-        // end: none of them has the bytes anywhere but in the library.
+        // Threads that copy, free, grow, encrypt, decrypt and rotate until the end, ignoring
+        // errors. Only the library ever holds the bytes.
         guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
         let gate = try Pool.gate(word(2))
         let slabs = try Arena("slabs", .init(lock: .preferred, gate: gate))

@@ -1,5 +1,5 @@
-// Random operations against a list of what should be where; what is in a secret follows from its
-// number and a seed, which is how another process searches for all that was ever written.
+// Random operations that are compared with a model. A secret's contents are derived from its number
+// and a seed, so that another process can search for everything that was ever written.
 
 #if Sodium
   import CTestSupport
@@ -117,7 +117,7 @@
       return "\(written)"
     }
 
-    /// A child has nothing of it, and says so.
+    /// A child has none of the contents, and gets errors.
     private func fork() throws {
       guard let item = items.first(where: { $0.secret != nil || $0.encrypted != nil }) else {
         return
@@ -141,7 +141,7 @@
       }
     }
 
-    /// The stack and the registers of the calls above, which are not the library's.
+    /// Clears the stack and the registers of the calls above, which do not belong to the library.
     private func clear() { ct_clear_stack() }
 
     func free() {

@@ -1,4 +1,4 @@
-// A process for tests to watch. It reads commands from standard input, one a line, and answers
+// A process for tests to watch. It reads commands from standard input, one per line, and answers
 // each with `ok …` or `error …` on standard output.
 //
 //   start [plain] [always|never] [one-arena] [N]
@@ -8,30 +8,30 @@
 //   free SLOT COUNT                 free the last COUNT
 //   hold SLOT [read|write]          open the last secret, and keep it open
 //   release                         close it again
-//   touch SLOT COUNT                open and close the last secret so often
+//   touch SLOT COUNT                open and close the last secret COUNT times
 //   destroy SLOT
-//   munlock SLOT                    behind the library's back
+//   munlock SLOT                    unlock without the library's knowledge
 //   call NAME ADDRESS LENGTH [ARGUMENT]  munlock, mlock, madvise, mprotect or munmap, as other code
-//   refuse NUMBER                   has the kernel refuse a call, with EPERM, from now on
+//   refuse NUMBER                   make the kernel refuse a system call with EPERM
 //   nodump                          PR_SET_DUMPABLE 0
 //   merge                           PR_SET_MEMORY_MERGE 1
 //   limit SOFT HARD                 setrlimit
-//   fork                            makes a child that waits; its pid
+//   fork                            fork a child that waits; returns its pid
 //   exec PATH ARGUMENT…             execve(2), without an answer
 //   setuid ID                       setgid and setuid
-//   close-page                      the descriptor of the page
+//   close-page                      close the page's descriptor
 //   stop                            end publishing
 //   churn SLOT THREADS              threads that allocate and free until the end
-//   fault CALL TIMES                debug builds: makes the next calls fail with ENOMEM
-//   overflow SLOT                   one byte behind the last secret (gate none), and frees it
-//   exit-on-bus, raise-bus          a SIGBUS handler of the program's own; SIGBUS
+//   fault CALL TIMES                debug builds: make the next calls fail with ENOMEM
+//   overflow SLOT                   change one byte after the last secret (gate none), and free it
+//   exit-on-bus, raise-bus          install the program's own SIGBUS handler; raise SIGBUS
 //   wipe-on-signals                 EmergencyWipe.install
 //   storm SLOT pages|none|key       threads that use the last secret in every way until the end
 //   crash SLOT fault|trap|abort|kill|stack  in a window to the last secret
 //   exit, exit-at-once              exit(3), _exit(2)
 //
-// Names come from a pool, since labels are literals; `arena-N`, of any N, is copied. With the argument
-// `ask` it does something else: Asker.
+// Names come from a pool, because labels are literals; `arena-N` with any N is copied. For the
+// argument `ask` see Asker.
 
 import CTestSupport
 import Enclave
@@ -49,7 +49,7 @@ enum Pool {
     // 72 bytes, of which the page has room for 64.
     "a-name-that-is-longer-than-the-page-has-room-for-ends-where-it-says-END-",
   ]
-  /// `arena-1`, `arena-2`, …: for as many arenas as a measurement wants.
+  /// `arena-1`, `arena-2`, …: for any number of arenas.
   static func numbered(_ name: String) -> Label? {
     name.hasPrefix("arena-") ? unsafe name.withCString { unsafe Label(copying: $0) } : nil
   }
@@ -68,7 +68,7 @@ enum Pool {
 
 struct Failure: Error { var text: String }
 
-/// 32 bytes that are sought for afterwards; each eight of them are unlike any others.
+/// 32 bytes to search for afterwards. Any eight of them are unique.
 nonisolated(unsafe) var pattern: [UInt8] = []
 
 final class Holder: @unchecked Sendable {
@@ -96,7 +96,7 @@ final class Gate: @unchecked Sendable {
 }
 
 struct Host: ~Copyable {
-  /// The command that runs.
+  /// The running command.
   var words: [String] = []
   var publisher: StatsPublisher?
   var arenas: [String: Arena] = [:]
@@ -109,7 +109,7 @@ struct Host: ~Copyable {
 }
 
 #if Sodium
-  /// What an array can hold.
+  /// A reference to a secret, for arrays.
   final class Encrypted {
     let secret: EncryptedSecret
     init(_ secret: consuming EncryptedSecret) { self.secret = secret }
@@ -185,7 +185,7 @@ struct TestPublisher {
     }
     unsafe setvbuf(fdopen(1, "w"), nil, _IOLBF, 0)
     if CommandLine.arguments.count > 1 {
-      // The pattern comes as a seed, so that it is nowhere else than in the secrets.
+      // The pattern is given as a seed, so that it is only in the secrets.
       var state = UInt64(CommandLine.arguments[1]) ?? 1
       for _ in 0..<32 {
         state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
@@ -199,7 +199,7 @@ struct TestPublisher {
       do { answer = "ok " + (try host.run(words)) } catch let failure as Failure {
         answer = "error \(failure.text)"
       } catch { answer = "error \(error)" }
-      // The page is as it is now when the answer comes.
+      // Publish before answering, so that the page is current.
       host.publisher?.refresh()
       print(answer)
       fflush(nil)

@@ -1,9 +1,9 @@
-// What a child that a test forks by hand tells its parent.
+// Reports from a child that a test forks manually.
 
 import Glibc
 
-/// Expectations of a forked child. Such a child can neither throw nor use `#expect`: it writes what
-/// failed to a pipe, and its parent expects that to be nothing.
+/// Expectations in a forked child. It can neither throw nor use `#expect`, so it writes failures to
+/// a pipe, and its parent expects that there are none.
 ///
 ///     let report = try ChildReport()
 ///     let child = ct_fork()
@@ -57,8 +57,8 @@ public struct ChildReport: Sendable {
 
   // MARK: - In the parent
 
-  /// Waits for the child, and returns what it reported, and how it ended, unless in good order. A
-  /// child that has not ended after a minute is killed.
+  /// Waits for the child. Returns its reports, plus how it ended unless it exited normally. A child
+  /// that has not ended after a minute is killed.
   public func failures(of child: pid_t) -> [String] {
     guard child > 0 else { return ["no child"] }
     close(writeEnd)

@@ -1,4 +1,4 @@
-// A terminal whose other end reads as slowly as a test likes: a slow line, or one that has stalled.
+// A terminal whose other end reads at a given rate, to simulate a slow or stalled line.
 
 import Foundation
 import Glibc
@@ -8,10 +8,10 @@ public final class Line {
   private let master: Int32
   private let slave: Int32
   private var read: [UInt8] = []
-  /// Bytes that were read so far.
+  /// The bytes read so far.
   public private(set) var byteCount = 0
 
-  /// Starts a command on a terminal of 100x30, or of a size that the terminal does not tell.
+  /// Starts a command on a terminal of 100x30, or on one without a size.
   public init(
     _ arguments: [String], stats: Scratch?, environment: [String: String] = [:],
     tellsSize: Bool = true
@@ -47,13 +47,13 @@ public final class Line {
     close(slave)
   }
 
-  /// What is typed; false when the line takes no more.
+  /// Types a text. Returns false if the line is full.
   @discardableResult
   public func type(_ text: String) -> Bool {
     write(master, Array(text.utf8), text.utf8.count) == text.utf8.count
   }
 
-  /// Reads up to so many bytes of what has come.
+  /// Reads up to this many bytes that have arrived.
   public func take(_ count: Int) {
     var bytes = [UInt8](repeating: 0, count: count)
     let got = Glibc.read(master, &bytes, count)
@@ -62,11 +62,11 @@ public final class Line {
     byteCount += got
   }
 
-  /// Sends bytes that may be no text.
+  /// Sends bytes, which need not be text.
   @discardableResult
   public func type(_ bytes: [UInt8]) -> Bool { write(master, bytes, bytes.count) == bytes.count }
 
-  /// What was read since a text was waited for last.
+  /// The output since the last text that was waited for.
   public var text: String { String(decoding: read, as: UTF8.self) }
 
   /// Reads up to `step` bytes every 10 ms until the command has ended.
@@ -77,13 +77,13 @@ public final class Line {
     }
   }
 
-  /// Reads up to `step` bytes every 10 ms until a text has come that had not come before.
+  /// Reads up to `step` bytes every 10 ms until a new occurrence of a text arrives.
   public func wait(for text: String, step: Int = 65536, within seconds: Double = 60) throws {
     read = []
     try waitForMore(text, step: step, within: seconds)
   }
 
-  /// The same where the text may have come already, since another was waited for.
+  /// The same, but the text may have arrived after the last text that was waited for.
   public func waitForMore(_ text: String, step: Int = 65536, within seconds: Double = 60) throws {
     do {
       try eventually("the line shows \(text)", within: seconds) {
@@ -93,16 +93,17 @@ public final class Line {
     } catch { throw Failed("\(error): \(self.text)") }
   }
 
-  /// Stops the terminal's output, as ^S does, or lets it go on.
+  /// Stops the terminal's output, like ^S, or continues it.
   public func stop(_ isStopped: Bool) { tcflow(slave, isStopped ? TCOOFF : TCOON) }
 
-  /// Makes the terminal larger. What is in it has to be told (SIGWINCH): it controls nobody.
+  /// Makes the terminal larger. Send SIGWINCH to its processes: it is not their controlling
+  /// terminal.
   public func resize(_ width: UInt16, _ height: UInt16) {
     var size = winsize(ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0)
     _ = ioctl(master, UInt(TIOCSWINSZ), &size)
   }
 
-  /// Whether what is typed is echoed: the terminal has its own modes.
+  /// Whether input is echoed, as in the terminal's original mode.
   public var echoes: Bool {
     var modes = termios()
     return tcgetattr(slave, &modes) == 0 && modes.c_lflag & tcflag_t(ECHO) != 0

@@ -13,10 +13,10 @@ public enum Pattern {
     }
   }
 
-  /// Every way in which eight bytes of the pattern could show: raw, reversed, hex, base64.
+  /// Every encoding of eight bytes of the pattern: raw, reversed, hex, base64.
   public static func traces(_ seed: UInt64) -> [Data] {
     let pattern = bytes(seed)
-    // A secret longer than the pattern repeats it: traces go around.
+    // A secret longer than the pattern repeats it, so traces wrap around.
     let around = pattern + pattern
     var all: [Data] = []
     for start in 0..<pattern.count {
@@ -32,7 +32,7 @@ public enum Pattern {
     return all
   }
 
-  /// Which traces a file or a screen holds.
+  /// The traces in a file or a screen.
   public static func found(_ seed: UInt64, in data: Data) -> Int {
     data.withUnsafeBytes { hay in
       traces(seed).count { trace in trace.withUnsafeBytes { contains(hay, $0) } }

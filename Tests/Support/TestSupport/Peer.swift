@@ -10,12 +10,12 @@ public final class Peer {
   private var buffer = Data()
   public var pid: Int32 { process.processIdentifier }
 
-  /// Starts it. `prefix`: what it is started through (setpriv, prlimit, unshare).
+  /// Starts it. `prefix`: a command that starts it (setpriv, prlimit, unshare).
   public init(
     stats: Scratch?, prefix: [String] = [], seed: UInt64? = nil, program: String? = nil,
     environment: [String: String] = [:]
   ) throws {
-    // A publisher that has ended is an error of write(2), not a reason to die.
+    // Writing to a publisher that has ended should be an error of write(2), not a signal.
     _ = Glibc.signal(SIGPIPE, SIG_IGN)
     let arguments =
       prefix + [program ?? Programs.publisher] + (seed.map { ["\($0)"] } ?? [])
@@ -68,7 +68,7 @@ public final class Peer {
     process.waitUntilExit()
   }
 
-  /// Lets it end in good order.
+  /// Lets it end normally.
   public func exit() throws {
     try input.fileHandleForWriting.write(contentsOf: Data("exit\n".utf8))
     process.waitUntilExit()

@@ -1,4 +1,4 @@
-// The programs of this package, and running them.
+// Finds and runs the programs of this package.
 
 public import Foundation
 import Glibc
@@ -9,7 +9,7 @@ public struct Failed: Error, CustomStringConvertible {
 }
 
 public enum Programs {
-  /// Where SwiftPM put what it built: beside the test runner.
+  /// The build folder of SwiftPM, next to the test runner.
   public static let directory: URL = {
     let runner = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
     return URL(fileURLWithPath: runner ?? CommandLine.arguments[0]).deletingLastPathComponent()
@@ -27,14 +27,14 @@ public enum Programs {
 
   public static var isRoot: Bool { geteuid() == 0 }
 
-  /// Whether a process may be given a memlock limit of a MiB.
+  /// Whether a process can be started with a memlock limit of 1 MiB.
   public static let mayLimitToOneMiB: Bool = {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
     return limit.rlim_max >= 1 << 20
   }()
 
-  /// Whether this process, and those that it starts, may lock a MiB. (Debian's default is 8 MiB.)
+  /// Whether this process, and those that it starts, may lock 1 MiB. (Debian's default is 8 MiB.)
   public static let mayLockOneMiB: Bool = {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
@@ -42,7 +42,7 @@ public enum Programs {
   }()
 }
 
-/// A directory that goes when this goes; on tmpfs where pages are to lie in it.
+/// A temporary directory, which is removed with this value. On tmpfs if it is for pages.
 public final class Scratch: Sendable {
   public let path: String
   public init(onTmpfs: Bool = false, mode: Int = 0o700) throws {
@@ -57,7 +57,7 @@ public final class Scratch: Sendable {
   public func file(_ name: String) -> String { path + "/" + name }
 }
 
-/// Polls until a condition holds; throws when it does not in time.
+/// Polls until a condition holds. Throws if it does not in time.
 public func eventually(
   _ what: String, within seconds: Double = 60, _ condition: () throws -> Bool
 ) throws {
@@ -69,7 +69,7 @@ public func eventually(
   }
 }
 
-/// Copies a program that is to be run. (cp(1) writes it: a descriptor of this process would also be in the
+/// Copies a program to run it. (With cp(1): a descriptor of this process would also be inherited by
 /// children that other tests fork meanwhile, and execve(2) of the copy would fail with ETXTBSY.)
 public func copyProgram(_ source: String, to copy: String) throws {
   let result = try Launch(["cp", source, copy]).run()
@@ -83,7 +83,7 @@ public struct Ended: Sendable {
   public var bytes: Data
 }
 
-/// What a program is started with.
+/// How a program is started.
 public struct Launch: Sendable {
   public var arguments: [String]
   public var environment: [String: String]
@@ -96,7 +96,7 @@ public struct Launch: Sendable {
       self.environment[name] = nil
     }
     if let stats { self.environment["ENCLAVE_STATS_DIR"] = stats.path }
-    // The settings of whoever runs the tests are none of theirs.
+    // Do not pass on the settings of the user who runs the tests.
     if arguments.first == Programs.memwatch || arguments.first == "tmux" {
       self.environment["XDG_CONFIG_HOME"] = "/dev/null"
     }
@@ -124,7 +124,7 @@ public struct Launch: Sendable {
     return (process, input, output, errors)
   }
 
-  /// Runs it to its end; it is killed after `seconds`.
+  /// Runs it until it ends. It is killed after `seconds`.
   public func run(within seconds: Double = 180, input: String? = nil) throws -> Ended {
     let process = process()
     let out = Pipe()
@@ -163,8 +163,8 @@ public struct Launch: Sendable {
 }
 
 extension Process {
-  /// Starts it with no signal blocked, as a shell does. Threads of Dispatch and of Swift's concurrency
-  /// block nearly all, and what they start inherits that: a signal that should end it would not.
+  /// Starts it with no signal blocked, like a shell. Threads of Dispatch and of Swift's concurrency
+  /// block nearly all signals, and their children would inherit that: a signal could not end them.
   public func runUnblocked() throws {
     var (none, before) = (sigset_t(), sigset_t())
     sigemptyset(&none)
@@ -174,22 +174,22 @@ extension Process {
   }
 }
 
-/// Text that has to be a JSON object.
+/// Parses a text that must be a JSON object.
 public func json(_ text: String) throws -> [String: Any] {
   guard let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
   else { throw Failed("no JSON object: \(text.prefix(200))") }
   return object
 }
 
-/// Runs memwatch to its end.
+/// Runs memwatch until it ends.
 public func memwatch(
   _ arguments: String..., stats: Scratch? = nil, environment: [String: String] = [:]
 ) throws -> Ended {
   try Launch([Programs.memwatch] + arguments, stats: stats, environment: environment).run()
 }
 
-/// Arguments in front of a command that make it run without privileges and with so much memlock.
-/// Works as root and as a plain user.
+/// A command prefix that drops privileges and sets RLIMIT_MEMLOCK. Works as root and as any other
+/// user.
 public func unprivileged(memlock: Int = 65536) -> [String] {
   let limit = ["prlimit", "--memlock=\(memlock):\(memlock)"]
   guard Programs.isRoot else { return limit }
@@ -199,14 +199,15 @@ public func unprivileged(memlock: Int = 65536) -> [String] {
   ]
 }
 
-/// Arguments that take CAP_IPC_LOCK away, so that the limit binds for root too.
+/// A command prefix that drops CAP_IPC_LOCK, so that the limit applies to root too.
 public func withoutLockCapability(soft: Int, hard: Int) -> [String] {
   let limit = ["prlimit", "--memlock=\(soft):\(hard)"]
   guard Programs.isRoot else { return limit }
   return limit + ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"]
 }
 
-/// A file of /proc to its end. (`String(contentsOfFile:)` reads one page of a file without a size.)
+/// Reads a file of /proc to its end. (`String(contentsOfFile:)` reads only one page of a file
+/// without a size.)
 public func procText(_ path: String) throws -> String {
   guard let file = FileHandle(forReadingAtPath: path) else { throw Failed("open \(path)") }
   defer { try? file.close() }

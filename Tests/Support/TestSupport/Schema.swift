@@ -1,9 +1,9 @@
-// As much of JSON Schema as the package's own schema uses.
+// The part of JSON Schema that the package's own schema uses.
 
 import Foundation
 
 public enum Schema {
-  /// What in `value` is not as the schema says.
+  /// The violations of the schema in `value`.
   public static func violations(_ value: Any, _ schema: [String: Any], at path: String = "$")
     -> [String]
   {
@@ -71,7 +71,7 @@ public enum Schema {
     String(cString: number.objCType) == "c" || String(cString: number.objCType) == "B"
   }
 
-  /// What in a document is not as the schema says of its kind.
+  /// The violations in a document of the schema for its kind.
   public static func violations(in document: Any) throws -> [String] {
     guard let kind = (document as? [String: Any])?["document"] as? String else {
       return ["the document does not say what it is"]
@@ -81,7 +81,7 @@ public enum Schema {
 
   public static func snapshot() throws -> [String: Any] { try definition("snapshot") }
 
-  /// A definition, with the others that it refers to in place.
+  /// A definition, with its references resolved.
   public static func definition(_ name: String) throws -> [String: Any] {
     let all = try whole()["$defs"] as? [String: Any] ?? [:]
     func resolved(_ part: Any) -> Any {
@@ -96,7 +96,7 @@ public enum Schema {
     return resolved(definition) as! [String: Any]
   }
 
-  /// The file.
+  /// The schema's file.
   public static func whole() throws -> [String: Any] {
     let file = Programs.package.appending(path: "Assets/memwatch-2.schema.json")
     return try JSONSerialization.jsonObject(with: Data(contentsOf: file)) as! [String: Any]

@@ -1,10 +1,11 @@
-// Random numbers of tests, which a later run can have again.
+// Reproducible random numbers for tests.
 
 import Foundation
 
 /// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 ///
-/// The seed goes to standard error, with the test's name; `MEMWATCH_SEED` in the environment sets it.
+/// The seed goes to standard error, with the test's name; `MEMWATCH_SEED` in the environment sets
+/// it.
 public struct SeededGenerator: RandomNumberGenerator, Sendable {
   public let seed: UInt64
   private var state: UInt64
@@ -12,13 +13,14 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable {
   public init(for test: String = #function) {
     let wanted = ProcessInfo.processInfo.environment["MEMWATCH_SEED"].flatMap { UInt64($0) }
     self.init(seed: wanted ?? .random(in: 1 ... .max))
-    // Not print: what it buffers is lost with a process that crashes.
+    // Not with print, whose buffer is lost if the process crashes.
     FileHandle.standardError.write(Data("\(test): MEMWATCH_SEED=\(seed)\n".utf8))
   }
 
   public init(seed: UInt64) { (self.seed, state) = (seed, seed) }
 
-  /// One of many generators that follow from this one's seed: for threads, whose turns do not repeat.
+  /// A generator that is derived from this one's seed, for threads, whose order is not
+  /// reproducible.
   public func stream(_ number: Int) -> SeededGenerator {
     var mixed = SeededGenerator(seed: seed ^ UInt64(truncatingIfNeeded: number))
     return SeededGenerator(seed: mixed.next())

@@ -1,10 +1,10 @@
-// A real terminal: tmux, with its own server.
+// A real terminal: tmux with a separate server.
 
 import Foundation
 import Glibc
 
 public final class Tmux {
-  /// Kept alive as long as the terminal is.
+  /// Kept alive as long as the terminal.
   public var companions: [Peer] = []
   private let socket = "memwatch-test-\(UInt64.random(in: 0 ... .max))"
 
@@ -27,8 +27,8 @@ public final class Tmux {
     let place = directory.map { "cd '\($0)';" } ?? ""
     let script =
       "trap : INT QUIT; \(place) \(variables) \(quoted); echo \"[STATUS $?]\"; stty -a | grep -q ' echo ' && echo '[ECHO ON]'; exec tail -f /dev/null"
-    // The server outlives its client: it must not hold a descriptor of this process, by which
-    // Process learns that its child has ended, nor this thread's mask of blocked signals.
+    // The server outlives its client. It must not inherit the descriptor with which Process notices
+    // the end of its child, nor this thread's signal mask.
     let start = Launch([
       "python3", "-c",
       "import os,signal,sys; signal.pthread_sigmask(signal.SIG_SETMASK, []); os.closerange(3, 4096); os.execvp(sys.argv[1], sys.argv[1:])",
@@ -51,7 +51,7 @@ public final class Tmux {
   }
 
   public func keys(_ keys: String...) throws { try run(["send-keys"] + keys) }
-  /// Leaves the screen, and waits for its end.
+  /// Quits the screen, and waits for its end.
   public func quit() throws {
     try keys("Q")
     try wait(for: "[STATUS 0]")
@@ -97,7 +97,7 @@ public final class Tmux {
     return found!
   }
 
-  /// The confined process of the memwatch in the terminal: what reads and draws.
+  /// The confined process of the memwatch in the terminal, which reads and draws.
   public func viewer() throws -> Int32 {
     let broker = try child(named: "memwatch")
     var found: Int32?

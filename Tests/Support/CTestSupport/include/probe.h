@@ -1,7 +1,7 @@
 #ifndef TEST_PROBE_H
 #define TEST_PROBE_H
 
-/// Things that a confined process must not be able to do; each returns 0 when it could, else -errno.
+/// Actions that a confined process must not be able to do. Each returns 0 if it succeeded, otherwise -errno.
 int test_probe_count(void);
 const char *test_probe_name(int index);
 int test_probe(int index, int pid);
