@@ -136,7 +136,9 @@ import Testing
     let later = try json(
       try memwatch("snapshot", "\(peer.pid)", "--format", "json").output)["arenas"]
     #expect((later as? [[String: Any]])?.first?["secretCount"] as? Int == 5)
-    #expect(try memwatch("snapshot", "--file", old).status == 8, "detached")
+    // The old page is detached, unless another publisher of the old user has removed it.
+    let status = try memwatch("snapshot", "--file", old).status
+    #expect(status == 8 || !FileManager.default.fileExists(atPath: old), "\(status)")
     try peer.exit()
   }
 
