@@ -175,9 +175,16 @@ struct TruthTests {
       #expect(arena["lockPolicy"] as? String == expected.lock)
       #expect(arena["secretCount"] as? Int == expected.secrets)
       #expect(arena["bytesInUse"] as? Int == expected.bytes)
+      // Chunks without secrets need not be locked.
+      let idle = (arena["chunks"] as! [[String: Any]]).reduce(0) { sum, chunk in
+        let secrets = (chunk["pages"] as? [String: Any])?["secretCount"] as? Int
+        let isIdle = chunk["lockState"] as? String == "unlocked" && secrets == 0
+        return sum + (isIdle ? chunk["dataBytes"] as! Int : 0)
+      }
       let state =
         expected.lock == "off"
-        ? "off" : locked == mapped ? "locked" : locked == 0 ? "unlocked" : "partial"
+        ? "off"
+        : locked == 0 && mapped > 0 ? "unlocked" : locked + idle == mapped ? "locked" : "partial"
       #expect(arena["lockState"] as? String == state)
       let protection = expected.gate == "none" ? "r-w" : "closed"
       #expect(arena["protectionState"] as? String == protection)
