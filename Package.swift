@@ -189,7 +189,9 @@ let package = Package(
       name: "screen-driver", dependencies: ["MemwatchTerminal", "MemwatchInspector"],
       path: "Tests/Support/ScreenDriver", swiftSettings: testSettings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
-    .target(name: "TestSupport", path: "Tests/Support/TestSupport", swiftSettings: testSettings),
+    .target(
+      name: "TestSupport", dependencies: ["CTestSupport"], path: "Tests/Support/TestSupport",
+      swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveTests",
       dependencies: ["Enclave", "EnclaveSystem", "TestSupport", "CTestSupport"],

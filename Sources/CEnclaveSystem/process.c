@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -85,44 +84,6 @@ void ces_set_fork_word(uint64_t *word) {
 void ces_reset_fork_word(void) {
   uint64_t *word = __atomic_load_n(&ces_fork_word, __ATOMIC_ACQUIRE);
   if (word) __atomic_store_n(word, 0, __ATOMIC_RELEASE);
-}
-
-struct ticker {
-  const char *name;
-  uint32_t interval_ms;
-  int (*tick)(void *);
-  void *context;
-};
-
-static void *ticker_main(void *argument) {
-  struct ticker ticker = *(struct ticker *)argument;
-  free(argument);
-  prctl(PR_SET_NAME, ticker.name, 0, 0, 0);
-  do ces_sleep_ms(ticker.interval_ms);
-  while (ticker.tick(ticker.context) != 0);
-  return NULL;
-}
-
-int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(void *),
-                         void *context) {
-  struct ticker *ticker = malloc(sizeof *ticker);
-  if (!ticker) return -ENOMEM;
-  *ticker = (struct ticker){name, interval_ms, tick, context};
-  sigset_t all, old;
-  sigfillset(&all);
-  // This thread may also store into a truncated page, so SIGBUS must not be blocked.
-  sigdelset(&all, SIGBUS);
-  pthread_sigmask(SIG_SETMASK, &all, &old);
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, 128 * 1024);
-  pthread_t thread;
-  int error = pthread_create(&thread, &attributes, ticker_main, ticker);
-  pthread_attr_destroy(&attributes);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  if (error) free(ticker);
-  return -error;
 }
 
 void ces_write_stderr(const char *text, size_t length) {

@@ -49,7 +49,7 @@ import Testing
         #expect(FileManager.default.fileExists(atPath: page.path))
         // A child checks, because a process does not see its own locks.
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           report.expectNoError("looking at the lock") {
             let file = try OpenFile(reading: page.path, followingLinks: false)

@@ -43,7 +43,7 @@
         try fill(&secret, from: 1)
         let at = try address(of: secret)
         let report = try ChildReport()
-        let pid = ct_fork()
+        let pid = report.fork()
         if pid == 0 {
           if ct_try_read(at) == 0 {
             report.expect(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 0, "zeros in the child")
@@ -72,7 +72,7 @@
         try fill(&secret, from: 1)
         let at = try address(of: secret)
         let report = try ChildReport()
-        let pid = ct_fork()
+        let pid = report.fork()
         if pid == 0 {
           report.expect(UnsafePointer<UInt8>(bitPattern: at)!.pointee == 1, "the child reads it")
           report.end()
@@ -93,7 +93,7 @@
         var secret: Secret? = try arena!.allocate(byteCount: 32)
         try fill(&secret!, from: 1)
         let report = try ChildReport()
-        let pid = ct_fork()
+        let pid = report.fork()
         if pid == 0 {
           secret = nil
           arena = nil

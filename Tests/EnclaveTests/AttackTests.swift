@@ -208,7 +208,7 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
       let plain = UnsafeMutablePointer<UInt8>.allocate(capacity: 32)
       plain.initialize(repeating: 5, count: 32)
       let report = try ChildReport()
-      let pid = ct_fork()
+      let pid = report.fork()
       if pid == 0 {
         let bytes = UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: at), count: 32)
         report.expect(bytes.allSatisfy { $0 == 0 }, "the secret is zeros")

@@ -147,7 +147,7 @@
         let handle = secret.handle
         let found = try handle.openWindow(writing: true)
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           let shown = UnsafeRawBufferPointer(start: handle.bytes(found), count: 32)
           report.expect(shown.allSatisfy { $0 == 0 }, "the window's contents")

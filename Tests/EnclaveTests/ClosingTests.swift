@@ -295,7 +295,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
       try fill(&secret, from: 1)
       let at = try address(of: secret)
       let report = try ChildReport()
-      let pid = ct_raw_fork()
+      let pid = ct_raw_fork_at_rest()
       if pid == 0 {
         report.expect(throws: EnclaveError.inheritedByFork, "allocating") {
           _ = try arena.allocate(byteCount: 8)

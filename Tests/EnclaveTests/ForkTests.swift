@@ -27,6 +27,40 @@ import Testing
     }
   }
 
+  /// A child inherits no lock of the Swift runtime that the publisher's thread holds.
+  @Test func aForkWaitsForThePublishersThread() async throws {
+    let scratch = try Scratch(onTmpfs: true)
+    await #expect(processExitsWith: .success) { [path = scratch.path as String] in
+      setenv("ENCLAVE_STATS_DIR", path, 1)
+      var options = StatsPublisher.Options()
+      options.tickMilliseconds = 10
+      let publisher = try StatsPublisher.start(options)
+      FaultPlan.hold(.readMemlockLimit)
+      try eventually("a tick is held") { FaultPlan.holdsThread }
+      try #require(
+        pthread_atfork({ ForkTests.isForking.store(true, ordering: .releasing) }, nil, nil) == 0)
+      let hasForked = Atomic<Bool>(false)
+      let thread = Self.startThread {
+        let child = ct_fork()
+        if child == 0 { _exit(0) }
+        hasForked.store(true, ordering: .releasing)
+        _ = Self.end(of: child)
+      }
+      try eventually("it forks") { Self.isForking.load(ordering: .acquiring) }
+      let end = ContinuousClock.now + .milliseconds(200)
+      while ContinuousClock.now < end, !hasForked.load(ordering: .acquiring) { sched_yield() }
+      let forkedDuringTick = hasForked.load(ordering: .acquiring)
+      #expect(!forkedDuringTick, "it forked during a tick")
+      FaultPlan.letGo()
+      pthread_join(try #require(thread), nil)
+      let forkedInTheEnd = hasForked.load(ordering: .acquiring)
+      #expect(forkedInTheEnd)
+      publisher.stop()
+    }
+  }
+
+  private static let isForking = Atomic<Bool>(false)
+
   /// With ENCLAVE_STATS=1, a forked child that creates arenas (such as a daemon) publishes its own
   /// page.
   @Test func aForkedChildPublishesBesideItsParent() async throws {
@@ -38,7 +72,7 @@ import Testing
       let arena = try Arena("parent", .init(lock: .off))
       let parents = try pages()
       #expect(parents.count == 1)
-      let child = ct_fork()
+      let child = ct_fork_at_rest()
       if child == 0 {
         let own = try? Arena("child", .init(lock: .off))
         let count = (try? pages().count) ?? 0
@@ -60,7 +94,7 @@ import Testing
         (true, 0, SIGKILL, ["it ended by signal \(SIGKILL)"]),
       ] as [(Bool, Int32, Int32, [String])] {
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           report.expect(isRight, "right")
           report.expect(throws: EnclaveError.frozen, "an error") { throw EnclaveError.frozen }

@@ -166,9 +166,9 @@ import Testing
       let report = try ChildReport()
       do throws(AccessError<Never>) {
         if isWriting {
-          try secret.withMutableBytes { _ in child = ct_fork() }
+          try secret.withMutableBytes { _ in child = report.fork() }
         } else {
-          try secret.withBytes { _ in child = ct_fork() }
+          try secret.withBytes { _ in child = report.fork() }
         }
         if child == 0 {
           report.fail("the child got a result")

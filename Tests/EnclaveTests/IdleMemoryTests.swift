@@ -240,7 +240,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .off, gate: .none))
       try arena.allocate(byteCount: 300_000).destroy()
-      let child = ct_fork()
+      let child = ct_fork_at_rest()
       if child == 0 {
         do throws(EnclaveError) {
           try arena.trim()

@@ -146,7 +146,7 @@ import Testing
         }
         // A child has no such memory; its parent's is unchanged.
         let report = try ChildReport()
-        let pid = ct_fork()
+        let pid = report.fork()
         if pid == 0 {
           let page = UnsafeMutableRawPointer(bitPattern: at & ~4095)
           let isMapped = mincore(page, 1, &bytes) == 0

@@ -115,7 +115,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
       let isItsOwn = how == "given up" && signal == SIGTERM
       var (up, down): ([Int32], [Int32]) = ([0, 0], [0, 0])
       try #require(pipe(&up) == 0 && pipe(&down) == 0, "pipes")
-      let child = ct_fork()
+      let child = ct_fork_at_rest()
       if child == 0 {
         _ = try WipeOnSignalTests.makeSecret(gate: how == "closed" ? .automatic : .none)
         if how == "given up" {
@@ -177,7 +177,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     await #expect(processExitsWith: .success) {
       let arena = try WipeOnSignalTests.makeSecret()
       try EmergencyWipe.install()
-      let child = ct_fork()
+      let child = ct_fork_at_rest()
       if child == 0 {
         raise(SIGTERM)
         _exit(WrongEnd.survived.rawValue)

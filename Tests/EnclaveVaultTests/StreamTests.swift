@@ -312,7 +312,7 @@
         let stream = try write(300, to: vault, arena)
         var reader = try stream.makeReader(through: arena)
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           report.expect(throws: AccessError<Never>.access(.inheritedByFork), "reading") {
             _ = try reader.withNext { $0.byteCount }

@@ -17,7 +17,7 @@
         )
         let encrypted = try vault.encrypt(secret(arena, 32, 1))
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           report.expect(throws: EnclaveError.inheritedByFork, "decrypting") {
             _ = try vault.decrypt(encrypted, into: arena)

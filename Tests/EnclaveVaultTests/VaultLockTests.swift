@@ -192,7 +192,7 @@
         let rotation = Background { try vault.rotate() }
         try hold.wait()
         let report = try ChildReport()
-        let child = ct_fork()
+        let child = report.fork()
         if child == 0 {
           report.expect(throws: EnclaveError.inheritedByFork, "rotating") { try vault.rotate() }
           entry.encrypted = nil

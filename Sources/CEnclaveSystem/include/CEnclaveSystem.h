@@ -109,7 +109,7 @@ int64_t ces_at_exit(void (*handler)(void));
 extern uint64_t *ces_fork_word;
 
 /// Starts a detached thread with all signals blocked except SIGBUS. It calls `tick` every `interval_ms`
-/// until `tick` returns 0.
+/// until `tick` returns 0. fork(3) waits until no thread is within `tick`.
 int64_t ces_start_ticker(const char *name, uint32_t interval_ms, int (*tick)(void *),
                          void *context);
 

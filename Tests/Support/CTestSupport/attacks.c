@@ -1,10 +1,13 @@
 #define _GNU_SOURCE
 #include "CTestSupport.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <malloc.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <errno.h>
 #include <linux/capability.h>
@@ -134,7 +137,41 @@ void ct_perturb_heap(void) { mallopt(M_PERTURB, 0xa5); }
 int ct_membarrier_number(void) { return SYS_membarrier; }
 
 int ct_fork(void) { return fork(); }
-int ct_raw_fork(void) { return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); }
+
+// Whether another thread of this process runs, or is about to.
+static int has_running_thread(void) {
+  DIR *threads = opendir("/proc/self/task");
+  if (!threads) return 0;
+  int found = 0;
+  for (struct dirent *entry; !found && (entry = readdir(threads));) {
+    if (entry->d_name[0] == '.' || atoi(entry->d_name) == gettid()) continue;
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", atoi(entry->d_name));
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0) close(file);
+    if (length <= 0) continue;  // it ended
+    text[length] = 0;
+    char *name_end = strrchr(text, ')');
+    found = name_end && name_end[2] != 'S';
+  }
+  closedir(threads);
+  return found;
+}
+
+static void wait_for_rest(void) {
+  for (int tries = 0; tries < 5000 && has_running_thread(); tries++) usleep(1000);
+}
+
+int ct_fork_at_rest(void) {
+  wait_for_rest();
+  return fork();
+}
+
+int ct_raw_fork_at_rest(void) {
+  wait_for_rest();
+  return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
 int ct_set_key(int key, unsigned access) { return pkey_set(key, access); }
 long ct_read_other(int pid, uintptr_t address, void *bytes, size_t length) {
   struct iovec local = {bytes, length}, remote = {(void *)address, length};

@@ -1,12 +1,13 @@
 // Reports from a child that a test forks manually.
 
+import CTestSupport
 import Glibc
 
 /// Expectations in a forked child. It can neither throw nor use `#expect`, so it writes failures to
 /// a pipe, and its parent expects that there are none.
 ///
 ///     let report = try ChildReport()
-///     let child = ct_fork()
+///     let child = report.fork()
 ///     if child == 0 {
 ///       report.expect(page.isClosed, "the page is closed")
 ///       report.end()
@@ -23,6 +24,10 @@ public struct ChildReport: Sendable {
     (readEnd, writeEnd) = (ends[0], ends[1])
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
   }
+
+  /// Forks while no other thread can hold a lock of the Swift runtime, which the child would
+  /// inherit.
+  public func fork() -> pid_t { ct_fork_at_rest() }
 
   // MARK: - In the child
 

@@ -26,8 +26,11 @@ void ct_perturb_heap(void);
 
 /// fork(2), which Swift does not import.
 int ct_fork(void);
+/// fork(2) once all other threads of the process sleep, or after five seconds. The Swift runtime does not reset its
+/// locks in a child, so a child of a process with a thread inside the runtime may wait for ever.
+int ct_fork_at_rest(void);
 /// clone(2) with only SIGCHLD: a fork that the C library does not notice.
-int ct_raw_fork(void);
+int ct_raw_fork_at_rest(void);
 /// pkey_set(3): WRPKRU.
 int ct_set_key(int key, unsigned access);
 /// process_vm_readv(2). Returns the bytes read, or -errno.
