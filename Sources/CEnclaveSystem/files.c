@@ -31,15 +31,21 @@ int64_t ces_open_read(int at, const char *path, bool follow) {
 }
 enum { FIRST_KEPT_DESCRIPTOR = 64 };
 
-int64_t ces_open_temporary(int directory) {
-  int fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+// Avoids the low numbers, which daemons close, reopen and duplicate: a daemon's standard output must not
+// end up in the page. If the descriptor limit does not allow a higher number, keeps the low one.
+static int64_t with_high_number(int fd) {
   if (fd < 0) return -errno;
-  // Avoid the low numbers, which daemons close, reopen and duplicate: a daemon's standard output must not
-  // end up in the page. If the descriptor limit does not allow a higher number, keep the low one.
   int high = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_KEPT_DESCRIPTOR);
   if (high < 0) return fd;
   close(fd);
   return high;
+}
+
+int64_t ces_open_temporary(int directory) {
+  return with_high_number(openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+}
+int64_t ces_open_own_status(void) {
+  return with_high_number(open("/proc/self/status", O_RDONLY | O_CLOEXEC));
 }
 int64_t ces_create_exclusive(int at, const char *path) {
   RESULT(openat(at == -1 ? AT_FDCWD : at, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

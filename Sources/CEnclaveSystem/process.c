@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -100,6 +101,29 @@ int64_t ces_settled_uid(void) {
   uid_t real, effective, saved;
   if (getresuid(&real, &effective, &saved) < 0) return -errno;
   return real == effective && effective == saved ? (int64_t)effective : -EAGAIN;
+}
+
+int64_t ces_seccomp_mode(void) { RESULT(prctl(PR_GET_SECCOMP, 0, 0, 0, 0)); }
+
+int64_t ces_list_threads(int directory, uint64_t *position, int32_t *threads, size_t capacity) {
+  if (lseek(directory, (off_t)*position, SEEK_SET) < 0) return -errno;
+  _Alignas(struct dirent64) char entries[1024];
+  size_t found = 0;
+  while (found < capacity) {
+    ssize_t length = getdents64(directory, entries, sizeof entries);
+    if (length < 0) return -errno;
+    if (length == 0) {
+      *position = 0;
+      break;
+    }
+    for (ssize_t offset = 0; offset < length && found < capacity;) {
+      const struct dirent64 *entry = (const struct dirent64 *)(entries + offset);
+      if (entry->d_name[0] != '.') threads[found++] = atoi(entry->d_name);
+      *position = (uint64_t)entry->d_off;
+      offset += entry->d_reclen;
+    }
+  }
+  return (int64_t)found;
 }
 
 int64_t ces_map_count(void) {

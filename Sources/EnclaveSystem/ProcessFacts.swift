@@ -25,20 +25,10 @@ package enum ProcessFacts {
   }
 
   /// VmLck of /proc/self/status in bytes, which the kernel compares with RLIMIT_MEMLOCK. nil if
-  /// /proc cannot be read. Takes several microseconds.
+  /// the file cannot be read. Takes several microseconds.
   package static func lockedBytes() -> UInt64? {
-    guard let text = readFile("/proc/self/status", limit: 16384) else { return nil }
+    guard let text = KeptStatus.current() else { return nil }
     return ProcText.kilobytes("VmLck", in: text).map { $0 * 1024 }
-  }
-
-  /// Whether the process' first thread filters its system calls (seccomp(2)) and this thread, which
-  /// is older than the filter, does not. About 30 µs.
-  package static func isOutsideOfFilter() -> Bool {
-    func mode(_ path: String) -> UInt64? {
-      readFile(path, limit: 16384).flatMap { ProcText.kilobytes("Seccomp", in: $0) }
-    }
-    guard let first = mode("/proc/self/status"), first > 0 else { return false }
-    return mode("/proc/thread-self/status") == 0
   }
 
   /// The number of mappings (lines of /proc/self/maps); nil if it cannot be read. O(mappings).

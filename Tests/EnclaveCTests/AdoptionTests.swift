@@ -281,14 +281,39 @@ func areThere(_ programs: String...) -> Bool {
     #expect(running.process.terminationStatus == 0)
   }
 
-  /// No thread of the library stays outside of a filter of system calls.
-  @Test func noThreadStaysUnfiltered() throws {
+  /// No thread of the library stays outside of a filter of system calls, whichever thread has it.
+  @Test(arguments: ["sandboxed", "sandboxed-thread"]) func noThreadStaysUnfiltered(
+    name: String
+  ) throws {
+    try expectFiltered(name)
+  }
+
+  /// Also of a further filter, where all threads have one.
+  @Test(.enabled(if: countsFilters, "needs a kernel that counts filters (Linux 5.9)"))
+  func noThreadStaysWithFewerFilters() throws { try expectFiltered("sandboxed-again") }
+
+  /// Also where there is no /proc any more, as in sshd's child that talks to the network.
+  @Test(.enabled(if: mayChangeRoot, "needs chroot(2): root or a user namespace"))
+  func noThreadStaysUnfilteredWithoutProc() throws {
+    try expectFiltered("sandboxed-root", prefix: Self.asRoot)
+    try expectFiltered(
+      "sandboxed-at-once", prefix: Self.asRoot + ["setpriv", "--bounding-set", "-ipc_lock"])
+  }
+
+  private func expectFiltered(_ name: String, prefix: [String] = []) throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
-      [Adopting.client.get(), "sandboxed"], stats: stats, environment: adopting.environment()
+      prefix + [Adopting.client.get(), name], stats: stats, environment: adopting.environment()
     ).run(within: 200)
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
   }
+
+  static let countsFilters =
+    (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8))?
+    .contains("Seccomp_filters") == true
+  static let asRoot = Programs.isRoot ? [] : ["unshare", "--user", "--map-root-user"]
+  static let mayChangeRoot =
+    (try? Launch(asRoot + ["chroot", "/", "true"]).run().status) == 0
 
   /// A child locks its inherited memory and publishes it, and so does its own child.
   @Test func aChildIsWatchedToo() throws {

@@ -206,6 +206,26 @@ private let mayBeRealTime: Bool = {
     }
   }
 
+  /// A descriptor that the program closed and reused is not read, and another one is opened.
+  @Test func aReusedDescriptorOfTheStatusIsNotRead() async {
+    await #expect(processExitsWith: .success) {
+      #expect(KeptStatus.read() == nil)
+      KeptStatus.keep()
+      #expect(KeptStatus.read().flatMap { SystemCallFilter($0) } != nil)
+      let descriptor = try #require(
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").compactMap {
+          Int32($0)
+        }
+        .first { Files.link("/proc/self/fd/\($0)") == "/proc/\(getpid())/status" })
+      let other = open("/dev/null", O_RDONLY)
+      #expect(dup2(other, descriptor) == descriptor)
+      #expect(KeptStatus.read() == nil)
+      KeptStatus.keep()
+      #expect(KeptStatus.read().flatMap { SystemCallFilter($0) } != nil)
+      #expect(Files.link("/proc/self/fd/\(descriptor)") == "/dev/null")
+    }
+  }
+
   // MARK: - Tools
 
   static func useAnArena() throws {

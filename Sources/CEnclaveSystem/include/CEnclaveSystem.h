@@ -124,6 +124,8 @@ int64_t ces_open_directory(int at, const char *path);          // O_DIRECTORY|O_
 int64_t ces_open_directory_following(const char *path);        // O_DIRECTORY
 int64_t ces_open_read(int at, const char *path, bool follow);  // O_RDONLY|O_NONBLOCK|O_CLOEXEC
 int64_t ces_open_temporary(int directory);                     // O_TMPFILE, 0600
+/// /proc/self/status.
+int64_t ces_open_own_status(void);
 int64_t ces_create_exclusive(int at, const char *path);        // O_CREAT|O_EXCL, 0600
 int64_t ces_close(int fd);
 int64_t ces_mkdir(int at, const char *path, uint32_t mode);
@@ -262,5 +264,10 @@ int64_t ces_pid(void);
 int64_t ces_uid(void);
 /// The user id if the real, effective and saved ids are equal; negative otherwise.
 int64_t ces_settled_uid(void);
+/// Reads the numbers of threads from an open /proc/PID/task, from `*position` on (0: the first thread), and
+/// sets it to where the next call continues; to 0 at the end. Returns their count.
+int64_t ces_list_threads(int directory, uint64_t *position, int32_t *threads, size_t capacity);
+/// prctl(2), PR_GET_SECCOMP: of this thread.
+int64_t ces_seccomp_mode(void);
 
 #endif

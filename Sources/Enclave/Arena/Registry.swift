@@ -53,6 +53,7 @@ package enum Registry {
     var addressesLost = false
     var tickMs: UInt32
     var ticks: UInt64 = 0
+    var ticksPerSecond: UInt64 { UInt64(max(1, 1000 / tickMs)) }
     var lockedBytes: UInt64?
     var isKept = false
     /// Started by ENCLAVE_STATS=1, and the program has not called start since.

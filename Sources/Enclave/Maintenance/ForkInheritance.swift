@@ -59,7 +59,10 @@ package enum ForkInheritance {
       arena.endFork(access)
     }
     Registry.endFork()
-    if inherited.contains(where: { $0.arena.lacksLocks }) { LockRetry.start() }
+    let lacksLocks = inherited.contains { $0.arena.lacksLocks }
+    // Before the child can change its root.
+    if lacksLocks || publishing != nil { KeptStatus.keepInChild() }
+    if lacksLocks { LockRetry.start() }
     guard let publishing else { return }
     // A failure is counted with its call; memwatch then does not see the process.
     _ = try? perform(.startThread) {
@@ -85,7 +88,7 @@ extension Registry {
       state.triesToPublish += 1
       return (state.pendingOptions, state.triesToPublish >= maximumTries)
     }
-    guard let options else { return true }
+    guard let options, !SystemCallFilter.isMissingHere() else { return true }
     guard ProcessFacts.settledUser != nil, let number = try? startPublishing(options: options)
     else {
       return isLast

@@ -32,6 +32,7 @@ enum LockRetry {
       return isFirst
     }
     guard isFirst else { return }
+    if Registry.hasAdopted { KeptStatus.keep() }
     do throws(SystemFailure) {
       try perform(.startThread) {
         unsafe StatsPageCalls.startTicker(
@@ -44,9 +45,12 @@ enum LockRetry {
   /// Returning false ends the thread.
   private static func tick() -> Bool {
     // An adopted program that filters its system calls does not expect a thread that is not filtered.
-    if ProcessFacts.isOutsideOfFilter(), Registry.hasAdopted {
-      withWord { unsafe process = 0 }
-      return false
+    if Registry.hasAdopted {
+      KeptStatus.keep()
+      if SystemCallFilter.isMissingHere() {
+        withWord { unsafe process = 0 }
+        return false
+      }
     }
     if let soft = (try? ProcessFacts.memlockLimit())?.soft {
       if soft == .max {

@@ -20,6 +20,7 @@ extension Registry {
           state.publication!.isFromEnvironment = true
         }
       }
+      KeptStatus.keep()
     }
   }
 
@@ -262,7 +263,7 @@ extension Registry {
     {
       follow(user, number)
     }
-    let ticks = with { state -> UInt64? in
+    let next = with { state -> (ticks: UInt64, watchesFilters: Bool)? in
       guard state.publication?.number == number, !StatsPageCalls.isPageLost else { return nil }
       StatsPageCalls.keepPageGuarded()
       state.publication!.file.writer.advanceClock()
@@ -276,10 +277,17 @@ extension Registry {
           arena.withholdAddresses()
         }
       }
-      return state.publication!.ticks
+      let ticks = state.publication!.ticks
+      return (
+        ticks,
+        state.publication!.isFromEnvironment && ticks % state.publication!.ticksPerSecond == 0
+      )
     }
-    guard let ticks else { return false }
-    if ticks % 10 == 0, ProcessFacts.isOutsideOfFilter(), leaveSandbox(number) { return false }
+    guard let (ticks, watchesFilters) = next else { return false }
+    if watchesFilters {
+      KeptStatus.keep()
+      if SystemCallFilter.isMissingHere(), leaveSandbox(number) { return false }
+    }
     // Arenas without a record only count under labels, so they are updated at every tenth tick.
     refreshArenas { ticks % 10 == 0 || $0.isListed }
     return with { state in
@@ -292,8 +300,7 @@ extension Registry {
   static func heartbeat(_ state: inout State, ending: Bool = false) {
     guard let publication = state.publication else { return }
     // Reading /proc/self/status takes some 15 µs: once a second is enough.
-    let perSecond = UInt64(max(1, 1000 / publication.tickMs))
-    if publication.ticks % perSecond == 0 || ending {
+    if publication.ticks % publication.ticksPerSecond == 0 || ending {
       state.publication!.lockedBytes = ProcessFacts.lockedBytes()
     }
     let vaultsUnlisted = writeVaults(&state, publication.file.writer)
