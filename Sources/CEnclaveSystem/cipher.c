@@ -113,6 +113,24 @@ __attribute__((noinline)) static void clear_stack_below(size_t bytes) {
   __asm__ volatile("" : : "r"(below) : "memory");  // keeps the memset
 }
 
+// Clears what lies directly below the caller's frame. The frames of the functions here lie there, and their padding
+// keeps what was on the stack before. So this has no frame of its own, and is reached by a tail call.
+__attribute__((naked)) static void clear_frames(size_t unused) {
+#if defined(__x86_64__)
+  __asm__(
+      "subq $256, %rsp; .cfi_adjust_cfa_offset 256; pxor %xmm0, %xmm0;"
+      ".irp at, 0,16,32,48,64,80,96,112,128,144,160,176,192,208,224,240; movups %xmm0, \\at(%rsp); .endr;"
+      "addq $256, %rsp; .cfi_adjust_cfa_offset -256; ret");
+#elif defined(__aarch64__)
+  __asm__(
+      "sub sp, sp, #256\n .cfi_adjust_cfa_offset 256\n"
+      ".irp at, 0,16,32,48,64,80,96,112,128,144,160,176,192,208,224,240\n stp xzr, xzr, [sp, #\\at]\n .endr\n"
+      "add sp, sp, #256\n .cfi_adjust_cfa_offset -256\n ret");
+#else
+#error "no code for this processor: EnclaveSystem needs x86-64 or aarch64"
+#endif
+}
+
 void ces_clear_residue(size_t stack_bytes) {
   clear_stack_below(stack_bytes);
 #if defined(__x86_64__)
@@ -151,6 +169,7 @@ void ces_clear_residue(size_t stack_bytes) {
       : : : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
             "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 #endif
+  __attribute__((musttail)) return clear_frames(stack_bytes);
 }
 
 // --- Scratch memory ----------------------------------------------------------------------------------------

@@ -78,6 +78,30 @@ static void clear_vectors(struct _libc_fpstate *state) {
     ((volatile char *)state)[at] = 0;
   }
 }
+#elif defined(__aarch64__)
+// SVE, SME and SME2: of records that older <asm/sigcontext.h> lack, too.
+enum { SVE = 0x53564501, ZA = 0x54366345, ZT = 0x5a544e01 };
+
+/// Clears the vector registers saved by the kernel. Where a thread has used SVE, the kernel restores all of them
+/// from that record, and not from the first. The other records must stay, above all that of the permission overlays,
+/// which would be restored with all keys open. <asm/sigcontext.h>.
+static void clear_vectors(unsigned char *records, size_t length) {
+  enum { HEADER = 16 };  // of a record of vectors
+  for (size_t at = 0; at + sizeof(struct _aarch64_ctx) <= length;) {
+    const struct _aarch64_ctx *record = (const struct _aarch64_ctx *)(records + at);
+    if (record->magic == 0 || record->size < HEADER || record->size > length - at) return;
+    if (record->magic == FPSIMD_MAGIC) {
+      struct fpsimd_context *vectors = (struct fpsimd_context *)(records + at);
+      memset(vectors->vregs, 0, sizeof vectors->vregs);
+    } else if (record->magic == SVE || record->magic == ZA || record->magic == ZT) {
+      memset(records + at + HEADER, 0, record->size - HEADER);
+    } else if (record->magic == EXTRA_MAGIC) {
+      const struct extra_context *more = (const struct extra_context *)record;
+      clear_vectors((unsigned char *)(uintptr_t)more->datap, more->size);
+    }
+    at += record->size;
+  }
+}
 #endif
 
 static void clear_registers(ucontext_t *context) {
@@ -96,8 +120,7 @@ static void clear_registers(ucontext_t *context) {
   for (int i = 0; i < 29; i++) context->uc_mcontext.regs[i] = 0;
   context->uc_mcontext.fault_address = 0;
   if (!is_frame(frame, stack)) context->uc_mcontext.regs[29] = 0;
-  struct fpsimd_context *vectors = (struct fpsimd_context *)context->uc_mcontext.__reserved;
-  if (vectors->head.magic == FPSIMD_MAGIC) memset(vectors->vregs, 0, sizeof vectors->vregs);
+  clear_vectors(context->uc_mcontext.__reserved, sizeof context->uc_mcontext.__reserved);
 #endif
   uintptr_t end = stack + 16;
   if (is_frame(frame, stack) && frame > end) {

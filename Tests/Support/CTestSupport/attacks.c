@@ -24,6 +24,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+__attribute__((weak)) void ces_clear_residue(size_t stack_bytes);  // CEnclaveCipher.h
+
 static __thread sigjmp_buf out;
 static __thread volatile sig_atomic_t is_trying;
 static __thread volatile int code;
@@ -130,6 +132,26 @@ int ct_refuse_call(int number) {
   // For all threads, because the test runner has several.
   long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
   return result == 0 ? 0 : result < 0 ? -errno : -1;
+}
+
+enum { LEFT_WORDS = 128 };
+static const uint64_t left_word = 0x5a5a5a5a5a5a5a5a;
+
+static __attribute__((noinline)) void leave_on_stack(void) {
+  volatile uint64_t words[LEFT_WORDS];
+  for (int i = 0; i < LEFT_WORDS; i++) words[i] = left_word;
+}
+static __attribute__((noinline)) int count_on_stack(void) {
+  volatile uint64_t words[LEFT_WORDS];
+  int found = 0;
+  for (int i = 0; i < LEFT_WORDS; i++) found += words[i] == left_word;
+  return found;
+}
+
+int ct_words_left_on_stack(bool clears) {
+  leave_on_stack();
+  if (clears) ces_clear_residue(2048);
+  return count_on_stack();
 }
 
 void ct_perturb_heap(void) { mallopt(M_PERTURB, 0xa5); }

@@ -4,6 +4,7 @@
 #define C_TEST_SUPPORT_H
 
 #include "probe.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,9 @@ int ct_membarrier_number(void);
 
 /// Makes free(3) overwrite memory: mallopt(3), M_PERTURB.
 void ct_perturb_heap(void);
+
+/// Leaves words on the stack below it, has the library clear the stack if asked, and returns how many are left.
+int ct_words_left_on_stack(bool clears);
 
 /// fork(2), which Swift does not import.
 int ct_fork(void);
