@@ -16,7 +16,8 @@ import Testing
   }
 
   /// The program's own fork handlers allocate and free during a fork.
-  @Test func handlersOfForksAllocate() throws {
+  @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"))
+  func handlersOfForksAllocate() throws {
     let result = try Launch([Adopting.client.get(), "heap-handlers"], environment: heap()).run()
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
     #expect(!result.error.contains("Enclave"), "\(result.error)")

@@ -14,7 +14,9 @@
   extension CipherGateTests {
     /// A change to any bit of ciphertext, tag, nonce, size or generation is detected. Other secrets
     /// are unharmed.
-    @Test(arguments: layouts) func everyChangedBitIsDetected(layout: Arena.Layout) throws {
+    @Test(.sharedLocks, arguments: layouts) func everyChangedBitIsDetected(layout: Arena.Layout)
+      throws
+    {
       let arena = try Self.arena(layout)
       var other = try arena.allocate(byteCount: 24)
       try fill(&other, from: 50)
@@ -50,7 +52,9 @@
 
     /// A check finds changed ciphertext that was not opened since, and continues with the others,
     /// also while secrets are allocated and freed.
-    @Test(arguments: layouts) func aCheckFindsChangedCiphertext(layout: Arena.Layout) throws {
+    @Test(.sharedLocks, arguments: layouts) func aCheckFindsChangedCiphertext(layout: Arena.Layout)
+      throws
+    {
       let arena = try Self.arena(layout)
       var whole = try arena.allocate(byteCount: 24)
       try fill(&whole, from: 1)
@@ -93,7 +97,7 @@
 
     /// Another secret's ciphertext and an older one of the same secret are rejected, even with
     /// their tags.
-    @Test func ciphertextBelongsToItsPlaceAndTime() throws {
+    @Test(.sharedLocks) func ciphertextBelongsToItsPlaceAndTime() throws {
       let arena = try Self.arena()
       var a = try arena.allocate(byteCount: 32)
       var b = try arena.allocate(byteCount: 32)
@@ -153,7 +157,7 @@
       }
     }
 
-    @Test func exhaustedNoncesAreAnError() throws {
+    @Test(.sharedLocks) func exhaustedNoncesAreAnError() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
@@ -165,7 +169,7 @@
     }
 
     /// No nonce repeats, over all threads and windows.
-    @Test func noncesAreNeverReused() throws {
+    @Test(.sharedLocks) func noncesAreNeverReused() throws {
       let arena = try Self.arena()
       struct Nonce: Hashable {
         var shard: UInt32
@@ -197,7 +201,7 @@
     }
 
     /// Readers see whole contents, old or new, and never an error while a writer works.
-    @Test func readersSeeWholeContentsDuringWrites() throws {
+    @Test(.sharedLocks) func readersSeeWholeContentsDuringWrites() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 512)
       nonisolated(unsafe) let handle = secret.handle

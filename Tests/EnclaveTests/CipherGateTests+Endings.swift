@@ -171,12 +171,6 @@
     }
 
     /// No text of a window is left on the stack, and nothing of the key.
-    /// Also not in the padding of the frames of the functions that clear.
-    @Test func theStackIsClearedUpToTheCaller() {
-      #expect(ct_words_left_on_stack(false) == 128)
-      #expect(ct_words_left_on_stack(true) == 0)
-    }
-
     @Test func nothingIsLeftOnTheStack() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
@@ -206,6 +200,12 @@
           }
         }
       }
+    }
+
+    /// Nothing is left in the padding of the frames of the functions that clear.
+    @Test func theStackIsClearedUpToTheCaller() {
+      #expect(ct_words_left_on_stack(false) == 128)
+      #expect(ct_words_left_on_stack(true) == 0)
     }
   }
 #endif

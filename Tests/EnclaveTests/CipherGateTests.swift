@@ -12,6 +12,13 @@
   @testable import Enclave
   @testable import EnclaveSystem
 
+  extension Trait where Self == ConditionTrait {
+    /// For tests in the process of all tests, which share what it may lock.
+    static var sharedLocks: Self {
+      .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK")
+    }
+  }
+
   @Suite struct CipherGateTests {
     static let layouts: [Arena.Layout] = [.slab, .isolated]
     /// One byte, one block, several blocks, more than half a scratch page, more than a page.
@@ -53,7 +60,7 @@
     // MARK: - Contents
 
     @Test(
-      .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: sizes,
+      .sharedLocks, arguments: sizes,
       layouts) func contentsRestEncrypted(
         byteCount: Int, layout: Arena.Layout
       ) throws
@@ -90,14 +97,14 @@
     }
 
     /// Secrets without bytes work.
-    @Test func zeroBytes() throws {
+    @Test(.sharedLocks) func zeroBytes() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 0)
       try secret.withMutableBytes { #expect($0.byteCount == 0) }
       try secret.withBytes { #expect($0.byteCount == 0) }
     }
 
-    @Test func copyingMovingResizingAndComparing() throws {
+    @Test(.sharedLocks) func copyingMovingResizingAndComparing() throws {
       let (arena, other) = (try Self.arena(), try Arena("plain", .init(lock: .off, gate: .none)))
       var secret = try arena.allocate(byteCount: 40)
       try fill(&secret, from: 1)
@@ -114,7 +121,7 @@
     }
 
     /// Elements are aligned as under other gates, in shared and in separate scratch pages.
-    @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: layouts)
+    @Test(.sharedLocks, arguments: layouts)
     func elements(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: 4096)
@@ -124,7 +131,7 @@
 
     // MARK: - Windows
 
-    @Test func aWindowBelongsToItsThread() throws {
+    @Test(.sharedLocks) func aWindowBelongsToItsThread() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
@@ -158,7 +165,7 @@
 
     /// A signal handler that reads while its thread opens or closes a window gets the previous
     /// contents, and never the intermediate state of the scratch memory.
-    @Test func aHandlerNeverSeesWorkInProgress() throws {
+    @Test(.sharedLocks) func aHandlerNeverSeesWorkInProgress() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
@@ -183,7 +190,7 @@
     }
 
     /// A stale handle, whose slot now holds another secret, does not affect that one.
-    @Test func aStaleHandleHasNoEffect() throws {
+    @Test(.sharedLocks) func aStaleHandleHasNoEffect() throws {
       let arena = try Self.arena()
       let stale = try arena.allocate(byteCount: 32)
       let handle = stale.handle
@@ -205,7 +212,8 @@
 
     /// Sealed ciphertext stays when its secret is freed; that is no damage.
     @Test(
-      .enabled(if: Capability.seals.isAvailable, "this kernel has no mseal"), arguments: layouts)
+      .sharedLocks, .enabled(if: Capability.seals.isAvailable, "this kernel has no mseal"),
+      arguments: layouts)
     func whatIsSealedAndFreedIsNoDamage(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: 32)
@@ -217,7 +225,7 @@
     }
 
     /// Many windows of one thread, opened and closed in any order.
-    @Test func manyWindows() throws {
+    @Test(.sharedLocks) func manyWindows() throws {
       let arena = try Self.arena()
       var random = SeededGenerator()
       var secrets: [SecretReference] = []

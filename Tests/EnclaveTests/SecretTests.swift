@@ -339,25 +339,30 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   }
 
   @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
-  func secretsAreResized(gate: Arena.Gate, layout: Arena.Layout) throws {
-    let arena = try Arena("test", .init(layout: layout, lock: .preferred, gate: gate))
-    var secret = try arena.allocate(copying: Self.bytes)
-    for (size, expected) in [
-      (112, Self.bytes + [UInt8](repeating: 0, count: 12)), (40, [UInt8](1...40)),
-      (5000, [UInt8](1...40) + [UInt8](repeating: 0, count: 4960)), (0, []), (3, [0, 0, 0]),
-    ] {
-      try secret.resize(to: size)
-      #expect(secret.byteCount == size)
-      #expect(try contents(secret) == expected)
+  func secretsAreResized(gate: Arena.Gate, layout: Arena.Layout) async {
+    let (number, isSlab) = (allGates.firstIndex(of: gate)!, layout == .slab)
+    await #expect(processExitsWith: .success) {
+      [number = number as Int, isSlab = isSlab as Bool] in
+      let arena = try Arena(
+        "test", .init(layout: isSlab ? .slab : .isolated, lock: .preferred, gate: allGates[number]))
+      var secret = try arena.allocate(copying: Self.bytes)
+      for (size, expected) in [
+        (112, Self.bytes + [UInt8](repeating: 0, count: 12)), (40, [UInt8](1...40)),
+        (5000, [UInt8](1...40) + [UInt8](repeating: 0, count: 4960)), (0, []), (3, [0, 0, 0]),
+      ] {
+        try secret.resize(to: size)
+        #expect(secret.byteCount == size)
+        #expect(try contents(secret) == expected)
+      }
+      try secret.withMutableBytes { $0.storeBytes(of: 9, as: UInt8.self) }
+      #expect(throws: EnclaveError.invalidSize(byteCount: -1, alignment: 16)) {
+        try secret.resize(to: -1)
+      }
+      try arena.freeze()
+      #expect(throws: EnclaveError.frozen) { try secret.resize(to: 2) }
+      #expect(try contents(secret) == [9, 0, 0])
+      #expect(arena.statistics.secretCount == 1)
+      #expect(try arena.check().isEmpty)
     }
-    try secret.withMutableBytes { $0.storeBytes(of: 9, as: UInt8.self) }
-    #expect(throws: EnclaveError.invalidSize(byteCount: -1, alignment: 16)) {
-      try secret.resize(to: -1)
-    }
-    try arena.freeze()
-    #expect(throws: EnclaveError.frozen) { try secret.resize(to: 2) }
-    #expect(try contents(secret) == [9, 0, 0])
-    #expect(arena.statistics.secretCount == 1)
-    #expect(try arena.check().isEmpty)
   }
 }

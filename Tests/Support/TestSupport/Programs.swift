@@ -201,6 +201,9 @@ public func unprivileged(memlock: Int = 65536) -> [String] {
 
 /// A command prefix that drops CAP_IPC_LOCK, so that the limit applies to root too.
 public func withoutLockCapability(soft: Int, hard: Int) -> [String] {
+  var own = rlimit()
+  getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &own)
+  let hard = Programs.isRoot ? hard : Int(clamping: min(UInt64(hard), UInt64(own.rlim_max)))
   let limit = ["prlimit", "--memlock=\(soft):\(hard)"]
   guard Programs.isRoot else { return limit }
   return limit + ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"]
