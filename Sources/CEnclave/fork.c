@@ -19,6 +19,7 @@
 #include "CEnclaveSystem.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -115,8 +116,23 @@ void enclave_private_free_after_fork(void *address) {
   list->addresses[list->count++] = address;
 }
 
+// Signals are blocked while locks are held for a fork: a handler that ends the process or forks would wait
+// for them forever. That is also so for those that the C library holds in fork(3) once the process has a
+// second thread, which may be the publisher's (exit(3) takes the lock of the list of fork handlers).
+// Guarded by the registry's lock.
+static sigset_t signals_before;
+
+static void block_signals(sigset_t *before) {
+  sigset_t all;
+  sigfillset(&all);
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS};
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
+  pthread_sigmask(SIG_BLOCK, &all, before);
+}
+
 static void end_fork(void (*handler)(void)) {
   if (!is_handled) return;
+  sigset_t before = signals_before;
   // Another thread may fork as soon as the locks are free.
   freed_t *list = freed_later;
   freed_later = NULL;
@@ -132,6 +148,7 @@ static void end_fork(void (*handler)(void)) {
     munmap(list, sizeof *list);
     list = next;
   }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 // A handler that ends the process in the middle of a fork: exit needs the locks. (In a child they count as free.)
@@ -148,8 +165,15 @@ static void prepare_arenas(void) {
     forks_within++;
     return;
   }
-  is_handled = __atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE) && handlers.prepare();
-  if (!is_handled) return;
+  if (!__atomic_load_n(&has_handlers, __ATOMIC_ACQUIRE)) return;
+  sigset_t before;
+  block_signals(&before);
+  is_handled = handlers.prepare();
+  if (!is_handled) {
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return;
+  }
+  signals_before = before;
   // Later than the arenas' own handler, and so it runs before that one.
   static bool watches_exit;
   if (!watches_exit) watches_exit = __cxa_atexit(end_fork_at_exit, NULL, NULL) == 0;

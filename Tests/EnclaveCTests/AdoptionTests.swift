@@ -155,7 +155,7 @@ func areThere(_ programs: String...) -> Bool {
   @Test(
     arguments: [
       "sodium", "threads", "openssl", "gcrypt", "forks", "storm", "handlers", "used", "early",
-      "nested", "many-freed", "ended", "unused",
+      "nested", "many-freed", "ended", "signalled", "unused",
     ],
     [true, false])
   func theFunctionsKeepTheirPromises(name: String, adopted: Bool) throws {
