@@ -6,7 +6,8 @@
 //
 // A libcrypto that was linked with -Bsymbolic-functions (as on Ubuntu) calls its own functions, and would
 // free memory of the arena with them. It is not adopted. That is reported on standard error and by an empty
-// arena named "openssl (not adopted: -Bsymbolic)".
+// arena named "openssl (not adopted: -Bsymbolic)": when the program starts, or when a libcrypto that was
+// loaded later is first used (see secure_getenv).
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,6 +16,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "adopt.h"
 
@@ -75,8 +77,19 @@ adopted adopt_openssl = {
     .unadopted_name = "openssl (not adopted: -Bsymbolic)",
 };
 
+static bool has_started;
+
 void adopt_check_openssl(void) {
+  has_started = true;
   if (is_bound_to_itself()) (void)adopt_arena(&adopt_openssl);
+}
+
+// libcrypto calls this function when it is first used, to find its configuration ($OPENSSL_CONF): by then, one
+// that was loaded with dlopen(3) is in the process. For everybody else it is the C library's.
+char *secure_getenv(const char *name) {
+  static const char start[] = "OPENSSL_";
+  if (has_started && strncmp(name, start, sizeof start - 1) == 0) adopt_check_openssl();
+  return getauxval(AT_SECURE) ? NULL : getenv(name);
 }
 
 /// Whether the program called CRYPTO_secure_malloc_init or, later, CRYPTO_secure_malloc_done.

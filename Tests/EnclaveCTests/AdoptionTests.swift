@@ -210,8 +210,11 @@ func areThere(_ programs: String...) -> Bool {
     #expect(result.error.contains("libgcrypt is not adopted: it was in use"), "\(result.error)")
   }
 
-  /// A libcrypto whose own calls cannot be interposed is not adopted, and that is reported.
-  @Test(arguments: [true, false]) func aLibraryThatCallsItsOwnFunctions(isBound: Bool) throws {
+  /// A libcrypto whose own calls cannot be interposed is not adopted, and that is reported, also if
+  /// the program loads it later.
+  @Test(arguments: [true, false], [true, false]) func aLibraryThatCallsItsOwnFunctions(
+    isBound: Bool, isLate: Bool
+  ) throws {
     let scratch = try Scratch()
     let stats = try Scratch(onTmpfs: true)
     let source = Programs.package.appending(path: "Tests/Clients/symbolic.c").path
@@ -219,7 +222,8 @@ func areThere(_ programs: String...) -> Bool {
       ["-shared", "-fPIC", "-DLIBRARY", "-Wl,-soname,libcrypto.so.3", "-o"]
         + [scratch.file("libcrypto.so.3"), source]
         + (isBound ? ["-Wl,-Bsymbolic-functions"] : []),
-      ["-o", scratch.file("program"), source, "-L" + scratch.path, "-l:libcrypto.so.3"],
+      ["-o", scratch.file("program"), source]
+        + (isLate ? ["-DLATE"] : ["-L" + scratch.path, "-l:libcrypto.so.3"]),
     ] {
       let made = try Launch(["gcc", "-Wall", "-Werror"] + arguments).run()
       try #require(made.status == 0, "\(made.error)")
@@ -235,7 +239,7 @@ func areThere(_ programs: String...) -> Bool {
     if isBound {
       #expect(seen.live("openssl (not adopted: -Bsymbolic)") == 0 && seen.live("openssl") == -1)
     } else {
-      #expect(seen.live("openssl") == 2)
+      #expect(seen.live("openssl") == (isLate ? 1 : 2))
     }
     try running.input.fileHandleForWriting.close()
     running.process.waitUntilExit()

@@ -88,7 +88,7 @@ struct Installed: Sendable {
         "CRYPTO_secure_zalloc", "CRYPTO_secure_free", "CRYPTO_secure_clear_free",
         "CRYPTO_secure_allocated", "CRYPTO_secure_actual_size", "CRYPTO_secure_used",
         "gcry_check_version", "gcry_malloc_secure", "gcry_xmalloc_secure", "gcry_calloc_secure",
-        "gcry_xcalloc_secure",
+        "gcry_xcalloc_secure", "secure_getenv",
       ])
   }
 
