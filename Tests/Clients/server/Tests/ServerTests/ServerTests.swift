@@ -310,15 +310,27 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     func run() async throws { throw Failure() }
   }
 
-  /// Uses a secret until it is cancelled, and a while longer.
+  /// Counts when another service has ended.
+  private struct Counted: Service {
+    let service: ArenaService
+    let ended = Count()
+    func run() async throws {
+      defer { ended.add() }
+      try await service.run()
+    }
+  }
+
+  /// Uses a secret until it is cancelled and another service has ended.
   private struct Using: Service {
     let secret: SecretReference
+    let ended: Count
     let found = Count()
     func run() async throws {
       try? await gracefulShutdown()
-      for _ in 0..<20 {
-        await Task.detached { try? await Task.sleep(for: .milliseconds(10)) }.value
-      }
+      // (In a cancelled task, nothing sleeps.)
+      await Task.detached {
+        try? await eventually("the other service has ended") { ended.value > 0 }
+      }.value
       if (try? secret.withBytes { $0.byteCount }) == 1 { found.add() }
     }
   }
@@ -327,12 +339,14 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
   @Test func afterAnErrorArenasStayForThoseThatStillUseThem() async throws {
     let arena = try makeArena("used")
     let log = InMemoryLogHandler()
-    let using = Using(secret: SecretReference(try arena.allocate(byteCount: 1)))
     let service = ArenaService([arena], logger: logger(log), options: options(TestMetrics()))
+    let counted = Counted(service: service)
+    let using = Using(
+      secret: SecretReference(try arena.allocate(byteCount: 1)), ended: counted.ended)
     let group = ServiceGroup(
-      services: [service, using, Failing()], logger: logger(InMemoryLogHandler()))
+      services: [counted, using, Failing()], logger: logger(InMemoryLogHandler()))
     await #expect(throws: Failing.Failure.self) { try await group.run() }
-    #expect(using.found.value == 1)
+    #expect(counted.ended.value == 1 && using.found.value == 1)
     _ = try arena.allocate(byteCount: 1)
     try await service.destroyArenas()
     #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
@@ -352,18 +366,23 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     }.start()
     try await eventually("a window") { arena.statistics.openWindows == 1 }
     var options = options(TestMetrics())
-    options.patience = .seconds(40)
+    options.patience = .seconds(300)
     // More services than the pool has threads: each waits for the window.
     let services = (0..<ProcessInfo.processInfo.activeProcessorCount + 2).map { _ in
       ArenaService([arena], logger: logger(InMemoryLogHandler()), options: options)
     }
     try await withThrowingTaskGroup(of: Void.self) { group in
-      let begin = ContinuousClock.now
-      for service in services { group.addTask { try await service.destroyArenas() } }
-      // It comes back only where a thread is free.
-      try await Task.sleep(for: .milliseconds(20))
-      await Task.detached {}.value
-      #expect(ContinuousClock.now - begin < .seconds(20))
+      let (begun, ended) = (Count(), Count())
+      for service in services {
+        group.addTask {
+          begun.add()
+          defer { ended.add() }
+          try await service.destroyArenas()
+        }
+      }
+      // If they kept their threads, the last could begin only after the first had lost patience.
+      try await eventually("all wait") { begun.value == services.count }
+      #expect(ended.value == 0)
       mayEnd.signal()
       try await group.waitForAll()
     }
