@@ -136,7 +136,7 @@ complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_opti
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch list" h help' -s 'h' -l 'help' -d 'Show help information.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" file' -l 'file' -d 'Attach to this page.' -rfka ''
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" W wait' -l 'wait' -s 'W' -d 'Wait so long for the publisher: 10s, 500ms, 2m.' -rfka ''
-complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" format' -l 'format' -d 'text, json, csv (the arenas, one a row) or svg (the screen as a picture).' -rfka 'text json csv svg'
+complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" format' -l 'format' -d 'text, json, csv (the arenas, one a row) or svg (the screen as a picture); by default as the file\'s name ends, else text.' -rfka 'text json csv svg'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" full' -l 'full' -d 'As text: each problem, arena, finding and field, not a summary.'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" view' -l 'view' -d 'The view that a picture shows.' -rfka 'arenas secrets map events findings host vaults history'
 complete -c 'memwatch' -n '__memwatch_should_offer_completions_for_flags_or_options "memwatch snapshot" no-labels' -l 'no-labels' -d 'Numbers for the texts of labels.'

@@ -123,7 +123,7 @@ _memwatch_snapshot() {
         ':target:'
         '--file[Attach to this page.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture).]:format:{__memwatch_complete "${___format[@]}"}'
+        '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture); by default as the file'\''s name ends, else text.]:format:{__memwatch_complete "${___format[@]}"}'
         '--full[As text\: each problem, arena, finding and field, not a summary.]'
         '--view[The view that a picture shows.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Numbers for the texts of labels.]'

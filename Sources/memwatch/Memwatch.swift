@@ -312,8 +312,11 @@ struct SnapshotCommand: ConfinedCommand {
 
   @OptionGroup var target: TargetOptions
   @Option(
-    name: .long, help: "text, json, csv (the arenas, one a row) or svg (the screen as a picture).")
-  var format: Format = .text
+    name: .customLong("format"),
+    help:
+      "text, json, csv (the arenas, one a row) or svg (the screen as a picture); by default as the file's name ends, else text."
+  )
+  var givenFormat: Format?
   @Flag(name: .long, help: "As text: each problem, arena, finding and field, not a summary.")
   var full = false
   @Option(name: .long, help: "The view that a picture shows.")
@@ -329,6 +332,8 @@ struct SnapshotCommand: ConfinedCommand {
   @OptionGroup var audit: AuditFlag
 
   var needs: Prerequisites { Prerequisites(named: target.named, exports: directory(of: output)) }
+
+  private var format: Format { givenFormat ?? output.map { Format(path: $0) } ?? .text }
 
   func runConfined(_ viewer: Viewer) throws {
     let inspector = try target.attach()

@@ -25,9 +25,10 @@ func directory(of path: String?) -> String {
 }
 
 enum Format: String, CaseIterable {
-  /// The format for a file name's extension.
+  /// The format for a file name's extension; text for any other.
   init(path: String) {
-    self = path.hasSuffix(".json") ? .json : path.hasSuffix(".csv") ? .csv : .text
+    let name = path.lowercased()
+    self = Self.allCases.first { name.hasSuffix(".\($0.rawValue)") } ?? .text
   }
 
   case text, json, csv, svg

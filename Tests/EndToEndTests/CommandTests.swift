@@ -211,6 +211,32 @@ func publishing(
     #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).count == 1)
   }
 
+  @Test func formatFollowsTheNameOfTheFile() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let files = try Scratch()
+    let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")
+    /// What a snapshot wrote to a file of this name.
+    func written(_ name: String, _ more: String...) throws -> String {
+      let path = files.file(name)
+      let ended = try Launch(
+        [Programs.memwatch, "snapshot", "\(peer.pid)", "-o", path] + more, stats: scratch
+      ).run()
+      #expect(ended.status == 0, "\(ended.error)")
+      return try String(contentsOfFile: path, encoding: .utf8)
+    }
+    for name in ["a.json", "B.JSON"] {
+      #expect(try json(try written(name))["schema"] as? String == "memwatch/2")
+    }
+    #expect(try written("a.csv").hasPrefix("id,name,"))
+    #expect(try written("a.svg").hasPrefix("<svg"))
+    let text = try written("a.txt")
+    #expect(!text.hasPrefix("{") && text.contains("alpha"))
+    for name in ["json", "a.json.old"] { #expect(try !written(name).hasPrefix("{")) }
+    // An explicit format wins.
+    #expect(try !written("b.json", "--format", "text").hasPrefix("{"))
+    #expect(try json(try written("c.txt", "--format", "json"))["schema"] != nil)
+  }
+
   @Test func commaSeparatedValues() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
