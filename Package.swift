@@ -190,8 +190,8 @@ let package = Package(
       path: "Tests/Support/ScreenDriver", swiftSettings: testSettings),
     .target(name: "CTestSupport", path: "Tests/Support/CTestSupport"),
     .target(
-      name: "TestSupport", dependencies: ["CTestSupport"], path: "Tests/Support/TestSupport",
-      swiftSettings: testSettings),
+      name: "TestSupport", dependencies: ["CTestSupport", "MemwatchInspector"],
+      path: "Tests/Support/TestSupport", swiftSettings: testSettings),
     .testTarget(
       name: "EnclaveTests",
       dependencies: ["Enclave", "EnclaveSystem", "TestSupport", "CTestSupport"],

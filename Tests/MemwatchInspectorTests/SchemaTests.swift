@@ -152,19 +152,6 @@ import Testing
     }
   }
 
-  private func any(_ value: Value) -> Any {
-    switch value {
-    case .null: NSNull()
-    case .bool(let flag): flag
-    case .number(let number): number
-    case .text(let text): text
-    case .unrecognized: "unrecognized"
-    case .list(let items): items.map(any)
-    case .object(let members):
-      Dictionary(members.map { ($0.0, any($0.1)) }, uniquingKeysWith: { first, _ in first })
-    }
-  }
-
   /// Written by memwatch before memwatch/2.
   @Test(arguments: ["before", "after"]) func snapshotsOfVersion1AreInTheTermsOf2(name: String)
     throws
@@ -172,7 +159,7 @@ import Testing
     let file = Programs.package.appending(path: "Tests/EndToEndTests/Version1/\(name).json")
     let old = try JSONSerialization.jsonObject(with: Data(contentsOf: file))
     let upgraded = try #require(value(old).asSnapshot)
-    let found = Schema.violations(any(upgraded), try Schema.snapshot())
+    let found = Schema.violations(Schema.decoded(upgraded), try Schema.snapshot())
     // Values that memwatch/1 did not have.
     #expect(found.filter { !$0.hasSuffix(": is missing") } == [])
     #expect(upgraded["memlock"]?["binds"] == .bool(true))

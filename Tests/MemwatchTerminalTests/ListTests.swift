@@ -133,7 +133,7 @@ import Testing
       let seen = model.viewExport
       #expect(seen.rows.allSatisfy { $0.count == max(1, seen.columns.count) }, "\(view)")
       #expect(seen.text.hasPrefix(seen.title))
-      #expect(try Schema.violations(in: decoded(seen.document)) == [], "\(view)")
+      #expect(try Schema.violations(in: Schema.decoded(seen.document)) == [], "\(view)")
     }
     model.view = .arenas
     press(&model, "W")
@@ -244,19 +244,5 @@ import Testing
     press(&model, "f99999\n")
     #expect(model.listing?.rows.map(\.id) == ["99999"])
     #expect(rows.firstIndex(ofID: "1999") == 1 && rows.firstIndex(ofID: "x") == nil)
-  }
-}
-
-/// A document as it is read again.
-private func decoded(_ value: Value) -> Any {
-  switch value {
-  case .null: NSNull()
-  case .bool(let flag): flag
-  case .number(let number): number
-  case .text(let text): text
-  case .unrecognized: "unrecognized"
-  case .list(let items): items.map(decoded)
-  case .object(let all):
-    Dictionary(all.map { ($0.0, decoded($0.1)) }, uniquingKeysWith: { first, _ in first })
   }
 }

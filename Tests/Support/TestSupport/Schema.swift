@@ -1,8 +1,23 @@
 // The part of JSON Schema that the package's own schema uses.
 
 import Foundation
+package import MemwatchInspector
 
 public enum Schema {
+  /// A document as Foundation reads it from JSON.
+  package static func decoded(_ value: Value) -> Any {
+    switch value {
+    case .null: NSNull()
+    case .bool(let flag): flag
+    case .number(let number): number
+    case .text(let text): text
+    case .unrecognized: "unrecognized"
+    case .list(let items): items.map(decoded)
+    case .object(let members):
+      Dictionary(members.map { ($0.0, decoded($0.1)) }, uniquingKeysWith: { first, _ in first })
+    }
+  }
+
   /// The violations of the schema in `value`.
   public static func violations(_ value: Any, _ schema: [String: Any], at path: String = "$")
     -> [String]
