@@ -13,6 +13,8 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package var isMissing: Bool { errno == Self.enoent || errno == Self.enotdir }
   package var isDenied: Bool { errno == Self.eacces || errno == Self.eperm }
   package var exists: Bool { errno == Self.eexist }
+  /// This process (EMFILE) or the system (ENFILE) may open no more files.
+  package var isOutOfDescriptors: Bool { errno == Self.emfile || errno == Self.enfile }
 
   package init(function: String, path: String, errno: Int32, reason: String? = nil) {
     self.function = function
@@ -26,6 +28,9 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   package static let eacces: Int32 = 13
   package static let eexist: Int32 = 17
   package static let enotdir: Int32 = 20
+  package static let enfile: Int32 = 23
+  package static let emfile: Int32 = 24
+  package static let eloop: Int32 = 40
 
   package var description: String {
     let name = SystemFailure.name(ofErrno: errno)
@@ -38,7 +43,7 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   private var limit: String {
     switch errno {
     case 27: "; RLIMIT_FSIZE (ulimit -f) allows no larger file"
-    case 24: "; RLIMIT_NOFILE (ulimit -n) allows no more open files"
+    case Self.emfile: "; RLIMIT_NOFILE (ulimit -n) allows no more open files"
     case 11 where function == "fork" || function == "posix_spawn":
       "; RLIMIT_NPROC (ulimit -u) allows no more processes"
     default: ""

@@ -150,6 +150,8 @@ package enum UnreadableReason: String, CaseIterable, Sendable {
   case corrupt, incompatible
   case inconsistent
   case failed
+  /// The exporter or the system may open no more files.
+  case noDescriptors = "no-descriptors"
 
   package init?(_ state: PublisherState) {
     switch state {

@@ -52,13 +52,14 @@ extension Metric {
     "How long the last collection took.")
   static let unreadable = Metric(
     "unreadable", .gauge, nil, .sum, ["reason"],
-    "Pages and directories that the last collection could not read.")
+    "Pages, directories and files of /proc that the last collection could not read: publishers and "
+      + "values may be missing.")
   static let folded = Metric(
     "folded", .gauge, nil, .sum, ["level"],
     "Groups and arenas that the last collection counted under (other).")
   static let collectionErrors = Metric(
     "collection_errors_total", .counter, nil, .sum, ["reason"],
-    "Pages and directories that could not be read, over all collections.")
+    "Pages, directories and files of /proc that could not be read, over all collections.")
   static let hostCheck = Metric(
     "host_check", .gauge, nil, .largest, ["check", "judgement"],
     "The checks of memwatch host: 1 for the judgement that holds, 0 for the others.")

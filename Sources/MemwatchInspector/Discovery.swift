@@ -37,8 +37,11 @@ package struct Location: Equatable, Sendable {
   /// The result in words.
   package var outcome: SafeText
   package var isDenied: Bool { result == .denied || result == .foreign }
-  /// The directory could not be searched: it may contain a page.
+  /// It could not be searched or opened: publishers may be missing.
   package var hasFailed: Bool
+  /// It could not, because this process or the system may open no more files.
+  package var isOutOfDescriptors = false
+  package var isPage = false
 
   init(
     path: String, _ result: SearchResult, outcome: String, pageCount: Int? = nil,
@@ -55,7 +58,10 @@ package struct Location: Equatable, Sendable {
       path: path, failure.isMissing ? .missing : failure.isDenied ? .denied : .failed,
       outcome: failure.isMissing
         ? "is not there"
-        : failure.isDenied ? "may not be opened (permission denied)" : "\(failure)")
+        : failure.isDenied ? "may not be opened (permission denied)" : "\(failure)",
+      // A link is never followed, and so leads to no page.
+      hasFailed: !failure.isMissing && !failure.isDenied && failure.errno != FileFailure.eloop)
+    isOutOfDescriptors = failure.isOutOfDescriptors
   }
 }
 
@@ -74,9 +80,8 @@ package struct Discovery: Sendable {
     do throws(FileFailure) {
       for place in try FileOpener.current.search(inContainers: true) { discovery.add(place, open) }
     } catch {
-      discovery.places = [
-        Location(path: "the places of pages", .failed, outcome: "\(error)", hasFailed: true)
-      ]
+      discovery.places = [Location(path: "the places of pages", failure: error)]
+      discovery.places[0].hasFailed = true
     }
     return discovery
   }
@@ -131,10 +136,13 @@ package struct Discovery: Sendable {
             publishers.append(publisher)
           }
         } catch {
+          let path = place.path + "/" + page.name
           if error.isDenied {
-            places.append(
-              Location(
-                path: place.path + "/" + page.name, .denied, outcome: "may not be opened"))
+            places.append(Location(path: path, .denied, outcome: "may not be opened"))
+          } else if !error.isMissing {
+            var place = Location(path: path, failure: error)
+            place.isPage = true
+            places.append(place)
           }
         }
       }

@@ -21,6 +21,7 @@ package final class BrokerClient: FileOpening {
     /// Open /proc files, which return current values each time they are read from the start
     /// (proc(5)).
     var cachedFiles: [InspectedFile: CachedFile] = [:]
+    var missedFiles = 0
   }
 
   private final class CachedFile: Sendable {
@@ -75,7 +76,19 @@ package final class BrokerClient: FileOpening {
     guard let request = request(for: file) else {
       throw FileFailure(function: "open", path: path, errno: FileFailure.eperm)
     }
-    return try takeFile(request, for: path)
+    do throws(FileFailure) { return try takeFile(request, for: path) } catch {
+      if error.isOutOfDescriptors { state.withLock { $0.missedFiles += 1 } }
+      throw error
+    }
+  }
+
+  /// How many files could not be opened since the last call because this process or the system may
+  /// open no more.
+  package func takeMissedFiles() -> Int {
+    state.withLock { state in
+      defer { state.missedFiles = 0 }
+      return state.missedFiles
+    }
   }
 
   /// Asks for a file. If RLIMIT_NOFILE leaves no room for it, closes those that are kept, and asks
@@ -86,7 +99,7 @@ package final class BrokerClient: FileOpening {
     if let file = try ask(request, for: path, to: function).takeFile() { return file }
     state.withLock { $0.cachedFiles = [:] }
     guard let file = try ask(request, for: path, to: function).takeFile() else {
-      throw FileFailure(function: function, path: path, errno: 24)  // EMFILE
+      throw FileFailure(function: function, path: path, errno: FileFailure.emfile)
     }
     return file
   }

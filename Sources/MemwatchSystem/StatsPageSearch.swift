@@ -59,7 +59,7 @@ package struct StatsPageSearch: Sendable {
     look("/dev/shm/enclave-\(uid)", &self)
     // Also fallback directories, for publishers whose name was taken, and for root those of all
     // users. A directory is trusted by its owner, not by its name.
-    for name in Self.names(in: "/dev/shm") where name.hasPrefix("enclave-") {
+    for name in Self.names(in: "/dev/shm", &places) where name.hasPrefix("enclave-") {
       let path = "/dev/shm/" + name
       guard let status = try? Files.status(path), status.isDirectory else { continue }
       if status.owner == uid || uid == 0 {
@@ -69,14 +69,24 @@ package struct StatsPageSearch: Sendable {
       }
     }
     if uid == 0 {
-      for name in Self.names(in: "/run/user") { look("/run/user/\(name)/enclave", &self) }
+      for name in Self.names(in: "/run/user", &places) {
+        look("/run/user/\(name)/enclave", &self)
+      }
     }
     return inContainers ? places + lookIntoContainers() : places
   }
 
-  private static func names(in path: String) -> [String] {
-    guard let directory = try? OpenFile(directory: path) else { return [] }
-    return ((try? directory.names()) ?? []).sorted()
+  /// The names in a directory. If it could not be read, adds it to `places`.
+  private static func names(in path: String, _ places: inout [StatsPageLocation]) -> [String] {
+    do throws(FileFailure) {
+      return try OpenFile(directory: path).names().sorted()
+    } catch {
+      // Not every host has a /run/user.
+      if !error.isMissing {
+        places.append(StatsPageLocation(path: path, outcome: .failed(error)))
+      }
+      return []
+    }
   }
 
   private mutating func look(_ route: Route) -> StatsPageLocation {
@@ -109,9 +119,9 @@ package struct StatsPageSearch: Sendable {
     // Namespaces and users that a directory was found of.
     var seen: Set<String> = []
     // By namespace and directory: another process may lead there.
-    var denied: [String: StatsPageLocation] = [:]
+    var failed: [String: StatsPageLocation] = [:]
     var hiddenProcesses = 0
-    for name in Self.names(in: "/proc") {
+    for name in Self.names(in: "/proc", &places) {
       guard let pid = Int32(name) else { continue }
       let namespace: String
       do throws(FileFailure) { namespace = try Files.target(of: "/proc/\(pid)/ns/mnt") } catch {
@@ -127,16 +137,16 @@ package struct StatsPageSearch: Sendable {
           let place = look(Route(path: path, container: pid, parts: parts))
           let key = "\(namespace) \(parts)"
           if case .failed(let error) = place.outcome {
-            if error.isDenied { denied[key] = place }
+            if error.isDenied || error.isOutOfDescriptors { failed[key] = place }
             continue
           }
-          denied[key] = nil
+          failed[key] = nil
           places.append(place)
           seen.insert("\(namespace) \(user)")
         }
       }
     }
-    places += denied.values.sorted { $0.path < $1.path }
+    places += failed.values.sorted { $0.path < $1.path }
     if ProcessFacts.uid == 0, hiddenProcesses > 0 {
       let path = "/proc/PID/root (processes: \(hiddenProcesses))"
       let failure = FileFailure(function: "open", path: path, errno: FileFailure.eacces)

@@ -48,6 +48,9 @@ struct Viewer {
       ? nil : "the sandbox is incomplete: " + confinement.missing.joined(separator: "; ")
   }
 
+  /// See `BrokerClient.takeMissedFiles`.
+  func takeMissedFiles() -> Int { client.takeMissedFiles() }
+
   /// Replaces the file that this command may replace.
   func replace(_ path: String, with text: String) throws(Failure) {
     if let message = client.replacement(of: path, with: text) {

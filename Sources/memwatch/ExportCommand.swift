@@ -70,6 +70,7 @@ struct ExportCommand: ConfinedCommand {
       auditing: audit.mode(.automatic),
       auditMs: isService ? max(Self.leastAuditMs, wanted / Self.auditShare) : .max)
     var host: (facts: [HostFact], readMs: UInt64)?
+    var wasBlind = false
     while true {
       let begin = Console.milliseconds
       var collection = collector.collect()
@@ -77,12 +78,34 @@ struct ExportCommand: ConfinedCommand {
         host = (viewer.host.facts, begin)
       }
       collection.host = host!.facts
+      let missed = viewer.takeMissedFiles()
+      collection.unreadable[UnreadableReason.noDescriptors.rawValue, default: 0] += missed
+      warn(collector.failures, missed, &wasBlind)
       let text = exporter.text(of: collection)
       guard let textfile else { return try Output.standard(text) }
       try viewer.replace("\(SafeText(textfile))/\(Self.fileName)", with: text)
       if once { return }
       let taken = Console.milliseconds - begin
       Exiting.pause(milliseconds: UInt32(clamping: wanted - min(wanted, taken)))
+    }
+  }
+}
+
+extension ExportCommand {
+  /// Says on standard error when publishers or values begin to be missing, and when none are any more.
+  private func warn(_ failures: [String], _ missedFiles: Int, _ wasBlind: inout Bool) {
+    let isBlind = !failures.isEmpty || missedFiles > 0
+    defer { wasBlind = isBlind }
+    if isBlind, !wasBlind {
+      let files =
+        missedFiles == 0
+        ? [] : ["\(counted(missedFiles, "file")): too many open files (RLIMIT_NOFILE)"]
+      let rest = failures.count > 3 ? ["\(failures.count - 3) more"] : []
+      Output.error(
+        "memwatch: publishers or values are missing: "
+          + (failures.prefix(3) + rest + files).joined(separator: "; "))
+    } else if wasBlind, !isBlind {
+      Output.error("memwatch: everything can be read again")
     }
   }
 }
@@ -95,6 +118,8 @@ private struct Collector {
   /// When each publisher was last audited.
   private var auditedAt: [UInt64: Timestamp] = [:]
   private var units: [UInt64: SafeText] = [:]
+  /// What the last collection could not open or search.
+  private(set) var failures: [String] = []
 
   init(auditing: Inspector.Auditing, auditMs: UInt64) {
     (self.auditing, self.auditMs) = (auditing, auditMs)
@@ -108,8 +133,16 @@ private struct Collector {
     }
     let discovery = Discovery.run(reusing: inspectors)
     for place in discovery.places {
-      if place.isDenied { miss(.notPermitted) } else if place.hasFailed { miss(.failed) }
+      if place.isDenied {
+        miss(.notPermitted)
+      } else if place.hasFailed, place.isOutOfDescriptors {
+        // Pages are among the files that are counted as missed.
+        if !place.isPage { miss(.noDescriptors) }
+      } else if place.hasFailed {
+        miss(.failed)
+      }
     }
+    failures = discovery.places.filter(\.hasFailed).map(\.outcome.string)
     var kept: [UInt64: Inspector] = [:]
     var auditMs: UInt64 = 0
     let byAudit = discovery.publishers.sorted { (auditedAt[$0.id] ?? 0) < (auditedAt[$1.id] ?? 0) }

@@ -65,6 +65,36 @@ import Testing
     #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
   }
 
+  /// With too few descriptors even for that, each publisher that is not shown is counted and told.
+  @Test func missingDescriptorsAreReported() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    // (Publishers of other tests may be shown, too.)
+    let peers = try (0..<6).map { _ in try publishing(scratch, "arena a arena-4711 slab off none").0
+    }
+    defer { for peer in peers { peer.kill() } }
+    var reports = 0
+    for limit in 6..<32 {
+      let ended = try Launch(
+        ["prlimit", "--nofile=\(limit):\(limit)", Programs.memwatch, "export"], stats: scratch
+      ).run()
+      guard ended.status == 0 else {
+        #expect(!ended.error.isEmpty, "limit \(limit)")
+        continue
+      }
+      func number(_ pattern: Regex<(Substring, Substring)>) -> Int {
+        ended.output.firstMatch(of: pattern).flatMap { Int($0.1) } ?? 0
+      }
+      let missed = number(/\nmemwatch_unreadable\{reason="no-descriptors"\} (\d+)\n/)
+      let shown = number(/\nmemwatch_arena_lock_state\{.*arena="arena-4711",state="off"\} (\d+)\n/)
+      let hasLimits = ended.output.contains("\nmemwatch_memlock_soft_limit_bytes{")
+      #expect(shown == 6 && hasLimits || missed > 0, "limit \(limit): \(shown) shown")
+      let said = ended.error.lowercased()
+      #expect(said.contains("too many open files") == (missed > 0), "\(said)")
+      reports += missed > 0 ? 1 : 0
+    }
+    #expect(reports > 0)
+  }
+
   /// With more publishers than descriptors, files are closed in between, and no publisher is
   /// missed.
   @Test func fewDescriptorsAreEnoughForManyPublishers() throws {
