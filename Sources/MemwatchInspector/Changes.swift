@@ -12,7 +12,7 @@ extension Snapshot {
       lines.append(verdict)
       for arena in arenas {
         lines.append(
-          "arena \(arena.name): \(condition(of: arena).rawValue), "
+          "arena \(arena.name): \(stateText(of: arena)), "
             + "\(arena.lockState?.text ?? "lock n/a"), "
             + "gate \(arena.gate.text), \(arena.sealState?.text ?? "seal n/a"), "
             + counted(Int(clamping: arena.secretCount ?? 0), "secret"))

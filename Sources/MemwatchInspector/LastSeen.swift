@@ -59,6 +59,21 @@ extension Snapshot {
         ?? (arena.lockState == nil || arena.protectionState == nil ? .unknown : .ok)
     }
   }
+
+  /// The state in at most two words; for a warning, its reason.
+  package func stateText(of arena: ArenaSnapshot) -> String {
+    let condition = condition(of: arena)
+    guard condition == .warning, let problem = problem(of: arena) else {
+      return condition.rawValue
+    }
+    return switch problem.kind {
+    case .nextChunkWillFail: "no room"
+    case .stuckOpen: "stuck open"
+    case .openTooLong: "held open"
+    case .mapsLow: "few maps"
+    default: condition.rawValue
+    }
+  }
 }
 
 extension Publisher {

@@ -123,7 +123,7 @@ extension Snapshot {
 
   private func row(_ arena: ArenaSnapshot) -> [String] {
     [
-      arena.name.string, condition(of: arena).rawValue, arena.lockState.text,
+      arena.name.string, stateText(of: arena), arena.lockState.text,
       arena.protectionState.text, count(arena.openWindows), arena.sealState.text,
       arena.gate.text, count(arena.secretCount), arena.bytesInUse.text, arena.bytesLocked.text,
     ]

@@ -151,7 +151,7 @@ extension Snapshot {
     let more = (vaultsUnlisted ?? 0) > 0 ? ["\(vaultsUnlisted!) more are not listed"] : []
     guard !vaults.isEmpty else { return more.isEmpty ? ["no vaults"] : more }
     let vaultColumns = [
-      "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "BYTES", "OLD EPOCH",
+      "VAULT", "CIPHER", "EPOCH", "ENCRYPTED", "BYTES", "STREAMS", "STREAM BYTES", "OLD EPOCH",
       "DECRYPTIONS", "FAILURES",
     ]
     let vaultRows = vaults.map { vault in
@@ -164,6 +164,24 @@ extension Snapshot {
     }
     return table([vaultColumns] + vaultRows)
       + more
+  }
+
+  /// The vaults in lines of this width: as a table if it fits, else one below the other.
+  package func vaultLines(width: Int) -> [String] {
+    let lines = vaultLines
+    guard !vaults.isEmpty, lines.contains(where: { $0.count > width }) else { return lines }
+    let blocks = vaults.flatMap { vault in
+      let size = vault.bytes.map { bytes($0) } ?? "n/a"
+      let streamed = vault.streamBytes.map { bytes($0) } ?? "n/a"
+      return [
+        "\(vault.name?.string ?? "n/a")  \(vault.cipher.text)  epoch \(count(vault.epoch))",
+        "  encrypted \(count(vault.entries)), \(size)",
+        "  of an old epoch \(count(vault.entriesOfOldEpoch))",
+        "  streams \(count(vault.streams)), \(streamed)",
+        "  decryptions \(count(vault.decryptions)), failures \(count(vault.failures))",
+      ]
+    }
+    return blocks + lines.dropFirst(1 + vaults.count)
   }
 
   /// The audit as text.

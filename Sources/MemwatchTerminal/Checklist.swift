@@ -100,7 +100,7 @@ extension Renderer {
     for (key, word) in keys where at + key.count + word.count + 1 <= width {
       grid.put("\(key) \(word)", row: height - 1, column: at)
       grid.put(key, row: height - 1, column: at, role: .strong)
-      at += key.count + word.count + 2
+      at += key.count + word.count + 3
     }
   }
 }

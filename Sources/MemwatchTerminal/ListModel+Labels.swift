@@ -41,7 +41,7 @@ extension Model {
     var columns = Self.columns
     // Room for "leak?" or "held" after the label.
     columns[0].width = 20
-    columns.insert(.init(title: "ARENA", width: 14), at: 1)
+    columns.insert(.init(title: "ARENA", width: 14, dropsAt: 8), at: 1)
     let rows = snapshot.arenas.flatMap {
       self.rows(of: $0, ages[$0.id] ?? [], in: snapshot, isNamed: true)
     }
@@ -137,10 +137,11 @@ extension Model {
       : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
     let isOpen = (label.openNow ?? 0) > 0
     let isHeld = isOpen && !isOpenByDesign && (held.1 ?? 0) >= Double(openLimitMs)
+    let warning = isLeak ? "leak?" : isHeld ? "held" : nil
     var row = ListModel.Row(
       id: arena.map { Self.labelID(label.label.string, of: $0.id) } ?? label.label.string,
       cells: [
-        .init(label.label.string + (isLeak ? "  leak?" : isHeld ? "  held" : "")),
+        .init(label.label.string + (warning.map { "  \($0)" } ?? ""), keeping: warning),
         .init(grouped(live), Double(live)),
         .init(
           change.map { $0 == 0 ? "0" : ($0 > 0 ? "+" : "-") + grouped($0.magnitude) } ?? "-",
@@ -162,12 +163,12 @@ extension Model {
       role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
     let origin =
       label.isGiven ? "label given by the program" : "the place that allocated it"
-    let opened = label.lastOpenedAt.map { ", last at \(clock($0))" } ?? ""
+    let last = label.lastOpenedAt.map { ", last \(clock($0))" } ?? ""
     row.details = [
       ("Where", "\(label.label): \(origin)"),
       (
         "Used",
-        "opened \(label.opens.map { grouped($0) } ?? "n/a") times\(opened); allocated "
+        "opened \(label.opens.map { grouped($0) } ?? "n/a")\(last); allocated "
           + "\(label.allocations.map { grouped($0) } ?? "n/a"), freed \(label.frees.map { grouped($0) } ?? "n/a")"
       ),
     ]
@@ -186,7 +187,7 @@ extension Model {
     row.label = label.label.string
     if let arena { row.cells.insert(.init(arena.name.string), at: 1) }
     row.details.append(
-      ("", "Never shown: contents, hashes of them, canaries, keys. memwatch cannot read them."))
+      ("", "Never shown: contents, hashes, canaries, keys; memwatch cannot read them"))
     return row
   }
 }

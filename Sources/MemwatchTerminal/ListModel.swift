@@ -21,7 +21,19 @@ package struct ListModel: Sendable {
     package var text: String
     /// The sort key; nil: sort by the text.
     package var key: Double?
-    init(_ text: String, _ key: Double? = nil) { (self.text, self.key) = (text, key) }
+    /// The last word of the text, if it stays when the text is cut.
+    var keptWord: String?
+    init(_ text: String, _ key: Double? = nil, keeping word: String? = nil) {
+      (self.text, self.key, keptWord) = (text, key, word)
+    }
+
+    func fitted(_ width: Int) -> String {
+      guard let keptWord, text.columns > width, keptWord.columns + 2 < width else {
+        return text.fitted(width)
+      }
+      let rest = String(text.dropLast(keptWord.count + 2))
+      return rest.fitted(width - keptWord.columns - 1) + " " + keptWord
+    }
   }
   package struct Row: Equatable, Sendable {
     /// Identifies the row across updates.

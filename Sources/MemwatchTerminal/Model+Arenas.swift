@@ -109,20 +109,8 @@ extension Model {
     return ranks
   }
 
-  /// The state in at most two words; for a warning, its reason.
   package func stateText(of arena: ArenaSnapshot) -> String {
-    guard let snapshot else { return "n/a" }
-    let condition = snapshot.condition(of: arena)
-    guard condition == .warning, let problem = snapshot.problem(of: arena) else {
-      return condition.rawValue
-    }
-    return switch problem.kind {
-    case .nextChunkWillFail: "no room"
-    case .stuckOpen: "stuck open"
-    case .openTooLong: "held open"
-    case .mapsLow: "few maps"
-    default: condition.rawValue
-    }
+    snapshot?.stateText(of: arena) ?? "n/a"
   }
 
   func matches(_ arena: ArenaSnapshot, _ text: String) -> Bool {

@@ -10,6 +10,8 @@ extension Model {
     switch view {
     case .output: filteredLines
     case .detail: filteredDetails.wrapped(width).map(\.line)
+    case .vaults:
+      matching(snapshot?.vaultLines(width: width) ?? []).flatMap { $0.wrapped(width) }
     default: filteredLines.flatMap { $0.wrapped(width) }
     }
   }
@@ -21,9 +23,11 @@ extension Model {
     return details.filter { Self.contains($0.line, filter) }
   }
 
-  var filteredLines: [String] {
-    guard !filter.isEmpty else { return allLines }
-    return allLines.filter { Self.contains($0, filter) }
+  var filteredLines: [String] { matching(allLines) }
+
+  /// The lines that the filter shows.
+  private func matching(_ lines: [String]) -> [String] {
+    filter.isEmpty ? lines : lines.filter { Self.contains($0, filter) }
   }
 
   var allLines: [String] {

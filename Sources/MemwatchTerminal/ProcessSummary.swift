@@ -24,10 +24,9 @@ package struct ProcessSummary: Equatable, Sendable {
     limit = snapshot.memlock.binds == .no ? nil : snapshot.memlock.soft
     arenaRows = snapshot.arenas.prefix(Self.mostRows).map { arena in
       [
-        arena.name.string, snapshot.condition(of: arena).rawValue, arena.lockState.text,
-        arena.protectionState.text, arena.sealState.text,
-        arena.secretCount.map { counted(Int(clamping: $0), "secret") } ?? "secrets n/a",
-        "\(arena.bytesLocked.text) locked",
+        arena.name.string, snapshot.stateText(of: arena), arena.lockState.text,
+        arena.bytesLocked.text, arena.protectionState.text, arena.sealState.text,
+        arena.secretCount.map { grouped($0) } ?? "n/a",
       ]
     }
     problems = Array(
@@ -113,7 +112,8 @@ extension Renderer {
     }
   }
 
-  mutating func drawProcessList(from top: Int, rest: ListOverflow) {
+  /// - Parameter end: the row behind the last one that may be used.
+  mutating func drawProcessList(from top: Int, to end: Int, rest: ListOverflow) {
     let columns = processColumns
     let places = place(columns)
     for (column, at) in zip(columns, places.starts) {
@@ -142,14 +142,16 @@ extension Renderer {
     }
     draw(rest, from: first, row: top + 1 + rest.rows)
     let listed = min(rest.rows, model.publishers.count - first)
-    drawSelectedProcess(from: top + 1 + listed, to: height - 1)
+    let row = drawSelectedProcess(from: top + 1 + listed, to: end)
+    drawHost(from: row, to: end)
   }
 
-  /// Draws the arenas and problems of the selected process below the list, if there is room.
-  private mutating func drawSelectedProcess(from first: Int, to end: Int) {
+  /// Draws the arenas and problems of the selected process below the list, if there is room. Returns
+  /// the next free row.
+  private mutating func drawSelectedProcess(from first: Int, to end: Int) -> Int {
     guard let publisher = model.publishers.first(where: { $0.id == model.selectedProcess }),
       let summary = model.summaries[publisher.id], end - first >= 4
-    else { return }
+    else { return first }
     rule(first + 1, publisher.name.string, "Enter attaches")
     var lines: [(text: String, role: Role)] = []
     for problem in summary.problems {
@@ -161,10 +163,15 @@ extension Renderer {
       lines.append(("Now     " + fix, .strong))
     }
     if !lines.isEmpty { lines.append(("", .normal)) }
-    lines += table(summary.arenaRows).map { ($0, .normal) }
+    let titles = ["ARENA", "STATE", "LOCK", "LOCKED", "PROT", "SEAL", "SECRETS"]
+    if !summary.arenaRows.isEmpty {
+      let rows = table([titles] + summary.arenaRows)
+      lines += rows.enumerated().map { ($1, $0 == 0 ? .faint : .normal) }
+    }
     for (index, line) in lines.prefix(end - first - 2).enumerated() {
       grid.put(
         displayable(line.text).fitted(width), row: first + 2 + index, column: 0, role: line.role)
     }
+    return min(end, first + 2 + lines.count)
   }
 }

@@ -32,7 +32,7 @@ extension Renderer {
     let chips = chips.joined(separator: " ")
     let room = width - 16 - displayable(title).columns
     let withNote = [chips, note].filter { !$0.isEmpty }.joined(separator: "  ")
-    let note = chips.isEmpty || withNote.columns <= room ? withNote : chips
+    let note = withNote.columns <= room ? withNote : chips
     guard width >= 80, let mark = model.mark, let snapshot = model.snapshot else { return note }
     func change(_ value: (ArenaSnapshot) -> UInt64?, _ show: (UInt64) -> String) -> String {
       let now = saturatingSum(snapshot.arenas.compactMap(value))

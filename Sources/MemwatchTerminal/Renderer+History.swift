@@ -124,10 +124,16 @@ extension Renderer {
       role: .faint)
     let length = Double(span.upperBound.since(span.lowerBound))
     let count = max(1, columns / 20)
+    let last = clock(span.upperBound)
+    var told = ""
     for index in 0..<count {
       let column = columns * index / count
-      let time = span.lowerBound + UInt64(length * Double(column) / Double(max(1, columns)))
-      grid.put(clock(time), row: row, column: gutter + 1 + column, role: .faint)
+      let time = clock(
+        span.lowerBound + UInt64(length * Double(column) / Double(max(1, columns))))
+      // A short span has fewer seconds than room for them.
+      guard time != told, columns < 20 || time != last else { continue }
+      grid.put(time, row: row, column: gutter + 1 + column, role: .faint)
+      told = time
     }
     if let column = cursor(in: span), let time = cursorTime {
       let text = " \(clock(time)) "
@@ -135,7 +141,6 @@ extension Renderer {
       grid.put(text, row: row, column: start, role: .selected)
       return
     }
-    let last = clock(span.upperBound)
     if columns >= 20 { grid.put(" " + last, row: row, endingAt: width, role: .faint) }
   }
 }

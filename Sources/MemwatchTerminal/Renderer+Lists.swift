@@ -61,7 +61,7 @@ extension Renderer {
     layout.titles = zip(columns, place(columns).starts).map { column, start in
       .init(columns: start - 1..<start + column.element.width, title: column.element.title)
     }
-    drawCells(columns, row: top + 1) { titles[$0] }
+    drawCells(columns, row: top + 1) { index, _ in titles[index] }
     grid.paint(row: top + 1, role: .faint)
     // If the list leaves room, `drawBelow` fills it.
     let shownRows = room - needed >= 3 ? needed - (listing.unlisted == nil ? 0 : 1) : rest.rows
@@ -75,7 +75,7 @@ extension Renderer {
     (layout.top, layout.firstItem) = (first, item)
     for index in 0..<min(rest.rows, listing.rows.count - item) {
       let row = listing.rows[item + index]
-      drawCells(columns, row: first + index) { row.cells[$0].text }
+      drawCells(columns, row: first + index) { row.cells[$0].fitted($1) }
       grid.paint(row: first + index, role: row.role)
       grid.put(row.isMarked ? "!" : " ", row: first + index, column: 0, role: row.role)
       if item + index == selected { grid.select(row: first + index) }
@@ -92,10 +92,11 @@ extension Renderer {
   }
 
   mutating func drawCells(
-    _ columns: [(offset: Int, element: ListModel.ListColumn)], row: Int, _ text: (Int) -> String
+    _ columns: [(offset: Int, element: ListModel.ListColumn)], row: Int,
+    _ text: (_ index: Int, _ width: Int) -> String
   ) {
     for ((index, column), at) in zip(columns, place(columns).starts) {
-      let text = displayable(text(index)).fitted(column.width)
+      let text = displayable(text(index, column.width)).fitted(column.width)
       if column.isNumber {
         grid.put(text, row: row, endingAt: at + column.width)
       } else {

@@ -16,6 +16,7 @@ extension Renderer {
     }
     let rest = ListOverflow(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))
     layout.pageRows = max(1, rest.rows)
+    let end = height - (isHinting ? 2 : 1)
     if model.publishers.isEmpty {
       var row = top
       let none = model.filter.isEmpty ? "nobody publishes a stats page" : "no process matches"
@@ -33,9 +34,10 @@ extension Renderer {
           displayable("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
           column: 2)
       }
+      drawHost(from: row + 1, to: end)
       return
     }
-    drawProcessList(from: top, rest: rest)
+    drawProcessList(from: top, to: end, rest: rest)
   }
 
   mutating func drawText(_ lines: [String], title: String) {
@@ -68,15 +70,7 @@ extension Renderer {
     let words: [(String, Role)]
     switch model.view {
     case .host:
-      words = HostFact.Judgement.allCases.map { judgement in
-        let role: Role =
-          switch judgement {
-          case .good: .good
-          case .bad: .bad
-          case .unknown: .warning
-          }
-        return (judgement.heading, role)
-      }
+      words = HostFact.Judgement.allCases.map { ($0.heading, $0.role) }
     case .findings:
       words = [
         (Severity.problem.rawValue, .bad), (Severity.differs.rawValue, .bad),
@@ -86,5 +80,15 @@ extension Renderer {
     }
     return words.first { line == $0.0 || line.hasPrefix($0.0 + "  ") }
       .map { ($0.0.utf8.count, $0.1) }
+  }
+}
+
+extension HostFact.Judgement {
+  var role: Role {
+    switch self {
+    case .good: .good
+    case .bad: .bad
+    case .unknown: .warning
+    }
   }
 }

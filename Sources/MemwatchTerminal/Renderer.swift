@@ -79,7 +79,7 @@ package struct Renderer {
     case .processes: drawProcesses()
     case .findings: drawText(model.lines(width: width), title: "findings")
     case .host: drawText(model.lines(width: width), title: "host")
-    case .vaults: drawText(model.lines(width: width), title: "vaults and streams")
+    case .vaults: drawText(model.lines(width: width), title: "vaults")
     case .output: drawText(model.lines(width: width), title: "output of the command")
     case .help: drawText(model.lines(width: width), title: "help")
     case .detail: drawDetail()

@@ -237,7 +237,7 @@ package enum Screen {
         mustDraw = false
         nextClock = now + 1000
         // The first frame does not wait for the host's settings.
-        if model.host == nil, inspector != nil { model.update(host()) }
+        if model.host == nil, recorded.isEmpty { model.update(host()) }
       }
       // A pending frame waits for the terminal to accept output, not for the clock.
       let pause = mustDraw ? nextSample : min(nextSample, nextClock)

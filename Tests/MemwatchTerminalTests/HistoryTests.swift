@@ -45,6 +45,17 @@ import Testing
     #expect(model.history.millisecondsUntil(8 << 20) == nil)
   }
 
+  /// A short history has fewer seconds than its axis has room for.
+  @Test func timesOfTheAxisDiffer() {
+    var model = Model(intervalMs: 1000)
+    for step in 0..<4 { model.update(sample(at: now + UInt64(step) * 1000)) }
+    model.view = .history
+    let axis = draw(model, 160, 50).line(48)
+    let times = axis.matches(of: /\d\d:\d\d:\d\d/).map(\.output)
+    #expect(times.count >= 3 && Set(times).count == times.count, "\(axis)")
+    #expect(draw(model, 40, 10).line(3).contains(" history > the process "))
+  }
+
   @Test func theTrendTellsWhenItIsFull() {
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {

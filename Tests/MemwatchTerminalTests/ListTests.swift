@@ -154,6 +154,22 @@ import Testing
     #expect(model.view == .events && model.message != nil)
   }
 
+  /// At the end of a label that is cut, the warning stays.
+  @Test(arguments: [(80, 24), (40, 10)]) func warningsOfLabelsAreNotCut(width: Int, height: Int) {
+    func renamed(_ snapshot: Snapshot) -> Snapshot {
+      var snapshot = snapshot
+      snapshot.arenas[0].labels[0].label = SafeText("Sources/Gateway/Sessions/Tokens.swift:118")
+      return snapshot
+    }
+    var model = model(renamed(sample()))
+    press(&model, "2m")
+    var grown = renamed(sample(at: now + 60_000))
+    grown.arenas[0].labels[0].live = 1500
+    model.update(grown)
+    let text = draw(model, width, height).text
+    #expect(text.contains(/\n! Sources.* leak\? .*1,500/), "\(text)")
+  }
+
   @Test func whatGrewAndWasNeverOpenedMayLeak() {
     var model = model(sample())
     press(&model, "k\nm")

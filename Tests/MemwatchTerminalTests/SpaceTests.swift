@@ -1,5 +1,7 @@
 // Large screens are used fully, and everything is reachable on small ones.
 
+import EnclaveStats
+import MemwatchSystem
 import MemwatchTerminal
 import TestSupport
 import Testing
@@ -27,6 +29,54 @@ func watched(_ arenas: Int = 3) -> Model {
       let grid = draw(model, width, height)
       let empty = (0..<height).count { grid.line($0).isEmpty }
       #expect(empty * 3 < height, "\(view) \(width)x\(height):\n\(grid.text)")
+    }
+  }
+
+  /// Also before a process is attached, and before one publishes.
+  @Test(arguments: [(160, 50), (200, 60), (100, 30), (80, 24)])
+  func theListOfProcessesUsesTheScreen(width: Int, height: Int) {
+    var model = Model(intervalMs: 1000)
+    model.view = .processes
+    model.update(Host(root: "/nonexistent"))
+    var discovery = Discovery()
+    for isThere in [false, true] {
+      if isThere {
+        discovery.publishers = [
+          Publisher(
+            source: .host, path: "/p", fileName: "p", pid: 101, publisherPid: 101, id: 1,
+            name: SafeText("tls-gateway"), uid: 1000, createdAt: now - 3_600_000, state: .live)
+        ]
+      }
+      model.update(discovery, isThere ? [1: ProcessSummary(sample())] : [:])
+      let grid = draw(model, width, height)
+      let empty = (0..<height).count { grid.line($0).isEmpty }
+      #expect(empty * 3 < height, "\(width)x\(height):\n\(grid.text)")
+      #expect(grid.text.contains("- host -") && grid.text.contains("6 all"))
+      if isThere {
+        let cells = grid.text.split { " \n".contains($0) }
+        #expect(Set(["STATE", "PROBLEM", "partial", "1,006", "KiB"]).isSubset(of: cells))
+      }
+    }
+  }
+
+  @Test func vaultsStandBelowEachOtherWhereATableDoesNotFit() {
+    var snapshot = sample()
+    snapshot.vaults = (1...2).map { number in
+      VaultSnapshot(
+        arenaID: number, name: SafeText("vault-\(number)"), cipher: .known(.aes256gcm), epoch: 2,
+        entries: 1, bytes: 24, entriesOfOldEpoch: 0, encryptions: 0, decryptions: 129, failures: 0,
+        rotations: 1, failedRotations: 0, lastRotatedAt: nil, streams: 3, streamChunks: 0,
+        streamBytes: 0)
+    }
+    var model = model(snapshot)
+    press(&model, "7")
+    let wide = draw(model, 160, 50).text
+    #expect(wide.contains(/VAULT .*STREAM BYTES.*FAILURES\nvault-1 +AES-256-GCM +2 .* 129 +0\n/))
+    for (width, height) in [(80, 24), (40, 16)] {
+      let grid = draw(model, width, height)
+      #expect(
+        grid.text.contains("vault-1  AES-256-GCM  epoch 2\n  encrypted 1, 24 B\n"), "\(grid.text)")
+      #expect(grid.text.contains("\n  decryptions 129, failures 0\nvault-2  "))
     }
   }
 
