@@ -291,7 +291,12 @@ struct List: ConfinedCommand {
         $0.state.rawValue, $0.lastSeen(at: now), SafeText($0.path).string,
       ]
     }
-    let lines = table([["PID", "NAME", "USER", "STATE", "LAST SEEN", "PAGE"]] + rows)
+    var lines = table([["PID", "NAME", "USER", "STATE", "LAST SEEN", "PAGE"]] + rows)
+    let unread = discovery.places.filter { $0.result == .denied || $0.hasFailed }
+    if !unread.isEmpty {
+      lines += ["", "Not searched or opened; publishers may be missing:"]
+      lines += unread.map { "  \($0.path): \($0.outcome)" }
+    }
     try Output.standard(lines.joined(separator: "\n") + "\n")
   }
 }

@@ -315,6 +315,13 @@ func publishing(
     let publishers = list["publishers"] as! [[String: Any]]
     let mine = publishers.filter { ($0["page"] as! String).hasPrefix(scratch.path) }
     #expect(Set(mine.map { $0["state"] as! String }) == ["live", "exited"])
+    // What could not be searched is told below the table, with the reason.
+    let unread = try Launch(
+      [Programs.memwatch, "list"], stats: scratch,
+      environment: ["XDG_RUNTIME_DIR": "/" + String(repeating: "x", count: 300)]
+    ).run().output
+    #expect(unread.contains(" live "), "\(unread)")
+    #expect(unread.contains(/may be missing:\n.*xxx\/enclave: .*ENAMETOOLONG/), "\(unread)")
   }
 
   @Test func withoutATerminalItPrintsOneSnapshot() throws {
