@@ -184,11 +184,15 @@ import Testing
     let input = Pipe()
     tracer.standardInput = input
     try tracer.run()
+    func end() {
+      try? input.fileHandleForWriting.close()
+      tracer.waitUntilExit()
+    }
+    defer { end() }
     try eventually("the stop is seen") { inspector.sample().process.state == .stopped }
     #expect(
       inspector.sample().process.stateDetail == "by the debugger, pid \(tracer.processIdentifier)")
-    try input.fileHandleForWriting.close()
-    tracer.waitUntilExit()
+    end()
     try eventually("live again") { inspector.sample().process.state == .live }
   }
 

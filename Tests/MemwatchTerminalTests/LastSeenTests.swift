@@ -88,14 +88,20 @@ import Testing
     }
     #expect(model.rates[1]?.opens == 20)
     let points = model.history.moments.count
+    var lists: [[[String]]] = []
     for step in 1...3 {
       var gone = snapshot(.exited)
-      gone.sampledAt += UInt64(step) * 1000
+      gone.sampledAt += UInt64(step) * 3_600_000
       model.update(gone)
+      let rows = View.allCases.flatMap { view in
+        model.view = view
+        return model.listing?.rows.map { $0.cells.map(\.text) } ?? []
+      }
+      lists.append(rows)
     }
+    #expect(lists.allSatisfy { $0 == lists[0] && !$0.isEmpty }, "no age in any list grows")
     #expect(model.rates.isEmpty && model.labelRates.isEmpty, "n/a, not 0/s")
     #expect(model.history.moments.count == points, "the plot ends")
-    // The ages of its secrets do not grow.
     model.view = .secrets
     #expect(model.listing?.rows.first?.cells.map(\.text).contains("6h 10m") == true)
   }

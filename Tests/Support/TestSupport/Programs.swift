@@ -28,11 +28,13 @@ public enum Programs {
   public static var isRoot: Bool { geteuid() == 0 }
 
   /// Whether a process can be started with a memlock limit of 1 MiB.
-  public static let mayLimitToOneMiB: Bool = {
+  public static let mayLimitToOneMiB = mayLimit(to: 1 << 20)
+
+  public static func mayLimit(to byteCount: UInt64) -> Bool {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
-    return limit.rlim_max >= 1 << 20
-  }()
+    return limit.rlim_max >= byteCount
+  }
 
   /// Whether this process, and those that it starts, may lock 1 MiB. (Debian's default is 8 MiB.)
   public static let mayLockOneMiB: Bool = {
