@@ -50,18 +50,18 @@ _memwatch() {
     case "${state}" in
     command)
         local -ar subcommands=(
-            'watch:The screen (the default). A text summary where output is no terminal.'
+            'watch:Shows the screen (the default), or a text summary if the output is not a terminal.'
             'list:Lists publishers.'
-            'snapshot:Writes one snapshot: a summary, everything, JSON, CSV or a picture.'
-            'audit:Compares a publisher'\''s claims with the kernel; or surveys any process.'
-            'check:Checks requirements; exits 6 when one is broken, or cannot be known.'
-            'host:What this machine does that matters to secrets in memory: good, bad or unknown.'
-            'diff:What changed between two snapshots that were written as JSON.'
+            'snapshot:Writes one snapshot: a summary, all fields, JSON, CSV or a picture.'
+            'audit:Compares a publisher'\''s claims with the kernel, or surveys any process.'
+            'check:Checks requirements; exits with 6 if one is broken or cannot be checked.'
+            'host:Shows host settings that affect secrets in memory: good, bad or unknown.'
+            'diff:Shows what changed between two JSON snapshots.'
             'record:Writes a sample at each interval to a new file, for replay.'
-            'replay:Shows a record on the screen: p pauses, . and , step, t goes to a time.'
+            'replay:Replays a record on the screen: p pauses, . and , step, t jumps to a time.'
             'export:Writes metrics of all publishers of the host as Prometheus text.'
-            'demo:Starts a sample process, shows it, and ends it again.'
-            'run:Starts a command publishing, and shows it.'
+            'demo:Starts a sample process, shows it, and ends it on quit.'
+            'run:Starts a command that publishes, and shows it.'
             'help:Show subcommand help information.'
         )
         _describe -V subcommand subcommands && ret=0
@@ -82,18 +82,18 @@ _memwatch_watch() {
     local -i ret=1
     local -ar arg_specs=(
         ':target:'
-        '--file[Attach to this page.]:path:'
-        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
-        '--ascii[Draw with ASCII alone.]'
-        '--no-color[No colours (as with NO_COLOR in the environment).]'
+        '--file[Attach to the page at this path.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '(--interval -i)'{--interval,-i}'[Sampling interval\: 1s, 500ms (default\: 1s).]:time:'
+        '--ascii[Draw with ASCII characters only.]'
+        '--no-color[Disable colours (like NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
-        '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
-        '(-1 --once)'{-1,--once}'[A text summary, also on a terminal.]'
-        '--screen-reader[No screen\: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)]'
+        '--mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--no-mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--open-limit[Warn about windows that stay open longer than this (default\: 60s).]:time:'
+        '--on-alert[Run a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
+        '(-1 --once)'{-1,--once}'[Print a text summary, even on a terminal.]'
+        '--screen-reader[Print a line for each change instead of the screen, until the process ends. (The default on a terminal that cannot place its cursor, such as TERM=dumb.)]'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
@@ -106,7 +106,7 @@ _memwatch_watch() {
 _memwatch_list() {
     local -i ret=1
     local -ar arg_specs=(
-        '--json[As JSON.]'
+        '--json[Print JSON.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -127,7 +127,7 @@ _memwatch_snapshot() {
         '--full[As text\: each problem, arena, finding and field, not a summary.]'
         '--view[The view that a picture shows.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Numbers for the texts of labels.]'
-        '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never over another) instead of standard output.]:file:'
+        '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never overwritten) instead of standard output.]:file:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
@@ -141,9 +141,9 @@ _memwatch_audit() {
     local -i ret=1
     local -ar arg_specs=(
         ':target:'
-        '--file[Attach to this page.]:path:'
-        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '--json[As JSON.]'
+        '--file[Attach to the page at this path.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '--json[Print JSON.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -156,11 +156,11 @@ _memwatch_check() {
     local -i ret=1
     local -ar arg_specs=(
         ':target:'
-        '--file[Attach to this page.]:path:'
-        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '*--require[What must hold, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
-        '--policy[Requirements from a file, one a line; # begins a comment.]:file:'
-        '--json[As JSON.]'
+        '--file[Attach to the page at this path.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '*--require[Requirements, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Default\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
+        '--policy[Read requirements from a file, one per line; # starts a comment.]:file:'
+        '--json[Print JSON.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -172,7 +172,7 @@ _memwatch_check() {
 _memwatch_host() {
     local -i ret=1
     local -ar arg_specs=(
-        '--json[As JSON.]'
+        '--json[Print JSON.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -186,9 +186,9 @@ _memwatch_diff() {
     local -ar arg_specs=(
         ':before:'
         ':after:'
-        '--json[As JSON.]'
-        '--raw[Every field that differs, one a line, as in the files.]'
-        '--exit-code[Exit with 6 when a state changed, or something grew or shrank. (Times do not count.)]'
+        '--json[Print JSON.]'
+        '--raw[Print every field that differs, one per line, as in the files.]'
+        '--exit-code[Exit with 6 if a state changed, or something grew or shrank. (Times are ignored.)]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -201,11 +201,11 @@ _memwatch_record() {
     local -i ret=1
     local -ar arg_specs=(
         ':target:'
-        '--file[Attach to this page.]:path:'
-        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '(--output -o)'{--output,-o}'[The new file (mode 0600, never over another).]:file:'
-        '(--interval -i)'{--interval,-i}'[Sample so often\: 1s, 500ms.]:time:'
-        '--for[End after so long.]:time:'
+        '--file[Attach to the page at this path.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '(--output -o)'{--output,-o}'[The file to create (mode 0600, never overwritten).]:file:'
+        '(--interval -i)'{--interval,-i}'[Sampling interval\: 1s, 500ms.]:time:'
+        '--for[Stop after this duration.]:time:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
@@ -219,16 +219,16 @@ _memwatch_replay() {
     local -i ret=1
     local -ar arg_specs=(
         ':file:'
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
-        '--ascii[Draw with ASCII alone.]'
-        '--no-color[No colours (as with NO_COLOR in the environment).]'
+        '(--interval -i)'{--interval,-i}'[Sampling interval\: 1s, 500ms (default\: 1s).]:time:'
+        '--ascii[Draw with ASCII characters only.]'
+        '--no-color[Disable colours (like NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
-        '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
-        '(-1 --once)'{-1,--once}'[The last sample as text, also on a terminal.]'
-        '--full[The last sample as text, with each problem, arena and field.]'
+        '--mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--no-mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--open-limit[Warn about windows that stay open longer than this (default\: 60s).]:time:'
+        '--on-alert[Run a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
+        '(-1 --once)'{-1,--once}'[Print the last sample as text, even on a terminal.]'
+        '--full[Print the last sample as text, with every problem, arena and field.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -240,10 +240,10 @@ _memwatch_replay() {
 _memwatch_export() {
     local -i ret=1
     local -ar arg_specs=(
-        '--textfile[Write memwatch.prom in this directory.]:dir:'
-        '(--interval -i)'{--interval,-i}'[Collect this often\: 15s, 1m (with --textfile).]:time:'
-        '(-1 --once)'{-1,--once}'[Collect once, without counters, and leave the file there.]'
-        '--describe[Describe the metrics (Markdown) instead.]'
+        '--textfile[Write memwatch.prom to this directory.]:dir:'
+        '(--interval -i)'{--interval,-i}'[Collection interval\: 15s, 1m (with --textfile).]:time:'
+        '(-1 --once)'{-1,--once}'[Collect once, without counters, and leave the file in place.]'
+        '--describe[Print a description of the metrics (Markdown) instead.]'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
@@ -256,16 +256,16 @@ _memwatch_export() {
 _memwatch_demo() {
     local -i ret=1
     local -ar arg_specs=(
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
-        '--ascii[Draw with ASCII alone.]'
-        '--no-color[No colours (as with NO_COLOR in the environment).]'
+        '(--interval -i)'{--interval,-i}'[Sampling interval\: 1s, 500ms (default\: 1s).]:time:'
+        '--ascii[Draw with ASCII characters only.]'
+        '--no-color[Disable colours (like NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
-        '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
-        '--seed[The same seed gives the same run of the sample process.]:seed:'
-        '(-1 --once)'{-1,--once}'[A text summary, also on a terminal.]'
+        '--mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--no-mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--open-limit[Warn about windows that stay open longer than this (default\: 60s).]:time:'
+        '--on-alert[Run a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
+        '--seed[Seed of the sample process; the same seed gives the same run.]:seed:'
+        '(-1 --once)'{-1,--once}'[Print a text summary, even on a terminal.]'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'
     )
@@ -277,18 +277,18 @@ _memwatch_demo() {
 _memwatch_run() {
     local -i ret=1
     local -ar arg_specs=(
-        '(--interval -i)'{--interval,-i}'[Read so often\: 1s, 500ms (default\: 1s).]:time:'
-        '--ascii[Draw with ASCII alone.]'
-        '--no-color[No colours (as with NO_COLOR in the environment).]'
+        '(--interval -i)'{--interval,-i}'[Sampling interval\: 1s, 500ms (default\: 1s).]:time:'
+        '--ascii[Draw with ASCII characters only.]'
+        '--no-color[Disable colours (like NO_COLOR in the environment).]'
         '--bell[Ring the bell at each alert.]'
-        '--mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--no-mouse[The mouse selects, sorts and scrolls; the terminal'\''s own selecting then needs Shift.]'
-        '--open-limit[Warn of a window that stays open for so long (default\: 60s).]:time:'
-        '--on-alert[Start a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
-        '*--require[What must hold, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Without it\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
-        '--policy[Requirements from a file, one a line; # begins a comment.]:file:'
-        '--check[No screen\: watch for the command'\''s life, and exit 6 if a requirement was ever broken.]'
-        '--adopt[Put its libraries'\'' secure memory into arenas, without a change of the program.]'
+        '--mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--no-mouse[Select, sort and scroll with the mouse; the terminal'\''s own selection then needs Shift.]'
+        '--open-limit[Warn about windows that stay open longer than this (default\: 60s).]:time:'
+        '--on-alert[Run a program at each alert, one at a time and without a shell, with the kind and the arena'\''s id as arguments.]:program:'
+        '*--require[Requirements, separated by commas\: locked, nodump, fork-safe, gated, closed-when-idle, guarded, not-swapped, no-findings, no-problems, no-debugger, not-dumpable, emergency-wipe, sealed=NAME, frozen=NAME, arena=NAME, headroom=SIZE, no-open-longer-than=TIME. Default\: locked, nodump, fork-safe, no-problems, no-findings.]:list:'
+        '--policy[Read requirements from a file, one per line; # starts a comment.]:file:'
+        '--check[No screen\: check until the command ends, and exit with 6 if a requirement was ever broken.]'
+        '--adopt[Put the secure memory of its libraries into arenas, without changing the program.]'
         '*:command:'
         '--version[Show the version.]'
         '(-h --help)'{-h,--help}'[Show help information.]'

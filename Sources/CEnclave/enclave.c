@@ -52,8 +52,8 @@ bool enclave_private_is_busy(void) { return ces_held_locks != 0; }
 void enclave_private_foreign_allocator(const char *what) {
   char text[256];
   int length = snprintf(text, sizeof text,
-                        "Enclave: %s is not the interposer's: what it allocates would lie in ordinary "
-                        "memory. Link libenclave-malloc.so before other allocators, or preload it.\n",
+                        "Enclave: %s does not resolve to libenclave-malloc.so and would allocate ordinary memory: "
+                        "link libenclave-malloc.so before other allocators, or preload it\n",
                         what);
   ssize_t ignored = write(STDERR_FILENO, text, length < (int)sizeof text ? (size_t)length : sizeof text);
   (void)ignored;

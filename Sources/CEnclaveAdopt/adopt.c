@@ -25,9 +25,9 @@
 
 // An error-checking mutex: a signal handler that forks may have interrupted the thread that holds it.
 static const pthread_mutex_t unlocked = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
-static pthread_mutex_t making = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
+static pthread_mutex_t creation_lock = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
-static enclave_arena *make(const adopted *library, const char *name) {
+static enclave_arena *create_arena(const adopted *library, const char *name) {
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.layout = library->layout;
   options.gate = library->gate;
@@ -42,20 +42,20 @@ enclave_arena *adopt_arena(adopted *library) {
   enclave_arena *arena = __atomic_load_n(&library->arena, __ATOMIC_ACQUIRE);
   if (__builtin_expect(arena != NULL, 1)) return enclave_private_is_forking() ? NULL : arena;
   if (__atomic_load_n(&library->has_failed, __ATOMIC_RELAXED)) return NULL;
-  if (enclave_private_is_forking() || pthread_mutex_lock(&making) != 0) return NULL;
+  if (enclave_private_is_forking() || pthread_mutex_lock(&creation_lock) != 0) return NULL;
   arena = library->arena;
   if (!arena && !library->has_failed) {
     const char *obstacle = library->obstacle ? library->obstacle() : NULL;
-    arena = obstacle ? NULL : make(library, library->name);
+    arena = obstacle ? NULL : create_arena(library, library->name);
     if (arena) {
       __atomic_store_n(&library->arena, arena, __ATOMIC_RELEASE);
     } else {
       __atomic_store_n(&library->has_failed, true, __ATOMIC_RELAXED);
       adopt_report(library->name, obstacle ? obstacle : enclave_last_error());
-      if (obstacle) (void)make(library, library->unadopted_name);
+      if (obstacle) (void)create_arena(library, library->unadopted_name);
     }
   }
-  pthread_mutex_unlock(&making);
+  pthread_mutex_unlock(&creation_lock);
   return arena;
 }
 
@@ -76,8 +76,8 @@ bool adopt_free(const adopted *library, void *address) {
   return true;
 }
 
-void *adopt_original(const adopted *library, void **place, const char *name) {
-  void *found = __atomic_load_n(place, __ATOMIC_RELAXED);
+void *adopt_original(const adopted *library, void **cached, const char *name) {
+  void *found = __atomic_load_n(cached, __ATOMIC_RELAXED);
   if (found) return found;
   found = dlsym(RTLD_NEXT, name);
   // A library that was loaded with dlopen(3) may be in a local scope.
@@ -91,7 +91,7 @@ void *adopt_original(const adopted *library, void **place, const char *name) {
   // Keep the library loaded after dlclose(3): the pointer is used until the process ends.
   Dl_info info;
   if (dladdr(found, &info) && info.dli_fname) dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
-  __atomic_store_n(place, found, __ATOMIC_RELAXED);
+  __atomic_store_n(cached, found, __ATOMIC_RELAXED);
   return found;
 }
 
@@ -113,22 +113,22 @@ void adopt_wipe(adopted *library) {
   if (arena) enclave_private_wipe(arena);
 }
 
-// A handler of a fork may fork. The one around it has locked then.
-static __thread bool has_locked;
+// A fork handler may fork; the outer fork then holds the lock.
+static __thread bool holds_creation_lock;
 static __thread unsigned forks;
 static void before_fork(void) {
-  if (forks++ == 0) has_locked = pthread_mutex_lock(&making) == 0;
+  if (forks++ == 0) holds_creation_lock = pthread_mutex_lock(&creation_lock) == 0;
 }
 static void after_fork(void) {
-  if (forks > 0 && --forks == 0 && has_locked) pthread_mutex_unlock(&making);
+  if (forks > 0 && --forks == 0 && holds_creation_lock) pthread_mutex_unlock(&creation_lock);
 }
-// The owner is a thread of the parent.
+// The owner of the lock is a thread of the parent.
 static void in_child(void) {
-  making = unlocked;
+  creation_lock = unlocked;
   forks = 0;
 }
 
-static void end(void *unused) {
+static void wipe_libraries(void *unused) {
   (void)unused;
   adopt_wipe(&adopt_libsodium);
   adopt_wipe(&adopt_openssl);
@@ -137,12 +137,12 @@ static void end(void *unused) {
 
 int __cxa_atexit(void (*)(void *), void *, void *);
 
-__attribute__((constructor)) static void begin(void) {
+__attribute__((constructor)) static void initialize(void) {
   // Children never inherit a half-made arena. (This call can only fail for lack of memory.)
   (void)pthread_atfork(before_fork, after_fork, in_child);
   // Runs after all destructors: exit handlers run in reverse order, and the C library registers the one that
   // runs the destructors later than this, when the program starts. (atexit(3) would register it for this
   // library, whose destructors run early.)
-  (void)__cxa_atexit(end, NULL, NULL);
+  (void)__cxa_atexit(wipe_libraries, NULL, NULL);
   adopt_check_openssl();
 }

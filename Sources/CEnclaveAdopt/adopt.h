@@ -37,8 +37,8 @@ bool adopt_owns(const adopted *library, const void *address);
 /// not lie in the library's arena.
 bool adopt_free(const adopted *library, void *address);
 
-/// The library's own function with this name; NULL if the library is not in the process. `place` caches it.
-void *adopt_original(const adopted *library, void **place, const char *name);
+/// The library's own function with this name; NULL if the library is not in the process. It is cached in `*cached`.
+void *adopt_original(const adopted *library, void **cached, const char *name);
 
 /// Allocates a zeroed secret. Returns NULL and sets errno to ENOMEM on failure.
 void *adopt_allocate(enclave_arena *arena, size_t size, const char *label);

@@ -75,7 +75,7 @@ static void adopt(void) {
   if (!was_used) set(allocate, allocate_secure, is_secure, reallocate, release);
   adopt_libgcrypt.obstacle = obstacle;
   if (control(CONTROL_IS_FIPS_MODE, 0) != 0) {
-    reason = "FIPS mode takes no other memory than its own";
+    reason = "FIPS mode uses only its own memory";
     adopt_libgcrypt.unadopted_name = "libgcrypt (not adopted: FIPS)";
   } else if (was_used) {
     reason = "it was in use before the program called gcry_check_version";

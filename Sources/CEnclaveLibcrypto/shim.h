@@ -58,7 +58,7 @@ static inline int celc_make_public_key(const void *scalar, unsigned char *public
   return is_made;
 }
 
-/// Whether libcrypto itself allocates from this process' CRYPTO_secure_malloc. Checks that secure memory is in
+/// Whether libcrypto itself allocates from this process's CRYPTO_secure_malloc. Checks that secure memory is in
 /// use while a key exists.
 static inline int celc_keys_are_secure(const void *scalar) {
   EVP_PKEY *key = celc_make_key(scalar);

@@ -1,7 +1,7 @@
 // The interposer: replaces malloc(3) and serves each thread's allocations from its active arena.
 //
 // Without an active arena, calls go to the C library's own functions under their exported aliases
-// (__libc_malloc and so on). free and realloc find an address' owner in the page table, which takes two
+// (__libc_malloc and so on). free and realloc find the owner of an address in the page table, which takes two
 // loads.
 //
 // ENCLAVE_MALLOC=heap in the environment (ignored in set-user-ID programs) serves all allocations of the
@@ -40,16 +40,16 @@ void __libc_free(void *);
 // Initial-exec: access takes no call and no allocation.
 static __thread enclave_arena *active __attribute__((tls_model("initial-exec")));
 static enclave_arena *heap;
-static void complain(const char *text, const char *detail);
-static void watch_locks(size_t size);
+static void print_error(const char *text, const char *detail);
+static void report_failed_lock(size_t size);
 
 /// The arena that this thread allocates from; NULL for the C library's heap.
-static inline enclave_arena *target(void) {
+static inline enclave_arena *active_arena(void) {
   enclave_arena *arena = active ? active : heap;
   return arena && !enclave_private_is_busy() ? arena : NULL;
 }
 
-static void *answered(void *result) {
+static void *set_enomem(void *result) {
   if (!result) errno = ENOMEM;
   return result;
 }
@@ -68,8 +68,8 @@ typedef struct aligned {
   enclave_secret secret;
 } aligned_t;
 
-enum { LISTS = 64, PAGE = 4096 };
-static aligned_t *lists[LISTS];
+enum { BUCKETS = 64, PAGE = 4096 };
+static aligned_t *buckets[BUCKETS];
 static size_t aligned_count;
 static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
 // Whether this thread holds the lock. It then continues without waiting: while it forks, another library's handler may
@@ -103,11 +103,11 @@ static void in_child(void) {
   is_locked_for_fork = false;
 }
 
-static aligned_t **list_of(const void *address) {
-  return &lists[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];
+static aligned_t **bucket_of(const void *address) {
+  return &buckets[((uintptr_t)address >> 13) * 0x9e3779b97f4a7c15u >> 58];
 }
 
-static void *take_aligned(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
+static void *allocate_aligned(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
   if ((alignment & (alignment - 1)) != 0 || size > SIZE_MAX - alignment) return NULL;
   aligned_t *entry = __libc_malloc(sizeof *entry);
   if (!entry) return NULL;
@@ -120,8 +120,8 @@ static void *take_aligned(enclave_arena *arena, size_t size, size_t alignment, c
   entry->address = (void *)(((uintptr_t)entry->block + alignment - 1) & ~(alignment - 1));
   entry->size = size;
   bool is_locked = lock_aligned();
-  entry->next = *list_of(entry->address);
-  *list_of(entry->address) = entry;
+  entry->next = *bucket_of(entry->address);
+  *bucket_of(entry->address) = entry;
   __atomic_fetch_add(&aligned_count, 1, __ATOMIC_RELAXED);
   unlock_aligned(is_locked);
   return entry->address;
@@ -135,22 +135,22 @@ static void *aligned_block(void *address, size_t *size, bool is_freed) {
   }
   void *block = NULL;
   bool is_locked = lock_aligned();
-  for (aligned_t **at = list_of(address); *at;) {
+  for (aligned_t **at = bucket_of(address); *at;) {
     aligned_t *found = *at;
     bool is_stale = enclave_secret_address(&found->secret) != found->block;
-    bool is_meant = !is_stale && found->address == address;
-    if (is_meant) {
+    bool is_match = !is_stale && found->address == address;
+    if (is_match) {
       block = found->block;
       if (size) *size = found->size;
     }
-    if (is_stale || (is_meant && is_freed)) {
+    if (is_stale || (is_match && is_freed)) {
       *at = found->next;
       __atomic_fetch_sub(&aligned_count, 1, __ATOMIC_RELAXED);
       __libc_free(found);
     } else {
       at = &found->next;
     }
-    if (is_meant) break;
+    if (is_match) break;
   }
   unlock_aligned(is_locked);
   return block;
@@ -158,24 +158,24 @@ static void *aligned_block(void *address, size_t *size, bool is_freed) {
 
 // --- malloc --------------------------------------------------------------------------------------
 
-static void *take(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
-  void *result = alignment > PAGE ? take_aligned(arena, size, alignment, label)
+static void *allocate(enclave_arena *arena, size_t size, size_t alignment, const char *label) {
+  void *result = alignment > PAGE ? allocate_aligned(arena, size, alignment, label)
                                   : enclave_allocate(arena, size, alignment, label);
-  if (arena == heap) watch_locks(size);
-  return answered(result);
+  if (arena == heap) report_failed_lock(size);
+  return set_enomem(result);
 }
 
 void *malloc(size_t size) {
-  enclave_arena *arena = target();
-  return arena ? take(arena, size, 0, "malloc") : __libc_malloc(size);
+  enclave_arena *arena = active_arena();
+  return arena ? allocate(arena, size, 0, "malloc") : __libc_malloc(size);
 }
 
 void *calloc(size_t count, size_t size) {
-  enclave_arena *arena = target();
+  enclave_arena *arena = active_arena();
   if (!arena) return __libc_calloc(count, size);
   void *result = enclave_allocate_array(arena, count, size, "calloc");
-  if (arena == heap) watch_locks(result ? count * size : 0);
-  return answered(result);
+  if (arena == heap) report_failed_lock(result ? count * size : 0);
+  return set_enomem(result);
 }
 
 void free(void *address) {
@@ -208,7 +208,7 @@ void *realloc(void *address, size_t size) {
     free(address);
     return moved;
   }
-  return answered(enclave_realloc(address, size));
+  return set_enomem(enclave_realloc(address, size));
 }
 
 void *reallocarray(void *address, size_t count, size_t size) {
@@ -221,24 +221,24 @@ void *reallocarray(void *address, size_t count, size_t size) {
 }
 
 void *memalign(size_t alignment, size_t size) {
-  enclave_arena *arena = target();
-  return arena ? take(arena, size, alignment, "memalign") : __libc_memalign(alignment, size);
+  enclave_arena *arena = active_arena();
+  return arena ? allocate(arena, size, alignment, "memalign") : __libc_memalign(alignment, size);
 }
 
 void *aligned_alloc(size_t alignment, size_t size) {
-  enclave_arena *arena = target();
-  return arena ? take(arena, size, alignment, "aligned_alloc") : __libc_memalign(alignment, size);
+  enclave_arena *arena = active_arena();
+  return arena ? allocate(arena, size, alignment, "aligned_alloc") : __libc_memalign(alignment, size);
 }
 
-int posix_memalign(void **place, size_t alignment, size_t size) {
+int posix_memalign(void **result_address, size_t alignment, size_t size) {
   if (alignment < sizeof(void *) || (alignment & (alignment - 1)) != 0) return EINVAL;
   int error = errno;
-  enclave_arena *arena = target();
-  void *result = arena ? take(arena, size, alignment, "posix_memalign")
+  enclave_arena *arena = active_arena();
+  void *result = arena ? allocate(arena, size, alignment, "posix_memalign")
                        : __libc_memalign(alignment, size);
   errno = error;
   if (!result) return ENOMEM;
-  *place = result;
+  *result_address = result;
   return 0;
 }
 
@@ -246,7 +246,7 @@ void *valloc(size_t size) { return memalign((size_t)sysconf(_SC_PAGESIZE), size)
 
 void *pvalloc(size_t size) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  if (size > SIZE_MAX - page) return answered(NULL);
+  if (size > SIZE_MAX - page) return set_enomem(NULL);
   return memalign(page, (size + page - 1) & ~(page - 1));
 }
 
@@ -281,7 +281,7 @@ static bool is_ours(const char *name) {
   return symbol && symbol->st_shndx == SHN_UNDEF;
 }
 
-static const char *foreign(void) {
+static const char *foreign_function(void) {
   static const char *const names[] = {
       "malloc", "free",          "calloc",         "realloc",            "reallocarray",
       "memalign", "aligned_alloc", "posix_memalign", "malloc_usable_size",
@@ -295,29 +295,29 @@ static const char *foreign(void) {
 const cenclave_interposer enclave_interposer = {
     .struct_size = sizeof(cenclave_interposer),
     .set_active = set_active,
-    .foreign = foreign,
+    .foreign = foreign_function,
 };
 
 // --- ENCLAVE_MALLOC=heap -------------------------------------------------------------------------
 
-static void complain(const char *text, const char *detail) {
+static void print_error(const char *text, const char *detail) {
   char line[640];
   int length = snprintf(line, sizeof line, "Enclave: ENCLAVE_MALLOC: %s%s\n", text, detail);
   ssize_t ignored = write(STDERR_FILENO, line, length < (int)sizeof line ? (size_t)length : sizeof line);
   (void)ignored;
 }
 
-static const char *const words[] = {"heap",     "lock=required", "lock=preferred", "lock=off",
+static const char *const known_words[] = {"heap",     "lock=required", "lock=preferred", "lock=off",
                                     "fork=inherit", "fork=refuse",   "check"};
-enum { WORDS = sizeof words / sizeof *words };
+enum { WORDS = sizeof known_words / sizeof *known_words };
 
 /// Parses ENCLAVE_MALLOC. Returns false for an unknown word.
-static bool read_words(const char *given, enclave_options *options, bool *checks) {
-  if (strcspn(given, ",") != 4 || memcmp(given, "heap", 4) != 0) return false;
+static bool parse_options(const char *text, enclave_options *options, bool *checks) {
+  if (strcspn(text, ",") != 4 || memcmp(text, "heap", 4) != 0) return false;
   while (true) {
-    size_t length = strcspn(given, ","), index = 0;
+    size_t length = strcspn(text, ","), index = 0;
     while (index < WORDS &&
-           (strlen(words[index]) != length || memcmp(words[index], given, length) != 0)) {
+           (strlen(known_words[index]) != length || memcmp(known_words[index], text, length) != 0)) {
       index++;
     }
     switch (index) {
@@ -330,22 +330,22 @@ static bool read_words(const char *given, enclave_options *options, bool *checks
       case 6: *checks = true; break;
       default: return false;
     }
-    if (!given[length]) return true;
-    given += length + 1;
+    if (!text[length]) return true;
+    text += length + 1;
   }
 }
 
 static bool checks_at_exit;
 
 /// Ends a forked child under fork=refuse: its heap is zeros.
-static void end_child(void) {
-  complain("fork=refuse: a forked child ends here; posix_spawn(3) makes one that runs another program", "");
+static void refuse_child(void) {
+  print_error("fork=refuse: the forked child exits; use posix_spawn(3) to run another program", "");
   _exit(127);
 }
 
 /// Reports the first failed lock, which lock=preferred does not report otherwise. Checks at large
 /// allocations and at every 1024th small one.
-static void watch_locks(size_t size) {
+static void report_failed_lock(size_t size) {
   static bool has_warned;
   static uint32_t calls;
   if (size < 65536 && __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) % 1024 != 1) return;
@@ -358,38 +358,38 @@ static void watch_locks(size_t size) {
   snprintf(line, sizeof line, "%llu of %llu bytes are not locked: raise RLIMIT_MEMLOCK (prlimit --memlock)",
            (unsigned long long)(now.bytes_mapped - now.bytes_locked),
            (unsigned long long)now.bytes_mapped);
-  complain(line, "");
+  print_error(line, "");
 }
 
 __attribute__((constructor)) static void start(void) {
-  const char *wanted = secure_getenv("ENCLAVE_MALLOC");
-  if (!wanted) return;
+  const char *setting = secure_getenv("ENCLAVE_MALLOC");
+  if (!setting) return;
   enclave_options options = ENCLAVE_OPTIONS_DEFAULT;
   options.gate = ENCLAVE_GATE_NONE;
   options.lock = ENCLAVE_LOCK_PREFERRED;
   // Kept at exit, because exit flushes buffers in it; inherited, because a child cannot continue without it.
   options.flags = ENCLAVE_FLAG_KEPT_AT_EXIT | CENCLAVE_INHERITED_BY_FORK | CENCLAVE_LOCKED_ON_FAULT;
-  if (!read_words(wanted, &options, &checks_at_exit)) {
+  if (!parse_options(setting, &options, &checks_at_exit)) {
     // Using ordinary memory instead would silently drop the requested protection.
-    complain("not known: ", wanted);
+    print_error("unknown value: ", setting);
     char known[160] = "";
     for (size_t index = 1; index < WORDS; index++) {
-      strcat(strcat(known, index > 1 ? ", " : ""), words[index]);
+      strcat(strcat(known, index > 1 ? ", " : ""), known_words[index]);
     }
-    complain("it is heap, and after commas any of ", known);
+    print_error("valid values: heap, optionally followed by comma-separated ", known);
     _exit(127);
   }
-  const char *name = foreign();
+  const char *name = foreign_function();
   if (name) enclave_private_foreign_allocator(name);
   enclave_arena *arena;
   if (enclave_arena_create("heap", &options, &arena) != ENCLAVE_OK) {
-    complain("", enclave_last_error());
+    print_error("", enclave_last_error());
     _exit(127);
   }
   bool is_inherited = options.flags & CENCLAVE_INHERITED_BY_FORK;
   if (pthread_atfork(is_inherited ? before_fork : NULL, is_inherited ? after_fork : NULL,
-                     is_inherited ? in_child : end_child) != 0) {
-    complain("out of memory", "");
+                     is_inherited ? in_child : refuse_child) != 0) {
+    print_error("out of memory", "");
     _exit(127);
   }
   heap = arena;
@@ -397,21 +397,21 @@ __attribute__((constructor)) static void start(void) {
 
 static void report(const enclave_violation *violation, void *unused) {
   (void)unused;
-  complain("", violation->description);
+  print_error("", violation->description);
 }
 
 __attribute__((destructor)) static void finish(void) {
   if (!heap || !checks_at_exit) return;
-  size_t wrong;
+  size_t violations;
   enclave_statistics now = {.struct_size = sizeof now};
-  if (enclave_arena_check(heap, report, NULL, &wrong) != ENCLAVE_OK ||
+  if (enclave_arena_check(heap, report, NULL, &violations) != ENCLAVE_OK ||
       enclave_arena_statistics(heap, &now) != ENCLAVE_OK) {
-    complain("the check failed: ", enclave_last_error());
+    print_error("check failed: ", enclave_last_error());
     return;
   }
-  if (wrong == 0) return;
+  if (violations == 0) return;
   char line[160];
-  snprintf(line, sizeof line, "checked: %zu wrong, %llu live, %llu failed allocations", wrong,
+  snprintf(line, sizeof line, "check: %zu violations, %llu live allocations, %llu failed allocations", violations,
            (unsigned long long)now.secret_count, (unsigned long long)now.failed_allocations);
-  complain(line, "");
+  print_error(line, "");
 }

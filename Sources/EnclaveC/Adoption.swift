@@ -25,7 +25,8 @@ public func enclave_private_hold(
   }
   return isHeld
     ? status
-    : failedArgument("the protection is none, or the secret's arena has no page gate, isolated")
+    : failedArgument(
+      "the protection is none, or the secret's arena is not isolated with a page gate")
 }
 
 @c @implementation

@@ -40,10 +40,10 @@ public func enclave_probe(_ capability: enclave_capability) -> enclave_status {
       ? ENCLAVE_OK
       : failed(
         ENCLAVE_ERROR_UNSUPPORTED,
-        "the process' pthread_create is not this library's: link it, or preload it")
+        "pthread_create does not resolve to this library: link it, or preload it")
   case ENCLAVE_CAPABILITY_INTERPOSER:
     return unsafe cenclave_find_interposer() != nil ? ENCLAVE_OK : failedInterposer()
-  default: return failedArgument("there is no such capability")
+  default: return failedArgument("unknown capability")
   }
   switch known.availability {
   case .available: return ENCLAVE_OK
@@ -59,7 +59,7 @@ public func enclave_arena_create(
   cenclave_enter()
   defer { cenclave_leave() }
   guard let name = unsafe name, let arena = unsafe arena else {
-    return failedArgument("an arena needs a name and a place for its pointer")
+    return failedArgument("the name or the arena pointer is NULL")
   }
   var swiftOptions = Arena.Options()
   if let options = unsafe options {
@@ -71,7 +71,7 @@ public func enclave_arena_create(
       let gate = Arena.Gate(given.gate),
       given.flags & ~knownFlags == 0,
       given.capacity >= 0
-    else { return failedArgument("an option has a value that is not known") }
+    else { return failedArgument("an option has an unknown value") }
     swiftOptions = Arena.Options(
       layout: layout, lock: lock, gate: gate,
       capacity: given.capacity == 0 ? nil : given.capacity,
@@ -225,13 +225,13 @@ public func enclave_arena_statistics(
 
 @c @implementation
 public func enclave_arena_trim(
-  _ arena: OpaquePointer?, _ givenBack: UnsafeMutablePointer<Int>?
+  _ arena: OpaquePointer?, _ bytesReturned: UnsafeMutablePointer<Int>?
 ) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
   return unsafe withArena(arena) { arena throws(EnclaveError) in
     let byteCount = try arena.trim()
-    unsafe givenBack?.pointee = byteCount
+    unsafe bytesReturned?.pointee = byteCount
   }
 }
 

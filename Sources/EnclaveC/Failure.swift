@@ -63,7 +63,7 @@ func failedArgument(_ what: String) -> enclave_status {
 func failedSize(_ size: Int, _ alignment: Int) -> enclave_status {
   failed(
     ENCLAVE_ERROR_SIZE,
-    "\(UInt(bitPattern: size)) bytes aligned to \(UInt(bitPattern: alignment)): sizes are 0 to 2 GiB, "
+    "invalid size: \(UInt(bitPattern: size)) bytes aligned to \(UInt(bitPattern: alignment)); sizes are 0 to 2 GiB, "
       + "alignments powers of two up to the page size")
 }
 

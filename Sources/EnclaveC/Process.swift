@@ -128,11 +128,11 @@ public func enclave_publish_start_with(
     }
     let given = unsafe options.pointee
     guard let addresses = unsafe StatsPublisher.Addresses(given.addresses) else {
-      return failedArgument("an option has a value that is not known")
+      return failedArgument("an option has an unknown value")
     }
     let tick = unsafe given.tick_milliseconds
     guard (10...10_000).contains(tick) else {
-      return failedArgument("a tick of \(tick) ms: it is from 10 to 10,000 ms")
+      return failedArgument("invalid tick of \(tick) ms: it must be from 10 to 10,000 ms")
     }
     if let name = unsafe given.name { swiftOptions.name = unsafe Label(unowned: name) }
     swiftOptions.addresses = addresses
@@ -194,7 +194,7 @@ public func enclave_set_active(
     guard reference.isOpenHere else {
       return failed(
         ENCLAVE_ERROR_CLOSED,
-        "the arena is closed to this thread, and allocating code writes to what it gets: give it "
+        "the arena is closed to this thread, but code that allocates writes to its memory: use "
           + "gate none, or a key gate and enclave_arena_open")
     }
   }

@@ -49,8 +49,8 @@ public func enclave_allocate_array(
   guard !overflow else {
     _ = failed(
       ENCLAVE_ERROR_SIZE,
-      "\(UInt(bitPattern: count)) times \(UInt(bitPattern: size)) bytes are more than there are "
-        + "addresses")
+      "\(UInt(bitPattern: count)) times \(UInt(bitPattern: size)) bytes exceed the address "
+        + "space")
     return nil
   }
   return unsafe enclave_allocate(arena, Int(bitPattern: bytes), 0, label)
@@ -63,7 +63,7 @@ public func enclave_realloc(
   cenclave_enter()
   defer { cenclave_leave() }
   guard let address = unsafe address else {
-    _ = failedArgument("the address is NULL, which is in no arena: use enclave_allocate")
+    _ = failedArgument("the address is NULL and belongs to no arena: use enclave_allocate")
     return nil
   }
   guard let handle = unsafe SecretHandle.live(startingAt: address) else {
@@ -221,7 +221,7 @@ public func enclave_arena_open(
 
 // MARK: - Handles
 
-private func place(_ secret: UnsafePointer<enclave_secret>?) -> SecretHandle? {
+private func liveHandle(_ secret: UnsafePointer<enclave_secret>?) -> SecretHandle? {
   guard let secret = unsafe secret, let handle = unsafe SecretHandle(words: secret.pointee.state),
     handle.isLive
   else { return nil }
@@ -265,14 +265,14 @@ public func enclave_secret_address(_ secret: UnsafePointer<enclave_secret>?)
 {
   cenclave_enter()
   defer { cenclave_leave() }
-  return unsafe place(secret)?.address
+  return unsafe liveHandle(secret)?.address
 }
 
 @c @implementation
 public func enclave_secret_size(_ secret: UnsafePointer<enclave_secret>?) -> Int {
   cenclave_enter()
   defer { cenclave_leave() }
-  return unsafe place(secret).map { Int($0.byteCount) } ?? 0
+  return unsafe liveHandle(secret).map { Int($0.byteCount) } ?? 0
 }
 
 @c @implementation
@@ -286,7 +286,7 @@ public func enclave_secret_open(
   guard let window = unsafe window else { return failedArgument("the window is NULL") }
   unsafe held(window).pointee.flags = 0
   guard let writing = writes(access) else { return failedAccess() }
-  guard let handle = unsafe place(secret) else { return failedStale() }
+  guard let handle = unsafe liveHandle(secret) else { return failedStale() }
   do throws(EnclaveError) {
     unsafe window.pointee.bytes = unsafe try HeldWindow.open(
       handle, writing: writing, held(window))
@@ -299,7 +299,7 @@ public func enclave_secret_open(
 public func enclave_secret_free(_ secret: UnsafePointer<enclave_secret>?) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let handle = unsafe place(secret) else { return failedStale() }
+  guard let handle = unsafe liveHandle(secret) else { return failedStale() }
   do throws(EnclaveError) { try handle.free() } catch { return failed(error) }
   return ENCLAVE_OK
 }
@@ -310,7 +310,7 @@ public func enclave_secret_resize(
 ) -> enclave_status {
   cenclave_enter()
   defer { cenclave_leave() }
-  guard let handle = unsafe place(UnsafePointer(secret)) else { return failedStale() }
+  guard let handle = unsafe liveHandle(UnsafePointer(secret)) else { return failedStale() }
   guard size >= 0 else { return failedSize(size, 16) }
   do throws(EnclaveError) {
     unsafe secret?.pointee.state = try handle.resize(to: size).words

@@ -98,7 +98,7 @@
     private func startPublishing() -> StatsPublisher? {
       guard let publishing = options.publishing else { return nil }
       do { return try StatsPublisher.start(publishing) } catch .alreadyPublishing {
-        logger.debug("the process publishes already, for memwatch")
+        logger.debug("the process already publishes")
       } catch {
         logger.warning(
           "arenas are not published: memwatch cannot attach", metadata: ["error": "\(error)"])

@@ -148,7 +148,7 @@ package struct StatsPageFile: Sendable {
       StatsPageCalls.hasRoom(StatsPageWriter.privateByteCount(layout) + workingByteCount)
     }
     // Otherwise a forked child would write into its parent's page.
-    _ = try system(.keepPageFromFork) { unsafe StatsPageCalls.keepFromFork(base, size) }
+    _ = try system(.keepPageFromFork) { unsafe StatsPageCalls.excludeFromFork(base, size) }
     var id: UInt64 = 0
     do {
       try unsafe withUnsafeMutableBytes(of: &id) { raw throws(SystemFailure) in
@@ -276,7 +276,7 @@ package struct StatsPageFile: Sendable {
     for other in names where other != name {
       guard let parsed = StatsPageName(other) else { continue }
       // Another copy of the library may publish that page in this process: F_GETLK does not report
-      // the process' own lock, and closing any descriptor of the file drops it (fcntl(2)).
+      // the process's own lock, and closing any descriptor of the file drops it (fcntl(2)).
       if parsed.pid == ProcessFacts.pid {
         guard let status = try? Files.status(directoryPath + "/" + other),
           ProcessFacts.mapsFile(inode: status.inode) == false

@@ -67,7 +67,7 @@ package struct StatsPageDetail: OptionSet, Sendable {
   package static let labels = StatsPageDetail(rawValue: 4)
   package static let all: StatsPageDetail = [.secrets, .maps, .labels]
 
-  fileprivate func leavesOut(_ table: StatsPageTable) -> Bool {
+  fileprivate func excludes(_ table: StatsPageTable) -> Bool {
     switch table {
     case .secrets: !contains(.secrets)
     case .maps: !contains(.maps)
@@ -114,7 +114,7 @@ package struct StatsPageReader: ~Copyable {
     let header = StatsPageRecord<HeaderWord>(words: words)
     func word(_ word: HeaderWord) -> UInt64 { header[word] }
     guard word(.magic) == StatsPageFormat.magic else {
-      throw .corrupt("it has no page's magic number")
+      throw .corrupt("it has no magic number")
     }
     let (major, minor) = (word(.version) >> 32, word(.version) & 0xffff_ffff)
     guard major == StatsPageFormat.major else { throw .incompatible(major: major, minor: minor) }
@@ -142,9 +142,9 @@ package struct StatsPageReader: ~Copyable {
       throw .corrupt("its header says \(byteCount) bytes and its capacities \(layout.byteCount)")
     }
     guard status.size == byteCount else {
-      throw .corrupt("it has \(status.size) of \(byteCount) bytes: it was cut")
+      throw .corrupt("it has \(status.size) of \(byteCount) bytes: it is truncated")
     }
-    guard word(.callBytes) == 32 else { throw .corrupt("its call records are of an odd size") }
+    guard word(.callBytes) == 32 else { throw .corrupt("its call records have an unexpected size") }
     self.file = file
     self.retryMilliseconds = retryMilliseconds
     self.layout = layout
@@ -167,7 +167,7 @@ package struct StatsPageReader: ~Copyable {
     }
     if let failure { throw .file(failure) }
     guard got == count * 8 else {
-      throw .corrupt("it ends within \(what): it was cut while it was read")
+      throw .corrupt("it ends within \(what): it was truncated while it was read")
     }
     return words
   }
@@ -222,7 +222,7 @@ package struct StatsPageReader: ~Copyable {
       let bytes = layout.recordBytes[table.rawValue]
       let firstStamp = (layout.stampOffsets[table.rawValue] - StatsPageFormat.stampsOffset) / 8
       var first = 0
-      if detail.leavesOut(table) {
+      if detail.excludes(table) {
         // Changes in skipped tables are read when the table is requested again.
         let blocks = (capacity + StatsPageFormat.blockRecords - 1) / StatsPageFormat.blockRecords
         for stamp in firstStamp..<firstStamp + blocks {

@@ -39,7 +39,7 @@
     private static let held = Mutex<SystemCall?>(nil)
     private static let isHolding = Atomic<Bool>(false)
 
-    /// Blocks the next thread that is about to make `call` until `letGo` is called.
+    /// Blocks the next thread that is about to make `call` until `resume` is called.
     package static func hold(_ call: SystemCall) {
       held.withLock { $0 = call }
       armed.store(true, ordering: .releasing)
@@ -48,7 +48,7 @@
     /// Whether a thread is blocked.
     package static var holdsThread: Bool { isHolding.load(ordering: .acquiring) }
 
-    package static func letGo() { isHolding.store(false, ordering: .releasing) }
+    package static func resume() { isHolding.store(false, ordering: .releasing) }
 
     private static func holdThread(at call: SystemCall) {
       let isChosen = held.withLock { held in

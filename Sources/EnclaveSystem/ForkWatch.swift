@@ -10,7 +10,7 @@ internal import CEnclaveSystem
 /// so nothing created by the parent is current there, and the child starts a new generation when it
 /// creates its first arena or publisher.
 package enum ForkWatch {
-  /// This process' generation; 0 in a child that has created nothing yet. One load.
+  /// This process's generation; 0 in a child that has created nothing yet. One load.
   @inline(__always)
   package static var current: UInt64 { ces_fork_generation() }
 

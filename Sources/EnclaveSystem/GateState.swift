@@ -169,7 +169,7 @@ package enum Barrier {
   }
 }
 
-/// The process' protection keys. They are never freed: the kernel could hand out a freed key again,
+/// The process's protection keys. They are never freed: the kernel could hand out a freed key again,
 /// open, while pages still carry it.
 package enum ProtectionKey {
   /// pkey_alloc(2): a key that is closed for every thread.

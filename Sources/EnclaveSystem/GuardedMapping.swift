@@ -118,19 +118,19 @@ package struct GuardedMapping: BitwiseCopyable {
 
   /// Keeps the contents out of a forked child: zeroed there, or absent on kernels without
   /// MADV_WIPEONFORK.
-  package func keepFromFork() throws(SystemFailure) -> ForkProtection {
+  package func protectFromFork() throws(SystemFailure) -> ForkProtection {
     do {
       try perform(.wipeOnFork, byteCount: byteCount) {
         unsafe ces_advise(data, byteCount, Int32(CES_ADVICE_WIPE_ON_FORK))
       }
       return .zeros
     } catch {
-      return try leaveOutOfFork()
+      return try excludeFromFork()
     }
   }
 
   /// madvise(2), MADV_DONTFORK: the child does not have the mapping.
-  package func leaveOutOfFork() throws(SystemFailure) -> ForkProtection {
+  package func excludeFromFork() throws(SystemFailure) -> ForkProtection {
     try perform(.leaveOutOfFork, byteCount: byteCount) {
       unsafe ces_advise(data, byteCount, Int32(CES_ADVICE_DONT_FORK))
     }

@@ -3,7 +3,7 @@
 
 import Synchronization
 
-/// A memory control group with a limit: the one with the least room among this process' group and
+/// A memory control group with a limit: the one with the least room among this process's group and
 /// its parents.
 package struct MemoryGroup: Equatable, Sendable {
   /// memory.max, or memory.limit_in_bytes of version 1. Bytes.

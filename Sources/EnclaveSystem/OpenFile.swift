@@ -82,7 +82,7 @@ package enum LockHolder: Equatable, Sendable {
   case nobody
   case process(Int32)
   /// A process in a pid namespace that this process cannot see.
-  case unseen
+  case inOtherNamespace
 }
 
 /// A file descriptor that is closed when its owner is destroyed.
@@ -184,7 +184,7 @@ package struct OpenFile: ~Copyable, Sendable {
 
   package func lockHolder() throws(FileFailure) -> LockHolder {
     let pid = try Self.check("fcntl(F_GETLK)", path, ces_lock_holder(descriptor))
-    return pid == 0 ? .nobody : pid == Int64(Int32.max) ? .unseen : .process(Int32(pid))
+    return pid == 0 ? .nobody : pid == Int64(Int32.max) ? .inOtherNamespace : .process(Int32(pid))
   }
 
   /// The names in a directory, without "." and "..", at most `limit`.

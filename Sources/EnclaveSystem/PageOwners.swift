@@ -1,4 +1,4 @@
-// The process' table from page to owner; see CEnclavePages.h.
+// The process's table from page to owner; see CEnclavePages.h.
 
 public import CEnclaveSystem
 

@@ -250,7 +250,7 @@ package enum ScratchMemory {
     do throws(SystemFailure) {
       try mapping.excludeFromDumps()
       try mapping.optOutOfPageMerging()
-      _ = try mapping.keepFromFork()
+      _ = try mapping.protectFromFork()
       do throws(SystemFailure) { try mapping.lock() } catch {
         // Idle scratch memory may make room.
         guard trim() else { throw error }

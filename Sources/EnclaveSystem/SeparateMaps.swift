@@ -12,7 +12,7 @@ internal import CEnclaveSystem
 ///
 /// (MADV_RANDOM separates mappings too, but makes the kernel evict unlocked pages first.)
 ///
-/// Each mapping lengthens /proc/PID/smaps, which takes 5 to 11 µs per mapping under the process'
+/// Each mapping lengthens /proc/PID/smaps, which takes 5 to 11 µs per mapping under the process's
 /// mmap lock, and uses up vm.max_map_count. So the number is limited per process; chunks beyond the
 /// limit remain one mapping.
 package enum SeparateMaps {
@@ -40,7 +40,7 @@ package enum SeparateMaps {
 }
 
 extension GuardedMapping {
-  /// Makes each unit of this many bytes a separate mapping, within the process' limit. Returns
+  /// Makes each unit of this many bytes a separate mapping, within the process's limit. Returns
   /// false when the limit is reached or the kernel refuses (which is counted). Then the chunk
   /// remains one mapping: equally safe, but slower to open.
   package mutating func separate(unit: Int) -> Bool {

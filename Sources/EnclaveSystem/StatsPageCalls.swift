@@ -45,7 +45,7 @@ package enum StatsPageCalls {
   package static func unmap(_ base: UnsafeMutableRawPointer, _ byteCount: Int) {
     _ = unsafe ces_unmap(base, byteCount)
   }
-  package static func keepFromFork(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
+  package static func excludeFromFork(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {
     unsafe ces_advise(base, byteCount, Int32(CES_ADVICE_DONT_FORK))
   }
   package static func guardPage(_ base: UnsafeMutableRawPointer, _ byteCount: Int) -> Int64 {

@@ -209,7 +209,7 @@ public struct SystemFailure: Error, Sendable, Equatable, CustomStringConvertible
   public var description: String {
     let size = byteCount.map { " of \($0) bytes" } ?? ""
     let answer = unsafe String(cString: ces_strerror(errno))
-    return "\(call.function)\(size) (to \(call.purpose)) answered \(errnoName): \(answer)"
+    return "\(call.function)\(size) (to \(call.purpose)) failed with \(errnoName): \(answer)"
       + (limit.map { " (\($0))" } ?? "")
   }
 

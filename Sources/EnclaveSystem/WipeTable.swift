@@ -64,7 +64,7 @@ package enum WipeTable {
   }
 
   /// For a forked child, which has no stats page yet.
-  package static func reportNowhere() { ces_wipe_report_to(nil, nil) }
+  package static func stopReporting() { ces_wipe_report_to(nil, nil) }
 
   /// Signals that terminate a process by default: signal(7).
   package static let terminationSignals: [Int32] = [

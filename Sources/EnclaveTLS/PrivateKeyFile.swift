@@ -28,7 +28,7 @@
       case .unreadable(let what): what
       case .notInArena:
         "libcrypto does not use the arena for its secure memory: it calls its own functions "
-          + "(linked with -Bsymbolic-functions, or statically), or the arena cannot be made"
+          + "(linked with -Bsymbolic-functions, or statically), or the arena cannot be created"
       }
     }
   }

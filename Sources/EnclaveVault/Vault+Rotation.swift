@@ -116,13 +116,13 @@
         return false
       }
       let new = unsafe Ciphertext.allocate(byteCount: entry.pointee.byteCount)
-      let isPlaced = withCore { core -> Bool in
+      let hasNonce = withCore { core -> Bool in
         guard let nonce = keys.nextNonce(core.keyIndex, limit: .max) else { return false }
         unsafe new.initialize(
           to: Ciphertext(keyIndex: core.keyIndex, epoch: core.epoch, nonce: nonce))
         return true
       }
-      guard isPlaced else {
+      guard hasNonce else {
         unsafe Ciphertext.deallocate(new)
         return false
       }

@@ -142,7 +142,7 @@
     ) -> UnsafeMutablePointer<Entry>? {
       let ciphertext = unsafe Ciphertext.allocate(byteCount: byteCount)
       let entry = UnsafeMutablePointer<Entry>.allocate(capacity: 1)
-      let isPlaced = withCore { core -> Bool in
+      let hasNonce = withCore { core -> Bool in
         let keyIndex = core.keyIndex
         guard let nonce = keys.nextNonce(keyIndex, limit: core.nonceLimit) else { return false }
         unsafe ciphertext.initialize(
@@ -157,7 +157,7 @@
         core.statistics.encryptions += 1
         return true
       }
-      guard isPlaced else {
+      guard hasNonce else {
         unsafe Ciphertext.deallocate(ciphertext)
         unsafe entry.deallocate()
         return nil

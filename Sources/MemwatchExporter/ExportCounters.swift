@@ -2,7 +2,7 @@
 
 import MemwatchInspector
 
-/// The sums of all counters, and each process' values in the previous collection.
+/// The sums of all counters, and each process's values in the previous collection.
 struct ExportCounters {
   typealias Readings = [Exporter.LabelledReading]
 

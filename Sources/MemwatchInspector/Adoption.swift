@@ -18,14 +18,15 @@ package enum Adoption {
     guard let path = places.first(where: { status($0)?.isRegular == true }) else {
       throw CommandFailure(
         code: 125,
-        message: "\(library) is not there; looked for "
+        message: "\(library) not found; searched "
           + places.map { SafeText($0).string }.joined(separator: ", ")
-          + ". Assets/install-enclave makes and installs it.")
+          + ". Assets/install-enclave builds and installs it.")
     }
     // ld.so(8) separates the paths in LD_PRELOAD by blanks and colons.
     guard !path.contains(where: { $0 == " " || $0 == ":" }) else {
       throw CommandFailure(
-        code: 125, message: "\(SafeText(path)) cannot be preloaded: its path has a blank or a colon"
+        code: 125,
+        message: "\(SafeText(path)) cannot be preloaded: its path contains a space or a colon"
       )
     }
     if let program = command.first.flatMap(find), let reason = obstacle(program) {
@@ -81,14 +82,14 @@ package enum Adoption {
   private static func obstacle(_ path: String, depth: Int = 0) -> String? {
     if let status = status(path) {
       if status.mode & 0o4000 != 0, status.owner != ProcessFacts.uid {
-        return "it is set-user-ID, and the loader preloads nothing into it (ld.so(8))"
+        return "it is set-user-ID, so the loader ignores LD_PRELOAD (ld.so(8))"
       }
       if status.mode & 0o2010 == 0o2010 {
-        return "it is set-group-ID, and the loader preloads nothing into it (ld.so(8))"
+        return "it is set-group-ID, so the loader ignores LD_PRELOAD (ld.so(8))"
       }
     }
     if ProcessFacts.uid != 0, ChildProcess.gainsCapabilities(path) {
-      return "it has file capabilities, and the loader preloads nothing into it (ld.so(8))"
+      return "it has file capabilities, so the loader ignores LD_PRELOAD (ld.so(8))"
     }
     let head = head(of: path, byteCount: 1 << 14)
     if head.starts(with: [0x23, 0x21]), depth < 4 {  // #!
@@ -119,15 +120,15 @@ package enum Adoption {
     func number(_ at: Int, _ count: Int) -> Int {
       (0..<count).reversed().reduce(0) { $0 << 8 | Int(bytes[at + $1]) }
     }
-    if bytes[4] != 2 { return "it has 32 bits, and \(library) has 64" }
-    if number(18, 2) != machine { return "it is for another processor than \(library)" }
+    if bytes[4] != 2 { return "it is a 32-bit program, and \(library) is 64-bit" }
+    if number(18, 2) != machine { return "its architecture differs from that of \(library)" }
     let (first, size, count) = (number(32, 7), number(54, 2), number(56, 2))
     guard count > 0, size >= 56, first <= bytes.count, count <= (bytes.count - first) / size else {
       return nil
     }
     guard
       let entry = (0..<count).lazy.map({ first + $0 * size }).first(where: { number($0, 4) == 3 })
-    else { return "it is linked statically, and has no loader that could preload" }
+    else { return "it is statically linked, so no loader can preload anything" }
     let (place, length) = (number(entry + 8, 7), number(entry + 32, 7))
     guard place <= bytes.count, length <= bytes.count - place else { return nil }
     let loader = String(decoding: bytes[place..<place + length].prefix { $0 != 0 }, as: UTF8.self)

@@ -43,7 +43,7 @@ package final class Command {
       let name =
         "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
       do { log = try OpenFile(creating: name) } catch {
-        throw CommandFailure(code: 125, message: "the log of the command: \(error)")
+        throw CommandFailure(code: 125, message: "cannot create the command's log: \(error)")
       }
       path = name
     }

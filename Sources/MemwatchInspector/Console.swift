@@ -46,7 +46,7 @@ package enum Console {
     var failure = failure
     failure.path = SafeText(path).string
     return failure.exists
-      ? "\(failure.path) exists; memwatch never overwrites a file" : "\(failure)"
+      ? "\(failure.path) already exists; memwatch does not overwrite files" : "\(failure)"
   }
 
   /// A new file, mode 0600, that is appended to.

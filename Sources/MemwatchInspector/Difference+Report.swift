@@ -15,7 +15,7 @@ package struct ChangeReport: Equatable, Sendable {
   package var text: String {
     guard !title.isEmpty else { return "" }
     var lines = [title]
-    if !hasChanges { lines.append("nothing changed") }
+    if !hasChanges { lines.append("no changes") }
     if !states.isEmpty { lines += ["", "State"] + states.map { "  " + $0 } }
     if !growth.isEmpty { lines += ["", "Growth"] + growth.map { "  " + $0 } }
     return lines.joined(separator: "\n") + "\n"

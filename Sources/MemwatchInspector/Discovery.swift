@@ -57,8 +57,8 @@ package struct Location: Equatable, Sendable {
     self.init(
       path: path, failure.isMissing ? .missing : failure.isDenied ? .denied : .failed,
       outcome: failure.isMissing
-        ? "is not there"
-        : failure.isDenied ? "may not be opened (permission denied)" : "\(failure)",
+        ? "does not exist"
+        : failure.isDenied ? "cannot be opened (permission denied)" : "\(failure)",
       // A link is never followed, and so leads to no page.
       hasFailed: !failure.isMissing && !failure.isDenied && failure.errno != FileFailure.eloop)
     isOutOfDescriptors = failure.isOutOfDescriptors
@@ -80,7 +80,7 @@ package struct Discovery: Sendable {
     do throws(FileFailure) {
       for place in try FileOpener.current.search(inContainers: true) { discovery.add(place, open) }
     } catch {
-      discovery.places = [Location(path: "the places of pages", failure: error)]
+      discovery.places = [Location(path: "page directories", failure: error)]
       discovery.places[0].hasFailed = true
     }
     return discovery
@@ -138,7 +138,7 @@ package struct Discovery: Sendable {
         } catch {
           let path = place.path + "/" + page.name
           if error.isDenied {
-            places.append(Location(path: path, .denied, outcome: "may not be opened"))
+            places.append(Location(path: path, .denied, outcome: "cannot be opened"))
           } else if !error.isMissing {
             var place = Location(path: path, failure: error)
             place.isPage = true
@@ -149,7 +149,7 @@ package struct Discovery: Sendable {
       places.append(
         Location(
           path: place.path, .searched,
-          outcome: found == 0 ? "holds no page" : "holds \(counted(found, "page"))",
+          outcome: found == 0 ? "contains no page" : "contains \(counted(found, "page"))",
           pageCount: found))
     }
   }
@@ -172,7 +172,7 @@ extension Publisher {
       switch holder {
       case .process(let pid): self.pid = pid
       case .nobody: state = .exited
-      case .unseen, nil: break
+      case .inOtherNamespace, nil: break
       }
       if state == .live, let pid = self.pid {
         let probe = ProcessProbe(pid: pid, countingMaps: false)
@@ -202,7 +202,7 @@ extension Publisher {
       case .incompatible(let major, let minor):
         state = .incompatible
         stateDetail =
-          "the page is of version \(major).\(minor), memwatch reads \(StatsPageFormat.major)"
+          "the page has version \(major).\(minor); memwatch reads version \(StatsPageFormat.major)"
       case .corrupt(let reason): stateDetail = reason
       case .file(let failure):
         if failure.isDenied { state = .notPermitted }

@@ -62,12 +62,12 @@ package struct Host: Equatable, Sendable {
     // denies them.
     let filter =
       missing.contains { $0.contains("EPERM") }
-      ? "; a filter of system calls denies it: SystemCallFilter=seccomp landlock_create_ruleset "
-        + "landlock_add_rule landlock_restrict_self capset in the unit that memwatch runs in"
+      ? "; denied by a system call filter; add SystemCallFilter=seccomp landlock_create_ruleset "
+        + "landlock_add_rule landlock_restrict_self capset to memwatch's unit"
       : ""
     host.add(
       .sandbox, missing.isEmpty, holds.isEmpty ? "none" : holds.joined(separator: ", "),
-      "what reads and draws cannot open, trace or start anything",
+      "the process that reads and draws cannot open, trace or start anything",
       missing.isEmpty ? nil : "missing: " + missing.joined(separator: "; ") + filter)
     return host
   }
@@ -133,9 +133,9 @@ package struct Host: Equatable, Sendable {
   // MARK: - Settings
 
   private mutating func swap() {
-    let meaning = "memory that is not locked is written to it, and stays there"
+    let meaning = "unlocked memory is written to it and stays there"
     guard let swaps = read("/proc/swaps") else {
-      add(.swap, nil, "/proc/swaps cannot be read", meaning, "look at: swapon --show")
+      add(.swap, nil, "/proc/swaps cannot be read", meaning, "check: swapon --show")
       swapFact = facts.last
       return
     }
@@ -167,13 +167,13 @@ package struct Host: Equatable, Sendable {
   }
 
   private mutating func hibernation() {
-    let meaning = "hibernating writes all of memory to the disk, locked or not"
+    let meaning = "hibernation writes all memory to disk, locked or not"
     guard let states = read("/sys/power/state") else {
       let isMissing = exists("/sys/kernel") && !exists("/sys/power/state")
       return add(
         .hibernation, isMissing ? true : nil,
-        isMissing ? "the kernel cannot" : "/sys/power/state cannot be read", meaning,
-        "look at: cat /sys/power/state")
+        isMissing ? "not supported by the kernel" : "/sys/power/state cannot be read", meaning,
+        "check: cat /sys/power/state")
     }
     let disk = read("/sys/power/disk").flatMap { chosen($0) }
     let can = states.split(separator: " ").contains("disk") && disk != "disabled"
@@ -192,14 +192,14 @@ package struct Host: Equatable, Sendable {
         + (limit.map { $0 == 0 ? ", limit 0" : ", limit \($0 == .max ? "unlimited" : bytes($0))" }
           ?? ""),
       isPiped
-        ? "a dump goes to a helper, whatever the limit; arenas are left out, stacks and copies are not"
-        : "a dump holds stacks and copies; arenas are left out of it",
+        ? "a dump goes to a helper, whatever the limit; it has stacks and copies, but no arenas"
+        : "a dump has stacks and copies, but no arenas",
       "ulimit -c 0; a pipe: "
         + "sudo sysctl kernel.core_pattern=core")
     let suid = read("/proc/sys/fs/suid_dumpable")
     add(
       .setuidDumps, suid.map { $0 != "1" }, suid ?? "cannot be read",
-      "1 lets a user dump a program that runs as another", "sudo sysctl fs.suid_dumpable=0")
+      "1 lets users dump programs that run as another user", "sudo sysctl fs.suid_dumpable=0")
   }
 
   private mutating func attaching() {
@@ -208,8 +208,8 @@ package struct Host: Equatable, Sendable {
     add(
       .ptrace, scope.map { $0 != "0" } ?? (isKnown ? false : nil),
       scope.map { "ptrace_scope \($0)" }
-        ?? (isKnown ? "no Yama: as ptrace_scope 0" : "cannot be read"),
-      "0 lets any program of the same user read every secret of a dumpable process",
+        ?? (isKnown ? "no Yama: like ptrace_scope 0" : "cannot be read"),
+      "0 lets any program of the same user read all secrets of a dumpable process",
       scope == nil
         ? "boot a kernel with Yama; in the program: prctl(PR_SET_DUMPABLE, 0)"
         : "sudo sysctl kernel.yama.ptrace_scope=1")
@@ -220,19 +220,19 @@ package struct Host: Equatable, Sendable {
       }
     add(
       .processMemory, force.map { !["always", "ALWAYS_FORCE"].contains($0) },
-      force ?? "neither the command line nor a configuration in /boot tells",
-      "`always` lets it write read-only and closed pages; it reads them in any case",
+      force ?? "not found in the kernel command line or /boot",
+      "`always` allows writes to read-only and closed pages; reads are always allowed",
       "boot with proc_mem.force_override=never")
     let lockdown = read("/sys/kernel/security/lockdown").flatMap { chosen($0) }
     add(
       .lockdown, lockdown.map { $0 == "confidentiality" }, lockdown ?? "cannot be read",
-      "without it root reads kernel memory (/proc/kcore, kprobes, bpf)",
+      "without it, root can read kernel memory (/proc/kcore, kprobes, bpf)",
       "boot with lockdown=confidentiality")
     let perf = read("/proc/sys/kernel/perf_event_paranoid").flatMap { Int($0) }
     add(
       .perfEvents, perf.map { $0 >= 2 },
       perf.map { "perf_event_paranoid \($0)" } ?? "cannot be read",
-      "below 2 a user samples registers and stacks of the kernel too",
+      "below 2, users can sample registers and stacks of the kernel",
       "sudo sysctl kernel.perf_event_paranoid=2")
     let bpf = read("/proc/sys/kernel/unprivileged_bpf_disabled")
     add(
@@ -245,9 +245,9 @@ package struct Host: Equatable, Sendable {
     for (kind, meaning) in [
       (
         HostFact.Kind.initOnFree,
-        "without it, pages that were given back keep what they held until they are given out again"
+        "without it, freed pages keep their contents until they are reused"
       ),
-      (.initOnAlloc, "without it, kernel memory is given out with what it held"),
+      (.initOnAlloc, "without it, the kernel hands out memory with its old contents"),
     ] {
       let name = kind == .initOnFree ? "init_on_free" : "init_on_alloc"
       let given = option(name).map { ["1", "on", "y"].contains($0) }
@@ -256,10 +256,10 @@ package struct Host: Equatable, Sendable {
       add(
         kind, isOn,
         isOn.map { $0 ? "on" : "off" }
-          ?? "neither the command line nor a configuration in /boot tells",
+          ?? "not found in the kernel command line or /boot",
         meaning,
         isOn == nil
-          ? "look at: zgrep \(name.uppercased()) /proc/config.gz, or sudo dmesg | grep 'mem auto-init'"
+          ? "check: zgrep \(name.uppercased()) /proc/config.gz, or sudo dmesg | grep 'mem auto-init'"
           : "boot with \(name)=1")
     }
   }
@@ -275,7 +275,7 @@ package struct Host: Equatable, Sendable {
         : !isBuilt
           ? "not built"
           : (disabled == "1" ? "disabled" : "possible") + (crash == "1" ? ", kdump is loaded" : ""),
-      "the next kernel finds this one's memory; kdump writes all of it",
+      "the next kernel can read this one's memory; kdump writes all of it",
       "sudo sysctl kernel.kexec_load_disabled=1; no kdump on hosts with keys")
   }
 
@@ -285,14 +285,14 @@ package struct Host: Equatable, Sendable {
       .ksm, ksm.map { $0 != "1" } ?? (exists("/sys/kernel/mm") ? true : nil),
       ksm.map { $0 == "1" ? "running" : "off" }
         ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
-      "merging equal pages lets others learn by timing what a page holds",
+      "merging equal pages reveals their contents through timing",
       "echo 2 | sudo tee /sys/kernel/mm/ksm/run")
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled").flatMap { chosen($0) }
     add(
       .hugePages,
       huge.map { $0 != "always" } ?? (exists("/sys/kernel/mm") ? true : nil),
       huge ?? (exists("/sys/kernel/mm") ? "not built" : "cannot be read"),
-      "collapsing copies pages, and the old ones are not wiped",
+      "collapsing copies pages without wiping the old ones",
       "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled")
   }
 
@@ -301,14 +301,14 @@ package struct Host: Equatable, Sendable {
     add(
       .ioUring, uring.map { $0 != "0" } ?? (configured("CONFIG_IO_URING") == "n" ? true : nil),
       uring.map { "io_uring_disabled \($0)" } ?? "cannot be read",
-      "buffers that are registered while a window is open are read past the gate afterwards",
+      "buffers registered while a window is open stay readable after it closes",
       "sudo sysctl kernel.io_uring_disabled=2")
     let faults = read("/proc/sys/vm/unprivileged_userfaultfd")
     add(
       .userfaultfd,
       faults.map { $0 == "0" } ?? (configured("CONFIG_USERFAULTFD") == "n" ? true : nil),
       faults.map { "unprivileged_userfaultfd \($0)" } ?? "cannot be read",
-      "1 lets any program stop another thread at a page fault for as long as it likes",
+      "1 lets any program stall threads at page faults",
       "sudo sysctl vm.unprivileged_userfaultfd=0")
   }
 
@@ -317,7 +317,7 @@ package struct Host: Equatable, Sendable {
     add(
       .memlockLimit, limit.map { $0 >= 8 << 20 },
       limit.map { $0 == .max ? "unlimited" : bytes($0) } ?? "cannot be read",
-      "how much a process that is started here may lock (the kernel's default is 8 MiB since 5.16)",
+      "what a process started here may lock (kernel default since 5.16: 8 MiB)",
       "ulimit -l 8192, LimitMEMLOCK= in a unit, --ulimit memlock= for a container")
   }
 
@@ -335,21 +335,21 @@ package struct Host: Equatable, Sendable {
   /// Places where secrets remain whatever a library does, and what helps.
   package static let notErased: [(what: String, helps: String)] = [
     ("registers and stack of the program's own code", "short windows; copies that stay in arenas"),
-    ("what a program copies out of a window", "hand spans on, not arrays"),
-    ("_exit, exec, SIGKILL, power loss: nothing runs any more", "init_on_free=1"),
+    ("what a program copies out of a window", "pass spans, not arrays"),
+    ("_exit, exec, SIGKILL, power loss: no code runs", "init_on_free=1"),
     (
       "hibernation, snapshots and migration of virtual machines",
-      "none of them; vaults for what is idle"
+      "avoid them; vaults for idle secrets"
     ),
     (
       "debuggers, process_vm_readv, /proc/PID/mem, ptrace",
       "not dumpable; ptrace_scope; memfd_secret"
     ),
-    ("io_uring buffers that were registered in a window", "none of secrets"),
+    ("io_uring buffers that were registered in a window", "never register secrets"),
     ("pipes, sockets, terminals: the kernel's buffers", "init_on_free=1"),
-    ("pages that other code gave back", "init_on_free=1"),
-    ("threads that run while a signal's wipe is under way", "short windows"),
-    ("code that executes WRPKRU", "load no code that is not trusted"),
+    ("pages freed by other code", "init_on_free=1"),
+    ("threads that run during a wipe on a signal", "short windows"),
+    ("code that executes WRPKRU", "load only trusted code"),
     ("userfaultfd", "vm.unprivileged_userfaultfd=0"),
   ]
 }
@@ -375,7 +375,7 @@ extension Host {
       lines.append("    \(fact.meaning)")
       if let fix = fact.fix { lines.append("    fix: \(fix)") }
     }
-    lines += ["", "Not erased, whatever the settings are (and what helps)"]
+    lines += ["", "Not erased, whatever the settings (and what helps)"]
     lines += table(Self.notErased.map { ["  " + $0.what, $0.helps] })
     return lines
   }

@@ -21,8 +21,8 @@ extension Inspector {
           snapshot.add(
             Problem(
               severity: .warning, kind: .openTooLong, arenaID: arena.id,
-              text: "\(arena.name): open for \(ms / 1000) s without a new window; what is open can "
-                + "be read by every bug of that thread"))
+              text: "\(arena.name): open for \(ms / 1000) s without a new window; any bug in "
+                + "that thread can read what is open"))
         }
       } else {
         open[arena.id] = (opens, now)

@@ -156,13 +156,13 @@ package final class Inspector {
     {
       // It may be in a container, whose root only a process with ptrace access may read.
       let root = Location(
-        path: "/proc/\(pid)/root", .denied, outcome: "may not be opened (permission denied)")
+        path: "/proc/\(pid)/root", .denied, outcome: "cannot be opened (permission denied)")
       throw .notPermitted(target, discovery.places + [root])
     }
     let named = namesakes.map {
       Location(
         path: $0.path, .searched,
-        outcome: "is of pid \($0.pid.map { "\($0)" } ?? "n/a"), which publishes as \(pid)")
+        outcome: "belongs to pid \($0.pid.map { "\($0)" } ?? "n/a"), which publishes as \(pid)")
     }
     throw .none(target, discovery.places + named)
   }
@@ -340,7 +340,7 @@ package final class Inspector {
       } else if reading.state != .corrupt {
         reading.state = .exited
         reading.endedInOrder = closed
-        reading.stateDetail = closed ? "after publishing ended in good order" : "without a word"
+        reading.stateDetail = closed ? "it had stopped publishing" : "it was still publishing"
         reading.probe = ProcessProbe.none
         reading.mapCount = nil
       }
@@ -354,14 +354,14 @@ package final class Inspector {
     guard reading.state == .live else { return }
     if let status = try? reader.file.status(), status.links == 0 {
       reading.state = .unlinked
-      reading.stateDetail = "somebody removed the page's file; the publisher still writes"
+      reading.stateDetail = "the page's file was removed; the publisher still writes to it"
       if replacement() != nil { reading.state = .replaced }
     } else if case .file(let path) = target,
       let now = try? InspectedFile.named(path).open().status(),
       let status = try? reader.file.status(), now.inode != status.inode, now.isRegular
     {
       reading.state = .replaced
-      reading.stateDetail = "another file has its name"
+      reading.stateDetail = "another file has taken its name"
     } else if reading.probe.isStopped {
       reading.state = .stopped
       reading.stateDetail = reading.probe.stopText

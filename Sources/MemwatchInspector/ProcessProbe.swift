@@ -99,12 +99,12 @@ package struct ProcessProbe: Equatable, Sendable {
 
   /// Why the process cannot be inspected; nil if it can.
   package func absence(of pid: Int32) -> String? {
-    if !exists { return "there is no process \(pid)" }
+    if !exists { return "process \(pid) does not exist" }
     if isKernelThread {
-      return "process \(pid) is a thread of the kernel, without memory of its own"
+      return "process \(pid) is a kernel thread and has no memory of its own"
     }
     if runState == .zombie {
-      return "process \(pid) has ended, and its parent has not taken its status yet (a zombie)"
+      return "process \(pid) has ended, but its parent has not reaped it (a zombie)"
     }
     return isGone ? "process \(pid) has ended" : nil
   }

@@ -22,7 +22,7 @@ extension Publisher {
     case .incompatible(let major, let minor):
       copy.state = .incompatible
       copy.stateDetail =
-        "the page is of version \(major).\(minor), memwatch reads \(StatsPageFormat.major)"
+        "the page has version \(major).\(minor); memwatch reads version \(StatsPageFormat.major)"
     case .file(let failure):
       copy.state = failure.isDenied ? .notPermitted : failure.isMissing ? .exited : .corrupt
       copy.stateDetail = SafeText("\(failure)").string

@@ -128,7 +128,7 @@ extension Snapshot {
       (copy.problems[index].fix, copy.problems[index].keep) = (nil, nil)
     }
     for index in copy.audit?.findings.indices ?? 0..<0 {
-      copy.audit?.findings[index].fix = "told of a live process only"
+      copy.audit?.findings[index].fix = "shown for live processes only"
     }
     return copy
   }

@@ -35,7 +35,7 @@ extension Snapshot {
       lines += postMortemLines(events: 3)
     } else if let last = events.last {
       let names = Dictionary(arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
-      lines.append("Events   \(count(eventCount)), the last: \(last.line(names))")
+      lines.append("Events   \(count(eventCount)), last: \(last.line(names))")
     }
     let more = findings == 0 ? "" : "\(counted(findings, "finding")), "
     lines.append("(--full: \(more)all arenas and vaults, every field)")
@@ -54,7 +54,7 @@ extension Snapshot {
     lines += unlistedLines + findingLines + postMortemLines
     if !vaults.isEmpty { lines += [""] + vaultLines }
     lines.append("")
-    lines.append("Every field (bytes, milliseconds, counts; n/a is not known)")
+    lines.append("Every field (bytes, milliseconds, counts; n/a: unknown)")
     for (path, value) in document.leaves { lines.append("\(path): \(value.plain)") }
     return lines.joined(separator: "\n") + "\n"
   }

@@ -12,11 +12,11 @@ extension Snapshot {
     if let worst = real.first { return "\(worst.word) 1/\(real.count)  \(worst.text)" }
     if arenas.isEmpty {
       return (arenasUnlisted ?? 0) > 0
-        ? "n/a: the arenas are not listed" : "no arenas yet: nothing is protected, nothing is wrong"
+        ? "n/a: the arenas are not listed" : "no arenas yet: nothing to protect"
     }
     let locked = arenas.count { $0.lockState == .locked }
     let off = arenas.count(where: \.isLockOff)
-    let without = off == 0 ? "" : ", \(off) asked for none"
+    let without = off == 0 ? "" : ", \(off) not requested"
     if isConfirmedGood {
       let count = counted(arenas.count, "arena")
       let what = locked == arenas.count ? "\(count) locked" : "\(locked) of \(count) locked"
@@ -79,10 +79,10 @@ extension Snapshot {
   package var kernelLine: String {
     var parts: [String] = []
     if process.state == .exec {
-      return "n/a: it runs another program; what is shown was \(lastSeenText(at: sampledAt) ?? "")"
+      return "n/a: it runs another program; values are as \(lastSeenText(at: sampledAt) ?? "")"
     }
     if process.state == .exited {
-      return "n/a: the process is gone; what is shown was \(lastSeenText(at: sampledAt) ?? "")"
+      return "n/a: the process is gone; values are as \(lastSeenText(at: sampledAt) ?? "")"
     }
     if let auditAge, audit?.scope == .arenas {
       parts.append("\(agreement) (\(auditAge) ago)")
@@ -118,8 +118,8 @@ extension Snapshot {
     let binds =
       switch memlock.binds {
       case .yes: "binds"
-      case .no: "does not bind"
-      case .unknown: "may bind: n/a"
+      case .no: "not enforced"
+      case .unknown: "enforced: n/a"
       }
     return "limit \(limit) (\(binds))"
   }
@@ -188,11 +188,11 @@ extension Snapshot {
   package var auditText: String {
     let pid = process.pidText
     var lines = ["\(process.name)  pid \(pid)  \(process.state.rawValue.uppercased())"]
-    guard let audit else { return lines[0] + "\nnot audited: there is no living process\n" }
+    guard let audit else { return lines[0] + "\nnot audited: the process is not running\n" }
     let regions = audit.regions.map { "\(grouped($0)) mappings" } ?? "no mappings"
     lines.append("\(auditCounts)  (\(regions) read in \(audit.durationMs) ms)")
     if let reason = audit.reason { lines.append(reason) }
-    lines.append("What the kernel shows of each arena's pages:")
+    lines.append("What the kernel shows for each arena's pages:")
     let answers = Dictionary(audit.answers.map { ($0.arenaID, $0) }) { first, _ in first }
     let unknown = KernelAnswer.columns.map { _ in "n/a" }
     let rows = arenas.map { arena in
@@ -202,11 +202,12 @@ extension Snapshot {
     lines += table([["ARENA", "VERDICT"] + KernelAnswer.columns] + rows)
     lines += unlistedLines
     if arenas.contains(where: { $0.gate?.isKey ?? false }) {
-      lines.append("(closed under a key gate is the page's claim: the kernel shows the tag alone)")
+      lines.append(
+        "(closed under a key gate is only a claim: the kernel shows the key, not the access)")
     }
     if arenas.contains(where: { $0.gate == .cipher }) {
       lines.append(
-        "(encrypted under a cipher gate is the page's claim: the audit reads no contents)")
+        "(encrypted under a cipher gate is only a claim: the audit reads no contents)")
     }
     lines += findingLines
     return lines.joined(separator: "\n") + "\n"
@@ -224,11 +225,11 @@ extension Snapshot {
     let isInOrder = process.endedInOrder ?? false
     switch process.wipe {
     case nil where isInOrder:
-      lines.append("  wiped    at exit, as far as it was an exit(3)")
+      lines.append("  wiped    at exit, if it was exit(3)")
     case nil:
       lines.append(
-        "  wiped    nothing says so: \(counted(Int(clamping: live), "secret")) (\(inUse)) "
-          + "may lie in freed pages")
+        "  wiped    unknown: \(counted(Int(clamping: live), "secret")) (\(inUse)) "
+          + "may remain in freed pages")
     default: lines.append("  wiped    \(process.wipeLine)")
     }
     let open = arenas.filter { ($0.openWindows ?? 0) > 0 }
@@ -237,7 +238,7 @@ extension Snapshot {
     let unlocked = arenas.filter(\.isNotFullyLocked).map(\.name.string)
     lines.append("  unlocked \(unlocked.isEmpty ? "none" : unlocked.joined(separator: ", "))")
     let names = Dictionary(arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
-    lines.append("  the last of \(counted(Int(clamping: eventCount ?? 0), "event"))")
+    lines.append("  last of \(counted(Int(clamping: eventCount ?? 0), "event"))")
     lines += events.suffix(most).map { "    " + $0.line(names) }
     return lines
   }
@@ -303,7 +304,7 @@ extension ProcessSnapshot {
   package var pidText: String {
     if let pid { return "\(pid)" }
     return state == .live
-      ? "n/a (\(publisherPid) in a pid namespace that cannot be seen from here)" : "n/a"
+      ? "n/a (\(publisherPid) in a pid namespace that is not visible here)" : "n/a"
   }
 
   /// Whether signals wipe secrets, or did.
@@ -312,11 +313,11 @@ extension ProcessSnapshot {
     switch wipe {
     case .known(.done): return "everything was wiped\(signal)"
     case .known(.left): return "everything was wiped\(signal), but windows stayed open for writing"
-    case .known(.begun): return "a wipe was begun\(signal), and its end is n/a"
+    case .known(.begun): return "a wipe began\(signal), its outcome is n/a"
     case let wipe?: return wipe.text
     case nil:
       return emergencyWipe.map {
-        $0 ? "signals that end the process wipe first" : "at exit alone: signals wipe nothing"
+        $0 ? "signals that end the process wipe memory first" : "at exit only: signals wipe nothing"
       } ?? "n/a"
     }
   }

@@ -118,11 +118,11 @@ extension Requirement.Mistake {
     let kind = Requirement.Kind(rawValue: String(text.prefix { $0 != "=" }))
     return switch self {
     case .unknown:
-      "\(text) is no requirement; there are: \(Requirement.forms.joined(separator: ", "))"
+      "unknown requirement \(text); valid requirements: \(Requirement.forms.joined(separator: ", "))"
     case .missing(let argument): "\(text) needs a value: \(kind?.form ?? "") (\(argument.format))"
     case .superfluous: "\(text): \(kind?.rawValue ?? "it") takes no value"
     case .notA(let argument, let value):
-      "\(text): \(SafeText(value)) is no \(argument.noun); it is \(argument.format)"
+      "\(text): \(SafeText(value)) is not \(argument.format)"
     }
   }
 }
@@ -218,7 +218,7 @@ extension Snapshot {
     case .arena: judge.named { _ in true }
     case .headroom:
       if memlock.binds == .no {
-        judge.whole(true, "the limit does not bind")
+        judge.whole(true, "the limit is not enforced")
       } else {
         judge.whole(
           memlock.headroom.map { $0.count >= requirement.amount },
@@ -263,7 +263,7 @@ extension Snapshot {
     }
 
     mutating func claim(_ holds: Bool?, _ text: String?) {
-      whole(holds, text ?? "the page does not tell")
+      whole(holds, text ?? "not published")
       outcome.isClaimed = holds == true
     }
 
@@ -283,8 +283,8 @@ extension Snapshot {
       guard !arenas.isEmpty else {
         outcome.isAbsent = true
         return snapshot.listsEveryArena
-          ? whole(false, "there is no arena \(wanted)")
-          : whole(nil, "no arena \(wanted) is listed, and not all are")
+          ? whole(false, "no arena \(wanted)")
+          : whole(nil, "arena \(wanted) is not listed, but not all arenas are")
       }
       judge(arenas, kinds, claim)
     }
@@ -301,7 +301,7 @@ extension Snapshot {
         if let finding {
           broken.append("\(name): \(finding.kernel)")
         } else if let holds = claim(arena) {
-          if !holds { broken.append("\(name) does not claim it") }
+          if !holds { broken.append("\(name): not claimed") }
           if snapshot.audit?.compared.contains(arena.id) != true { claimed += 1 }
         } else {
           unknown.append(name)
@@ -310,7 +310,7 @@ extension Snapshot {
       if kinds.contains(.notLocked),
         snapshot.problems.contains(where: { $0.kind == .lockedLessThanClaimed })
       {
-        broken.append("VmLck is less than what is claimed")
+        broken.append("VmLck is less than claimed")
       }
       let unlisted = !snapshot.listsEveryArena
       if !broken.isEmpty {

@@ -76,7 +76,7 @@ package struct Memlock: Equatable, Sendable, Codable {
   package var peakLockedByArenas: ByteCount = 0
 }
 
-/// The process' mappings against vm.max_map_count.
+/// The process's mappings against vm.max_map_count.
 package struct Maps: Equatable, Sendable, Codable {
   package var inUse: Int?
   package var limit: Int?

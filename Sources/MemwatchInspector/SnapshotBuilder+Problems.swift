@@ -10,9 +10,9 @@ extension SnapshotBuilder {
     if let tracer = probe.tracer, tracer != 0 {
       findings.append(
         Finding(
-          severity: .warning, kind: .debugger, claim: "nothing of this",
+          severity: .warning, kind: .debugger, claim: "nothing about this",
           kernel: "TracerPid \(tracer)",
-          cause: "a debugger or strace is attached", fix: "it can read every secret: end it",
+          cause: "a debugger or strace is attached", fix: "detach it: it can read every secret",
           pids: [tracer]))
     }
     if let locked = probe.lockedBytes.map({ ByteCount($0) }), locked > claimedLocked {
@@ -20,8 +20,8 @@ extension SnapshotBuilder {
         Finding(
           severity: .note, kind: .otherLocks, claim: "\(bytes(claimedLocked)) locked by arenas",
           kernel: "VmLck \(bytes(locked))",
-          cause: "\(bytes(locked - claimedLocked)) are locked by other code of the process",
-          fix: "they count against the same limit: raise it by as much",
+          cause: "\(bytes(locked - claimedLocked)) are locked by other code in the process",
+          fix: "it counts against the same limit: raise the limit by as much",
           affectedBytes: locked - claimedLocked))
     }
     return findings
@@ -38,14 +38,14 @@ extension SnapshotBuilder {
     case .live: break
     case .stopped: add(.warning, "\(name) is stopped\(detail)")
     case .midUpdate:
-      add(.problem, "\(name) stopped in mid-update: what it was writing cannot be read")
+      add(.problem, "\(name) stopped mid-update: the record it was writing cannot be read")
     case .detached: add(.problem, "\(name) is detached from its page\(detail)")
     case .unlinked: add(.warning, "the page of \(name) is unlinked\(detail)")
     case .exited: add(.problem, "\(name) exited\(detail); this is its last page")
-    case .exec: add(.problem, "\(name) is another program now\(detail); this is its last page")
+    case .exec: add(.problem, "\(name) now runs another program\(detail); this is its last page")
     case .replaced: add(.problem, "\(name) was replaced\(detail)")
     case .incompatible: add(.problem, "the page of \(name) is incompatible\(detail)")
-    case .notPermitted: add(.problem, "the page of \(name) may not be read\(detail)")
+    case .notPermitted: add(.problem, "the page of \(name) cannot be read\(detail)")
     case .corrupt: add(.problem, "the page of \(name) is corrupt\(detail)")
     }
     if let tracer = probe.tracer, tracer != 0 {
@@ -59,7 +59,7 @@ extension SnapshotBuilder {
       problems.append(
         Problem(
           severity: .note, kind: .incomplete,
-          text: "some records changed while they were read: they are shown as they were before"))
+          text: "some records changed while they were read: their previous values are shown"))
     }
     return problems
   }
@@ -69,11 +69,11 @@ extension SnapshotBuilder {
   private func deniedCalls(_ snapshot: Snapshot) -> [Problem] {
     let lost: [(call: SystemCall, what: String, filter: String)] = [
       (
-        .allocateKey, "arenas have no protection keys, and close for all threads or not at all",
+        .allocateKey, "arenas get no protection keys, and close for all threads or not at all",
         "@pkey"
       ),
       (.sealChunk, "arenas cannot be sealed", "mseal"),
-      (.mapSecretMemory, "no arena can have memory that the kernel cannot reach", "memfd_secret"),
+      (.mapSecretMemory, "arenas cannot use memory that the kernel cannot access", "memfd_secret"),
     ]
     return lost.compactMap { call, what, filter in
       let isDenied = snapshot.calls.contains {
@@ -83,9 +83,9 @@ extension SnapshotBuilder {
       return Problem(
         severity: .warning, kind: .callFailed,
         text:
-          "a filter of system calls denies \(call.function) to \(snapshot.process.name): \(what)",
+          "a system call filter denies \(call.function) to \(snapshot.process.name): \(what)",
         fix:
-          "SystemCallFilter=\(filter) in its unit (systemctl edit), or the same in its container's profile"
+          "SystemCallFilter=\(filter) in its unit (systemctl edit), or allow it in its container's profile"
       )
     }
   }
@@ -115,7 +115,7 @@ extension SnapshotBuilder {
             severity: isEmpty ? .warning : .problem, kind: .notLocked, arenaID: arena.id,
             text: "\(arena.name): \(missing) of \(bytes(arena.bytesMapped ?? 0)) not locked: "
               + (isEmpty
-                ? "holds no secret now; the next one can reach swap" : "can reach swap"),
+                ? "holds no secret now; the next one can be swapped out" : "can be swapped out"),
             fix: fix, keep: keep))
       } else if let headroom = memlock.room(snapshot.arenas),
         let next = arena.nextChunk(over: headroom)
@@ -136,7 +136,7 @@ extension SnapshotBuilder {
         problems.append(
           Problem(
             severity: .problem, kind: .corruption, arenaID: arena.id,
-            text: "\(arena.name): something wrote beside a secret, \(corruptions) times"))
+            text: "\(arena.name): something wrote past a secret, \(corruptions) times"))
       }
       if let failed = arena.failedOpens, failed > 0 {
         problems.append(

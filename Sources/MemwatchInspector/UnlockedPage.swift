@@ -6,7 +6,7 @@ import MemwatchSystem
 
 /// A page without a lock holder, whose process is still running.
 ///
-/// execve(2) replaces a process' mappings before it closes close-on-exec descriptors, which drops
+/// execve(2) replaces a process's mappings before it closes close-on-exec descriptors, which drops
 /// the record lock. So if the lock is free and the page is not mapped, another program runs; a
 /// program that only closed the descriptor still maps its page.
 struct UnlockedPage {

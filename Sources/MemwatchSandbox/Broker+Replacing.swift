@@ -31,7 +31,7 @@ extension Broker {
     let replaced = try replacedFile()
     let temporary = temporary(replaced.name)
     let directory = try directory()
-    // The name contains this process' id, so an existing file is left over from an earlier process.
+    // The name contains this process's id, so an existing file is left over from an earlier process.
     Files.remove(temporary, in: directory)
     replaced.hasTemporaryFile = false
     let file = try OpenFile(creating: temporary, in: directory)

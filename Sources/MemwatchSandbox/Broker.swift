@@ -187,7 +187,7 @@ package struct Broker: ~Copyable {
       return try OpenFile(
         holding: TextFields.encode(
           files.search(inContainers: request.first == 0).flatMap(\.fields)),
-        path: "the places of pages")
+        path: "page directories")
     case .create: return try create(request)
     case .replace: return try beginReplacing()
     case .finish, .other: throw invalid

@@ -119,7 +119,7 @@ package final class BrokerClient: FileOpening {
   }
 
   package func read(_ file: InspectedFile, limit: Int) -> [UInt8]? {
-    let isStanding =
+    let staysOpen =
       switch file {
       case .mapLimit, .process(.stat, _), .process(.status, _), .process(.limits, _),
         .process(.cgroup, _):
@@ -135,7 +135,7 @@ package final class BrokerClient: FileOpening {
     {
       return known.bytes
     }
-    if isStanding, let cachedFiles = state.withLock({ $0.cachedFiles[file] }),
+    if staysOpen, let cachedFiles = state.withLock({ $0.cachedFiles[file] }),
       let bytes = try? cachedFiles.file.readAll(limit: limit), !bytes.isEmpty
     {
       return bytes
@@ -144,7 +144,7 @@ package final class BrokerClient: FileOpening {
       state.withLock { _ = $0.cachedFiles.removeValue(forKey: file) }
       return nil
     }
-    if isStanding {
+    if staysOpen {
       let cachedFiles = CachedFile(opened)
       state.withLock {
         if $0.cachedFiles.count >= mostCachedFiles {
@@ -164,7 +164,7 @@ package final class BrokerClient: FileOpening {
 
   package func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation] {
     let request = BrokerRequest(.search, inContainers ? 0 : 1)
-    let answer = try takeFile(request, for: "the places of pages")
+    let answer = try takeFile(request, for: "page directories")
     let places = StatsPageLocation.all(TextFields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
       for place in places {

@@ -57,7 +57,7 @@ package struct Confinement: Equatable, Sendable {
       case .capabilities: try Privileges.keepCapabilities(0)
       case .privileges: try Privileges.refuseNewPrivileges()
       case .landlock: return " \(try Privileges.restrictFiles())"
-      case .seccomp: try SystemCallFilter.load()
+      case .seccomp: try SeccompFilter.load()
       }
       return ""
     }
@@ -66,7 +66,7 @@ package struct Confinement: Equatable, Sendable {
 
 /// The allow-list of system calls. Other calls fail with EPERM; calls of another architecture end
 /// the process.
-private enum SystemCallFilter {
+private enum SeccompFilter {
   /// Allowed with any arguments. `newfstatat` takes a path and reveals whether it exists; Landlock
   /// does not prevent that either.
   static let always = [

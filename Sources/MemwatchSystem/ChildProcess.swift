@@ -15,8 +15,8 @@ package final class ChildProcess {
   ///
   /// - Parameters:
   ///   - arguments: the program (searched in PATH) and its arguments.
-  ///   - environment: variables added to this process' own.
-  ///   - log: receives its output; its input is then /dev/null. nil: it shares this process'
+  ///   - environment: variables added to this process's own.
+  ///   - log: receives its output; its input is then /dev/null. nil: it shares this process's
   ///     streams.
   package static func start(
     _ arguments: [String], environment: [String: String], log: borrowing OpenFile?

@@ -91,7 +91,7 @@ package struct SignalWatch: ~Copyable {
       if number == 0 { return ending }
       // SIGCHLD and SIGTSTP do not end a process.
       if number != 17, number != 20, sender != child.pid { ending = number }
-      // This process' own CPU limit (SIGXCPU) ends both, like a signal from outside.
+      // This process's own CPU limit (SIGXCPU) ends both, like a signal from outside.
       if number != 17, isFromProcess || number == 24, sender != child.pid { child.signal(number) }
     }
   }

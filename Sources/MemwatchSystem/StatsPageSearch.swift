@@ -73,7 +73,7 @@ package struct StatsPageSearch: Sendable {
         look("/run/user/\(name)/enclave", &self)
       }
     }
-    return inContainers ? places + lookIntoContainers() : places
+    return inContainers ? places + searchContainers() : places
   }
 
   /// The names in a directory. If it could not be read, adds it to `places`.
@@ -113,7 +113,7 @@ package struct StatsPageSearch: Sendable {
 
   /// Searches the mount namespaces of other processes. What root may not look into is a failed
   /// location: a page may lie there. (Another user may look into few processes, and expects no more.)
-  private mutating func lookIntoContainers() -> [StatsPageLocation] {
+  private mutating func searchContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
     var places: [StatsPageLocation] = []
     // Namespaces and users that a directory was found of.

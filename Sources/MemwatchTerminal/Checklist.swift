@@ -51,7 +51,7 @@ extension Model {
     case .character(" "):
       // At least one column must stay.
       guard !list.items[list.selected].isOn || list.chosen.count > 1 else {
-        say("one column has to stay")
+        say("at least one column must stay")
         return []
       }
       list.items[list.selected].isOn.toggle()
@@ -59,13 +59,13 @@ extension Model {
     case .character("r"):
       columnChoices[listID] = nil
       checklist = nil
-      say("columns as the room allows")
+      say("columns chosen by the available width")
       return []
     case .enter, .escape, .backspace, .left, .character("q"), .character("h"), .character(">"):
       checklist = nil
       return []
     case .interrupt, .character("Q"): return quit()
-    case .paste: say("pasted text was ignored: it would have run as keys")
+    case .paste: say("pasted text ignored: it would have acted as keys")
     default:
       if !key.name.isEmpty { say("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends") }
     }

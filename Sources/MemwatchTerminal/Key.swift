@@ -84,12 +84,12 @@ package struct Binding: Sendable {
   }
 
   package static let all: [Binding] = [
-    Binding([.character("j"), .down, control("N")], .down, "one line down", "move"),
-    Binding([.character("k"), .up, control("P")], .up, "one line up"),
-    Binding([.pageDown, .character(" "), control("F"), control("D")], .pageDown, "a page down"),
-    Binding([.pageUp, .character("b"), control("B"), control("U")], .pageUp, "a page up"),
-    Binding([.character("g"), .home], .top, "to the first line"),
-    Binding([.character("G"), .end], .bottom, "to the last line"),
+    Binding([.character("j"), .down, control("N")], .down, "next line", "move"),
+    Binding([.character("k"), .up, control("P")], .up, "previous line"),
+    Binding([.pageDown, .character(" "), control("F"), control("D")], .pageDown, "next page"),
+    Binding([.pageUp, .character("b"), control("B"), control("U")], .pageUp, "previous page"),
+    Binding([.character("g"), .home], .top, "first line"),
+    Binding([.character("G"), .end], .bottom, "last line"),
     Binding(
       [.enter, .right, .character("l")], .enter,
       "open: an arena's labels, a label's secrets, a chunk's pages, an event's arena; attach"),
@@ -103,7 +103,7 @@ package struct Binding: Sendable {
     Binding([.character("3")], .map, "map: the selected arena's chunks and pages"),
     Binding([.character("4")], .events, "events"),
     Binding([.character("5")], .findings, "audit: where the kernel disagrees"),
-    Binding([.character("6")], .host, "host: this machine's settings that matter to secrets"),
+    Binding([.character("6")], .host, "host: settings of this machine that affect secrets"),
     Binding([.character("7")], .vaults, "vaults: what is encrypted at rest"),
     Binding([.character("8")], .processes, "processes that publish"),
     Binding([.character("9")], .history, "history: locks, opens and failures over time"),
@@ -114,28 +114,29 @@ package struct Binding: Sendable {
     Binding([.character("]")], .nextProblem, "next problem, also during a search"),
     Binding([.character("[")], .previousProblem, "previous problem"),
     Binding(
-      [.character("f"), .character("&")], .filter, "show only names that hold a text", "filter"),
+      [.character("f"), .character("&")], .filter, "show only names that contain a text", "filter"),
     Binding([.character("s")], .sort, "sort by the next column", "sort"),
     Binding([.character("I")], .invert, "invert the order"),
     Binding([.character(">")], .columns, "choose columns and their order; s saves them"),
     Binding(
-      [.character("m")], .mark, "count changes from now on; by default over five minutes", "since"),
+      [.character("m")], .mark, "count changes from now on (default: the last five minutes)",
+      "since"),
     Binding(
-      [.character("y")], .copyFix, "send the fix to the terminal's clipboard (OSC 52)", "copy fix"),
+      [.character("y")], .copyFix, "copy the fix to the terminal's clipboard (OSC 52)", "copy fix"),
     Binding([.character("p"), .character("Z")], .pause, "pause or resume", "pause"),
-    Binding([.character("r")], .refresh, "read now"),
+    Binding([.character("r")], .refresh, "take a sample now"),
     Binding([.character("A")], .audit, "audit now: compare claims with the kernel"),
     Binding([.character("a")], .acknowledge, "acknowledge alerts that are over"),
     Binding(
       [.character(".")], .stepForward, "next sample; after the newest, live again", "time"),
     Binding([.character(",")], .stepBack, "previous sample, of the last hour or of a record"),
     Binding([.character("t")], .goToTime, "go to a time: 14:02, -5m, +30s, live"),
-    Binding([.character("+")], .slower, "read half as often"),
-    Binding([.character("-")], .faster, "read twice as often"),
+    Binding([.character("+")], .slower, "sample half as often"),
+    Binding([.character("-")], .faster, "sample twice as often"),
     Binding([.character("w")], .write, "write everything to a new file", "write"),
     Binding(
       [.character("W")], .writeView,
-      "write what this view shows, filtered and sorted, to a new file"),
+      "write this view, as filtered and sorted, to a new file"),
     Binding(
       [.character("R")], .record, "start or stop recording to a new file, for memwatch replay"),
     Binding([.character("?"), .help], .help, "this help", "help"),

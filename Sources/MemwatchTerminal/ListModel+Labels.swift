@@ -20,7 +20,7 @@ extension Model {
     .init(title: "ALLOCATED", width: 10, isNumber: true, dropsAt: 1, isWide: true),
     .init(title: "FREED", width: 10, isNumber: true, dropsAt: 1, isWide: true),
     .init(title: "LAST OPENED", width: 11, isNumber: true, dropsAt: 1, isWide: true),
-    .init(title: "ORIGIN", width: 10, dropsAt: 1, isWide: true, takesRest: true),
+    .init(title: "ORIGIN", width: 10, dropsAt: 1, isWide: true, fillsWidth: true),
   ]
 
   func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
@@ -162,7 +162,7 @@ extension Model {
       ], isMarked: isLeak || isHeld,
       role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
     let origin =
-      label.isGiven ? "label given by the program" : "the place that allocated it"
+      label.isGiven ? "label given by the program" : "the call site that allocated it"
     let last = label.lastOpenedAt.map { ", last \(clock($0))" } ?? ""
     row.details = [
       ("Where", "\(label.label): \(origin)"),

@@ -13,7 +13,7 @@ package struct ListModel: Sendable {
     /// Shown only on wide screens, unless it was chosen.
     package var isWide = false
     /// Takes the width that the other columns leave.
-    package var takesRest = false
+    package var fillsWidth = false
     /// The width from which `isWide` columns are shown.
     package static let wideFrom = 140
   }
@@ -156,7 +156,7 @@ extension Model {
     listing.total = listing.rows.count
     if !filter.isEmpty {
       listing.rows.filter(filter)
-      listing.empty = "nothing here holds \"\(filter)\""
+      listing.empty = "nothing here contains \"\(filter)\""
     }
     if let column = sorting, listing.columns.indices.contains(column) {
       listing.rows.sort(by: column)
@@ -248,7 +248,7 @@ extension Model {
         .init(title: "LAST OPENED", width: 19, isNumber: true, dropsAt: 1, isWide: true),
       ], rows: rows,
       empty: isRecorded
-        ? "a record holds secrets by label, not one by one" : "no secret of this label is listed",
+        ? "a record lists secrets by label, not one by one" : "no secret of this label is listed",
       unlisted: isRecorded ? nil : arena.unlistedSecrets.unlistedText("secret", "only counted"))
   }
 
@@ -281,7 +281,7 @@ extension Model {
         .init(title: "ANSWER", width: 8, dropsAt: 3),
         .init(title: "BYTES", width: 9, isNumber: true, dropsAt: 1),
         .init(title: "AGO", width: 7, isNumber: true, dropsAt: 1, isWide: true),
-        .init(title: "WHAT", width: 30, dropsAt: 1, isWide: true, takesRest: true),
+        .init(title: "WHAT", width: 30, dropsAt: 1, isWide: true, fillsWidth: true),
       ], rows: .init(rows), empty: "no events",
       unlisted: total > UInt64(rows.count)
         ? "\(grouped(total - UInt64(rows.count))) earlier, no longer kept" : nil)

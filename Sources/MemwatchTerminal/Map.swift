@@ -88,7 +88,7 @@ private struct MapRow {
     let range =
       count == pageCount
       ? counted(pageCount, "page") : "pages \(first)-\(first + count - 1) of \(grouped(pageCount))"
-    guard let pages else { return "\(range); what lies in them was not recorded" }
+    guard let pages else { return "\(range); their use was not recorded" }
     let counts = PageCounts(pages)
     let parts = [
       counts.holding == 0
@@ -103,13 +103,15 @@ private struct MapRow {
   var slots: String {
     guard let pages else { return "n/a" }
     if pages.first?.use == .whole { return "none: the chunk belongs to one secret" }
-    var rooms: [UInt64: (live: UInt64, slots: UInt64)] = [:]
+    var slotCounts: [UInt64: (live: UInt64, slots: UInt64)] = [:]
     for page in pages {
       guard let payload = page.payload, let slots = page.slots else { continue }
-      let room = rooms[payload] ?? (0, 0)
-      rooms[payload] = (saturatingSum([room.live, page.live]), saturatingSum([room.slots, slots]))
+      let counts = slotCounts[payload] ?? (0, 0)
+      slotCounts[payload] = (
+        saturatingSum([counts.live, page.live]), saturatingSum([counts.slots, slots])
+      )
     }
-    let texts = rooms.sorted { $0.key < $1.key }.map {
+    let texts = slotCounts.sorted { $0.key < $1.key }.map {
       "\(bytes($0.key)): \(grouped($0.value.live)) of \(grouped($0.value.slots)) live"
     }
     return texts.isEmpty ? "none yet" : texts.joined(separator: "; ")
@@ -129,8 +131,8 @@ extension Model {
 
   /// The map of an arena, or the pages of one of its rows.
   func map(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
-    let stretches = MapRow.all(of: arena)
-    if let chunkOfMap, let open = stretches.first(where: { $0.id == chunkOfMap }),
+    let mapRows = MapRow.all(of: arena)
+    if let chunkOfMap, let open = mapRows.first(where: { $0.id == chunkOfMap }),
       let pages = open.pages
     {
       return list(pages, of: open, arena)
@@ -148,30 +150,30 @@ extension Model {
       + (arena.openWindows.map { counted(Int(clamping: $0), "window") } ?? "n/a")
       + ((arena.stuckOpenPages ?? 0) > 0
         ? ", \(grouped(arena.stuckOpenPages!)) pages stay open" : "")
-    let rows = stretches.map { stretch in
-      let chunk = stretch.chunk
-      let isBad = chunk.isUnlocked || (stretch.pages ?? []).contains(where: \.isStuck)
+    let rows = mapRows.map { mapRow in
+      let chunk = mapRow.chunk
+      let isBad = chunk.isUnlocked || (mapRow.pages ?? []).contains(where: \.isStuck)
       var row = ListModel.Row(
-        id: stretch.id,
+        id: mapRow.id,
         cells: [
-          .init(stretch.letters(Letter(chunk, isSealed: isSealed)), Double(stretch.count)),
-          .init(stretch.live.map { grouped($0) } ?? "n/a", stretch.live.map { Double($0) }),
+          .init(mapRow.letters(Letter(chunk, isSealed: isSealed)), Double(mapRow.count)),
+          .init(mapRow.live.map { grouped($0) } ?? "n/a", mapRow.live.map { Double($0) }),
           .init(
-            stretch.address.map { "0x" + String($0, radix: 16) } ?? "not published",
-            stretch.address.map { Double($0) }),
+            mapRow.address.map { "0x" + String($0, radix: 16) } ?? "not published",
+            mapRow.address.map { Double($0) }),
           .init(
-            chunk.dataBytes == nil ? "n/a" : bytes(UInt64(stretch.count) * pageByteCount),
-            Double(stretch.count)),
+            chunk.dataBytes == nil ? "n/a" : bytes(UInt64(mapRow.count) * pageByteCount),
+            Double(mapRow.count)),
           .init(chunk.lockState.text), .init(chunk.kind.text),
           .init(
             chunk.guardBytes.map { bytes($0) } ?? "n/a", chunk.guardBytes.map { Double($0) }),
-          .init(stretch.slots), .init(stretch.summary),
+          .init(mapRow.slots), .init(mapRow.summary),
         ], isMarked: isBad, role: isBad ? .bad : .normal)
       row.details = [
-        ("Letters", "O open now  L locked  S sealed  U unlocked  N not asked for  G guard"),
-        ("", "small: no secret lives in that page" + (stretch.pages == nil ? ": not known" : "")),
-        ("Here", stretch.summary),
-        ("Slots", stretch.slots),
+        ("Letters", "O open now  L locked  S sealed  U unlocked  N not requested  G guard"),
+        ("", "lower case: no live secret in that page" + (mapRow.pages == nil ? " (unknown)" : "")),
+        ("Here", mapRow.summary),
+        ("Slots", mapRow.slots),
         ("Lock", chunk.lockState.text + (chunk.errno.map { ": \(errnoName($0))" } ?? "")),
         ("Open", "\(open) (all chunks)"),
         ("Kernel", kernel),
@@ -191,17 +193,17 @@ extension Model {
         .init(title: "LOCK", width: 8), .init(title: "KIND", width: 8, dropsAt: 1),
         .init(title: "GUARDS", width: 8, isNumber: true, dropsAt: 1, isWide: true),
         .init(title: "SLOTS", width: 28, dropsAt: 1, isWide: true),
-        .init(title: "CONTENTS", width: 30, dropsAt: 1, isWide: true, takesRest: true),
+        .init(title: "CONTENTS", width: 30, dropsAt: 1, isWide: true, fillsWidth: true),
       ], rows: .init(rows), empty: "nothing is mapped yet",
       unlisted: Optional(unlisted).unlistedText("chunk", "only counted"))
   }
 
   /// One row for each group of pages that are opened together.
   private func list(
-    _ all: [PagesSnapshot], of stretch: MapRow, _ arena: ArenaSnapshot
+    _ all: [PagesSnapshot], of mapRow: MapRow, _ arena: ArenaSnapshot
   ) -> ListModel {
     let isFixed = arena.isFrozen
-    let letter = Letter(stretch.chunk, isSealed: arena.isSealed)
+    let letter = Letter(mapRow.chunk, isSealed: arena.isSealed)
     let rows = all.map { pages in
       let last = pages.first + pages.count - 1
       let range = pages.count == 1 ? "page \(pages.first)" : "pages \(pages.first)-\(last)"
@@ -214,7 +216,7 @@ extension Model {
         case .odd: "?"
         }
       let free = pages.slots.map { $0 > pages.live ? $0 - pages.live : 0 }
-      let address = stretch.chunk.address.map { $0 &+ UInt64(pages.first) &* pageByteCount }
+      let address = mapRow.chunk.address.map { $0 &+ UInt64(pages.first) &* pageByteCount }
       var row = ListModel.Row(
         id: "page \(pages.first)",
         cells: [
@@ -237,25 +239,25 @@ extension Model {
         (
           "Open",
           pages.isStuck
-            ? "could not be closed again: mprotect failed; every thread can reach it"
+            ? "could not be closed again: mprotect failed; every thread can access it"
             : pages.isOpen
-              ? "a window lies here"
-                + (arena.gate == .pages ? ": every thread can reach these pages meanwhile" : "")
+              ? "a window is open here"
+                + (arena.gate == .pages ? ": every thread can access these pages meanwhile" : "")
               : "no window"
         ),
         (
           "Free",
           isFixed && (free ?? 0) > 0
-            ? "slots of a frozen arena are not used again"
+            ? "slots of a frozen arena are not reused"
             : "free slots are zero, each with its canary in place"
         ),
-        ("", "Which secret lies in which page is not published; nor is anything of its contents."),
+        ("", "Which page holds which secret is not published; neither are contents."),
       ]
       return row
     }
     return ListModel(
       title: "arenas > \(arena.name) > map > pages",
-      note: "\(stretch.chunk.kind.text) chunk, \(counted(stretch.pageCount, "page"))",
+      note: "\(mapRow.chunk.kind.text) chunk, \(counted(mapRow.pageCount, "page"))",
       columns: [
         .init(title: "PAGES", width: 30), .init(title: "STATE", width: 8),
         .init(title: "LIVE", width: 5, isNumber: true),

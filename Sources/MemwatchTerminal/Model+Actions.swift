@@ -22,7 +22,7 @@ extension Model {
       return []
     }
     guard let action = Binding.action(for: key) else {
-      if !key.name.isEmpty { say("\(key.name): no such key here, ? help") }
+      if !key.name.isEmpty { say("\(key.name) does nothing here; ? for help") }
       return []
     }
     if snapshot == nil, action.needsProcess {
@@ -95,7 +95,7 @@ extension Model {
     case .nextView:
       let views = View.allCases.filter {
         $0 != .help && $0 != .detail && ($0 != .output || output != nil)
-          && (snapshot != nil || !$0.isOfAProcess)
+          && (snapshot != nil || !$0.showsProcess)
       }
       let at = views.firstIndex(of: view) ?? views.count - 1
       show(views[(at + 1) % views.count])
@@ -138,7 +138,7 @@ extension Model {
       } else if let listing {
         sort(listing)
       } else {
-        say("no list to sort here")
+        say("nothing to sort here")
       }
     case .columns: openChecklist()
     case .record:
@@ -151,18 +151,18 @@ extension Model {
         kind: .record, text: fileName(snapshot, now, "record"), question: "record to: ")
     case .invert:
       guard view == .arenas || listing != nil else {
-        say("no list to invert here")
+        say("nothing to invert here")
         break
       }
       if inverted.remove(listID) == nil { inverted.insert(listID) }
       arrange()
-      sayOrder(
+      showSortOrder(
         view == .arenas
           ? isSorted ? sort.rawValue : nil
           : sorting.flatMap { column in listing.map { $0.columns[column].title } })
     case .mark:
       mark = snapshot
-      say("marked: each view tells what changed since; m marks anew")
+      say("marked: every view shows what changed since; m marks again")
     case .copyFix: return copyFix()
     case .pause:
       isPaused.toggle()
@@ -175,7 +175,7 @@ extension Model {
       let over = alerts.count { $0.isOver }
       alerts.removeAll { $0.isOver }
       acknowledgedAt = snapshot?.sampledAt ?? 0
-      say("\(counted(over, "alert")) acknowledged; \(alerts.count) go on")
+      say("\(counted(over, "alert")) acknowledged; \(alerts.count) still active")
     case .stepForward, .stepBack:
       let step = action == .stepForward ? 1 : -1
       guard replay != nil else {
@@ -283,7 +283,7 @@ extension Model {
   /// The terminal never confirms, so the message says "sent".
   private mutating func copyFix() -> [Effect] {
     guard let fix = fixToCopy else {
-      say("nothing to copy: there is no fix to type here")
+      say("nothing to copy: there is no fix here")
       return []
     }
     say("sent to the terminal's clipboard: \(fix)")
@@ -310,14 +310,14 @@ extension Model {
       }
       (sort, isSorted) = (column, true)
       arrange()
-      sayOrder(title)
+      showSortOrder(title)
     } else if let listing, let place = listing.columns.firstIndex(where: { $0.title == title }) {
       if sorting == place {
         _ = perform(.invert, now: 0)
         return
       }
       sortings[listID] = place
-      sayOrder(title)
+      showSortOrder(title)
     }
   }
 
@@ -327,13 +327,13 @@ extension Model {
     let places = shown.compactMap { all.firstIndex(of: $0) }
     let next = sorting.map { places.firstIndex(of: $0).map { $0 + 1 } ?? places.count } ?? 0
     sortings[listID] = next < places.count ? places[next] : nil
-    sayOrder(sorting.map { all[$0] })
+    showSortOrder(sorting.map { all[$0] })
   }
 
   mutating func show(_ new: View) {
     view = new
     if new == .events { seenEvents = snapshot?.eventCount }
-    (scroll, foundLine) = (0, nil)
+    (scroll, matchingLine) = (0, nil)
     if new == .output, let output { scroll = max(0, output.count - pageRows) }
   }
 
@@ -352,7 +352,7 @@ extension Model {
       selectedItem[view] = rows[row].id
     case .history: moveHistory(distance)
     case .findings, .host, .vaults, .output, .help, .detail:
-      foundLine = nil
+      matchingLine = nil
       scroll = min(max(0, scroll + distance), max(0, lines.count - pageRows))
     }
   }
@@ -363,7 +363,7 @@ extension Model {
       let event = snapshot?.events.first(where: { "\($0.serial)" == row.id })
     else { return }
     guard let arena = event.arenaID, snapshot?.arenas.contains(where: { $0.id == arena }) == true
-    else { return say("that event is of no arena that is there") }
+    else { return say("the arena of that event is gone") }
     filters[.arenas] = nil
     arrange()
     selectedArena = arena

@@ -85,11 +85,11 @@ extension Model {
     isSorted = next < columns.count
     if isSorted { sort = columns[next] }
     arrange()
-    sayOrder(isSorted ? sort.rawValue : nil)
+    showSortOrder(isSorted ? sort.rawValue : nil)
   }
 
-  mutating func sayOrder(_ column: String?) {
-    let order = column.map { "sorted by \($0)" } ?? "in their order, as published"
+  mutating func showSortOrder(_ column: String?) {
+    let order = column.map { "sorted by \($0)" } ?? "in published order"
     say(order + (isInverted ? ", inverted" : ""))
   }
 

@@ -50,7 +50,7 @@ extension Model {
         text: "\(arena.protectionState.text), \(count(arena.openWindows)) windows now   opened "
           + "\(count(arena.opens)), for writing \(count(arena.opensForWriting))   pages that stay "
           + "open \(count(arena.stuckOpenPages))"
-          + (arena.isOpenByDesign ? "   by design: its program alone closes it" : "")),
+          + (arena.isOpenByDesign ? "   by design: only its program closes it" : "")),
       Detail(
         title: "Failed",
         text: "allocations \(count(arena.failedAllocations))   locks \(count(arena.failedLocks))   "
@@ -71,8 +71,8 @@ extension Model {
       lines.append(
         Detail(
           title: "Why",
-          text: "\(lock.failedCall?.text ?? "a call") answered \(name)\(at): "
-            + "\(size(lock.bytesInUseThen)) of \(size(lock.limitThen)) was in use; "
+          text: "\(lock.failedCall?.text ?? "a call") failed with \(name)\(at): "
+            + "\(size(lock.bytesInUseThen)) of \(size(lock.limitThen)) in use; "
             + "\(size(lock.bytesMissing)) missing now", role: .bad))
     }
     for problem in snapshot.problems where problem.arenaID == arena.id {
@@ -133,7 +133,7 @@ extension Model {
     guard let vault = snapshot.vaults.first(where: { $0.arenaID == arena.id }) else { return [] }
     let waiting =
       (vault.entriesOfOldEpoch ?? 0) == 0
-      ? "" : " (\(count(vault.entriesOfOldEpoch)) of the old key)"
+      ? "" : " (\(count(vault.entriesOfOldEpoch)) under the old key)"
     let streams =
       (vault.streams ?? 0) == 0
       ? "" : "   streams \(count(vault.streams)), \(size(vault.streamBytes))"
@@ -168,7 +168,7 @@ extension Model {
       Detail(
         title: "Since",
         text: "restarted \(ago) s ago, \(restart.fromPid.map { "\($0)" } ?? "?") -> "
-          + "\(restart.toPid.map { "\($0)" } ?? "?"); rates start anew")
+          + "\(restart.toPid.map { "\($0)" } ?? "?"); rates restart")
     ]
   }
 }

@@ -33,7 +33,7 @@ extension Model {
   /// Pasted text goes into a prompt as text; it never runs commands or ends the line.
   mutating func paste(_ text: String) {
     guard let prompt, prompt.kind != .leave else {
-      return say("pasted text was ignored: it would have run as keys")
+      return say("pasted text ignored: it would have acted as keys")
     }
     for character in text where character.columns > 0 { _ = type(.character(character)) }
   }
@@ -74,7 +74,7 @@ extension Model {
         if line.text.isEmpty { return [] }
         guard replay == nil else { return [.goTo(time: line.text)] }
         goTo(line.text)
-      case .search: if !search.isEmpty, match == nil { sayNoMatch() }
+      case .search: if !search.isEmpty, match == nil { showNoMatch() }
       case .leave: break
       }
       return []

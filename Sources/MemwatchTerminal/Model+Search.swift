@@ -26,7 +26,7 @@ extension Model {
     return switch view {
     case .arenas: selectedRow
     case .processes: publishers.firstIndex { $0.id == selectedProcess } ?? 0
-    default: foundLine ?? scroll
+    default: matchingLine ?? scroll
     }
   }
 
@@ -39,7 +39,7 @@ extension Model {
     case .arenas: selectedArena = arenas[index].id
     case .processes: selectedProcess = publishers[index].id
     default:
-      foundLine = index
+      matchingLine = index
       scroll = min(max(0, index - 1), max(0, lines.count - pageRows))
     }
   }
@@ -63,10 +63,10 @@ extension Model {
   /// Goes to the next match, or to the next problem if there is no search.
   mutating func goToMatch(_ step: Int) {
     if search.isEmpty { return goToProblem(step) }
-    if !find(step: step, includingThis: false) { sayNoMatch() }
+    if !find(step: step, includingThis: false) { showNoMatch() }
   }
 
-  mutating func sayNoMatch() { say("no match for \"\(search)\"") }
+  mutating func showNoMatch() { say("no match for \"\(search)\"") }
 
   /// The number of the selected match (nil: the selection is not on a match) and the number of
   /// matches; nil: no match.
@@ -140,13 +140,13 @@ extension Model {
 
   mutating func clearSearch() {
     search = ""
-    foundLine = nil
+    matchingLine = nil
     setFilter("")
   }
 
   mutating func setFilter(_ text: String) {
     filters[view] = text.isEmpty ? nil : text
-    (scroll, foundLine) = (0, nil)
+    (scroll, matchingLine) = (0, nil)
     arrange()
   }
 }

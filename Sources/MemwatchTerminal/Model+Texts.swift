@@ -45,7 +45,7 @@ extension Model {
   var findingLines: [String] {
     guard let snapshot else { return [] }
     if snapshot.process.state == .exited { return Array(snapshot.postMortemLines.dropFirst()) }
-    guard let audit = snapshot.audit else { return ["not audited yet: A audits now"] }
+    guard let audit = snapshot.audit else { return ["not audited yet: press A to audit"] }
     let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
     let found = snapshot.findingLines.dropFirst(2)
     return [summary] + (audit.reason.map { [$0] } ?? []) + [""]
@@ -59,15 +59,15 @@ extension Model {
     return table(rows) + [
       "^Z  suspend", "",
       "STATE   ok, PROBLEM, DIFFERS (the kernel disagrees), a warning's reason, n/a (unknown);",
-      "        gone, stopped, detached: the process is, and its row is as last seen",
+      "        gone, stopped, detached: the process's state; its rows are as last seen",
       "LOCK    locked, partial, unlocked, off (not requested)",
       "PROT    closed, read, r-w: the most open state of any thread now",
       "        encrypted: closed by a cipher, which the kernel cannot confirm",
       "SEAL    open, frozen (read until destroyed), sealed (mapping fixed until exit)",
       "GATE    key N, pages (mprotect), cipher, none",
       "",
-      "memwatch changes nothing in the process that it watches, and shows no contents:",
-      "it reads a page of counts and states, and /proc; never another process' memory.",
+      "memwatch changes nothing in the process that it watches and shows no contents:",
+      "it reads the stats page and /proc, and never another process's memory.",
     ]
   }
 }

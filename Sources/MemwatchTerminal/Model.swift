@@ -7,7 +7,7 @@ package enum View: String, Sendable, Equatable, CaseIterable {
   /// All details of the selected arena.
   case detail
 
-  var isOfAProcess: Bool { ![.host, .processes, .output, .help].contains(self) }
+  var showsProcess: Bool { ![.host, .processes, .output, .help].contains(self) }
 }
 
 /// A side effect that the model requests from the screen loop.
@@ -146,7 +146,7 @@ package struct Model: Sendable {
   /// The first visible line of a text view.
   package internal(set) var scroll = 0
   /// The matching line in a text view.
-  var foundLine: Int?
+  var matchingLine: Int?
   /// The columns chosen for a list, in order; nil: as many as fit.
   var columnChoices: [String: [String]] = [:]
   package var chosenColumns: [String]? { columnChoices[listID] }

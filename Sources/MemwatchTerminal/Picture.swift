@@ -128,8 +128,10 @@ extension Grid {
       (.selectedGood, "#ffffff"),
     ]
     let rules = looks.map { ".\($0.0){fill:\($0.1)}" }
-    let grounds = [".ground{fill:#ffffff}", ".selected-ground,.selectedGood-ground{fill:#32383f}"]
-    return "<style>@media (prefers-color-scheme: light){" + (rules + grounds).joined()
+    let backgrounds = [
+      ".ground{fill:#ffffff}", ".selected-ground,.selectedGood-ground{fill:#32383f}",
+    ]
+    return "<style>@media (prefers-color-scheme: light){" + (rules + backgrounds).joined()
       + "}</style>"
   }
 

@@ -93,7 +93,7 @@ extension Renderer {
     drawText(details.map(\.line), title: arena.name.string)
     let first = min(model.scroll, max(0, details.count - layout.pageRows))
     for index in 0..<max(0, min(layout.pageRows, details.count - first))
-    where first + index != model.foundLine {
+    where first + index != model.matchingLine {
       draw(details[first + index], row: top + 1 + index)
     }
   }
@@ -180,7 +180,7 @@ extension Renderer {
     if arenas.isEmpty {
       let text =
         model.filter.isEmpty
-        ? "no arenas" : "no arena's name holds \"\(displayable(model.filter))\""
+        ? "no arenas" : "no arena name contains \"\(displayable(model.filter))\""
       let note = rest.hasLine ? unlisted ?? text : text
       grid.put(note.fitted(width - 2), row: top + 1, column: 2, role: .faint)
       return

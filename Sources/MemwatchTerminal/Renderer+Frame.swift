@@ -208,7 +208,7 @@ extension Renderer {
   private var footer: [FooterItem] {
     let isHelp = model.view == .help
     var items = [
-      FooterItem(.character("?"), isHelp ? "help ends" : "help"),
+      FooterItem(.character("?"), isHelp ? "help off" : "help"),
       FooterItem(.character("q"), isTop ? "quit" : "back"),
     ]
     if model.replay != nil || model.view == .history || model.isPast {

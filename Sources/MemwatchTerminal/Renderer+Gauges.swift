@@ -17,8 +17,8 @@ extension Renderer {
     let room =
       switch memlock.binds {
       case .yes: "\(memlock.headroom.map { bytes($0) } ?? "n/a") free"
-      case .no: "does not bind"
-      case .unknown: "binds: n/a"
+      case .no: "not enforced"
+      case .unknown: "enforced: n/a"
       }
     let tail = "\(locked) of \(limit)   \(room)"
     let long = tail + (lockedChange ?? "   peak \(bytes(memlock.peakLockedByArenas))")

@@ -42,7 +42,7 @@ extension Renderer {
   ) {
     let moments = history.moments
     guard let span = Plot.span(of: moments) else {
-      grid.put("the second reading begins it".fitted(width), row: first, column: 0, role: .faint)
+      grid.put("starts with the second sample".fitted(width), row: first, column: 0, role: .faint)
       return
     }
     let lines = lines(isWhole: isWhole)

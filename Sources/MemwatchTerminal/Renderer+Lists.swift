@@ -40,7 +40,7 @@ extension Renderer {
     if let first = columns.first {
       columns[0].element.width = min(40, max(4, first.element.width + width - needed()))
     }
-    if let flexible = columns.lastIndex(where: \.element.takesRest) {
+    if let flexible = columns.lastIndex(where: \.element.fillsWidth) {
       columns[flexible].element.width += max(0, width - needed())
     }
     let selected = model.selectedRow(of: listing.rows)

@@ -8,20 +8,20 @@ extension Renderer {
       top, "processes that publish",
       ruleNote("\(model.publishers.count)", besideTitle: "processes that publish"))
     let top = top + 1
-    let hasNone = model.publishers.isEmpty && model.filter.isEmpty
-    let isHinting = (model.waiting != nil || hasNone) && height > top + 5
-    if isHinting {
+    let hasNoPublishers = model.publishers.isEmpty && model.filter.isEmpty
+    let showsHint = (model.waiting != nil || hasNoPublishers) && height > top + 5
+    if showsHint {
       let hint = "to publish: call StatsPublisher.start(), or run with ENCLAVE_STATS=1"
       grid.put(displayable(hint).fitted(width - 2), row: height - 2, column: 2, role: .faint)
     }
-    let rest = ListOverflow(count: model.publishers.count, rows: height - top - (isHinting ? 3 : 2))
+    let rest = ListOverflow(count: model.publishers.count, rows: height - top - (showsHint ? 3 : 2))
     layout.pageRows = max(1, rest.rows)
     let end = height - (isHinting ? 2 : 1)
     if model.publishers.isEmpty {
       var row = top
-      let none = model.filter.isEmpty ? "nobody publishes a stats page" : "no process matches"
+      let none = model.filter.isEmpty ? "no process publishes a stats page" : "no process matches"
       grid.put(none, row: row, column: 2, role: .strong)
-      let last = height - (isHinting ? 3 : 2)
+      let last = height - (showsHint ? 3 : 2)
       for (index, place) in model.places.enumerated() where row < last {
         row += 1
         if row == last, index + 1 < model.places.count {
@@ -31,7 +31,7 @@ extension Renderer {
           break
         }
         grid.put(
-          displayable("looked in \(place.path): \(place.outcome)").fitted(width - 2), row: row,
+          displayable("searched \(place.path): \(place.outcome)").fitted(width - 2), row: row,
           column: 2)
       }
       drawHost(from: row + 1, to: end)
@@ -61,7 +61,7 @@ extension Renderer {
       if let (length, role) = verdict(of: line) {
         grid.put(line.prefix(length), row: top + index, column: 0, role: role)
       }
-      if first + index == model.foundLine { grid.select(row: top + index) }
+      if first + index == model.matchingLine { grid.select(row: top + index) }
     }
   }
 

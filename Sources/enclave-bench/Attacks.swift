@@ -12,7 +12,7 @@ enum Attacks {
   static let names = [
     "overflow by 1 byte, of 32", "overflow by 1 byte, of 30", "read 1 byte behind 30",
     "overflow by a page", "read while idle", "use after free",
-    "read by another thread in a window", "read by a thread born in a window",
+    "read by another thread in a window", "read by a thread created in a window",
     "read in a forked child", "left in a core dump", "lock that fails", "maps used up",
     "discard of write-once pages", "shown in a crash report", "idle contents overwritten",
     "neighbour read during a window", "idle contents found in a core image",
@@ -189,7 +189,7 @@ enum Attacks {
         unsafe write(descriptors[1], &address, MemoryLayout<UInt>.size)
         pthread_join(thread, nil)
       }
-    case "read by a thread born in a window":
+    case "read by a thread created in a window":
       unsafe target.open(secret) { shown in
         nonisolated(unsafe) let shown = unsafe shown
         onAnotherThread { unsafe exit(spy(shown) ? silent : stopped) }

@@ -1,4 +1,4 @@
-// `memwatch audit`: a publisher's claims, or any process' mappings, against the kernel.
+// `memwatch audit`: a publisher's claims, or any process's mappings, against the kernel.
 
 import ArgumentParser
 import MemwatchInspector
@@ -6,19 +6,20 @@ import MemwatchInspector
 struct AuditCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "audit",
-    abstract: "Compares a publisher's claims with the kernel; or surveys any process.",
+    abstract: "Compares a publisher's claims with the kernel, or surveys any process.",
     discussion: """
-      Exits 6 where the kernel contradicts the page.
+      Exits with 6 if the kernel contradicts the page.
 
-      With a process id that publishes nothing: which of its mappings are locked, left out of core \
-      dumps, wiped on fork, sealed, key-tagged or secretmem, whose they look to be, and what they \
-      lack. Reading the mappings stalls the process for as long as the kernel takes to write them.
+      For a process that publishes nothing, it lists the mappings that are locked, left out of core \
+      dumps, wiped on fork, sealed, key-tagged or secretmem, with their likely owners and missing \
+      protections. Reading the mappings stalls the process for as long as the kernel takes to write \
+      them.
 
       \(Examples.text(of: "audit"))
       """)
 
   @OptionGroup var target: TargetOptions
-  @Flag(name: .long, help: "As JSON.")
+  @Flag(name: .long, help: "Print JSON.")
   var json = false
 
   var needs: Prerequisites { Prerequisites(named: target.named) }
@@ -54,7 +55,7 @@ struct AuditCommand: ConfinedCommand {
       case .denied:
         throw Failure(
           Exit.notPermitted,
-          "the mappings of process \(pid) may not be read: run memwatch as its user (where it is "
+          "cannot read the mappings of process \(pid): run memwatch as its user (if the process is "
             + "dumpable), as root, or with CAP_PERFMON")
       case .failed(let text): throw Failure(Exit.failure, text.string)
       }

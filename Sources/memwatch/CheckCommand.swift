@@ -7,15 +7,15 @@ struct Requirements: ParsableArguments {
   @Option(
     name: .customLong("require"),
     help: ArgumentHelp(
-      "What must hold, separated by commas: \(Requirement.forms.joined(separator: ", ")). "
-        + "Without it: \(Requirement.usual.map(\.text).joined(separator: ", ")).",
+      "Requirements, separated by commas: \(Requirement.forms.joined(separator: ", ")). "
+        + "Default: \(Requirement.usual.map(\.text).joined(separator: ", ")).",
       valueName: "list"))
   var lists: [String] = []
 
   @Option(
     name: .long,
     help: ArgumentHelp(
-      "Requirements from a file, one a line; # begins a comment.", valueName: "file"))
+      "Read requirements from a file, one per line; # starts a comment.", valueName: "file"))
   var policy: String?
 
   /// - Parameter adopting: children of an adopted program have its secrets on purpose.
@@ -23,14 +23,14 @@ struct Requirements: ParsableArguments {
     var texts = lists.flatMap { $0.split(separator: ",").map { String($0) } }
     if let policy {
       guard let lines = Console.lines(of: policy) else {
-        throw Failure(Exit.usage, "the policy \(SafeText(policy)) cannot be read")
+        throw Failure(Exit.usage, "cannot read the policy file \(SafeText(policy))")
       }
       for line in lines {
         let text = line.prefix { $0 != "#" }.trimmed
         if !text.isEmpty { texts.append(text) }
       }
       if texts.isEmpty {
-        throw Failure(Exit.usage, "the policy \(SafeText(policy)) requires nothing")
+        throw Failure(Exit.usage, "the policy file \(SafeText(policy)) contains no requirements")
       }
     }
     if texts.isEmpty {
@@ -58,14 +58,14 @@ extension StringProtocol {
 
 struct Check: ConfinedCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Checks requirements; exits 6 when one is broken, or cannot be known.",
+    abstract: "Checks requirements; exits with 6 if one is broken or cannot be checked.",
     discussion: """
-      A requirement that the page claims and the kernel cannot confirm says `(claimed)`.
+      A requirement that the page claims but the kernel cannot confirm is marked `(claimed)`.
       """)
 
   @OptionGroup var target: TargetOptions
   @OptionGroup var requirements: Requirements
-  @Flag(name: .long, help: "As JSON.")
+  @Flag(name: .long, help: "Print JSON.")
   var json = false
 
   var needs: Prerequisites {
@@ -133,7 +133,7 @@ struct Watchdog {
     guard let inspector = command.waitForPublisher(milliseconds: 10_000) else {
       let what =
         command.poll() == nil
-        ? "no publisher within 10 s" : "the command ended before it was seen to publish"
+        ? "no publisher within 10 s" : "the command ended before memwatch saw it publish"
       command.waitForEnd()
       Output.error("memwatch: \(what): nothing was checked")
       return Exit.checkFailed

@@ -10,7 +10,7 @@ enum ConfigurationFile {
   /// A message about errors in the file; nil: none.
   static let notice: String? = contents.errors.first.map {
     let others = contents.errors.count - 1
-    return "config file, \($0): not understood" + (others > 0 ? "; \(others) more" : "")
+    return "config file, \($0): invalid setting" + (others > 0 ? "; \(others) more" : "")
   }
 
   private static let path: String? = {

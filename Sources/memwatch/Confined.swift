@@ -63,8 +63,8 @@ struct Viewer {
     let (first, second) = settings.words
     switch client.ask(OtherRequest.saveSettings.rawValue | second << 8, first) {
     case 0: return nil
-    case let answer?: return "the config file: \(errnoName(Int32(clamping: answer)))"
-    case nil: return "the config file cannot be reached"
+    case let answer?: return "cannot save the config file: \(errnoName(Int32(clamping: answer)))"
+    case nil: return "cannot save the config file"
     }
   }
 
@@ -86,15 +86,15 @@ struct Viewer {
       },
       alertFailure: {
         switch hasAlertProgram ? client.ask(OtherRequest.alertFailure.rawValue) : 0 {
-        case 127: "there is no such program"
-        case 126: "the program may not be run"
+        case 127: "program not found"
+        case 126: "the program is not executable"
         case 125: "the program could not be started"
         default: nil
         }
       })
     if end.leaveRunning { _ = client.ask(OtherRequest.leave.rawValue) }
     if child == nil, let state = end.lastState, Exit.code(for: state) != 0 {
-      Output.error("memwatch: the publisher was \(state.rawValue) at the end")
+      Output.error("memwatch: the publisher was \(state.rawValue) when the screen ended")
       throw ExitCode(Exit.code(for: state))
     }
     return !end.publisherDidNotAppear
@@ -181,7 +181,7 @@ enum Confined {
         },
         grace: needs.screen == nil ? nil : 1000,
         tick: runner.map { runner in { runner.poll() } })
-    } catch { throw Failure(Exit.failure, "the sandbox: \(error.message)") }
+    } catch { throw Failure(Exit.failure, "sandbox: \(error.message)") }
     switch end {
     case .exited(let code): return End(code: code, leavesRunning: leaves)
     case .overdue(let signal):
@@ -199,18 +199,18 @@ enum Confined {
       if signal == 24 {  // SIGXCPU
         needs.command?.end()
         throw Failure(
-          Exit.failure, "RLIMIT_CPU (ulimit -t) or RLIMIT_RTTIME (ulimit -R) leaves no more time")
+          Exit.failure, "RLIMIT_CPU (ulimit -t) or RLIMIT_RTTIME (ulimit -R) is exhausted")
       }
       let ended = "the process that reads and draws ended by signal \(signal)"
       if signal == 9 {
         throw Failure(
           Exit.failure,
-          "\(ended): somebody killed it, memory ran out (see dmesg), or the hard RLIMIT_CPU was reached"
+          "\(ended): it was killed, memory ran out (see dmesg), or the hard RLIMIT_CPU was reached"
         )
       }
       if let limits = Console.memoryLimits {
         throw Failure(
-          Exit.failure, "\(ended); \(limits), which may be too little: raise it, or report this")
+          Exit.failure, "\(ended); \(limits), which may be too low: raise it, or report this")
       }
       throw Failure(Exit.failure, "\(ended); please report it")
     }

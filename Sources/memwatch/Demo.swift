@@ -6,12 +6,12 @@ import MemwatchTerminal
 
 struct Demo: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Starts a sample process, shows it, and ends it again.")
+    abstract: "Starts a sample process, shows it, and ends it on quit.")
 
   @OptionGroup var screen: ScreenFlags
-  @Option(name: .long, help: "The same seed gives the same run of the sample process.")
+  @Option(name: .long, help: "Seed of the sample process; the same seed gives the same run.")
   var seed: UInt64 = 1
-  @Flag(name: [.customShort("1"), .long], help: "A text summary, also on a terminal.")
+  @Flag(name: [.customShort("1"), .long], help: "Print a text summary, even on a terminal.")
   var once = false
 
   func run() throws {
@@ -23,7 +23,7 @@ struct Demo: ParsableCommand {
     guard let program = names.first(where: Console.isExecutable) else {
       throw Failure(
         Exit.failure,
-        "enclave-demo is neither in \(SafeText(directory)) nor in ../libexec/memwatch from there")
+        "enclave-demo not found in \(SafeText(directory)) or ../libexec/memwatch relative to it")
     }
     let session = try Session(
       [program, "--seed", "\(seed)"], publishing: false, underScreen: Screen.isPossible && !once,
@@ -35,28 +35,29 @@ struct Demo: ParsableCommand {
 
 struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Starts a command publishing, and shows it.",
+    abstract: "Starts a command that publishes, and shows it.",
     discussion: """
-      The command gets ENCLAVE_STATS=1. Under the screen its input is /dev/null, and its output \
-      goes to a log that is shown as a view and named at the end.
+      The command runs with ENCLAVE_STATS=1. With a screen, its input is /dev/null, and its output \
+      goes to a log file, which has a view of its own and is named at the end.
 
-      With --adopt a program that knows nothing of Enclave shows what its libraries keep in secure \
-      memory: libsodium's sodium_malloc, OpenSSL's secure heap (private keys lie in it) and \
-      libgcrypt's, from arenas named after them. It gets libenclave-adopt.so in LD_PRELOAD. The \
-      loader preloads nothing into programs that are static, set-user-ID or have file capabilities: \
-      then nothing is started. Its children have the arenas too, so --check without --require asks \
-      for no fork-safe.
+      With --adopt, a program that does not use Enclave shows what its libraries keep in secure \
+      memory: libsodium's sodium_malloc, OpenSSL's secure heap (which holds private keys) and \
+      libgcrypt's secure memory, each in an arena named after the library. libenclave-adopt.so is \
+      preloaded (LD_PRELOAD). The loader preloads nothing into programs that are static, set-user-ID \
+      or have file capabilities, so such programs are not started. Child processes inherit the \
+      arenas, so --check without --require does not require fork-safe.
       """)
 
   @OptionGroup var screen: ScreenFlags
   @OptionGroup var requirements: Requirements
   @Flag(
     name: .long,
-    help: "No screen: watch for the command's life, and exit 6 if a requirement was ever broken.")
+    help:
+      "No screen: check until the command ends, and exit with 6 if a requirement was ever broken.")
   var check = false
   @Flag(
     name: .long,
-    help: "Put its libraries' secure memory into arenas, without a change of the program.")
+    help: "Put the secure memory of its libraries into arenas, without changing the program.")
   var adopt = false
   @Argument(parsing: .postTerminator, help: "The command and its arguments, after --.")
   var command: [String] = []
@@ -132,7 +133,7 @@ struct Session {
     }
     if command.poll() == nil {
       if end.leavesRunning {
-        Output.error("memwatch: process \(command.pid) goes on")
+        Output.error("memwatch: process \(command.pid) keeps running")
         return
       }
       command.end()
@@ -153,21 +154,21 @@ struct Session {
         let wait = Screen.Wait(
           what: "process \(command.pid) to publish", find: command.publisher,
           canStillAppear: { command.mayPublish })
-        if try !viewer.show(.waiting(wait), auditing: true, child: child) { sayUnseen() }
+        if try !viewer.show(.waiting(wait), auditing: true, child: child) { reportNoPublisher() }
         return
       }
-      Output.error("memwatch: no publisher within 10 s; the command goes on")
+      Output.error("memwatch: no publisher within 10 s; the command keeps running")
       while found == nil, command.mayPublish {
         found = command.waitForPublisher(milliseconds: 1000)
       }
     }
     guard let inspector = found else {
-      guard endsWithScreen else { return sayUnseen() }
+      guard endsWithScreen else { return reportNoPublisher() }
       throw Failure(Exit.noPublisher, noPublisherMessage)
     }
     if let lines {
-      Speaking.begin()
-      let end = try Speaking.follow(inspector, lines)
+      ChangeLines.begin()
+      let end = try ChangeLines.follow(inspector, lines)
       if endsWithScreen { throw ExitCode(Exit.code(for: end)) }
       return
     }
@@ -179,7 +180,7 @@ struct Session {
     }
     try viewer.show(.attached(inspector), auditing: true, child: endsWithScreen ? nil : child)
   }
-  private func sayUnseen() { Output.error("memwatch: " + noPublisherMessage) }
+  private func reportNoPublisher() { Output.error("memwatch: " + noPublisherMessage) }
 
   /// The message that the command did not publish, with the end of its output.
   private var noPublisherMessage: String {
@@ -187,7 +188,7 @@ struct Session {
     let log = command.logPath.map { "; its output: \(SafeText($0))" } ?? ""
     let what =
       command.mayPublish
-      ? "no publisher within 10 s" : "the command ended before it was seen to publish"
+      ? "no publisher within 10 s" : "the command ended before memwatch saw it publish"
     return ([what + log] + tail).joined(separator: "\n")
   }
 }

@@ -2,22 +2,25 @@
 
 enum Examples {
   static let all: [(purpose: String, command: String)] = [
-    ("The screen of a program that publishes", "memwatch my-server"),
-    ("Start a program, and show it", "memwatch run -- ./my-server --port 8443"),
-    ("What is wrong, what to type, how much room is left", "memwatch snapshot my-server"),
-    ("The same for another tool", "memwatch snapshot my-server --format json | jq .problems"),
-    ("Does the kernel agree? 6 where it does not", "memwatch audit my-server"),
+    ("Watch a program that publishes", "memwatch my-server"),
+    ("Start a program and watch it", "memwatch run -- ./my-server --port 8443"),
+    ("Problems, fixes and headroom", "memwatch snapshot my-server"),
+    (
+      "The same as JSON, for other tools",
+      "memwatch snapshot my-server --format json | jq .problems"
+    ),
+    ("Compare with the kernel; exits with 6 if it disagrees", "memwatch audit my-server"),
     (
       "Fail a test suite whose secrets are not protected",
       "memwatch run --check --require locked,nodump -- ./my-server --selftest"
     ),
     (
-      "What changed over night; 6 when something did",
+      "What changed overnight; exits with 6 if anything did",
       "memwatch diff --exit-code monday.json tuesday.json"
     ),
     ("Record an hour", "memwatch record my-server -o incident.record --for 1h"),
-    ("Look at it later, with pause, steps and jumps", "memwatch replay incident.record"),
-    ("Which settings of this host harm secrets", "memwatch host"),
+    ("Replay it later, with pause, steps and jumps", "memwatch replay incident.record"),
+    ("Host settings that put secrets at risk", "memwatch host"),
   ]
 
   private static let heading = "EXAMPLES:"

@@ -20,16 +20,16 @@ enum Exit {
   /// Their meanings, for help and manual.
   static let meanings: [(code: Int32, meaning: String)] = [
     (0, "fine"),
-    (failure, "memwatch's own failure: a full disk, a file that exists, a directory, a terminal"),
-    (noPublisher, "no publisher"), (notPermitted, "not permitted"), (corrupt, "a corrupt page"),
+    (failure, "memwatch failed: disk full, file exists, unusable directory or terminal"),
+    (noPublisher, "no publisher"), (notPermitted, "not permitted"), (corrupt, "corrupt page"),
     (exited, "the process exited (its last page is still printed)"),
-    (checkFailed, "a check failed"), (incompatible, "an incompatible version of the page"),
-    (inconsistent, "no consistent reading: stopped in mid-update, detached, unlinked"),
-    (several, "several match"), (replaced, "replaced by another process"),
+    (checkFailed, "a check failed"), (incompatible, "incompatible page version"),
+    (inconsistent, "no consistent snapshot: stopped mid-update, detached or unlinked"),
+    (several, "several publishers match"), (replaced, "replaced by another process"),
     (exec, "the process runs another program (exec), which does not publish"),
-    (usage, "a wrong option or argument"),
-    (130, "ended by SIGINT, as a shell reports it"),
-    (143, "ended by SIGTERM, as a shell reports it: how record and export are stopped"),
+    (usage, "invalid option or argument"),
+    (130, "ended by SIGINT, as reported by a shell"),
+    (143, "ended by SIGTERM, as reported by a shell; the way to stop record and export"),
   ]
 
   static func code(for state: PublisherState) -> Int32 {
@@ -61,7 +61,7 @@ struct Failure: Error {
     case .none(_, let places) where places.contains(where: \.hasFailed):
       let outcomes = places.filter(\.hasFailed).map(\.outcome.string)
       self.init(
-        Exit.failure, "pages could not be looked for: " + outcomes.joined(separator: "; "))
+        Exit.failure, "cannot search for pages: " + outcomes.joined(separator: "; "))
     case .none(let target, let places):
       var lines: [String]
       switch target {
@@ -69,10 +69,10 @@ struct Failure: Error {
         let absence = ProcessProbe(pid: pid, countingMaps: false).absence(of: pid)
         lines = [absence ?? "process \(pid) publishes no stats page"]
       case .file(let path): lines = ["no page at \(SafeText(path))"]
-      case .name: lines = ["nobody publishes a stats page as \(target.text)"]
-      case .only: lines = ["nobody publishes a stats page"]
+      case .name: lines = ["no process publishes a stats page as \(target.text)"]
+      case .only: lines = ["no process publishes a stats page"]
       }
-      lines += places.map { "  looked in \($0.path): \($0.outcome)" }
+      lines += places.map { "  searched \($0.path): \($0.outcome)" }
       if case .name(let name) = target { lines += Suggestion.lines(for: name) }
       lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")
       self.init(Exit.noPublisher, lines.joined(separator: "\n"))
@@ -80,11 +80,11 @@ struct Failure: Error {
       let denied = places.filter(\.isDenied).map { "  \($0.path): \($0.outcome)" }
       self.init(
         Exit.notPermitted,
-        (["not permitted to look at \(target.text)"] + denied
+        (["not permitted to read \(target.text)"] + denied
           + [
             Console.isRoot
-              ? "This is root without the capabilities SYS_PTRACE and DAC_READ_SEARCH of the host: "
-                + "run memwatch as that user, or outside of the container."
+              ? "This is root without the host's capabilities SYS_PTRACE and DAC_READ_SEARCH: "
+                + "run memwatch as that user, or outside the container."
               : "Run memwatch as that user, or as root."
           ]).joined(separator: "\n"))
     case .several(let publishers):
@@ -93,7 +93,7 @@ struct Failure: Error {
       }
       self.init(
         Exit.several,
-        (["several publishers match; name one by its pid:"] + table(rows)).joined(separator: "\n"))
+        (["several publishers match; choose one by pid:"] + table(rows)).joined(separator: "\n"))
     case .unreadable(let publisher):
       self.init(
         Exit.code(for: publisher.state),

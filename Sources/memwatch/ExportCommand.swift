@@ -10,14 +10,14 @@ struct ExportCommand: ConfinedCommand {
     commandName: "export",
     abstract: "Writes metrics of all publishers of the host as Prometheus text.",
     discussion: """
-      As root: of all users and containers. Processes are grouped by name and systemd unit; at most \
-      64 groups, 32 arenas a group and 5,000 series are written, the rest is counted under (other). \
-      Without --textfile: one collection to standard output. With it: DIR/memwatch.prom for \
-      node_exporter's textfile collector, mode 0644, replaced at each interval until SIGTERM or \
-      SIGINT, which also remove it. One collection alone (to standard output, or with --once) has no \
-      counters: they need the totals of processes that ended. It exits with 1 when DIR or the file \
-      cannot be written, and with 0 when there is no publisher: memwatch_unreadable counts what \
-      could not be read. SIGTERM and SIGINT end it as they end any program: a shell reports 143 and 130.
+      As root, it covers all users and containers. Processes are grouped by name and systemd unit. \
+      At most 64 groups, 32 arenas per group and 5,000 series are written; the rest is counted under \
+      (other). Without --textfile, it writes one collection to standard output. With --textfile, it \
+      writes DIR/memwatch.prom (mode 0644) for node_exporter's textfile collector and replaces it at \
+      each interval; SIGTERM and SIGINT end it and remove the file (a shell reports 143 and 130). A \
+      single collection (to standard output, or with --once) has no counters, because they need the \
+      totals of processes that have ended. It exits with 1 if DIR or the file cannot be written, and \
+      with 0 if there is no publisher; memwatch_unreadable counts what could not be read.
       """)
 
   /// Audits take at most this share of the time, half a percent, and at least these milliseconds in
@@ -33,23 +33,23 @@ struct ExportCommand: ConfinedCommand {
 
   @Option(
     name: .long,
-    help: ArgumentHelp("Write memwatch.prom in this directory.", valueName: "dir"))
+    help: ArgumentHelp("Write memwatch.prom to this directory.", valueName: "dir"))
   var textfile: String?
   @Option(
     name: [.long, .customShort("i")],
-    help: ArgumentHelp("Collect this often: 15s, 1m (with --textfile).", valueName: "time"))
+    help: ArgumentHelp("Collection interval: 15s, 1m (with --textfile).", valueName: "time"))
   var interval = Time(milliseconds: 15_000)
   @Flag(
     name: [.customShort("1"), .long],
-    help: "Collect once, without counters, and leave the file there.")
+    help: "Collect once, without counters, and leave the file in place.")
   var once = false
-  @Flag(name: .long, help: "Describe the metrics (Markdown) instead.")
+  @Flag(name: .long, help: "Print a description of the metrics (Markdown) instead.")
   var describe = false
   @OptionGroup var audit: AuditFlag
 
   func validate() throws {
     guard (50...3_600_000).contains(interval.milliseconds) else {
-      throw ValidationError("--interval takes 50ms to 1h.")
+      throw ValidationError("--interval must be between 50ms and 1h.")
     }
   }
 

@@ -7,9 +7,9 @@ import MemwatchInspector
 struct HostCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "host",
-    abstract: "What this machine does that matters to secrets in memory: good, bad or unknown.")
+    abstract: "Shows host settings that affect secrets in memory: good, bad or unknown.")
 
-  @Flag(name: .long, help: "As JSON.")
+  @Flag(name: .long, help: "Print JSON.")
   var json = false
 
   var needs: Prerequisites { Prerequisites() }
@@ -22,24 +22,24 @@ struct HostCommand: ConfinedCommand {
 
 struct Diff: ConfinedCommand {
   static let configuration = CommandConfiguration(
-    abstract: "What changed between two snapshots that were written as JSON.",
+    abstract: "Shows what changed between two JSON snapshots.",
     discussion: """
-      States, problems and events first, then what grew or shrank, with the change beside it.
+      States, problems and events come first, then what grew or shrank, each with its change.
 
       \(Examples.text(of: "diff"))
       """)
 
   @Argument(help: "The earlier snapshot.")
   var before: String
-  @Argument(help: "The later one.")
+  @Argument(help: "The later snapshot.")
   var after: String
-  @Flag(name: .long, help: "As JSON.")
+  @Flag(name: .long, help: "Print JSON.")
   var json = false
-  @Flag(name: .long, help: "Every field that differs, one a line, as in the files.")
+  @Flag(name: .long, help: "Print every field that differs, one per line, as in the files.")
   var raw = false
   @Flag(
     name: .customLong("exit-code"),
-    help: "Exit with 6 when a state changed, or something grew or shrank. (Times do not count.)")
+    help: "Exit with 6 if a state changed, or something grew or shrank. (Times are ignored.)")
   var usesExitCode = false
 
   var needs: Prerequisites { Prerequisites(named: [before, after]) }
@@ -67,14 +67,14 @@ struct Diff: ConfinedCommand {
 
   private func read(_ path: String) throws(Failure) -> Value {
     guard let bytes = Console.bytes(of: path) else {
-      throw Failure(Exit.failure, "\(SafeText(path)) cannot be read")
+      throw Failure(Exit.failure, "cannot read \(SafeText(path))")
     }
     guard let value = try? JSONDecoder().decode(Decoded.self, from: Data(bytes)).value,
       let snapshot = value.asSnapshot
     else {
       throw Failure(
         Exit.failure,
-        "\(SafeText(path)) is no snapshot: write one with memwatch snapshot --format json")
+        "\(SafeText(path)) is not a snapshot: create one with memwatch snapshot --format json")
     }
     return snapshot
   }

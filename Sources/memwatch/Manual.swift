@@ -78,11 +78,11 @@ struct Manual: ParsableCommand {
     for (code, meaning) in Exit.meanings { lines += [".It \(code)"] + text(meaning) }
     lines += [
       ".El", ".Sh ENVIRONMENT", ".Bl -tag -width ENCLAVE_STATS_DIR", ".It ENCLAVE_STATS_DIR",
-      "where pages are looked for first", ".It NO_COLOR", "no colours",
-      ".It XDG_CONFIG_HOME", "where the directory memwatch with the file config is", ".El",
+      "the directory that is searched for pages first", ".It NO_COLOR", "disables colours",
+      ".It XDG_CONFIG_HOME", "the directory that contains memwatch/config", ".El",
       ".Sh FILES", ".Bl -tag -width Ds", ".It ~/.config/memwatch/config",
-      "Settings of the screen, one a line; # begins a comment. Options go before them. A line that "
-        + "is not understood is told, and passed over.",
+      "Screen settings, one per line; # starts a comment. Options override them. Invalid lines "
+        + "are reported and ignored.",
       ".El", ".Bd -literal", "interval = 500ms", "open\\-limit = 30s", "mouse = off",
       "theme = mono", "sort = SECRETS", "columns = ARENA, STATE, SECRETS, LOCKED", ".Ed",
     ]

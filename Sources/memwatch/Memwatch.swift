@@ -10,12 +10,12 @@ struct Memwatch: ParsableCommand {
     commandName: "memwatch",
     abstract: "Shows the locked memory of a running process: arenas, locks, gates, headroom.",
     discussion: """
-      TARGET is a process id or the name that a program publishes. Without it: the only publisher \
-      there is, or a list to pick from.
+      TARGET is a process id or the name that a program publishes. Without it, the screen starts with \
+      a list of publishers; other commands use the only publisher there is.
 
       Exit codes: \(Exit.meanings.map { "\($0.code) \($0.meaning)" }.joined(separator: "; ")).
 
-      It never shows contents of secrets, and never opens another process' memory.
+      memwatch never shows the contents of secrets, and never opens another process's memory.
 
       \(Examples.text())
       """,
@@ -42,12 +42,13 @@ struct TargetOptions: ParsableArguments {
   @Argument(help: "A process id, or the name that a program publishes.")
   var target: String?
 
-  @Option(name: .long, help: ArgumentHelp("Attach to this page.", valueName: "path"))
+  @Option(name: .long, help: ArgumentHelp("Attach to the page at this path.", valueName: "path"))
   var file: String?
 
   @Option(
     name: [.long, .customShort("W")],
-    help: ArgumentHelp("Wait so long for the publisher: 10s, 500ms, 2m.", valueName: "time"))
+    help: ArgumentHelp("Wait up to this long for the publisher: 10s, 500ms, 2m.", valueName: "time")
+  )
   var wait: Time?
 
   var resolved: Target {
@@ -122,13 +123,13 @@ struct AuditFlag: ParsableArguments {
 struct ScreenFlags: ParsableArguments {
   @Option(
     name: [.customLong("interval"), .customShort("i")],
-    help: ArgumentHelp("Read so often: 1s, 500ms (default: 1s).", valueName: "time"))
+    help: ArgumentHelp("Sampling interval: 1s, 500ms (default: 1s).", valueName: "time"))
   var givenInterval: Time?
 
-  @Flag(name: .long, help: "Draw with ASCII alone.")
+  @Flag(name: .long, help: "Draw with ASCII characters only.")
   var ascii = false
 
-  @Flag(name: .customLong("no-color"), help: "No colours (as with NO_COLOR in the environment).")
+  @Flag(name: .customLong("no-color"), help: "Disable colours (like NO_COLOR in the environment).")
   var noColor = false
 
   @Flag(name: .long, help: "Ring the bell at each alert.")
@@ -136,19 +137,19 @@ struct ScreenFlags: ParsableArguments {
 
   @Flag(
     name: .customLong("mouse"), inversion: .prefixedNo,
-    help: "The mouse selects, sorts and scrolls; the terminal's own selecting then needs Shift.")
+    help: "Select, sort and scroll with the mouse; the terminal's own selection then needs Shift.")
   var givenMouse: Bool?
 
   @Option(
     name: .customLong("open-limit"),
     help: ArgumentHelp(
-      "Warn of a window that stays open for so long (default: 60s).", valueName: "time"))
+      "Warn about windows that stay open longer than this (default: 60s).", valueName: "time"))
   var givenOpenLimit: Time?
 
   @Option(
     name: .customLong("on-alert"),
     help: ArgumentHelp(
-      "Start a program at each alert, one at a time and without a shell, with the kind and the "
+      "Run a program at each alert, one at a time and without a shell, with the kind and the "
         + "arena's id as arguments.", valueName: "program"))
   var onAlert: String?
 
@@ -164,7 +165,7 @@ struct ScreenFlags: ParsableArguments {
   func validate() throws {
     // (Also reads the file while it can still be opened.)
     guard (50...3_600_000).contains(interval.milliseconds) else {
-      throw ValidationError("--interval takes 50ms to 1h.")
+      throw ValidationError("--interval must be between 50ms and 1h.")
     }
   }
 
@@ -185,16 +186,16 @@ struct ScreenFlags: ParsableArguments {
 struct Watch: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "watch",
-    abstract: "The screen (the default). A text summary where output is no terminal.")
+    abstract: "Shows the screen (the default), or a text summary if the output is not a terminal.")
 
   @OptionGroup var target: TargetOptions
   @OptionGroup var screen: ScreenFlags
-  @Flag(name: [.customShort("1"), .long], help: "A text summary, also on a terminal.")
+  @Flag(name: [.customShort("1"), .long], help: "Print a text summary, even on a terminal.")
   var once = false
   @Flag(
     name: .customLong("screen-reader"),
     help:
-      "No screen: a line for each change, until the process is gone. (So it is on a terminal that cannot place its cursor, such as TERM=dumb.)"
+      "Print a line for each change instead of the screen, until the process ends. (The default on a terminal that cannot place its cursor, such as TERM=dumb.)"
   )
   var writesLines = false
   @OptionGroup var audit: AuditFlag
@@ -207,8 +208,8 @@ struct Watch: ConfinedCommand {
 
   func runConfined(_ viewer: Viewer) throws {
     if writesLines || !once && Screen.withoutCursor != nil {
-      if !writesLines { Speaking.begin() }
-      let end = try Speaking.follow(
+      if !writesLines { ChangeLines.begin() }
+      let end = try ChangeLines.follow(
         target.attach(), screen, auditing: audit.mode(.automatic))
       throw ExitCode(Exit.code(for: end))
     }
@@ -269,7 +270,7 @@ func write(_ export: Export, to path: String) -> String? {
 struct List: ConfinedCommand {
   static let configuration = CommandConfiguration(abstract: "Lists publishers.")
 
-  @Flag(name: .long, help: "As JSON.")
+  @Flag(name: .long, help: "Print JSON.")
   var json = false
 
   var needs: Prerequisites { Prerequisites() }
@@ -312,26 +313,26 @@ enum PicturedView: String, CaseIterable, ExpressibleByArgument {
 struct SnapshotCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot",
-    abstract: "Writes one snapshot: a summary, everything, JSON, CSV or a picture.",
+    abstract: "Writes one snapshot: a summary, all fields, JSON, CSV or a picture.",
     discussion: Examples.text(of: "snapshot"))
 
   @OptionGroup var target: TargetOptions
   @Option(
     name: .customLong("format"),
     help:
-      "text, json, csv (the arenas, one a row) or svg (the screen as a picture); by default as the file's name ends, else text."
+      "text, json, csv (one row per arena) or svg (a picture of the screen); default: by the extension of the file, otherwise text."
   )
   var givenFormat: Format?
-  @Flag(name: .long, help: "As text: each problem, arena, finding and field, not a summary.")
+  @Flag(name: .long, help: "With text: every problem, arena, finding and field instead of a summary.")
   var full = false
-  @Option(name: .long, help: "The view that a picture shows.")
+  @Option(name: .long, help: "The view to draw (with svg).")
   var view: PicturedView = .arenas
-  @Flag(name: .customLong("no-labels"), help: "Numbers for the texts of labels.")
+  @Flag(name: .customLong("no-labels"), help: "Replace labels with numbers.")
   var hidesLabels = false
   @Option(
     name: .shortAndLong,
     help: ArgumentHelp(
-      "Write to a new file (mode 0600, never over another) instead of standard output.",
+      "Write to a new file (mode 0600, never overwritten) instead of standard output.",
       valueName: "file"))
   var output: String?
   @OptionGroup var audit: AuditFlag

@@ -12,9 +12,9 @@ struct Record: ConfinedCommand {
   static let configuration = CommandConfiguration(
     abstract: "Writes a sample at each interval to a new file, for replay.",
     discussion: """
-      Until the process is gone, the time is over, or it is interrupted: what was written can be \
-      replayed in each case. Secrets are recorded by label, not one by one. The file is for replay: its lines are \
-      no documents of the JSON schema.
+      Records until the process ends, the time is over, or memwatch is interrupted. In each case the \
+      file can be replayed. Secrets are recorded by label, not one by one. The file is for replay \
+      only: its lines are not documents of the JSON schema.
 
       \(Examples.text(of: "record"))
       """)
@@ -22,19 +22,20 @@ struct Record: ConfinedCommand {
   @OptionGroup var target: TargetOptions
   @Option(
     name: .shortAndLong,
-    help: ArgumentHelp("The new file (mode 0600, never over another).", valueName: "file"))
+    help: ArgumentHelp("The file to create (mode 0600, never overwritten).", valueName: "file"))
   var output: String
   @Option(
     name: [.long, .customShort("i")],
-    help: ArgumentHelp("Sample so often: 1s, 500ms.", valueName: "time"))
+    help: ArgumentHelp("Sampling interval: 1s, 500ms.", valueName: "time"))
   var interval = Time(milliseconds: 1000)
-  @Option(name: .customLong("for"), help: ArgumentHelp("End after so long.", valueName: "time"))
+  @Option(
+    name: .customLong("for"), help: ArgumentHelp("Stop after this duration.", valueName: "time"))
   var duration: Time?
   @OptionGroup var audit: AuditFlag
 
   func validate() throws {
     guard (50...3_600_000).contains(interval.milliseconds) else {
-      throw ValidationError("--interval takes 50ms to 1h.")
+      throw ValidationError("--interval must be between 50ms and 1h.")
     }
   }
 
@@ -87,14 +88,15 @@ final class Recording {
 
 struct Replay: ConfinedCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Shows a record on the screen: p pauses, . and , step, t goes to a time.")
+    abstract: "Replays a record on the screen: p pauses, . and , step, t jumps to a time.")
 
-  @Argument(help: "A file that memwatch record wrote.")
+  @Argument(help: "A file written by memwatch record.")
   var file: String
   @OptionGroup var screen: ScreenFlags
-  @Flag(name: [.customShort("1"), .long], help: "The last sample as text, also on a terminal.")
+  @Flag(
+    name: [.customShort("1"), .long], help: "Print the last sample as text, even on a terminal.")
   var once = false
-  @Flag(name: .long, help: "The last sample as text, with each problem, arena and field.")
+  @Flag(name: .long, help: "Print the last sample as text, with every problem, arena and field.")
   var full = false
 
   private var isScreen: Bool { !once && !full && Screen.isPossible }
@@ -105,8 +107,8 @@ struct Replay: ConfinedCommand {
   func runConfined(_ viewer: Viewer) throws {
     let snapshots = try read()
     if !once, !full, Screen.withoutCursor != nil {
-      Speaking.begin()
-      return try Speaking.tell(snapshots)
+      ChangeLines.begin()
+      return try ChangeLines.write(snapshots)
     }
     guard isScreen else {
       let last = snapshots[snapshots.count - 1]
@@ -118,13 +120,13 @@ struct Replay: ConfinedCommand {
   private func read() throws(Failure) -> [Snapshot] {
     guard let bytes = Console.bytes(of: file, limit: 1 << 30) else {
       throw Failure(
-        Exit.failure, "\(SafeText(file)) cannot be read, or is larger than 1 GiB")
+        Exit.failure, "cannot read \(SafeText(file)), or it is larger than 1 GiB")
     }
     var lines = bytes.split(separator: UInt8(ascii: "\n"))[...]
     guard let first = lines.popFirst(),
       String(decoding: first, as: UTF8.self).contains("\"\(recordSchema)\"")
     else {
-      throw Failure(Exit.failure, "\(SafeText(file)) is no record of \(recordSchema)")
+      throw Failure(Exit.failure, "\(SafeText(file)) is not a \(recordSchema) file")
     }
     let decoder = JSONDecoder()
     var snapshots: [Snapshot] = []
@@ -138,11 +140,11 @@ struct Replay: ConfinedCommand {
     }
     if snapshots.count < lines.count {
       Output.error(
-        "memwatch: line \(snapshots.count + 2) of the record is no sample, or is cut off: "
-          + "\(snapshots.count) can be shown")
+        "memwatch: line \(snapshots.count + 2) of the record is invalid or truncated: "
+          + "\(counted(snapshots.count, "sample")) can be shown")
     }
     guard !snapshots.isEmpty else {
-      throw Failure(Exit.failure, "\(SafeText(file)) holds no sample")
+      throw Failure(Exit.failure, "\(SafeText(file)) contains no samples")
     }
     return snapshots
   }

@@ -38,7 +38,7 @@ enum Suggestion {
     let hint = command(for: word).map { " Did you mean: memwatch help \($0)?" } ?? ""
     throw Failure(
       Exit.usage,
-      "there is no command \(SafeText(word)).\(hint)\nCommands: " + commands.joined(separator: ", ")
+      "unknown command \(SafeText(word)).\(hint)\nCommands: " + commands.joined(separator: ", ")
     )
   }
 

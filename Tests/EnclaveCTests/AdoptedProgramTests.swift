@@ -56,7 +56,7 @@ import Testing
     ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"], ["-newkey", "ed25519"],
     ["-newkey", "rsa:2048"],
   ])
-  func anOpenSSLServer(kind: [String]) throws {
+  func opensslServerIsAdopted(kind: [String]) throws {
     try makeCertificate(kind)
     // (A relative path: s_server takes at most 31 characters.)
     var launch = Launch(
@@ -112,7 +112,7 @@ import Testing
   }
 
   @Test(.enabled(if: areThere("nginx"), "nginx is not installed"))
-  func anNginxWithWorkers() throws {
+  func nginxWithWorkersIsAdopted() throws {
     let (server, workers) = try startNginx(user: "root root", stats: stats)
     defer { server.end() }
     #expect(try connect(Self.handshakes) == Self.handshakes)
@@ -125,7 +125,7 @@ import Testing
   /// environment, and keep their inherited memory locked.
   @Test(
     .enabled(if: areThere("nginx") && Programs.isRoot, "nginx is not installed, or not as root"))
-  func workersOfAnotherUser() throws {
+  func workersThatChangeUserPublish() throws {
     let (server, workers) = try startNginx(user: "nobody nogroup", stats: nil)
     defer { server.end() }
     #expect(try connect(10) == 10)
@@ -161,7 +161,7 @@ import Testing
   @Test(
     .enabled(
       if: areThere("gpg", "gpg-agent", "gpg-connect-agent"), "gpg and gpg-agent are not installed"))
-  func anAgentMakesAndUsesAKey() throws {
+  func gpgAgentCreatesAndUsesAKey() throws {
     let home = scratch.file("gnupg")
     try FileManager.default.createDirectory(
       atPath: home, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])

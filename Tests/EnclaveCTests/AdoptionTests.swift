@@ -158,7 +158,7 @@ func areThere(_ programs: String...) -> Bool {
       "nested", "many-freed", "ended", "signalled", "unused",
     ],
     [true, false])
-  func theFunctionsKeepTheirPromises(name: String, adopted: Bool) throws {
+  func interposedFunctionsBehaveAsDocumented(name: String, adopted: Bool) throws {
     let result = try Launch(
       [Adopting.client.get(), name], environment: adopted ? adopting.environment() : [:]
     ).run()
@@ -171,7 +171,7 @@ func areThere(_ programs: String...) -> Bool {
     ("overflow", [SIGSEGV]), ("overread", [SIGSEGV]), ("noaccess", [SIGSEGV]),
     ("readonly", [SIGSEGV]), ("underflow", [SIGABRT]), ("twice", [SIGABRT]),
   ])
-  func whatIsForbiddenEndsTheProcess(name: String, signals: [Int32]) throws {
+  func invalidAccessEndsTheProcess(name: String, signals: [Int32]) throws {
     let result = try Launch(
       [Adopting.client.get(), name], environment: adopting.environment()
     ).run()
@@ -180,7 +180,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// libgcrypt's pool of 16 KiB overflows into unlocked memory, but an arena grows.
-  @Test func aPoolThatIsFullGrows() throws {
+  @Test func aFullPoolGrows() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
       [Adopting.client.get(), "exhausted"], stats: stats, environment: adopting.environment()
@@ -192,7 +192,7 @@ func areThere(_ programs: String...) -> Bool {
 
   /// In FIPS mode libgcrypt uses its own memory, which is reported. Also if the program itself
   /// requests the mode, which only works before the library is used.
-  @Test(arguments: ["fips", "forced"]) func fipsModeIsSaid(name: String) throws {
+  @Test(arguments: ["fips", "forced"]) func fipsModeIsReported(name: String) throws {
     let result = try Launch(
       [Adopting.client.get(), name],
       environment: adopting.environment(
@@ -203,7 +203,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// A library that was in use before it could be adopted is not adopted, and that is reported.
-  @Test func whatIsInUseIsSaid() throws {
+  @Test func aLibraryInUseIsNotAdopted() throws {
     let result = try Launch(
       [Adopting.client.get(), "used"], environment: adopting.environment()
     ).run()
@@ -212,7 +212,7 @@ func areThere(_ programs: String...) -> Bool {
 
   /// A libcrypto whose own calls cannot be interposed is not adopted, and that is reported, also if
   /// the program loads it later.
-  @Test(arguments: [true, false], [true, false]) func aLibraryThatCallsItsOwnFunctions(
+  @Test(arguments: [true, false], [true, false]) func aLibraryThatBindsItsOwnCallsIsNotAdopted(
     isBound: Bool, isLate: Bool
   ) throws {
     let scratch = try Scratch()
@@ -249,7 +249,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// Libraries may use their memory until the last destructor has run.
-  @Test func destructorsStillHaveTheirKeys() throws {
+  @Test func destructorsCanUseTheirKeys() throws {
     let scratch = try Scratch()
     let source = Programs.package.appending(path: "Tests/Clients/ending.c").path
     let flags = try Launch(["pkg-config", "--cflags", "--libs", "libsodium"]).run().output
@@ -269,7 +269,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// A daemon that closes all descriptors is published anew, and none of its own files is closed.
-  @Test func aDaemonThatClosesAllIsSeen() throws {
+  @Test func aDaemonThatClosesAllDescriptorsIsPublished() throws {
     let stats = try Scratch(onTmpfs: true)
     // (A shell reports the status, because the program closes the descriptor that Foundation waits
     // for.)
@@ -286,7 +286,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 
   /// No thread of the library stays outside of a filter of system calls, whichever thread has it.
-  @Test(arguments: ["sandboxed", "sandboxed-thread"]) func noThreadStaysUnfiltered(
+  @Test(arguments: ["sandboxed", "sandboxed-thread"]) func aLaterFilterAppliesToEveryThread(
     name: String
   ) throws {
     try expectFiltered(name)
@@ -294,11 +294,11 @@ func areThere(_ programs: String...) -> Bool {
 
   /// Also of a further filter, where all threads have one.
   @Test(.enabled(if: countsFilters, "needs a kernel that counts filters (Linux 5.9)"))
-  func noThreadStaysWithFewerFilters() throws { try expectFiltered("sandboxed-again") }
+  func aFurtherFilterAppliesToEveryThread() throws { try expectFiltered("sandboxed-again") }
 
   /// Also where there is no /proc any more, as in sshd's child that talks to the network.
   @Test(.enabled(if: mayChangeRoot, "needs chroot(2): root or a user namespace"))
-  func noThreadStaysUnfilteredWithoutProc() throws {
+  func filtersApplyToEveryThreadWithoutProc() throws {
     try expectFiltered("sandboxed-root", prefix: Self.asRoot)
     try expectFiltered(
       "sandboxed-at-once", prefix: Self.asRoot + ["setpriv", "--bounding-set", "-ipc_lock"])
@@ -320,7 +320,7 @@ func areThere(_ programs: String...) -> Bool {
     (try? Launch(asRoot + ["chroot", "/", "true"]).run().status) == 0
 
   /// A child locks its inherited memory and publishes it, and so does its own child.
-  @Test func aChildIsWatchedToo() throws {
+  @Test func aChildPublishesItsInheritedArena() throws {
     let stats = try Scratch(onTmpfs: true)
     let running = try Running(
       Launch(
@@ -342,7 +342,7 @@ func areThere(_ programs: String...) -> Bool {
 
   /// A child with a smaller limit shows what is not locked, and locks it once the limit is raised.
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard RLIMIT_MEMLOCK of 1 MiB"))
-  func aChildThatCannotLockSaysSo() throws {
+  func aChildThatCannotLockReportsIt() throws {
     let stats = try Scratch(onTmpfs: true)
     let running = try Running(
       Launch(
@@ -395,7 +395,7 @@ func areThere(_ programs: String...) -> Bool {
     #expect(running.process.terminationStatus == 0)
   }
 
-  @Test func whatCannotBeAdoptedIsSaid() throws {
+  @Test func programsThatCannotBeAdoptedAreReported() throws {
     let scratch = try Scratch()
     try "int main(void) { return 0; }".write(
       toFile: scratch.file("a.c"), atomically: true, encoding: .utf8)
@@ -406,7 +406,7 @@ func areThere(_ programs: String...) -> Bool {
       try #require(made.status == 0, "\(made.error)")
       let result = try Launch([adopting.memwatch, "run", "--adopt", "--", scratch.file("a")]).run()
       #expect(result.status == 125, "\(result)")
-      #expect(result.error.contains("cannot be adopted: it is linked statically"))
+      #expect(result.error.contains("cannot be adopted: it is statically linked"))
     }
     // Programs for another architecture or loader than the library's.
     let other = scratch.file("other")
@@ -432,9 +432,9 @@ func areThere(_ programs: String...) -> Bool {
     }
     try expectRefused("its C library is not glibc (its loader is /lib/ld-musl-x86_64.so.1)")
     whole[18] = 243  // RISC-V
-    try expectRefused("it is for another processor")
+    try expectRefused("its architecture differs")
     whole[4] = 1
-    try expectRefused("it has 32 bits")
+    try expectRefused("it is a 32-bit program")
     // Set-user-ID programs of another user.
     let setUser = scratch.file("b")
     try copyProgram("/usr/bin/true", to: setUser)
@@ -451,6 +451,6 @@ func areThere(_ programs: String...) -> Bool {
     let missing = Launch([scratch.file("memwatch"), "run", "--adopt", "--", "true"])
     try copyProgram(Programs.memwatch, to: scratch.file("memwatch"))
     let result = try missing.run()
-    #expect(result.status == 125 && result.error.contains("libenclave-adopt.so.1 is not there"))
+    #expect(result.status == 125 && result.error.contains("libenclave-adopt.so.1 not found"))
   }
 }

@@ -34,7 +34,7 @@ extension Installed {
   }
 
   @Test(.enabled(if: isInstalled("python3"), "python3 is not installed"))
-  func python() throws {
+  func pythonTestsPass() throws {
     let result = try run(
       ["python3", "-W", "error::ResourceWarning", "-m", "unittest", "discover", "-s", "tests"],
       in: "python", stats: try Scratch(onTmpfs: true))
@@ -44,7 +44,7 @@ extension Installed {
   }
 
   @Test(.enabled(if: isInstalled("mypy"), "mypy is not installed"))
-  func pythonIsTyped() throws {
+  func pythonTypesCheck() throws {
     let cache = try Scratch()
     let result = try run(["mypy", "--cache-dir", cache.path], in: "python")
     #expect(result.status == 0, "\(result.output)")
@@ -93,7 +93,7 @@ extension Installed {
   }
 
   @Test(.enabled(if: isInstalled("cargo"), "cargo is not installed"))
-  func rust() throws {
+  func rustTestsPass() throws {
     let result = try run(["cargo", "test", "--offline", "--locked"], in: "rust")
     #expect(result.status == 0, "\(result.output)\(result.error)")
     // The tests of the test file, and of the documentation, which has programs that must not

@@ -21,7 +21,7 @@ import Testing
     #expect(linked.status == 0 && linked.output == "ok\n", "\(linked.error)")
   }
 
-  @Test func withoutTheInterposerTheCallSaysSo() throws {
+  @Test func bindingWithoutTheInterposerIsAnError() throws {
     let result = try Launch([installed.compile("active"), "without"]).run()
     #expect(result.output.hasPrefix("0 16 libenclave-malloc.so is not in this process"))
   }
@@ -31,7 +31,7 @@ import Testing
     #expect(result.output.hasPrefix("0 17 the arena is closed to this thread"))
   }
 
-  @Test func theFormerArenaIsRestoredThoughItIsClosedByThen() throws {
+  @Test func aPreviousArenaIsRestoredEvenIfClosed() throws {
     let result = try Launch([installed.compile("active"), "restored"], environment: preload).run()
     #expect(result.status == 0 && result.output == "0\n", "\(result.error)")
   }
@@ -51,13 +51,15 @@ import Testing
   @Test func aForeignAllocatorEndsTheProcess() throws {
     let result = try Launch([installed.compile("active"), "foreign"], environment: preload).run()
     #expect(result.status == Self.aborted)
-    #expect(result.error.contains("the allocator that was called is not the interposer's"))
+    #expect(
+      result.error.contains(
+        "the allocator that was called does not resolve to libenclave-malloc.so"))
   }
 
   @Test func aPartlyInterposedAllocatorEndsTheProcess() throws {
     let program = try installed.compile("active", flags: ["-DOWN_FREE"], linkage: .interposed)
     let result = try Launch([program, "partial"]).run()
     #expect(result.status == Self.aborted)
-    #expect(result.error.contains("Enclave: free is not the interposer's"))
+    #expect(result.error.contains("Enclave: free does not resolve to libenclave-malloc.so"))
   }
 }

@@ -109,7 +109,7 @@ struct Installed: Sendable {
 
   /// Constants and relocated data are read-only, in the library and in a program that links it
   /// statically.
-  @Test func constantsCannotBeWritten() throws {
+  @Test func constantsAreReadOnly() throws {
     let files = [
       installed.libraries + "/libenclave.so.1", try installed.compile("interface", linkage: .fixed),
     ]
@@ -146,7 +146,7 @@ struct Installed: Sendable {
 
   /// The libraries neither need nor mention the toolchain at run time.
   @Test(arguments: ["libenclave.so.1", "libenclave-malloc.so.1", "libenclave-adopt.so.1"])
-  func nothingOfTheToolchainIsLeft(library: String) throws {
+  func librariesDoNotReferToTheToolchain(library: String) throws {
     let dynamic = try Launch(["readelf", "-d", installed.libraries + "/" + library]).run().output
     let needed = dynamic.matches(of: /NEEDED.*\[(.*?)\]/).map { String($0.1) }
     let system: Set = [
@@ -161,7 +161,7 @@ struct Installed: Sendable {
   @Test(arguments: [
     ["gcc", "-std=c99"], ["gcc", "-std=c11"], ["g++", "-std=c++11"], ["g++", "-std=c++20"],
   ])
-  func theHeaderIsClean(compiler: [String]) throws {
+  func theHeaderCompilesWithoutWarnings(compiler: [String]) throws {
     let scratch = try Scratch()
     let source = scratch.file(compiler[0] == "gcc" ? "a.c" : "a.cpp")
     try """
@@ -234,7 +234,7 @@ struct Installed: Sendable {
     Attack(
       name: "overflow-slab", status: aborted,
       error:
-        "overflow: something wrote behind a secret (arena attacked, label victim, 40 bytes, offset 40)"
+        "overflow: something wrote past the end of a secret (arena attacked, label victim, 40 bytes, offset 40)"
     ),
     Attack(
       name: "overflow-handled", output: "violation 1 attacked victim 40 40\nstatus 0 seen 1\n"),
@@ -264,15 +264,15 @@ struct Installed: Sendable {
     Attack(
       name: "frozen-write", status: faulted,
       output:
-        "7 the arena is frozen: its contents can be read until it is destroyed, and not written\n"),
+        "7 the arena is frozen: its contents can only be read\n"),
     Attack(
       name: "fork",
-      output: "9 9 9 0 9 9 0 this process is a forked child, and the arena is its "
-        + "parent's: make one of its own\nown 0\nchild 0 parent 0\n"),
+      output: "9 9 9 0 9 9 0 the arena belongs to the parent of this forked "
+        + "process: create a new one\nown 0\nchild 0 parent 0\n"),
     Attack(
       name: "window-left-open",
       output: "10 1 window of the arena is open, one of them to victim: close them first\n0 \n"
-        + "8 the arena was destroyed, and its secrets with it\n"),
+        + "8 the arena and its secrets were destroyed\n"),
     Attack(name: "released-in-a-window", output: "went on\n"),
     // Without keys a window is open to every thread; the library's documentation says so.
     Attack(name: "thread-in-a-window", gates: ["pages", "none"], output: "read 0\n"),
@@ -306,7 +306,7 @@ struct Installed: Sendable {
   }
 
   /// The address sanitizer and the library work together: the library still detects violations.
-  @Test func underTheAddressSanitizer() throws {
+  @Test func violationsAreDetectedUnderTheAddressSanitizer() throws {
     let program = try installed.compile("attacks", flags: ["-fsanitize=address"])
     // (The sanitizer keeps freed memory for a while, so memory grows.)
     for attack in Self.attacks
@@ -365,19 +365,19 @@ struct Installed: Sendable {
     #expect(rest.hasSuffix("ok\n"), "\(rest)")
   }
 
-  @Test func sqlite() throws {
+  @Test func sqliteUsesAnArena() throws {
     try watch([installed.compile("sqlite", packages: ["sqlite3"])], arena: "sqlite")
   }
 
-  @Test func openssl() throws {
+  @Test func opensslUsesAnArena() throws {
     try watch([installed.compile("tls", packages: ["openssl"])], arena: "tls")
   }
 
-  @Test func libgcrypt() throws {
+  @Test func libgcryptUsesAnArena() throws {
     try watch([installed.compile("gcrypt", flags: ["-lgcrypt"])], arena: "gcrypt")
   }
 
-  @Test func python() throws {
+  @Test func pythonUsesAnArena() throws {
     try watch(
       [
         "/usr/bin/python3", Programs.package.appending(path: "Tests/Clients/client.py").path,

@@ -100,7 +100,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
 
 @Suite struct DocumentTests {
   /// Notices blocks in other languages, and blocks that a typing mistake hides.
-  @Test func everyBlockIsKnown() {
+  @Test func everyCodeBlockIsTested() {
     #expect(CodeBlock.of("swift").count >= 5 && CodeBlock.of("c").count >= 1)
     let known: Set = ["swift", "c", "python", "rust", "sh", "yaml", ""]
     #expect(Set(CodeBlock.all.map(\.language)).isSubset(of: known))
@@ -109,14 +109,14 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     }
   }
 
-  @Test(arguments: CodeBlock.of("swift")) func aSwiftBlockIsAProgram(block: CodeBlock) throws {
+  @Test(arguments: CodeBlock.of("swift")) func swiftBlocksRun(block: CodeBlock) throws {
     let scratch = try Scratch(onTmpfs: true)
     let program = try block.program(in: scratch)
     let result = try Launch([program], stats: scratch).run()
     #expect(result.status == 0, "\(result.error)")
   }
 
-  @Test(arguments: CodeBlock.of("c")) func aCBlockIsAProgram(block: CodeBlock) throws {
+  @Test(arguments: CodeBlock.of("c")) func cBlocksRun(block: CodeBlock) throws {
     let installed = try Installed.shared.get()
     let scratch = try Scratch(onTmpfs: true)
     let source = scratch.file("program.c")
@@ -130,7 +130,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
     #expect(result.status == 0, "\(result.error)")
   }
 
-  @Test(arguments: CodeBlock.of("python")) func aPythonBlockIsAProgram(block: CodeBlock) throws {
+  @Test(arguments: CodeBlock.of("python")) func pythonBlocksRun(block: CodeBlock) throws {
     let installed = try Installed.shared.get()
     let scratch = try Scratch(onTmpfs: true)
     let source = scratch.file("program.py")
@@ -143,7 +143,7 @@ struct CodeBlock: CustomTestStringConvertible, Sendable {
 
   @Test(
     .enabled(if: isInstalled("cargo"), "cargo is not installed"), arguments: CodeBlock.of("rust"))
-  func aRustBlockIsAProgram(block: CodeBlock) throws {
+  func rustBlocksRun(block: CodeBlock) throws {
     let installed = try Installed.shared.get()
     let scratch = try Scratch(onTmpfs: true)
     try """

@@ -45,19 +45,19 @@ import Testing
     #expect(labels == ["a label that is freed": 1])
   }
 
-  @Test func aBufferThatIsUsedAgainIsAnotherLabel() throws {
+  @Test func aReusedBufferIsANewLabel() throws {
     #expect(
       try shown(["reused"]).labels == ["number 0": 3, "number 1": 3, "number 2": 3, "number 3": 3])
   }
 
-  @Test func noMoreOfANameIsReadThanIsKept() throws {
+  @Test func namesAreNotReadPastTheirLimit() throws {
     let (arena, labels) = try shown(["endless"])
     #expect(arena.hasPrefix(String(repeating: "e", count: 60)))
     #expect(labels.count == 1 && labels.values.first == 2)
     #expect(labels.keys.first?.hasPrefix(String(repeating: "e", count: 60)) == true)
   }
 
-  @Test func labelsOutliveTheLibraryThatTheyStoodIn() throws {
+  @Test func labelsOutliveTheLibraryThatDefinedThem() throws {
     let library = try installed.compile("plugin", flags: ["-shared", "-fPIC"])
     let labels = try shown(["unloaded", library]).labels
     #expect(labels["a label of a plugin"] == 1)

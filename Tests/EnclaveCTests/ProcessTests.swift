@@ -59,7 +59,7 @@ import Testing
     try FileManager.default.contentsOfDirectory(atPath: directory.path)
   }
 
-  @Test func aStartAdoptsWhatTheEnvironmentStarted() throws {
+  @Test func startingTakesOverThePublisherOfTheEnvironment() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
       [installed.compile("process"), "start-after-the-environment"], stats: stats,
@@ -78,7 +78,7 @@ import Testing
     #expect(try names(stats) == [])
   }
 
-  @Test func pagesThatAreGoneLeaveNoMemory() throws {
+  @Test func removedPagesLeakNoMemory() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch([installed.compile("process"), "publish-often", "500"], stats: stats)
       .run()
@@ -86,7 +86,7 @@ import Testing
     #expect(try names(stats) == [])
   }
 
-  @Test func aFileSizeLimitKillsNobody() throws {
+  @Test func aFileSizeLimitDoesNotEndTheProcess() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(
       ["prlimit", "--fsize=65536", installed.compile("process"), "use-an-arena"], stats: stats,
@@ -104,7 +104,7 @@ import Testing
     ("data", 200_000, "RLIMIT_DATA"), ("nproc", 1, "RLIMIT_NPROC"),
     ("fsize", 65536, "RLIMIT_FSIZE"),
   ])
-  func aLimitIsNamed(limit: String, value: Int, name: String) throws {
+  func theExceededLimitIsNamed(limit: String, value: Int, name: String) throws {
     let (result, stats) = try publishing(under: limit, value)
     #expect(result.status == 0, "\(result.error)")
     #expect(result.output.contains(name), "\(result.output)")

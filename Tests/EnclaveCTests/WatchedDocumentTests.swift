@@ -28,7 +28,7 @@ import Testing
     }
     """
 
-  @Test func thereAreSuchPrograms() { #expect(!Self.publishing.isEmpty) }
+  @Test func theDocumentationHasPublishingPrograms() { #expect(!Self.publishing.isEmpty) }
 
   @Test(arguments: publishing) func aProgramThatPublishesIsWatched(block: CodeBlock) throws {
     let scratch = try Scratch(onTmpfs: true)

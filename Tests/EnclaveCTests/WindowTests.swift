@@ -9,7 +9,7 @@ import Testing
   /// Under a cipher gate the address identifies the secret, and the window shows it. Linked
   /// dynamically and statically.
   @Test(arguments: [Installed.Linkage.shared, .fixed])
-  func aCipherGate(linkage: Installed.Linkage) throws {
+  func windowsWorkUnderACipherGate(linkage: Installed.Linkage) throws {
     let result = try Launch([Installed.shared.get().compile("cipher", linkage: linkage)]).run()
     #expect(result.status == 0 && result.output == "ok\n", "\(result)")
   }
@@ -37,12 +37,12 @@ import Testing
   }
 
   /// Neither a thread's first window nor its first to an arena needs malloc or a lock.
-  @Test func theFirstWindowMayBeAHandlers() throws {
+  @Test func theFirstWindowMayBeInAHandler() throws {
     #expect(try run("first") == "opened 1500 busy 0 other 0\n")
   }
 
   /// Refusing a window needs no malloc and no lock either, and is counted.
-  @Test func aHandlerMayBeRefused() throws {
+  @Test func aWindowInAHandlerMayBeRefused() throws {
     #expect(try run("refused") == "counted 1\n")
   }
 
@@ -54,18 +54,18 @@ import Testing
 
   /// A window whose thread has ended is counted as abandoned, and does not prevent destroying the
   /// arena.
-  @Test(arguments: gates) func aWindowThatItsThreadLeftOpenIsReported(gate: String) throws {
+  @Test(arguments: gates) func anAbandonedWindowIsReported(gate: String) throws {
     #expect(
       try run("left-open", gate) == """
         10 1 window of the arena was left open by threads that have ended, one of them to victim: \
-        nobody can close them, and the arena can only be destroyed
+        they cannot be closed, and the arena can only be destroyed
         19 0
 
         """)
   }
 
   /// A child that was forked in a window gets an error when it closes it, because it read zeros.
-  @Test(arguments: gates) func aChildsWindowIsInherited(gate: String) throws {
+  @Test(arguments: gates) func anInheritedWindowIsAnErrorInTheChild(gate: String) throws {
     #expect(try run("forked", gate) == "child 0 parent 0\n")
   }
 

@@ -64,7 +64,7 @@ import Testing
   /// After any changes between two refreshes, on several threads, listed secrets are live and have
   /// the right size, and the others are counted.
   @Test(arguments: [8, 64, 4096])
-  func secretsAreListedAsTheyAre(capacity: Int) async {
+  func listedSecretsAreLiveAndCorrect(capacity: Int) async {
     await #expect(processExitsWith: .success) { [capacity = capacity as Int] in
       try Self.comeAndGo(capacity: capacity)
     }
@@ -74,7 +74,7 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let publisher = try Self.publish(in: scratch, listedSecrets: capacity)
     var reader = try Self.reader(of: publisher)
-    var random = SeededGenerator(for: "secretsAreListedAsTheyAre")
+    var random = SeededGenerator(for: "listedSecretsAreLiveAndCorrect")
     let arena = try Arena("many", .init(lock: .preferred, gate: .none))
     // Secrets by address, which any thread can resize and free.
     var live: [UnsafeMutableRawPointer: Int] = [:]
@@ -214,7 +214,7 @@ import Testing
 
   /// Secrets that are allocated while others are counted are counted at the next refresh, although
   /// nothing else changed since the last.
-  @Test func unlistedSecretsAreCountedWhileTheyCome() async {
+  @Test func unlistedSecretsAreCountedDuringAllocation() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)
       let publisher = try Self.publish(in: scratch, listedSecrets: 8)

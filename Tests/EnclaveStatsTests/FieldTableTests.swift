@@ -51,7 +51,7 @@ import Testing
     check(MapWord.self, except: [.sequence])
   }
 
-  @Test func statisticsHaveWhatTheTableSays() throws {
+  @Test func statisticsMatchTheFieldTable() throws {
     let declared = Set(ArenaWord.allCases.compactMap(\.field.statistic))
     // Statistics that the page has in another form, or not at all.
     let further: Set = [

@@ -29,7 +29,7 @@ let formatDocument = Programs.package
     check(ProtectionCode.self)
   }
 
-  @Test func layoutsAreRefusedWhereTheyMakeNoSense() {
+  @Test func invalidLayoutsAreRefused() {
     let bytes = StatsPageTable.allCases.map(\.recordBytes)
     #expect(StatsPageLayout(capacities: [1, 1, 1, 1, 1, 1, 1]) != nil)
     #expect(StatsPageLayout(capacities: [-1, 1, 1, 1, 1, 1, 1]) == nil)
@@ -47,7 +47,7 @@ let formatDocument = Programs.package
         == nil)
   }
 
-  @Test func fileNames() {
+  @Test func fileNamesAreParsed() {
     #expect(StatsPageName("12-0123456789abcdef.page")?.pid == 12)
     for name in [
       "12-0123456789abcdef.pagf", "-1-0123456789abcdef.page", "12-012.page", ".page", "x",
@@ -148,7 +148,7 @@ let formatDocument = Programs.package
     #expect(page.table("arena")[0]["unlistedSecrets"] as? Int == 0)
   }
 
-  @Test func aRestartedPublisherTellsWhatIsThere() throws {
+  @Test func aRestartedPublisherPublishesExistingSecrets() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("arena a alpha slab preferred pages")
@@ -199,7 +199,7 @@ let formatDocument = Programs.package
     #expect(try pages(scratch).isEmpty, "a good end takes the page away")
   }
 
-  @Test func aDeadPublishersPageStaysUntilTheNextOne() throws {
+  @Test func aDeadPublishersPageStaysUntilTheNextStart() throws {
     let scratch = try Scratch(onTmpfs: true)
     let first = try Peer(stats: scratch)
     let live = try Peer(stats: scratch)
@@ -234,7 +234,7 @@ let formatDocument = Programs.package
     #expect(peer.process.terminationStatus == 0)
   }
 
-  @Test func unfitDirectoriesAreRefusedWithAReason() throws {
+  @Test func unsuitableDirectoriesAreRefusedWithAReason() throws {
     let onDisk = try Scratch()
     let disk = try Peer(stats: onDisk)
     if try Launch(["stat", "-f", "-c", "%T", onDisk.path]).run().output != "tmpfs\n" {

@@ -49,7 +49,7 @@ import Testing
     Issue.record("not within 60 s: \(what): \(last)")
   }
 
-  @Test(arguments: gates) func pagesOfSlabs(gate: String) throws {
+  @Test(arguments: gates) func mapsShowPagesOfSlabs(gate: String) throws {
     var reader = try attach()
     try peer.send("arena a alpha slab off \(gate)")
     try peer.send("alloc a 100 32")
@@ -81,7 +81,7 @@ import Testing
     #expect(image.maps.isEmpty)
   }
 
-  @Test(arguments: gates) func pagesOfIsolatedSecrets(gate: String) throws {
+  @Test(arguments: gates) func mapsShowPagesOfIsolatedSecrets(gate: String) throws {
     var reader = try attach()
     try peer.send("arena a alpha isolated off \(gate)")
     try peer.send("alloc a 2 10000")
@@ -111,7 +111,7 @@ import Testing
     try expect("one window", &reader) { $0.filter(\.isOpen).count == 4 }
   }
 
-  @Test func contentsAreSixteenBits() {
+  @Test func pageContentsFitSixteenBits() {
     for bits: UInt64 in 0...0xffff {
       #expect(PageContents(bits: bits).bits == bits)
     }
@@ -121,7 +121,7 @@ import Testing
   }
 
   /// Reading maps without secrets, and secrets without maps.
-  @Test func onlyWhatIsAskedForIsRead() throws {
+  @Test func onlyRequestedTablesAreRead() throws {
     var reader = try attach()
     try peer.send("arena a alpha slab off none")
     try peer.send("alloc a 3 32")

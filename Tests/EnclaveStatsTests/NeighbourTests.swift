@@ -65,7 +65,7 @@ import Testing
   /// The program has a SIGBUS handler of its own, set before publishing or after: the page's faults
   /// are the library's, all others are the program's.
   @Test(arguments: ["before", "after", "with wiping"], [true, false])
-  func theProgramsOwnHandler(order: String, isCut: Bool) throws {
+  func theProgramsOwnSigbusHandlerIsKept(order: String, isCut: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     if order == "before" { try peer.send("exit-on-bus") }
@@ -100,7 +100,7 @@ import Testing
 
   /// A tmpfs with no room: publishing is refused with the system's answer; the program goes on.
   @Test(.enabled(if: mayUnshare, "mount namespaces of one's own are not allowed here"))
-  func aFullTmpfsIsAnErrorAndNoFault() throws {
+  func aFullTmpfsIsAnErrorNotAFault() throws {
     let scratch = try Scratch(onTmpfs: true)
     let mount = "mount -t tmpfs -o size=64k,mode=700 none \"$1\" && exec \"$2\""
     let peer = try Peer(
@@ -117,7 +117,7 @@ import Testing
   /// A program that runs with more rights than who started it does not believe that one's
   /// environment.
   @Test(.enabled(if: Programs.isRoot, "only root can make a set-user-ID program of another user"))
-  func aSetUserIDProgramIgnoresTheEnvironment() throws {
+  func setUserIDProgramsIgnoreTheEnvironment() throws {
     let place = try Scratch(onTmpfs: false, mode: 0o755)
     let stats = try Scratch(onTmpfs: true, mode: 0o777)
     try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: stats.path)

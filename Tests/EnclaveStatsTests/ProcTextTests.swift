@@ -15,7 +15,7 @@ import Testing
     Odd:
     """.utf8)
 
-  @Test func valuesOfStatus() {
+  @Test func statusValuesAreParsed() {
     #expect(ProcText.kilobytes("VmLck", in: Self.status) == 128)
     #expect(ProcText.kilobytes("VmLc", in: Self.status) == nil)
     #expect(ProcText.kilobytes("Odd", in: Self.status) == nil)
@@ -29,7 +29,7 @@ import Testing
     #expect(ProcText.kilobytes("VmLck", in: Array("VmLck: 18446744073709551615".utf8)) == .max)
   }
 
-  @Test func fieldsOfStat() {
+  @Test func statFieldsAreParsed() {
     let start = "4127 (a) ) R 12) T 77 88 0 0 -1 0 1 2 3 4 5 6 7 8 9 10 11 12 4242 0 0"
     let stat = ProcStat(Array(start.utf8))
     #expect(stat?.state == "T" && stat?.parent == 77 && stat?.group == 88)
@@ -41,7 +41,7 @@ import Testing
   }
 
   /// This process', against what its own calls say.
-  @Test func agreesWithTheKernel() throws {
+  @Test func parsedValuesMatchSystemCalls() throws {
     let stat = try #require(
       ProcessFacts.readFile("/proc/self/stat", limit: 4096).map(ProcStat.init))
     #expect(stat?.parent == getppid() && stat?.group == getpgrp())

@@ -21,7 +21,7 @@ import Testing
     }
   }
 
-  @Test func theSeedIsTold() async throws {
+  @Test func theSeedIsPrinted() async throws {
     let result = await #expect(
       processExitsWith: .success, observing: [\.standardErrorContent]
     ) {

@@ -79,7 +79,7 @@ import Testing
     #expect(!FileManager.default.fileExists(atPath: stale))
   }
 
-  @Test func aDirectoryThatWasThereStays() async {
+  @Test func anExistingDirectoryIsKept() async {
     await #expect(processExitsWith: .success) {
       let scratch = try Scratch(onTmpfs: true)
       let first = scratch.file("first")
@@ -111,7 +111,7 @@ import Testing
 
   /// A directory that the group can write is rejected like one that all can write.
   @Test(arguments: [0o777, 0o770, 0o707, 0o720, 0o702])
-  func theSpareIsForAnUnfitDirectory(mode: Int) throws {
+  func anUnsuitableDirectoryIsReplacedByTheNext(mode: Int) throws {
     let scratch = try Scratch(onTmpfs: true)
     let first = scratch.file("first")
     try FileManager.default.createDirectory(atPath: first, withIntermediateDirectories: false)

@@ -99,7 +99,7 @@ import Testing
   #if DEBUG
     /// A debug build traps if a word is written while the sequence is not odd.
     @Test(arguments: ["before", "within", "after"])
-    func aWordOutsideTheMarkEndsADebugBuild(place: String) async {
+    func writingAWordUnderAnEvenSequenceTraps(place: String) async {
       await #expect(processExitsWith: place == "within" ? .success : .failure) {
         [place = place as String] in
         guard let scratch = try? Scratch(onTmpfs: true),
@@ -116,7 +116,7 @@ import Testing
     }
 
     /// A secret's record when it is listed and when it is removed.
-    @Test func aSecretsRecordIsWrittenUnderItsMark() async {
+    @Test func secretRecordsAreWrittenUnderAnOddSequence() async {
       await #expect(processExitsWith: .success) {
         let scratch = try Scratch(onTmpfs: true)
         let file = try TornRecordTests.page(scratch)

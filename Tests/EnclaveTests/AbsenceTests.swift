@@ -19,7 +19,7 @@
     ]
 
     @Test(arguments: absences.map(\.call), [true, false])
-    func withoutAMechanism(call: SystemCall, withLockCapability: Bool) async {
+    func everyMechanismMayBeAbsent(call: SystemCall, withLockCapability: Bool) async {
       let number = call.rawValue
       await #expect(processExitsWith: .success) {
         [number = number as UInt32, withLockCapability = withLockCapability as Bool] in
@@ -83,7 +83,7 @@
     }
 
     /// deinit and exit in a child change neither the parent's secrets nor its page.
-    @Test func childExitChangesNothingOfItsParent() async throws {
+    @Test func aChildsExitDoesNotAffectItsParent() async throws {
       let scratch = try Scratch(onTmpfs: true)
       let path = scratch.path
       await #expect(processExitsWith: .success) { [path = path as String] in

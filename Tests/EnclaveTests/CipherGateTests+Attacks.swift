@@ -97,7 +97,7 @@
 
     /// Another secret's ciphertext and an older one of the same secret are rejected, even with
     /// their tags.
-    @Test(.sharedLocks) func ciphertextBelongsToItsPlaceAndTime() throws {
+    @Test(.sharedLocks) func movedAndReplayedCiphertextIsRejected() throws {
       let arena = try Self.arena()
       var a = try arena.allocate(byteCount: 32)
       var b = try arena.allocate(byteCount: 32)

@@ -97,7 +97,7 @@
     }
 
     /// Secrets without bytes work.
-    @Test(.sharedLocks) func zeroBytes() throws {
+    @Test(.sharedLocks) func emptySecretsWork() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 0)
       try secret.withMutableBytes { #expect($0.byteCount == 0) }
@@ -122,7 +122,7 @@
 
     /// Elements are aligned as under other gates, in shared and in separate scratch pages.
     @Test(.sharedLocks, arguments: layouts)
-    func elements(layout: Arena.Layout) throws {
+    func elementsAreAligned(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: 4096)
       try secret.withMutableElements(of: UInt64.self) { $0[511] = 7 }
@@ -165,7 +165,7 @@
 
     /// A signal handler that reads while its thread opens or closes a window gets the previous
     /// contents, and never the intermediate state of the scratch memory.
-    @Test(.sharedLocks) func aHandlerNeverSeesWorkInProgress() throws {
+    @Test(.sharedLocks) func handlersNeverReadPartialContents() throws {
       let arena = try Self.arena()
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
@@ -214,7 +214,7 @@
     @Test(
       .sharedLocks, .enabled(if: Capability.seals.isAvailable, "this kernel has no mseal"),
       arguments: layouts)
-    func whatIsSealedAndFreedIsNoDamage(layout: Arena.Layout) throws {
+    func freedSealedSecretsAreNotReportedAsDamaged(layout: Arena.Layout) throws {
       let arena = try Self.arena(layout)
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
@@ -225,7 +225,7 @@
     }
 
     /// Many windows of one thread, opened and closed in any order.
-    @Test(.sharedLocks) func manyWindows() throws {
+    @Test(.sharedLocks) func manyWindowsCloseInAnyOrder() throws {
       let arena = try Self.arena()
       var random = SeededGenerator()
       var secrets: [SecretReference] = []
@@ -290,7 +290,7 @@
     }
 
     /// There can be eight windows to large secrets. A ninth fails, and the others keep working.
-    @Test(.enabled(if: mayLockMuch, mayLockLittle)) func scratchMemoryEnds() async {
+    @Test(.enabled(if: mayLockMuch, mayLockLittle)) func scratchMemoryIsBounded() async {
       await #expect(processExitsWith: .success) {
         let arena = try CipherGateTests.arena()
         let secret = SecretReference(try arena.allocate(byteCount: 70_000))

@@ -72,7 +72,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
   }
 
   /// The twin: before freezing, the same write succeeds.
-  @Test func beforeItIsFrozenItCanBeWritten() async {
+  @Test func unfrozenArenasCanBeWritten() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
       let secret = try arena.allocate(byteCount: 32)
@@ -137,7 +137,7 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
   }
 
   @Test(.enabled(if: canSeal, "this machine has no protection keys, or its kernel no mseal"))
-  func aSealedArenaIsWipedAndGivenBack() async {
+  func aDestroyedSealedArenaIsWipedAndUnlocked() async {
     await #expect(processExitsWith: .success) {
       let before = ProcessFacts.lockedBytes()!
       let arena = try Arena("test", .init(gate: .key))

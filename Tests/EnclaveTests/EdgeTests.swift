@@ -83,7 +83,7 @@ import Testing
   }
 
   /// A change to any bit of a canary, before or after the secret, is detected.
-  @Test(arguments: [Arena.Layout.slab, .isolated]) func everyBitOfACanaryCounts(
+  @Test(arguments: [Arena.Layout.slab, .isolated]) func everyChangedCanaryBitIsDetected(
     layout: Arena.Layout
   ) throws {
     let arena = try Arena("canaries", .init(layout: layout, lock: .off, gate: .none))
@@ -103,7 +103,7 @@ import Testing
   }
 
   /// Also when the secret is freed.
-  @Test func everyBitOfACanaryCountsWhenFreed() async {
+  @Test func everyChangedCanaryBitIsDetectedWhenFreed() async {
     await #expect(processExitsWith: .success) {
       final class Seen: @unchecked Sendable { var offsets: [Int?] = [] }
       let seen = Seen()

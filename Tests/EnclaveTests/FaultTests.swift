@@ -167,7 +167,7 @@
     @Test(
       .enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"),
       arguments: SystemCall.allCases.filter { !absent.contains($0) }, [0, 2])
-    func everyCallMayFail(call: SystemCall, after: Int) async throws {
+    func everySystemCallMayFail(call: SystemCall, after: Int) async throws {
       let scratch = try Scratch(onTmpfs: true)
       // A dead publisher's page, for the sweep.
       let dead = try Peer(stats: scratch)
@@ -331,7 +331,7 @@
       }
     }
 
-    @Test func noEnvironmentVariableSteersTheSeam() throws {
+    @Test func environmentVariablesInjectNoFailures() throws {
       let file = Programs.package.appending(path: "Sources/EnclaveSystem/FaultPlan.swift")
       let text = try String(contentsOf: file, encoding: .utf8)
       #expect(!text.contains("environment(") && !text.contains("getenv"))

@@ -10,10 +10,10 @@ import TestSupport
 import Testing
 
 @Suite struct ForkTests {
-  /// A child that is forked while another thread creates the process' first arena can create its
+  /// A child that is forked while another thread creates the process's first arena can create its
   /// own.
   @Test(arguments: [SystemCall.watchExit, .mapForkPage])
-  func aChildForkedDuringTheFirstArenaMakesItsOwn(call: SystemCall) async {
+  func aChildForkedDuringTheFirstArenaCanCreateOne(call: SystemCall) async {
     await #expect(processExitsWith: .success) { [number = call.rawValue as UInt32] in
       FaultPlan.hold(try #require(SystemCall(rawValue: number)))
       Thread { _ = try? Arena("first", .init(lock: .off)) }.start()
@@ -23,7 +23,7 @@ import Testing
         _exit((try? Arena("of a child", .init(lock: .off))) == nil ? 1 : 0)
       }
       #expect(Self.end(of: child) == 0)
-      FaultPlan.letGo()
+      FaultPlan.resume()
     }
   }
 
@@ -51,7 +51,7 @@ import Testing
       while ContinuousClock.now < end, !hasForked.load(ordering: .acquiring) { sched_yield() }
       let forkedDuringTick = hasForked.load(ordering: .acquiring)
       #expect(!forkedDuringTick, "it forked during a tick")
-      FaultPlan.letGo()
+      FaultPlan.resume()
       pthread_join(try #require(thread), nil)
       let forkedInTheEnd = hasForked.load(ordering: .acquiring)
       #expect(forkedInTheEnd)

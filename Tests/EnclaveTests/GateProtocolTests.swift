@@ -59,7 +59,9 @@ import Testing
   /// the check ends, no window opens any more.
   ///
   /// Repeated, because the reader has only 20 ms to notice a failure.
-  @Test(.serialized, arguments: 0..<40) func aChangeDoesNotUndoASignalsWipe(time: Int) async {
+  @Test(.serialized, arguments: 0..<40) func aConcurrentChangeDoesNotUndoASignalsWipe(time: Int)
+    async
+  {
     await #expect(processExitsWith: .signal(SIGTERM)) {
       for signal in [SIGTERM, SIGALRM] { Glibc.signal(signal, SIG_DFL) }
       var all = sigset_t()
@@ -190,7 +192,7 @@ import Testing
   /// If a filter that was set later refuses membarrier(2), freezing, destroying, wiping everything
   /// and the wipe at exit still work, and the failure is counted.
   @Test(arguments: ["freeze", "destroy", "wipe", "exit"])
-  func aRefusedBarrierStopsNoWipe(what: String) async {
+  func wipingWorksWithoutMembarrier(what: String) async {
     await #expect(processExitsWith: .success) { [what = what as String] in
       // Registered before the library's own handler, so it runs after that.
       if what == "exit" {

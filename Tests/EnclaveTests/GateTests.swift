@@ -271,7 +271,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
 
   /// There can be any number of arenas. A frozen one never shares a key with a writable one.
   @Test(.enabled(if: closingGates.contains(.key), "this processor has no protection keys"))
-  func alikeArenasShareKeys() async {
+  func arenasOfOneKindShareKeys() async {
     await #expect(processExitsWith: .success) {
       var arenas: [Arena] = []
       var secrets: [SecretReference] = []
@@ -318,7 +318,7 @@ func onAnotherThread<R: Sendable>(_ body: @escaping @Sendable () -> R) -> R {
 
   #if DEBUG
     /// With no key, one, or all keys left, everything works and reports an honest state.
-    @Test(arguments: [0, 1, 15]) func withFewKeysLeft(keys: Int) async {
+    @Test(arguments: [0, 1, 15]) func arenasWorkWithFewProtectionKeysLeft(keys: Int) async {
       await #expect(processExitsWith: .success) { [keys = keys as Int] in
         FaultPlan.fail(.allocateKey, errno: ENOSPC, after: keys, times: 1000)
         let available = closingGates.contains(.key) ? keys : 0

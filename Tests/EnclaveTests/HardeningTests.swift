@@ -108,7 +108,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
   }
 
   /// Two threads free the same address: one succeeds, and the other gets a violation.
-  @Test(arguments: allGates) func oneOfTwoThreadsFrees(gate: Arena.Gate) async {
+  @Test(arguments: allGates) func onlyOneOfTwoConcurrentFreesSucceeds(gate: Arena.Gate) async {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) { [number = number as Int] in
       let reports = Mutex<[Violation.Kind]>([])

@@ -138,7 +138,8 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
   }
 
   /// Allocating a secret of the same size as the previous one opens no pages.
-  @Test(arguments: [100, 5000, 200_000]) func theSameSizeOpensNothing(size: Int) async {
+  @Test(arguments: [100, 5000, 200_000]) func reusingASlotOfTheSameSizeOpensNoPages(size: Int) async
+  {
     await #expect(processExitsWith: .success) { [size = size as Int] in
       let arena = try Arena("test", .init(layout: .isolated, lock: .off, gate: .pages))
       try arena.allocate(byteCount: size).destroy()
@@ -213,7 +214,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
       let locked = ProcessFacts.lockedBytes()!
       let given = try arena.trim()
       let after = arena.statistics
-      #expect(given == before.idleBytes, "given back")
+      #expect(given == before.idleBytes, "returned bytes")
       #expect(after.idleBytes == 0 && after.bytesMapped == before.bytesMapped - given, "left")
       #expect(after.bytesMapped <= least + 16384, "left of \(least)")
       #expect(
@@ -236,7 +237,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
     }
   }
 
-  @Test func aChildTrimsNothing() async {
+  @Test func trimmingInAChildIsAnError() async {
     await #expect(processExitsWith: .success) {
       let arena = try Arena("test", .init(lock: .off, gate: .none))
       try arena.allocate(byteCount: 300_000).destroy()
@@ -258,7 +259,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
   /// When a lock is refused, spares of this and other arenas are returned first, even their last
   /// ones.
   @Test(arguments: [Arena.Lock.required, .preferred], [true, false])
-  func aRefusedLockTakesSpares(lock: Arena.Lock, isOther: Bool) async {
+  func aRefusedLockReclaimsSpares(lock: Arena.Lock, isOther: Bool) async {
     await #expect(processExitsWith: .success) {
       [isRequired = (lock == .required) as Bool, isOther = isOther as Bool] in
       try limitLocks(to: 3 << 20)
@@ -276,7 +277,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
   }
 
   /// An arena that needs a larger chunk returns its own small last spare.
-  @Test func anArenaTakesItsOwnLastSpare() async {
+  @Test func anArenaReclaimsItsOwnLastSpare() async {
     await #expect(processExitsWith: .success) {
       try limitLocks(to: 92_160)
       let arena = try Arena("test", .init(lock: .preferred, gate: .none))
@@ -327,7 +328,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
   }
 
   /// A wipe also works with spares.
-  @Test(arguments: allGates.indices) func sparesAreWipedWithTheRest(gate: Int) async {
+  @Test(arguments: allGates.indices) func wipeEverythingWipesSpares(gate: Int) async {
     await #expect(processExitsWith: .success) { [gate = gate as Int] in
       let arena = try Arena("test", .init(lock: .off, gate: allGates[gate]))
       try arena.allocate(byteCount: mebibyte).destroy()

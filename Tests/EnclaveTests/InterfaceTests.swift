@@ -10,7 +10,7 @@ import Testing
 
 @Suite struct InterfaceTests {
   @Test(.enabled(if: Programs.mayLockOneMiB, "needs 1 MiB of RLIMIT_MEMLOCK"), arguments: allGates)
-  func integers(gate: Arena.Gate) throws {
+  func elementsAreReadAndWritten(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
     var secret = try arena.allocate(byteCount: 30)
     try secret.withMutableElements(of: UInt32.self) { words in
@@ -32,7 +32,7 @@ import Testing
     }
   }
 
-  @Test(arguments: allGates) func randomAndTemporary(gate: Arena.Gate) throws {
+  @Test(arguments: allGates) func randomAndTemporarySecrets(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
     let a = try arena.allocateRandom(byteCount: 32)
     let b = try arena.allocateRandom(byteCount: 32)
@@ -46,7 +46,7 @@ import Testing
     #expect(arena.statistics.secretCount == 2, "the temporary is gone")
   }
 
-  @Test(arguments: allGates) func fromADescriptor(gate: Arena.Gate) throws {
+  @Test(arguments: allGates) func secretsAreFilledFromADescriptor(gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(lock: .preferred, gate: gate))
     var ends: [Int32] = [0, 0]
     pipe(&ends)
@@ -70,7 +70,7 @@ import Testing
     }
   }
 
-  @Test func movesBetweenArenas() throws {
+  @Test func secretsMoveBetweenArenas() throws {
     let a = try Arena("a", .init(lock: .preferred))
     let b = try Arena("b", .init(layout: .isolated, lock: .preferred))
     var secret = try a.allocate(byteCount: 100)
@@ -80,7 +80,7 @@ import Testing
     #expect(a.statistics.secretCount == 0 && b.statistics.secretCount == 1)
   }
 
-  @Test func waitingForHeadroom() async {
+  @Test func allocationsWaitForHeadroom() async {
     await #expect(processExitsWith: .success) {
       // Without the capability the limit applies to root too.
       try #require(ct_drop_lock_capability() == 0, "dropping the capability")

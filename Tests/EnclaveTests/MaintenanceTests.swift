@@ -130,7 +130,7 @@ private let mayBeRealTime: Bool = {
       }.start()
       while !FaultPlan.holdsThread { sched_yield() }
       try Self.useAnArena()
-      FaultPlan.letGo()
+      FaultPlan.resume()
       ended.wait()
     }
   }
@@ -182,7 +182,7 @@ private let mayBeRealTime: Bool = {
       let after = field("voluntary_ctxt_switches").flatMap { Int($0) }
       let naps = try #require(after) - #require(before)
       #expect(naps < 50, "\(naps) naps")
-      FaultPlan.letGo()
+      FaultPlan.resume()
       ended.wait()
       ended.wait()
     }

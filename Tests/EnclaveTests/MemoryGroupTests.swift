@@ -32,7 +32,7 @@ import Testing
       ], byteCount: 401, expected: MemoryGroup(limit: 1000, inUse: 600, reserved: 0, maySwap: false)
     ),
     Row(
-      testDescription: "caches are given back", membership: "0::/a.service\n",
+      testDescription: "caches are reclaimed", membership: "0::/a.service\n",
       files: [
         "a.service/memory.max": "1000\n", "a.service/memory.current": "990\n",
         "a.service/memory.stat":
@@ -96,7 +96,7 @@ import Testing
       byteCount: .max, expected: nil),
   ]
 
-  @Test(arguments: rows) func whatDoesNotFit(row: Row) throws {
+  @Test(arguments: rows) func growthAboveTheGroupLimitIsRefused(row: Row) throws {
     let scratch = try Scratch()
     for (name, text) in row.files {
       let path = "\(scratch.path)/\(name)"

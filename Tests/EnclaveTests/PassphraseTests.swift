@@ -111,13 +111,13 @@ final class Typist: @unchecked Sendable {
       ("one two\u{17}three\n", "one three"), ("one two  \u{17}\n", "one "), ("größe\u{17}\n", ""),
       ("one\u{17}\u{17}two\n", "two"),
     ])
-  func editing(typed: String, expected: String) throws {
+  func editingKeysWork(typed: String, expected: String) throws {
     #expect(try type(typed) == (expected, expected.utf8.count))
   }
 
   /// ^D on an empty line, also after everything was erased.
   @Test(arguments: ["\u{4}", "abc\u{15}\u{4}", "é\u{7f}\u{4}"])
-  func endOfInput(typed: String) throws {
+  func endOfInputIsAnError(typed: String) throws {
     #expect(try type(typed) == (nil, 0))
   }
 
@@ -131,12 +131,12 @@ final class Typist: @unchecked Sendable {
       ("123é5\u{7f}\u{7f}\u{7f}\n", "12", 2), ("12鍵x\n", nil, 2),
       ("1234567\u{15}ok\n", "ok", 2), ("1 34567\u{17}\n", "1 ", 2),
     ] as [(String, String?, Int)])
-  func tooLong(typed: String, expected: String?, count: Int) throws {
+  func inputAboveTheLimitIsAnError(typed: String, expected: String?, count: Int) throws {
     #expect(try type(typed, limit: 4) == (expected, count))
   }
 
   /// Latin-1 at a terminal: one byte per character.
-  @Test func bytesThatAreNotUTF8() throws {
+  @Test func bytesThatAreNotUTF8AreErasedOneByOne() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let pair = try Pair()
     let typist = Typist(
@@ -147,7 +147,7 @@ final class Typist: @unchecked Sendable {
   }
 
   /// Editing keys that the user changed or disabled.
-  @Test func theTerminalsOwnKeys() throws {
+  @Test func theTerminalsEditingKeysAreUsed() throws {
     let arena = try Arena("test", .init(lock: .preferred))
     let pair = try Pair()
     var modes = pair.modes
@@ -171,7 +171,7 @@ final class Typist: @unchecked Sendable {
       ("no newline", nil, 8), ("short", nil, 5), ("", nil, 0), ("123456789\n", nil, 8),
       ("12345678\n", "12345678", 8),
     ] as [(String, String?, Int)])
-  func piped(text: String, expected: String?, count: Int) throws {
+  func pipedInputIsTakenUnchanged(text: String, expected: String?, count: Int) throws {
     let arena = try Arena("test", .init(lock: .preferred))
     var ends: [Int32] = [0, 0]
     pipe(&ends)
@@ -191,7 +191,7 @@ final class Typist: @unchecked Sendable {
   }
 
   /// Bytes that were erased, or exceed the limit, are left nowhere.
-  @Test func erasedInputIsLeftNowhere() throws {
+  @Test func erasedInputIsWiped() throws {
     let pair = try Pair()
     let limit = 8
     let memory = UnsafeMutableRawPointer.allocate(byteCount: limit + 1, alignment: 1)

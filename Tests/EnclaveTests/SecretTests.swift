@@ -23,7 +23,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
 
 @Suite struct SecretTests {
   @Test(arguments: [Arena.Layout.slab, .isolated], [Arena.Gate.pages, .none])
-  func keepsWhatWasWritten(layout: Arena.Layout, gate: Arena.Gate) throws {
+  func writtenBytesAreReadBack(layout: Arena.Layout, gate: Arena.Gate) throws {
     let arena = try Arena("test", .init(layout: layout, lock: .preferred, gate: gate))
     for size in [0, 1, 15, 16, 17, 32, 33, 1000, 4095, 4096, 4097, 70_000] {
       var secret = try arena.allocate(byteCount: size)
@@ -228,7 +228,7 @@ func contents(_ secret: borrowing Secret) throws -> [UInt8] {
   }
 
   /// The advice to free something makes no sense for an empty arena.
-  @Test func aCapacityBelowAPageSaysWhatAPageIs() throws {
+  @Test func theErrorForATinyCapacityNamesThePageSize() throws {
     for capacity in [100, 0, -5] {
       do {
         _ = try Arena("small", .init(lock: .off, gate: .none, capacity: capacity))

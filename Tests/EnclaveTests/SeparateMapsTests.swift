@@ -54,7 +54,7 @@
         #expect(try arena.check().isEmpty, "the check")
         kept = []
         try arena.destroy()
-        #expect(SeparateMaps.count == 0, "maps that were not given back")
+        #expect(SeparateMaps.count == 0, "maps that were not returned")
       }
     }
 
@@ -118,7 +118,7 @@
     }
 
     /// Advice that the kernel refuses half way is undone: the pages are one mapping again.
-    @Test func halfAnAdviceIsTakenBack() async {
+    @Test func partiallyAppliedAdviceIsUndone() async {
       await #expect(processExitsWith: .success) {
         var chunk = try GuardedMapping(byteCount: 8 * Page.size)
         #expect(munmap(chunk.data + 5 * Page.size, Page.size) == 0, "a hole")
@@ -159,7 +159,7 @@
         // Returned maps are available to others.
         kept = []
         for arena in arenas { try arena.destroy() }
-        #expect(SeparateMaps.count == 0, "maps that were not given back")
+        #expect(SeparateMaps.count == 0, "maps that were not returned")
         let next = try Arena("next", .init(lock: .preferred, gate: .pages))
         let secret = try next.allocate(byteCount: 32)
         #expect(next.statistics.separatePages == 4 && next.statistics.mergedPages == 0)
@@ -170,7 +170,7 @@
     /// Pages are present, locked, and marked so that mprotect(2) does not visit them when they are
     /// opened. If the kernel refuses the mark, they are still locked.
     @Test(arguments: [false, true], mayLockMuch ? [40, 200_000] : [40])
-    func lockedPagesAreNotLookedAt(isRefused: Bool, size: Int) async {
+    func mprotectSkipsPagesLockedOnFault(isRefused: Bool, size: Int) async {
       await #expect(processExitsWith: .success) {
         [isRefused = isRefused as Bool, size = size as Int] in
         if isRefused { FaultPlan.fail(.lockOnFault, errno: ENOSYS, times: 1000) }
@@ -215,7 +215,7 @@
 
     /// Other gates do not need separate mappings.
     @Test(arguments: [Arena.Gate.none] + (keysAreHere ? [.key] : []))
-    func otherGatesHaveNone(gate: Arena.Gate) throws {
+    func onlyPageGatesUseSeparateMappings(gate: Arena.Gate) throws {
       let arena = try Arena("test", .init(lock: .preferred, gate: gate))
       let secret = try arena.allocate(byteCount: 32)
       #expect(arena.statistics.separatePages == 0 && arena.statistics.mergedPages == 0)

@@ -6,7 +6,7 @@ import Testing
 
 @Suite struct TotalsTests {
   /// A count that is missing from the sum would be reported as too low.
-  @Test func everyCountIsAddedUp() {
+  @Test func totalsIncludeEveryCount() {
     let count = MemoryLayout<ShardTotals>.size / MemoryLayout<UInt64>.size
     func totals(_ value: UInt64) -> ShardTotals {
       [UInt64](repeating: value, count: count).withUnsafeBytes {

@@ -55,7 +55,7 @@ private func ignore(_ signal: Int32) { Glibc.signal(signal, SIG_IGN) }
     }
   }
 
-  @Test func whatIsIgnoredStaysIgnored() async {
+  @Test func ignoredSignalsStayIgnored() async {
     await #expect(processExitsWith: .success) {
       let arena = try WipeOnSignalTests.makeSecret()
       ignore(SIGHUP)

@@ -61,7 +61,9 @@
         tag: bytes("c0875924c1c7987947deafd8780acf49")),
     ]
 
-    @Test(arguments: vectors.filter(\.cipher.isAvailable)) func knownAnswers(vector: Vector) {
+    @Test(arguments: vectors.filter(\.cipher.isAvailable)) func ciphersGiveKnownAnswers(
+      vector: Vector
+    ) {
       let schedule = UnsafeMutableRawPointer.allocate(
         byteCount: AEAD.scheduleBytes, alignment: 16)
       defer { schedule.deallocate() }

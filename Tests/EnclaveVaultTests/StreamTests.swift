@@ -98,7 +98,7 @@
     }
 
     /// Secrets and descriptors as sources. A dropped writer leaves nothing.
-    @Test func otherSources() throws {
+    @Test func secretsAndDescriptorsAreStreamSources() throws {
       let (vault, arena) = (try vault(), try arena())
       var writer = try vault.makeStream(through: arena, chunkByteCount: chunk)
       var secret = try arena.allocate(byteCount: 130)
@@ -136,7 +136,7 @@
     }
 
     /// If the body throws, the same bytes are read again.
-    @Test func aBodyThatThrowsReadsNothing() throws {
+    @Test func aThrowingBodyConsumesNothing() throws {
       let (vault, arena) = (try vault(), try arena())
       var reader = try write(150, to: vault, arena).makeReader(through: arena)
       struct Refused: Error {}
@@ -198,7 +198,7 @@
     }
 
     /// A chunk's position is in ordinary memory, but authenticated by the tag.
-    @Test func aForgedPlaceIsNotAuthentic() throws {
+    @Test func aForgedPositionIsNotAuthentic() throws {
       let (vault, arena) = (try vault(), try arena())
       let stream = try write(450, to: vault, arena)
       func read(_ place: Int) throws -> Int? {
@@ -329,7 +329,7 @@
       }
     }
 
-    @Test func timesRotation() throws {
+    @Test func vaultsRotateOnATimer() throws {
       let arena = try arena()
       weak var gone: Vault?
       do {

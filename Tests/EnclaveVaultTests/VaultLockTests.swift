@@ -79,7 +79,7 @@
     }
 
     /// While one thread is in a cipher for an entry, others use the vault and the same entry.
-    @Test func aDecryptionHoldsNobodyUp() throws {
+    @Test func aDecryptionBlocksNobody() throws {
       let (vault, arena) = (try vault(), try arena())
       let entry = Holder(try vault.encrypt(secret(arena, 64, 1)))
       let other = Holder(try vault.encrypt(secret(arena, 64, 2)))
@@ -158,7 +158,7 @@
 
     /// While a rotation decrypts (0) or re-encrypts (1) an entry, the entry can be read and
     /// dropped.
-    @Test(arguments: [0, 1]) func whatIsBeingMovedCanBeReadAndLetGo(call: Int) throws {
+    @Test(arguments: [0, 1]) func entriesBeingRotatedCanBeReadAndDropped(call: Int) throws {
       let (vault, arena) = (try vault(), try arena())
       let entry = Holder(try vault.encrypt(secret(arena, 64, 1)))
       let last = try vault.encrypt(secret(arena, 64, 2))

@@ -29,7 +29,7 @@
       #expect(arena.statistics.secretCount == 0)
     }
 
-    @Test func decryptsOverASecretOfTheSameSize() throws {
+    @Test func decryptingReusesASecretOfTheSameSize() throws {
       let (vault, arena) = (try vault(), try arena())
       let encrypted = try vault.encrypt(secret(arena, 48, 1))
       var place = try secret(arena, 48, 2)
@@ -189,7 +189,7 @@
     }
 
     /// An entry that cannot be decrypted keeps the old key; the others are re-encrypted.
-    @Test func aDamagedEntryStopsNoOther() throws {
+    @Test func aDamagedEntryDoesNotStopARotation() throws {
       let (vault, arena) = (try vault(), try arena())
       let good = try vault.encrypt(secret(arena, 32, 1))
       let damaged = Holder(try vault.encrypt(secret(arena, 32, 2)))

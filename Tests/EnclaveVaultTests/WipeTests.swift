@@ -48,7 +48,9 @@
     }
 
     /// Memory that other code unmapped or protected does not crash the exit.
-    @Test(arguments: ["unmapped", "protected"]) func exitSurvivesWhatOthersDid(what: String) async {
+    @Test(arguments: ["unmapped", "protected"]) func exitSurvivesUnmappedAndProtectedMemory(
+      what: String
+    ) async {
       await #expect(processExitsWith: .success) { [what = what as String] in
         let arena = try Arena("victim", .init(lock: .preferred, gate: .none))
         let address = try unsafe arena.allocate(byteCount: 32).leak()

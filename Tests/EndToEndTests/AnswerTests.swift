@@ -29,12 +29,12 @@ import Testing
     arguments: ["audit", "check", "snapshot", "record", "watch"])
   func aKernelThreadHasNoMemory(command: String) throws {
     let ended = try asked(command, "2", try Scratch(onTmpfs: true))
-    #expect(ended.status == 2 && ended.error.contains("is a thread of the kernel"), "\(ended)")
+    #expect(ended.status == 2 && ended.error.contains("is a kernel thread"), "\(ended)")
     #expect(ended.output.isEmpty)
   }
 
   @Test(arguments: ["audit", "check", "snapshot", "record", "watch"])
-  func aZombieHasEnded(command: String) throws {
+  func aZombieIsReportedAsEnded(command: String) throws {
     let parent = Launch([
       "python3", "-c",
       """
@@ -93,24 +93,25 @@ import Testing
     let peer = try Peer(stats: scratch)
     try peer.send("start")
     let one = try memwatch("snapshot", "nobody-of-this-name", stats: scratch)
-    #expect(one.error.contains("\(scratch.path): holds 1 page\n"), "\(one.error)")
+    #expect(one.error.contains("\(scratch.path): contains 1 page\n"), "\(one.error)")
     let other = try Peer(stats: scratch)
     try other.send("start")
     let two = try memwatch("snapshot", "nobody-of-this-name", stats: scratch)
-    #expect(two.error.contains("\(scratch.path): holds 2 pages\n"), "\(two.error)")
+    #expect(two.error.contains("\(scratch.path): contains 2 pages\n"), "\(two.error)")
     _ = peer
   }
 
   /// What is wrong with a requirement is told: its value, or that there is none of that name.
   @Test(arguments: [
-    ("headroom=lots", "headroom=lots: lots is no size; it is a number of bytes"),
-    ("headroom=1KB", "1KB is no size"), ("headroom=-1", "-1 is no size"),
-    ("headroom=99999999999GiB", "99999999999GiB is no size"),
+    ("headroom=lots", "headroom=lots: lots is not a number of bytes"),
+    ("headroom=1KB", "1KB is not a number of bytes"),
+    ("headroom=-1", "-1 is not a number of bytes"),
+    ("headroom=99999999999GiB", "99999999999GiB is not a number of bytes"),
     ("headroom", "headroom needs a value: headroom=SIZE"),
     ("headroom=", "headroom= needs a value: headroom=SIZE"),
-    ("no-open-longer-than=5", "5 is no time; it is a number with a unit"),
+    ("no-open-longer-than=5", "5 is not a number with a unit"),
     ("arena=", "arena= needs a value: arena=NAME"), ("locked=yes", "locked takes no value"),
-    ("lokced", "lokced is no requirement; there are: locked, nodump"),
+    ("lokced", "unknown requirement lokced; valid requirements: locked, nodump"),
   ])
   func aMistakeInARequirementIsNamed(text: String, message: String) throws {
     let scratch = try Scratch()
@@ -129,7 +130,7 @@ import Testing
 
   /// Root without the capabilities that it would need, as in a container.
   @Test(.enabled(if: Programs.isRoot, "needs root, to give capabilities up"))
-  func rootIsNotToldToBeRoot() throws {
+  func rootIsNotAdvisedToUseRoot() throws {
     let copy = try Unprivileged()
     let other = [
       "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
@@ -142,7 +143,7 @@ import Testing
       "\(peer.pid)",
     ]).run()
     #expect(ended.status == 3, "\(ended)")
-    #expect(ended.error.contains("This is root without the capabilities"), "\(ended.error)")
+    #expect(ended.error.contains("This is root without the host's capabilities"), "\(ended.error)")
     #expect(!ended.error.contains("or as root"), "\(ended.error)")
   }
 

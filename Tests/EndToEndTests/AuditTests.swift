@@ -287,7 +287,7 @@ import Testing
   }
 
   /// Locked memory outside arenas, and a debugger.
-  @Test func otherLocksAndADebugger() throws {
+  @Test func otherLocksAndDebuggersAreReported() throws {
     let (peer, scratch, _, _) = try world(Sabotage(what: "", kinds: [], calls: { _, _ in [] }))
     let maps = try procText("/proc/\(peer.pid)/maps").split(separator: "\n")
     let heap = try #require(maps.first { $0.contains("[heap]") })
@@ -404,7 +404,7 @@ import Testing
     #expect((snapshot["arenas"] as! [[String: Any]])[0]["verdict"] as? String == "agrees")
   }
 
-  @Test func noAuditOnRequest() throws {
+  @Test func auditsCanBeSwitchedOff() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")

@@ -102,7 +102,7 @@ import Testing
     #expect(text.output.contains("strace"))
   }
 
-  /// The kernel confirms the sample process' claims at any moment. (An arena that changed during
+  /// The kernel confirms the sample process's claims at any moment. (An arena that changed during
   /// the audit counts as neither.)
   @Test func theSampleProcessAgreesWithTheKernel() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -116,7 +116,7 @@ import Testing
   }
 
   @Test(.enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
-  func headroom() throws {
+  func headroomIsChecked() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(
       stats: scratch, prefix: withoutLockCapability(soft: 1 << 20, hard: 1 << 20))
@@ -129,7 +129,7 @@ import Testing
     #expect(later.words == ["headroom=64KiB": "ok", "headroom=1MiB": "broken"])
   }
 
-  @Test func policiesAndMistakes() throws {
+  @Test func policyFilesAreReadAndMistakesNamed() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -140,11 +140,11 @@ import Testing
     let ended = try memwatch("check", "\(peer.pid)", "--policy", policy, stats: scratch)
     #expect(ended.status == 0, "\(ended)")
     #expect(ended.output.contains("gated") && ended.output.contains("arena=alpha"))
-    // A policy that requires nothing is an error; the default list is not used instead.
+    // A policy that contains no requirements is an error; the default list is not used instead.
     let nothing = scratch.file("nothing")
     try "# locked\n\n   # gated\n".write(toFile: nothing, atomically: true, encoding: .utf8)
     let empty = try memwatch("check", "\(peer.pid)", "--policy", nothing, stats: scratch)
-    #expect(empty.status == 64 && empty.error.contains("requires nothing"), "\(empty)")
+    #expect(empty.status == 64 && empty.error.contains("contains no requirements"), "\(empty)")
     for (wrong, word) in [
       ("lockd", "lockd"), ("headroom", "headroom"), ("headroom=-1", "headroom=-1"),
       ("headroom=9999999999GiB", "headroom"), ("no-open-longer-than=1", "no-open"),
@@ -183,7 +183,7 @@ import Testing
     #expect(mistake.status == 64)
   }
 
-  @Test func whatChangedBetweenSnapshots() throws {
+  @Test func diffPrintsWhatChanged() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -243,7 +243,7 @@ import Testing
     let ended = try memwatch("snapshot", "--file", page, "--full", stats: scratch)
     #expect(ended.status == 5)
     for text in [
-      "Post-mortem", "ended    without a word", "nothing says so: 5 secrets (500 B)",
+      "Post-mortem", "ended    it was still publishing", "unknown: 5 secrets (500 B)",
       "open     alpha (1 window)", "arena-created  alpha",
     ] { #expect(ended.output.contains(text), "\(text): \(ended.output.prefix(2500))") }
   }

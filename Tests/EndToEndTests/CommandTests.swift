@@ -26,10 +26,10 @@ func publishing(
         "--inh-caps=-all", copy.place.file("memwatch"), "snapshot",
       ]).run() : try memwatch("snapshot", "no-such-name")
     #expect(result.status == 2)
-    #expect(result.error.contains("looked in /dev/shm/enclave-"))
+    #expect(result.error.contains("searched /dev/shm/enclave-"))
     #expect(result.error.contains("ENCLAVE_STATS=1"))
     let gone = try memwatch("snapshot", "999999", stats: scratch)
-    #expect(gone.status == 2 && gone.error.contains("there is no process 999999"))
+    #expect(gone.status == 2 && gone.error.contains("process 999999 does not exist"))
     let silent = try memwatch("snapshot", "\(getpid())", stats: scratch)
     #expect(silent.status == 2 && silent.error.contains("publishes no stats page"))
     #expect(try memwatch("snapshot", "no-such-name", stats: scratch).status == 2)
@@ -43,13 +43,13 @@ func publishing(
     defer { peer.kill() }
     for (typed, meant) in [("snaphot", "snapshot"), ("aduit", "audit"), ("snap", "snapshot")] {
       let named = try memwatch(typed, stats: scratch)
-      #expect(named.status == 2 && named.error.contains("nobody publishes"))
+      #expect(named.status == 2 && named.error.contains("no process publishes"))
       #expect(named.error.contains("Did you mean: memwatch \(meant)?"), "\(named.error)")
       #expect(named.error.contains("Publishing now: "))
       #expect(named.error.contains("test-publisher"))
       let help = try memwatch("help", typed)
       #expect(help.status == 64 && help.output.isEmpty)
-      #expect(help.error.contains("there is no command \(typed)."))
+      #expect(help.error.contains("unknown command \(typed)."))
       #expect(help.error.contains("Did you mean: memwatch help \(meant)?"), "\(help.error)")
     }
     let other = try memwatch("some-server", stats: scratch)
@@ -61,7 +61,7 @@ func publishing(
     #expect(try memwatch("help").status == 0)
   }
 
-  @Test func defaultsAreToldAsTheyAreTyped() throws {
+  @Test func defaultsAreShownAsTheyAreTyped() throws {
     func help(_ command: String) throws -> String {
       try memwatch(command, "--help").output.split(whereSeparator: \.isWhitespace)
         .joined(separator: " ")
@@ -77,7 +77,7 @@ func publishing(
   }
 
   /// A zombie, which not even root may inspect.
-  @Test func aZombieHasEnded() throws {
+  @Test func aZombieIsReportedAsEnded() throws {
     let scratch = try Scratch(onTmpfs: true)
     let file = scratch.file("pid")
     let parent = Launch(["sh", "-c", "true & echo $! > \(file); exec sleep 60"]).process()
@@ -203,7 +203,7 @@ func publishing(
     let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
     _ = try json(String(decoding: bytes, as: UTF8.self))
     let second = try Launch([Programs.memwatch] + arguments, stats: scratch).run()
-    #expect(second.status == 1 && second.error.contains("never overwrites"))
+    #expect(second.status == 1 && second.error.contains("does not overwrite"))
     #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == bytes)
     let missing = try memwatch(
       "snapshot", "\(peer.pid)", "-o", "/nonexistent/x", stats: scratch)
@@ -237,7 +237,7 @@ func publishing(
     #expect(try json(try written("c.txt", "--format", "json"))["schema"] != nil)
   }
 
-  @Test func commaSeparatedValues() throws {
+  @Test func snapshotsAreWrittenAsCSV() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(
       scratch, "arena a alpha slab preferred pages", "arena b größe isolated off none",
@@ -285,7 +285,7 @@ func publishing(
     #expect(out.status == 1 && out.error.contains("ENOSPC"))
   }
 
-  @Test func waitForAPublisher() throws {
+  @Test func waitOptionWaitsForAPublisher() throws {
     let scratch = try Scratch(onTmpfs: true)
     let start = Date()
     #expect(try memwatch("snapshot", "late", "--wait", "300ms", stats: scratch).status == 2)
@@ -366,7 +366,7 @@ func publishing(
     for (command, status) in [(["true"], 0), (["sh", "-c", "exit 3"], 3)] {
       let result = try Launch([Programs.memwatch, "run", "--"] + command, stats: scratch).run()
       #expect(result.status == status)
-      #expect(result.error.contains("ended before it was seen to publish"), "\(result.error)")
+      #expect(result.error.contains("ended before memwatch saw it publish"), "\(result.error)")
     }
     #expect(try memwatch("run", "--", "/nonexistent", stats: scratch).status == 127)
     #expect(try memwatch("run", "--", "/etc/passwd", stats: scratch).status == 126)

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite struct ConfigurationFileTests {
-  @Test func theScreenBeginsAsTheFileSays() throws {
+  @Test func theScreenStartsWithTheConfiguredSettings() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 3 40")
     let files = try Scratch()

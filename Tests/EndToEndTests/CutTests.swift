@@ -48,7 +48,7 @@ import Testing
   }
 
   /// Under ENCLAVE_STATS=1 the page has the command's name first.
-  @Test func aLongNameThatComesLaterIsMarkedToo() throws {
+  @Test func aLongNamePublishedLaterIsMarkedAsCut() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch, environment: ["ENCLAVE_STATS": "1"])
     try peer.send("arena a \(Self.arena) slab off none")

@@ -32,7 +32,7 @@ import Testing
 
   /// Its keys are closed and sealed under a key or cipher gate, and the kernel confirms it.
   @Test(.enabled(if: AuditTests.canSeal, "this kernel has no mseal"))
-  func itsKeysAreSealedOnEveryProcessor() throws {
+  func theDemosKeysAreSealedOnEveryProcessor() throws {
     let scratch = try Scratch(onTmpfs: true)
     let demo = try SampleProcess(stats: scratch, seconds: 60)
     defer { demo.end() }
@@ -49,7 +49,7 @@ import Testing
   }
 
   /// The screen shows the label that leaks and the secret that is held open.
-  @Test func itLeaksAndHoldsASecretOpen() throws {
+  @Test func theDemoLeaksAndHoldsASecretOpen() throws {
     let scratch = try Scratch(onTmpfs: true)
     let demo = try SampleProcess(stats: scratch, seconds: 60)
     defer { demo.end() }
@@ -67,7 +67,7 @@ import Testing
   }
 
   @Test(arguments: Copy.allCases, [nil, "1"])
-  func isFoundByItsName(copy: Copy, publishing: String?) throws {
+  func theDemoIsFoundByItsName(copy: Copy, publishing: String?) throws {
     let (scratch, files) = (try Scratch(onTmpfs: true), try Scratch())
     let demo = Launch(
       [try copy.make(in: files), "--seconds", "60"], stats: scratch,
@@ -94,7 +94,7 @@ import Testing
   }
 
   /// If the page cannot be created, the sample process reports it and ends.
-  @Test func saysWhyItCannotPublish() throws {
+  @Test func theDemoReportsWhyItCannotPublish() throws {
     let place = try Scratch()
     let file = place.file("file")
     try "".write(toFile: file, atomically: true, encoding: .utf8)

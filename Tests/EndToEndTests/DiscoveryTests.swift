@@ -130,7 +130,9 @@ struct Corner: CustomStringConvertible, Sendable {
     }
   }
 
-  @Test(arguments: [true, false]) func dumpableOrNot(dumpable: Bool) throws {
+  @Test(arguments: [true, false]) func dumpableAndUndumpablePublishersAreFound(dumpable: Bool)
+    throws
+  {
     let peer = try Peer(stats: nil)
     try peer.send("start elsewhere")
     try peer.send("arena a alpha slab preferred pages")
@@ -148,7 +150,7 @@ struct Corner: CustomStringConvertible, Sendable {
 
   /// Root sees other users' pages; another user does not.
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as a second user or mount"))
-  func otherUsers() throws {
+  func pagesOfOtherUsersAreListedForRoot() throws {
     let copy = try Unprivileged()
     let peer = try Peer(
       stats: nil, prefix: unprivileged(), program: copy.place.file("test-publisher"))
@@ -167,7 +169,7 @@ struct Corner: CustomStringConvertible, Sendable {
 
   /// A publisher in its own pid and mount namespaces, as in a container.
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as a second user or mount"))
-  func otherNamespaces() throws {
+  func publishersInOtherNamespacesAreFound() throws {
     let peer = try Peer(
       stats: nil,
       prefix: [
@@ -192,7 +194,7 @@ struct Corner: CustomStringConvertible, Sendable {
   }
 
   /// The viewer is in a pid namespace in which the publisher is invisible.
-  @Test func aViewerElsewhere() throws {
+  @Test func publishersOutsideThePidNamespaceAreReadByFile() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start elsewhere")
@@ -270,7 +272,7 @@ struct Corner: CustomStringConvertible, Sendable {
 
   /// Somebody else sits on the name: the publisher takes another, and is found all the same.
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as a second user or mount"))
-  func aSquattedDirectory() throws {
+  func aSquattedDirectoryIsAvoided() throws {
     let copy = try Unprivileged()
     let squatted = "/dev/shm/enclave-65533"
     try FileManager.default.createDirectory(

@@ -10,7 +10,7 @@ import Testing
     (try? FileManager.default.attributesOfItem(atPath: path))?[.posixPermissions] as? Int
   }
 
-  @Test func aCollectionOnStandardOutput() throws {
+  @Test func exportWritesToStandardOutput() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 3 100")
     let ended = try memwatch("export", stats: scratch)
@@ -29,7 +29,7 @@ import Testing
     #expect(!ended.output.contains("\"\(peer.pid)\""))
   }
 
-  @Test func theFileStaysWithOnce() throws {
+  @Test func exportOnceKeepsItsFile() throws {
     let scratch = try Scratch(onTmpfs: true)
     let directory = try Scratch()
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none")

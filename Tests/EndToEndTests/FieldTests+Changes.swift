@@ -7,7 +7,7 @@ import Testing
 
 extension FieldTests {
   /// Publishing that starts after secrets, windows and failures exist shows all of them.
-  @Test func aLateStartShowsEverything() throws {
+  @Test func publishingThatStartsLateShowsExistingState() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("arena a alpha slab preferred pages")

@@ -152,7 +152,7 @@ import Testing
     try peer.send("setuid 65534")
     let refused = try copy.memwatch("snapshot", "\(peer.pid)", stats: scratch)
     #expect(refused.status == 3, "\(refused.error)")
-    #expect(refused.error.contains("\(scratch.path): may not be opened"), "\(refused.error)")
+    #expect(refused.error.contains("\(scratch.path): cannot be opened"), "\(refused.error)")
     let root = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
     #expect(root.status == 0, "\(root.error)")
     #expect(try state(root.output) == "live")

@@ -25,7 +25,7 @@ import Testing
   }
 
   @Test(arguments: ["txt", "json", "csv", "svg"], [200, 2000])
-  func aSnapshotThatIsTooLarge(ending: String, limit: Int) throws {
+  func snapshotsAboveTheFileSizeLimitAreErrors(ending: String, limit: Int) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
     // A text with one arena is smaller.
     if ending == "csv", limit > 1000 { return }
@@ -39,7 +39,7 @@ import Testing
   }
 
   /// Samples that were recorded before the limit can be replayed.
-  @Test func aRecordThatIsTooLarge() throws {
+  @Test func aRecordEndsAtTheFileSizeLimit() throws {
     let ((peer, stats), place) = (try world(), try Scratch())
     let ended = try limited(
       ["--fsize=20000"], "record", "\(peer.pid)", "-o", "x.rec", "--interval", "50ms", "--for",
@@ -52,7 +52,7 @@ import Testing
 
   /// Standard output is a file that reaches its size limit.
   @Test(arguments: ["snapshot", "audit", "list", "host"])
-  func outputThatIsTooLarge(command: String) throws {
+  func outputAboveTheFileSizeLimitIsAnError(command: String) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
     let arguments = ["snapshot", "audit"].contains(command) ? "\(command) \(peer.pid)" : command
     let ended = try Launch(
@@ -78,7 +78,7 @@ import Testing
     #expect(try #require(bits, "\(plain)") & 1 << UInt64(SIGXFSZ - 1) == 0)
   }
 
-  @Test(arguments: 5..<9) func fewDescriptors(count: Int) throws {
+  @Test(arguments: 5..<9) func aLowDescriptorLimitIsNamed(count: Int) throws {
     let (peer, stats) = try world()
     let ended = try limited(["--nofile=\(count)"], "snapshot", "\(peer.pid)", stats: stats)
     let isTold = ended.error.contains("RLIMIT_NOFILE")
@@ -88,7 +88,7 @@ import Testing
   }
 
   @Test(.enabled(if: Programs.isRoot, "needs root, to act as a user with no other process"))
-  func noMoreProcesses() throws {
+  func anExhaustedProcessLimitIsNamed() throws {
     let scratch = try Scratch(onTmpfs: true, mode: 0o755)
     chown(scratch.path, 65534, 65534)
     let copy = try Unprivileged()
@@ -102,7 +102,7 @@ import Testing
   }
 
   /// With RLIMIT_MEMLOCK of 0 memwatch works, because it locks no memory.
-  @Test func noLockedMemory() throws {
+  @Test func memwatchNeedsNoLockedMemory() throws {
     let (peer, stats) = try world()
     let ended = try limited(
       ["--memlock=0", "--rttime=1:1", "--core=0"], "snapshot", "\(peer.pid)", stats: stats)
@@ -110,7 +110,7 @@ import Testing
   }
 
   /// Too little memory for a snapshot of 20,000 secrets only ends memwatch, which names the limit.
-  @Test(arguments: ["as", "data"]) func littleMemory(limit: String) throws {
+  @Test(arguments: ["as", "data"]) func aLowMemoryLimitIsNamed(limit: String) throws {
     let (peer, stats) = try world()
     try peer.send("alloc a 20000 40")
     var told = 0
@@ -144,7 +144,7 @@ import Testing
 
   /// When the processor time is used up, the record up to then is kept.
   @Test(arguments: [("1:60", "RLIMIT_CPU (ulimit -t)"), ("1:1", "the hard RLIMIT_CPU")])
-  func noMoreTime(limit: String, text: String) throws {
+  func aRecordEndsWithTheProcessorTime(limit: String, text: String) throws {
     let ((peer, stats), place) = (try world(), try Scratch())
     // More to read for each sample.
     for number in 0..<200 { try peer.send("arena x\(number) arena-\(number) slab off none") }

@@ -73,7 +73,7 @@ struct Masked: Sendable {
     return Array(offsets[..<min(count, 256)])
   }
 
-  /// The addresses of the pattern in a process' memory.
+  /// The addresses of the pattern in a process's memory.
   func memory(of pid: Int32) throws -> [UInt] {
     var places: [UInt] = []
     try forEachRegion(of: pid) { bytes, low in

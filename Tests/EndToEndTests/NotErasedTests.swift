@@ -36,7 +36,7 @@ import Testing
   }
 
   /// `_exit` and SIGKILL run no code of the process: its pages return to the kernel unwiped.
-  @Test func anExitThatRunsNothingWipesNothing() throws {
+  @Test func exitsThatRunNoHandlersWipeNothing() throws {
     let (victim, pattern, place) = try victim("pages")
     defer { victim.end() }
     guard ct_stop_at_exit(victim.pid) == 0 else { throw Failed("ptrace: \(errno)") }

@@ -189,7 +189,7 @@ import Testing
     #expect(exported.output.contains("memwatch_build_info{version=\"\(version)\"} 1"))
   }
 
-  @Test func theReadmeIsShort() throws {
+  @Test func theReadmeHasAtMost250Lines() throws {
     let text = try String(
       contentsOf: Programs.package.appending(path: "README.md"), encoding: .utf8)
     #expect(
@@ -226,7 +226,7 @@ import Testing
   }
 
   /// Failure injection exists only in debug builds.
-  @Test func releasesHaveNoFaultSeam() throws {
+  @Test func releaseBuildsHaveNoFailureInjection() throws {
     let scratch = try Scratch()
     let build = scratch.file("build")
     let result = try Launch([

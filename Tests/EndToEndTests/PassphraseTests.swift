@@ -45,7 +45,7 @@ import Testing
 
   /// The terminal is restored, and the signal ends the program.
   @Test(arguments: [SIGHUP, SIGINT, SIGQUIT, SIGTERM], endings)
-  func signalsEndIt(signal: Int32, modes: String) throws {
+  func signalsEndThePrompt(signal: Int32, modes: String) throws {
     let (line, pid) = try asking(modes)
     line.type("secret")
     kill(pid, signal)
@@ -56,7 +56,7 @@ import Testing
 
   /// ^C and ^\.
   @Test(arguments: [("\u{3}", 128 + SIGINT), ("\u{1c}", 128 + SIGQUIT)])
-  func keysEndIt(key: String, status: Int32) throws {
+  func interruptKeysEndThePrompt(key: String, status: Int32) throws {
     let (line, _) = try asking()
     line.type("secret" + key)
     try line.wait(for: "[STATUS \(status)]")
@@ -81,7 +81,9 @@ import Testing
   }
 
   /// A program that handles the signal continues without a passphrase, and still handles it.
-  @Test(arguments: [SIGINT, SIGTERM]) func aHandlerOfTheProgramsOwn(signal: Int32) throws {
+  @Test(arguments: [SIGINT, SIGTERM]) func theProgramsOwnSignalHandlerStillRuns(signal: Int32)
+    throws
+  {
     let (line, pid) = try asking("handle twice")
     line.type("sec")
     kill(pid, signal)
@@ -95,7 +97,7 @@ import Testing
   }
 
   /// If a handler for ^Z does not stop the program, the prompt is repeated.
-  @Test func aHandlerThatDoesNotStop() throws {
+  @Test func thePromptIsRepeatedIfAHandlerDoesNotStop() throws {
     let (line, _) = try asking("handle")
     line.type("wrong\u{1a}")
     try line.wait(for: "Passphrase: ")
@@ -105,7 +107,7 @@ import Testing
     #expect(line.echoes)
   }
 
-  @Test func whatIsIgnoredStaysIgnored() throws {
+  @Test func ignoredSignalsStayIgnored() throws {
     let (line, pid) = try asking("ignore")
     kill(pid, SIGINT)
     line.type("\u{3}right\n")
@@ -114,7 +116,7 @@ import Testing
   }
 
   /// An emergency wipe that is installed during the prompt also handles these signals.
-  @Test func aWipeThatIsInstalledMeanwhile() throws {
+  @Test func aWipeInstalledDuringThePromptHandlesSignals() throws {
     let (line, pid) = try asking("wipe-late")
     try line.waitForMore("[covers true]")
     kill(pid, SIGTERM)
@@ -124,7 +126,7 @@ import Testing
 
   /// A child that is forked during the prompt dies normally of a signal, and does not change the
   /// terminal.
-  @Test func aForkedChild() throws {
+  @Test func aForkedChildLeavesTheTerminalAlone() throws {
     let (line, _) = try asking("fork")
     try line.waitForMore("[child ")
     try eventually("its pid is there") {
@@ -160,7 +162,9 @@ import Testing
   enum Stop: CaseIterable, Sendable { case key, stop, terminalStop, input, output }
 
   /// After a stop and continue in a shell it prompts again, and discards earlier input.
-  @Test(arguments: Stop.allCases, [false, true]) func stopped(by stop: Stop, blocked: Bool) throws {
+  @Test(arguments: Stop.allCases, [false, true]) func thePromptReturnsAfterAStop(
+    by stop: Stop, blocked: Bool
+  ) throws {
     let line = try Line(
       Self.session + ["env", "PS1=ready# ", "bash", "--norc", "-i"], stats: nil)
     try line.wait(for: "ready#")

@@ -26,7 +26,7 @@ import Testing
     let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
     #expect(mode == 0o600)
     let again = try memwatch("record", "\(peer.pid)", "-o", path, stats: scratch)
-    #expect(again.status == 1 && again.error.contains("never overwrites"))
+    #expect(again.status == 1 && again.error.contains("does not overwrite"))
     let shown = try memwatch("replay", path, "--full")
     #expect(shown.status == 0 && shown.output.contains("pid \(peer.pid)"))
     #expect(shown.output.contains("arenas[0].secretCount: 3"))
@@ -34,7 +34,7 @@ import Testing
     let cut = scratch.file("cut")
     try String(text.dropLast(200)).write(toFile: cut, atomically: true, encoding: .utf8)
     let rest = try memwatch("replay", cut)
-    #expect(rest.status == 0 && rest.error.contains("\(lines.count - 2) can be shown"))
+    #expect(rest.status == 0 && rest.error.contains("\(lines.count - 2) samples can be shown"))
     // A forged record: a text with terminal control characters ends the replay.
     let evil = scratch.file("evil")
     for escape in ["\\u001b[31m", "\u{9b}31m", "\u{1b}[31m"] {
@@ -43,7 +43,7 @@ import Testing
       try (lines[..<3] + [last[...]]).joined(separator: "\n").write(
         toFile: evil, atomically: true, encoding: .utf8)
       let some = try memwatch("replay", "-1", evil)
-      #expect(some.status == 0 && some.error.contains("line 4 of the record is no sample"))
+      #expect(some.status == 0 && some.error.contains("line 4 of the record is invalid"))
       #expect(
         !(some.output + some.error).unicodeScalars.contains { [0x1b, 0x9b].contains($0.value) })
     }
@@ -53,7 +53,7 @@ import Testing
   }
 
   /// The map shows the contents of pages at the time of each sample.
-  @Test func theMapOfARecord() throws {
+  @Test func replayShowsTheMapOfEachSample() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 100 32")
     let path = scratch.file("record")
@@ -94,7 +94,7 @@ import Testing
   }
 
   /// Every state of a sample is replayed unchanged.
-  @Test func aRecordOfAProcessThatEnds() throws {
+  @Test func replayShowsTheEndOfAProcess() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("start")
@@ -124,7 +124,7 @@ import Testing
     #expect(shown.output.contains("Post-mortem"), "\(shown.output.prefix(400))")
   }
 
-  @Test func theScreenOfARecord() throws {
+  @Test func replayScreenStepsThroughSamples() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (path, _) = try record(scratch)
     let tmux = try Tmux(

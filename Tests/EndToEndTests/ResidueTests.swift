@@ -73,7 +73,7 @@ import Testing
   static let gates = ["pages", "none"]
 
   @Test(arguments: gates, ["slab", "isolated"])
-  func nothingIsLeft(gate: String, layout: String) throws {
+  func noOperationLeavesResidue(gate: String, layout: String) throws {
     let (peer, scratch, pattern) = try start(gate, layout)
     func expect(_ count: Int, _ step: String) throws {
       let found = try pattern.search(peer.pid)
@@ -151,7 +151,7 @@ import Testing
   /// Random operations in a process, which another process then searches for everything it ever
   /// wrote.
   @Suite(.serialized) struct ModelTests {
-    /// The number of pattern words in a process' memory.
+    /// The number of pattern words in a process's memory.
     private func found(_ pid: Int32, _ seed: UInt64, _ count: UInt64) throws -> Int {
       var found = 0
       try forEachRegion(of: pid) { bytes, _ in

@@ -16,7 +16,7 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
-  @Test func aTerminalThatGoesEndsIt() throws {
+  @Test func aHangUpEndsMemwatch() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try watching(scratch)
     try tmux.wait(for: "session-tokens")
@@ -27,7 +27,7 @@ import Testing
   }
 
   /// At about 10 kB/s keys take effect, and the final state is shown.
-  @Test func aSlowLine() throws {
+  @Test func aSlowTerminalShowsTheFinalState() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line(
@@ -47,7 +47,9 @@ import Testing
 
   /// While the terminal is stopped (^S), sampling continues, keys are read, and little processor
   /// time is used.
-  @Test(arguments: [true, false]) func aStoppedTerminal(isEndedMeanwhile: Bool) throws {
+  @Test(arguments: [true, false]) func aStoppedTerminalDoesNotStopSampling(isEndedMeanwhile: Bool)
+    throws
+  {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line(
@@ -87,7 +89,7 @@ import Testing
 
   /// A stopped terminal is resized: curses would redraw it when reading a key, and block.
   @Test(arguments: [SIGTERM, SIGHUP], [true, false])
-  func aStoppedTerminalThatIsResized(signal: Int32, isForViewer: Bool) throws {
+  func aStoppedTerminalMayBeResized(signal: Int32, isForViewer: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line(
@@ -116,7 +118,7 @@ import Testing
   /// While nobody reads the output it waits, and continues afterwards. A signal to either process
   /// still ends it.
   @Test(arguments: [nil, SIGTERM, SIGHUP, SIGINT], [true, false])
-  func aStalledLine(signal: Int32?, isForViewer: Bool) throws {
+  func aStalledTerminalContinuesLater(signal: Int32?, isForViewer: Bool) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
     let line = try Line(

@@ -147,7 +147,7 @@ import Testing
   // MARK: - Properties of the terminal
 
   /// The terminal's size takes precedence over exported LINES and COLUMNS.
-  @Test func theTerminalsOwnSizeCounts() throws {
+  @Test func theTerminalsSizeOverridesLinesAndColumns() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
     let tmux = try Tmux(
@@ -164,7 +164,7 @@ import Testing
   }
 
   /// LINES and COLUMNS are used if the terminal has no size.
-  @Test func aTerminalThatDoesNotTellItsSize() throws {
+  @Test func linesAndColumnsApplyWithoutATerminalSize() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
     let line = try Line(
@@ -177,7 +177,9 @@ import Testing
   }
 
   /// Without cursor addressing, memwatch prints changes as lines, and says so.
-  @Test(arguments: ["watch", "run", "demo", "replay"]) func aDumbTerminal(command: String) throws {
+  @Test(arguments: ["watch", "run", "demo", "replay"]) func aDumbTerminalGetsLines(command: String)
+    throws
+  {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred none")
     var arguments = [Programs.memwatch, command]

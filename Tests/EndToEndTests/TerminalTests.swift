@@ -89,7 +89,7 @@ func watching(
     try eventually("the end of it") { said().contains("arena bravo is gone") }
     peer.kill()
     try eventually("the process is gone") { !process.isRunning }
-    #expect(said().contains("is exited: without a word"))
+    #expect(said().contains("is exited: it was still publishing"))
     #expect(start.split(separator: "\n").count == 3, "\(start)")
     #expect(!said().contains("opens"))
   }
@@ -130,7 +130,7 @@ func watching(
     #expect(text.contains("-----") == (locale == "C"))
   }
 
-  @Test func colourOnlyRepeats() throws {
+  @Test func colourIsNeverTheOnlyCue() throws {
     let scratch = try Scratch(onTmpfs: true)
     var plain = ""
     for environment in [[:], ["TERM": "screen"], ["NO_COLOR": "1"]] {
@@ -167,7 +167,7 @@ func watching(
     try tmux.wait(for: "[STATUS 0")
   }
 
-  @Test func keysDoTheirWork() throws {
+  @Test func keysWorkAtATerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let files = try Scratch()
     let (peer, tmux) = try watching(scratch, directory: files.path)
@@ -201,7 +201,7 @@ func watching(
     try tmux.keys("w", "C-u")
     try tmux.type("out.json")
     try tmux.keys("Enter")
-    try tmux.wait(for: "never overwrites")
+    try tmux.wait(for: "does not overwrite")
     try tmux.keys("8")
     try tmux.wait(for: "processes that publish")
     try tmux.keys("C-c")
@@ -226,7 +226,7 @@ func watching(
     try eventually("it is gone") { try !tmux.text().contains("Memlock") }
   }
 
-  @Test(arguments: ["", "no-such-terminal"]) func unknownTerminals(term: String) throws {
+  @Test(arguments: ["", "no-such-terminal"]) func unknownTerminalsAreErrors(term: String) throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch)
     let command = term.isEmpty ? ["env", "-u", "TERM"] : ["env", "TERM=\(term)"]
@@ -333,7 +333,7 @@ func watching(
     let tmux = try Tmux([Programs.memwatch, "-i", "100ms"], stats: scratch)
     try tmux.wait(for: "processes that publish")
     try tmux.keys("?")
-    try tmux.wait(for: "one line down")
+    try tmux.wait(for: "next line")
     try tmux.keys("q")
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
     tmux.companions = [peer]
@@ -352,7 +352,7 @@ func watching(
     try tmux.wait(for: "[STATUS 0]")
   }
 
-  @Test func severalAreAListToPickFrom() throws {
+  @Test func severalMatchesAreAListToChooseFrom() throws {
     // Run as a separate user, so that the list only holds this test's processes.
     let scratch = try Scratch(onTmpfs: true)
     let (a, _) = try publishing(scratch, "arena a alpha slab preferred pages")
@@ -380,7 +380,8 @@ func watching(
   }
 
   /// Each command with a screen takes an option for the maximum time of a window.
-  @Test(arguments: [["watch"], ["run"]]) func theLimitOfOpenWindows(command: [String]) throws {
+  @Test(arguments: [["watch"], ["run"]]) func everyScreenTakesTheOpenLimit(command: [String]) throws
+  {
     let scratch = try Scratch(onTmpfs: true)
     var target = ["--"]
     var peers: [Peer] = []

@@ -17,12 +17,12 @@ import Testing
     if onScreen {
       let tmux = try Tmux(command, stats: scratch)
       let screen = try tmux.wait(for: "[STATUS \(status)]")
-      #expect(screen.contains { $0.contains("before it was seen to publish") }, "\(screen)")
+      #expect(screen.contains { $0.contains("before memwatch saw it publish") }, "\(screen)")
       #expect(screen.contains { $0.contains("so it says") })
     } else {
       let result = try Launch(command, stats: scratch).run()
       #expect(result.status == status, "\(result)")
-      #expect(result.error.contains("before it was seen to publish"))
+      #expect(result.error.contains("before memwatch saw it publish"))
     }
   }
 
@@ -43,13 +43,13 @@ import Testing
   }
 
   /// `-W` shows a screen until the publisher appears.
-  @Test func waitingForAName() throws {
+  @Test func watchWaitsForAName() throws {
     let scratch = try Scratch(onTmpfs: true)
     let tmux = try Tmux(
       [Programs.memwatch, "watch", "test-publisher", "-W", "10m", "-i", "100ms"], stats: scratch)
     try tmux.wait(for: "for test-publisher")
     try tmux.keys("?")
-    try tmux.wait(for: "one line down")
+    try tmux.wait(for: "next line")
     try tmux.keys("q")
     try tmux.wait(for: "WAITING")
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
@@ -59,12 +59,12 @@ import Testing
     try tmux.wait(for: "[STATUS 0]")
   }
 
-  @Test func waitingInVain() throws {
+  @Test func watchReportsThatNobodyPublished() throws {
     let scratch = try Scratch(onTmpfs: true)
     let tmux = try Tmux(
       [Programs.memwatch, "watch", "nobody-here", "-W", "300ms"], stats: scratch)
     let screen = try tmux.wait(for: "[STATUS 2]")
-    #expect(screen.contains { $0.contains("nobody publishes a stats page as nobody-here") })
+    #expect(screen.contains { $0.contains("no process publishes a stats page as nobody-here") })
   }
 
   /// A shorter interval takes effect before a long one has elapsed.
@@ -93,7 +93,7 @@ import Testing
     try tmux.wait(for: "alpha")
     try tmux.run(["set-buffer", "wq\nQ and so on"])
     try tmux.run(["paste-buffer"] + options)
-    try tmux.wait(for: "pasted text was ignored")
+    try tmux.wait(for: "pasted text ignored")
     #expect(try FileManager.default.contentsOfDirectory(atPath: files.path).isEmpty)
     // In a prompt it is text, and does not submit it.
     try tmux.keys("/")
@@ -141,7 +141,7 @@ import Testing
   }
 
   /// Relative and invalid times in a replay.
-  @Test func aReplayGoesToTimes() throws {
+  @Test func replayJumpsToTimes() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none")
     let file = scratch.file("record")

@@ -68,7 +68,7 @@ import Testing
 
   /// The last page of a process that a signal ended shows that it was wiped.
   /// (The runner may start it with other signals blocked.)
-  @Test(arguments: [SIGBUS, SIGSEGV]) func thePageTellsOfTheWipe(signal: Int32) throws {
+  @Test(arguments: [SIGBUS, SIGSEGV]) func theLastPageShowsTheWipe(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     let page = try peer.send("start")

@@ -105,7 +105,7 @@ import Testing
   }
 
   /// Each check has exactly one verdict, even if it is listed twice.
-  @Test func theHostsChecksAreExported() {
+  @Test func hostChecksAreExported() {
     var collection = Self.collection([])
     collection.host = [
       HostFact(kind: .swap, judgement: .bad, value: "/dev/sda2", meaning: "m", fix: "f"),
@@ -242,7 +242,7 @@ import Testing
     #expect(collect(9, ring) == ["arena-created": 1, "lock-failed": 3, "(other)": 5])
   }
 
-  @Test func theTableIsSoundAndDocumented() throws {
+  @Test func theMetricTableIsConsistentAndDocumented() throws {
     #expect(Set(Metric.all.map(\.name)).count == Metric.all.count)
     for metric in Metric.all {
       #expect(metric.name.hasPrefix("memwatch_") && metric.help.hasSuffix("."))

@@ -96,7 +96,7 @@ private struct Case {
     return Dictionary(uniqueKeysWithValues: leaves.map { ($0.path, $0.value.plain) })
   }
 
-  @Test func eachFieldIsToldInTheDocument() {
+  @Test func eachFieldIsInTheDocument() {
     for field in Case.all {
       guard let path = field.path else { continue }
       let before = values(field.unchanged, at: path)
@@ -106,7 +106,7 @@ private struct Case {
   }
 
   /// Members of a document that do not come from a field.
-  @Test func theDocumentTellsNothingElse() {
+  @Test func theDocumentHasNoOtherMembers() {
     let derived = [
       "schema", "document", "unrecognizedCodes", "sampledAt", "ageMs", "complete", "restart",
       "audit", "memlock", "maps", "problems",

@@ -53,7 +53,7 @@ private func isInstalled(_ program: String) -> Bool {
   /// An alert whose expression never holds, or without its `for:` time, fails the unit tests, which
   /// shows that they test each alert.
   @Test(.enabled(if: isInstalled("promtool"), "promtool (Debian: prometheus) is not installed"))
-  func theTestsTestEachAlert() throws {
+  func theUnitTestsCoverEachAlert() throws {
     let parts = try Self.text("rules.yml").components(separatedBy: "      - alert: ")
     #expect(parts.count > 10)
     let scratch = try Scratch()

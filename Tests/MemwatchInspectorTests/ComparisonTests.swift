@@ -40,7 +40,7 @@ import Testing
   }
 
   /// The columns of an audit are what the kernel shows, not what the page claims.
-  @Test func answersAreTheKernels() {
+  @Test func auditAnswersComeFromTheKernel() {
     func cells(_ letters: String, _ access: String = "---", key: Int? = nil) -> [String] {
       KernelAnswer(
         claim(.pages, .sealed), regions(access, letters: letters, key: key)
@@ -110,7 +110,7 @@ import Testing
     #expect(comparison.unconfirmed.isEmpty)
   }
 
-  @Test func aSealIsClaimedAndNotThere() {
+  @Test func aMissingSealIsAFinding() {
     let comparison = Comparison(
       pid: 1, claims: [claim(.key, .sealed, key: 3)], regions: regions("rw-", key: 3))
     #expect(comparison.findings.map(\.kind) == [.notSealed])
@@ -121,7 +121,7 @@ import Testing
   }
 
   /// Linux 6.10 has seals, but does not show them in VmFlags.
-  @Test func whatAKernelDoesNotTellIsNoFindingAndNotConfirmed() {
+  @Test func whatTheKernelDoesNotShowIsUnconfirmed() {
     let seal = Comparison(
       pid: 1, claims: [claim(.key, .sealed, key: 3)],
       regions: regions("rw-", letters: "lo dd wf ??", key: 3))
@@ -140,7 +140,7 @@ import Testing
     ("mg", Finding.Kind.mergeable), ("hg", .hugePages), ("um", .userfault), ("uw", .userfault),
     ("ui", .userfault),
   ])
-  func settingsOfOtherCodeAreSeen(letters: String, kind: Finding.Kind) {
+  func settingsOfOtherCodeAreDetected(letters: String, kind: Finding.Kind) {
     let comparison = Comparison(
       pid: 1, claims: [claim(.none, .open)],
       regions: regions("rw-", letters: "lo dd wf \(letters)"))

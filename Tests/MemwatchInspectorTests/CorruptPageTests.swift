@@ -85,7 +85,7 @@ import Testing
     #expect([.exited, .detached, .replaced].contains(snapshot.process.state))
   }
 
-  @Test func aPageThatIsCutIsCorrupt() throws {
+  @Test func aTruncatedPageIsCorrupt() throws {
     var cuts = [0, 1, 7, 8, 1023, 1024, 1535, 4095, 4096, page.count - 1]
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     #expect(layout.byteCount == page.count)
@@ -100,12 +100,12 @@ import Testing
     for cut in cuts { #expect(try state(page.prefix(cut)) == .corrupt, "cut at \(cut)") }
   }
 
-  @Test func aPageOfTheFutureIsIncompatible() throws {
+  @Test func aPageOfALaterMajorVersionIsIncompatible() throws {
     #expect(try state(changed(HeaderWord.version.rawValue, to: 2 << 32)) == .incompatible)
     #expect(try state(changed(HeaderWord.version.rawValue, to: 1 << 32 | 9)) != .incompatible)
   }
 
-  @Test func aHeaderThatContradictsItselfIsCorrupt() throws {
+  @Test func anInconsistentHeaderIsCorrupt() throws {
     for word in [
       HeaderWord.magic, .byteCount, .arenaCapacity, .secretCapacity, .arenaBytes, .callBytes,
     ] {
@@ -117,7 +117,7 @@ import Testing
 
   /// All arenas have the same id, and all records refer to it: the output is not larger than the
   /// number of records.
-  @Test func recordsAreNotMultiplied() throws {
+  @Test func outputIsBoundedByTheNumberOfRecords() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var bytes = page
     for table in [StatsPageTable.arenas, .labels, .chunks, .maps] {
@@ -137,7 +137,7 @@ import Testing
   }
 
   /// Sets the words of the page to odd values, one at a time, and renders everything.
-  @Test func oddWordsAreShownAndDoNotCrash() throws {
+  @Test func unexpectedWordsAreShownAndDoNotCrash() throws {
     let layout = StatsPageLayout(capacities: [256, 1024, 2048, 100, 256, 16, 2048])!
     var words = Array(0..<192)
     for table in [StatsPageTable.arenas, .labels, .chunks, .secrets, .events, .maps] {

@@ -19,7 +19,7 @@ import Testing
   }
 
   /// If nothing can be read, everything is unknown, and nothing is guessed.
-  @Test func nothingIsGuessed() throws {
+  @Test func unreadableSettingsAreUnknown() throws {
     let facts = try host([:])
     #expect(facts.count >= 15)
     for fact in facts.values { #expect(fact.judgement == .unknown, "\(fact.name): \(fact.value)") }
@@ -143,7 +143,7 @@ import Testing
       files: ["/proc/self/limits": "Max locked memory         unlimited  unlimited  bytes\n"]),
   ]
 
-  @Test(arguments: cases) func isJudged(_ example: Case) throws {
+  @Test(arguments: cases) func settingsAreJudged(_ example: Case) throws {
     let fact = try #require(try host(example.files)[example.fact])
     #expect(fact.judgement == example.judgement, "\(fact.value)")
     #expect((fact.fix == nil) == (fact.judgement == .good))

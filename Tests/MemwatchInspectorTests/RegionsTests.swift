@@ -44,7 +44,7 @@ import Testing
     #expect(regions[4].kind == .stack && !regions[4].flags.contains(.areKnown))
   }
 
-  /// Reads may end anywhere in the text. Compares this process' own smaps with its maps.
+  /// Reads may end anywhere in the text. Compares this process's own smaps with its maps.
   @Test func regionsAgreeWithMaps() throws {
     let read = try Regions(pid: getpid()).all
     #expect(read.count > 20)
@@ -52,7 +52,7 @@ import Testing
     #expect(read.allSatisfy { $0.kind == .special || $0.flags.contains(.areKnown) })
   }
 
-  @Test func ranges() {
+  @Test func regionsInARangeAreFound() {
     let regions = Regions(text: Self.text)
     let all: Range<UInt64> = 0x7f00_0000_0800..<0x7f00_0005_1000
     #expect(regions.touching(all).count == 4)
@@ -87,7 +87,7 @@ import Testing
 
   /// For arbitrary bytes there is no trap, and no region that ends before it starts or before
   /// another one.
-  @Test func garbage() {
+  @Test func arbitraryTextDoesNotTrap() {
     var random = SeededGenerator()
     var bytes = Array(Self.text.utf8)
     for _ in 0..<2000 {
@@ -139,7 +139,7 @@ import Testing
   }
 
   /// Every kind of locked memory counts, and locked memory that no mapping explains is reported.
-  @Test func whatIsLockedIsToldWhateverItIs() {
+  @Test func everyKindOfLockedMemoryIsReported() {
     let text = """
       7f0000000000-7f0000100000 rw-s 00000000 00:01 5          /dev/zero (deleted)
       VmFlags: rd wr sh mr mw me ms lo
@@ -171,13 +171,13 @@ import Testing
     #expect(survey(mappings + 0x8000).unexplainedBytes == 0)
     let pinned = survey(mappings + 0x8000 + 65536)
     #expect(pinned.unexplainedBytes == 65536)
-    #expect(pinned.text.contains("64 KiB of VmLck is of no mapping"))
+    #expect(pinned.text.contains("64 KiB of VmLck belongs to no mapping"))
     let nothing = Survey(pid: 1, regions: Regions(text: ""), lockedBytes: 4096)
-    #expect(nothing.text.contains("4 KiB of VmLck is of no mapping"))
+    #expect(nothing.text.contains("4 KiB of VmLck belongs to no mapping"))
   }
 
   /// A pool is only attributed to a library that is mapped.
-  @Test func anUnknownPoolIsNobodys() {
+  @Test func aPoolWithoutItsLibraryIsNotAttributed() {
     let pool = "7f0000900000-7f0000908000 rw-p 00000000 00:00 0\nVmFlags: rd wr mr mw me lo ac\n"
     let library = """
       7f0000a00000-7f0000a08000 r-xp 00000000 fe:00 9    /usr/lib/libgcrypt.so.20.4.1
@@ -193,7 +193,7 @@ import Testing
   }
 
   /// A page may claim overlapping chunks, which cannot exist.
-  @Test func overlappingChunksAreNotLookedAt() {
+  @Test func overlappingChunksAreNotAudited() {
     func chunk(_ range: Range<UInt64>) -> ArenaClaim.ClaimedChunk {
       .init(data: range, isLocked: true)
     }

@@ -72,7 +72,7 @@ import Testing
   }
 
   /// Truncated text has a mark, and is not cut within a scalar.
-  @Test func whatIsCutIsMarked() {
+  @Test func truncatedTextIsMarked() {
     let long = SafeText([UInt8](repeating: 0x41, count: 70_000)).string
     #expect(long == String(repeating: "A", count: 256) + "…")
     for scalar in ["ü", "鍵", "🔑"] {
@@ -86,7 +86,7 @@ import Testing
     #expect(SafeText([0x41, 0xff, 0x42] as [UInt8], limit: 2).string == "A\u{fffd}…")
   }
 
-  @Test func aCutNameIsFoundByTheWholeOne() {
+  @Test func aTruncatedNameMatchesTheFullName() {
     let whole = String(repeating: "name ", count: 20)
     let cut = SafeText(Array(whole.utf8), limit: 64)
     #expect(cut.isName(whole) && cut.isName(cut.string) && !cut.isName(String(whole.prefix(63))))

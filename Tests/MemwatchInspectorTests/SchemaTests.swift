@@ -52,7 +52,7 @@ import Testing
     }
   }
 
-  @Test func aNameMeansOneThing() throws {
+  @Test func eachNameHasOneMeaning() throws {
     var meanings: [String: Set<String>] = [:]
     for (name, schema) in try members() {
       let what = schema["unit"] as? String ?? schema["text"] as? String ?? ""
@@ -89,7 +89,7 @@ import Testing
     return Set((at["enum"] as? [Any] ?? []).compactMap { $0 as? String })
   }
 
-  @Test func theListsAreThoseOfTheCode() throws {
+  @Test func theSchemasListsMatchTheCode() throws {
     func expect(
       _ path: String, _ cases: [String], sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
@@ -185,7 +185,7 @@ import Testing
     #expect(arenas[0]["state"] == .text("unknown"))
   }
 
-  @Test func codesThatAreNotKnownAreListed() {
+  @Test func unknownCodesAreListed() {
     let document = Value.document(
       .snapshot, [("arenas", .list([.object([("layout", .unrecognized(7))])]))]
     ).listingUnrecognizedCodes

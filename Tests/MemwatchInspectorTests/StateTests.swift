@@ -18,7 +18,7 @@ import Testing
   }
 
   /// A window is reported once it has been open for long enough, until it is closed.
-  @Test func aWindowThatStaysOpen() throws {
+  @Test func aWindowOpenTooLongIsReported() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     inspector.openLimitMs = 100
@@ -54,7 +54,7 @@ import Testing
     (number: 330, call: "pkey_alloc", filter: "SystemCallFilter=@pkey "),
     (number: 447, call: "memfd_secret", filter: "SystemCallFilter=memfd_secret "),
   ])
-  func aFilterThatTakesCallsAway(number: Int, call: String, filter: String) throws {
+  func missingSystemCallsAreNamed(number: Int, call: String, filter: String) throws {
     #if arch(x86_64)
       let scratch = try Scratch(onTmpfs: true)
       let peer = try Peer(stats: scratch)
@@ -89,7 +89,7 @@ import Testing
   }
 
   /// Secrets are only read when they are needed, and changes in between are not missed.
-  @Test func secretsOnRequest() throws {
+  @Test func secretsAreReadOnlyWhenRequested() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     #expect(inspector.sample(auditing: .never, .none).secrets.isEmpty)
@@ -125,7 +125,7 @@ import Testing
   }
 
   /// Limits are not read at each sample, but changes appear soon.
-  @Test func aLimitThatIsRaisedIsSeen() throws {
+  @Test func aRaisedLimitIsNoticed() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, inspector) = try publishing(scratch)
     let before = try #require(inspector.sample().memlock.soft ?? inspector.sample().memlock.hard)
@@ -277,7 +277,7 @@ import Testing
   }
 
   /// Watching a name continues with its successor; watching a pid does not.
-  @Test func aNameFollowsItsSuccessor() throws {
+  @Test func watchingANameContinuesWithItsSuccessor() throws {
     let scratch = try Scratch(onTmpfs: true)
     setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
     defer { unsetenv("ENCLAVE_STATS_DIR") }
@@ -297,7 +297,7 @@ import Testing
     #expect(byPid.sample().process.state == .exited)
   }
 
-  @Test func severalOfOneNameAreToldApart() throws {
+  @Test func publishersOfOneNameAreDistinguished() throws {
     let scratch = try Scratch(onTmpfs: true)
     setenv("ENCLAVE_STATS_DIR", scratch.path, 1)
     defer { unsetenv("ENCLAVE_STATS_DIR") }

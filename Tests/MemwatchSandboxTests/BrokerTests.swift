@@ -9,7 +9,7 @@ import Testing
 @testable import MemwatchSandbox
 
 @Suite struct BrokerTests {
-  @Test func requestsSurviveTheWire() throws {
+  @Test func requestsAreEncodedAndDecoded() throws {
     for request in [
       BrokerRequest(.smaps, 4711), BrokerRequest(.finish, 1, 0, name: "snapshot ü.txt"),
       BrokerRequest(.other, .max, 1 << 63),
@@ -146,7 +146,7 @@ import Testing
 
   /// Another process creates a file with that name while memwatch writes its own: theirs is kept,
   /// and memwatch's unfinished one is removed.
-  @Test func aNameThatIsTakenMeanwhileIsKept() throws {
+  @Test func aFileCreatedMeanwhileIsKept() throws {
     let driven = try Driven()
     let (create, finish) = (BrokerRequest.Kind.create.rawValue, BrokerRequest.Kind.finish.rawValue)
     let made = try driven.answer(to: Self.message(create, 1, name: "new.txt"))
@@ -177,7 +177,7 @@ import Testing
     #expect(confinement.missing.first?.hasPrefix("everything: the process has ") == true)
   }
 
-  @Test func placesSurviveTheWire() {
+  @Test func fileReferencesAreEncodedAndDecoded() {
     var place = StatsPageLocation(path: "/dev/shm/a\nb", outcome: .opened(owner: 7))
     place.pages = [.init(number: 3, name: "1-x.page"), .init(number: 9, name: "strange\n.page")]
     let places = [

@@ -65,7 +65,7 @@ import Testing
   }
 
   /// seccomp alone, as on a kernel without Landlock…
-  @Test(arguments: User.all) func seccompAlone(user: User) throws {
+  @Test(arguments: User.all) func seccompAloneRefusesForbiddenCalls(user: User) throws {
     let confined = try Self.probe(user, ["privileges", "seccomp"])
     #expect(confined.count >= 25)
     for (name, outcome) in confined { #expect(outcome == EPERM, "\(name): \(outcome)") }
@@ -77,7 +77,7 @@ import Testing
 
   /// …and Landlock alone still denies other processes and files.
   @Test(.enabled(if: hasLandlock, "this kernel has no Landlock"), arguments: User.all)
-  func landlockAlone(user: User) throws {
+  func landlockAloneRefusesFilesAndProcesses(user: User) throws {
     let confined = try Self.probe(user, ["capabilities", "privileges", "landlock"])
     for name in [
       "open mem", "open environ", "open smaps", "open fd", "open a file", "openat2", "make a file",

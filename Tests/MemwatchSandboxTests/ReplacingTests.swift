@@ -24,7 +24,7 @@ import Testing
   }
 
   /// A broker without such a file replaces none.
-  @Test func withoutAFileNothingIsReplaced() throws {
+  @Test func replacingNeedsATemporaryFile() throws {
     let driven = try Driven()
     try put(driven, "memwatch.prom")
     for step in [UInt64(0), 1, 2] {

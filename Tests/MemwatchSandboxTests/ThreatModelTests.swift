@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 @Suite struct ThreatModelTests {
-  @Test func everyLineNamesATestThatItsCommandRuns() throws {
+  @Test func everyRowNamesATestThatItsCommandRuns() throws {
     let model = try String(
       contentsOf: Programs.package.appending(
         path: "Sources/MemwatchSandbox/MemwatchSandbox.docc/ThreatModel.md"), encoding: .utf8)

@@ -168,7 +168,7 @@ import Testing
     for (typed, answer) in [
       ("/tmp/elsewhere.txt", "not in the directory that memwatch was started in (EPERM)"),
       ("../elsewhere.txt", "not in the directory that memwatch was started in (EPERM)"),
-      ("here.txt", "wrote here.txt"), ("here.txt", "never overwrites"),
+      ("here.txt", "wrote here.txt"), ("here.txt", "does not overwrite"),
     ] {
       try tmux.keys("w", "C-u")
       try tmux.type(typed)

@@ -10,7 +10,7 @@ import Testing
   static let views = View.allCases.filter { ![.help, .output].contains($0) }
 
   @Test(arguments: [(100, 30), (80, 24), (60, 15), (40, 10)])
-  func pausingIsSeenInEveryView(size: (Int, Int)) {
+  func everyViewShowsThatItIsPaused(size: (Int, Int)) {
     var model = watched()
     press(&model, "p")
     for view in Self.views {

@@ -25,7 +25,7 @@ import Testing
     return snapshot
   }
 
-  @Test func aMeterTellsHowFullItIs() {
+  @Test func aMetersColourShowsItsLevel() {
     for (locked, fits, role) in [
       (UInt64(4 << 20), true, Role.arenas), (6 << 20, true, .meterWarning),
       (8 << 20, false, .meterBad), (4 << 20, false, .meterBad),
@@ -117,7 +117,8 @@ import Testing
   }
 
   /// WCAG 2.2 requires 3 : 1 for large or bold text and graphics, and 4.5 : 1 for other text.
-  @Test(arguments: ColorDepth.allCases) func everyLookCanBeReadOnLightAndDark(depth: ColorDepth) {
+  @Test(arguments: ColorDepth.allCases) func everyStyleHasContrastOnLightAndDark(depth: ColorDepth)
+  {
     for role in Role.allCases {
       let look = role.look(depth)
       guard let ink = look.ink else {
@@ -134,7 +135,7 @@ import Testing
   }
 
   /// Without colour, the selected row and problems still stand out.
-  @Test func withoutColor() {
+  @Test func problemsStandOutWithoutColor() {
     for role in Role.allCases where role.isSelected {
       #expect(role.look(.none).isReversed && role.look(.eight) != Look.plain)
     }

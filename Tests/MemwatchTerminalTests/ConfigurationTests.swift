@@ -33,7 +33,7 @@ import Testing
     "columns = ARENA, ARENA",
     "mouse = maybe", "secret = x", "= 3", "nothing", "sort = 7",
   ])
-  func aLineThatIsNotUnderstoodIsPassedOver(line: String) {
+  func unknownSettingsAreIgnored(line: String) {
     let (read, errors) = parse("mouse = off\n\(line)\ntheme = mono")
     #expect(read.usesMouse == false && read.useColor == false)
     #expect(errors.count == 1 && errors[0].hasPrefix("line 2: "), "\(errors)")

@@ -82,7 +82,7 @@ func sample(arenas count: Int = 3, at time: Timestamp = 1_795_236_404_000) -> Sn
     snapshot.problems = [
       Problem(
         severity: .problem, kind: .notLocked, arenaID: 2,
-        text: "session-tokens: 16 KiB of 64 KiB not locked: can reach swap",
+        text: "session-tokens: 16 KiB of 64 KiB not locked: can be swapped out",
         fix: "prlimit --pid 4127 --memlock=16777216:16777216",
         keep: "LimitMEMLOCK=16M in tls-gateway.service")
     ]

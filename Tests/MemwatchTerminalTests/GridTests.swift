@@ -20,7 +20,7 @@ import Testing
     #expect(limited.line(0) == String(repeating: " ", count: column) + "a")
   }
 
-  @Test func whatLiesOutsideIsNotWritten() {
+  @Test func cellsOutsideTheGridAreNotWritten() {
     var grid = Grid(width: 3, height: 2)
     for (row, column) in [(-1, 0), (2, 0), (0, -1), (0, 3), (1, 99)] {
       grid.put("xyz", row: row, column: column)

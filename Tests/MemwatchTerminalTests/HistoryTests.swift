@@ -8,7 +8,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct HistoryTests {
-  @Test func whatWasWrongStaysUntilItIsAcknowledged() {
+  @Test func alertsStayUntilAcknowledged() {
     var model = model(sample())
     #expect(model.alerts.map(\.kind) == [.notLocked] && model.takeNewAlerts().count == 1)
     #expect(model.takeNewAlerts().isEmpty)
@@ -56,7 +56,7 @@ import Testing
     #expect(draw(model, 40, 10).line(3).contains(" history > the process "))
   }
 
-  @Test func theTrendTellsWhenItIsFull() {
+  @Test func theTrendEstimatesWhenTheLimitIsReached() {
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {
       var next = sample(arenas: 1, at: now + UInt64(step) * 1000)

@@ -35,7 +35,7 @@ import Testing
     #expect(titles?.contains("75 s ago") == true, "\(grid.text)")
   }
 
-  @Test(arguments: states) func everyViewSaysWhen(state: PublisherState) {
+  @Test(arguments: states) func everyViewShowsWhenItWasLastSeen(state: PublisherState) {
     for view in View.allCases {
       var model = model(snapshot(state))
       model.view = view
@@ -79,7 +79,7 @@ import Testing
     #expect(exited.changes(since: nil).contains { $0.hasPrefix("arena tls-keys: gone") })
   }
 
-  @Test func nothingGoesOnAfterTheEnd() {
+  @Test func nothingIsUpdatedAfterTheEnd() {
     var model = model(sample(arenas: 3, at: now - 3000))
     for step in 1...3 {
       var next = sample(arenas: 3, at: now - 3000 + UInt64(step) * 500)

@@ -6,7 +6,7 @@ import Testing
 
 @Suite struct LeakTests {
   /// All labels grew since the mark. One has a secret from before the mark that was never opened.
-  @Test func whatGrewAndIsUsedIsNoLeak() throws {
+  @Test func growthThatIsUsedIsNoLeak() throws {
     var model = model(sample(arenas: 1))
     press(&model, "\nm")
     var grown = sample(arenas: 1, at: now + 60_000)

@@ -82,7 +82,7 @@ import Testing
     #expect(model.isPageByPage && model.listing!.rows[0].cells[5].text == "not published")
     press(&model, "1g3")
     #expect(!model.isPageByPage && titles(model)[0] == "G" + String(repeating: "L", count: 32))
-    #expect(detail("Here") == "pages 0-31 of 64; what lies in them was not recorded")
+    #expect(detail("Here") == "pages 0-31 of 64; their use was not recorded")
     press(&model, "\n")
     #expect(!model.isPageByPage && model.view == .map)
     // The letters of other states.
@@ -170,7 +170,7 @@ import Testing
     #expect(text.contains(/\n! Sources.* leak\? .*1,500/), "\(text)")
   }
 
-  @Test func whatGrewAndWasNeverOpenedMayLeak() {
+  @Test func growthThatIsNeverOpenedMayBeALeak() {
     var model = model(sample())
     press(&model, "k\nm")
     #expect(model.listing!.rows.allSatisfy { !$0.isMarked && $0.cells[2].text == "0" })
@@ -186,7 +186,7 @@ import Testing
     #expect(rows.first { $0.id == "http session" }?.cells[2].text == "-2")
   }
 
-  @Test func whatASpreadsheetWouldCalculate() {
+  @Test func csvEscapesSpreadsheetFormulas() {
     let text = commaSeparated([
       ["=1+1", "a,b", "say \"x\"", "-5", "12"], ["@x", "\r\n", "", "+", "é"],
     ])

@@ -78,7 +78,7 @@ import Testing
   }
 
   @Test(arguments: sizes, [View.arenas, .secrets, .map, .events])
-  func whatThePageDoesNotListIsTold(size: (Int, Int), view: View) {
+  func unlistedRecordsAreReported(size: (Int, Int), view: View) {
     for unlisted in [UInt64(0), 987] {
       var model = model(long(unlisted: unlisted))
       model.view = view
@@ -97,13 +97,13 @@ import Testing
     }
   }
 
-  @Test func secretsOneByOneSayHowManyAreOnlyCounted() {
+  @Test func theSecretsViewCountsUnlistedSecrets() {
     var model = model(long(unlisted: 987))
     press(&model, "g\n\n")
     #expect(model.isOneByOne && draw(model, 80, 24).text.contains("987 secrets not listed"))
   }
 
-  @Test func reportsTellWhatIsNotListed() {
+  @Test func reportsCountUnlistedRecords() {
     var snapshot = long(unlisted: 987)
     snapshot.vaultsUnlisted = 987
     snapshot.chunksUnlisted = 987

@@ -33,12 +33,14 @@ import Testing
 
   private func screen(_ model: Model, _ size: (Int, Int)) -> Grid { draw(model, size.0, size.1) }
 
-  @Test(arguments: [(100, 30), (80, 24)]) func withoutAKey(size: (Int, Int)) {
+  @Test(arguments: [(100, 30), (80, 24)]) func theFirstScreenShowsProblemCauseAndFix(
+    size: (Int, Int)
+  ) {
     let grid = screen(watched(), size)
     let text = grid.text
     // Which arena is unsafe, why, and which command fixes it.
     #expect(grid.line(2).hasPrefix("PROBLEM 1/1  session-tokens: 16 KiB of 64 KiB not locked"))
-    #expect(text.contains("Why     mlock answered ENOMEM at 04:46:40"))
+    #expect(text.contains("Why     mlock failed with ENOMEM at 04:46:40"))
     #expect(text.contains("Now     prlimit --pid 4127 --memlock=16777216:16777216"))
     // The worst is first in the list.
     let titles = titlesRow(grid)
@@ -118,18 +120,18 @@ import Testing
     model.view = .processes
     var discovery = Discovery()
     discovery.places = [
-      Location(path: "/dev/shm/enclave-0", .searched, outcome: "holds no page", pageCount: 0)
+      Location(path: "/dev/shm/enclave-0", .searched, outcome: "contains no page", pageCount: 0)
     ]
     model.update(discovery)
     let text = screen(model, size).text
-    #expect(text.contains("nobody publishes a stats page"), "\(text)")
-    #expect(text.contains("looked in /dev/shm/enclave-0: holds no page"))
+    #expect(text.contains("no process publishes a stats page"), "\(text)")
+    #expect(text.contains("searched /dev/shm/enclave-0: contains no page"))
     #expect(text.contains("StatsPublisher.start()") && text.contains("ENCLAVE_STATS=1"))
     press(&model, "fzzz\n")
     #expect(screen(model, size).text.contains("no process matches"))
   }
 
-  @Test func theFixOnASmallScreen() {
+  @Test func theFixFitsASmallScreen() {
     var model = watched()
     press(&model, "d")
     let text = screen(model, (40, 10)).text.split { " \n".contains($0) }.joined(separator: " ")

@@ -165,7 +165,7 @@ import Testing
     #expect(!RecordedSample.isWellFormed([0x22, 0xff, 0x22]))
   }
 
-  @Test func aReplayTellsOfNothingToType() {
+  @Test func replaysOfferNoCommands() {
     let (live, replay) = (sample(), sample().withoutFixes)
     #expect(live.problems.contains { $0.fix != nil } && live.text.contains("prlimit"))
     #expect(replay.problems.map(\.text) == live.problems.map(\.text))
@@ -174,7 +174,7 @@ import Testing
   }
 
   /// A record does not list secrets, but shows the same labels.
-  @Test func labelsOfARecord() throws {
+  @Test func recordsKeepLabels() throws {
     // Marked when the secrets existed, and before.
     for (mark, leaks) in [(sample(), 1), (sample(at: Timestamp(realMs: now.realMs / 2)), 0)] {
       var grown = sample(at: now + 60_000)
@@ -194,12 +194,12 @@ import Testing
       #expect(expected.rows.count { $0.isMarked } == leaks)
       #expect(expected.rows[0].cells[5].text != "-" && record[1].secrets.isEmpty)
       press(&replay, "\n")
-      #expect(replay.listing!.empty == "a record holds secrets by label, not one by one")
+      #expect(replay.listing!.empty == "a record lists secrets by label, not one by one")
     }
   }
 
   /// After a jump, a replay shows the same as one that read all samples in order.
-  @Test func aReplayKnowsThePast() {
+  @Test func jumpingShowsTheSameAsReadingInOrder() {
     let samples = (0..<120).map { step in
       var next = sample(arenas: 3, at: now + UInt64(step) * 1000)
       next.memlock.locked = ByteCount(UInt64(step % 7) << 16)

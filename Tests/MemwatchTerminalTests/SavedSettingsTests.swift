@@ -7,7 +7,7 @@ import Testing
 @testable import MemwatchInspector
 
 @Suite struct SavedSettingsTests {
-  @Test func everySettingSurvivesItsWords() throws {
+  @Test func everySettingIsWrittenAndReadBack() throws {
     let all = ArenaColumn.allCases
     for count in 1...all.count {
       for sort in [nil] + all.map({ Optional($0) }) {
@@ -31,7 +31,7 @@ import Testing
     #expect(SavedSettings(words: words) == nil)
   }
 
-  @Test func otherLinesStay() throws {
+  @Test func savingKeepsOtherLines() throws {
     let settings = try #require(SavedSettings(columns: [.secrets, .arena], sort: .inUse))
     #expect(settings.merged(into: "") == "columns = SECRETS, ARENA\nsort = IN USE\n")
     let old =
@@ -47,7 +47,7 @@ import Testing
     #expect(read.configuration.sort == "IN USE")
   }
 
-  @Test func theKeySavesWhatIsTicked() {
+  @Test func savingWritesTheTickedColumns() {
     var model = model(sample(arenas: 3))
     press(&model, "s>")
     let first = model.checklist?.chosen.first

@@ -102,7 +102,7 @@ import Testing
     #expect(press(.enter) == [.write("a")])
   }
 
-  @Test func quittingARunAsks() {
+  @Test func quittingARunAsksForConfirmation() {
     var model = model(sample())
     model.runningChild = 99
     #expect(model.handle(.character("q"), now: now).isEmpty)
@@ -138,7 +138,7 @@ import Testing
   }
 
   /// In every view the mark shows what changed, and does not cover the title.
-  @Test(arguments: [80, 100, 160]) func theMarkLeavesTitlesAlone(width: Int) {
+  @Test(arguments: [80, 100, 160]) func theMarkDoesNotCoverTitles(width: Int) {
     var model = model(sample(arenas: 3))
     press(&model, "m")
     for (key, title) in [
@@ -203,7 +203,7 @@ import Testing
   }
 
   /// A picture has the contents of the grid, whatever the names are.
-  @Test func aPictureOfTheScreen() throws {
+  @Test func aPictureHasTheGridsContents() throws {
     var snapshot = sample()
     snapshot.arenas[0].name = SafeText("<script>&\"鍵")
     let grid = draw(model(snapshot), 100, 30, unicode: true)

@@ -22,7 +22,7 @@ func watched(_ arenas: Int = 3) -> Model {
 
 @Suite struct SpaceTests {
   @Test(arguments: [(300, 100), (160, 50), (200, 60), (100, 30), (80, 24)])
-  func noThirdOfAScreenIsEmpty(width: Int, height: Int) {
+  func screensUseAtLeastTwoThirdsOfTheirRows(width: Int, height: Int) {
     var model = watched()
     for view in View.allCases where ![.output, .processes].contains(view) {
       model.view = view
@@ -116,13 +116,13 @@ func watched(_ arenas: Int = 3) -> Model {
 
   /// At any size, one key shows the complete command of the fix.
   @Test(arguments: [(40, 10), (60, 15), (80, 24), (200, 60)])
-  func aKeyReachesTheFix(width: Int, height: Int) {
+  func oneKeyShowsTheFix(width: Int, height: Int) {
     var model = model(sample(arenas: 3))
     press(&model, "d")
     let grid = draw(model, width, height)
     let text = grid.text.split { " \n".contains($0) }.joined(separator: " ")
     #expect(text.contains("prlimit --pid 4127 --memlock=16777216:16777216"), "\(grid.text)")
-    #expect(grid.line(verdictRow(grid) + 2).hasPrefix("Why     mlock answered ENOMEM"))
+    #expect(grid.line(verdictRow(grid) + 2).hasPrefix("Why     mlock failed with ENOMEM"))
     #expect(!grid.text.contains("4127 LIVE~") && grid.line(verdictRow(grid)).hasPrefix("PROBLEM"))
     // The rest follows below.
     press(&model, "G")

@@ -32,7 +32,7 @@ import Testing
     snapshot.problems = snapshot.arenas.dropFirst().prefix(30).map { arena in
       Problem(
         severity: .problem, kind: .notLocked, arenaID: arena.id,
-        text: "\(arena.name): 16 KiB of 64 KiB not locked: can reach swap", fix: fix,
+        text: "\(arena.name): 16 KiB of 64 KiB not locked: can be swapped out", fix: fix,
         keep: "LimitMEMLOCK=16M")
     }
     snapshot.add(
@@ -110,13 +110,13 @@ import Testing
     #expect(report.growth.contains { $0.contains(#/session-tokens +1,006 \+1,006/#) })
   }
 
-  @Test func timesAreNoChange() {
+  @Test func passingTimeIsNoChange() {
     let old = sample()
     #expect(report(old, old).text.isEmpty && !report(old, old).hasChanges)
     var later = old
     later.sampledAt += 5000
     later.process.heartbeatAt = later.sampledAt
     let changes = report(old, later)
-    #expect(!changes.hasChanges && changes.text.hasSuffix("nothing changed\n"))
+    #expect(!changes.hasChanges && changes.text.hasSuffix("no changes\n"))
   }
 }

@@ -32,7 +32,7 @@ import Testing
 
   // MARK: - Samples
 
-  @Test func anHourIsKeptAndBounded() {
+  @Test func historyKeepsAnHourInBoundedMemory() {
     var timeline = Timeline()
     for step in 0..<5000 { timeline.add(at(step)) }
     #expect(timeline.byteCount <= Timeline.maximumBytes)
@@ -64,7 +64,7 @@ import Testing
 
   // MARK: - Steps
 
-  @Test func aKeyStepsBackAndOn() {
+  @Test func keysStepThroughTime() {
     var model = watched(seconds: 90)
     #expect(!model.isPast && model.problems.count == 1)
     press(&model, ",")
@@ -81,14 +81,14 @@ import Testing
     #expect(!model.isPast && model.snapshot?.sampledAt == at(91).sampledAt)
     #expect(model.rates[1]?.opens == 10)
     press(&model, "t-1h\n")
-    #expect(model.message == "what was sampled begins here")
+    #expect(model.message == "the history begins here")
     #expect(model.snapshot?.sampledAt == at(0).sampledAt && model.rates.isEmpty)
     _ = model.handle(.escape, now: now)
     #expect(!model.isPast)
   }
 
   /// Seven keys show what was wrong at a given time, in every view.
-  @Test func aTimeIsGoneTo() {
+  @Test func jumpingToATimeShowsItsProblems() {
     var model = watched(seconds: 200)
     press(&model, "t04:47\n")
     #expect(model.isPast && model.snapshot?.sampledAt == at(16).sampledAt)
@@ -105,7 +105,7 @@ import Testing
     #expect(!model.isPast)
   }
 
-  @Test func anotherProcessHasAnotherPast() {
+  @Test func switchingProcessesClearsTheHistory() {
     var model = watched(seconds: 20)
     press(&model, ",")
     var other = at(30)
@@ -162,7 +162,7 @@ import Testing
     #expect((model.history.moments.map { $0.opens }.max() ?? 0) <= 2)
   }
 
-  @Test func theAxisTellsTimes() {
+  @Test func theTimeAxisIsLabelled() {
     var model = watched(seconds: 61)
     press(&model, "9")
     let axis = draw(model, 100, 30).line(28)
@@ -206,10 +206,10 @@ import Testing
   }
 
   /// A picture of a very short history is not empty.
-  @Test(arguments: [2, 9]) func aPictureOfHistory(samples: Int) {
+  @Test(arguments: [2, 9]) func aPictureOfAShortHistoryIsNotEmpty(samples: Int) {
     let picture = Screen.picture(
       of: (0..<samples).map { at($0) }, view: .history, width: 100, height: 30)
     #expect(picture.contains(">Opened<") && picture.contains("<path class=\"arenas\""))
-    #expect(!picture.contains("begins it"))
+    #expect(!picture.contains("starts with the second sample"))
   }
 }

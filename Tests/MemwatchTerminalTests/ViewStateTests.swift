@@ -27,7 +27,7 @@ import Testing
     draw(model, size.0, size.1).text
   }
 
-  @Test func aFilterIsSeen() {
+  @Test func aFilterIsShown() {
     var model = model(sample(arenas: 3))
     for (view, filter, chip) in [
       ("1", "tls", #"[filter "tls": 1 of 3]"#), ("2", "http", #"[filter "http": 3 of 9]"#),
@@ -41,7 +41,7 @@ import Testing
     }
   }
 
-  @Test func aSearchIsSeen() {
+  @Test func aSearchIsShown() {
     var model = model(sample(arenas: 3))
     press(&model, "/s\n")
     for size in Self.sizes { #expect(text(model, size).contains(#"[search "s": "#), "\(size)") }
@@ -56,7 +56,7 @@ import Testing
     #expect(!text(model, (100, 30)).contains("[search"))
   }
 
-  @Test func aSearchWithoutAMatchSaysSo() {
+  @Test func aSearchWithoutMatchesSaysSo() {
     var model = model(sample(arenas: 3))
     for view in View.allCases where view != .history {
       model.view = view
@@ -73,7 +73,7 @@ import Testing
   }
 
   /// A search in a text moves between its lines, and does not affect the arenas.
-  @Test func aTextIsSearched() {
+  @Test func searchWorksInTextViews() {
     var model = model(sample(arenas: 3))
     let selected = model.selectedArena
     press(&model, "?")
@@ -91,7 +91,7 @@ import Testing
       for key in ["s", "I"] {
         model.view = view
         press(&model, key)
-        #expect(model.message?.contains("no list") == true, "\(key) in \(view)")
+        #expect(model.message?.contains("nothing to") == true, "\(key) in \(view)")
       }
     }
     model.view = .history
@@ -104,7 +104,7 @@ import Testing
     #expect(model.arenas.map(\.id) == order)
   }
 
-  @Test func sortingComesBackToTheOriginalOrder() {
+  @Test func sortingCyclesBackToTheOriginalOrder() {
     var model = model(sample(arenas: 3))
     let order = model.arenas.map(\.id)
     for (width, hidden) in [(100, ["SINCE"]), (60, ["SINCE", "LAYOUT", "GATE"])] {
@@ -117,7 +117,7 @@ import Testing
         said.append(model.message ?? "")
       } while model.isSorted && said.count < 20
       #expect(!model.isSorted && model.arenas.map(\.id) == order, "\(said)")
-      #expect(said.last?.contains("as published") == true)
+      #expect(said.last?.contains("published order") == true)
       for title in hidden { #expect(!said.contains { $0.contains(title) }, "\(title): \(said)") }
     }
   }
@@ -157,7 +157,7 @@ import Testing
   @Test func aKeyWithoutAMeaningSaysSo() {
     var model = model(sample())
     press(&model, "x")
-    #expect(model.message == "x: no such key here, ? help")
+    #expect(model.message == "x does nothing here; ? for help")
   }
 
   @Test func enterOnALabelListsItsSecrets() {

@@ -1,25 +1,25 @@
 /*
  * One secret under a cipher gate (CEnclaveCipher.h, CipherWindow.swift): two writers, one after the other, a reader, a
- * signal handler that interrupts a writer anywhere, a wipe by another thread, and a child that is forked at any moment.
- * Stores are late as in page.pml: each word has a queue of its own, and only a fence or a release waits for others.
+ * signal handler that interrupts a writer at any point, a wipe by another thread, and a child that is forked at any time.
+ * Stores are delayed as in page.pml: each word has its own queue, and only a fence or a release waits for other words.
  *
- * Nobody is told that a secret was tampered with when it was not; readers see whole contents, never older ones than before; a
- * handler waits for nobody, and never takes something else for what its thread has open; and once everything is wiped no
- * ciphertext is left that was made with a key of zeros. A child that looked at the copy it has could wait for ever, which
- * is why it is refused before.
+ * Properties: a secret is never reported as tampered with if it was not. Readers see whole contents, and never older ones
+ * than before. A handler never waits, and never mistakes anything else for the contents that its thread has open. After a
+ * wipe, no ciphertext remains that was encrypted with a key of zeros. A child that read its copy could wait forever, so it
+ * is refused first.
  *
- * Left out, each of these must be found: the odd sequence's fence (-DNO_FIRST_FENCE), the release at the end (-DNO_RELEASE),
- * the reader's second look at the sequence (-DREAD_ONCE), the claim (-DNO_CLAIM), saying that the scratch memory does not
- * hold the contents (-DNO_WORKING), the handler's refusal to wait (-DHANDLER_WAITS), the flag before the key is wiped
- * (-DKEY_FIRST), the barrier between them (-DNO_ORDER), the writer's look at the flag when it is done (-DNO_LAST_LOOK), and
- * the child's refusal (-DCHILD_READS).
+ * Spin must find the error if one of these is left out: the fence after the odd sequence (-DNO_FIRST_FENCE), the release at
+ * the end (-DNO_RELEASE), the reader's second check of the sequence (-DREAD_ONCE), the claim (-DNO_CLAIM), the mark that the
+ * scratch memory does not hold the contents (-DNO_WORKING), the handler's refusal to wait (-DHANDLER_WAITS), setting the
+ * flag before wiping the key (-DKEY_FIRST), the barrier between them (-DNO_ORDER), the writer's final check of the flag
+ * (-DNO_LAST_LOOK), and the child's refusal (-DCHILD_READS).
  */
 
-#define ZEROS 0           /* a ciphertext that was wiped */
-#define SPOILED 100       /* one that was made with a key of zeros */
+#define ZEROS 0           /* a wiped ciphertext */
+#define SPOILED 100       /* a ciphertext under a key of zeros */
 #define NOBODY 0
 
-/* Memory. Contents, ciphertext and tag hold the number of what was written last: 1 from the start. */
+/* Memory. Contents, ciphertext and tag hold the number of the last write; initially 1. */
 byte sequence = 0, ciphertext = 1, tag = 1;
 chan sequences = [4] of { byte };
 chan ciphertexts = [4] of { byte };
@@ -45,7 +45,7 @@ end:
   od
 }
 
-/* In a writer's thread: it looks at the secret that the thread has open. */
+/* In a writer's thread: reads the secret that the thread has open. */
 inline handler() {
   if
   :: interrupted || !may_interrupt -> skip
@@ -60,7 +60,7 @@ inline handler() {
 #else
         :: is_replacing -> skip  /* busy */
 #endif
-        :: else -> skip          /* reads the ciphertext, as others do */
+        :: else -> skip          /* reads the ciphertext, like other threads */
         fi
      fi
   :: skip
@@ -70,7 +70,7 @@ inline handler() {
 proctype write(byte me; bool may_interrupt) {
   bool interrupted = false, is_working = false, holds_contents = false, is_replacing = false, looked;
   byte odd, made;
-  /* Open. Where somebody else writes, that is an error for the caller, who tries again here. */
+  /* Open. If another thread writes, the caller gets an error; here it tries again. */
 #ifdef NO_WORKING
   is_working = false;
 #else
@@ -93,7 +93,7 @@ proctype write(byte me; bool may_interrupt) {
   if
   :: is_wiped -> skip
   :: else ->
-     holds_contents = false; /* encrypted where it lies */
+     holds_contents = false; /* encrypted in place */
      atomic {
        if
        :: has_key -> newest++; made = newest
@@ -191,7 +191,7 @@ proctype wiper() {
   assert(ciphertext != SPOILED)
 }
 
-/* It has a copy of everything, and no other thread. */
+/* It has a copy of all memory, and no other thread. */
 proctype child() {
   byte its_writer, its_sequence;
   atomic { its_writer = writer; its_sequence = sequence };

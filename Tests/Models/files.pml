@@ -1,15 +1,15 @@
 /*
- * Pages as files: a publisher makes one, locks it, gives it its name, and is killed at any moment; another one, at
- * its start, takes away what the dead left behind (StatsPageFile.create, StatsPageFile.sweep).
+ * Pages as files: a publisher creates a page, locks it and links it under its name, and is killed at any time. Another
+ * publisher removes dead publishers' pages when it starts (StatsPageFile.create, StatsPageFile.removeStalePages).
  *
- * -DNAME_FIRST gives the name before the lock; -DOPENS_OWN lets the publisher's process open and close its own page, which
- * drops the lock (fcntl(2)): then Spin must find a living publisher whose page was taken away.
+ * -DNAME_FIRST links the name before locking. -DOPENS_OWN lets the publisher's process open and close its own page, which
+ * drops the lock (fcntl(2)). In both cases Spin must find a living publisher whose page was removed.
  */
 
 bool is_alive = true;      /* the publisher */
 bool is_locked = false;    /* its record lock */
 bool has_name = false;     /* its page can be found */
-bool was_removed = false;  /* by another one */
+bool was_removed = false;  /* by another publisher */
 
 active proctype publisher() {
 #ifdef NAME_FIRST
@@ -22,10 +22,10 @@ active proctype publisher() {
 #ifdef OPENS_OWN
   is_locked = false;
 #endif
-  /* It publishes, as long as it lives. */
+  /* It publishes while it is alive. */
 }
 
-/* SIGKILL, whenever it comes: the kernel drops the locks of the dead, and leaves their files. */
+/* SIGKILL at any time: the kernel drops the dead process's locks and keeps its files. */
 active proctype killer() {
   atomic {
     is_alive = false;

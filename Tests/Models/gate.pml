@@ -1,24 +1,22 @@
 /*
- * The gate of an arena: windows and frees against whoever freezes or destroys it, against a signal's
- * wipe, and against signal handlers that open windows. Spin explores every interleaving of the
- * threads, and of the first one's store buffer.
+ * An arena's gate: windows and frees, concurrent with a thread that freezes or destroys the arena, with a wipe on a signal,
+ * and with signal handlers that open windows. Spin explores every interleaving of the threads, and of the first thread's
+ * store buffer.
  *
- * A thread counts its window by a plain store, which other threads see when the buffer drains, and
- * then looks at `access`. The closer sets `access`, has every thread pass a barrier (which drains
- * the buffers), and reads the counts. A handler that finds the access changing gives up where the
- * thread that it interrupted may be what the change waits for: the closer itself, or a thread inside
- * of a free. A signal's wipe waits for nobody: it sets `access` whatever it is.
+ * A thread counts its window with a plain store, which other threads see when the buffer drains, and then reads `access`.
+ * The closer sets `access`, runs a barrier on every thread (which drains the buffers), and reads the counts. A handler that
+ * finds a change of `access` in progress gives up if the change may be waiting for the interrupted thread: the closer
+ * itself, or a thread inside a free. A wipe on a signal does not wait: it sets `access` whatever its value is.
  *
- * What Spin must find when the model is compiled with
- *   -DNO_BARRIER      the closer goes on without one: a window in a destroyed arena;
- *   -DHANDLER_WAITS   a handler waits for the change: nobody moves any more;
- *   -DPLAIN_RESTORE   the closer stores what `access` was before: a window that a signal's wipe
- *                     knows nothing of.
+ * Spin must find an error if the model is compiled with
+ *   -DNO_BARRIER      the closer continues without a barrier: a window in a destroyed arena;
+ *   -DHANDLER_WAITS   a handler waits for the change: a deadlock;
+ *   -DPLAIN_RESTORE   the closer stores the previous value of `access`: a window that the signal's wipe does not know of.
  *
- * With -DHANDLES it is about the last handle instead: threads free their handles, each counted by its
- * lane, while another lets the Arena object go, which counts what is left. Whoever counts the last one
- * out frees the metadata. With -DSPLIT_RELEASE a handle is counted out in one critical section, and
- * whether the object is gone is looked at in another: then Spin must find that it is freed too early.
+ * With -DHANDLES it models the last handle instead: threads free their handles, each counted by its shard, while another
+ * thread releases the Arena object, which counts the remaining handles. Whoever releases the last one frees the metadata.
+ * With -DSPLIT_RELEASE, counting a handle and checking whether the object is gone are two critical sections; Spin must then
+ * find that the metadata is freed too early.
  */
 
 #ifndef HANDLES
@@ -26,14 +24,14 @@
 mtype = { OPEN, FROZEN, CHANGING, DESTROYED };
 
 mtype access = OPEN;
-byte windows = 0;      /* open for writing, as memory has it */
-byte wiping = 0;       /* frees under way, as memory has it */
+byte windows = 0;      /* open for writing, in memory */
+byte wiping = 0;       /* frees in progress, in memory */
 short windows_buffer = 0;  /* stores of the first thread that have not drained */
 short wiping_buffer = 0;
 bool wiped = false;    /* the pages are gone */
 bool is_frozen = false;
-bool is_taken = false;  /* a signal's wipe has begun, and counted the windows */
-bool is_late = false;   /* it knows of one, and waits for it */
+bool is_taken = false;  /* a signal's wipe has begun and counted the windows */
+bool is_late = false;   /* it knows of a window and waits for it */
 
 inline drain() {
   d_step {
@@ -44,7 +42,7 @@ inline drain() {
   }
 }
 
-/* A buffer drains whenever it likes. */
+/* A buffer drains at any time. */
 active proctype buffer() {
 end:
   do
@@ -52,7 +50,7 @@ end:
   od
 }
 
-/* A handler's window for writing, where it may not wait for a change. */
+/* A handler's window for writing; it may not wait for a change. */
 inline handler() {
   windows++;
   if
@@ -80,10 +78,10 @@ active proctype user() {
      windows_buffer++;
      if
      :: access == OPEN ->
-        assert(!wiped);      /* the body begins: its pages are there, */
-        assert(!is_frozen);  /* and may be written */
+        assert(!wiped);      /* the body begins: its pages exist, */
+        assert(!is_frozen);  /* and are writable */
         assert(!is_taken || is_late);
-        assert(!wiped && !is_frozen);  /* and so when it ends */
+        assert(!wiped && !is_frozen);  /* and still are when it ends */
         windows_buffer--;
         break
      :: access == CHANGING -> windows_buffer--
@@ -120,7 +118,7 @@ inline restore(value) {
 #else
   if
   :: atomic { access == CHANGING -> access = value }
-  :: access == DESTROYED  /* by a signal: and so it stays */
+  :: access == DESTROYED  /* by a signal: it stays so */
   fi
 #endif
 }
@@ -155,7 +153,7 @@ active proctype closer() {
   change(DESTROYED)
 }
 
-/* A signal that ends the process, on a thread of its own; or none. */
+/* A signal that ends the process, on its own thread; or none. */
 active proctype signal() {
   if
   :: skip
@@ -170,7 +168,7 @@ active proctype signal() {
 
 #else
 
-bool is_locked = false;  /* the lane's */
+bool is_locked = false;  /* the shard's */
 byte handles = 2;
 bool is_orphan = false;
 byte orphans = 0;
@@ -186,7 +184,7 @@ inline unlock() {
   is_locked = false
 }
 
-/* Orphans are counted out by one atomic subtraction, which also orders what was done before. */
+/* Remaining handles are released by one atomic subtraction, which also orders earlier accesses. */
 inline release() {
   d_step {
     assert(!is_freed);

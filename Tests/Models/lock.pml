@@ -1,22 +1,24 @@
 /*
- * The lock word (CEnclaveSystem/locks.c): taken by an exchange, given back by a plain store and a load of the sleepers'
- * count, which a processor may do before others see the store. A waiter counts itself, has every thread pass a barrier
- * (membarrier(2)), tries once more, and sleeps (futex(2)) while the word is taken. Nobody sleeps for ever, two never hold
- * it, and nothing of the lock's own memory is read once the word was given back: its last holder frees it.
+ * The lock word (CEnclaveSystem/locks.c): taken by an exchange; released by a plain store and a load of the count of
+ * sleepers, which a processor may execute before others see the store. A waiter counts itself, runs a barrier on every
+ * thread (membarrier(2)), tries once more, and sleeps (futex(2)) while the word is taken. Properties: no thread sleeps
+ * forever, two threads never hold the lock, and the lock's own memory is not read after its release, because its last
+ * holder frees it.
  *
- * Left out, each of these must be found: the barrier (-DNO_BARRIER), counting before it (-DCOUNTS_LATE), waking another when
- * one was woken and others sleep (-DWAKES_ONCE), and the count's place outside of the lock's memory (-DCOUNT_BESIDE).
+ * Spin must find the error if one of these is left out: the barrier (-DNO_BARRIER), counting before the barrier
+ * (-DCOUNTS_LATE), waking another sleeper after one was woken (-DWAKES_ONCE), and a count outside the lock's memory
+ * (-DCOUNT_BESIDE).
  */
 
 #define THREADS 3
 #define TURNS 2
 
-bool word = false;              /* as memory has it */
-bool buffered[THREADS];         /* a thread's store of "free" that only it sees yet */
+bool word = false;              /* in memory */
+bool buffered[THREADS];         /* a thread's store of "free" that other threads do not see yet */
 byte sleepers = 0;
 bool asleep[THREADS];
 byte holders = 0;
-byte turns = 0;                 /* that are over, of all */
+byte turns = 0;                 /* finished turns of all threads */
 bool is_freed = false;
 
 inline drain(t) {
@@ -26,7 +28,7 @@ inline drain(t) {
   fi
 }
 
-/* An exchange: drains one's own stores first. */
+/* An exchange: drains the thread's own stores first. */
 inline take(t, taken) {
   atomic {
     drain(t);
@@ -68,7 +70,7 @@ proctype thread(byte me) {
            :: taken -> break
            :: else -> skip
            fi;
-           /* The kernel compares the word, and puts the thread to sleep, in one step. */
+           /* The kernel compares the word and puts the thread to sleep in one step. */
            atomic {
              if
              :: word -> asleep[me] = true
@@ -105,7 +107,7 @@ proctype thread(byte me) {
   od
 }
 
-/* The processor writes a store back whenever it likes. */
+/* The processor writes a store back at any time. */
 active proctype memory() {
 end:
   do

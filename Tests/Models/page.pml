@@ -1,21 +1,21 @@
 /*
- * One record of the page: a publisher that updates it, and a reader in another process. Spin explores every
- * interleaving, and every order in which the publisher's stores may reach memory: each word has a queue of
- * its own, and only a fence or a release waits for others (weaker than any processor that Swift runs on).
+ * One record of the page: a publisher that updates it, and a reader in another process. Spin explores every interleaving,
+ * and every order in which the publisher's stores may reach memory: each word has its own queue, and only a fence or a
+ * release waits for other words (weaker than any processor that Swift supports).
  *
- * The reader reads as memwatch does: a block twice (StatsPageReader.block), accepted when both are alike and the sequence
- * is even, else sequence, record, sequence (StatsPageReader.record). Within one pread(2) words come in any order. A
- * block whose stamp did not change is not read again.
+ * The reader reads as memwatch does: a block twice (StatsPageReader.block), accepted if both reads are equal and the
+ * sequence is even; otherwise sequence, record, sequence (StatsPageReader.record). One pread(2) may see words in any order.
+ * A block whose stamp did not change is not read again.
  *
- * -DNO_FIRST_FENCE, -DNO_RELEASE, -DSTAMP_FIRST and -DREAD_ONCE leave out what the protocol needs: then Spin must
- * find a torn record, or one that was missed for good.
+ * -DNO_FIRST_FENCE, -DNO_RELEASE, -DSTAMP_FIRST and -DREAD_ONCE leave out parts of the protocol. Spin must then find a torn
+ * record, or an update that is missed for good.
  */
 
 #define UPDATES 2
 
 /* Memory. Both words of the record always hold the number of the update. */
 byte sequence = 0, one = 0, two = 0, stamp = 0;
-/* Stores that are on their way. */
+/* Stores that have not reached memory. */
 chan sequences = [4] of { byte };
 chan ones = [2] of { byte };
 chan twos = [2] of { byte };
@@ -108,8 +108,8 @@ active proctype reader() {
         if
         :: accepted ->
            assert(a2 == b2);      /* not torn, */
-           assert(s2 == 2 * a2);  /* of the update that its sequence tells, */
-           assert(a2 >= known);   /* and not older than what was known */
+           assert(s2 == 2 * a2);  /* of the update given by its sequence, */
+           assert(a2 >= known);   /* and not older than the known one */
            known = a2;
            known_stamp = seen_stamp
         :: else -> known_stamp = 255
@@ -117,6 +117,6 @@ active proctype reader() {
      fi
   :: else -> break
   od;
-  /* When all is quiet the reader knows the last update. */
+  /* In the end the reader knows the last update. */
   assert(known == UPDATES)
 }

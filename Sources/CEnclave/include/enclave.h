@@ -81,7 +81,7 @@ typedef enum enclave_status {
   ENCLAVE_ERROR_SIZE = 6,          /* above 2 GiB, or an invalid alignment */
   ENCLAVE_ERROR_FROZEN = 7,        /* the arena can only be read */
   ENCLAVE_ERROR_DESTROYED = 8,     /* the arena or the secret no longer exists */
-  ENCLAVE_ERROR_INHERITED = 9,     /* it belongs to this process' parent */
+  ENCLAVE_ERROR_INHERITED = 9,     /* it belongs to this process's parent */
   ENCLAVE_ERROR_WINDOWS_OPEN = 10, /* close the windows first */
   ENCLAVE_ERROR_NEEDS_KEY = 11,    /* sealing needs a key gate or a cipher gate */
   ENCLAVE_ERROR_PUBLISHING = 12,   /* the process already publishes */
@@ -115,7 +115,7 @@ typedef enum enclave_capability {
   /* Threads created in a window start closed: the process uses this library's pthread_create. It does if
    * the library was linked or preloaded, but not if it was loaded with dlopen(3). */
   ENCLAVE_CAPABILITY_THREADS_START_CLOSED = 7,
-  /* libenclave-malloc.so serves this process' malloc. */
+  /* libenclave-malloc.so serves this process's malloc. */
   ENCLAVE_CAPABILITY_INTERPOSER = 8
 } enclave_capability;
 
@@ -187,8 +187,8 @@ enclave_status enclave_arena_seal(enclave_arena *arena);
 enclave_status enclave_arena_destroy(enclave_arena *arena, uint32_t wait_milliseconds);
 
 /* Returns memory that holds no secret to the system and releases its lock. Stores the number of bytes in
- * `given_back`, which may be NULL. A frozen arena has none. */
-enclave_status enclave_arena_trim(enclave_arena *arena, size_t *given_back);
+ * `bytes_returned`, which may be NULL. A frozen arena has none. */
+enclave_status enclave_arena_trim(enclave_arena *arena, size_t *bytes_returned);
 
 typedef struct enclave_statistics {
   size_t struct_size; /* sizeof(enclave_statistics), set by the caller: fields beyond it are left out */
@@ -431,7 +431,7 @@ enclave_status enclave_publish_start(const char *name);
 /* Whether the page contains the addresses of chunks. With addresses memwatch can audit each arena; without
  * them it compares totals. */
 typedef enum enclave_addresses {
-  ENCLAVE_ADDRESSES_WHILE_DUMPABLE = 0, /* while others can read this process' maps anyway: prctl(2) */
+  ENCLAVE_ADDRESSES_WHILE_DUMPABLE = 0, /* while others can read this process's maps anyway: prctl(2) */
   ENCLAVE_ADDRESSES_ALWAYS = 1,
   ENCLAVE_ADDRESSES_NEVER = 2
 } enclave_addresses;

@@ -149,7 +149,7 @@ int64_t ces_map_shared(int fd, size_t length);
 /// Sets a write record lock on the whole file (fcntl(2) F_SETLK). It is held until the process ends or
 /// closes any descriptor of that file.
 int64_t ces_lock_file(int fd);
-/// The pid that holds such a lock, in this process' pid namespace; 0 if free; INT32_MAX if the holder is in
+/// The pid that holds such a lock, in this process's pid namespace; 0 if free; INT32_MAX if the holder is in
 /// a namespace that is not visible here.
 int64_t ces_lock_holder(int fd);
 
@@ -236,13 +236,13 @@ static inline void ces_lock_spans_calls(void) { ces_held_locks += CES_IN_LIBRARY
 static inline void ces_lock_spans_no_calls(void) { ces_held_locks -= CES_IN_LIBRARY - 1; }
 
 /// A lock that a forked child never finds locked. The word holds the pid of the holder's process; another
-/// process' pid counts as unlocked. Each attempt calls getpid(2). Limitation: a child in another pid
+/// process's pid counts as unlocked. Each attempt calls getpid(2). Limitation: a child in another pid
 /// namespace that has its parent's pid is not recognised as a child.
 void ces_process_lock(uint32_t *word);
 /// Takes such a lock if it is free. Async-signal-safe.
 bool ces_process_try(uint32_t *word);
 
-/// The process' generation, read on each use of an arena: one load.
+/// The process's generation, read on each use of an arena: one load.
 static inline uint64_t ces_fork_generation(void) {
   uint64_t *word = __atomic_load_n(&ces_fork_word, __ATOMIC_ACQUIRE);
   return word ? __atomic_load_n(word, __ATOMIC_RELAXED) : 0;
@@ -256,7 +256,7 @@ _Noreturn void ces_abort(void);
 /// 1 if the process uses this library's pthread_create.
 int ces_threads_start_closed(void);
 
-// --- The process' identity ---------------------------------------------------------------------
+// --- The process's identity ---------------------------------------------------------------------
 
 /// The number of lines of /proc/self/maps. Allocates no memory, because it is called when there is none.
 int64_t ces_map_count(void);

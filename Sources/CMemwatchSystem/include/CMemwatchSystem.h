@@ -86,7 +86,7 @@ int64_t cms_replace(int directory, const char *from, const char *to);
 
 int64_t cms_local_time(int64_t seconds, bool with_date, char *bytes, size_t length);
 int64_t cms_user_name(uint32_t uid, char *bytes, size_t length);
-/// wcwidth(3) in a locale that knows all of Unicode, whatever the process' locale is; -2 without such a
+/// wcwidth(3) in a locale that knows all of Unicode, whatever the process's locale is; -2 without such a
 /// locale. The first call opens files.
 int cms_character_width(uint32_t scalar);
 

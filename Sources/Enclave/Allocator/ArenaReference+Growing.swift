@@ -236,7 +236,7 @@ extension ArenaReference {
       if !isSecret { try mapping.optOutOfPageMerging() }
       let fork: ForkProtection? =
         options.isInheritedByFork
-        ? nil : isSecret ? try mapping.leaveOutOfFork() : try mapping.keepFromFork()
+        ? nil : isSecret ? try mapping.excludeFromFork() : try mapping.protectFromFork()
       if isSecret {
         chunk.isLocked = true  // by its nature, and charged to the limit when mapped
       } else if options.lock != .off, !mayGoUnlocked {

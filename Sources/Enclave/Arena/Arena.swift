@@ -201,8 +201,8 @@ public final class Arena: Sendable {
       bytesInUse: statistics.bytesInUse)
   }
 
-  /// Creates an arena for a vault's keys, which shares its protection key with other vaults at
-  /// most.
+  /// Creates an arena for a vault's keys. Its protection key is shared with other vaults only, if at
+  /// all.
   package init(vault name: Label, _ options: Options) throws(EnclaveError) {
     reference = try Registry.add(name: name, options: options, kind: .vault)
   }
@@ -254,7 +254,7 @@ public final class Arena: Sendable {
   @discardableResult
   public func trim() throws(EnclaveError) -> Int { try reference.trimSpare() }
 
-  /// Wipes and unmaps the arena at once. Using one of its secrets throws `destroyed` from then on.
+  /// Wipes and unmaps the arena immediately. Using one of its secrets throws `destroyed` from then on.
   ///
   /// - Parameter patience: how long to wait for open windows.
   ///

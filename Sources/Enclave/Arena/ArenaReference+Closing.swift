@@ -391,7 +391,7 @@ extension ArenaCore {
       do throws(SystemFailure) { try chunks[index].mapping.tag(key: new) } catch {
         for done in 0..<index where chunks[done].isMapped {
           do throws(SystemFailure) { try chunks[done].mapping.tag(key: old) } catch {
-            fatalError("Enclave: pages cannot go back to their key: \(error)")
+            fatalError("Enclave: pages cannot be returned to their key: \(error)")
           }
         }
         throw error

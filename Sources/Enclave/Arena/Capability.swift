@@ -23,7 +23,7 @@ public enum Capability: String, Sendable, CaseIterable {
     case unavailable(SystemFailure)
   }
 
-  /// Asks the kernel each time. A protection key allocated to find out stays in the process' pool.
+  /// Asks the kernel each time. A protection key allocated to find out stays in the process's pool.
   /// Any thread; takes some microseconds.
   public var availability: Availability {
     do throws(SystemFailure) {

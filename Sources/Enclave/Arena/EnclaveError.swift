@@ -31,7 +31,7 @@ public enum EnclaveError: Error, Sendable, Equatable {
   case frozen
   /// The arena was destroyed.
   case destroyed
-  /// The arena or publisher belongs to this process' parent.
+  /// The arena or publisher belongs to this process's parent.
   case inheritedByFork
   /// The arena has open windows: their number, and the label of one of them.
   case windowsOpen(Int, label: String?)
@@ -91,59 +91,59 @@ extension EnclaveError: CustomStringConvertible {
         + "needed, and \(MemoryGroup.reservedBytes) are kept free: raise it with MemoryMax= in the unit, or "
         + "the container's memory limit"
     case .capacity(0, let limit):
-      "the arena's capacity of \(limit) bytes has no room for such a secret: memory is taken in "
-        + "pages of \(Page.size) bytes; give it a larger capacity"
+      "the arena's capacity of \(limit) bytes is too small for the secret: memory is taken in "
+        + "pages of \(Page.size) bytes; increase the capacity"
     case .capacity(let inUse, let limit):
-      "the arena's capacity is \(limit) bytes and \(inUse) are in use: free secrets, or give it "
-        + "a larger capacity"
+      "the arena's capacity is \(limit) bytes and \(inUse) are in use: free secrets, or "
+        + "increase the capacity"
     case .invalidSize(let byteCount, let alignment):
-      "\(byteCount) bytes aligned to \(alignment): sizes are 0 to 2 GiB, alignments powers of "
+      "invalid size: \(byteCount) bytes aligned to \(alignment); sizes are 0 to 2 GiB, alignments powers of "
         + "two up to the page size"
     case .misaligned(let alignment):
       "the secret is not aligned to \(alignment) bytes: allocate it with alignment: \(alignment)"
     case .frozen:
-      "the arena is frozen: its contents can be read until it is destroyed, and not written"
+      "the arena is frozen: its contents can only be read"
     case .windowsAbandoned(let count, let label):
       "\(count == 1 ? "1 window of the arena was" : "\(count) windows of the arena were") left open "
-        + "by threads that have ended\(label.map { ", one of them to \($0)" } ?? ""): nobody can close them, and the arena can "
+        + "by threads that have ended\(label.map { ", one of them to \($0)" } ?? ""): they cannot be closed, and the arena can "
         + "only be destroyed"
     case .windowOfAnotherThread:
       "the window was opened by another thread: close it there"
     case .busy:
       // One literal, like the two below: a signal handler may need it and must not allocate.
       """
-      the arena is being frozen, sealed, checked or destroyed: try again later, and in a signal \
-      handler not before it has returned
+      the arena is being frozen, sealed, checked or destroyed: try again later; a signal handler \
+      has to return first
       """
     case .destroyed:
-      "the arena was destroyed, and its secrets with it"
+      "the arena and its secrets were destroyed"
     case .noSecret:
-      "there is no secret: it was parked or taken already"
+      "there is no secret: it was already parked or taken"
     case .inheritedByFork:
-      "this process is a forked child, and the arena is its parent's: make one of its own"
+      "the arena belongs to the parent of this forked process: create a new one"
     case .windowsOpen(let count, let label):
       "\(count == 1 ? "1 window of the arena is" : "\(count) windows of the arena are") open\(label.map { ", one of them to \($0)" } ?? ""): "
         + "close them first"
     case .sealNeedsKeyGate:
-      "only an arena with a key gate or a cipher gate can be sealed, since sealed read-only memory "
-        + "could never be wiped: give it gate .cipher, or run it where protection keys are"
+      "only an arena with a key gate or a cipher gate can be sealed, because sealed read-only memory "
+        + "could never be wiped: use gate .cipher, or a machine with protection keys"
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
       "\(cipher) is not available here: let the library choose"
     case .notAuthentic:
-      "the ciphertext is not what this vault encrypted"
+      "authentication failed: the ciphertext was changed, or is not from this vault"
     case .tampered(let label):
-      "the secret\(label.isEmpty ? "" : " \"\(label)\"") is not what was written to it: its memory was changed "
-        + "from outside of a window"
+      "the secret\(label.isEmpty ? "" : " \"\(label)\"") was tampered with: its memory was changed "
+        + "outside a window"
     case .openForWriting:
-      "the secret has a window for writing: close that first"
+      "the secret is open for writing: close that window first"
     case .noScratch:
       "this thread has 8 windows to large secrets open: close some first"
     case .noncesUsedUp:
-      "the arena's key was used 2^48 times: move the secrets into a new arena"
+      "the arena's key has been used 2^48 times: move the secrets into a new arena"
     case .alreadyPublishing:
-      "this process publishes a stats page already: stop that publisher first"
+      "this process already publishes a stats page: stop that publisher first"
     case .unsuitableDirectory(let path, let reason):
       "\(path) cannot hold a stats page: \(reason)"
     }

@@ -3,7 +3,7 @@
 import EnclaveStats
 import EnclaveSystem
 
-/// The process' registry. One lock guards all of it. The lock is held to change lists and to write
+/// The process's registry. One lock guards all of it. The lock is held to change lists and to write
 /// the stats page, never across a call that maps, locks, unmaps, opens files or starts threads.
 /// `withPublishing` serialises those calls for starting and ending a page. Lock order: publishing,
 /// registry, arena.
@@ -26,7 +26,7 @@ package enum Registry {
     var process: Int32 = 0
     /// How a forked child will publish; nil once it does.
     var pendingOptions: StatsPublisher.Options?
-    var triesToPublish = 0
+    var publishAttempts = 0
     /// In a forked child, the environment at the fork: some programs clear theirs.
     var environment: StatsPageEnvironment?
 
@@ -82,7 +82,7 @@ package enum Registry {
     let process = ProcessFacts.pid
     if unsafe state.pointee.process != process {
       if unsafe state.pointee.process != 0 {
-        KeyPool.disownAll()
+        KeyPool.releaseAll()
         unsafe state.initialize(to: State(childOf: state.pointee))
       }
       unsafe state.pointee.process = process
@@ -130,7 +130,7 @@ package enum Registry {
       own.hasReadEnvironment = true
       own.environment = unsafe state.pointee.environment ?? StatsPageEnvironment()
     }
-    KeyPool.disownAll()
+    KeyPool.releaseAll()
     unsafe state.initialize(to: own)
     publication?.file.close()
     return own.pendingOptions

@@ -45,13 +45,13 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
   public var description: String {
     let what =
       switch kind {
-      case .overflow: "something wrote behind a secret"
-      case .underflow: "something wrote in front of a secret"
-      case .writeAfterFree: "something wrote to memory that is free"
+      case .overflow: "something wrote past the end of a secret"
+      case .underflow: "something wrote before the start of a secret"
+      case .writeAfterFree: "something wrote to freed memory"
       case .doubleFree: "a secret was freed twice"
       case .foreignPointer: "a freed address does not belong to a secret"
       case .freedWhileOpen: "a secret was freed while a window to it was open"
-      case .tampered: "a secret is not what was written to it"
+      case .tampered: "a secret was changed outside a window"
       }
     var details = [arena.isEmpty ? "no arena" : "arena \(arena)"]
     if let label { details.append("label \(label)") }

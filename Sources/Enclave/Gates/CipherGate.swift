@@ -51,7 +51,7 @@ struct CipherGate: BitwiseCopyable {
     do throws(SystemFailure) {
       try mapping.excludeFromDumps()
       try mapping.optOutOfPageMerging()
-      _ = try mapping.keepFromFork()
+      _ = try mapping.protectFromFork()
       try mapping.lock()
       // Before the first byte of the key is written.
       entry = unsafe try WipeEntry(data: mapping.data, gate: gate)

@@ -6,7 +6,7 @@ import EnclaveSystem
 /// arena writable or a vault readable, so different kinds never share a key.
 enum KeyKind: Sendable { case writable, frozen, vault }
 
-/// The process' protection keys. They are allocated from the kernel on demand and never freed: the
+/// The process's protection keys. They are allocated from the kernel on demand and never freed: the
 /// kernel could hand out a freed key again, open, while pages still carry it. A key that no arena
 /// uses any more goes to the next arena.
 ///
@@ -37,14 +37,14 @@ enum KeyPool {
   }
 
   private static func pick(_ kind: KeyKind, isExclusive: Bool) throws(SystemFailure) -> Int {
-    func own(_ index: Int) -> Int {
+    func assign(_ index: Int) -> Int {
       unsafe entries[index].kind = kind
       unsafe entries[index].owners += 1
       unsafe entries[index].isExclusive = isExclusive
       return unsafe entries[index].key
     }
     if let index = unsafe entries.firstIndex(where: { $0.owners == 0 && !$0.isBound }) {
-      return own(index)
+      return assign(index)
     }
     var failure: SystemFailure?
     let mayHaveMore =
@@ -53,7 +53,7 @@ enum KeyPool {
     if mayHaveMore {
       do {
         unsafe entries.append(Entry(key: try ProtectionKey.allocate(), kind: nil))
-        return unsafe own(entries.count - 1)
+        return unsafe assign(entries.count - 1)
       } catch { failure = error }
     }
     let shared = unsafe entries.indices.filter {
@@ -128,7 +128,7 @@ enum KeyPool {
   }
 
   /// In a forked child: the parent's arenas are zeros or absent, so nothing uses the keys.
-  static func disownAll() {
+  static func releaseAll() {
     unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
     for index in unsafe entries.indices {

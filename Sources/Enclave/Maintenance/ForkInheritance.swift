@@ -45,7 +45,7 @@ package enum ForkInheritance {
     let inherited = unsafe held
     unsafe held = []
     GateState.inheritProcess()
-    WipeTable.reportNowhere()
+    WipeTable.stopReporting()
     StatsPageCalls.unguardPage()
     let publishing: StatsPublisher.Options?
     do { publishing = try Registry.adoptInChild(inherited.map(\.arena)) } catch {
@@ -59,10 +59,10 @@ package enum ForkInheritance {
       arena.endFork(access)
     }
     Registry.endFork()
-    let lacksLocks = inherited.contains { $0.arena.lacksLocks }
+    let isLockMissing = inherited.contains { $0.arena.hasUnlockedChunks }
     // Before the child can change its root.
-    if lacksLocks || publishing != nil { KeptStatus.keepInChild() }
-    if lacksLocks { LockRetry.start() }
+    if isLockMissing || publishing != nil { KeptStatus.keepInChild() }
+    if isLockMissing { LockRetry.start() }
     guard let publishing else { return }
     // A failure is counted with its call; memwatch then does not see the process.
     _ = try? perform(.startThread) {
@@ -85,8 +85,8 @@ extension Registry {
   static func startPublishingInChild() -> Bool {
     let (options, isLast) = with { state -> (StatsPublisher.Options?, Bool) in
       if state.publication != nil { state.pendingOptions = nil }
-      state.triesToPublish += 1
-      return (state.pendingOptions, state.triesToPublish >= maximumTries)
+      state.publishAttempts += 1
+      return (state.pendingOptions, state.publishAttempts >= maximumTries)
     }
     guard let options, !SystemCallFilter.isMissingHere() else { return true }
     guard ProcessFacts.settledUser != nil, let number = try? startPublishing(options: options)

@@ -62,7 +62,7 @@ enum LockRetry {
     // Under the lock: a chunk that is added after this check finds no thread and starts one.
     return withWord {
       var isNeeded = false
-      Registry.forEachArena { if $0.lacksLocks { isNeeded = true } }
+      Registry.forEachArena { if $0.hasUnlockedChunks { isNeeded = true } }
       if !isNeeded { unsafe process = 0 }
       return isNeeded
     }
@@ -76,7 +76,7 @@ enum LockRetry {
 
 extension ArenaReference {
   /// Whether a chunk should be locked but is not.
-  var lacksLocks: Bool {
+  var hasUnlockedChunks: Bool {
     options.lock == .preferred && withCore { !$0.isDestroyed && $0.bytesLocked < $0.bytesMapped }
   }
 
@@ -84,7 +84,7 @@ extension ArenaReference {
   /// RLIMIT_MEMLOCK, and returns what is left of it. Call it without locks: it takes the arena's
   /// locks for one piece of a chunk at a time, so that nobody waits for mlock(2) of a large chunk.
   func retryLocks(headroom: UInt64) -> UInt64 {
-    guard lacksLocks else { return headroom }
+    guard hasUnlockedChunks else { return headroom }
     var headroom = headroom
     var isMore = true
     while isMore {

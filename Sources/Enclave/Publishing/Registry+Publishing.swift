@@ -1,4 +1,4 @@
-// A process' publisher: its page, its thread, and its end.
+// A process's publisher: its page, its thread, and its end.
 
 import EnclaveStats
 import EnclaveSystem

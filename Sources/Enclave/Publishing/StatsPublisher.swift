@@ -1,9 +1,9 @@
-// Publishing the state of this process' arenas for memwatch.
+// Publishing the state of this process's arenas for memwatch.
 
 import EnclaveStats
 import EnclaveSystem
 
-/// Publishes the process' arenas through a stats page while this value exists.
+/// Publishes the process's arenas through a stats page while this value exists.
 ///
 /// The page holds names, counts, sizes, states and times. It never holds contents, hashes of
 /// contents, canaries or keys. Publishing is off until `start` is called, or until the first arena

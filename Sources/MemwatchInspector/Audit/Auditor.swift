@@ -93,7 +93,7 @@ struct Auditor {
       }
       guard !regions.all.isEmpty, let after = read() else {
         audit.scope = .none
-        audit.reason = "the process has no memory any more"
+        audit.reason = "the process no longer has any memory"
         audit.obstacles = [.noMemory]
         findings = []
         break
@@ -139,12 +139,12 @@ struct Auditor {
     let unlisted = claims.count { !$0.isWhole }
     if unlisted > 0 {
       audit.reason =
-        "\(counted(unlisted, "arena")) with chunks that are not listed, or came and went: n/a"
+        "\(counted(unlisted, "arena")) with chunks that are not listed or changed meanwhile: n/a"
       audit.obstacles = [.chunksUnlisted]
     }
     if unlisted > 0, !after.chunks.contains(where: { ArenaClaim.ClaimedChunk($0) != nil }) {
       audit.scope = .totals
-      audit.reason = "the page gives no addresses (the process is not dumpable, or withholds them)"
+      audit.reason = "the page has no addresses (the process is not dumpable, or withholds them)"
       audit.obstacles = [.addressesWithheld]
       return Comparison.totals(
         ArenaClaim.all(in: after).filter { then[$0.id] == $0 }, regions)
@@ -213,8 +213,8 @@ struct Auditor {
       Finding(
         severity: .problem, kind: .childHasCopy, arenaID: id, claim: "not in forked children",
         kernel: "the child \(children.map { "\($0)" }.joined(separator: ", ")) has these pages, "
-          + "not locked" + (others > 0 ? "; \(others) more children were not looked at" : ""),
-        cause: "the fork protection was gone when the child was made",
+          + "not locked" + (others > 0 ? "; \(others) more children were not examined" : ""),
+        cause: "the fork protection was missing when the child was created",
         fix: "end the child, and treat the secrets as copied", pids: children)
     }.sorted { $0.arenaID! < $1.arenaID! }
   }
@@ -222,8 +222,8 @@ struct Auditor {
   private func reason(_ failure: FileFailure, isOwnUser: Bool, user: SafeText) -> String {
     guard failure.isDenied else { return SafeText("\(failure)").string }
     return isOwnUser
-      ? "the process is not dumpable: root, or CAP_PERFMON, may read its mappings"
-      : "its mappings are \(user)'s to read: run memwatch as \(user), as root, or with CAP_PERFMON"
+      ? "the process is not dumpable: only root or CAP_PERFMON may read its mappings"
+      : "only \(user) may read its mappings: run memwatch as \(user), as root, or with CAP_PERFMON"
   }
 }
 

@@ -1,4 +1,4 @@
-// The claims of a stats page about its process' mappings.
+// The claims of a stats page about its process's mappings.
 
 import EnclaveStats
 

@@ -20,8 +20,8 @@ struct Comparison {
 
   enum Unconfirmed: String, CaseIterable {
     case flags = "its mappings have no VmFlags"
-    case key = "its mappings tell no protection key"
-    case seal = "this kernel does not tell which mappings are sealed"
+    case key = "its mappings show no protection key"
+    case seal = "this kernel does not show which mappings are sealed"
 
     var obstacle: Audit.Obstacle {
       switch self {
@@ -56,8 +56,8 @@ struct Comparison {
     report(
       .notMapped, claim, "\(bytes(size)) mapped",
       sum { UInt64($0.data.count) - regions.bytes(in: $0.data) { _ in true } },
-      "no mapping at these addresses", "munmap(2) or mremap(2) by other code of the process",
-      "find who calls it: strace -f -e trace=munmap,mremap -p \(pid)")
+      "no mapping at these addresses", "munmap(2) or mremap(2) by other code in the process",
+      "find the caller: strace -f -e trace=munmap,mremap -p \(pid)")
     report(
       .notLocked, claim, "\(bytes(sum { $0.isLocked ? UInt64($0.data.count) : 0 })) locked",
       sum { chunk in
@@ -66,16 +66,16 @@ struct Comparison {
           $0.flags.contains(.areKnown) && !$0.flags.contains(.locked)
         }
       }, "not locked (no lo in VmFlags)",
-      "munlock(2) or munlockall(2) by other code of the process",
-      "find who calls it: strace -f -e trace=munlock,munlockall -p \(pid)")
+      "munlock(2) or munlockall(2) by other code in the process",
+      "find the caller: strace -f -e trace=munlock,munlockall -p \(pid)")
     if claim.dump == .excluded {
       report(
         .inCoreDumps, claim, "left out of core dumps", without(.notDumped),
-        "dumped (no dd in VmFlags)", "madvise(2) MADV_DODUMP by other code of the process",
-        "find who calls it: strace -f -e trace=madvise -p \(pid); until then: ulimit -c 0")
+        "dumped (no dd in VmFlags)", "madvise(2) MADV_DODUMP by other code in the process",
+        "find the caller: strace -f -e trace=madvise -p \(pid); until then: ulimit -c 0")
     }
-    let forkAdvice = "madvise(2) MADV_KEEPONFORK or MADV_DOFORK by other code of the process"
-    let forkFix = "find who calls it: strace -f -e trace=madvise -p \(pid)"
+    let forkAdvice = "madvise(2) MADV_KEEPONFORK or MADV_DOFORK by other code in the process"
+    let forkFix = "find the caller: strace -f -e trace=madvise -p \(pid)"
     switch claim.fork {
     case .zeros:
       report(
@@ -95,14 +95,14 @@ struct Comparison {
             $0.flags.contains(.areKnown) && $0.flags.isDisjoint(with: [.sealed, .mayBeSealed])
           }
         }, "not sealed (no sl in VmFlags)",
-        "the page says more than was done: this should not happen", "report it as a defect")
+        "the page claims more than was done, which is a bug", "report it")
     }
     if claim.gate == .key, claim.key != StatsPageFormat.unknown {
       report(
         .keyDiffers, claim, "protection key \(claim.key)",
         sum { regions.bytes(in: $0.data) { $0.key.map { UInt64($0) != claim.key } ?? false } },
-        "of another key", "pkey_mprotect(2) by other code of the process",
-        "find who calls it: strace -f -e trace=pkey_mprotect -p \(pid)")
+        "with another key", "pkey_mprotect(2) by other code in the process",
+        "find the caller: strace -f -e trace=pkey_mprotect -p \(pid)")
     }
     compareAccess(claim)
     compareSettings(claim)
@@ -115,15 +115,15 @@ struct Comparison {
             UInt64(range.count)
               - regions.bytes(in: range) { $0.flags.isDisjoint(with: .access) }
           })
-      }, "no guard", "mprotect(2), munmap(2) or a mapping over it by other code of the process",
-      "find who calls it: strace -f -e trace=mprotect,munmap,mmap -p \(pid)")
+      }, "no guard", "mprotect(2), munmap(2) or a mapping over it by other code in the process",
+      "find the caller: strace -f -e trace=mprotect,munmap,mmap -p \(pid)")
     let swapped = saturatingSum(
       chunks.flatMap { regions.touching($0.data).map { UInt64($0.swappedKiB) * 1024 } })
     report(
       .swapped, claim, "\(bytes(claim.lockedBytes)) locked", swapped, "in swap",
       claim.lockedBytes > 0
         ? "they were swapped before they were locked, or the lock is gone" : "they are not locked",
-      "raise the memlock limit, restart the process, and treat the secrets as leaked to the disk",
+      "raise the memlock limit, restart the process, and treat the secrets as leaked to disk",
       severity: .problem)
   }
 
@@ -145,8 +145,8 @@ struct Comparison {
     }
     report(
       .executable, claim, "data", count(.executable), "executable",
-      "mprotect(2) by other code of the process",
-      "find who calls it: strace -f -e trace=mprotect,pkey_mprotect -p \(pid)")
+      "mprotect(2) by other code in the process",
+      "find the caller: strace -f -e trace=mprotect,pkey_mprotect -p \(pid)")
     func note(_ kind: Finding.Kind, _ byteCount: UInt64) {
       guard byteCount > 0 else { return }
       open[claim.id, default: []].append(OpenPages(kind: kind, byteCount: byteCount))
@@ -167,23 +167,23 @@ struct Comparison {
         claim.chunks.map { regions.bytes(in: $0.data) { $0.flags.contains(flag) } })
     }
     report(
-      .mergeable, claim, "nothing of this", count(.mergeable),
+      .mergeable, claim, "nothing about this", count(.mergeable),
       "may be merged with equal pages (mg in VmFlags)",
-      "prctl(2) PR_SET_MEMORY_MERGE or madvise(2) MADV_MERGEABLE: others can learn by timing what "
-        + "a page holds",
-      "find who calls it: strace -f -e trace=prctl,madvise -p \(pid); until then: "
+      "prctl(2) PR_SET_MEMORY_MERGE or madvise(2) MADV_MERGEABLE: timing can reveal what "
+        + "a page contains",
+      "find the caller: strace -f -e trace=prctl,madvise -p \(pid); until then: "
         + "echo 2 | sudo tee /sys/kernel/mm/ksm/run", severity: .warning)
     report(
-      .hugePages, claim, "nothing of this", count(.hugePages),
+      .hugePages, claim, "nothing about this", count(.hugePages),
       "may be collapsed to huge pages (hg in VmFlags)",
-      "madvise(2) MADV_HUGEPAGE by other code: collapsing copies pages, and the old ones are not "
-        + "wiped", "find who calls it: strace -f -e trace=madvise -p \(pid)", severity: .warning)
+      "madvise(2) MADV_HUGEPAGE by other code: collapsing copies pages and leaves the old ones not "
+        + "wiped", "find the caller: strace -f -e trace=madvise -p \(pid)", severity: .warning)
     report(
-      .userfault, claim, "nothing of this", count(.userfault),
+      .userfault, claim, "nothing about this", count(.userfault),
       "registered with userfaultfd (um, uw or ui in VmFlags)",
-      "ioctl(2) UFFDIO_REGISTER by other code: who holds the descriptor stops threads at these "
-        + "pages, and fills new ones",
-      "find who calls it: strace -f -e trace=userfaultfd,ioctl -p \(pid)", severity: .warning)
+      "ioctl(2) UFFDIO_REGISTER by other code: the descriptor's holder can stall threads at these "
+        + "pages, and fill new ones",
+      "find the caller: strace -f -e trace=userfaultfd,ioctl -p \(pid)", severity: .warning)
   }
 
   private mutating func noteUnconfirmed(_ claim: ArenaClaim) {
@@ -222,15 +222,15 @@ struct Comparison {
       severity: .differs, kind: pages.kind, arenaID: claim.id,
       claim: isFrozen ? "frozen: read-only" : "closed",
       kernel: "\(bytes(pages.byteCount)) " + (isFrozen ? "writable" : "can be read or written"),
-      cause: "mprotect(2) by other code of the process",
-      fix: "find who calls it: strace -f -e trace=mprotect -p \(pid)"
+      cause: "mprotect(2) by other code in the process",
+      fix: "find the caller: strace -f -e trace=mprotect -p \(pid)"
         + (isFrozen ? "; seal the arena where keys are" : ""),
       affectedBytes: ByteCount(pages.byteCount))
   }
 
   // MARK: - Sums
 
-  /// Without addresses: the arenas' totals cannot exceed the process' totals.
+  /// Without addresses: the arenas' totals cannot exceed the process's totals.
   static func totals(_ claims: [ArenaClaim], _ regions: Regions) -> [Finding] {
     guard regions.all.contains(where: { $0.flags.contains(.areKnown) }) else { return [] }
     var findings: [Finding] = []

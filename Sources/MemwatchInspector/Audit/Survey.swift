@@ -65,13 +65,13 @@ package struct Survey: Equatable, Sendable {
     self.lockedBytes = lockedBytes
     regionCount = regions.all.count
     unexplainedBytes = lockedBytes.map { Self.unexplained($0, regions) }
-    let isGo = Self.hasGoHeap(regions.all)
+    let hasGoRuntime = Self.hasGoHeap(regions.all)
     var found: [Owner: OwnerGroup] = [:]
     for index in regions.all.indices {
       let region = regions.all[index]
-      guard Self.isOfInterest(region) else { continue }
+      guard Self.isCandidate(region) else { continue }
       let neighbours = Neighbours(regions.all, index)
-      let owner = Self.owner(region, neighbours, isGo: isGo, regions.libraries)
+      let owner = Self.owner(region, neighbours, hasGoRuntime: hasGoRuntime, regions.libraries)
       var group = found[owner] ?? OwnerGroup(owner: owner, firstAddress: region.start)
       let (size, flags) = (region.byteCount, region.flags)
       group.regions += 1
@@ -101,7 +101,7 @@ package struct Survey: Equatable, Sendable {
 
   /// Regions with deliberate protection. Unlocked files and the kernel's own pages are left out:
   /// the vDSO and its getrandom state are "not dumped", too.
-  private static func isOfInterest(_ region: Region) -> Bool {
+  private static func isCandidate(_ region: Region) -> Bool {
     if region.kind == .secretMemory { return true }
     if region.flags.contains(.droppable) { return false }
     if !region.flags.isDisjoint(with: [.locked, .hugeTLB]) { return true }
@@ -120,7 +120,7 @@ package struct Survey: Equatable, Sendable {
     let before, beforeThat, after: Region?
     /// Guards surround it together with adjacent regions of the same flags: pages that were opened
     /// and closed individually.
-    let isFramedWithItsLike: Bool
+    let isInGuardedGroup: Bool
 
     init(_ all: [Region], _ index: Int) {
       func at(_ other: Int, _ isTouching: (Region) -> Bool) -> Region? {
@@ -146,7 +146,7 @@ package struct Survey: Equatable, Sendable {
         }
         return false
       }
-      isFramedWithItsLike =
+      isInGuardedGroup =
         region.flags.isSuperset(of: [.wipedOnFork, .notDumped]) && isFramed(-1) && isFramed(1)
     }
 
@@ -156,7 +156,7 @@ package struct Survey: Equatable, Sendable {
     }
 
     var hasGuards: Bool {
-      isFramedWithItsLike || Self.isGuard(before) && Self.isGuard(after)
+      isInGuardedGroup || Self.isGuard(before) && Self.isGuard(after)
     }
     /// libsodium's page before the first guard, which holds the size: read-only, not locked.
     var hasSizePage: Bool {
@@ -167,7 +167,7 @@ package struct Survey: Equatable, Sendable {
   }
 
   private static func owner(
-    _ region: Region, _ neighbours: Neighbours, isGo: Bool, _ libraries: Set<SecretLibrary>
+    _ region: Region, _ neighbours: Neighbours, hasGoRuntime: Bool, _ libraries: Set<SecretLibrary>
   ) -> Owner {
     let flags = region.flags
     if flags.contains(.hugeTLB) { return .hugePages }
@@ -179,10 +179,10 @@ package struct Survey: Equatable, Sendable {
     case .heap, .stack, .special: return .unknown
     case .anonymous: break
     }
-    if neighbours.isFramedWithItsLike { return .enclave }
+    if neighbours.isInGuardedGroup { return .enclave }
     guard flags.contains(.locked) else { return .unknown }
     if flags.contains(.notDumped), neighbours.hasGuards {
-      if isGo { return .memguard }
+      if hasGoRuntime { return .memguard }
       if neighbours.hasSizePage { return .libsodium }
       // OpenSSL: one allocation whose size is a power of two (CRYPTO_secure_malloc_init(3)).
       let isPowerOfTwo = region.byteCount.nonzeroBitCount == 1
@@ -229,14 +229,14 @@ extension Survey {
     let unexplained = unexplainedBytes ?? 0
     if unexplained > 0 {
       lines.append(
-        "\(bytes(unexplained)) of VmLck is of no mapping: a device driver pinned memory (VFIO), or "
+        "\(bytes(unexplained)) of VmLck belongs to no mapping: a device driver pinned memory (VFIO), or "
           + "mappings changed while they were read")
     }
     if groups.isEmpty {
       lines.append("no region is locked, left out of dumps, wiped on fork, sealed or key-tagged:")
       lines.append(
-        "whatever secrets it has lie in ordinary memory"
-          + (unexplained > 0 ? ", or in what is pinned" : ""))
+        "any secrets it has are in ordinary memory"
+          + (unexplained > 0 ? ", or in pinned memory" : ""))
     } else {
       let rows = groups.map { group in
         [
@@ -246,7 +246,7 @@ extension Survey {
         ]
       }
       lines += table([["LOOKS LIKE", "REGIONS", "BYTES", "LACKS"]] + rows)
-      lines.append("(told by flags and neighbours of mappings; no memory was read)")
+      lines.append("(judged by flags and neighbours of mappings; no memory was read)")
     }
     return lines.joined(separator: "\n") + "\n"
   }

@@ -1,9 +1,9 @@
-"""Searches all that a process has of its own for bytes of a key: memory, stacks, registers.
+"""Searches the memory, stacks and registers of a process for bytes of a key.
 
-The process is stopped meanwhile, so that nothing moves. Each aligned run of 8 bytes of a key is looked for by
-itself and in either byte order, so that a half that is left over is found, and a number in a big
-integer's limbs. Memory is read page by page where a larger piece cannot be read: what lies behind a guard is
-searched as well. A processor's caches and what the kernel keeps (buffers of sockets, swap) are not.
+The process is stopped during the search. Each aligned word of 8 bytes of a key is searched individually and in
+either byte order, so that partial copies and the limbs of big integers are found. If a large piece of memory
+cannot be read, it is read page by page, so that memory behind guard pages is searched, too. Processor caches
+and kernel memory (socket buffers, swap) are not searched.
 """
 
 import ctypes
@@ -27,13 +27,13 @@ PIECE = 256 * PAGE
 
 
 def words(data, both_orders=True):
-    """The runs of 8 bytes of a text."""
+    """The 8-byte words of a text."""
     found = [data[index : index + 8] for index in range(0, len(data) - 7, 8)]
     return found + [word[::-1] for word in found] if both_orders else found
 
 
 def ed25519_forms(seed):
-    """A key as it is kept, and the scalar that signatures are made with (RFC 8032, 5.1.5)."""
+    """A key's seed, and the scalar that makes signatures (RFC 8032, 5.1.5)."""
     scalar = bytearray(hashlib.sha512(seed).digest()[:32])
     scalar[0] &= 248
     scalar[31] = scalar[31] & 127 | 64
@@ -42,7 +42,7 @@ def ed25519_forms(seed):
 
 @dataclass(frozen=True)
 class Place:
-    """Where words of a form are: "registers", or a mapping."""
+    """Where words of a form were found: registers or a mapping."""
 
     form: str
     kind: str  # registers, stack, heap, arena, guard, other
@@ -68,10 +68,10 @@ class Mapping:
 
 @dataclass
 class Result:
-    places: dict  # Place: how many of the form's words are there
+    places: dict  # Place: the number of the form's words found there
     threads: int
     searched_bytes: int
-    unread: dict  # name of the mapping: bytes that nobody can read
+    unread: dict  # name of the mapping: unreadable bytes
 
     def of(self, form):
         return {place: count for place, count in self.places.items() if place.form == form}
@@ -95,7 +95,7 @@ def _registers(thread, register_set):
 
 
 def _stop(process):
-    """Stops all threads, those too that are born meanwhile."""
+    """Stops all threads, including those created meanwhile."""
     stopped = set()
     while True:
         new = {int(name) for name in os.listdir(f"/proc/{process}/task")} - stopped
@@ -138,13 +138,13 @@ def _pieces(memory, mapping, unread):
             before = data[-7:]
             address += len(data)
         else:
-            # A guard, or what is the kernel's: the next page may be readable.
+            # A guard page, or kernel memory: the next page may be readable.
             unread[mapping.name] = unread.get(mapping.name, 0) + PAGE
             address, before = (address // PAGE + 1) * PAGE, b""
 
 
 def search(process, forms):
-    """Where a process has words of what `forms` holds, by their names."""
+    """Finds the words in `forms`, by name, in a process."""
     threads = _stop(process)
     try:
         places, unread, searched = {}, {}, 0
@@ -158,7 +158,7 @@ def search(process, forms):
                 try:
                     sets.append(_registers(thread, register_set))
                 except OSError:
-                    pass  # This processor has none.
+                    pass  # not on this processor
             for form, sought in forms.items():
                 count = sum(any(word in data for data in sets) for word in sought)
                 if count:
@@ -171,7 +171,7 @@ def search(process, forms):
                     kind = "stack"
                 elif mapping.name == "[heap]":
                     kind = "heap"
-                # What a Swift or C heap never is: kept out of core dumps, and zeros in a forked child.
+                # Unlike Swift's or C's heap: excluded from core dumps, and zeroed in forked children.
                 elif mapping.name == "" and {"dd", "wf"} <= mapping.flags:
                     kind = "arena"
                 else:

@@ -1,14 +1,14 @@
-// Plants texts where a search of memory has to find them, to prove that it does. Preloaded into the server:
+// Plants texts that a search of memory must find, as its control. Preloaded into the server:
 //
 //     cc -shared -fPIC -O1 -pthread -o plant.so plant.c
 //     PLANTED=heap:HEX,stack:HEX,... LD_PRELOAD=plant.so server ...
 //
 //     heap       a block of malloc(3)
-//     stack      the stack of a thread that waits
-//     guard      the last bytes before a page without permissions, between two such
-//     marker     likewise, before a guard of madvise(2) within one mapping, which nobody can read
-//     registers  the general registers of a thread that waits, 32 bytes
-//     vectors    its vector registers, 32 bytes
+//     stack      the stack of a waiting thread
+//     guard      the last bytes before a PROT_NONE page, between two such pages
+//     marker     likewise, before a guard marker of madvise(2) within one mapping
+//     registers  general registers of a waiting thread, 32 bytes
+//     vectors    vector registers of a waiting thread, 32 bytes
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -32,7 +32,7 @@ static void fail(const char *what) {
   _exit(1);
 }
 
-/// The bytes of a place, written where they are to be and nowhere else; 0 when there are none for it.
+/// Writes the bytes for a place directly to their destination. Returns their number; 0: none.
 static size_t decode(const char *place, unsigned char *bytes, size_t limit) {
   const char *text = planted;
   size_t length = strlen(place);
@@ -66,7 +66,7 @@ static void *in_registers(void *unused) {
     done();
     return unused;
   }
-  // They are loaded and wiped from the stack; then the thread is never in C again.
+  // Loads the words and wipes them from the stack; then the thread never returns to C.
 #if defined(__x86_64__)
   __asm__ volatile(
       "mov 0(%0), %%r12\n mov 8(%0), %%r13\n mov 16(%0), %%r14\n mov 24(%0), %%r15\n"
@@ -84,7 +84,7 @@ static void *in_registers(void *unused) {
       :: "r"(start), "r"(flag) : "x0", "x1", "x2", "x3", "x4", "x8", "x11", "x12", "x19", "x20",
       "x21", "x22", "memory");
 #else
-#error "no registers are known for this processor"
+#error "unsupported processor"
 #endif
   return unused;
 }
@@ -115,7 +115,7 @@ static void *in_vectors(void *unused) {
   return unused;
 }
 
-/// Pages of which the first and the third cannot be read; the text ends with the second.
+/// Four pages, of which the first and the third are unreadable; the text is at the end of the second.
 static void beside_guards(const char *place, int is_marker) {
   unsigned char text[256];
   size_t page = (size_t)getpagesize(), count = decode(place, text, sizeof text);
@@ -124,7 +124,7 @@ static void beside_guards(const char *place, int is_marker) {
   memcpy(start + 2 * page - count, text, count);
   explicit_bzero(text, sizeof text);
   for (int guard = 0; guard < 4; guard += 2) {
-    // (Linux 6.13. Before it, a page without permissions does.)
+    // (Since Linux 6.13; before that, a PROT_NONE page is used.)
     unsigned char *address = start + (size_t)guard * page;
     if (is_marker && madvise(address, page, MADV_GUARD_INSTALL) == 0) continue;
     if (mprotect(address, page, PROT_NONE)) fail("mprotect");

@@ -1,4 +1,4 @@
-"""A running server, its certificate and key, and clients: what `check` and `load` share."""
+"""A running server, its certificate and key, and clients; shared by `check` and `load`."""
 
 import ctypes
 import os
@@ -35,7 +35,7 @@ def openssl(*arguments, **options):
 
 
 class Identity:
-    """A new key and a certificate of it, in files."""
+    """A new key and its certificate, in files."""
 
     def __init__(self, kind, folder):
         self.key = os.path.join(folder, f"{kind}.key.pem")
@@ -49,7 +49,7 @@ class Identity:
 
 
 class Server:
-    """`memlock` is RLIMIT_MEMLOCK in bytes, which binds without CAP_IPC_LOCK only: that is dropped then."""
+    """`memlock` sets RLIMIT_MEMLOCK in bytes and drops CAP_IPC_LOCK, which would bypass it."""
 
     def __init__(self, identity, folder, *more, memlock=None, **environment):
         os.makedirs(folder, 0o700, exist_ok=True)
@@ -65,7 +65,7 @@ class Server:
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
             if memlock is not None:
-                # PR_CAPBSET_DROP, CAP_IPC_LOCK; whoever is not root has none to drop.
+                # PR_CAPBSET_DROP, CAP_IPC_LOCK; only root has it.
                 libc.prctl(24, 14, 0, 0, 0)
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
 
@@ -100,7 +100,7 @@ class Server:
             return error.code
 
     def memwatch(self, *arguments):
-        """What memwatch says of it; None where memwatch is not built."""
+        """Runs memwatch on the server; None if memwatch is not built."""
         if not os.path.exists(MEMWATCH):
             return None
         return subprocess.run(

@@ -2,7 +2,7 @@
 
 usage: read_page.py PageFormat.md PAGE
 
-Prints JSON: the process' words, and each arena's, label's, chunk's and secret's words by name.
+Prints JSON: the process's words, and each arena's, label's, chunk's and secret's words by name.
 Shares no code with memwatch: what it knows, it parses from the documentation.
 """
 import fcntl

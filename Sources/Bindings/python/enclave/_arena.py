@@ -107,7 +107,7 @@ class Arena:
         ends_at_guard: secrets in separate pages end exactly at the guard page.
         """
         if capacity is not None and capacity <= 0:
-            raise ValueError(f"a capacity of {capacity} bytes: it is above 0, or None")
+            raise ValueError(f"invalid capacity of {capacity} bytes: it must be above 0, or None")
         flags = (
             _OWN_KEY * own_key
             | _SECRET_MEMORY * secret_memory
@@ -165,12 +165,12 @@ class Arena:
     ) -> Secret:
         """Reads a line without echo directly into a secret; no str is created.
 
-        Reads from the process' terminal (/dev/tty), otherwise from standard input. A descriptor that is
+        Reads from the process's terminal (/dev/tty), otherwise from standard input. A descriptor that is
         not a terminal is read up to a newline or its end. Raises EndOfInputError if the line is
         incomplete or longer than `limit` bytes. Ctrl-C restores the echo and raises KeyboardInterrupt.
         """
         if limit <= 0:
-            raise ValueError(f"a limit of {limit} bytes: it is above 0")
+            raise ValueError(f"invalid limit of {limit} bytes: it must be above 0")
         site = label or call_site(1)
         if descriptor is not None:
             return self._read_line(prompt, descriptor, limit, site)
@@ -226,7 +226,7 @@ class Arena:
         Waits up to `wait` seconds for open windows, then raises WindowsOpenError.
         """
         if not 0 <= wait <= 4_000_000:
-            raise ValueError(f"a wait of {wait} s")
+            raise ValueError(f"invalid wait of {wait} s")
         _close_ended()
         status = c.arena_destroy(self._pointer, int(wait * 1000))
         if status != Status.DESTROYED:
@@ -284,11 +284,11 @@ class Arena:
         return f"<Arena {self._name!r}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("an arena is never pickled, nor copied")
+        raise TypeError("arenas cannot be pickled or copied")
 
     def _allocate(self, size: int, alignment: int, label: str) -> Secret:
         if size < 0 or alignment < 0:
-            raise ValueError(f"{size} bytes aligned to {alignment}: neither is below 0")
+            raise ValueError(f"{size} bytes aligned to {alignment}: neither may be negative")
         secret = Secret(self)
         handle = byref(secret._handle)
         c.check(c.secret_allocate(self._pointer, size, alignment, c.encoded(label), handle))

@@ -10,7 +10,7 @@ from typing import Any, Union
 from ._errors import EnclaveError, make_error
 
 if sys.implementation.name != "cpython" or not sys.platform.startswith("linux"):
-    raise ImportError("enclave is for CPython on Linux")
+    raise ImportError("enclave requires CPython on Linux")
 
 _NAME = "libenclave.so.1"
 
@@ -179,7 +179,7 @@ def check(status: int) -> None:
 
 def encoded(text: str) -> bytes:
     if "\0" in text:
-        raise ValueError("a name or label has no NUL character")
+        raise ValueError("names and labels must not contain NUL characters")
     return text.encode()
 
 

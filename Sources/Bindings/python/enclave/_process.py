@@ -110,7 +110,7 @@ def publish_start(
     """
     for count in (tick_milliseconds, listed_secrets, listed_arenas):
         if not 0 <= count < 1 << 32:
-            raise ValueError(f"{count}: it is from 0 to 4,294,967,295")
+            raise ValueError(f"{count}: it must be from 0 to 4,294,967,295")
     options = c.CPublishOptions(
         ctypes.sizeof(c.CPublishOptions),
         None if name is None else c.encoded(name),

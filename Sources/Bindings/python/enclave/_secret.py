@@ -175,7 +175,7 @@ class Window:
 
     def __enter__(self) -> memoryview:
         if self._opened is not None:
-            raise RuntimeError("a window is good for one with block: call read() or write() again")
+            raise RuntimeError("a window can be used by one with block only: call read() or write() again")
         _close_ended()
         self._opened = opened = _Opened(self)
         self.__del__: Callable[[], object] = functools.partial(_end, opened)
@@ -219,8 +219,8 @@ class Window:
         c.check(status)
         if is_exported:
             raise BufferError(
-                "the window has ended, and something still has a buffer of its view: touching that "
-                "may end the process; make copies, or drop it before the block ends"
+                "the window has ended, but something still has a buffer of its view: using it "
+                "may end the process; copy the data, or release the buffer before the block ends"
             )
 
 
@@ -354,7 +354,7 @@ class Secret:
         return "<Secret, destroyed>" if self._is_destroyed else f"<Secret of {self.size} bytes>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is never pickled, nor copied")
+        raise TypeError("secrets cannot be pickled or copied")
 
     def _require(self) -> None:
         if self._is_destroyed:

@@ -1,4 +1,4 @@
-"""The package as its users meet it: python3 -m unittest discover -s tests, or pytest."""
+"""Tests of the package's public interface: python3 -m unittest discover -s tests, or pytest."""
 
 import array
 import asyncio
@@ -27,13 +27,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(enclave.__file__)))
 
 
 def make_arena(name="test", **options):
-    """Not every machine may lock what the tests use."""
+    """An arena that also works on machines where the memory cannot be locked."""
     options.setdefault("lock", enclave.Lock.PREFERRED)
     return enclave.Arena(name, **options)
 
 
 def gates():
-    """The gates that this machine has."""
+    """The gates that this machine supports."""
     for gate in enclave.Gate:
         if gate == enclave.Gate.KEY and not enclave.is_available(
             enclave.Capability.PROTECTION_KEYS
@@ -49,9 +49,9 @@ def gates():
 
 
 def run(script, *arguments, **options):
-    """A program of its own, which may die of what it does."""
+    """Runs a script in a process of its own, which may crash."""
     environment = dict(os.environ, PYTHONPATH=ROOT)
-    # A fault is what some of them are for: no core file, and nothing of it on the terminal.
+    # Some scripts fault on purpose: no core file, and no crash output on the terminal.
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, **options,
@@ -59,7 +59,7 @@ def run(script, *arguments, **options):
 
 
 class WindowTests(unittest.TestCase):
-    def test_every_gate_and_layout_keeps_bytes(self):
+    def test_bytes_are_kept_under_every_gate_and_layout(self):
         for gate in gates():
             for layout in enclave.Layout:
                 with self.subTest(gate=gate, layout=layout), make_arena(
@@ -78,7 +78,7 @@ class WindowTests(unittest.TestCase):
                             self.assertEqual(inner[0], view[0])
                     self.assertEqual(arena.statistics.open_windows, 0)
 
-    def test_a_view_is_dead_after_its_window(self):
+    def test_views_are_released_after_their_window(self):
         secret = make_arena().allocate(16)
         with secret.write() as view:
             view[0] = 1
@@ -89,7 +89,7 @@ class WindowTests(unittest.TestCase):
         with self.assertRaises(ValueError):
             bytes(view)
 
-    def test_slices_and_casts_are_dead_too(self):
+    def test_slices_and_casts_are_released_too(self):
         secret = make_arena().allocate(16)
         with secret.read() as view:
             others = [view[3:5], view[1:][1:], view.cast("I"), memoryview(view), view.toreadonly()]
@@ -99,7 +99,7 @@ class WindowTests(unittest.TestCase):
                 other[0]
         self.assertEqual(kept, bytes(16))
 
-    def test_slices_that_a_traceback_holds_are_dead_too(self):
+    def test_slices_in_a_traceback_are_released_too(self):
         secret = make_arena().allocate(16)
 
         def broken(view):
@@ -109,7 +109,7 @@ class WindowTests(unittest.TestCase):
         try:
             with secret.read() as view:
                 broken(view)
-            self.fail("it raised nothing")
+            self.fail("no exception was raised")
         except KeyError as error:
             last = error.__traceback__
             while last.tb_next:
@@ -117,7 +117,7 @@ class WindowTests(unittest.TestCase):
             with self.assertRaises(ValueError):
                 last.tb_frame.f_locals["part"][0]
 
-    def test_what_is_exported_is_an_error(self):
+    def test_exported_buffers_are_an_error(self):
         secret = make_arena(gate=enclave.Gate.NONE).allocate(16)
         with self.assertRaises(BufferError):
             with secret.write() as view:
@@ -125,7 +125,7 @@ class WindowTests(unittest.TestCase):
         self.assertEqual(secret._arena.statistics.open_windows, 0)
         del exported
 
-    def test_a_window_is_good_for_one_block(self):
+    def test_a_window_serves_one_block(self):
         window = make_arena().allocate(1).read()
         with window:
             pass
@@ -133,7 +133,7 @@ class WindowTests(unittest.TestCase):
             with window:
                 pass
 
-    def test_the_block_s_own_exception_comes_through(self):
+    def test_exceptions_of_the_block_propagate(self):
         arena = make_arena()
         secret = arena.allocate(1)
         with self.assertRaises(KeyError):
@@ -141,7 +141,7 @@ class WindowTests(unittest.TestCase):
                 raise KeyError
         self.assertEqual(arena.statistics.open_windows, 0)
 
-    def test_a_window_that_nobody_ends_is_closed_when_it_goes(self):
+    def test_abandoned_windows_are_closed_when_collected(self):
         arena = make_arena()
         window = arena.allocate(1).read()
         view = window.__enter__()
@@ -151,7 +151,7 @@ class WindowTests(unittest.TestCase):
         with self.assertRaises(ValueError):
             view[0]
 
-    def test_a_window_that_another_thread_lets_go_is_closed_by_its_own(self):
+    def test_windows_dropped_by_another_thread_are_closed_by_their_own(self):
         arena = make_arena()
         held = [arena.allocate(1).read()]
         held[0].__enter__()
@@ -162,7 +162,7 @@ class WindowTests(unittest.TestCase):
         arena.destroy()
         self.assertEqual(arena.statistics.open_windows, 0)
 
-    def test_a_window_of_a_thread_that_has_ended_keeps_its_secret(self):
+    def test_windows_of_ended_threads_keep_their_secret(self):
         arena = make_arena()
         held = []
 
@@ -177,7 +177,7 @@ class WindowTests(unittest.TestCase):
         # Freeing it would be a violation, which ends the process.
         self.assertEqual(arena.statistics.secret_count, 1)
 
-    def test_windows_in_the_wrong_order(self):
+    def test_windows_may_end_in_any_order(self):
         arena = make_arena()
         first, second = arena.allocate(1), arena.allocate(1)
         outer, inner = first.read(), second.read()
@@ -191,7 +191,7 @@ class WindowTests(unittest.TestCase):
         self.assertEqual(arena.statistics.open_windows, 0)
         first.destroy()
 
-    def test_tasks_that_wait_in_windows_are_told(self):
+    def test_awaiting_in_a_window_warns(self):
         arena = make_arena()
 
         async def sign(delay):
@@ -206,7 +206,7 @@ class WindowTests(unittest.TestCase):
         self.assertIsNone(results[1])
         self.assertEqual(arena.statistics.open_windows, 0)
 
-    def test_functions_that_take_buffers_take_a_view(self):
+    def test_views_are_buffers(self):
         with make_arena().allocate_copying(b"key") as key, key.read() as view:
             self.assertEqual(
                 hmac.digest(view, b"message", "sha256"),
@@ -224,10 +224,10 @@ class WindowTests(unittest.TestCase):
     print("read")
     """
 
-    def test_a_raw_pointer_faults_after_the_window(self):
+    def test_raw_pointers_fault_after_the_window(self):
         result = run(self.FAULT, "PAGES")
         self.assertEqual((result.returncode, result.stdout), (-signal.SIGSEGV, b""))
-        # The same without a gate reads it.
+        # Without a gate the same read succeeds.
         result = run(self.FAULT, "NONE")
         self.assertEqual((result.returncode, result.stdout), (0, b"read\n"))
 
@@ -240,7 +240,7 @@ class SecretTests(unittest.TestCase):
         with secret.read() as view:
             return bytes(view)
 
-    def test_a_bytearray_is_wiped(self):
+    def test_bytearray_sources_are_wiped(self):
         source = bytearray(b"hunter2")
         secret = self.arena.allocate_wiping(source)
         self.assertEqual(source, bytes(7))
@@ -251,7 +251,7 @@ class SecretTests(unittest.TestCase):
         self.assertEqual(secret.size, 12)
         self.assertEqual(self.arena.allocate_wiping(bytearray()).size, 0)
 
-    def test_what_cannot_be_wiped_is_refused(self):
+    def test_sources_that_cannot_be_wiped_are_refused(self):
         for source in (b"bytes", "str", memoryview(b"bytes")):
             with self.assertRaises(TypeError):
                 self.arena.allocate_wiping(source)
@@ -261,14 +261,14 @@ class SecretTests(unittest.TestCase):
         enclave.wipe(buffer)
         self.assertEqual(buffer, bytes(3))
 
-    def test_a_source_stays_where_it_fails(self):
+    def test_failed_allocations_keep_their_source(self):
         source = bytearray(b"hunter2")
         self.arena.freeze()
         with self.assertRaises(enclave.FrozenError):
             self.arena.allocate_wiping(source)
         self.assertEqual(source, b"hunter2")
 
-    def test_copying_leaves_the_source(self):
+    def test_copying_keeps_the_source(self):
         for source in (b"abc", bytearray(b"abc"), memoryview(b"abc"), array.array("B", b"abc")):
             self.assertEqual(self.contents(self.arena.allocate_copying(source)), b"abc")
         with self.assertRaises(TypeError):
@@ -278,7 +278,7 @@ class SecretTests(unittest.TestCase):
         a, b = self.arena.allocate_random(32), self.arena.allocate_random(32)
         self.assertFalse(a.equals(b))
 
-    def test_comparing(self):
+    def test_secrets_are_compared(self):
         secret = self.arena.allocate_copying(b"token")
         same = secret.copy_into(make_arena("other"))
         for other in (b"token", bytearray(b"token"), memoryview(b"token"), same):
@@ -286,7 +286,7 @@ class SecretTests(unittest.TestCase):
         for other in (b"tokem", b"toke", b"", self.arena.allocate(5)):
             self.assertFalse(secret.equals(other))
 
-    def test_a_copy_is_counted_under_its_caller_s_line(self):
+    def test_copies_are_labelled_with_the_caller_s_line(self):
         labels = []
 
         class Other(enclave.Arena):
@@ -332,14 +332,14 @@ class SecretTests(unittest.TestCase):
         self.assertFalse(secret.is_alive)
         self.assertTrue(self.arena.allocate(0).is_alive)
 
-    def test_the_last_reference_frees_it(self):
+    def test_the_last_reference_frees_a_secret(self):
         secret = self.arena.allocate(8)
         self.assertEqual(self.arena.statistics.secret_count, 1)
         del secret
         gc.collect()
         self.assertEqual(self.arena.statistics.secret_count, 0)
 
-    def test_nothing_shows_or_pickles_contents(self):
+    def test_contents_are_neither_shown_nor_pickled(self):
         secret = self.arena.allocate_copying(b"hunter2")
         self.assertEqual(repr(secret), "<Secret of 7 bytes>")
         self.assertEqual(repr(self.arena), "<Arena 'test'>")
@@ -500,12 +500,12 @@ class ArenaTests(unittest.TestCase):
         ctypes.c_ubyte.from_address(state.bytes + 32).value ^= 0xff
     """
 
-    def test_what_a_check_cannot_tell_is_an_error(self):
+    def test_violations_that_a_callback_swallows_are_an_error(self):
         result = run(self.SWALLOWED)
         expected = b"in the callback\n1 violations, of which 1 are not told\n"
         self.assertEqual((result.returncode, result.stdout), (0, expected), result.stderr)
 
-    def test_every_status_has_its_class(self):
+    def test_every_status_has_an_exception_class(self):
         from enclave._errors import make_error
 
         kinds = {type(make_error(status, "", 0)) for status in enclave.Status if status}
@@ -516,7 +516,7 @@ class ArenaTests(unittest.TestCase):
         copy = pickle.loads(pickle.dumps(error))
         self.assertEqual((str(copy), copy.status, copy.errno), ("text", 1, 12))
 
-    def test_locks_are_required_where_they_are_asked_for(self):
+    def test_required_locks_are_required(self):
         script = """
         import enclave, resource
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
@@ -526,7 +526,7 @@ class ArenaTests(unittest.TestCase):
             assert "RLIMIT_MEMLOCK" in str(error), error
             print("refused")
         """
-        # (Root may lock what it likes; an ordinary user may not, and root can be one.)
+        # (Root can lock any amount, so root runs the script as an ordinary user.)
         options = {"user": 65534} if os.geteuid() == 0 else {}
         if options and sys.version_info < (3, 9):
             self.skipTest("subprocess cannot change the user before Python 3.9")
@@ -536,8 +536,8 @@ class ArenaTests(unittest.TestCase):
 
 
 class Interrupting:
-    """Raises KeyboardInterrupt at one of the places of the package where Ctrl-C can come: before the
-    bytecode of a number, counted over all that a block runs there. (CPython looks for signals at fewer.)"""
+    """Raises KeyboardInterrupt before the bytecode with a given number, counted over everything that a
+    block runs in the package. (CPython checks for signals at fewer places.)"""
 
     FOLDER = os.path.dirname(os.path.abspath(enclave.__file__))
 
@@ -558,7 +558,7 @@ class Interrupting:
         return self.trace
 
     def leaves_a_lock(self, frame):
-        """Between a block's last bytecode and the lock's `__exit__`: no signal is looked for there."""
+        """Between a block's last bytecode and the lock's `__exit__`, where CPython checks for no signal."""
         return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("LOAD_CONST", "CALL", "PRECALL")
 
     def __enter__(self):
@@ -571,7 +571,7 @@ class Interrupting:
 
 
 class InterruptTests(unittest.TestCase):
-    """Ctrl-C at each place in turn leaves nothing open, nothing behind and no view alive."""
+    """Ctrl-C at any point leaves no window open, no secret behind and no view alive."""
 
     def each(self, body, arena):
         number = 0
@@ -697,7 +697,7 @@ class ProcessTests(unittest.TestCase):
         window.__exit__(None, None, None)
         self.assertEqual(arena.statistics.open_windows, 0)
 
-    def test_a_child_does_not_wait_for_the_parent_s_locks(self):
+    def test_children_do_not_wait_for_their_parent_s_locks(self):
         def use(secret):
             try:
                 secret.read().__enter__()
@@ -707,7 +707,7 @@ class ProcessTests(unittest.TestCase):
 
         secret = make_arena().allocate(1)
         with secret._lock:
-            # As if another thread of the parent had it: this child has no such thread.
+            # As if another thread of the parent held it; the child has no such thread.
             child = os.fork()
             if child == 0:
                 signal.alarm(20)
@@ -810,7 +810,7 @@ class ProcessTests(unittest.TestCase):
         result = run(script)
         self.assertEqual((result.returncode, result.stdout), (0, b"told\ngone\n"), result.stderr)
 
-    def test_signals_wipe_and_python_s_handlers_stay(self):
+    def test_signals_wipe_and_python_s_handlers_remain(self):
         script = """
         import enclave, os, signal, time
         enclave.wipe_on_signals()
@@ -887,7 +887,7 @@ sys.stdin.readline()
 
 class PassphraseTests(unittest.TestCase):
     def on_a_terminal(self, script, *arguments):
-        """A process of its own session, with a terminal of its own."""
+        """Starts a process in its own session, with its own terminal."""
         child, terminal = pty.fork()
         if child == 0:
             try:
@@ -919,7 +919,7 @@ class PassphraseTests(unittest.TestCase):
         return shown
 
     def places(self, process, text):
-        """The mappings of a child that hold a text."""
+        """The mappings of a child that contain a text."""
         found = []
         with open(f"/proc/{process}/maps") as maps, open(f"/proc/{process}/mem", "rb", 0) as memory:
             for line in maps:
@@ -944,7 +944,7 @@ class PassphraseTests(unittest.TestCase):
         self.assertNotIn(b"correct", shown)
         return child, text
 
-    def test_a_passphrase_is_in_its_secret_and_nowhere_else(self):
+    def test_passphrases_are_only_in_their_secret(self):
         child, text = self.typed("secret")
         try:
             found = self.places(child, text)
@@ -953,7 +953,7 @@ class PassphraseTests(unittest.TestCase):
         self.assertEqual(len(found), 1, found)
         self.assertTrue(found[0].startswith("---p"), found)
 
-    def test_getpass_leaves_copies(self):
+    def test_getpass_leaves_copies_in_memory(self):
         child, text = self.typed("getpass")
         try:
             found = self.places(child, text)

@@ -213,7 +213,7 @@ impl Arena {
         Ok(secret)
     }
 
-    /// Reads a line without echo directly into a secret; no String is created. Reads from the process'
+    /// Reads a line without echo directly into a secret; no String is created. Reads from the process's
     /// terminal (/dev/tty), otherwise from standard input; at most 1,024 bytes.
     #[track_caller]
     pub fn read_passphrase<'a>(
@@ -414,7 +414,7 @@ impl Arena {
 
 pub(crate) fn text(text: &str) -> Result<CString, Error> {
     CString::new(text)
-        .map_err(|_| Error::new(ErrorKind::Argument, "a name or label has no NUL character"))
+        .map_err(|_| Error::new(ErrorKind::Argument, "names and labels must not contain NUL characters"))
 }
 
 fn label_or_site(label: Option<&str>, site: &Location<'_>) -> Result<CString, Error> {

@@ -96,7 +96,7 @@ extern "C" {
     pub fn enclave_arena_freeze(arena: *mut Arena) -> c_int;
     pub fn enclave_arena_seal(arena: *mut Arena) -> c_int;
     pub fn enclave_arena_destroy(arena: *mut Arena, wait_milliseconds: u32) -> c_int;
-    pub fn enclave_arena_trim(arena: *mut Arena, given_back: *mut usize) -> c_int;
+    pub fn enclave_arena_trim(arena: *mut Arena, bytes_returned: *mut usize) -> c_int;
     pub fn enclave_arena_statistics(arena: *mut Arena, statistics: *mut Statistics) -> c_int;
     pub fn enclave_arena_check(
         arena: *mut Arena, each: Option<Each>, context: *mut c_void, count: *mut usize) -> c_int;

@@ -55,7 +55,7 @@ pub unsafe fn wipe_on_signals() -> Result<(), Error> {
 /// Whether the stats page holds the addresses of chunks, so that memwatch can audit each arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Addresses {
-    /// While other processes may read this process' maps anyway: PR_GET_DUMPABLE of prctl(2).
+    /// While other processes may read this process's maps anyway: PR_GET_DUMPABLE of prctl(2).
     #[default]
     WhileDumpable = 0,
     /// Always.

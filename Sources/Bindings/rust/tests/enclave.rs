@@ -1,4 +1,4 @@
-//! The crate as its users meet it.
+//! Tests of the crate's public interface.
 
 use enclave::{
     Addresses, Arena, Capability, ErrorKind, Gate, Layout, Lock, Options, PublishOptions, Secret,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// Not every machine may lock what the tests use.
+/// Options that work on machines where the tests' memory cannot be locked.
 fn options() -> Options {
     Options {
         lock: Lock::Preferred,
@@ -29,7 +29,7 @@ fn open_windows(arena: &Arena) -> u64 {
     arena.statistics().unwrap().open_windows
 }
 
-/// Runs a test of this file that is ignored otherwise, in a process of its own.
+/// Runs an otherwise ignored test of this file in a process of its own.
 fn alone(test: &str) -> Output {
     Command::new(env::current_exe().unwrap())
         .args([
@@ -45,7 +45,7 @@ fn alone(test: &str) -> Output {
 }
 
 #[test]
-fn every_gate_and_layout_keeps_bytes() {
+fn bytes_are_kept_under_every_gate_and_layout() {
     for gate in [Gate::Key, Gate::Pages, Gate::None, Gate::Cipher] {
         for layout in [Layout::Slab, Layout::Isolated] {
             if gate == Gate::Key && enclave::probe(Capability::ProtectionKeys).is_err() {
@@ -82,7 +82,7 @@ fn every_gate_and_layout_keeps_bytes() {
 }
 
 #[test]
-fn windows_in_any_order() {
+fn windows_end_in_any_order() {
     let arena = arena();
     let mut first = arena.allocate(1, None).unwrap();
     let second = arena.allocate(1, None).unwrap();
@@ -92,7 +92,7 @@ fn windows_in_any_order() {
     assert_eq!(open_windows(&arena), 2);
     assert_eq!(first.resize(2).unwrap_err().kind(), ErrorKind::WindowsOpen);
     assert_eq!(inner[0], 0);
-    // Its window is still open: it is freed with that.
+    // Its window is still open, so it is freed when that ends.
     drop(first);
     assert_eq!(arena.statistics().unwrap().secret_count, 2);
     inner.close().unwrap();
@@ -111,7 +111,7 @@ fn windows_in_any_order() {
 }
 
 #[test]
-fn a_window_that_is_forgotten_keeps_its_secret() {
+fn forgotten_windows_keep_their_secret() {
     let arena = arena();
     let secret = arena.allocate(1, None).unwrap();
     std::mem::forget(secret.read().unwrap());
@@ -155,7 +155,7 @@ fn sources_are_copied_or_wiped() {
 }
 
 #[test]
-fn random_and_aligned() {
+fn random_and_aligned_secrets() {
     let arena = arena();
     let (a, b) = (
         arena.allocate_random(32, None).unwrap(),
@@ -171,7 +171,7 @@ fn random_and_aligned() {
 }
 
 #[test]
-fn resizing_and_destroying() {
+fn secrets_are_resized_and_destroyed() {
     let arena = arena();
     let mut secret = arena.allocate_copying(b"abcdef", None).unwrap();
     secret.resize(3).unwrap();
@@ -211,7 +211,7 @@ fn an_arena_lives_as_long_as_its_secrets() {
 }
 
 #[test]
-fn frozen_and_sealed() {
+fn arenas_are_frozen_and_sealed() {
     let arena = Arena::new(
         "frozen",
         &Options {
@@ -231,7 +231,7 @@ fn frozen_and_sealed() {
 }
 
 #[test]
-fn options_and_errors() {
+fn options_are_checked_and_errors_typed() {
     let error = Arena::new("a\0b", &options()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Argument);
     let small = Arena::new(
@@ -302,7 +302,7 @@ fn threads_share_a_secret() {
 }
 
 #[test]
-fn lines_and_files() {
+fn secrets_are_read_from_lines_and_files() {
     let arena = arena();
     let path = env::temp_dir().join(format!("enclave-test-{}", std::process::id()));
     std::fs::write(&path, b"open sesame\nrest").unwrap();
@@ -326,7 +326,7 @@ fn lines_and_files() {
         .is_empty());
 }
 
-/// Each of these ends its process, or changes it for good.
+/// Each of these ends or permanently changes its process.
 mod alone {
     use super::*;
 
@@ -334,7 +334,7 @@ mod alone {
         let arena = Arena::new("a", &Options { gate, ..options() }).unwrap();
         let secret = arena.allocate(8, None).unwrap();
         let pointer = secret.read().unwrap().as_ptr();
-        // SAFETY: it is not, where a gate has closed the memory.
+        // SAFETY: it is not safe if a gate has closed the memory.
         println!("read {}", unsafe { pointer.read_volatile() });
     }
 
@@ -357,7 +357,7 @@ mod alone {
         let arena = Arena::new("violated", &Options { gate, ..options() }).unwrap();
         let overflow = |secret: &mut Secret| {
             let pointer = secret.write().unwrap().as_mut_ptr();
-            // SAFETY: it is not: a canary lies there.
+            // SAFETY: it is not safe: there is a canary.
             unsafe { *pointer.add(32) ^= 0xff };
         };
         let mut secret = arena.allocate(32, "too short").unwrap();
@@ -407,7 +407,7 @@ mod alone {
         let arena = arena();
         let secret = arena.allocate_copying(b"abc", None).unwrap();
         let window = secret.read().unwrap();
-        // SAFETY: the child does little, and ends itself.
+        // SAFETY: the child makes few calls and exits.
         unsafe {
             let child = fork();
             if child == 0 {
@@ -458,7 +458,7 @@ mod alone {
 }
 
 #[test]
-fn a_raw_pointer_faults_after_its_window() {
+fn raw_pointers_fault_after_their_window() {
     let faulted = alone("alone::reads_behind_a_gate");
     assert_eq!(faulted.status.signal(), Some(11), "{faulted:?}");
     assert!(alone("alone::reads_without_a_gate").status.success());
@@ -477,7 +477,7 @@ fn violations_end_the_process() {
 }
 
 #[test]
-fn what_changes_the_process() {
+fn process_wide_functions_work() {
     for (test, last) in [
         ("alone::wipes", "wiped"),
         ("alone::forks", "forked"),

@@ -1,5 +1,5 @@
-// A server whose token key lives in an arena: it makes and checks tokens, publishes itself for memwatch,
-// and wipes the key when it has stopped.
+// A server with its token key in an arena: it issues and checks tokens, publishes a stats page for memwatch,
+// and wipes the key when it stops.
 //
 //   server CERTIFICATE KEY [ordinary]
 //                       PEM files, the key Ed25519 or P-256; prints "serving port PORT", and SIGTERM and SIGINT stop it;
@@ -25,9 +25,9 @@ struct Server {
   static func main() async throws {
     let logger = Logger(label: "server")
 
-    // The tokens' key is made anew at each start; TLS's comes from a file, straight into the arena.
-    // Locks are preferred: where RLIMIT_MEMLOCK is too low the server starts all the same, and its log and
-    // memwatch tell what is not locked. Without that word it would refuse to start.
+    // The token key is created at each start; the TLS key is read from a file, directly into its arena.
+    // Locks are preferred: if RLIMIT_MEMLOCK is too low, the server still starts, and its log and memwatch
+    // show what is not locked. By default (required) it would not start.
     let keys = try Arena("token-keys", .init(lock: .preferred))
     let scratch = try Arena("token-scratch", .init(lock: .preferred))
     let key = SecretReference(try keys.allocateRandom(byteCount: 32, label: "token key"))
@@ -37,7 +37,7 @@ struct Server {
     router.get("token/:name") { _, context in
       let name = try context.parameters.require("name")
       let token = WebToken(sub: name, exp: Int(Date().timeIntervalSince1970) + 3600)
-      // Signed inside of a window, synchronously; what is awaited is awaited outside.
+      // Signed synchronously in a window; nothing is awaited in it.
       return try token.signed(by: tokens)
     }
     router.get("check") { request, _ in
@@ -67,21 +67,21 @@ struct Server {
 
     var options = ArenaService.Options()
     options.wipesOnSignals = true
-    // First in, last out: the arenas go when the server has answered its last request.
+    // First in, last out: the arenas are destroyed after the server has answered its last request.
     let arenas = ArenaService([tlsKeys, keys, scratch], logger: logger, options: options)
     let group = ServiceGroup(
       configuration: .init(
         services: [.init(service: arenas), .init(service: server)],
         gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
     do { try await group.run() } catch {
-      // All services were cancelled at once: only now does nothing use a secret any more.
+      // All services were cancelled at once: only now are no secrets in use.
       try await arenas.destroyArenas()
       throw error
     }
     say("stopped")
   }
 
-  /// A file is read straight into the arena, whatever kind of key it holds.
+  /// Reads a key of either kind from a file, directly into the arena.
   static func readKey(_ path: String, in arena: Arena) throws -> NIOSSLPrivateKey {
     do {
       return NIOSSLPrivateKey(
@@ -92,6 +92,6 @@ struct Server {
     }
   }
 
-  /// At once, also where standard output is a file.
+  /// Unbuffered, even if standard output is a file.
   static func say(_ text: String) { FileHandle.standardOutput.write(Data((text + "\n").utf8)) }
 }

@@ -1,4 +1,4 @@
-// Keys in arenas, as a NIOSSL client meets them; P-256 keys.
+// TLS handshakes of NIOSSL clients with keys in arenas; P-256 keys.
 
 import Enclave
 import EnclaveTLS
@@ -10,7 +10,7 @@ import NIOSSL
 import NIOTLS
 import Testing
 
-/// A key of a standard's examples, and a certificate of it.
+/// A key from a standard's examples, and its certificate.
 enum Identity: CaseIterable, CustomTestStringConvertible {
   /// RFC 8032, 7.1, test 2.
   case ed25519
@@ -80,7 +80,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
 }
 
 @Suite struct HandshakeTests {
-  /// Echoes what comes.
+  /// Echoes its input.
   private final class Echo: ChannelInboundHandler, Sendable {
     typealias InboundIn = ByteBuffer
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -88,7 +88,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
     }
   }
 
-  /// Sends "ping" when the handshake is done, and tells what comes back.
+  /// Sends "ping" after the handshake, and returns the reply.
   private final class Ping: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
@@ -157,7 +157,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
   }
 
   @Test(arguments: Identity.allCases, [TLSVersion.tlsv12, .tlsv13])
-  func clientsOfNIOSSLComplete(identity: Identity, version: TLSVersion) async throws {
+  func niosslClientsCompleteHandshakes(identity: Identity, version: TLSVersion) async throws {
     let arena = try Arena("tls", .init(lock: .preferred))
     let server = try await serve(identity, key: try identity.key(in: arena), version)
     for _ in 0..<20 { #expect(try await ping(server, trusting: identity) == "ping") }
@@ -166,7 +166,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
       return try await group.reduce(into: []) { $0.append($1) }
     }
     #expect(answers == Array(repeating: "ping", count: 50))
-    // A client that trusts somebody else does not complete one.
+    // A client that trusts another certificate does not complete a handshake.
     await #expect(throws: (any Error).self) {
       try await ping(server, trusting: identity == .p256 ? .ed25519 : .p256)
     }
@@ -174,7 +174,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
     #expect(arena.statistics.openWindows == 0)
   }
 
-  /// The twin: a signature that is not the certificate's key's is refused.
+  /// The twin: a signature by a key other than the certificate's is refused.
   @Test func anotherKeyIsRefused() async throws {
     let arena = try Arena("tls", .init(lock: .preferred))
     var other = Identity.p256.der
@@ -185,9 +185,9 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
     try await server.close()
   }
 
-  /// A key that is gone signs nothing: the client gets an error.
+  /// After the key is destroyed, the client gets an error.
   @Test(arguments: Identity.allCases)
-  func aKeyThatIsGoneSignsNothing(identity: Identity) async throws {
+  func aDestroyedKeyDoesNotSign(identity: Identity) async throws {
     let arena = try Arena("tls", .init(lock: .preferred))
     let server = try await serve(identity, key: try identity.key(in: arena), .tlsv13)
     #expect(try await ping(server, trusting: identity) == "ping")
@@ -258,7 +258,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
     #expect(arena.statistics.secretCount == 0)
   }
 
-  @Test func whatIsNoKeyIsRefused() throws {
+  @Test func invalidKeysAreRefused() throws {
     let arena = try Arena("tls", .init(lock: .preferred))
     func isRefused(_ der: [UInt8]) throws -> Bool {
       do {
@@ -272,7 +272,7 @@ enum Identity: CaseIterable, CustomTestStringConvertible {
         #expect(try isRefused(Array(whole.prefix(count))), "\(count)")
       }
       #expect(try isRefused(whole + [0]))
-      // Any other byte than the scalar's, the point's (which is not read) and its tag's bits.
+      // Any byte except the scalar's, the point's (which is not read) and its tag's bits.
       let scalar = whole.count == Identity.p256.der.count ? 36 : 7
       for index in 0..<scalar {
         var other = whole

@@ -83,7 +83,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     #expect(try !tokens.isValid(tag, of: bytes("massage")))
   }
 
-  @Test func aKeyThatIsGoneSignsNothing() throws {
+  @Test func aDestroyedKeyDoesNotSign() throws {
     let (keys, scratch) = (try makeArena(), try makeArena())
     let tokens = TokenKey(SecretReference(try keys.allocateRandom(byteCount: 32)), scratch: scratch)
     try keys.destroy()
@@ -212,7 +212,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     #expect(entry.metadata["label"] == (logsLabels ? "too short" : nil))
   }
 
-  @Test func itPublishesWhileItRuns() async throws {
+  @Test func theServicePublishesWhileItRuns() async throws {
     let directory = "/dev/shm/enclave-server-test-\(getpid())"
     try FileManager.default.createDirectory(
       atPath: directory, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
@@ -236,7 +236,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     #expect(pages() == 0)
   }
 
-  @Test func anUnfitDirectoryIsLoggedAndTheServerRuns() async throws {
+  @Test func anUnsuitableDirectoryIsLogged() async throws {
     setenv("ENCLAVE_STATS_DIR", "/proc/self/no-directory", 1)
     defer { unsetenv("ENCLAVE_STATS_DIR") }
     let log = InMemoryLogHandler()
@@ -267,7 +267,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     try secret.destroy()
   }
 
-  @Test(arguments: [false, true]) func theProgramsOwnHandlerIsAskedAndStays(
+  @Test(arguments: [false, true]) func theProgramsOwnHandlerIsCalledAndKept(
     changesMeanwhile: Bool
   ) async throws {
     let (own, other) = (Count(), Count())
@@ -336,7 +336,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
   }
 
   /// A group whose service fails cancels all others at once, in no order.
-  @Test func afterAnErrorArenasStayForThoseThatStillUseThem() async throws {
+  @Test func arenasOutliveServicesThatStillUseThem() async throws {
     let arena = try makeArena("used")
     let log = InMemoryLogHandler()
     let service = ArenaService([arena], logger: logger(log), options: options(TestMetrics()))
@@ -354,7 +354,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
   }
 
   /// Waiting for a window leaves the threads of the pool to those who have it open.
-  @Test func waitingForWindowsKeepsNoThread() async throws {
+  @Test func waitingForWindowsBlocksNoThread() async throws {
     let arena = try makeArena("waited")
     let secret = SecretReference(try arena.allocate(byteCount: 1))
     let (opened, mayEnd) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
@@ -447,7 +447,7 @@ private func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
     #expect(arena.statistics.secretCount == 1)
   }
 
-  @Test func whatIsNoKeyIsRefused() throws {
+  @Test func invalidKeysAreRefused() throws {
     let arena = try makeArena("tls")
     func refusal(_ der: [UInt8]) throws -> InvalidPrivateKey? {
       do {

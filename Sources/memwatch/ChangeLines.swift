@@ -4,11 +4,11 @@ import ArgumentParser
 import MemwatchInspector
 import MemwatchTerminal
 
-enum Speaking {
+enum ChangeLines {
   /// Says that lines replace the screen, if the terminal cannot show one.
   static func begin() {
     if let why = Screen.withoutCursor {
-      Output.error("memwatch: \(why): a line for each change, as with --screen-reader")
+      Output.error("memwatch: \(why): printing a line for each change, as with --screen-reader")
     }
   }
 
@@ -20,7 +20,7 @@ enum Speaking {
     var last: Snapshot?
     while true {
       let snapshot = inspector.sample(auditing: auditing, .none)
-      try say(snapshot, after: last)
+      try writeChanges(snapshot, after: last)
       last = snapshot
       if [.exited, .exec, .replaced].contains(snapshot.process.state) {
         return snapshot.process.state
@@ -30,15 +30,15 @@ enum Speaking {
   }
 
   /// Writes the changes between the samples of a record.
-  static func tell(_ snapshots: [Snapshot]) throws(Failure) {
+  static func write(_ snapshots: [Snapshot]) throws(Failure) {
     var last: Snapshot?
     for snapshot in snapshots {
-      try say(snapshot, after: last)
+      try writeChanges(snapshot, after: last)
       last = snapshot
     }
   }
 
-  private static func say(_ snapshot: Snapshot, after last: Snapshot?) throws(Failure) {
+  private static func writeChanges(_ snapshot: Snapshot, after last: Snapshot?) throws(Failure) {
     let time = clock(snapshot.sampledAt)
     let lines = snapshot.changes(since: last).map { "\(time)  \($0)\n" }
     if !lines.isEmpty { try Output.standard(lines.joined()) }
