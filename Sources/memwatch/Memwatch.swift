@@ -323,7 +323,8 @@ struct SnapshotCommand: ConfinedCommand {
       "text, json, csv (one row per arena) or svg (a picture of the screen); default: by the extension of the file, otherwise text."
   )
   var givenFormat: Format?
-  @Flag(name: .long, help: "With text: every problem, arena, finding and field instead of a summary.")
+  @Flag(
+    name: .long, help: "With text: every problem, arena, finding and field instead of a summary.")
   var full = false
   @Option(name: .long, help: "The view to draw (with svg).")
   var view: PicturedView = .arenas
