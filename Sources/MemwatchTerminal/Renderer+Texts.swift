@@ -16,7 +16,7 @@ extension Renderer {
     }
     let rest = ListOverflow(count: model.publishers.count, rows: height - top - (showsHint ? 3 : 2))
     layout.pageRows = max(1, rest.rows)
-    let end = height - (isHinting ? 2 : 1)
+    let end = height - (showsHint ? 2 : 1)
     if model.publishers.isEmpty {
       var row = top
       let none = model.filter.isEmpty ? "no process publishes a stats page" : "no process matches"
