@@ -121,12 +121,12 @@ _memwatch_snapshot() {
     local -ar ___view=('arenas' 'secrets' 'map' 'events' 'findings' 'host' 'vaults' 'history')
     local -ar arg_specs=(
         ':target:'
-        '--file[Attach to this page.]:path:'
-        '(--wait -W)'{--wait,-W}'[Wait so long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '--format[text, json, csv (the arenas, one a row) or svg (the screen as a picture); by default as the file'\''s name ends, else text.]:format:{__memwatch_complete "${___format[@]}"}'
-        '--full[As text\: each problem, arena, finding and field, not a summary.]'
-        '--view[The view that a picture shows.]:view:{__memwatch_complete "${___view[@]}"}'
-        '--no-labels[Numbers for the texts of labels.]'
+        '--file[Attach to the page at this path.]:path:'
+        '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
+        '--format[text, json, csv (one row per arena) or svg (a picture of the screen); default\: by the extension of the file, otherwise text.]:format:{__memwatch_complete "${___format[@]}"}'
+        '--full[With text\: every problem, arena, finding and field instead of a summary.]'
+        '--view[The view to draw (with svg).]:view:{__memwatch_complete "${___view[@]}"}'
+        '--no-labels[Replace labels with numbers.]'
         '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never overwritten) instead of standard output.]:file:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'
         '--version[Show the version.]'
