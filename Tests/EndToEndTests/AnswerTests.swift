@@ -84,7 +84,10 @@ import Testing
 
   /// The argument of `run` is a command, even if it is a number.
   @Test func aCommandMayBeANumber() throws {
-    let ended = try memwatch("run", "--", "2000000000", stats: try Scratch(onTmpfs: true))
+    // (Where a directory of PATH may not be searched, the answer is EACCES: execvp(3).)
+    let ended = try memwatch(
+      "run", "--", "2000000000", stats: try Scratch(onTmpfs: true),
+      environment: ["PATH": "/usr/bin:/bin"])
     #expect(ended.status == 127 && ended.error.contains("2000000000"), "\(ended)")
   }
 

@@ -19,7 +19,7 @@ import Testing
     let screen = try tmux.wait(for: "alpha")
     #expect(screen.contains { $0.split(separator: " ") == ["SECRETS", "ARENA"] }, "\(screen)")
     #expect(screen[0].contains("every 2 s"))
-    #expect(screen.contains { $0.contains("config file, line 3: weight = 3: not understood") })
+    #expect(screen.contains { $0.contains("config file, line 3: weight = 3: invalid setting") })
     try tmux.quit()
   }
 

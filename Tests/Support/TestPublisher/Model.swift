@@ -132,7 +132,7 @@
           }
           _exit(1)
         } catch {
-          _exit("\(error)".contains("forked child") ? 0 : 2)
+          _exit("\(error)".contains("forked process") ? 0 : 2)
         }
       }
       var status: Int32 = -1
