@@ -55,6 +55,8 @@ import Testing
     let line = try Line(
       [Programs.memwatch, "\(peer.pid)", "--interval", "1s"], stats: scratch)
     try line.wait(for: "Memlock")
+    // A frame that is being written when the line stops waits with it.
+    try line.waitForQuiet()
     line.stop(true)
     let viewer = try Launch(["pgrep", "-P", "\(line.process.processIdentifier)"]).run().output
       .split(separator: "\n").first.flatMap { Int32($0) }

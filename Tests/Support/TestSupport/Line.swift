@@ -93,6 +93,16 @@ public final class Line {
     } catch { throw Failed("\(error): \(self.text)") }
   }
 
+  /// Reads until nothing has arrived for 100 ms, which is the end of a frame.
+  public func waitForQuiet() throws {
+    var (before, since) = (byteCount, ContinuousClock.now)
+    try eventually("the line is quiet") {
+      take(65536)
+      if byteCount != before { (before, since) = (byteCount, ContinuousClock.now) }
+      return ContinuousClock.now - since > .milliseconds(100)
+    }
+  }
+
   /// Stops the terminal's output, like ^S, or continues it.
   public func stop(_ isStopped: Bool) { tcflow(slave, isStopped ? TCOOFF : TCOON) }
 
