@@ -235,11 +235,12 @@ func areThere(_ programs: String...) -> Bool {
         environment: adopting.environment(["LD_LIBRARY_PATH": scratch.path])))
     let said = String(decoding: running.output.fileHandleForReading.availableData, as: UTF8.self)
     #expect(said == "ok\n")
-    let seen = try Watched(running.pid, stats)
-    if isBound {
-      #expect(seen.live("openssl (not adopted: -Bsymbolic)") == 0 && seen.live("openssl") == -1)
-    } else {
-      #expect(seen.live("openssl") == (isLate ? 1 : 2))
+    // (Counts are published with the next tick.)
+    try eventually("its arena shows what it has") {
+      let seen = try Watched(running.pid, stats)
+      return isBound
+        ? seen.live("openssl (not adopted: -Bsymbolic)") == 0 && seen.live("openssl") == -1
+        : seen.live("openssl") == (isLate ? 1 : 2)
     }
     try running.input.fileHandleForWriting.close()
     running.process.waitUntilExit()
@@ -329,10 +330,12 @@ func areThere(_ programs: String...) -> Bool {
     let child = try #require(Int32(said.trimmingCharacters(in: .whitespacesAndNewlines)))
     for pid in [running.pid, child] {
       for arena in ["libsodium", "openssl", "libgcrypt"] { try expectAdopted(pid, arena, stats) }
-      let seen = try Watched(pid, stats)
-      #expect(seen.live("libsodium") == 4 && seen.live("openssl") == 1)
-      #expect(seen.arenas["libsodium"]?["openWindows"] as? Int == 2)
-      #expect(seen.arenas["openssl"]?["forkProtection"] as? String == "inherited")
+      try eventually("\(pid) shows what it has") {
+        let seen = try Watched(pid, stats)
+        return seen.live("libsodium") == 4 && seen.live("openssl") == 1
+          && seen.arenas["libsodium"]?["openWindows"] as? Int == 2
+          && seen.arenas["openssl"]?["forkProtection"] as? String == "inherited"
+      }
     }
     try expectSabotageIsFound(child, stats)
     #expect(try Watched(running.pid, stats).status == 0)
