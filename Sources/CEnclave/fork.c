@@ -23,62 +23,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/// How long fork waits for threads inside, and how long entering threads wait for a fork. If it takes longer,
-/// the two wait for each other through a lock of the program, and proceed without this protection.
+/// How long fork waits for threads inside, and how long entering threads wait for a fork.
 enum { FORK_PATIENCE_MS = 5000, ENTRY_PATIENCE_MS = 1000 };
 
-static uint32_t inside;   // threads
-static uint32_t forking;  // threads
-static __thread uint32_t depth __attribute__((tls_model("initial-exec")));
-// Of `forking` this thread's: one, and more where a handler of a fork forks.
-static __thread uint32_t forks __attribute__((tls_model("initial-exec")));
+static ces_fork_gate gate;
+static __thread ces_fork_gate_thread thread __attribute__((tls_model("initial-exec")));
 
-static bool is_over(uint64_t *end, uint32_t tries, uint32_t patience) {
-  if (tries == 0) *end = ces_boottime_ms() + patience;
-  return ces_boottime_ms() >= *end;
-}
-
-static void enter(void) {
-  if (depth == 0) {
-    uint64_t end;
-    for (uint32_t tries = 0;; tries++) {
-      __atomic_fetch_add(&inside, 1, __ATOMIC_SEQ_CST);
-      if (__atomic_load_n(&forking, __ATOMIC_SEQ_CST) <= forks) break;
-      if (is_over(&end, tries, ENTRY_PATIENCE_MS)) break;
-      __atomic_fetch_sub(&inside, 1, __ATOMIC_SEQ_CST);
-      ces_back_off(tries);
-    }
-  }
-  depth++;
-}
-
-static void leave(void) {
-  if (--depth == 0) __atomic_fetch_sub(&inside, 1, __ATOMIC_SEQ_CST);
-}
-
-static void before_fork(void) {
-  forks++;
-  __atomic_fetch_add(&forking, 1, __ATOMIC_SEQ_CST);
-  uint32_t own = depth != 0;
-  uint64_t end;
-  for (uint32_t tries = 0; __atomic_load_n(&inside, __ATOMIC_SEQ_CST) != own; tries++) {
-    if (is_over(&end, tries, FORK_PATIENCE_MS)) break;
-    ces_back_off(tries);
-  }
-}
-
-static void after_fork_in_parent(void) {
-  // (The child of a handler's fork may return into the fork around it.)
-  if (forks == 0) return;
-  forks--;
-  __atomic_fetch_sub(&forking, 1, __ATOMIC_SEQ_CST);
-}
-
-static void after_fork_in_child(void) {
-  __atomic_store_n(&inside, depth != 0, __ATOMIC_SEQ_CST);
-  __atomic_store_n(&forking, 0, __ATOMIC_SEQ_CST);
-  forks = 0;
-}
+static void enter(void) { ces_fork_gate_enter(&gate, &thread, ENTRY_PATIENCE_MS); }
+static void leave(void) { ces_fork_gate_leave(&gate, &thread); }
+static void before_fork(void) { ces_fork_gate_before_fork(&gate, &thread, FORK_PATIENCE_MS); }
+static void after_fork_in_parent(void) { ces_fork_gate_in_parent(&gate, &thread); }
+static void after_fork_in_child(void) { ces_fork_gate_in_child(&gate, &thread); }
 
 // The handlers for arenas that children inherit, once there is such an arena.
 static cenclave_fork_handlers handlers;

@@ -16,10 +16,10 @@ import Testing
       toFile: directory + "/config", atomically: true, encoding: .utf8)
     let tmux = try Tmux(
       ["env", "XDG_CONFIG_HOME=\(files.path)", Programs.memwatch, "\(peer.pid)"], stats: scratch)
-    let screen = try tmux.wait(for: "alpha")
+    let screen = try tmux.wait(
+      for: "alpha", "config file, line 3: weight = 3: invalid setting")
     #expect(screen.contains { $0.split(separator: " ") == ["SECRETS", "ARENA"] }, "\(screen)")
     #expect(screen[0].contains("every 2 s"))
-    #expect(screen.contains { $0.contains("config file, line 3: weight = 3: invalid setting") })
     try tmux.quit()
   }
 

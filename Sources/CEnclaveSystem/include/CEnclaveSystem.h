@@ -16,6 +16,7 @@
 #include <sys/types.h>
 
 #include "CEnclaveCipher.h"
+#include "CEnclaveForkGate.h"
 #include "CEnclaveGate.h"
 #include "CEnclaveHeld.h"
 #include "CEnclavePages.h"

@@ -71,14 +71,15 @@ public final class Tmux {
 
   public func text() throws -> String { try screen().joined(separator: "\n") }
 
-  /// Waits until the screen holds a text; returns the screen.
+  /// Waits until one screen holds all of these texts, each on a single line; returns it. A text that a
+  /// later frame may bring, or that a half-drawn frame may lack, belongs here and not in an expectation.
   @discardableResult
-  public func wait(for text: String, within seconds: Double = 60) throws -> [String] {
+  public func wait(for texts: String..., within seconds: Double = 60) throws -> [String] {
     var last: [String] = []
     do {
-      try eventually("screen shows \(text)", within: seconds) {
+      try eventually("screen shows \(texts.joined(separator: ", "))", within: seconds) {
         last = try screen()
-        return last.contains { $0.contains(text) }
+        return texts.allSatisfy { text in last.contains { $0.contains(text) } }
       }
     } catch { throw Failed("\(error)\n" + last.joined(separator: "\n")) }
     return last
