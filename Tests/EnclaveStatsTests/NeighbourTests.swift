@@ -24,7 +24,7 @@ import Testing
       try files.setAttributes([.posixPermissions: 0o777], ofItemAtPath: place)
     }
     let peer = try Peer(stats: nil, environment: ["XDG_RUNTIME_DIR": runtime.path])
-    let path = try peer.send("start elsewhere")
+    let path = try peer.send("start")
     #expect(path.hasPrefix("/dev/shm/enclave-\(geteuid())"))
     try peer.send("arena a alpha slab off none")
     #expect(try files.contentsOfDirectory(atPath: other.path).isEmpty)
@@ -129,7 +129,7 @@ import Testing
       prefix: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"],
       program: program, environment: ["XDG_RUNTIME_DIR": stats.path, "ENCLAVE_STATS": "1"])
     let path: String
-    do { path = try peer.send("start elsewhere") } catch let failure as Failed {
+    do { path = try peer.send("start") } catch let failure as Failed {
       // The environment alone would have started publishing.
       #expect(!failure.description.contains("alreadyPublishing"), "\(failure)")
       return

@@ -148,6 +148,7 @@ import Testing
     #expect(ended.status == 3, "\(ended)")
     #expect(ended.error.contains("This is root without the host's capabilities"), "\(ended.error)")
     #expect(!ended.error.contains("or as root"), "\(ended.error)")
+    try peer.exit()
   }
 
   @Test func aNameMayBeANumber() throws {

@@ -105,6 +105,7 @@ func publishing(
     let result = try copy.memwatch("snapshot", "\(peer.pid)", stats: nil)
     #expect(result.status == 3, "\(result.error)")
     #expect(result.error.contains("not permitted"))
+    try peer.exit()
   }
 
   @Test func corruptIs4AndIncompatibleIs7() throws {

@@ -88,7 +88,7 @@ struct Corner: CustomStringConvertible, Sendable {
       let peer = try Peer(
         stats: nil, prefix: prefix, program: copy.place.file("test-publisher"),
         environment: corner.publisherRuntime ? ["XDG_RUNTIME_DIR": directory] : [:])
-      let path = try peer.send("start elsewhere")
+      let path = try peer.send("start")
       #expect(
         path.hasPrefix(
           corner.publisherRuntime ? directory + "/enclave/" : "/dev/shm/enclave-\(uid)/"),
@@ -134,7 +134,7 @@ struct Corner: CustomStringConvertible, Sendable {
     throws
   {
     let peer = try Peer(stats: nil)
-    try peer.send("start elsewhere")
+    try peer.send("start")
     try peer.send("arena a alpha slab preferred pages")
     try peer.send("alloc a 3 40")
     if !dumpable { try peer.send("nodump") }
@@ -154,13 +154,13 @@ struct Corner: CustomStringConvertible, Sendable {
     let copy = try Unprivileged()
     let peer = try Peer(
       stats: nil, prefix: unprivileged(), program: copy.place.file("test-publisher"))
-    let path = try peer.send("start elsewhere")
+    let path = try peer.send("start")
     #expect(path.hasPrefix("/dev/shm/enclave-65534/"))
     #expect(try memwatch("snapshot", "\(peer.pid)").status == 0)
     let own = try copy.memwatch("snapshot", "\(peer.pid)", stats: nil)
     #expect(own.status == 0, "\(own.error)")
     let roots = try Peer(stats: nil)
-    try roots.send("start elsewhere")
+    try roots.send("start")
     let refused = try copy.memwatch("snapshot", "\(roots.pid)", stats: nil)
     #expect(refused.status == 3)
     try roots.exit()
@@ -176,7 +176,7 @@ struct Corner: CustomStringConvertible, Sendable {
         "unshare", "--pid", "--fork", "--kill-child", "--mount", "sh", "-c",
         "mount -t tmpfs none /dev/shm && exec \"$@\"", "sh",
       ])
-    let path = try peer.send("start elsewhere")
+    let path = try peer.send("start")
     #expect(path.hasPrefix("/dev/shm/enclave-0/1-"), "pid 1 in there: \(path)")
     #expect(!FileManager.default.fileExists(atPath: path), "another mount namespace")
     let list = try json(try memwatch("list", "--json").output)
@@ -197,7 +197,7 @@ struct Corner: CustomStringConvertible, Sendable {
   @Test func publishersOutsideThePidNamespaceAreReadByFile() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
-    let path = try peer.send("start elsewhere")
+    let path = try peer.send("start")
     let result = try Launch(
       [
         "unshare", "-r", "--pid", "--fork", "--mount-proc", Programs.memwatch, "snapshot",
@@ -284,7 +284,7 @@ struct Corner: CustomStringConvertible, Sendable {
       "--inh-caps=-all",
     ]
     let peer = try Peer(stats: nil, prefix: other, program: copy.place.file("test-publisher"))
-    let path = try peer.send("start elsewhere")
+    let path = try peer.send("start")
     #expect(path.hasPrefix("/dev/shm/enclave-65533."), "\(path)")
     defer {
       try? FileManager.default.removeItem(atPath: (path as NSString).deletingLastPathComponent)

@@ -111,7 +111,7 @@ import Testing
   func afterSetuidItsUserFindsIt() throws {
     let copy = try Unprivileged()
     let peer = try Peer(stats: nil, program: copy.place.file("test-publisher"))
-    let old = try peer.send("start elsewhere")
+    let old = try peer.send("start")
     defer { try? FileManager.default.removeItem(atPath: old) }
     #expect(old.hasPrefix("/dev/shm/enclave-0/"))
     try peer.send("arena a alpha slab preferred none")
