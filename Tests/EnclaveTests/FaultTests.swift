@@ -282,6 +282,7 @@
         }
         FaultPlan.clear()
         _ = try arena.allocate(byteCount: 32)
+        #expect(try arena.check() == [])
       }
     }
 
@@ -307,6 +308,58 @@
         #expect(arena.statistics.stuckOpenPages == 1, "stuck pages after the failure")
         try secret.withBytes { _ in }
         #expect(arena.statistics.stuckOpenPages == 0, "stuck pages after the next window")
+      }
+    }
+
+    /// Freezing fails at the second chunk, and so does making the first one writable again.
+    @Test func anArenaThatIsFrozenHalfwayIsWiped() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(lock: .off, gate: .none))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let start = try address(of: secret)
+        let large = try arena.allocate(byteCount: 1 << 20)
+        FaultPlan.fail(.freezeChunk, errno: ENOMEM, after: 1)
+        FaultPlan.fail(.openWindow, errno: ENOMEM, times: 2)
+        do throws(EnclaveError) {
+          try arena.freeze()
+          Issue.record("no error")
+        } catch { #expect(error.systemFailure?.call == .freezeChunk, "\(error)") }
+        #expect(FaultPlan.failed == [.freezeChunk, .openWindow])
+        #expect(throws: AccessError<Never>.access(.destroyed)) {
+          try secret.withMutableBytes { $0.storeBytes(of: 1, as: UInt8.self) }
+        }
+        #expect(UnsafePointer<UInt8>(bitPattern: start)!.pointee == 0, "it was not wiped")
+        try secret.destroy()
+        try large.destroy()
+        try arena.destroy()
+        #expect(arena.statistics.bytesMapped == 0)
+      }
+    }
+
+    /// Freezing an arena that shares its key fails at the second chunk, and the first one cannot be
+    /// returned to its key.
+    @Test(.enabled(if: keysAreHere, "this processor has no protection keys"))
+    func anArenaUnderTwoKeysIsWiped() async {
+      await #expect(processExitsWith: .success) {
+        // More than there are keys for writable arenas.
+        var others: [Arena] = []
+        for _ in 0..<13 { others.append(try Arena("other", .init(lock: .off, gate: .key))) }
+        let arena = others[0]
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        let large = try arena.allocate(byteCount: 1 << 20)
+        FaultPlan.fail(.tagChunk, errno: ENOMEM, after: 1, times: 1000)
+        do throws(EnclaveError) {
+          try arena.freeze()
+          Issue.record("no error")
+        } catch { #expect(error.systemFailure?.call == .tagChunk, "\(error)") }
+        FaultPlan.clear()
+        #expect(throws: AccessError<Never>.access(.destroyed)) { try secret.withBytes { _ in } }
+        try secret.destroy()
+        try large.destroy()
+        try arena.destroy()
+        #expect(arena.statistics.bytesMapped == 0)
       }
     }
 

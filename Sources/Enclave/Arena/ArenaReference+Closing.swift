@@ -70,7 +70,10 @@ extension ArenaReference {
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
       return windows.writes > 0 || needsKey && windows.reads > 0
     } _: { shards, core throws(EnclaveError) in
-      try freeze(&core)
+      do throws(EnclaveError) { try freeze(&core) } catch {
+        if core.isBroken { countAsWiped(shards) }
+        throw error
+      }
       return .frozen
     }
   }
@@ -172,7 +175,10 @@ extension ArenaReference {
       ScratchMemory.releaseAll(of: id)
     }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {
-      do throws(SystemFailure) { try core.wipe(chunk: index) } catch {
+      // After a wipe, its pages may carry another key or be read-only.
+      do throws(SystemFailure) {
+        try core.wipe(chunk: index, isBestEffort: gate.isWiped)
+      } catch {
         failure = failure ?? error
         continue
       }
@@ -386,13 +392,11 @@ extension ArenaCore {
   }
 
   /// Moves all pages to another key. Moves them back if that fails.
-  func retag(from old: Int, to new: Int) throws(SystemFailure) {
+  mutating func retag(from old: Int, to new: Int) throws(SystemFailure) {
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try chunks[index].mapping.tag(key: new) } catch {
         for done in 0..<index where chunks[done].isMapped {
-          do throws(SystemFailure) { try chunks[done].mapping.tag(key: old) } catch {
-            fatalError("Enclave: pages cannot be returned to their key: \(error)")
-          }
+          if (try? chunks[done].mapping.tag(key: old)) == nil { return try abandon(error) }
         }
         throw error
       }
@@ -400,15 +404,26 @@ extension ArenaCore {
   }
 
   /// Makes all pages read-only. Makes them writable again if that fails.
-  func protectAll() throws(SystemFailure) {
+  mutating func protectAll() throws(SystemFailure) {
     for index in 0..<chunks.count where chunks[index].isMapped {
       do throws(SystemFailure) { try chunks[index].mapping.freeze() } catch {
         for done in 0..<index where chunks[done].isMapped {
-          _ = unsafe closeWithRetry(
+          let isWritable = unsafe closeWithRetry(
             chunks[done].mapping.data, chunks[done].mapping.byteCount, to: .readWrite)
+          if !isWritable { return try abandon(error) }
         }
         throw error
       }
     }
+  }
+
+  /// Wipes an arena that was changed halfway, and neither completed nor restored. Otherwise windows
+  /// to it would fault, or its pages would stay under a key that another arena gets.
+  private mutating func abandon(_ failure: SystemFailure) throws(SystemFailure) {
+    isDestroyed = true
+    isBroken = true
+    arena.gate.setWiped()
+    wipeReachable()?.printToStandardError()
+    throw failure
   }
 }
