@@ -26,6 +26,8 @@ int64_t ces_read(int fd, void *bytes, size_t length) {
 }
 
 void ces_await_input(int fd) {
+  // poll(2) ignores negative descriptors and would wait forever. read(2) returns EBADF.
+  if (fd < 0) return;
   struct pollfd input = {fd, POLLIN, 0};
   while (poll(&input, 1, -1) < 0 && errno == EINTR) {
   }

@@ -190,6 +190,20 @@ final class Typist: @unchecked Sendable {
     }
   }
 
+  @Test(arguments: [-1, Int32.min, Int32.max])
+  func anInvalidDescriptorIsAnError(descriptor: Int32) async {
+    await #expect(processExitsWith: .success) { [descriptor = descriptor as Int32] in
+      alarm(60)  // ends a process that waits forever
+      let arena = try Arena("test", .init(lock: .preferred))
+      do throws(EnclaveError) {
+        _ = try arena.readPassphrase(prompt: "? ", from: descriptor)
+        Issue.record("no error")
+      } catch {
+        guard case .system(let failure) = error, failure.errno == EBADF else { throw error }
+      }
+    }
+  }
+
   /// Bytes that were erased, or exceed the limit, are left nowhere.
   @Test func erasedInputIsWiped() throws {
     let pair = try Pair()
