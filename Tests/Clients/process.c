@@ -198,6 +198,26 @@ static int start_after_the_environment(void) {
   return 0;
 }
 
+static volatile int may_make;
+static void *make_when_told(void *unused) {
+  while (!may_make) {}
+  make("first");
+  return unused;
+}
+
+/// Another thread creates the first arena meanwhile, which starts the publisher of the environment.
+static int start_beside_the_environment(void) {
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, make_when_told, NULL)) errx(70, "no thread");
+  may_make = 1;
+  for (volatile int i = 0; i < count * 50000; i++) {}
+  if (enclave_publish_start("renamed")) errx(1, "%s", enclave_last_error());
+  pthread_join(thread, NULL);
+  enclave_publish_stop();
+  puts("ok");
+  return 0;
+}
+
 /// A daemon closes all descriptors and opens its own.
 static int stop_after_closing_descriptors(void) {
   make("daemon");
@@ -244,6 +264,7 @@ static const struct {
     {"exit-while-arenas-go", exit_while_arenas_go},
     {"fork-while-arenas-work", fork_while_arenas_work},
     {"start-after-the-environment", start_after_the_environment},
+    {"start-beside-the-environment", start_beside_the_environment},
     {"stop-after-closing-descriptors", stop_after_closing_descriptors},
     {"publish-often", publish_often},
     {"use-an-arena", use_an_arena},

@@ -69,6 +69,20 @@ import Testing
     #expect(try names(stats) == [])
   }
 
+  /// Whenever the program starts publishing while another thread creates the first arena.
+  @Test func startingTakesOverThePublisherThatIsBeingStarted() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let program = try installed.compile("process")
+    for delay in 0..<200 {
+      let result = try Launch(
+        [program, "start-beside-the-environment", "\(delay)"], stats: stats,
+        environment: ["ENCLAVE_STATS": "1"]
+      ).run()
+      #expect(result.status == 0 && result.output == "ok\n", "\(delay): \(result.error)")
+    }
+    #expect(try names(stats) == [])
+  }
+
   @Test func stoppingClosesNoDescriptorOfTheProgram() throws {
     let stats = try Scratch(onTmpfs: true)
     let result = try Launch(

@@ -13,18 +13,14 @@ extension Registry {
     guard wanted else { return }
     // Publishing must never make the program fail: a failure is counted with its call, and memwatch
     // finds no page.
-    if let number = try? startPublishing(options: StatsPublisher.Options()) {
-      with { state in
-        if state.publication?.number == number {
-          state.publication!.isKept = true
-          state.publication!.isFromEnvironment = true
-        }
-      }
+    if (try? startPublishing(options: StatsPublisher.Options(), isFromEnvironment: true)) != nil {
       KeptStatus.keep()
     }
   }
 
-  static func startPublishing(options: StatsPublisher.Options) throws(EnclaveError) -> UInt64 {
+  static func startPublishing(
+    options: StatsPublisher.Options, isFromEnvironment: Bool = false
+  ) throws(EnclaveError) -> UInt64 {
     try withPublishing { () throws(EnclaveError) in
       if let number = try takeOver(options) { return number }
       let (file, addresses) = try makePage(options)
@@ -35,6 +31,9 @@ extension Registry {
           number: number, file: file, user: ProcessFacts.uid, options: options,
           addresses: options.addresses, tickMs: options.tickMilliseconds)
         publication.addressesLost = addresses == .withheld
+        // Already here, because another thread may take it over at once.
+        publication.isFromEnvironment = isFromEnvironment
+        publication.isKept = isFromEnvironment
         state.publication = publication
         unsafe WipeTable.report(to: file.writer.wipeWords)
         attachArenas(&state)

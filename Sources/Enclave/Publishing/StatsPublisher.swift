@@ -52,9 +52,11 @@ public struct StatsPublisher: ~Copyable, Sendable {
   /// Publishing also moves to a new page when the program has closed the page's descriptor, as daemons
   /// do that close all: that drops the lock that marks the publisher as alive.
   ///
+  /// If `ENCLAVE_STATS=1` started publishing already, this takes over its page, which keeps its tick
+  /// and the sizes of its tables.
+  ///
   /// - Throws: `alreadyPublishing`; `unsuitableDirectory`; `system` for a failed call. Then nothing
   ///   is left behind.
-  ///   is left behind then.
   public static func start(_ options: Options = Options()) throws(EnclaveError) -> StatsPublisher {
     StatsPublisher(number: try Registry.startPublishing(options: options))
   }
