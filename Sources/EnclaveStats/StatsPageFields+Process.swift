@@ -54,9 +54,13 @@ extension ProcessWord {
     case .lockedBytes:
       .gauge(.bytes, .sum, "VmLck as the publisher reads it", document: "memlock.lockedBytes")
     case .arenas: .gauge(.none, .sum, "live, listed or not")
-    case .arenasUnlisted: .gauge(.none, .sum, "without a record", document: "arenasUnlisted")
+    case .arenasUnlisted:
+      .gauge(
+        .none, .sum, "without a record", document: "arenasUnlisted", metric: "publisher_unlisted")
     case .labelsUnlisted: .gauge(.none, .sum, "without a record", document: "labelsUnlisted")
-    case .chunksUnlisted: .gauge(.none, .sum, "without a record", document: "chunksUnlisted")
+    case .chunksUnlisted:
+      .gauge(
+        .none, .sum, "without a record", document: "chunksUnlisted", metric: "publisher_unlisted")
     case .events: .counter(.none, "ever written", document: "eventCount")
     case .addresses: .init(.code, "AddressCode", document: "process.addresses")
     case .dumpable: .init(.code, "1 yes, 2 no", document: "process.dumpable")
@@ -66,7 +70,9 @@ extension ProcessWord {
       .gauge(
         .none, .sum, "address ranges of sealed arenas that are gone", document: "retiredMappings")
     case .retiredBytes: .gauge(.bytes, .sum, "of those ranges", document: "retiredBytes")
-    case .vaultsUnlisted: .gauge(.none, .sum, "without a record", document: "vaultsUnlisted")
+    case .vaultsUnlisted:
+      .gauge(
+        .none, .sum, "without a record", document: "vaultsUnlisted", metric: "publisher_unlisted")
     case .scratchBytes:
       .gauge(.bytes, .sum, "locked beside arenas: keys and open secrets of cipher gates")
     case .endedBySignal:

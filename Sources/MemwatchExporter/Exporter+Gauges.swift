@@ -60,6 +60,9 @@ extension Exporter {
     out.add(.dumpable, g, process.isDumpable)
     out.add(.debugger, g, process.debugger.map { $0 != 0 })
     out.add(.emergencyWipe, g, process.emergencyWipe)
+    out.add(.unlisted, g + ["arenas"], snapshot.arenasUnlisted)
+    out.add(.unlisted, g + ["chunks"], snapshot.chunksUnlisted)
+    out.add(.unlisted, g + ["vaults"], snapshot.vaultsUnlisted)
     let memlock = snapshot.memlock
     out.add(
       .softLimit, g, memlock.softIsUnlimited ? .infinity : memlock.soft.map { Double($0) })
@@ -80,7 +83,9 @@ extension Exporter {
     guard let audit = snapshot.audit else { return }
     out.add(.auditTimestamp, g, seconds(audit.at))
     out.add(.auditDuration, g, seconds(audit.durationMs))
-    out.add(.auditComplete, g, audit.scope == .arenas)
+    // What is not listed cannot be compared.
+    let isListed = snapshot.arenasUnlisted == 0 && snapshot.chunksUnlisted == 0
+    out.add(.auditComplete, g, audit.scope == .arenas && isListed)
     for finding in audit.findings {
       out.add(.auditFindings, g + [finding.kind.rawValue, finding.severity.rawValue], UInt64(1))
     }

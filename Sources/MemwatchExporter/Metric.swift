@@ -80,6 +80,10 @@ extension Metric {
   static let emergencyWipe = Metric(
     "publisher_emergency_wipe", .gauge, nil, .smallest, group,
     "Whether fatal signals wipe; 0 if any of the group does not.")
+  static let unlisted = Metric(
+    "publisher_unlisted", .gauge, nil, .sum, group + ["kind"],
+    "Arenas, chunks and vaults beyond the page's tables, which no other metric includes; sum of the "
+      + "group.")
   static let restarts = Metric(
     "publisher_restarts_total", .counter, nil, .sum, group,
     "Publishers that took the place of one that ended; sum of the group.")
@@ -186,11 +190,12 @@ extension Metric {
   /// All metrics, in output order.
   package static let all: [Metric] = [
     buildInfo, collectionTimestamp, collectionDuration, unreadable, folded, collectionErrors,
-    hostCheck, publishers, heartbeat, dumpable, debugger, emergencyWipe, restarts, events,
-    softLimit, hardLimit, lockedBytes, headroom, binds, nextChunkFits, arenasPeak, maps, mapsLimit,
-    mapsArenas, auditTimestamp, auditDuration, auditComplete, auditFindings, problems, lockState,
-    arenaLocked, arenaMapped, arenaUsed, arenaIdle, arenaLockMissing, arenaSecrets, arenaEncrypted,
-    arenaOpen, arenaOpenTime, arenaStuck, allocations, frees, corruptions, opens, failures,
+    hostCheck, publishers, heartbeat, dumpable, debugger, emergencyWipe, unlisted, restarts,
+    events, softLimit, hardLimit, lockedBytes, headroom, binds, nextChunkFits, arenasPeak, maps,
+    mapsLimit, mapsArenas, auditTimestamp, auditDuration, auditComplete, auditFindings, problems,
+    lockState, arenaLocked, arenaMapped, arenaUsed, arenaIdle, arenaLockMissing, arenaSecrets,
+    arenaEncrypted, arenaOpen, arenaOpenTime, arenaStuck, allocations, frees, corruptions, opens,
+    failures,
   ]
 
   /// The documentation page, in Markdown.

@@ -104,6 +104,20 @@ import Testing
     #expect(series([(2, 97_500)], gate: .ungated, fork: .inherited) == 2.5)
   }
 
+  /// What exceeds the page's tables is in no other metric, and is not audited.
+  @Test(arguments: [0, 44]) func unlistedRecordsAreCounted(count: UInt64) {
+    var reading = Self.reading(1, SafeText("web"), [Self.arena(1, "keys")])
+    reading.snapshot!.audit = Audit(at: 1, durationMs: 1, scope: .arenas)
+    (reading.snapshot!.arenasUnlisted, reading.snapshot!.chunksUnlisted) = (count, 0)
+    var exporter = Exporter(version: "1", hasCounters: false)
+    let series = Self.series(exporter.text(of: Self.collection([reading, reading])))
+    let g = "process=\"web\",unit=\"\""
+    #expect(series["memwatch_publisher_unlisted{\(g),kind=\"arenas\"}"] == Double(count) * 2)
+    #expect(series["memwatch_publisher_unlisted{\(g),kind=\"chunks\"}"] == 0)
+    #expect(series["memwatch_publisher_unlisted{\(g),kind=\"vaults\"}"] == nil, "unknown")
+    #expect(series["memwatch_audit_complete{\(g)}"] == (count == 0 ? 1 : 0))
+  }
+
   /// Each check has exactly one verdict, even if it is listed twice.
   @Test func hostChecksAreExported() {
     var collection = Self.collection([])
