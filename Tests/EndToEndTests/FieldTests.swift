@@ -157,9 +157,8 @@ struct FieldTests {
     let (peer, path) = try publishing(scratch, "arena a alpha slab preferred none", "alloc a 1 40")
     #expect((try snapshot(path, scratch)["vaults"] as! [Any]).isEmpty)
     do { try peer.send("vault v \(cipher)") } catch {
-      // A processor without AES does not use the cipher.
       #expect(cipher == "aes")
-      return
+      try Test.cancel("this processor has no instructions for AES")
     }
     let begun = UInt64(Date().timeIntervalSince1970 * 1000)
     try peer.send("encrypt v a 7")

@@ -24,7 +24,7 @@ import Testing
     let (peer, scratch, pattern) = try start("none", "slab")
     do { try peer.send("vault v \(cipher)") } catch {
       #expect(cipher == "aes")
-      return
+      try Test.cancel("this processor has no instructions for AES")
     }
     try pattern.send(to: peer, scratch)
     #expect(try pattern.search(peer.pid).memory.count == 1)
