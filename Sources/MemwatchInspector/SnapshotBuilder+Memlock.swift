@@ -12,11 +12,12 @@ extension SnapshotBuilder {
       saturatingSum(records.map { size($0[.bytesLocked]) ?? 0 })
     }
     // Cipher gates also lock keys and the scratch memory of windows.
-    let scratch = image.flatMap { size($0.process[.scratchBytes]) } ?? 0
-    let all = sum(arenas) + scratch
+    let all = sum(arenas) + scratchBytes
     guard let locked = probe.lockedBytes, ByteCount(locked) < all else { return all }
-    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue }) + scratch
+    return sum(arenas.filter { $0[.backing] != BackingCode.secret.rawValue }) + scratchBytes
   }
+
+  private var scratchBytes: ByteCount { image.flatMap { size($0.process[.scratchBytes]) } ?? 0 }
 
   var claimsMoreThanLocked: Bool {
     guard state == .live || state == .stopped, let locked = probe.lockedBytes else { return false }
@@ -43,7 +44,9 @@ extension SnapshotBuilder {
     if memlock.binds == .yes, let soft = memlock.soft, let locked = memlock.locked {
       memlock.headroom = soft > locked ? soft - locked : 0
     }
-    memlock.peakLockedByArenas = saturatingSum(arenas.map { $0.peakBytesLocked ?? 0 })
+    // Scratch memory is kept once it is mapped.
+    memlock.peakLockedByArenas = saturatingSum(
+      arenas.map { $0.peakBytesLocked ?? 0 } + [scratchBytes])
     memlock.nextChunk = arenas.filter { $0.lockPolicy != .off }.compactMap(\.nextChunkBytes).max()
     if let next = memlock.nextChunk {
       memlock.nextChunkFits =
@@ -108,5 +111,12 @@ extension Memlock {
             min($0.idleBytes ?? 0, $0.bytesLocked ?? 0)
           })
     }
+  }
+
+  /// "20 KiB that can still be locked (16 KiB free, 4 KiB idle)".
+  package func text(ofRoom total: ByteCount) -> String {
+    let text = "\(bytes(total)) that can still be locked"
+    guard let headroom, headroom < total else { return text }
+    return text + " (\(bytes(headroom)) free, \(bytes(total - headroom)) idle)"
   }
 }

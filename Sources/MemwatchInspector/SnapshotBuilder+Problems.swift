@@ -117,14 +117,14 @@ extension SnapshotBuilder {
               + (isEmpty
                 ? "holds no secret now; the next one can be swapped out" : "can be swapped out"),
             fix: fix, keep: keep))
-      } else if let headroom = memlock.room(snapshot.arenas),
-        let next = arena.nextChunk(over: headroom)
+      } else if let total = memlock.room(snapshot.arenas),
+        let next = arena.nextChunk(over: total)
       {
         problems.append(
           Problem(
             severity: .warning, kind: .nextChunkWillFail, arenaID: arena.id,
             text: "\(arena.name): the next chunk (\(bytes(next))) will not fit in the "
-              + "\(bytes(headroom)) that can still be locked", fix: fix, keep: keep))
+              + memlock.text(ofRoom: total), fix: fix, keep: keep))
       }
       if let stuck = arena.stuckOpenPages, stuck > 0 {
         problems.append(

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct AnswerTests {
+@Suite(.serialized, .waitsForProcesses) struct AnswerTests {
   /// `record` would write to a file, which must not exist afterwards.
   private func asked(_ command: String, _ target: String, _ scratch: Scratch) throws -> Ended {
     let file = scratch.file("record")
@@ -210,5 +210,20 @@ import Testing
     // two.
     let fixes = problems.compactMap { $0["advice"] as? String }
     #expect(!fixes.isEmpty && fixes.allSatisfy { $0.contains("--memlock=4194304:") }, "\(fixes)")
+  }
+
+  /// What a cipher gate locks beside its arena counts in the peak too.
+  @Test func thePeakIsNotBelowWhatIsLocked() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(
+      scratch, "arena a alpha slab preferred cipher", "alloc a 3 40", "touch a 3")
+    let ended = try memwatch("snapshot", "\(peer.pid)", "--format", "json", stats: scratch)
+    let document = try json(ended.output)
+    let memlock = document["memlock"] as! [String: Any]
+    let locked = try #require(memlock["lockedByArenasBytes"] as? Int)
+    let arenas = (document["arenas"] as! [[String: Any]]).compactMap { $0["bytesLocked"] as? Int }
+    #expect(locked > arenas.reduce(0, +), "the memory of windows is locked")
+    let peak = try #require(memlock["peakLockedByArenasBytes"] as? Int)
+    #expect(peak >= locked)
   }
 }

@@ -60,4 +60,13 @@ import Testing
     }
     #expect(!unit.unicodeScalars.contains { $0.value < 32 })
   }
+
+  /// The screen shows the free part beside it.
+  @Test func theRoomIsShownInItsParts() {
+    var memlock = Memlock()
+    memlock.headroom = 16 << 10
+    #expect(
+      memlock.text(ofRoom: 20 << 10) == "20 KiB that can still be locked (16 KiB free, 4 KiB idle)")
+    #expect(memlock.text(ofRoom: 16 << 10) == "16 KiB that can still be locked")
+  }
 }
