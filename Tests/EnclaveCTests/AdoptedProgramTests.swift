@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct AdoptedProgramTests {
+@Suite(.serialized, .waitsForProcesses) struct AdoptedProgramTests {
   let adopting: Adopting
   let scratch: Scratch
   let stats: Scratch

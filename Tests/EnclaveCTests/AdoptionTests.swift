@@ -144,7 +144,7 @@ func areThere(_ programs: String...) -> Bool {
   }
 }
 
-@Suite struct AdoptionTests {
+@Suite(.waitsForProcesses) struct AdoptionTests {
   let adopting: Adopting
   init() throws { adopting = try Adopting.shared.get() }
 

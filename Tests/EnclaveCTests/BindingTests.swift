@@ -21,7 +21,7 @@ extension Installed {
   }
 }
 
-@Suite struct BindingTests {
+@Suite(.waitsForProcesses) struct BindingTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 

@@ -333,7 +333,7 @@ struct Installed: Sendable {
 
 /// Programs that were not written for this library, with their memory on an arena, watched by
 /// memwatch.
-@Suite struct ClientTests {
+@Suite(.waitsForProcesses) struct ClientTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 

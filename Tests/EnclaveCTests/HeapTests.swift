@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct HeapTests {
+@Suite(.waitsForProcesses) struct HeapTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 

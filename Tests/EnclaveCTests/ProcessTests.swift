@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct ProcessTests {
+@Suite(.waitsForProcesses) struct ProcessTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct UnloadTests {
+@Suite(.waitsForProcesses) struct UnloadTests {
   let installed: Installed
   init() throws { installed = try Installed.shared.get() }
 

@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct WatchedDocumentTests {
+@Suite(.waitsForProcesses) struct WatchedDocumentTests {
   static let publishing = CodeBlock.of("swift").filter { $0.text.contains("StatsPublisher.start") }
 
   /// The programs end quickly. This pauses them at their first line of output, when they have an

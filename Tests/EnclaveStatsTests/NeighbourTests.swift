@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct NeighbourTests {
+@Suite(.serialized, .waitsForProcesses) struct NeighbourTests {
   /// A file that another process put in place of the directory is not followed, used or changed.
   @Test(arguments: ["link", "file", "fifo", "open", "link to nothing"])
   func filesInPlaceOfTheDirectoryAreLeftAlone(kind: String) throws {

@@ -83,7 +83,7 @@ import Testing
   /// The number of records to accept; MEMWATCH_READS sets it.
   @Test func noAcceptedRecordIsTorn() throws {
     let wanted =
-      ProcessInfo.processInfo.environment["MEMWATCH_READS"].flatMap { Int($0) } ?? 300_000
+      ProcessInfo.processInfo.environment["MEMWATCH_READS"].flatMap { Int($0) } ?? 100_000
     let (accepted, torn) = try run(isMarked: true) { accepted, _ in accepted >= wanted }
     #expect(accepted >= wanted && torn == 0)
   }

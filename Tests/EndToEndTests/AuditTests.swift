@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct AuditTests {
+@Suite(.serialized, .waitsForProcesses) struct AuditTests {
   /// The saboteur's system calls, given a chunk's address and size.
   typealias Calls = @Sendable (_ address: UInt64, _ byteCount: UInt64) -> [String]
 

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct CheckTests {
+@Suite(.serialized, .waitsForProcesses) struct CheckTests {
   private func check(
     _ peer: Peer, _ scratch: Scratch, _ requirements: String...
   ) throws -> (status: Int32, words: [String: String]) {

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct ClipboardTests {
+@Suite(.waitsForProcesses) struct ClipboardTests {
   /// `y` sends the complete fix for this process, to the clipboard only.
   @Test func theFixIsSentToTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)

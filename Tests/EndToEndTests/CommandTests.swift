@@ -14,7 +14,7 @@ func publishing(
   return (peer, path)
 }
 
-@Suite(.serialized) struct CommandTests {
+@Suite(.serialized, .waitsForProcesses) struct CommandTests {
   @Test func noPublisherIs2AndSaysWhereItLooked() throws {
     let scratch = try Scratch(onTmpfs: true)
     // Root runs it as a user that no other test uses; an unprivileged user cannot.

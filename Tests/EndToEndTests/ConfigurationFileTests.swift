@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct ConfigurationFileTests {
+@Suite(.waitsForProcesses) struct ConfigurationFileTests {
   @Test func theScreenStartsWithTheConfiguredSettings() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 3 40")

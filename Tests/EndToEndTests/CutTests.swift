@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct CutTests {
+@Suite(.serialized, .waitsForProcesses) struct CutTests {
   static let arena = "a-name-that-is-longer-than-the-page-has-room-for-ends-where-it-says-END-"
   static let process = "a-process-whose-name-is-longer-than-a-page-has-room-for-ends-größe-"
   static let cutArena = String(arena.prefix(64)) + "…"

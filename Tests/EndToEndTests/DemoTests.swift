@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct DemoTests {
+@Suite(.serialized, .waitsForProcesses) struct DemoTests {
   /// How the file of the sample process is made.
   enum Copy: String, CaseIterable, Sendable {
     case built, copied, linked, longName, tool

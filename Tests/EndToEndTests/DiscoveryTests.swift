@@ -48,7 +48,7 @@ struct Corner: CustomStringConvertible, Sendable {
   }
 }
 
-@Suite(.serialized) struct DiscoveryTests {
+@Suite(.serialized, .waitsForProcesses) struct DiscoveryTests {
   static let nobody = [
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
     "--inh-caps=-all",

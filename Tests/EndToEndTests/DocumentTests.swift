@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct DocumentTests {
+@Suite(.serialized, .waitsForProcesses) struct DocumentTests {
   private func document(
     _ arguments: [String], _ scratch: Scratch, _ kind: String, status: Int32 = 0,
     sourceLocation: SourceLocation = #_sourceLocation

@@ -7,7 +7,8 @@ import TestSupport
 import Testing
 
 @Suite(
-  .serialized, .enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
+  .serialized, .waitsForProcesses,
+  .enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
 struct FieldTests {
   func snapshot(_ path: String, _ scratch: Scratch) throws -> [String: Any] {
     try json(try memwatch("snapshot", "--file", path, "--format", "json", stats: scratch).output)

@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite(
-  .serialized,
+  .serialized, .waitsForProcesses,
   .enabled(
     if: FleetServers.areInstalled,
     "prometheus, prometheus-node-exporter or prometheus-alertmanager is not installed"))

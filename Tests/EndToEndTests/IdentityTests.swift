@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct IdentityTests {
+@Suite(.serialized, .waitsForProcesses) struct IdentityTests {
   private func state(_ text: String) throws -> String? {
     (try json(text)["process"] as? [String: Any])?["state"] as? String
   }

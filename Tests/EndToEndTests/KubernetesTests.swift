@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct KubernetesTests {
+@Suite(.serialized, .waitsForProcesses) struct KubernetesTests {
   private static func text(_ path: String) throws -> String {
     try String(contentsOf: Programs.package.appending(path: path), encoding: .utf8)
   }

@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct LeakTests {
+@Suite(.serialized, .waitsForProcesses) struct LeakTests {
   /// The readable memory of a process, from gdb's gcore. (It omits memory that is excluded from
   /// dumps, but memwatch has none.)
   func memory(of pid: Int32, _ scratch: Scratch) throws -> Data {

@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct LimitTests {
+@Suite(.serialized, .waitsForProcesses) struct LimitTests {
   private func limited(
     _ limits: [String], _ arguments: String..., stats: Scratch, directory: Scratch? = nil
   ) throws -> Ended {

@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct NotErasedTests {
+@Suite(.serialized, .waitsForProcesses) struct NotErasedTests {
   private func victim(_ gate: String) throws -> (WipeOnSignalTests.Victim, Masked, UInt) {
     let scratch = try Scratch(onTmpfs: true)
     let pattern = Masked()

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct PackageTests {
+@Suite(.serialized, .waitsForProcesses) struct PackageTests {
   /// The targets of this package that each target may import, as in the design.
   static let table: [String: Set<String>] = [
     "CEnclaveSystem": [], "EnclaveSystem": ["CEnclaveSystem"],
@@ -236,7 +236,7 @@ import Testing
     let build = scratch.file("build")
     let result = try Launch([
       "swift", "build", "-c", "release", "--package-path", Programs.package.path,
-      "--scratch-path", build, "--target", "Enclave",
+      "--scratch-path", build, "--target", "EnclaveSystem",
     ]).run(within: 600)
     try expectBuilt(result)
     func symbols(_ pattern: String) throws -> String {

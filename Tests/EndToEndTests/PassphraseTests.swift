@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite struct PassphraseTests {
+@Suite(.waitsForProcesses) struct PassphraseTests {
   /// The command prefix that starts a session leader with the terminal as its controlling one, and
   /// no signal blocked or ignored.
   private static let session = [

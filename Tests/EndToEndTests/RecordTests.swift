@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct RecordTests {
+@Suite(.serialized, .waitsForProcesses) struct RecordTests {
   private func record(_ scratch: Scratch) throws -> (path: String, peer: Peer) {
     let peer = try Peer(stats: scratch)
     try peer.send("start")

@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite struct RecordedPageTests {
+@Suite(.waitsForProcesses) struct RecordedPageTests {
   /// One page per release, with its own memwatch's reading: Tests/Support/record-page.
   static let folder = Programs.package.appending(path: "Tests/EndToEndTests/Pages")
   static let versions: [String] =

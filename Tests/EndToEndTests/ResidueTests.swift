@@ -7,7 +7,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct ResidueTests {
+@Suite(.serialized, .waitsForProcesses) struct ResidueTests {
   func start(_ gate: String, _ layout: String) throws -> (Peer, Scratch, Masked) {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
@@ -150,7 +150,7 @@ import Testing
 #if Sodium
   /// Random operations in a process, which another process then searches for everything it ever
   /// wrote.
-  @Suite(.serialized) struct ModelTests {
+  @Suite(.serialized, .waitsForProcesses) struct ModelTests {
     /// The number of pattern words in a process's memory.
     private func found(_ pid: Int32, _ seed: UInt64, _ count: UInt64) throws -> Int {
       var found = 0

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct SettingsTests {
+@Suite(.serialized, .waitsForProcesses) struct SettingsTests {
   /// The flags (VmFlags in smaps, proc(5)) of the mapping that begins at an address, plus `present`
   /// if all of its pages are in RAM.
   private func flags(of pid: Int32, at address: UInt64) throws -> Set<String> {

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct TerminalLineTests {
+@Suite(.serialized, .waitsForProcesses) struct TerminalLineTests {
   @Test func closedInputIsTakenFromTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, _) = try publishing(scratch, "arena a alpha slab preferred pages")

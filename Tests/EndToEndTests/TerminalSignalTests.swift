@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct TerminalSignalTests {
+@Suite(.serialized, .waitsForProcesses) struct TerminalSignalTests {
   /// The sequence that leaves full-screen mode (xterm's rmcup).
   static let leaves = "\u{1b}[?1049l"
 

@@ -22,7 +22,7 @@ func watching(
   return (peer, tmux)
 }
 
-@Suite(.serialized) struct TerminalTests {
+@Suite(.serialized, .waitsForProcesses) struct TerminalTests {
   @Test func showsWhatThereIsAndRestoresTheTerminal() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, tmux) = try watching(scratch)

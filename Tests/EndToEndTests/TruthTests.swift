@@ -19,7 +19,8 @@ struct Expected {
 }
 
 @Suite(
-  .serialized, .enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
+  .serialized, .waitsForProcesses,
+  .enabled(if: Programs.mayLimitToOneMiB, "needs a hard memlock limit of 1 MiB"))
 struct TruthTests {
   struct World {
     var peer: Peer

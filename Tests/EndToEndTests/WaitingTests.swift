@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct WaitingTests {
+@Suite(.serialized, .waitsForProcesses) struct WaitingTests {
   /// memwatch returns the command's exit status, whether or not the command published.
   @Test(
     arguments: [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143)] as [(String, Int32)],

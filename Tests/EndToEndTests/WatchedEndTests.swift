@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct WatchedEndTests {
+@Suite(.serialized, .waitsForProcesses) struct WatchedEndTests {
   /// Programs that a test starts have no signal blocked, whichever thread starts them.
   @Test func startedProgramsHaveNoBlockedSignals() throws {
     let scratch = try Scratch(onTmpfs: true)

@@ -6,7 +6,7 @@ import Glibc
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct WipeOnSignalTests {
+@Suite(.serialized, .waitsForProcesses) struct WipeOnSignalTests {
   /// Programs that crash: this build's, and others given by the environment (optimised, statically
   /// linked).
   static let programs =
@@ -154,9 +154,9 @@ import Testing
     }
   }
 
-  /// The number of instants per gate; WIPE_INSTANTS=500 makes a thousand.
+  /// The number of instants per gate; WIPE_INSTANTS=1000 makes a thousand.
   static let instants =
-    ProcessInfo.processInfo.environment["WIPE_INSTANTS"].flatMap(Int.init) ?? 100
+    ProcessInfo.processInfo.environment["WIPE_INSTANTS"].flatMap(Int.init) ?? 40
 
   /// Signals arrive at random instants while four threads allocate, free, grow, encrypt, decrypt
   /// and rotate. The victim stops at its exit, and no eight bytes of its secret are in its memory.

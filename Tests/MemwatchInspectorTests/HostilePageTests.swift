@@ -7,7 +7,7 @@ import Synchronization
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct HostilePageTests {
+@Suite(.serialized, .waitsForProcesses) struct HostilePageTests {
   private func page(_ scratch: Scratch) throws -> (Peer, Data) {
     let peer = try Peer(stats: scratch)
     let path = try peer.send("start 200")
@@ -36,18 +36,19 @@ import Testing
     let group = DispatchGroup()
     group.enter()
     Thread.detachNewThread {
-      var random = SystemRandomNumberGenerator()
+      var random = SeededGenerator()
       var turn = 0
       let file = open(path, O_RDWR)
       while !isOver.load(ordering: .relaxed) {
         turn += 1
         switch attack {
         case .rewrite:
-          var word = turn % 5 == 0 ? UInt64.max : random.next() >> UInt64.random(in: 0..<60)
-          let offset = Int.random(in: 128..<(bytes.count / 8)) * 8
+          var word =
+            turn % 5 == 0 ? UInt64.max : random.next() >> UInt64.random(in: 0..<60, using: &random)
+          let offset = Int.random(in: 128..<(bytes.count / 8), using: &random) * 8
           _ = pwrite(file, &word, 8, off_t(offset))
         case .truncate:
-          ftruncate(file, off_t(Int.random(in: 0...bytes.count)))
+          ftruncate(file, off_t(Int.random(in: 0...bytes.count, using: &random)))
           _ = bytes.withUnsafeBytes { pwrite(file, $0.baseAddress, bytes.count, 0) }
         case .replace:
           let other = path + ".new"

@@ -29,7 +29,7 @@ import Testing
   }
 
   @Test func malformedRequestsAreRefused() {
-    var seed = SystemRandomNumberGenerator()
+    var seed = SeededGenerator()
     var taken = 0
     for length in 0...400 {
       let bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &seed) }

@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-@Suite(.serialized) struct ViewerTests {
+@Suite(.serialized, .waitsForProcesses) struct ViewerTests {
   private func fact(_ name: String, _ pid: Int32) throws -> String {
     let text = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
     let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":") }
