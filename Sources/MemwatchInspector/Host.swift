@@ -21,7 +21,7 @@ package struct HostFact: Equatable, Sendable {
 /// The host's settings from /proc and /sys (proc(5), and the kernel's admin guide). Nothing is
 /// guessed: what cannot be read is unknown.
 package struct Host: Equatable, Sendable {
-  package private(set) var facts: [HostFact] = []
+  package internal(set) var facts: [HostFact] = []
   /// The fact about swap, and whether swap is on; nil: unknown.
   package private(set) var swapFact: HostFact?
   package private(set) var hasSwap: Bool?
@@ -368,9 +368,13 @@ extension HostFact.Judgement {
 }
 
 extension Host {
+  package var worstFirst: [HostFact] {
+    [.bad, .unknown, .good].flatMap { judgement in facts.filter { $0.judgement == judgement } }
+  }
+
   package var lines: [String] {
     var lines: [String] = []
-    for fact in facts {
+    for fact in worstFirst {
       lines.append("\(fact.judgement.heading)  \(fact.name): \(fact.value)")
       lines.append("    \(fact.meaning)")
       if let fix = fact.fix { lines.append("    fix: \(fix)") }

@@ -16,20 +16,17 @@ extension Renderer {
 
   /// Fills the rows from `first` up to `end` with the host's settings, worst first.
   mutating func drawHost(from first: Int, to end: Int) {
-    guard let facts = model.host?.facts, end - first >= 8 else { return }
+    guard let facts = model.host?.worstFirst, end - first >= 8 else { return }
     rule(first + 1, "host", "6 all")
-    let order: [HostFact.Judgement] = [.bad, .unknown, .good]
     var row = first + 2
-    for judgement in order {
-      for fact in facts where fact.judgement == judgement {
-        let lines =
-          ["\(judgement.heading)  \(fact.name): \(fact.value)"]
-          + (fact.fix.map { ["    fix: \($0)"] } ?? [])
-        for (index, line) in lines.enumerated() where row < end {
-          grid.put(displayable(line).fitted(width), row: row, column: 0)
-          if index == 0 { grid.put(judgement.heading, row: row, column: 0, role: judgement.role) }
-          row += 1
-        }
+    for fact in facts {
+      let heading = fact.judgement.heading
+      let lines =
+        ["\(heading)  \(fact.name): \(fact.value)"] + (fact.fix.map { ["    fix: \($0)"] } ?? [])
+      for (index, line) in lines.enumerated() where row < end {
+        grid.put(displayable(line).fitted(width), row: row, column: 0)
+        if index == 0 { grid.put(heading, row: row, column: 0, role: fact.judgement.role) }
+        row += 1
       }
     }
   }

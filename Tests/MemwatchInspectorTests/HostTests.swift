@@ -25,6 +25,19 @@ import Testing
     for fact in facts.values { #expect(fact.judgement == .unknown, "\(fact.name): \(fact.value)") }
   }
 
+  /// On a small screen the first lines are the ones to act on.
+  @Test func whatIsBadComesFirst() {
+    func fact(_ kind: HostFact.Kind, _ judgement: HostFact.Judgement) -> HostFact {
+      HostFact(kind: kind, judgement: judgement, value: "v", meaning: "m", fix: nil)
+    }
+    var host = Host()
+    host.facts = [
+      fact(.swap, .good), fact(.ptrace, .unknown), fact(.bpf, .bad), fact(.lockdown, .unknown),
+    ]
+    #expect(host.worstFirst.map(\.kind) == [.bpf, .ptrace, .lockdown, .swap])
+    #expect(host.lines[0].hasPrefix("! bad") && host.lines[6].hasPrefix("  good"))
+  }
+
   /// Mechanisms that memwatch's own unit forbids, with the setting to add. Other missing ones are
   /// due to the kernel.
   @Test func aFilterAroundMemwatchIsNamed() throws {
