@@ -19,39 +19,24 @@ package enum ScratchMemory {
       bits = UInt32(thread) | UInt32(first) << 6 | UInt32(pieces) << 12
     }
 
-    fileprivate var scratch: UnsafeMutablePointer<ces_scratch> {
-      unsafe ces_scratch_of(Int32(bits & 63))
-    }
-    fileprivate var first: UInt32 { bits >> 6 & 63 }
-    fileprivate var pieces: UInt32 { bits >> 12 & 127 }
     fileprivate var pages: UnsafeMutablePointer<ces_scratch_pages> {
-      unsafe ces_scratch_pages_of(scratch, Int32(first))
+      unsafe ces_scratch_pages_of(ces_scratch_of(Int32(bits & 63)), Int32(bits >> 6 & 63))
     }
 
     /// Whether it has separate pages. Then the bytes end at a guard page, with a canary before
     /// them; otherwise the canary follows them.
-    package var isPages: Bool { pieces == 0 }
+    package var isPages: Bool { bits >> 12 == 0 }
 
     /// The start of all of it.
     package var base: UnsafeMutableRawPointer {
-      unsafe isPages
-        ? pages.pointee.data.unsafelyUnwrapped
-        : scratch.pointee.page.unsafelyUnwrapped + Int(first) * Int(CES_SCRATCH_PIECE)
+      unsafe isPages ? pages.pointee.data.unsafelyUnwrapped : scratchBase(bits)
     }
     package var byteCount: Int {
-      isPages ? unsafe pages.pointee.length : Int(pieces) * Int(CES_SCRATCH_PIECE)
+      isPages ? unsafe pages.pointee.length : Int(bits >> 12) * Int(CES_SCRATCH_PIECE)
     }
-
-    /// Where the secret's bytes start: `room` bytes before the end if it has separate pages.
-    package func start(beforeEnd room: Int) -> UnsafeMutableRawPointer {
-      unsafe isPages ? base + (byteCount - room) : base
-    }
-
-    /// The alignment of pieces.
-    package static let alignment = Int(CES_SCRATCH_PIECE)
   }
 
-  package static let canaryBytes = 16
+  private static let canaryBytes = 16
   /// The largest secret that is served from a page, in pieces: half a page.
   private static let largestPieces = 32
   /// Larger page runs are unmapped at the end of their window; smaller ones are kept for the next.
@@ -94,8 +79,8 @@ package enum ScratchMemory {
         guard mayMap else { return nil }
         unsafe try makePage(scratch)
       }
-      let first = unsafe ces_scratch_allocate(scratch, UInt32(pieces), owner)
-      if first >= 0 { return Piece(thread: thread, first: first, pieces: pieces) }
+      let bits = scratchTake(pieces: pieces, for: owner)
+      if bits != 0 { return Piece(bits: bits) }
     }
     guard mayMap else { return nil }
     let needed = Page.roundUp(byteCount + (isIsolated ? 0 : canaryBytes)) ?? Page.size
@@ -107,11 +92,9 @@ package enum ScratchMemory {
   /// Wipes a piece and releases it. Does nothing if it no longer belongs to this arena.
   package static func release(_ piece: Piece, of owner: UInt64) {
     guard piece.isPages else {
-      guard unsafe loadRelaxed(ces_scratch_owner(piece.scratch, piece.first)) == owner else {
-        return
-      }
-      unsafe EnclaveSystem.wipe(piece.base, byteCount: piece.byteCount)
-      return unsafe ces_scratch_release(piece.scratch, piece.first, piece.pieces)
+      guard scratchBelongs(piece.bits, to: owner) else { return }
+      unsafe wipeSlot(piece.base, byteCount: piece.byteCount)
+      return scratchGive(piece.bits)
     }
     let pages = unsafe piece.pages
     guard unsafe loadRelaxed(&pages.pointee.owner) == owner, unsafe claimInUse(pages) else {

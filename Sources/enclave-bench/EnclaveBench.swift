@@ -1,6 +1,6 @@
 // enclave-bench: measures the library, and prints lines in the format of the peers' harness.
 //
-//   enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N]
+//   enclave-bench [--op PREFIX] [--peer SUBSTRING] [--size BYTES] [--batch MS] [--reps N]
 //   enclave-bench memory          ordinary and locked memory per secret
 //   enclave-bench attacks         the same attacks on this library and on installed peers
 //
@@ -16,6 +16,8 @@ struct Options {
   var peer = ""
   var batchMs = 12
   var repetitions = 1
+  /// Only this size in bytes; 0: all.
+  var size = 0
 }
 
 struct Measurement {
@@ -86,6 +88,7 @@ enum EnclaveBench {
       switch name {
       case "--op": options.op = value
       case "--peer": options.peer = value
+      case "--size": options.size = Int(value) ?? 0
       case "--batch": options.batchMs = Int(value) ?? 12
       case "--reps": options.repetitions = Int(value) ?? 1
       default: usage()
@@ -96,7 +99,7 @@ enum EnclaveBench {
 
   static func usage() -> Never {
     complain(
-      "usage: enclave-bench [--op PREFIX] [--peer SUBSTRING] [--batch MS] [--reps N] | memory | attacks\n"
+      "usage: enclave-bench [--op PREFIX] [--peer SUBSTRING] [--size BYTES] [--batch MS] [--reps N] | memory | attacks\n"
     )
     exit(64)
   }
@@ -112,6 +115,7 @@ enum EnclaveBench {
       for measurement in Measurement.all
       where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
         if measurement.isLong, measurement.op != options.op { continue }
+        if options.size != 0, measurement.size != options.size { continue }
         // Vaults have no C interface, and may be excluded from the build.
         if measurement.isVault, variant.isC || !hasVaults { continue }
         // Isolated secrets need at least two mappings each, so a process can only have so many.

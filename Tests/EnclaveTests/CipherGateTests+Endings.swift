@@ -202,6 +202,20 @@
       }
     }
 
+    /// Twice as much of the stack is cleared as the installed libsodium uses.
+    @Test(arguments: [AEAD.aes256gcm, .chacha20poly1305, .xchacha20poly1305])
+    func enoughOfTheStackIsCleared(cipher: AEAD) throws {
+      guard cipher.isAvailable else { try Test.cancel("this processor has no AES instructions") }
+      let number: Int32 =
+        switch cipher {
+        case .aes256gcm: 0
+        case .chacha20poly1305: 1
+        case .xchacha20poly1305: 2
+        }
+      let used = ct_cipher_stack(number)
+      #expect(used > 128 && 2 * Int(used) <= cipher.residueBytes, "\(cipher): \(used)")
+    }
+
     /// Nothing is left in the padding of the frames of the functions that clear.
     @Test func theStackIsClearedUpToTheCaller() {
       #expect(ct_words_left_on_stack(false) == 128)

@@ -201,6 +201,7 @@
       // written to the other, and after.
       for isWritten in [false, true] {
         if isWritten { try fill(&next, from: 7) }
+        #expect(handle.openScratchQuickly(arena.reference) == 0, "written: \(isWritten)")
         for writing in [false, true] {
           #expect(throws: EnclaveError.destroyed, "written: \(isWritten)") {
             try handle.openScratch(arena.reference, writing: writing)
@@ -286,6 +287,29 @@
         let other = try CipherGateTests.arena()
         var next = try other.allocate(byteCount: byteCount)
         try fill(&next, from: 2)
+      }
+    }
+
+    /// A thread's pieces that another thread releases, as when an arena is destroyed with windows that nobody can
+    /// close, are the thread's own again.
+    @Test func piecesReleasedByAnotherThreadServeAgain() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try CipherGateTests.arena()
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        func takeAll() -> [UInt32] {
+          var runs: [UInt32] = []
+          while case let run = scratchTake(pieces: 3, for: .max), run != 0 { runs.append(run) }
+          return runs
+        }
+        let first = takeAll()
+        #expect(first.count == 21, "64 pieces, in threes")
+        onAnotherThread { for run in first.dropLast() { scratchGive(run) } }
+        scratchGive(first[20])
+        let second = takeAll()
+        #expect(second == first)
+        for run in second { scratchGive(run) }
+        #expect(try contents(secret)[0] == 1)
       }
     }
 

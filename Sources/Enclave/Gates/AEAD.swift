@@ -46,7 +46,12 @@ package enum AEAD: Sendable, BitwiseCopyable {
 
     /// Prepares a key for use. Writes `scheduleBytes` bytes at most, aligned to 16.
     package func prepare(key: UnsafeRawPointer, schedule: UnsafeMutableRawPointer) {
-      defer { clearResidue() }
+      unsafe expand(key: key, schedule: schedule)
+      clearResidue()
+    }
+
+    @inline(__always)
+    private func expand(key: UnsafeRawPointer, schedule: UnsafeMutableRawPointer) {
       switch self {
       case .aes256gcm:
         unsafe crypto_aead_aes256gcm_beforenm(
@@ -62,7 +67,19 @@ package enum AEAD: Sendable, BitwiseCopyable {
       tag: UnsafeMutableRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
       schedule: UnsafeRawPointer
     ) {
-      defer { clearResidue() }
+      unsafe encryptLeavingResidue(
+        text, byteCount: byteCount, into: ciphertext, tag: tag, nonce: nonce,
+        associated: associated, schedule: schedule)
+      clearResidue()
+    }
+
+    /// Like `encrypt`, but leaves residue: the caller has to clear it.
+    @inline(__always)
+    func encryptLeavingResidue(
+      _ text: UnsafeRawPointer, byteCount: Int, into ciphertext: UnsafeMutableRawPointer,
+      tag: UnsafeMutableRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
+      schedule: UnsafeRawPointer
+    ) {
       let (m, c) = unsafe (bytes(text), mutableBytes(ciphertext))
       let tag = unsafe mutableBytes(tag)
       let (a, aCount) = unsafe (
@@ -88,7 +105,20 @@ package enum AEAD: Sendable, BitwiseCopyable {
       tag: UnsafeRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
       schedule: UnsafeRawPointer
     ) -> Bool {
-      defer { clearResidue() }
+      let isAuthentic = unsafe decryptLeavingResidue(
+        ciphertext, byteCount: byteCount, into: text, tag: tag, nonce: nonce,
+        associated: associated, schedule: schedule)
+      clearResidue()
+      return isAuthentic
+    }
+
+    /// Like `decrypt`, but leaves residue: the caller has to clear it.
+    @inline(__always)
+    func decryptLeavingResidue(
+      _ ciphertext: UnsafeRawPointer, byteCount: Int, into text: UnsafeMutableRawPointer,
+      tag: UnsafeRawPointer, nonce: UnsafeRawPointer, associated: UnsafeRawBufferPointer,
+      schedule: UnsafeRawPointer
+    ) -> Bool {
       let (m, c) = unsafe (mutableBytes(text), bytes(ciphertext))
       let tag = unsafe bytes(tag)
       let (a, aCount) = unsafe (
@@ -109,12 +139,24 @@ package enum AEAD: Sendable, BitwiseCopyable {
       return result == 0
     }
 
-    /// Clears what libsodium leaves of key, text and key stream in vector registers and on the stack:
-    /// several times what version 1.0.18 was seen to use there, 416 bytes for AES-GCM and 2.2 KiB else.
+    /// Clears what libsodium leaves of key, text and key stream in vector registers and on the stack.
     @inline(__always)
-    private func clearResidue() {
-      EnclaveSystem.clearResidue(stackBytes: self == .aes256gcm ? 2048 : 5120)
+    private func clearResidue() { EnclaveSystem.clearResidue(stackBytes: residueBytes) }
+
+    /// How far below its caller to clear the stack: at least twice what a call was seen to use, on the processors
+    /// that it was tried on. Less is faster up to a point: see cipher.c.
+    package var residueBytes: Int {
+      switch self {
+      // libsodium 1.0.18, which has one implementation, uses 448 bytes.
+      case .aes256gcm: Self.isMeasuredVersion ? 1024 : 2048
+      // 2.2 KiB.
+      case .chacha20poly1305, .xchacha20poly1305: 5120
+      }
     }
+
+    /// Version 1.0.18.
+    private static let isMeasuredVersion =
+      sodium_library_version_major() == 10 && sodium_library_version_minor() == 3
 
     @inline(__always)
     private func state(
@@ -132,5 +174,9 @@ package enum AEAD: Sendable, BitwiseCopyable {
     private func mutableBytes(_ address: UnsafeMutableRawPointer) -> UnsafeMutablePointer<UInt8> {
       unsafe address.assumingMemoryBound(to: UInt8.self)
     }
+  }
+#else
+  extension AEAD {
+    package var residueBytes: Int { 0 }
   }
 #endif

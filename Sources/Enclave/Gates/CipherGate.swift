@@ -34,14 +34,20 @@ struct CipherGate: BitwiseCopyable {
   private let mapping: GuardedMapping
   private let entry: WipeEntry
   private let cipher: AEAD
+  /// `AEAD.residueBytes`, at hand.
+  private let residueBytes: Int
 
   /// The associated data of a ciphertext, which binds it to its place and to this allocation. (Every arena
   /// has a key of its own.) 16 bytes are one block of GHASH; with 24, which are two, libsodium took 16 % longer
   /// for a secret of 32 bytes.
   struct CiphertextBinding: BitwiseCopyable {
-    var address: UInt64
-    var byteCount: UInt32
-    var generation: UInt32
+    /// The address; the size and the generation.
+    let words: SIMD2<UInt64>
+
+    @inline(__always)
+    init(address: UInt64, byteCount: UInt32, generation: UInt32) {
+      words = SIMD2(address, UInt64(byteCount) | UInt64(generation) << 32)
+    }
   }
 
   init(_ cipher: AEAD, gate: GateState) throws(SystemFailure) {
@@ -62,6 +68,7 @@ struct CipherGate: BitwiseCopyable {
     }
     self.mapping = mapping
     self.cipher = cipher
+    residueBytes = cipher.residueBytes
     ScratchMemory.addKeyBytes(byteCount: mapping.byteCount)
     do throws(SystemFailure) {
       let key = unsafe mapping.data + Self.countersAt
@@ -117,49 +124,50 @@ struct CipherGate: BitwiseCopyable {
     func encrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ binding: CiphertextBinding
     ) -> CipherSlot.NonceAndTag {
-      var result = CipherSlot.NonceAndTag()
       let shard = self.shard
-      result.shard = UInt32(shard)
-      result.counter = unsafe nextCounter(counter(shard))
-      var tag: (UInt64, UInt64) = (0, 0)
-      unsafe Self.withBytes(result, binding) { nonce, associated in
-        unsafe withUnsafeMutableBytes(of: &tag) { tag in
-          unsafe cipher.encrypt(
+      var result = unsafe CipherSlot.NonceAndTag(
+        shard: UInt32(shard), counter: nextCounter(counter(shard)))
+      var tag = SIMD2<UInt64>()
+      unsafe withUnsafeMutableBytes(of: &tag) { tag in
+        unsafe Self.withBytes(result, binding) { nonce, _, associated in
+          unsafe cipher.encryptLeavingResidue(
             bytes, byteCount: byteCount, into: bytes, tag: tag.baseAddress.unsafelyUnwrapped,
             nonce: nonce, associated: associated, schedule: mapping.data)
         }
       }
+      clearResidue(stackBytes: residueBytes)
       result.tag = tag
       return result
     }
 
     /// Decrypts bytes in place. If they are not what was encrypted, returns false and writes zeros.
+    @inline(__always)
     func decrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ nonceAndTag: CipherSlot.NonceAndTag,
       _ binding: CiphertextBinding
     ) -> Bool {
-      let tag = nonceAndTag.tag
-      return unsafe Self.withBytes(nonceAndTag, binding) { nonce, associated in
-        unsafe withUnsafeBytes(of: tag) { tag in
-          unsafe cipher.decrypt(
-            bytes, byteCount: byteCount, into: bytes, tag: tag.baseAddress.unsafelyUnwrapped,
-            nonce: nonce, associated: associated, schedule: mapping.data)
-        }
+      let isAuthentic = unsafe Self.withBytes(nonceAndTag, binding) { nonce, tag, associated in
+        unsafe cipher.decryptLeavingResidue(
+          bytes, byteCount: byteCount, into: bytes, tag: tag, nonce: nonce,
+          associated: associated, schedule: mapping.data)
       }
+      clearResidue(stackBytes: residueBytes)
+      return isAuthentic
     }
 
     @inline(__always)
     private static func withBytes<R>(
       _ nonceAndTag: CipherSlot.NonceAndTag, _ binding: CiphertextBinding,
-      _ body: (_ nonce: UnsafeRawPointer, _ associated: UnsafeRawBufferPointer) -> R
+      _ body: (
+        _ nonce: UnsafeRawPointer, _ tag: UnsafeRawPointer, _ associated: UnsafeRawBufferPointer
+      ) -> R
     ) -> R {
-      let nonce: (UInt32, UInt32, UInt32) = (
-        nonceAndTag.shard, UInt32(truncatingIfNeeded: nonceAndTag.counter),
-        UInt32(truncatingIfNeeded: nonceAndTag.counter >> 32)
-      )
-      return unsafe withUnsafeBytes(of: nonce) { nonce in
-        unsafe withUnsafeBytes(of: binding) { associated in
-          unsafe body(nonce.baseAddress.unsafelyUnwrapped, associated)
+      unsafe withUnsafeBytes(of: nonceAndTag.nonceAndState) { nonce in
+        unsafe withUnsafeBytes(of: nonceAndTag.tag) { tag in
+          unsafe withUnsafeBytes(of: binding.words) { associated in
+            unsafe body(
+              nonce.baseAddress.unsafelyUnwrapped, tag.baseAddress.unsafelyUnwrapped, associated)
+          }
         }
       }
     }

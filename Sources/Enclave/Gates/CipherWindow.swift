@@ -11,11 +11,14 @@ extension SecretHandle {
   /// Layout of the value that `openWindow` returns under a cipher gate, in addition to the bit that
   /// says whether the window was counted: the scratch memory, and whether it belongs to this
   /// thread's own write window.
-  private static let scratchShift: UInt64 = 34
-  private static let isShared: UInt64 = 1 << 33
+  @inline(__always)
+  private static var scratchShift: UInt64 { 34 }
+  @inline(__always)
+  private static var isShared: UInt64 { 1 << 33 }
 
-  private static func scratch(_ found: UInt64) -> ScratchMemory.Piece {
-    ScratchMemory.Piece(bits: UInt32(truncatingIfNeeded: found >> scratchShift))
+  @inline(__always)
+  private static func scratch(_ found: UInt64) -> WindowScratch {
+    WindowScratch(bits: UInt32(truncatingIfNeeded: found >> scratchShift))
   }
 
   /// Where the bytes are while the window is open.
@@ -24,33 +27,75 @@ extension SecretHandle {
     unsafe arena.hasCipherGate ? scratchBytes(found) : address
   }
 
-  @inline(never)
+  @inline(__always)
   private func scratchBytes(_ found: UInt64) -> UnsafeMutableRawPointer {
     // A secret of 0 bytes has no scratch memory; its address is never dereferenced.
     unsafe byteCount == 0 ? address : scratchStart(Self.scratch(found))
   }
 
   /// The alignment of the slot, up to 64. In separate pages, as close to the guard as in the slot.
-  private func scratchStart(_ place: ScratchMemory.Piece) -> UnsafeMutableRawPointer {
-    guard place.isPages else { return unsafe place.start(beforeEnd: 0) }
-    if unsafe slab.pointee.isIsolated {
-      return unsafe place.start(
-        beforeEnd: slab.pointee.base + slab.pointee.byteCount - address)
-    }
-    let low = unsafe 1 << UInt(bitPattern: address).trailingZeroBitCount
-    let alignment = min(low, ScratchMemory.Piece.alignment)
-    return unsafe place.start(beforeEnd: (Int(byteCount) + alignment - 1) & ~(alignment - 1))
+  @inline(__always)
+  private func scratchStart(_ place: WindowScratch) -> UnsafeMutableRawPointer {
+    unsafe place.isPages ? startInPages(place.piece) : place.base
   }
 
+  @inline(never)
+  private func startInPages(_ place: ScratchMemory.Piece) -> UnsafeMutableRawPointer {
+    let end = unsafe place.base + place.byteCount
+    if unsafe slab.pointee.isIsolated {
+      return unsafe end - (slab.pointee.base + slab.pointee.byteCount - address)
+    }
+    let low = unsafe 1 << UInt(bitPattern: address).trailingZeroBitCount
+    let alignment = min(low, scratchPieceBytes())
+    return unsafe end - ((Int(byteCount) + alignment - 1) & ~(alignment - 1))
+  }
+
+  @inline(__always)
   private var cipherSlot: CipherSlot {
     unsafe CipherSlot(at: Slab.cipherSlots(of: slab) + Int(slot) * CipherSlot.byteCount)
   }
 
+  @inline(__always)
   private var binding: CipherGate.CiphertextBinding {
     CipherGate.CiphertextBinding(
       address: UInt64(UInt(bitPattern: unsafe address)), byteCount: byteCount,
       generation: generation)
   }
+
+  // MARK: - The common case
+
+  /// Decrypts a small secret that is intact, and that this thread does not write, into its scratch page. Returns 0
+  /// if it is otherwise; then nothing has changed, and `openScratch` does it or tells why not.
+  @inline(never)
+  func openScratchQuickly(_ arena: ArenaReference) -> UInt64 {
+    let slot = cipherSlot
+    guard byteCount != 0, slot.ownWindow == nil, let place = takePieces(arena) else { return 0 }
+    // The secret may have been freed meanwhile, and the slot reused.
+    if isCurrent,
+      let (_, nonceAndTag) = unsafe slot.read(
+        from: address, into: place.base, byteCount: Int(byteCount)), nonceAndTag.isWritten,
+      unsafe arena.cipher.decrypt(place.base, byteCount: Int(byteCount), nonceAndTag, binding),
+      !arena.gate.isWiped
+    {
+      return UInt64(place.bits) << Self.scratchShift
+    }
+    place.release(of: arena.id)
+    return 0
+  }
+
+  /// Wipes the scratch memory of a window for reading, if it is undamaged pieces of this thread's page. Otherwise
+  /// returns false, and `closeScratch` does it.
+  @inline(never)
+  func closeScratchQuickly(_ arena: ArenaReference, _ found: UInt64) -> Bool {
+    let place = Self.scratch(found)
+    guard byteCount != 0, found & Self.isShared == 0, !place.isPages,
+      unsafe arena.canaries.isIntact(at: place.base + Int(byteCount))
+    else { return false }
+    place.release(of: arena.id)
+    return true
+  }
+
+  // MARK: - Every case
 
   /// Decrypts the secret. The window is already counted; if this throws, the caller ends the count.
   func openScratch(_ arena: ArenaReference, writing: Bool) throws(EnclaveError) -> UInt64 {
@@ -64,7 +109,7 @@ extension SecretHandle {
     if writing, !gate.hasNonces { throw .noncesUsedUp }
     let place = try takeScratch(arena)
     if writing, !slot.claim(place.bits) {
-      ScratchMemory.release(place, of: arena.id)
+      place.release(of: arena.id)
       throw .openForWriting
     }
     do throws(EnclaveError) {
@@ -73,7 +118,7 @@ extension SecretHandle {
       try decrypt(arena, gate, slot, into: place, isClaimed: writing)
     } catch {
       if writing { slot.unclaim() }
-      ScratchMemory.release(place, of: arena.id)
+      place.release(of: arena.id)
       throw error
     }
     if writing { slot.setBusy(false, place.bits) }
@@ -101,35 +146,55 @@ extension SecretHandle {
   }
 
   /// Whether the slot still holds this secret.
+  @inline(__always)
   private var isCurrent: Bool {
     unsafe loadAcquire(&(Slab.slots(of: slab) + Int(slot)).pointee.generation) == generation
   }
 
-  private func takeScratch(_ arena: ArenaReference) throws(EnclaveError) -> ScratchMemory.Piece {
-    let place: ScratchMemory.Piece?
+  @inline(__always)
+  private func takeScratch(_ arena: ArenaReference) throws(EnclaveError) -> WindowScratch {
+    if let place = takePieces(arena) { return place }
+    return try takeMoreScratch(arena)
+  }
+
+  /// Takes pieces of this thread's page, and writes their canary.
+  @inline(__always)
+  private func takePieces(_ arena: ArenaReference) -> WindowScratch? {
+    guard unsafe !slab.pointee.isIsolated,
+      let place = WindowScratch.take(byteCount: Int(byteCount), for: arena.id)
+    else { return nil }
+    unsafe arena.canaries.write(behind: place.base + Int(byteCount))
+    return place
+  }
+
+  /// The rest of `takeScratch`: the thread's first window, large and isolated secrets, and many windows.
+  @inline(never)
+  private func takeMoreScratch(_ arena: ArenaReference) throws(EnclaveError) -> WindowScratch {
+    let piece: ScratchMemory.Piece?
     // A signal handler that interrupted the library may only use scratch memory that is already
     // mapped.
     let mayMap = !arena.isInterruptedHere
     do throws(SystemFailure) {
-      place = try ScratchMemory.allocate(
+      piece = try ScratchMemory.allocate(
         byteCount: Int(byteCount), isIsolated: unsafe slab.pointee.isIsolated, mayMap: mayMap,
         for: arena.id)
     } catch { throw .system(error) }  // unchanged: explaining it would read files
-    guard let place else { throw mayMap ? .noScratch : .busy }
+    guard let piece else { throw mayMap ? .noScratch : .busy }
+    let place = WindowScratch(piece)
     let start = unsafe scratchStart(place)
     if place.isPages {
       unsafe arena.canaries.writeAround(
-        place.base, place.byteCount, address: start, byteCount: Int(byteCount))
+        piece.base, piece.byteCount, address: start, byteCount: Int(byteCount))
     } else {
       unsafe arena.canaries.write(behind: start + Int(byteCount))
     }
     return place
   }
 
+  @inline(__always)
   private func decrypt(
     _ arena: ArenaReference, _ gate: CipherGate, _ slot: CipherSlot,
-    into place: ScratchMemory.Piece,
-    isClaimed: Bool
+    into place: WindowScratch, isClaimed: Bool
   ) throws(EnclaveError) {
     let start = unsafe scratchStart(place)
     var tries: UInt32 = 0
@@ -165,6 +230,14 @@ extension SecretHandle {
     .tampered(label: arena.isInterruptedHere ? "" : arena.labelText(label))
   }
 
+  @inline(never)
+  private func damageInPages(
+    _ place: ScratchMemory.Piece, _ start: UnsafeMutableRawPointer
+  ) -> Int? {
+    unsafe arena.canaries.damageAround(
+      place.base, place.byteCount, address: start, byteCount: Int(byteCount))
+  }
+
   /// Encrypts what was written, and wipes the scratch memory.
   func closeScratch(_ arena: ArenaReference, writing: Bool, _ found: UInt64) {
     if byteCount == 0 || found & Self.isShared != 0 { return }
@@ -172,8 +245,7 @@ extension SecretHandle {
     let start = unsafe scratchStart(place)
     let damage =
       place.isPages
-      ? unsafe arena.canaries.damageAround(
-        place.base, place.byteCount, address: start, byteCount: Int(byteCount))
+      ? unsafe damageInPages(place.piece, start)
       : unsafe arena.canaries.firstDamage(at: start + Int(byteCount)).map { $0 + Int(byteCount) }
     if writing {
       let slot = cipherSlot
@@ -187,7 +259,7 @@ extension SecretHandle {
       }
       slot.unclaim()
     }
-    ScratchMemory.release(place, of: arena.id)
+    place.release(of: arena.id)
     if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
       arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)

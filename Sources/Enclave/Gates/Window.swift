@@ -28,8 +28,11 @@ extension SecretHandle {
       counted = Self.isCounted
     }
     // The window is counted by now, so freeing the secret is refused.
-    let scratch =
-      arena.hasCipherGate ? try openScratchOrUndo(arena, writing: writing, counted) : 0
+    var scratch: UInt64 = 0
+    if arena.hasCipherGate {
+      if !writing { scratch = openScratchQuickly(arena) }
+      if scratch == 0 { scratch = try openScratchOrUndo(arena, writing: writing, counted) }
+    }
     return scratch | counted | UInt64(gate.openKey(writing: writing))
   }
 
@@ -77,7 +80,9 @@ extension SecretHandle {
     // In a child forked inside the body, only the key remains to be closed.
     arena.gate.closeKey(UInt32(truncatingIfNeeded: found))
     guard arena.gate.isOwn else { return false }
-    if arena.hasCipherGate { closeScratch(arena, writing: writing, found) }
+    if arena.hasCipherGate, writing || !closeScratchQuickly(arena, found) {
+      closeScratch(arena, writing: writing, found)
+    }
     if found & Self.isCounted != 0 { countWindow(.max) }
     if arena.hasPageGate {
       unsafe arena.withShard(Int(slab.pointee.shard)) { shard in

@@ -8,12 +8,14 @@ struct Canaries: BitwiseCopyable {
   /// Random, different in each arena.
   let seed: (UInt64, UInt64)
 
+  @inline(__always)
   private func canary(at address: UnsafeMutableRawPointer) -> (UInt64, UInt64) {
     // Depends on the address, so that a leaked canary is useless for another slot.
     let place = UInt64(UInt(bitPattern: address))
     return (seed.0 ^ place, seed.1 &+ place &* 0x9e37_79b9_7f4a_7c15)
   }
 
+  @inline(__always)
   func write(behind address: UnsafeMutableRawPointer) {
     let (a, b) = unsafe canary(at: address)
     unsafe address.storeBytes(of: a, as: UInt64.self)
@@ -28,10 +30,11 @@ struct Canaries: BitwiseCopyable {
     }
   }
 
-  private func isIntact(at address: UnsafeMutableRawPointer) -> Bool {
+  @inline(__always)
+  func isIntact(at address: UnsafeMutableRawPointer) -> Bool {
     let (a, b) = unsafe canary(at: address)
-    return unsafe (address.load(as: UInt64.self) ^ a) | ((address + 8).load(as: UInt64.self) ^ b)
-      == 0
+    return unsafe (address.loadUnaligned(as: UInt64.self) ^ a)
+      | ((address + 8).loadUnaligned(as: UInt64.self) ^ b) == 0
   }
 
   /// The offset of the first wrong byte of a canary.

@@ -154,6 +154,59 @@ int ct_words_left_on_stack(bool clears) {
   return count_on_stack();
 }
 
+// What the stack holds below a function: at most this much is looked at.
+enum { PAINTED = 8192, PAINT = 0xc5 };
+
+static __attribute__((noinline)) void paint_stack(void) {
+  volatile unsigned char below[PAINTED];
+  for (int i = 0; i < PAINTED; i++) below[i] = PAINT;
+}
+static __attribute__((noinline)) int painted_depth(void) {
+  volatile unsigned char below[PAINTED];
+  int depth = PAINTED;
+  while (depth > 0 && below[PAINTED - depth] == PAINT) depth--;
+  return depth;
+}
+
+// libsodium's calls, as far as it is linked.
+typedef int encrypts(void *, void *, void *, const void *, unsigned long long, const void *, unsigned long long, const void *,
+                     const void *, const void *);
+typedef int decrypts(void *, void *, const void *, unsigned long long, const void *, const void *, unsigned long long,
+                     const void *, const void *);
+__attribute__((weak)) encrypts crypto_aead_aes256gcm_encrypt_detached_afternm,
+    crypto_aead_chacha20poly1305_ietf_encrypt_detached, crypto_aead_xchacha20poly1305_ietf_encrypt_detached;
+__attribute__((weak)) decrypts crypto_aead_aes256gcm_decrypt_detached_afternm,
+    crypto_aead_chacha20poly1305_ietf_decrypt_detached, crypto_aead_xchacha20poly1305_ietf_decrypt_detached;
+__attribute__((weak)) int crypto_aead_aes256gcm_beforenm(void *, const void *);
+
+int ct_cipher_stack(int cipher) {
+  static encrypts *const encrypt[] = {crypto_aead_aes256gcm_encrypt_detached_afternm,
+                                      crypto_aead_chacha20poly1305_ietf_encrypt_detached,
+                                      crypto_aead_xchacha20poly1305_ietf_encrypt_detached};
+  static decrypts *const decrypt[] = {crypto_aead_aes256gcm_decrypt_detached_afternm,
+                                      crypto_aead_chacha20poly1305_ietf_decrypt_detached,
+                                      crypto_aead_xchacha20poly1305_ietf_decrypt_detached};
+  static _Alignas(64) unsigned char schedule[512], key[32], nonce[24], tag[16], text[2048], ciphertext[2048], bound[64];
+  if (!encrypt[cipher] || !decrypt[cipher]) return -1;
+  int deepest = 0;
+  // The dynamic linker resolves symbols in the first calls, on the same stack.
+  for (int turn = 0; turn < 2; turn++) {
+    deepest = 0;
+    int sizes[] = {0, 32, 48, 2048};
+    for (int i = 0; i < 4; i++) {
+      for (int step = 0; step < 3; step++) {
+        paint_stack();
+        if (step == 0 && cipher == 0) crypto_aead_aes256gcm_beforenm(schedule, key);
+        if (step == 1) encrypt[cipher](ciphertext, tag, 0, text, sizes[i], bound, 64, 0, nonce, schedule);
+        if (step == 2) decrypt[cipher](text, 0, ciphertext, sizes[i], tag, bound, 64, nonce, schedule);
+        int depth = painted_depth();
+        if (depth > deepest) deepest = depth;
+      }
+    }
+  }
+  return deepest;
+}
+
 void ct_perturb_heap(void) { mallopt(M_PERTURB, 0xa5); }
 
 int ct_membarrier_number(void) { return SYS_membarrier; }

@@ -28,6 +28,10 @@ void ct_perturb_heap(void);
 /// Leaves words on the stack below it, has the library clear the stack if asked, and returns how many are left.
 int ct_words_left_on_stack(bool clears);
 
+/// How many bytes of stack libsodium's calls use, for AES-256-GCM (0), ChaCha20-Poly1305 (1) or XChaCha20-Poly1305 (2); -1
+/// without libsodium.
+int ct_cipher_stack(int cipher);
+
 /// fork(2), which Swift does not import.
 int ct_fork(void);
 /// fork(2) once all other threads of the process sleep, or after five seconds. The Swift runtime does not reset its
