@@ -176,7 +176,7 @@ struct CipherGate: BitwiseCopyable {
     private func expand(_ key: UnsafeMutableRawPointer) {}
     func encrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ binding: CiphertextBinding
-    ) -> CipherSlot.NonceAndTag { CipherSlot.NonceAndTag() }
+    ) -> CipherSlot.NonceAndTag { CipherSlot.NonceAndTag(shard: 0, counter: 0) }
     func decrypt(
       _ bytes: UnsafeMutableRawPointer, byteCount: Int, _ nonceAndTag: CipherSlot.NonceAndTag,
       _ binding: CiphertextBinding
