@@ -263,7 +263,7 @@ extension ArenaReference {
       do throws(EnclaveError) { try destroy(until: 0) } catch {
         // A window that was left by a jump is still counted. Then wipe at least the contents, and
         // keep this memory in case the window is closed later.
-        wipeNow()
+        wipeNow()?.printToStandardError()
         removeFromRegistry()
         return
       }
@@ -331,7 +331,6 @@ extension ArenaReference {
 
   /// Wipes every chunk as far as possible, without a lock: the process is ending. Returns what
   /// could not be wiped.
-  @discardableResult
   func wipeNow() -> EmergencyWipe.Failure? {
     guard gate.isOwn else { return nil }
     return unsafe header.pointee.core.pointee.wipeReachable()
