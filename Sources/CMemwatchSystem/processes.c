@@ -4,6 +4,7 @@
 #include "CMemwatchSystem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <pwd.h>
 #include <signal.h>
@@ -18,8 +19,8 @@
 #include <unistd.h>
 #include <wchar.h>
 
-uint64_t cms_memory_limit(int which) {
-  static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK};
+uint64_t cms_soft_limit(int which) {
+  static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_FSIZE};
   struct rlimit limit;
   if (getrlimit(limits[which], &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
   return limit.rlim_cur;
@@ -46,6 +47,9 @@ int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int 
   if (out >= 0) {
     posix_spawn_file_actions_adddup2(&actions, out, 1);
     posix_spawn_file_actions_adddup2(&actions, out, 2);
+  } else if (group) {
+    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
   }
   short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | (group ? POSIX_SPAWN_SETPGROUP : 0);
   sigset_t none, defaults;

@@ -32,7 +32,7 @@ package final class AlertRunner {
     let arena = id.map { "\($0)" } ?? "-"
     do throws(CommandFailure) {
       running = try Command.start(
-        [program, kind, arena], publishing: false, logged: true, name: "alert",
+        [program, kind, arena], publishing: false, detached: true, name: "alert",
         environment: ["ENCLAVE_ALERT_KIND": kind, "ENCLAVE_ALERT_ARENA": arena])
       failure = 0
     } catch { failure = error.code }

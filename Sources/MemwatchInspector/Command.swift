@@ -8,13 +8,15 @@ package struct CommandFailure: Error {
   package var message: String
 }
 
-/// A command and its log. One thread at a time.
+/// A command and its output. One thread at a time.
 package final class Command {
   private let child: ChildProcess
   private var statusSource: (status: () -> Int32?, hasDescendants: () -> Bool)?
+  /// nil: its output is shared or lost.
   package let logPath: String?
+  /// It has no part in this process's terminal.
+  package let isDetached: Bool
   package var pid: Int32 { child.pid }
-  package var isLogged: Bool { logPath != nil }
   package var status: Int32? { statusSource?.status() ?? child.status }
 
   /// Sets where to get the status if this process is not the command's parent.
@@ -23,22 +25,22 @@ package final class Command {
     statusSource = (status, hasDescendants)
   }
 
-  private init(child: ChildProcess, logPath: String?) {
-    self.child = child
-    self.logPath = logPath
+  private init(child: ChildProcess, logPath: String?, isDetached: Bool) {
+    (self.child, self.logPath, self.isDetached) = (child, logPath, isDetached)
   }
 
-  /// Starts a command. `publishing` sets ENCLAVE_STATS=1. `logged` connects its input to /dev/null
-  /// and its output to a log file.
+  /// Starts a command. `publishing` sets ENCLAVE_STATS=1. `detached` connects its input to
+  /// /dev/null and its output to a log file. Under RLIMIT_FSIZE there is no log, because a command
+  /// that reached the limit would be killed.
   package static func start(
-    _ arguments: [String], publishing: Bool, logged: Bool, name: String,
+    _ arguments: [String], publishing: Bool, detached: Bool, name: String,
     environment: [String: String] = [:]
   ) throws(CommandFailure) -> Command {
     var environment = environment
     if publishing { environment["ENCLAVE_STATS"] = "1" }
     var log: OpenFile?
     var path: String?
-    if logged {
+    if detached, ChildProcess.fileSizeLimit == nil {
       let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"
       let name =
         "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
@@ -48,8 +50,9 @@ package final class Command {
       path = name
     }
     do {
-      let child = try ChildProcess.start(arguments, environment: environment, log: log)
-      return Command(child: child, logPath: path)
+      let child = try ChildProcess.start(
+        arguments, environment: environment, isDetached: detached, log: log)
+      return Command(child: child, logPath: path, isDetached: detached)
     } catch {
       if let path { Files.remove(path) }
       // As env(1): 127 not found, 126 not executable, 125 memwatch's own failure.
@@ -92,7 +95,7 @@ package final class Command {
       guard
         let stat = InspectedFile.process(.stat, pid: at).bytes(limit: 4096).flatMap(ProcStat.init)
       else { return false }
-      if isLogged, stat.group == child.pid { return true }
+      if isDetached, stat.group == child.pid { return true }
       if stat.parent <= 1 { return false }
       at = stat.parent
     }
@@ -101,7 +104,7 @@ package final class Command {
 
   /// Whether processes remain in the command's group, such as a daemon.
   package var hasDescendants: Bool {
-    isLogged && (statusSource?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
+    isDetached && (statusSource?.hasDescendants() ?? ChildProcess.groupExists(child.pid))
   }
 
   /// The exit status once it has ended.
@@ -116,17 +119,20 @@ package final class Command {
 
   /// Ends the command: SIGTERM, then SIGKILL after two seconds.
   package func end() {
-    child.signal(15, group: isLogged)
+    child.signal(15, group: isDetached)
     let deadline = ProcessFacts.bootMilliseconds + 2000
     while !child.poll(), ProcessFacts.bootMilliseconds < deadline {
       ProcessFacts.pause(milliseconds: 10)
     }
-    child.signal(9, group: isLogged)
+    child.signal(9, group: isDetached)
     child.waitForEnd()
   }
 
   /// The last lines of the log, sanitised.
   package func tail(_ count: Int) -> [String] {
+    if isDetached, logPath == nil, let limit = ChildProcess.fileSizeLimit {
+      return ["not kept: RLIMIT_FSIZE (ulimit -f) of \(limit) bytes would end the command"]
+    }
     guard let logPath, let file = try? InspectedFile.named(logPath).open(),
       let size = try? file.status().size
     else { return [] }

@@ -16,23 +16,19 @@ package final class ChildProcess {
   /// - Parameters:
   ///   - arguments: the program (searched in PATH) and its arguments.
   ///   - environment: variables added to this process's own.
-  ///   - log: receives its output; its input is then /dev/null. nil: it shares this process's
-  ///     streams.
+  ///   - isDetached: it has a process group of its own, and /dev/null as its input. Otherwise it
+  ///     shares this process's streams.
+  ///   - log: receives the output of a detached command. nil: /dev/null does.
   package static func start(
-    _ arguments: [String], environment: [String: String], log: borrowing OpenFile?
+    _ arguments: [String], environment: [String: String], isDetached: Bool,
+    log: borrowing OpenFile? = nil
   ) throws(FileFailure) -> ChildProcess {
-    let input: OpenFile?
+    let input =
+      isDetached ? try OpenFile(reading: "/dev/null", followingLinks: true) : nil
     let output: Int32
-    let hasLog: Bool
     switch log {
-    case .some(let file):
-      input = try OpenFile(reading: "/dev/null", followingLinks: true)
-      output = file.descriptor
-      hasLog = true
-    case .none:
-      input = nil
-      output = -1
-      hasLog = false
+    case .some(let file): output = file.descriptor
+    case .none: output = -1
     }
     var variables: [String] = []
     var next = unsafe cms_environment()
@@ -50,7 +46,7 @@ package final class ChildProcess {
     }
     let result = unsafe withCStrings(arguments) { argv in
       unsafe withCStrings(variables) { envp in
-        unsafe cms_spawn(argv[0], argv, envp, inputDescriptor, output, hasLog, true)
+        unsafe cms_spawn(argv[0], argv, envp, inputDescriptor, output, isDetached, true)
       }
     }
     guard result >= 0 else {
@@ -83,6 +79,12 @@ package final class ChildProcess {
   /// get the default action back.
   package static func ignoreFileLimit() { cms_ignore_file_limit() }
 
+  /// RLIMIT_FSIZE of this process and its children, in bytes; nil: none.
+  package static var fileSizeLimit: UInt64? {
+    let limit = cms_soft_limit(CMS_LIMIT_FILE_SIZE)
+    return limit == .max ? nil : limit
+  }
+
   /// The memory limits of this process and its children, in words; nil: none. Explains a child that
   /// crashed for want of memory.
   package static var memoryLimits: String? {
@@ -91,7 +93,7 @@ package final class ChildProcess {
       (CMS_LIMIT_STACK, "RLIMIT_STACK (ulimit -s)"),
     ]
     let found = limits.compactMap { which, name in
-      let soft = cms_memory_limit(which)
+      let soft = cms_soft_limit(which)
       // A stack limit always exists; the usual 8 MiB are enough.
       return soft == .max || which == CMS_LIMIT_STACK && soft >= 1 << 20
         ? nil : "\(name) is \(soft) bytes"

@@ -100,7 +100,7 @@ struct Session {
         adopting
         ? try Adoption.environment(for: arguments, programDirectory: Console.programDirectory) : [:]
       command = try Command.start(
-        arguments, publishing: publishing, logged: underScreen, name: name,
+        arguments, publishing: publishing, detached: underScreen, name: name,
         environment: environment)
     } catch { throw Failure(error.code, error.message) }
   }
@@ -108,7 +108,7 @@ struct Session {
   /// Shows the screen in a confined process; ends the command in this one.
   func show(_ flags: ScreenFlags, endsWithScreen: Bool, writesLines: Bool) throws {
     let needs = Prerequisites(
-      named: command.logPath.map { [$0] } ?? [], screen: command.isLogged ? flags.settings : nil,
+      named: command.logPath.map { [$0] } ?? [], screen: command.isDetached ? flags.settings : nil,
       command: command, endsCommand: endsWithScreen)
     let end: Confined.End
     do {
@@ -124,7 +124,7 @@ struct Session {
       if endsWithScreen, end.code == 0 { command.removeLog() }
       throw ExitCode(end.code)
     }
-    guard command.isLogged else {
+    guard command.isDetached else {
       command.waitForEnd()
       throw ExitCode(command.status ?? 0)
     }
@@ -146,7 +146,7 @@ struct Session {
     let child = Screen.Child(
       pid: command.pid, output: { command.tail(5000) }, status: { command.poll() })
     // The demo publishes at once; any other command at any time, or never.
-    let hasScreen = command.isLogged && lines == nil
+    let hasScreen = command.isDetached && lines == nil
     var found = command.waitForPublisher(
       milliseconds: endsWithScreen ? 10_000 : hasScreen ? 300 : 10_000)
     if found == nil, !endsWithScreen, command.mayPublish {
@@ -172,7 +172,7 @@ struct Session {
       if endsWithScreen { throw ExitCode(Exit.code(for: end)) }
       return
     }
-    guard command.isLogged else {
+    guard command.isDetached else {
       let snapshot = inspector.sample(auditing: .now)
       try Output.standard(snapshot.summary)
       if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }

@@ -184,4 +184,15 @@ import Testing
         || line.process.terminationStatus == 127, "\(line.process.terminationStatus) \(line.text)")
     #expect(peer.process.isRunning)
   }
+
+  /// The output of a command on a screen goes to a file, whose limit must not end the command.
+  @Test func aCommandOutlivesTheFileSizeLimit() throws {
+    let stats = try Scratch(onTmpfs: true)
+    let tmux = try Tmux(
+      [
+        "prlimit", "--fsize=1000", Programs.memwatch, "run", "--", "sh", "-c",
+        "seq 20000; exit 3",
+      ], stats: stats)
+    try tmux.wait(for: "[STATUS 3]", "not kept: RLIMIT_FSIZE (ulimit -f) of 1000 bytes")
+  }
 }

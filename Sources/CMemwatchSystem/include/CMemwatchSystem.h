@@ -60,16 +60,16 @@ void cms_die_by(int signal);
 void cms_ignore_file_limit(void);
 
 /// A soft limit in bytes (getrlimit(2)); UINT64_MAX where there is none.
-enum : int { CMS_LIMIT_ADDRESSES, CMS_LIMIT_DATA, CMS_LIMIT_STACK };
-uint64_t cms_memory_limit(int which);
+enum : int { CMS_LIMIT_ADDRESSES, CMS_LIMIT_DATA, CMS_LIMIT_STACK, CMS_LIMIT_FILE_SIZE };
+uint64_t cms_soft_limit(int which);
 
 /// Raises the soft RLIMIT_NOFILE to the hard one, at most to 16,384.
 void cms_raise_file_limit(void);
 /// The soft RLIMIT_NOFILE.
 uint64_t cms_file_limit(void);
 
-/// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited), in
-/// its own process group when `group`, environment `envp`. The pid or -errno.
+/// posix_spawn(3) of `argv` with stdin from `in`, stdout and stderr to `out` (-1: inherited; /dev/null
+/// when `group`), in its own process group when `group`, environment `envp`. The pid or -errno.
 int64_t cms_spawn(const char *path, char *const argv[], char *const envp[], int in, int out,
                   bool group, bool search);
 /// waitpid(2): 0 while it runs; else 1 and *status = exit status, or 128+n for a signal.
