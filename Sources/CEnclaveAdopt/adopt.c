@@ -1,4 +1,5 @@
-// Adoption: one arena per adopted library, named after it, and access to the library's own functions.
+// Adoption: serves the secure memory of libsodium, libcrypto and libgcrypt from arenas of this library, one
+// per adopted library and named after it.
 //
 //     LD_PRELOAD=libenclave-adopt.so ENCLAVE_STATS=1 nginx        (or: memwatch run --adopt -- nginx)
 //
@@ -10,8 +11,8 @@
 // do, and memwatch shows it. Live memory is wiped after all exit handlers and the destructors of all
 // libraries have run, because they may still use it.
 //
-// A forking thread holds the arenas' locks. Meanwhile, handlers of pthread_atfork(3) allocate from the
-// libraries' own functions, and what they free is freed after the fork.
+// A forking thread holds the arenas' locks. Meanwhile its fork handlers (pthread_atfork(3)) get memory from
+// the libraries' own functions, and adopted memory that they free is freed after the fork.
 
 #define _GNU_SOURCE
 #include "adopt.h"
@@ -70,7 +71,7 @@ bool adopt_free(const adopted *library, void *address) {
     enclave_private_free_after_fork(address);
   } else if (library->gate != ENCLAVE_GATE_PAGES ||
              enclave_private_free_held(address) == ENCLAVE_ERROR_NOT_OURS) {
-    // A double free, or an address inside a secret, is a violation and ends the process.
+    // If the address is freed already or inside a secret, this is a violation and ends the process.
     (void)enclave_free(address);
   }
   return true;
@@ -122,7 +123,7 @@ static void before_fork(void) {
 static void after_fork(void) {
   if (forks > 0 && --forks == 0 && holds_creation_lock) pthread_mutex_unlock(&creation_lock);
 }
-// The owner of the lock is a thread of the parent.
+// The lock may be held by a thread that exists only in the parent.
 static void in_child(void) {
   creation_lock = unlocked;
   forks = 0;

@@ -1,4 +1,4 @@
-// Shared by the adopters of each library.
+// Shared by sodium.c, openssl.c and gcrypt.c, which adopt one library each.
 
 #ifndef C_ENCLAVE_ADOPT_H
 #define C_ENCLAVE_ADOPT_H
@@ -30,14 +30,14 @@ typedef struct {
 /// created, which is reported once. The caller then uses the library's own function.
 enclave_arena *adopt_arena(adopted *library);
 
-/// Whether an address lies in the library's arena.
+/// Whether an address is in the library's arena.
 bool adopt_owns(const adopted *library, const void *address);
 
-/// Wipes and frees an allocation, after the fork if this thread is forking. Returns false if the address does
-/// not lie in the library's arena.
+/// Wipes and frees an allocation, after the fork if this thread is forking. Returns false if the address is
+/// not in the library's arena.
 bool adopt_free(const adopted *library, void *address);
 
-/// The library's own function with this name; NULL if the library is not in the process. It is cached in `*cached`.
+/// The library's own function with this name, cached in `*cached`; NULL if the library is not in the process.
 void *adopt_original(const adopted *library, void **cached, const char *name);
 
 /// Allocates a zeroed secret. Returns NULL and sets errno to ENOMEM on failure.
@@ -51,7 +51,7 @@ void adopt_wipe(adopted *library);
 
 extern adopted adopt_libsodium, adopt_openssl, adopt_libgcrypt;
 
-/// Reports it if libcrypto is in the process and cannot be adopted.
+/// Reports a libcrypto that is in the process and cannot be adopted.
 void adopt_check_openssl(void);
 
 #endif

@@ -7,9 +7,9 @@
 // earlier would break programs: it initialises the library, and some controls (GCRYCTL_FORCE_FIPS_MODE,
 // GCRYCTL_DISABLE_HWF) only work before that.
 //
-// The library is not adopted in FIPS mode, which ignores handlers, nor if it was in use before: the handlers
-// could not free memory of its own pool. Both are reported on standard error and by an empty arena named
-// "libgcrypt (not adopted: …)".
+// The library is not adopted in FIPS mode, which ignores handlers, nor if it was in use before they could be set:
+// handlers cannot free memory of the library's own pool. Both are reported on standard error and by an empty arena
+// named "libgcrypt (not adopted: …)".
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -53,7 +53,7 @@ static void *reallocate(void *address, size_t size) {
 
 static void release(void *address) {
   int error = errno;
-  // libgcrypt's ordinary memory always comes from malloc(3), whatever handlers are set.
+  // libgcrypt's ordinary memory comes from malloc(3), with and without handlers.
   if (!adopt_free(&adopt_libgcrypt, address)) free(address);
   errno = error;
 }
@@ -66,10 +66,10 @@ static const char *reason;
 static const char *obstacle(void) { return reason; }
 
 static void adopt(void) {
-  static void *set_place, *control_place;
-  set_function *set = (set_function *)adopt_original(&adopt_libgcrypt, &set_place, "gcry_set_allocation_handler");
+  static void *cached_set, *cached_control;
+  set_function *set = (set_function *)adopt_original(&adopt_libgcrypt, &cached_set, "gcry_set_allocation_handler");
   control_function *control =
-      (control_function *)adopt_original(&adopt_libgcrypt, &control_place, "gcry_control");
+      (control_function *)adopt_original(&adopt_libgcrypt, &cached_control, "gcry_control");
   if (!set || !control) return;
   bool was_used = control(CONTROL_IS_INITIALIZED, 0) != 0;
   if (!was_used) set(allocate, allocate_secure, is_secure, reallocate, release);
@@ -88,9 +88,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 // libgcrypt's manual requires programs to call this function first.
 const char *gcry_check_version(const char *wanted) {
-  static void *place;
+  static void *cached;
   const char *(*original)(const char *) =
-      (const char *(*)(const char *))adopt_original(&adopt_libgcrypt, &place, "gcry_check_version");
+      (const char *(*)(const char *))adopt_original(&adopt_libgcrypt, &cached, "gcry_check_version");
   if (!original) return NULL;
   pthread_once(&once, adopt);
   return original(wanted);
@@ -99,9 +99,9 @@ const char *gcry_check_version(const char *wanted) {
 // Functions that request secure memory.
 #define ADOPT_FIRST(function, parameters, ...)                                                       \
   void *function parameters {                                                                \
-    static void *place;                                                                      \
+    static void *cached;                                                                      \
     void *(*original) parameters =                                                           \
-        (void *(*) parameters)adopt_original(&adopt_libgcrypt, &place, #function);           \
+        (void *(*) parameters)adopt_original(&adopt_libgcrypt, &cached, #function);           \
     if (!original) return NULL;                                                              \
     pthread_once(&once, adopt);                                                              \
     return original(__VA_ARGS__);                                                            \

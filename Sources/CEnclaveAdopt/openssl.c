@@ -1,7 +1,7 @@
 // Serves OpenSSL's secure heap (CRYPTO_secure_malloc and its family) from an arena named "openssl".
 //
-// The heap exists even if the program never calls CRYPTO_secure_malloc_init, so that libcrypto allocates
-// private keys from it, and its size is not fixed. The arena has no gate, because libcrypto does not track
+// Unlike OpenSSL's, this heap exists even if the program never calls CRYPTO_secure_malloc_init, so libcrypto
+// always allocates private keys from it; and it grows. The arena has no gate, because libcrypto does not tell
 // when a key is in use.
 //
 // A libcrypto that was linked with -Bsymbolic-functions (as on Ubuntu) calls its own functions, and would
@@ -22,7 +22,8 @@
 
 static const char *const files[] = {"libcrypto.so.4", "libcrypto.so.3", "libcrypto.so.1.1", NULL};
 
-/// Whether an object has a relocation for a function of the family. If so, its own calls can be interposed.
+/// Whether an object has a relocation for a function of the family (CRYPTO_secure_…). If so, its own calls
+/// can be interposed.
 static bool imports_family(const struct link_map *object) {
   const char *texts = NULL;
   const ElfW(Sym) *symbols = NULL;
@@ -84,24 +85,24 @@ void adopt_check_openssl(void) {
   if (is_bound_to_itself()) (void)adopt_arena(&adopt_openssl);
 }
 
-// libcrypto calls this function when it is first used, to find its configuration ($OPENSSL_CONF): by then, one
-// that was loaded with dlopen(3) is in the process. For everybody else it is the C library's.
+// libcrypto calls this function when it is first used, to find its configuration ($OPENSSL_CONF). So this is
+// when a libcrypto that was loaded with dlopen(3) is noticed. Otherwise it does what the C library's does.
 char *secure_getenv(const char *name) {
   static const char start[] = "OPENSSL_";
   if (has_started && strncmp(name, start, sizeof start - 1) == 0) adopt_check_openssl();
   return getauxval(AT_SECURE) ? NULL : getenv(name);
 }
 
-/// Whether the program called CRYPTO_secure_malloc_init or, later, CRYPTO_secure_malloc_done.
+/// Whether the program has called CRYPTO_secure_malloc_init, and CRYPTO_secure_malloc_done since.
 static bool is_initialized, is_done;
 
 #define ORIGINAL(type, name, ...) \
-  static void *place;             \
-  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_openssl, &place, name)
+  static void *cached;             \
+  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_openssl, &cached, name)
 
 static bool is_ours(const void *address) { return adopt_owns(&adopt_openssl, address); }
 
-/// The allocating place as a label: "bn_lib.c:268" for line 268 of "../crypto/bn/bn_lib.c".
+/// The call site as a label: "bn_lib.c:268" for line 268 of "../crypto/bn/bn_lib.c".
 static const char *label_of(const char *file, int line, char *text, size_t size) {
   if (!file || !*file) return "CRYPTO_secure_malloc";
   const char *slash = strrchr(file, '/');
@@ -162,17 +163,17 @@ size_t CRYPTO_secure_actual_size(void *address) {
   return original ? original(address) : 0;
 }
 
-/// The sum of the actual sizes.
+/// The sum of the sizes in use; 0 while this thread forks.
 size_t CRYPTO_secure_used(void) {
   enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);
   enclave_statistics now = {.struct_size = sizeof now};
   if (enclave_private_is_forking()) return 0;
   if (arena && enclave_arena_statistics(arena, &now) == ENCLAVE_OK) return now.bytes_in_use;
   if (arena) return 0;
-  // libcrypto's own function reads a lock that is there with its heap alone.
-  static void *initialized_place;
+  // libcrypto's own function takes a lock that exists only once its heap does.
+  static void *cached_initialized;
   int (*is_initialized)(void) =
-      (int (*)(void))adopt_original(&adopt_openssl, &initialized_place, "CRYPTO_secure_malloc_initialized");
+      (int (*)(void))adopt_original(&adopt_openssl, &cached_initialized, "CRYPTO_secure_malloc_initialized");
   ORIGINAL(size_t, "CRYPTO_secure_used", void);
   return original && is_initialized && is_initialized() ? original() : 0;
 }
@@ -203,7 +204,7 @@ int CRYPTO_secure_malloc_init(size_t size, size_t least) {
   return is_locked ? 1 : 2;
 }
 
-/// Returns 1, or 0 if memory is in use and in handlers of a fork. Later allocations still come from the arena.
+/// Returns 1; 0 if memory is in use or this thread forks. Later allocations still come from the arena.
 int CRYPTO_secure_malloc_done(void) {
   if (enclave_private_is_forking()) return 0;
   enclave_arena *arena = __atomic_load_n(&adopt_openssl.arena, __ATOMIC_ACQUIRE);

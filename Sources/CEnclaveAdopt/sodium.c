@@ -1,7 +1,7 @@
 // Serves libsodium's guarded memory (sodium_malloc and its family) from an arena named "libsodium".
 //
 // It behaves like the original: each allocation has its own pages, ends at a guard page, is filled with 0xdb
-// and is open at first; sodium_mprotect_* open or close it for all threads until the next such call;
+// and is writable at first. sodium_mprotect_* change its protection for all threads until the next such call.
 // sodium_free ends the process if bytes before the allocation were overwritten.
 
 #define _GNU_SOURCE
@@ -26,8 +26,8 @@ enum { GARBAGE = 0xdb };
 enum { CLOSED = 0, READABLE = 1, WRITABLE = 2 };
 
 #define ORIGINAL(type, name, ...) \
-  static void *place;             \
-  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_libsodium, &place, name)
+  static void *cached;             \
+  type (*original)(__VA_ARGS__) = (type(*)(__VA_ARGS__))adopt_original(&adopt_libsodium, &cached, name)
 
 static void *allocate(enclave_arena *arena, size_t size, const char *label) {
   void *result = adopt_allocate(arena, size, label);

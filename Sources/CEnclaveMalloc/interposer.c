@@ -8,14 +8,16 @@
 // process from one arena named "heap" with gate none, for programs that cannot be changed. More words may
 // follow, separated by commas:
 //
-//   lock=required, lock=preferred (the default), lock=off    whether memory is locked, and must be
-//   fork=inherit (the default)    a forked child continues with its copy of the heap, locked again
-//   fork=refuse                   a forked child gets zeros, reports it and exits at once with status 127
+//   lock=required                 memory that cannot be locked is not allocated
+//   lock=preferred (the default)  memory is locked if possible
+//   lock=off                      memory is not locked
+//   fork=inherit (the default)    a forked child continues with its copy of the heap, which is locked again
+//   fork=refuse                   a forked child gets no copy; it reports that and exits with status 127
 //   check                         checks the whole arena at exit and reports violations
 //
-// exec and posix_spawn(3) work with either. Memory is locked when it is first touched (MLOCK_ONFAULT), but
-// counts against RLIMIT_MEMLOCK as soon as it is mapped. Standard error gets one line for memory that cannot
-// be locked, for an unknown word and for each violation, and nothing else.
+// exec and posix_spawn(3) work with both settings of fork. Memory is locked when it is first touched
+// (MLOCK_ONFAULT), but counts against RLIMIT_MEMLOCK as soon as it is mapped. Standard error gets one line for
+// memory that cannot be locked, for an unknown word and for each violation, and nothing else.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -72,8 +74,9 @@ enum { BUCKETS = 64, PAGE = 4096 };
 static aligned_t *buckets[BUCKETS];
 static size_t aligned_count;
 static pthread_mutex_t aligned_lock = PTHREAD_MUTEX_INITIALIZER;
-// Whether this thread holds the lock. It then continues without waiting: while it forks, another library's handler may
-// allocate or free, also in the child, and a signal handler that interrupted it may fork.
+// Whether this thread holds the lock; it then enters without waiting. That happens while it forks, when another
+// library's fork handler allocates or frees (also in the child), and when a signal handler that interrupted it
+// forks.
 static __thread bool has_lock __attribute__((tls_model("initial-exec")));
 
 static bool lock_aligned(void) {
@@ -127,8 +130,8 @@ static void *allocate_aligned(enclave_arena *arena, size_t size, size_t alignmen
   return entry->address;
 }
 
-/// The block and the size behind an aligned address, or NULL. Removes the entry if `is_freed`.
-static void *aligned_block(void *address, size_t *size, bool is_freed) {
+/// The block that contains an aligned address, and the address's size; NULL if it is not in the table.
+static void *aligned_block(void *address, size_t *size, bool removes_entry) {
   if (((uintptr_t)address & (2 * PAGE - 1)) != 0 ||
       __atomic_load_n(&aligned_count, __ATOMIC_RELAXED) == 0) {
     return NULL;
@@ -143,7 +146,7 @@ static void *aligned_block(void *address, size_t *size, bool is_freed) {
       block = found->block;
       if (size) *size = found->size;
     }
-    if (is_stale || (is_match && is_freed)) {
+    if (is_stale || (is_match && removes_entry)) {
       *at = found->next;
       __atomic_fetch_sub(&aligned_count, 1, __ATOMIC_RELAXED);
       __libc_free(found);
@@ -343,8 +346,8 @@ static void refuse_child(void) {
   _exit(127);
 }
 
-/// Reports the first failed lock, which lock=preferred does not report otherwise. Checks at large
-/// allocations and at every 1024th small one.
+/// Reports the first failed lock, which nothing else reports under lock=preferred. Checks at each allocation
+/// of 64 KiB or more and at every 1024th smaller one.
 static void report_failed_lock(size_t size) {
   static bool has_warned;
   static uint32_t calls;

@@ -12,8 +12,8 @@ _Static_assert(sizeof(ces_counters) == 64, "a cache line");
 // --- Memory for counters -------------------------------------------------------------------------
 //
 // A thread's first window to an arena may be in a signal handler that interrupted malloc(3), or this code.
-// So the memory comes from separate blocks, by one atomic addition. Memory released by destroyed arenas is
-// reused if the free list's lock happens to be free.
+// So counters are cut from separate blocks, by one atomic addition each. Memory that destroyed arenas have
+// released is reused if the free list's lock happens to be free.
 
 enum { COUNTS_LEAST = 64, COUNTS_SIZES = 11, COUNTS_BLOCK = 64 * 1024, COUNTS_HEADER = 64 };
 
@@ -91,7 +91,7 @@ static int64_t make_labels(ces_counters *counters, uint32_t label, bool shared) 
     uint64_t *words = __atomic_load_n(&counters->labels, __ATOMIC_ACQUIRE);
     labels_t *before = labels_of(words);
     if (before && label < before->count) {
-      // Only ever raise it: a signal handler may meanwhile have set a larger value.
+      // Never lower it: a signal handler may meanwhile have set a larger value.
       uint64_t known = __atomic_load_n(&counters->label_count, __ATOMIC_RELAXED);
       while (known < before->count &&
              !__atomic_compare_exchange_n(&counters->label_count, &known, before->count, false,
@@ -107,8 +107,8 @@ static int64_t make_labels(ces_counters *counters, uint32_t label, bool shared) 
     made->next = before;
     made->bytes = bytes;
     made->count = bytes / sizeof(uint64_t) - sizeof(labels_t) / sizeof(uint64_t);
-    // If another array was installed first, it stays. The memory of this one is then lost, which is little
-    // and rare.
+    // If another array was installed first, that one is used. This one's memory is lost, which is rare and
+    // little.
     if (!__atomic_compare_exchange_n(&counters->labels, &words, made->words, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED) &&
         shared) {

@@ -83,8 +83,7 @@ static void release_number(void *value) {
   // Destructors of other keys may still close windows, so the number is released in the last of the four
   // rounds of destructors that pthread_key_create(3) guarantees.
 #if defined(CES_THREAD_SANITIZER)
-  // In the last round the sanitizer has forgotten the thread, so code that runs after it must not be
-  // instrumented.
+  // By the last round the sanitizer has released the thread's state, and instrumented code must not run.
   enum { ROUND = 0x100, LAST_ROUND = 2 };
 #else
   enum { ROUND = 0x100, LAST_ROUND = 3 };
@@ -115,8 +114,8 @@ __attribute__((constructor)) static void make_number_key_early(void) {
 static __thread bool is_registering;
 
 int32_t ces_thread_register(void) {
-  // A signal handler that interrupted this function: it finishes before this function resumes, and the
-  // shared number is enough for it.
+  // The caller is a signal handler that interrupted this function. It returns before this function goes on,
+  // so the shared number is enough for it.
   if (is_registering) return CES_THREADS - 1;
   is_registering = true;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -141,7 +140,7 @@ int32_t ces_thread_register(void) {
   ces_thread = number;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   is_registering = false;
-  // A thread must be able to wipe even after its stack has overflowed. A failure to allocate is counted.
+  // So that this thread can wipe even after its stack has overflowed. A failed allocation is counted.
   if (ces_wipe_status() != CES_WIPE_ABSENT) ces_alternate_stack();
   return number;
 }

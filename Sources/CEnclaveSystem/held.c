@@ -1,5 +1,5 @@
-// See CEnclaveHeld.h. The thread uses the shared number during the call. A signal handler that interrupts
-// it enters and leaves its own windows under the shared number too.
+// Implements CEnclaveHeld.h. The thread uses the shared number during the call, and so does a signal handler
+// that interrupts it, for all of its own windows.
 
 #include "CEnclaveHeld.h"
 

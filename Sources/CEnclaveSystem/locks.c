@@ -13,8 +13,8 @@
 
 __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
 
-// A running holder finishes within microseconds. A preempted holder needs the processor, and sched_yield(2)
-// gives it only to threads of the waiter's own priority or higher, so waiters sleep in the end.
+// A running holder unlocks within microseconds. A preempted holder needs the processor, which sched_yield(2)
+// gives only to threads of the waiter's priority or higher, so waiters sleep in the end.
 enum { PAUSES = 128, YIELDS = 32, SHORTEST_SLEEP_NS = 20000, DOUBLINGS = 5 };
 
 static void pause_briefly(void) {

@@ -51,7 +51,8 @@ int64_t ces_separate(void *address, size_t length, size_t unit) {
     size_t bytes = length - at < unit ? length - at : unit;
     if (madvise((char *)address + at, bytes, MADV_NOHUGEPAGE) == 0) continue;
     int error = errno;
-    // With equal flags all units merge again. (The flag cannot be cleared without asking for huge pages.)
+    // Give all units equal flags, so that they merge again. (MADV_HUGEPAGE is the only way to clear the flag, and
+    // asks for huge pages.)
     if (at > unit) madvise(address, length, MADV_NOHUGEPAGE);
     return -error;
   }
@@ -146,6 +147,6 @@ int64_t ces_guard_probe(void *address, size_t length) {
 }
 
 int64_t ces_memory_tagging_probe(void) {
-  // The place for arm64's MTE (PROT_MTE, PR_SET_TAGGED_ADDR_CTRL). No other architecture here tags memory.
+  // Arm's MTE (PROT_MTE, PR_SET_TAGGED_ADDR_CTRL) would be probed here; x86-64 cannot tag memory.
   return -ENOSYS;
 }

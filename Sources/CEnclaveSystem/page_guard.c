@@ -13,10 +13,12 @@
 
 static uintptr_t guarded_from, guarded_to;
 static int tripped, installed;
-// The handler from before the guard, and one installed later, which the guard was put above again.
+// The handler from before the guard; and the handler that the program installed later, if it did, which the
+// guard has replaced in turn.
 static struct sigaction previous, later;
 static int has_later;
-// Handlers installed later may call the guard as their previous handler; the depth detects that.
+// How often the guard has called another handler that has not returned. A later handler may call the guard as
+// its previous one; then the guard must not call that handler again.
 static _Thread_local int depth;
 
 static void on_sigbus(int signal, siginfo_t *info, void *context) {
@@ -73,9 +75,9 @@ int64_t ces_page_guard_keep(void) {
   if (!installed || __atomic_load_n(&guarded_from, __ATOMIC_ACQUIRE) == 0) return 0;
   if (sigaction(SIGBUS, NULL, &now) < 0) return -errno;
   if ((now.sa_flags & SA_SIGINFO) &&
-      (now.sa_sigaction == on_sigbus || ces_is_wipes_handler((void *)now.sa_sigaction)))
+      (now.sa_sigaction == on_sigbus || ces_is_wipe_fault_handler((void *)now.sa_sigaction)))
     return 0;
-  // `later` is not used while it changes; other faults go to the first handler meanwhile.
+  // While `later` changes, faults go to `previous`.
   __atomic_store_n(&has_later, 0, __ATOMIC_RELEASE);
   later = now;
   __atomic_store_n(&has_later, 1, __ATOMIC_RELEASE);

@@ -1,4 +1,4 @@
-// What a process needs to know about itself: call counters, limits, clocks, threads and forks.
+// Facts about this process: call counters, limits, clocks, threads, forks and ids.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -97,7 +97,7 @@ void ces_abort(void) { abort(); }
 int64_t ces_processors(void) { return sysconf(_SC_NPROCESSORS_ONLN); }
 int64_t ces_pid(void) { return getpid(); }
 int64_t ces_uid(void) { return geteuid(); }
-int64_t ces_settled_uid(void) {
+int64_t ces_sole_uid(void) {
   uid_t real, effective, saved;
   if (getresuid(&real, &effective, &saved) < 0) return -errno;
   return real == effective && effective == saved ? (int64_t)effective : -EAGAIN;

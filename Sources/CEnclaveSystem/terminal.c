@@ -51,17 +51,17 @@ enum { SIGNALS = sizeof signals / sizeof *signals, ENDING = 4 };
 
 static uint32_t reader;  // the process that is reading; 0 if none
 static int terminal;  // the descriptor that is read
-static bool is_registered;  // ces_terminal_rescue runs at exit
+static bool is_registered;  // ces_terminal_restore_before_end runs at exit
 static bool is_saved;  // `before` holds the settings to restore
 static struct termios before;
-static uint32_t is_silent;  // echo is off, or being turned off
+static uint32_t is_echo_off;  // also while it is being turned off
 static int waker = -1;  // eventfd(2), written by handlers in any thread
-static uint32_t noted;  // received signals, as bits
+static uint32_t received;  // signals to deliver, as bits
 static uint32_t handlers;  // running handlers
 static struct {
-  bool is_covered;
+  bool is_replaced;
   struct sigaction own;
-} covered[SIGNALS];
+} replaced[SIGNALS];
 
 static int index_of(int signal) {
   int index = 0;
@@ -71,15 +71,15 @@ static int index_of(int signal) {
 
 static void on_signal(int signal);
 
-/// False if somebody else has changed the signal's action since.
-static bool covers(int index) {
+/// Whether the signal's action is still the reader's; false if somebody else has changed it since.
+static bool has_replaced(int index) {
   struct sigaction now;
-  return index < SIGNALS && covered[index].is_covered &&
+  return index < SIGNALS && replaced[index].is_replaced &&
          sigaction(signals[index], NULL, &now) == 0 && now.sa_handler == on_signal;
 }
 
-static void uncover(int index) {
-  if (covers(index)) sigaction(signals[index], &covered[index].own, NULL);
+static void restore_action(int index) {
+  if (has_replaced(index)) sigaction(signals[index], &replaced[index].own, NULL);
 }
 
 static void on_signal(int signal) {
@@ -88,7 +88,7 @@ static void on_signal(int signal) {
   int fd = __atomic_load_n(&waker, __ATOMIC_SEQ_CST);
   bool is_own = __atomic_load_n(&reader, __ATOMIC_RELAXED) == (uint32_t)getpid();
   if (is_own && fd >= 0) {
-    __atomic_fetch_or(&noted, 1u << index_of(signal), __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&received, 1u << index_of(signal), __ATOMIC_SEQ_CST);
     uint64_t one = 1;
     ssize_t ignored = write(fd, &one, sizeof one);
     (void)ignored;
@@ -97,57 +97,57 @@ static void on_signal(int signal) {
   if (!is_own || fd < 0) {
     // A forked child has no reader, or the reader has just finished. The raised signal is delivered when
     // this handler returns.
-    if (!is_own) uncover(index_of(signal));
+    if (!is_own) restore_action(index_of(signal));
     raise(signal);
   }
   errno = error;
 }
 
-static void cover_signals(void) {
+static void replace_actions(void) {
   for (int i = 0; i < SIGNALS; i++) {
-    struct sigaction *own = &covered[i].own;
+    struct sigaction *own = &replaced[i].own;
     if (sigaction(signals[i], NULL, own) != 0) continue;
     if (!(own->sa_flags & SA_SIGINFO) && own->sa_handler == SIG_IGN) continue;
-    struct sigaction noting;
-    memset(&noting, 0, sizeof noting);
-    noting.sa_handler = on_signal;
-    noting.sa_flags = SA_ONSTACK | SA_RESTART;
-    sigfillset(&noting.sa_mask);
-    covered[i].is_covered = true;
-    sigaction(signals[i], &noting, NULL);
+    struct sigaction recording;
+    memset(&recording, 0, sizeof recording);
+    recording.sa_handler = on_signal;
+    recording.sa_flags = SA_ONSTACK | SA_RESTART;
+    sigfillset(&recording.sa_mask);
+    replaced[i].is_replaced = true;
+    sigaction(signals[i], &recording, NULL);
   }
 }
 
-static void uncover_signals(void) {
+static void restore_actions(void) {
   for (int i = 0; i < SIGNALS; i++) {
-    uncover(i);
-    covered[i].is_covered = false;
+    restore_action(i);
+    replaced[i].is_replaced = false;
   }
 }
 
-bool ces_terminal_covered(int signal, struct sigaction *own) {
+bool ces_terminal_replaced_action(int signal, struct sigaction *own) {
   int index = index_of(signal);
-  if (!covers(index)) return false;
-  *own = covered[index].own;
+  if (!has_replaced(index)) return false;
+  *own = replaced[index].own;
   return true;
 }
 
-bool ces_terminal_replace(int signal, const struct sigaction *own) {
+bool ces_terminal_set_replaced_action(int signal, const struct sigaction *own) {
   int index = index_of(signal);
-  if (!covers(index)) return false;
-  covered[index].own = *own;
+  if (!has_replaced(index)) return false;
+  replaced[index].own = *own;
   return true;
 }
 
-/// A process is never in the background of a terminal that is not its controlling terminal.
+/// Whether another process group owns the terminal. Always false if it is not the controlling terminal.
 static bool is_in_background(void) {
   pid_t group = tcgetpgrp(terminal);
   return group > 0 && group != getpgrp();
 }
 
-void ces_terminal_rescue(void) {
+void ces_terminal_restore_before_end(void) {
   int error = errno;
-  if (__atomic_load_n(&is_silent, __ATOMIC_ACQUIRE) &&
+  if (__atomic_load_n(&is_echo_off, __ATOMIC_ACQUIRE) &&
       __atomic_load_n(&reader, __ATOMIC_RELAXED) == (uint32_t)getpid() && !is_in_background()) {
     tcsetattr(terminal, TCSANOW, &before);
   }
@@ -160,17 +160,17 @@ void ces_terminal_take(int fd) {
     uint32_t found = __atomic_load_n(&reader, __ATOMIC_RELAXED);
     if (found != own && __atomic_compare_exchange_n(&reader, &found, own, false, __ATOMIC_ACQUIRE,
                                                     __ATOMIC_RELAXED)) {
-      // The recorded reader belongs to another process: this is a child forked during the read.
-      if (found != 0) uncover_signals();
+      // If the last reader was of another process, this is a child that was forked during the read.
+      if (found != 0) restore_actions();
       break;
     }
     nanosleep(&(struct timespec){0, 10000000}, NULL);
   }
   terminal = fd;
   is_saved = false;
-  is_silent = noted = handlers = 0;
+  is_echo_off = received = handlers = 0;
   __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
-  if (!is_registered) is_registered = ces_at_exit(ces_terminal_rescue) == 0;
+  if (!is_registered) is_registered = ces_at_exit(ces_terminal_restore_before_end) == 0;
 }
 
 // --- Settings ----------------------------------------------------------------------------------
@@ -183,18 +183,18 @@ static void show(const char *text, size_t length, int timeout) {
   struct pollfd files[] = {{fd, POLLOUT, 0}, {waker, POLLIN, 0}};
   int ready;
   do ready = poll(files, 2, timeout);
-  while (ready < 0 && errno == EINTR && !__atomic_load_n(&noted, __ATOMIC_SEQ_CST));
+  while (ready < 0 && errno == EINTR && !__atomic_load_n(&received, __ATOMIC_SEQ_CST));
   if (ready > 0 && files[0].revents) ces_write(fd, text, length);
 }
 
-int64_t ces_terminal_silence(const char *prompt, size_t length) {
-  // After a stop that was not handled in time, the current settings are still those of the read.
+int64_t ces_terminal_echo_off(const char *prompt, size_t length) {
+  // If a stop came before the settings could be restored, the current ones are the read's own.
   if (!is_saved && tcgetattr(terminal, &before) < 0) return -errno;
   is_saved = true;
   int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (made < 0) return -errno;
   __atomic_store_n(&waker, made, __ATOMIC_SEQ_CST);
-  cover_signals();
+  replace_actions();
   struct sigaction stop;
   if (sigaction(SIGTTOU, NULL, &stop) == 0 && !(stop.sa_flags & SA_SIGINFO) &&
       stop.sa_handler == SIG_IGN && is_in_background()) {
@@ -205,7 +205,7 @@ int64_t ces_terminal_silence(const char *prompt, size_t length) {
   // Reads never block: ^Z may drop input between poll(2) and read(2).
   silent.c_cc[VMIN] = 0;
   silent.c_cc[VTIME] = 0;
-  __atomic_store_n(&is_silent, 1, __ATOMIC_RELEASE);
+  __atomic_store_n(&is_echo_off, 1, __ATOMIC_RELEASE);
   // In the background this call stops the process. With SIGTTOU blocked it would instead change the
   // settings of the foreground process.
   sigset_t output, mask;
@@ -218,9 +218,9 @@ int64_t ces_terminal_silence(const char *prompt, size_t length) {
     // Earlier input was echoed and is not part of the passphrase.
     if (result == 0) result = tcflush(terminal, TCIFLUSH);
     error = errno;
-  } while (result < 0 && error == EINTR && !__atomic_load_n(&noted, __ATOMIC_SEQ_CST));
+  } while (result < 0 && error == EINTR && !__atomic_load_n(&received, __ATOMIC_SEQ_CST));
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
-  if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) return 0;  // ces_terminal_wait handles it
+  if (__atomic_load_n(&received, __ATOMIC_SEQ_CST)) return 0;  // ces_terminal_wait handles it
   if (result < 0) return -error;
   show(prompt, length, -1);
   return 0;
@@ -242,14 +242,14 @@ int32_t ces_terminal_key(uint8_t byte) {
 int64_t ces_terminal_read(void *byte) {
   ssize_t n = read(terminal, byte, 1);
   if (n >= 0) return n;
-  // In the background with SIGTTIN blocked it is EIO; ces_terminal_wait handles that.
+  // In the background, with SIGTTIN blocked, read(2) fails with EIO; ces_terminal_wait handles that.
   return errno == EINTR || (errno == EIO && is_in_background()) ? 0 : -errno;
 }
 
 int64_t ces_terminal_restore(void) {
   if (waker < 0) return 0;
   int64_t result = 0;
-  if (is_silent && !is_in_background()) {
+  if (is_echo_off && !is_in_background()) {
     show("\n", 1, 0);
     if (tcsetattr(terminal, TCSANOW, &before) < 0) {
       result = -errno;
@@ -257,8 +257,8 @@ int64_t ces_terminal_restore(void) {
       is_saved = false;
     }
   }
-  __atomic_store_n(&is_silent, 0, __ATOMIC_RELEASE);
-  uncover_signals();
+  __atomic_store_n(&is_echo_off, 0, __ATOMIC_RELEASE);
+  restore_actions();
   int made = waker;
   __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
   // A handler that has loaded `waker` may write to it; a later one raises its signal itself.
@@ -293,8 +293,8 @@ static void deliver(int signal) {
 }
 
 /// Delivers the received signals. Returns whether one of them ends the read.
-static bool deliver_noted(void) {
-  uint32_t bits = __atomic_exchange_n(&noted, 0, __ATOMIC_SEQ_CST);
+static bool deliver_received(void) {
+  uint32_t bits = __atomic_exchange_n(&received, 0, __ATOMIC_SEQ_CST);
   for (int i = 0; i < SIGNALS; i++) {
     if (bits & 1u << i) deliver(signals[i]);
   }
@@ -303,18 +303,18 @@ static bool deliver_noted(void) {
 
 int32_t ces_terminal_wait(void) {
   for (;;) {
-    if (__atomic_load_n(&noted, __ATOMIC_SEQ_CST)) {
+    if (__atomic_load_n(&received, __ATOMIC_SEQ_CST)) {
       ces_terminal_restore();
-      return deliver_noted() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
+      return deliver_received() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
     }
     struct pollfd files[] = {{terminal, POLLIN, 0}, {waker, POLLIN, 0}};
     int ready = poll(files, 2, -1);
     if (ready < 0 && errno == EINTR) continue;
     if (files[1].revents && ready > 0) continue;
     if (is_in_background()) {
-      // Stopped by something other than ^Z and continued: what is typed now is meant for the shell.
+      // Stopped by something other than ^Z, and continued: input now belongs to the shell.
       ces_terminal_restore();
-      return deliver_noted() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
+      return deliver_received() ? CES_TERMINAL_ENDED : CES_TERMINAL_START_OVER;
     }
     return CES_TERMINAL_INPUT;
   }
@@ -322,7 +322,7 @@ int32_t ces_terminal_wait(void) {
 
 void ces_terminal_release(void) {
   ces_terminal_restore();
-  uint32_t left = __atomic_exchange_n(&noted, 0, __ATOMIC_SEQ_CST);
+  uint32_t left = __atomic_exchange_n(&received, 0, __ATOMIC_SEQ_CST);
   __atomic_store_n(&reader, 0, __ATOMIC_RELEASE);
   for (int i = 0; i < SIGNALS; i++) {
     if (left & 1u << i) deliver(signals[i]);

@@ -13,7 +13,7 @@
 enum : size_t { LISTS = 1024, RECENT = 512 };
 
 static ces_text *lists[LISTS];
-/// Recently found copies, by the caller's pointer.
+/// Recently found copies, by a hash of the caller's pointer.
 static const ces_text *recent[RECENT];
 static uint32_t count;
 
@@ -79,13 +79,13 @@ const ces_text *ces_text_keep(const char *bytes, size_t length) {
 
 const ces_text *ces_text_of(const char *text) {
   uintptr_t address = (uintptr_t)text;
-  const ces_text **place = &recent[(address ^ address >> 9) % RECENT];
-  const ces_text *known = __atomic_load_n(place, __ATOMIC_ACQUIRE);
-  // The pointer proves nothing: its memory may hold another text by now. (A copy that was cut never equals
-  // the text it was cut from; it is found below.)
+  const ces_text **cached = &recent[(address ^ address >> 9) % RECENT];
+  const ces_text *known = __atomic_load_n(cached, __ATOMIC_ACQUIRE);
+  // Compare the texts: the pointer's memory may hold another one by now. (A text that was cut never equals its
+  // copy; it is found below.)
   if (known && strcmp(known->bytes, text) == 0) return known;
   // Reads at most one byte more than is kept, and only while there is no NUL.
   known = ces_text_keep(text, strnlen(text, CES_TEXT_LIMIT + 1));
-  __atomic_store_n(place, known, __ATOMIC_RELEASE);
+  __atomic_store_n(cached, known, __ATOMIC_RELEASE);
   return known;
 }

@@ -1,9 +1,10 @@
 // Threads that act at intervals, and forks that wait for them.
 //
-// A child has only the thread that forked. If another thread is inside the Swift runtime at that moment, its lock
-// stays locked in the child, which deadlocks at the next use (see CEnclave/fork.c). The library must not bring
-// that about in a program that has no other threads, so a fork waits until no ticker is within its tick, and no
-// tick begins until the fork is over. Only the C library's fork(3) does so (pthread_atfork(3)).
+// A forked child has only the thread that forked. A lock of the Swift runtime that another thread holds at that
+// moment stays locked in the child, which deadlocks when it needs the lock (see CEnclave/fork.c). The library's
+// own threads must not cause that in a program that has no others. So a fork waits until no ticker is within its
+// tick, and no tick begins until the fork is over. This works for the C library's fork(3) only
+// (pthread_atfork(3)).
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"
@@ -15,7 +16,8 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
-// How long the two wait for each other. A tick that takes longer waits for a lock that the forking thread holds.
+// How long forks and ticks wait for each other. A tick that takes longer needs a lock that the forking thread
+// holds.
 enum { PATIENCE_MS = 1000 };
 
 static ces_fork_gate gate;
@@ -25,8 +27,8 @@ static void before_fork(void) { ces_fork_gate_before_fork(&gate, &thread, PATIEN
 static void after_fork_in_parent(void) { ces_fork_gate_in_parent(&gate, &thread); }
 static void after_fork_in_child(void) { ces_fork_gate_in_child(&gate, &thread); }
 
-// Registered with the first ticker, and so usually after the handlers of other libraries: before a fork the newest
-// handlers run first, when no locks are held yet.
+// Registered with the first ticker, which is usually after the handlers of other libraries. Before a fork the
+// newest handlers run first, so the waiting happens before other handlers take locks.
 static void watch_forks(void) {
   // Can only fail for lack of memory; forks then do not wait.
   (void)pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
@@ -41,9 +43,9 @@ struct ticker {
 
 static bool run_tick(const struct ticker *ticker) {
   ces_fork_gate_enter(&gate, &thread, PATIENCE_MS);
-  bool goes_on = ticker->tick(ticker->context) != 0;
+  bool continues = ticker->tick(ticker->context) != 0;
   ces_fork_gate_leave(&gate, &thread);
-  return goes_on;
+  return continues;
 }
 
 static void *ticker_main(void *argument) {

@@ -1,4 +1,4 @@
-// Waiting for a word to change, for waits longer than a spin lock may be held.
+// Sleeps until a word changes, for waits that are too long for a spin lock.
 
 #define _GNU_SOURCE
 #include "CEnclaveSystem.h"

@@ -117,7 +117,7 @@ static bool wipe_taken(uint32_t keys, bool again) {
       ces_wipe_entry *entry = &block->entries[i];
       if (__atomic_load_n(&entry->state, __ATOMIC_RELAXED) != CES_WIPE_TAKEN) continue;
       if (again && !entry->late) continue;
-      // Checked before the wipe, so that a writer that leaves afterwards is waited for.
+      // Checked before the wipe, so that the wipe is repeated after a writer that leaves during it.
       entry->late = entry->used != 0 && is_being_written(entry);
       wipe_entry(entry, keys);
       is_written |= entry->late != 0;

@@ -36,8 +36,8 @@ void ces_wipe_everything(int signal);
 /// Clears the interrupted thread's registers and stack, except what is needed to return.
 void ces_wipe_clear_interrupted(ucontext_t *context);
 
-/// From here to `ces_wipe_end_faults`, this thread's faults inside the range set by `ces_wipe_repair` are
-/// repaired; faults elsewhere jump to `ces_wipe_skip`. Other threads' faults wait.
+/// From here to `ces_wipe_end_faults`, this thread's faults in the range of `ces_wipe_repair` are repaired, and
+/// its other faults jump to `ces_wipe_skip`. Other threads that fault wait until the end.
 void ces_wipe_begin_faults(void);
 void ces_wipe_end_faults(void);
 void ces_wipe_repair(void *from, size_t length);

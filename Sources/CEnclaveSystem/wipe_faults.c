@@ -1,7 +1,7 @@
 // Handles faults of the wipe itself.
 //
-// Pages that another thread closes during the wipe, or that are no longer mapped, fault. While the wipe
-// runs, this handler replaces all others: it opens what can be opened, and skips the rest.
+// The wipe faults on pages that another thread closes meanwhile, or that are no longer mapped. While it runs,
+// this handler replaces those of SIGSEGV and SIGBUS: it opens the pages that can be opened, and skips the rest.
 
 #define _GNU_SOURCE
 #include "wipe.h"
@@ -41,7 +41,7 @@ static void on_own_fault(int signal, siginfo_t *info, void *context) {
   siglongjmp(ces_wipe_skip, 1);
 }
 
-bool ces_is_wipes_handler(const void *handler) { return handler == (const void *)on_own_fault; }
+bool ces_is_wipe_fault_handler(const void *handler) { return handler == (const void *)on_own_fault; }
 
 void ces_wipe_begin_faults(void) {
   uint32_t nobody = 0, self = ces_this_thread(), tries = 0;

@@ -79,12 +79,12 @@ static void clear_vectors(struct _libc_fpstate *state) {
   }
 }
 #elif defined(__aarch64__)
-// SVE, SME and SME2: of records that older <asm/sigcontext.h> lack, too.
+// The magic numbers of the records of SVE, SME and SME2; older <asm/sigcontext.h> lack some of them.
 enum { SVE = 0x53564501, ZA = 0x54366345, ZT = 0x5a544e01 };
 
-/// Clears the vector registers saved by the kernel. Where a thread has used SVE, the kernel restores all of them
-/// from that record, and not from the first. The other records must stay, above all that of the permission overlays,
-/// which would be restored with all keys open. <asm/sigcontext.h>.
+/// Clears the vector registers saved by the kernel, in all records that hold some: if a thread has used SVE, the
+/// kernel restores them from SVE's record, not from the first one. Other records must stay: a cleared record of
+/// the permission overlays would open all keys. <asm/sigcontext.h>.
 static void clear_vectors(unsigned char *records, size_t length) {
   enum { HEADER = 16 };  // of a record of vectors
   for (size_t at = 0; at + sizeof(struct _aarch64_ctx) <= length;) {
@@ -126,10 +126,10 @@ static void clear_registers(ucontext_t *context) {
   if (is_frame(frame, stack) && frame > end) {
     end = frame - stack < FRAME_BYTES ? frame : stack + FRAME_BYTES;
   } else if (frame == stack) {
-    end = stack;  // a frame that holds only the way back
+    end = stack;  // a frame that holds only the return address
   }
   clear_stack(stack, end);
-  // Last: if the stack ended here, nothing is mapped below it, and this fault ends the function.
+  // The red zone comes last: if nothing is mapped below the stack pointer, the fault ends this function.
   clear_stack(stack - red, stack);
 }
 

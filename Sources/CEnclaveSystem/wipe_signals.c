@@ -12,7 +12,8 @@
 
 #include "CEnclaveTerminal.h"
 
-/// A signal's previous action. It runs after the wipe; an application's handler runs before it.
+/// The kind of a signal's previous action. The action runs after the wipe; an application's handler runs before
+/// it.
 typedef enum { ENDS, IS_RUNTIME, IS_APPLICATION } before_t;
 static struct {
   before_t before;
@@ -67,7 +68,7 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
     ces_wipe_everything(signal);
     ces_wipe_clear_interrupted(context);
   }
-  ces_terminal_rescue();
+  ces_terminal_restore_before_end();
   if (handled[signal].before == IS_RUNTIME) {
     call(&handled[signal].action, signal, info, context);
   }
@@ -91,7 +92,7 @@ static bool is_runtime(const struct sigaction *action) {
 
 /// A signal's action; while a passphrase is read, the action behind the reader's handler.
 static int look_up(int signal, struct sigaction *action) {
-  return ces_terminal_covered(signal, action) ? 0 : sigaction(signal, NULL, action);
+  return ces_terminal_replaced_action(signal, action) ? 0 : sigaction(signal, NULL, action);
 }
 
 bool ces_wipe_covers(int signal) {
@@ -123,7 +124,7 @@ int64_t ces_wipe_install(int signal, bool is_fault) {
     own.sa_flags |= SA_NODEFER;
   }
   own.sa_sigaction = on_signal;
-  if (!ces_terminal_replace(signal, &own) && sigaction(signal, &own, NULL) < 0) return -errno;
+  if (!ces_terminal_set_replaced_action(signal, &own) && sigaction(signal, &own, NULL) < 0) return -errno;
   __atomic_add_fetch(&ces_wipe_handlers, 1, __ATOMIC_RELEASE);
   return 1;
 }

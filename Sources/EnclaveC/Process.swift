@@ -97,7 +97,7 @@ public func enclave_set_violation_handler(
   ViolationHandler.set { violation in
     var answer = ENCLAVE_END_PROCESS
     unsafe violation.withC { answer = unsafe called.function($0, called.context) }
-    return answer == ENCLAVE_GO_ON ? .goOn : .endProcess
+    return answer == ENCLAVE_CONTINUE ? .continueExecution : .endProcess
   }
 }
 

@@ -7,7 +7,7 @@
   public import ServiceLifecycle
 
   /// Publishes a server's arenas for memwatch, measures and logs them while the server runs, and
-  /// destroys them in order after graceful shutdown.
+  /// destroys them in order after graceful shutdown (swift-service-lifecycle).
   ///
   /// On graceful shutdown a `ServiceGroup` stops its services one by one in reverse order. List
   /// this service first: when it destroys the arenas, nothing uses their secrets any more.
@@ -23,18 +23,21 @@
   ///   throw error
   /// }
   /// ```
+  ///
+  /// Threads: `run()` is called once; `destroyArenas()` may be called from any task.
   public struct ArenaService: Service {
+    /// What the service does, and how often.
     public struct Options: Sendable {
       /// How to publish; nil: only with ENCLAVE_STATS=1 in the environment. A failure is logged,
       /// and the server runs without publishing.
       public var publishing: StatsPublisher.Options? = .init()
-      /// Make terminating signals and faults wipe every arena first. Signals that the group handles
-      /// as graceful shutdown are left to it.
+      /// Make terminating signals and faults wipe every arena first (`EmergencyWipe.install`).
+      /// Signals that the group handles as graceful shutdown are left to it.
       public var wipesOnSignals = false
-      /// The interval of measuring and logging.
+      /// The interval of measuring and logging; the default is 10 seconds.
       public var interval: Duration = .seconds(10)
-      /// How long to wait for open windows before destroying arenas. (No window stays open across a
-      /// suspension, so windows end soon.)
+      /// How long to wait for an arena's open windows before destroying it fails; the default is 5
+      /// seconds. (No window stays open across a suspension, so windows end soon.)
       public var patience: Duration = .seconds(5)
       /// Log the labels of misused secrets. Logs may reach more readers than the stats page.
       public var logsLabels = false
@@ -44,6 +47,7 @@
       /// The factory of metrics; nil: the one that the program bootstrapped. This service
       /// bootstraps none.
       public var metrics: (any MetricsFactory)?
+      /// The default options.
       public init() {}
     }
 
@@ -51,9 +55,13 @@
     private let logger: Logger
     private let options: Options
 
+    /// Creates the service; it does nothing until it runs.
+    ///
     /// - Parameters:
     ///   - arenas: the arenas, in the order in which they are destroyed.
-    ///   - logger: receives violations, failed locks and lost protections, with metadata.
+    ///   - logger: receives violations, failed locks and pages that could not be closed, with
+    ///     metadata.
+    ///   - options: what the service does, and how often.
     public init(_ arenas: [Arena], logger: Logger, options: Options = .init()) {
       self.arenas = arenas
       self.logger = logger
@@ -73,10 +81,10 @@
         var watch = ArenaWatch(
           arenas, logger: logger, factory: options.metrics ?? MetricsSystem.factory)
         while !Task.isCancelled {
-          watch.look()
+          watch.sample()
           try? await Task.sleep(for: options.interval)
         }
-        watch.look()
+        watch.sample()
       }
       // After a cancellation, even during a graceful shutdown, other services may still use
       // secrets.

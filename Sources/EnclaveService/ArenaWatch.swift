@@ -1,22 +1,25 @@
-// Metrics and log entries of a server's arenas. Metrics have the same names as the exporter's; the
-// log reports what got worse.
+// Measures a server's arenas. Metrics have the same names as the exporter's; the log reports new
+// failures.
 
 #if Server
   import CoreMetrics
   import Enclave
   import Logging
 
-  /// Metrics of arenas, created once. Arenas with the same name are added up.
+  /// The metrics of arenas, and the state of the last sample. Arenas with the same name are added
+  /// up.
   struct ArenaWatch {
+    /// The metrics of the arenas with one name.
     private struct Series {
       let arenas: [Arena]
       let gauges: [(gauge: Gauge, value: (Arena.Statistics) -> Int)]
       let counters: [(counter: Counter, value: (Arena.Statistics) -> UInt64)]
-      var counted: [UInt64]
+      /// The last totals of `counters`.
+      var totals: [UInt64]
     }
 
     private var groups: [Series] = []
-    /// nil until the first look, which reports earlier failures.
+    /// The last samples; nil before the first, which reports earlier failures.
     private var before: [Arena.Statistics?]
     private let arenas: [Arena]
     private let logger: Logger
@@ -60,23 +63,23 @@
             counter("failures_total", [("operation", "allocate")]) { $0.failedAllocations },
             counter("failures_total", [("operation", "lock")]) { $0.failedLocks },
             counter("failures_total", [("operation", "open")]) { $0.failedOpens },
-          ], counted: [0, 0, 0, 0])
+          ], totals: [0, 0, 0, 0])
       }
     }
 
-    /// Records the current counts, and logs what got worse.
-    mutating func look() {
+    /// Records the current counts, and logs failures since the last sample.
+    mutating func sample() {
       for index in groups.indices {
         let now = groups[index].arenas.map(\.statistics)
         for (gauge, value) in groups[index].gauges {
           gauge.record(now.reduce(0) { $0 + value($1) })
         }
-        for (place, (counter, value)) in groups[index].counters.enumerated() {
+        for (number, (counter, value)) in groups[index].counters.enumerated() {
           let total = now.reduce(0) { $0 &+ value($1) }
           // (Counters do not decrease when an arena is destroyed.)
-          if total > groups[index].counted[place] {
-            counter.increment(by: Int64(clamping: total - groups[index].counted[place]))
-            groups[index].counted[place] = total
+          if total > groups[index].totals[number] {
+            counter.increment(by: Int64(clamping: total - groups[index].totals[number]))
+            groups[index].totals[number] = total
           }
         }
       }

@@ -58,7 +58,7 @@ package struct LineReader: ~Copyable {
   /// `startOver`.
   package mutating func begin(prompt: UnsafeBufferPointer<UInt8>) throws(SystemFailure) {
     guard isTerminal else { return }
-    try perform(.setEcho) { unsafe ces_terminal_silence(prompt.baseAddress, prompt.count) }
+    try perform(.setEcho) { unsafe ces_terminal_echo_off(prompt.baseAddress, prompt.count) }
   }
 
   /// Waits for input. On a terminal, handles signals in the meantime.

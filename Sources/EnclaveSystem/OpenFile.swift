@@ -24,12 +24,15 @@ package struct FileFailure: Error, Equatable, CustomStringConvertible {
   }
 
   package static let enoent: Int32 = 2
+  package static let ebadf: Int32 = 9
   package static let eperm: Int32 = 1
   package static let eacces: Int32 = 13
   package static let eexist: Int32 = 17
   package static let enotdir: Int32 = 20
+  package static let einval: Int32 = 22
   package static let enfile: Int32 = 23
   package static let emfile: Int32 = 24
+  package static let epipe: Int32 = 32
   package static let eloop: Int32 = 40
 
   package var description: String {

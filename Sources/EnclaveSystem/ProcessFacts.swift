@@ -60,9 +60,9 @@ package enum ProcessFacts {
   package static var pid: Int32 { Int32(ces_pid()) }
   package static var uid: UInt32 { UInt32(ces_uid()) }
 
-  /// The user id, if the real, effective and saved ids are equal (getresuid(2)); nil while a
-  /// program temporarily acts as another user.
-  package static var settledUser: UInt32? { UInt32(exactly: ces_settled_uid()) }
+  /// The only user that this process can act as: the real, effective and saved ids are equal
+  /// (getresuid(2)). nil while a program temporarily acts as another user.
+  package static var soleUser: UInt32? { UInt32(exactly: ces_sole_uid()) }
 
   /// Writes to standard error; gives up when that would block or fails.
   package static func writeToStandardError(_ text: String) {

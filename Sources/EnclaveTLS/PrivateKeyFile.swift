@@ -1,4 +1,4 @@
-// Reads private key files directly into an arena: PEM (RFC 7468) and DER.
+// Reads private key files in PEM (RFC 7468) or DER directly into an arena.
 
 #if Server
   import CEnclaveSodium
@@ -8,14 +8,18 @@
 
   /// Why a private key was rejected.
   public enum InvalidPrivateKey: Error, Sendable, Equatable, CustomStringConvertible {
+    /// The text holds no private key in PEM (RFC 7468) with a supported label.
     case notPEM
+    /// The secret holds no Ed25519 key: neither a seed of 32 bytes nor PKCS #8 (RFC 8410).
     case notEd25519
+    /// The secret holds no P-256 key in PKCS #8 (RFC 5958) or SEC 1 (RFC 5915).
     case notP256
-    /// The file cannot be read. The text holds the request and the system's answer.
+    /// The file cannot be read. The text names the file and says why.
     case unreadable(String)
     /// libcrypto would keep the key in its own memory.
     case notInArena
 
+    /// What is wrong, and what to do.
     public var description: String {
       switch self {
       case .notPEM:
@@ -34,7 +38,7 @@
   }
 
   package enum PrivateKeyFile {
-    /// The size limit of a private key file.
+    /// The size limit of a private key file, in bytes.
     static let maximum = 1 << 20
 
     /// The DER encoding of the key in a file.
@@ -83,8 +87,9 @@
       } catch let failure as FileFailure { throw InvalidPrivateKey.unreadable("\(failure)") }
     }
 
-    /// Decodes the base64 between the BEGIN and END lines; nil if there is none. The time that
-    /// libsodium's decoder takes does not depend on the characters.
+    /// Decodes the base64 between the BEGIN and END lines. Returns the number of bytes, or nil if
+    /// there is no such text. The time that libsodium's decoder takes does not depend on the
+    /// characters.
     private static func decodePEM(
       _ pem: RawSpan, _ label: StaticString, into der: inout MutableRawSpan
     ) -> Int? {

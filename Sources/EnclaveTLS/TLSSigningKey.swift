@@ -1,4 +1,4 @@
-// Ed25519 keys for TLS that stay in an arena. libsodium signs with them there.
+// Ed25519 keys for TLS. They stay in an arena, where libsodium signs with them.
 
 #if Server
   import CEnclaveSodium
@@ -6,14 +6,17 @@
   public import NIOCore
   public import NIOSSL
 
-  /// A private key for `NIOSSLPrivateKey(customPrivateKey:)`.
+  /// An Ed25519 key (RFC 8032) for `NIOSSLPrivateKey(customPrivateKey:)`.
   ///
   /// The key never leaves its arena: BoringSSL passes the data and receives the signature. Each
-  /// handshake opens one window on its event loop's thread.
+  /// handshake opens one window, on its event loop's thread.
+  ///
+  /// Threads: all members may be used on any thread. Two keys are equal if they are the same
+  /// object.
   public final class TLSSigningKey: NIOSSLCustomPrivateKey, Hashable, Sendable {
     /// In libsodium's format: the seed, followed by the public key.
     private let key: SecretReference
-    /// The 32 bytes of the public key, as in the certificate.
+    /// The public key as in the certificate: 32 bytes.
     public let publicKey: [UInt8]
 
     /// Creates a key from its seed of 32 bytes (RFC 8032).
@@ -48,6 +51,11 @@
 
     /// Reads a key in PKCS #8 from a file directly into the arena.
     ///
+    /// - Parameters:
+    ///   - path: a regular file of at most 1 MiB; symbolic links are followed.
+    ///   - format: PEM (RFC 7468) or DER. An encrypted key must be decrypted first.
+    ///   - arena: holds the key and, during the call, the file's contents.
+    ///   - label: the label of these secrets.
     /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` if the file cannot be read or holds
     ///   something else.
     public convenience init(
@@ -60,7 +68,8 @@
         in: arena, label: label)
     }
 
-    /// Creates a key from a PEM text in a secret, which `Secret.fill(fromDescriptor:)` can read.
+    /// Creates a key from a PEM text (RFC 7468) in a secret, which `Secret.fill(fromDescriptor:)`
+    /// can read.
     ///
     /// - Throws: as `init(seed:in:label:)`; `InvalidPrivateKey` if the text holds something else.
     public convenience init(
@@ -89,8 +98,11 @@
       try self.init(seed: seed, in: arena, label: label)
     }
 
+    /// Ed25519 only.
     public var signatureAlgorithms: [SignatureAlgorithm] { [.ed25519] }
 
+    /// Signs the data at once, for NIOSSL. The future fails with an `EnclaveError` if the key
+    /// cannot be opened.
     public func sign(
       channel: any Channel, algorithm: SignatureAlgorithm, data: ByteBuffer
     ) -> EventLoopFuture<ByteBuffer> {
@@ -115,18 +127,20 @@
       return signature
     }
 
+    /// Fails: NIOSSL calls this only for RSA keys.
     public func decrypt(channel: any Channel, data: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
-      // (Only called for RSA keys.)
       channel.eventLoop.makeFailedFuture(InvalidPrivateKey.notEd25519)
     }
 
+    /// Whether both are the same object.
     public static func == (a: TLSSigningKey, b: TLSSigningKey) -> Bool { a === b }
 
+    /// Hashes the object's identity, nothing of the key.
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
   }
 
-  /// The offset of the seed in a PKCS #8 structure; nil if the key is not an Ed25519 key. Version 1
-  /// holds only the seed; version 2 (RFC 5958) also the public key after it.
+  /// The offset of the seed in a PKCS #8 structure; nil if it holds no Ed25519 key. In version 1
+  /// the seed is all there is; in version 2 (RFC 5958) the public key may follow it.
   private func seedOffset(_ der: Span<UInt8>) -> Int? {
     let algorithm: [UInt8] = [
       0x30, 5, 6, 3, 0x2B, 0x65, 0x70,  // SEQUENCE { OBJECT IDENTIFIER 1.3.101.112 }

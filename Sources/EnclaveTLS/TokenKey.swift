@@ -1,22 +1,25 @@
-// Signs and checks a server's tokens: HMAC-SHA-256 (RFC 2104) by libsodium, with a key that stays
-// in its arena.
+// Authenticates a server's tokens by HMAC-SHA-256 (RFC 2104), which libsodium computes with a key
+// that stays in its arena.
 
 #if Server
   import CEnclaveSodium
   public import Enclave
 
-  /// A key that authenticates tokens.
+  /// A key that authenticates tokens by HMAC-SHA-256 (RFC 2104).
   ///
-  /// Key material is only in memory of arenas: the key in its own secret, and the state of the
-  /// hash, which holds the padded key, in a secret that is wiped before each call returns. Any
-  /// thread may use the key.
+  /// Key material is only in arenas: the key in its own secret, and the state of the hash, which
+  /// holds the padded key, in a secret that is wiped before each call returns.
+  ///
+  /// Threads: all members may be used on any thread.
   public final class TokenKey: Sendable {
-    /// The size of a tag.
+    /// The size of a tag: 32 bytes.
     public static let tagByteCount = Int(crypto_auth_hmacsha256_BYTES)
 
     private let key: SecretReference
     private let scratch: Arena
 
+    /// Creates a token key from a secret, which it shares.
+    ///
     /// - Parameters:
     ///   - key: a key of any size. 32 bytes are enough; fewer are weaker.
     ///   - scratch: the arena that holds the hash's state during a call; it must not be frozen.
@@ -25,9 +28,10 @@
       self.scratch = scratch
     }
 
-    /// The tag of a message, to send with it.
+    /// The tag of a message, to send with it. The tag is no secret.
     ///
-    /// - Throws: if the key cannot be opened or the scratch arena has no memory.
+    /// - Throws: if the key cannot be opened, or as `Arena.allocate` for the scratch arena.
+    /// - Complexity: O(bytes).
     public func tag(of message: RawSpan) throws(EnclaveError) -> [UInt8] {
       var result = [UInt8](repeating: 0, count: Self.tagByteCount)
       let secret = try makeTag(of: message)
@@ -43,6 +47,9 @@
 
     /// Whether a received tag is the message's tag. The time does not depend on where they differ,
     /// and the correct tag never leaves the arena.
+    ///
+    /// - Throws: as `tag(of:)`.
+    /// - Complexity: O(bytes).
     public func isValid(_ tag: RawSpan, of message: RawSpan) throws(EnclaveError) -> Bool {
       guard tag.byteCount == Self.tagByteCount else { return false }
       return try makeTag(of: message).isEqual(to: tag)
@@ -58,7 +65,8 @@
       try isValid(unsafe tag.span.bytes, of: unsafe message.span.bytes)
     }
 
-    /// Computes the tag as a secret, which also holds the hash's state after the tag until the end.
+    /// Computes the tag as a secret. During the call the secret also holds the hash's state, after
+    /// the tag.
     private func makeTag(of message: RawSpan) throws(EnclaveError) -> Secret {
       typealias State = crypto_auth_hmacsha256_state
       let size = MemoryLayout<State>.size

@@ -11,13 +11,14 @@
       static let octets: UInt8 = 0x04
       static let identifier: UInt8 = 0x06
       static let sequence: UInt8 = 0x30
-      /// ECParameters in SEC 1, attributes in PKCS #8.
-      static let first: UInt8 = 0xA0
-      static let second: UInt8 = 0xA1
-      /// The public key of PKCS #8, version 2.
+      /// [0]: the curve in SEC 1, attributes in PKCS #8.
+      static let context0: UInt8 = 0xA0
+      /// [1]: the public key in SEC 1.
+      static let context1: UInt8 = 0xA1
+      /// [1], not constructed: the public key in PKCS #8, version 2.
       static let publicKey: UInt8 = 0x81
     }
-    /// 1.2.840.10045.2.1 and 1.2.840.10045.3.1.7 (RFC 5480).
+    /// The object identifiers 1.2.840.10045.2.1 and 1.2.840.10045.3.1.7 (RFC 5480).
     private static let ecPublicKey: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 2, 1]
     private static let prime256v1: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7]
 
@@ -36,7 +37,7 @@
         let algorithm = element(der, Tag.sequence, at: &offset, end: key.upperBound),
         let inner = element(der, Tag.octets, at: &offset, end: key.upperBound)
       else { return nil }
-      _ = element(der, Tag.first, at: &offset, end: key.upperBound)
+      _ = element(der, Tag.context0, at: &offset, end: key.upperBound)
       if der[version.lowerBound] == 1 {
         _ = element(der, Tag.publicKey, at: &offset, end: key.upperBound)
       }
@@ -61,14 +62,14 @@
         let scalar = element(der, Tag.octets, at: &offset, end: key.upperBound),
         scalar.count == scalarByteCount
       else { return nil }
-      if let curve = element(der, Tag.first, at: &offset, end: key.upperBound) {
+      if let curve = element(der, Tag.context0, at: &offset, end: key.upperBound) {
         var part = curve.lowerBound
         guard isNext(prime256v1, der, at: &part, end: curve.upperBound), part == curve.upperBound
         else { return nil }
       } else if needsCurve {
         return nil
       }
-      _ = element(der, Tag.second, at: &offset, end: key.upperBound)
+      _ = element(der, Tag.context1, at: &offset, end: key.upperBound)
       return offset == key.upperBound ? scalar.lowerBound : nil
     }
 

@@ -1,4 +1,4 @@
-// ECDSA keys on P-256 for TLS that stay in arenas. libcrypto signs with them.
+// ECDSA keys on P-256 for TLS. They stay in arenas; libcrypto signs with them.
 
 #if Server
   import CEnclaveAdopt
@@ -9,8 +9,8 @@
   public import NIOCore
   public import NIOSSL
 
-  /// A private key for `NIOSSLPrivateKey(customPrivateKey:)`, of the kind that public certificate
-  /// authorities and browsers support.
+  /// An ECDSA key on P-256 (FIPS 186-5) for `NIOSSLPrivateKey(customPrivateKey:)`: the kind that
+  /// public certificate authorities and browsers support.
   ///
   /// The key lies in an arena while it is not used. Each handshake opens it, and libcrypto makes a
   /// key object from it, signs, and wipes the object. The object's scalar and each signature's
@@ -20,6 +20,9 @@
   ///
   /// Using this module adopts all secure memory of the process, including libsodium's and
   /// libgcrypt's: see "Adopt a program without changing it".
+  ///
+  /// Threads: all members may be used on any thread. Two keys are equal if they are the same
+  /// object.
   public final class P256SigningKey: NIOSSLCustomPrivateKey, Hashable, Sendable {
     /// The scalar in native byte order.
     private let key: SecretReference
@@ -28,7 +31,12 @@
 
     /// Reads a key in PKCS #8 or SEC 1 from a file directly into the arena.
     ///
-    /// - Throws: `InvalidPrivateKey`; `EnclaveError` if the arena has no memory.
+    /// - Parameters:
+    ///   - path: a regular file of at most 1 MiB; symbolic links are followed.
+    ///   - format: PEM (RFC 7468) or DER. An encrypted key must be decrypted first.
+    ///   - arena: holds the key and, during the call, the file's contents.
+    ///   - label: the label of these secrets.
+    /// - Throws: as `init(der:in:label:)`; `InvalidPrivateKey` if the file cannot be read.
     public convenience init(
       file path: String, format: NIOSSLSerializationFormats, in arena: Arena,
       label: Label = "TLS key"
@@ -39,7 +47,7 @@
         in: arena, label: label)
     }
 
-    /// Creates a key from a PEM text in a secret.
+    /// Creates a key from a PEM text (RFC 7468) in a secret.
     ///
     /// - Throws: as `init(der:in:label:)`.
     public convenience init(
@@ -89,8 +97,11 @@
 
     private static let pemLabels: [StaticString] = ["PRIVATE KEY", "EC PRIVATE KEY"]
 
+    /// ECDSA on P-256 with SHA-256 only.
     public var signatureAlgorithms: [SignatureAlgorithm] { [.ecdsaSecp256R1Sha256] }
 
+    /// Signs the data at once, for NIOSSL. The future fails if the key cannot be opened or
+    /// libcrypto has no memory or no random numbers.
     public func sign(
       channel: any Channel, algorithm: SignatureAlgorithm, data: ByteBuffer
     ) -> EventLoopFuture<ByteBuffer> {
@@ -118,13 +129,15 @@
       return signature
     }
 
+    /// Fails: NIOSSL calls this only for RSA keys.
     public func decrypt(channel: any Channel, data: ByteBuffer) -> EventLoopFuture<ByteBuffer> {
-      // (Only called for RSA keys.)
       channel.eventLoop.makeFailedFuture(InvalidPrivateKey.notP256)
     }
 
+    /// Whether both are the same object.
     public static func == (a: P256SigningKey, b: P256SigningKey) -> Bool { a === b }
 
+    /// Hashes the object's identity, nothing of the key.
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
   }
 

@@ -1,4 +1,4 @@
-// Streams: data that is never decrypted as a whole, kept as encrypted chunks.
+// Streams: data that is kept as encrypted chunks and decrypted one chunk at a time.
 
 #if Sodium
   public import Enclave
@@ -24,17 +24,17 @@
     var isOfStream: Bool { stream != 0 }
   }
 
-  /// Data of any length, held by a vault as encrypted chunks. The writer and each reader have one
-  /// chunk in clear.
+  /// Data of any length, held by a vault as encrypted chunks. The writer and each reader hold one
+  /// decrypted chunk.
   ///
-  /// Each chunk is bound to its stream and position, and the last one to being the last. Chunks
-  /// that were changed, moved, repeated, taken from another stream or cut off at the end are
+  /// The tag of each chunk authenticates its stream, its position and whether it is the last one.
+  /// Chunks that were changed, moved, repeated, taken from another stream or cut off at the end are
   /// `notAuthentic` when read (the STREAM construction: Hoang, Reyhanitabar, Rogaway and Vizár,
   /// "Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", 2015). The vault's
   /// rotations re-encrypt the chunks like everything else. The ciphertext is freed with the last
   /// reference.
   ///
-  /// Threads: any number of readers, on any threads.
+  /// Threads: all members may be used on any thread, by any number of readers at once.
   @safe
   public final class EncryptedStream: @unchecked Sendable {
     let vault: Vault
@@ -59,7 +59,7 @@
       vault.withCore { $0.statistics.streams -= 1 }
     }
 
-    /// The length of the data in bytes.
+    /// The length of the data in bytes. O(1).
     public var byteCount: Int {
       guard let last = unsafe chunks.last else { return 0 }
       return unsafe (chunkCount - 1) * chunkByteCount + last.pointee.byteCount
@@ -73,11 +73,12 @@
     /// Makes a reader at the start of the data.
     ///
     /// - Parameters:
-    ///   - arena: holds the reader's one chunk in clear.
+    ///   - arena: holds the reader's buffer: one decrypted chunk.
     ///   - label: the label of the buffer; nil: the call site.
     ///   - file: the file of the call site.
     ///   - line: the line of the call site.
     /// - Throws: as `Arena.allocate`.
+    /// - Complexity: O(`chunkByteCount`); nothing is decrypted yet.
     public func makeReader(
       through arena: Arena, label: Label? = nil, file: StaticString = #fileID,
       line: UInt32 = #line
@@ -105,7 +106,7 @@
       return byteCount
     }
 
-    /// For tests: what an attacker with access to ordinary memory can change.
+    /// For tests: the chunks, which an attacker with access to ordinary memory can change.
     package func withChunks<R>(_ body: (inout [UnsafeMutableRawPointer]) -> R) -> R {
       var all = unsafe chunks.map { UnsafeMutableRawPointer($0) }
       defer { unsafe chunks = unsafe all.map { unsafe $0.assumingMemoryBound(to: Entry.self) } }
@@ -130,13 +131,13 @@
     /// Makes a writer for a new stream.
     ///
     /// - Parameters:
-    ///   - arena: holds the writer's one chunk in clear.
-    ///   - chunkByteCount: how much data is in clear at a time, 1 byte to 2 GiB. A rotation needs
-    ///     as much in the vault's arena. Each chunk has 128 bytes of overhead.
+    ///   - arena: holds the writer's buffer: one chunk that is not encrypted yet.
+    ///   - chunkByteCount: the size of a chunk, 1 byte to 2 GiB. A rotation needs as much memory in
+    ///     the vault's arena. Each chunk has 128 bytes of overhead.
     ///   - label: the label of the buffer; nil: the call site.
     ///   - file: the file of the call site.
     ///   - line: the line of the call site.
-    /// - Throws: as `Arena.allocate`; `inheritedByFork`.
+    /// - Throws: as `Arena.allocate`; `invalidSize` for a size below 1; `inheritedByFork`.
     public func makeStream(
       through arena: Arena, chunkByteCount: Int = 64 * 1024, label: Label? = nil,
       file: StaticString = #fileID, line: UInt32 = #line
@@ -199,6 +200,7 @@
     /// Appends a copy of a secret, which is unchanged.
     ///
     /// - Throws: as `append(_:)` of bytes, and if the secret cannot be opened.
+    /// - Complexity: O(bytes).
     public mutating func append(_ secret: borrowing Secret) throws(EnclaveError) {
       do {
         try secret.withBytes { bytes throws(EnclaveError) in try append(bytes) }
@@ -212,6 +214,8 @@
     /// Reads a descriptor until its end (read(2)), directly into the buffer.
     ///
     /// - Throws: as `append(_:)` of bytes; `system` if the call fails.
+    /// - Complexity: O(bytes). Blocks as long as the descriptor does, with the buffer's window
+    ///   open.
     public mutating func append(fromDescriptor descriptor: Int32) throws(EnclaveError) {
       while true {
         let (room, start) = (try makeRoom(), filled)
@@ -227,8 +231,9 @@
 
     /// Finishes the stream; wipes and frees the buffer. Later calls return the same stream.
     ///
-    /// - Throws: if the vault or the buffer's arena cannot be opened; nothing is lost, so call it
-    ///   again.
+    /// - Throws: an error if the vault or the buffer's arena cannot be opened. Nothing is lost:
+    ///   call it again.
+    /// - Complexity: O(`chunkByteCount`).
     public mutating func finish() throws(EnclaveError) -> EncryptedStream {
       guard buffer != nil else { return stream }
       try encrypt(isLast: true)
@@ -272,18 +277,19 @@
       self.buffer = buffer
     }
 
-    /// Moves to a position in the data, clamped to its ends.
+    /// Moves to a position in the data.
     ///
+    /// - Parameter target: the position in bytes from the start; clamped to the data.
     /// - Returns: the new position.
     /// - Complexity: O(1).
     @discardableResult
-    public mutating func seek(to place: Int) -> Int {
-      position = min(max(place, 0), stream.byteCount)
+    public mutating func seek(to target: Int) -> Int {
+      position = min(max(target, 0), stream.byteCount)
       return position
     }
 
-    /// Lends the next bytes: up to the requested number, fewer at the end of a chunk. If the body
-    /// throws, the position does not change.
+    /// Passes the next bytes to the body: up to the requested number, fewer at the end of a chunk.
+    /// If the body throws, the position does not change.
     ///
     /// - Returns: nil at the end of the data. The end is authenticated: the last chunk was
     ///   decrypted.
@@ -306,7 +312,9 @@
     /// Fills a secret with the next bytes.
     ///
     /// - Returns: the number of bytes read; fewer than the secret's size at the end of the data.
-    /// - Throws: `notAuthentic`, with the position after the bytes read so far; as opening windows.
+    /// - Throws: `notAuthentic`, with the position after the bytes read so far; an error if the
+    ///   secret or the buffer cannot be opened.
+    /// - Complexity: O(bytes read, rounded up to whole chunks).
     public mutating func read(over secret: inout Secret) throws(EnclaveError) -> Int {
       let (from, to) = (buffer.handle, secret.handle)
       var received = 0

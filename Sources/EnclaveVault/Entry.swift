@@ -1,4 +1,5 @@
-// A vault's record of each encrypted secret, in ordinary memory, since none of it is secret.
+// A vault's record of each encrypted secret. It is in ordinary memory, because nothing in it is
+// secret.
 
 #if Sodium
   import Enclave
@@ -6,8 +7,8 @@
   /// One encrypted secret: its immutable properties and its current ciphertext.
   ///
   /// A ciphertext is written once and replaced as a whole. A reader registers under the vault's
-  /// lock and reads without it. A rotation may replace the ciphertext in the meantime; the last
-  /// reader of the old one frees it:
+  /// lock and reads without it. A rotation may replace the ciphertext in the meantime; then the
+  /// last reader of the old ciphertext frees it:
   ///
   ///     entry ── current ──▶ ciphertext (epoch 2)
   ///                          ciphertext (epoch 1, superseded, 1 reader)
@@ -23,9 +24,11 @@
     var current: UnsafeMutablePointer<Ciphertext>
     var previous: UnsafeMutablePointer<Entry>?
     var next: UnsafeMutablePointer<Entry>?
-    /// A rotation is moving the entry, and frees it if its owner dropped it in the meantime.
+    /// A rotation is re-encrypting the entry. If `isRemoved` is set meanwhile, the rotation frees
+    /// it.
     var isHeld = false
-    var isGone = false
+    /// The owner has dropped the entry.
+    var isRemoved = false
 
     static func deallocate(_ entry: UnsafeMutablePointer<Entry>) {
       unsafe Ciphertext.deallocate(entry.pointee.current)

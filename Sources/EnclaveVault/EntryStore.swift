@@ -3,8 +3,9 @@
 #if Sodium
   import Enclave
 
-  /// The entries of a vault, under its lock, and its published values. A separate object, because
-  /// the publishing thread may hold the last reference: deinitialising it takes no locks.
+  /// The entries of a vault, guarded by its lock, and the values that are published about it. It is
+  /// separate from the vault because the publishing thread may hold the last reference:
+  /// deinitialising a store takes no locks.
   @safe
   final class EntryStore: ReportingVault {
     let arenaID: UInt64
@@ -13,14 +14,15 @@
     /// The lock word, separate from the data it protects, so that accesses to the two never
     /// overlap.
     nonisolated(unsafe) private let word: UnsafeMutablePointer<UInt32>
-    /// A futex word; changes, under the lock, when a rotation that sleeps should check again.
-    nonisolated(unsafe) private let turns: UnsafeMutablePointer<UInt32>
+    /// A futex word that counts, under the lock, the changes for which a sleeping rotation must
+    /// wake.
+    nonisolated(unsafe) private let changeCount: UnsafeMutablePointer<UInt32>
 
-    /// The users of a key outside the lock.
-    struct Readers {
+    /// The threads that use a key outside the lock.
+    struct KeyUsers {
       /// Encryptions whose entries are not listed yet.
       var encrypting = 0
-      var opening = 0
+      var decrypting = 0
     }
 
     struct Core {
@@ -29,8 +31,8 @@
       var nextNumber: UInt64 = 1
       var nonceLimit: UInt64 = Vault.messagesPerKey
       var lists = (EntryList(), EntryList())
-      var users = (Readers(), Readers())
-      /// A rotation is sleeping until the users of a key are gone.
+      var users = (KeyUsers(), KeyUsers())
+      /// A rotation is sleeping until the users of a key have finished.
       var isAwaited = false
       var statistics = Vault.Statistics()
       var lastRotatedAtMs: UInt64?
@@ -44,15 +46,15 @@
       unsafe core.pointee.nonceLimit = nonceLimit
       unsafe word = .allocate(capacity: 1)
       unsafe word.initialize(to: 0)
-      unsafe turns = .allocate(capacity: 1)
-      unsafe turns.initialize(to: 0)
+      unsafe changeCount = .allocate(capacity: 1)
+      unsafe changeCount.initialize(to: 0)
     }
 
     deinit {
       // Entries retain their vault, so none are left.
       unsafe core.deallocate()
       unsafe word.deallocate()
-      unsafe turns.deallocate()
+      unsafe changeCount.deallocate()
     }
 
     /// The body must be short: no cipher, no allocation, no system call. Other threads spin.
@@ -62,29 +64,29 @@
       return unsafe body(&core.pointee)
     }
 
-    /// Sleeps until a condition holds that changes when users of a key leave.
+    /// Sleeps until a condition holds. It is checked again each time a user of a key has finished.
     func wait(until condition: (Core) -> Bool) {
       while true {
         let seen = withCore { core -> UInt32? in
           if condition(core) { return nil }
           core.isAwaited = true
-          return unsafe turns.pointee
+          return unsafe changeCount.pointee
         }
         guard let seen else { return }
-        unsafe sleep(while: turns, is: seen)
+        unsafe sleep(while: changeCount, is: seen)
       }
     }
 
-    /// Records, under the lock, that users of a key are gone. Returns true if the caller must call
-    /// `wake()`.
+    /// Records, under the lock, that a user of a key has finished. Returns true if the caller must
+    /// call `wake()` after releasing the lock.
     func recordChange(_ core: inout Core) -> Bool {
       guard core.isAwaited else { return false }
       core.isAwaited = false
-      unsafe turns.pointee &+= 1
+      unsafe changeCount.pointee &+= 1
       return true
     }
 
-    func wake() { unsafe EnclaveSystem.wake(turns) }
+    func wake() { unsafe EnclaveSystem.wake(changeCount) }
 
     var statistics: Vault.Statistics {
       withCore { core in
@@ -112,7 +114,7 @@
       set { if keyIndex == 0 { lists.0 = newValue } else { lists.1 = newValue } }
     }
 
-    subscript(users keyIndex: Int) -> EntryStore.Readers {
+    subscript(users keyIndex: Int) -> EntryStore.KeyUsers {
       get { keyIndex == 0 ? users.0 : users.1 }
       set { if keyIndex == 0 { users.0 = newValue } else { users.1 = newValue } }
     }
@@ -133,14 +135,14 @@
     ) -> UnsafeMutablePointer<Ciphertext> {
       let ciphertext = unsafe entry.pointee.current
       unsafe ciphertext.pointee.readers += 1
-      unsafe self[users: Int(ciphertext.pointee.keyIndex)].opening += 1
+      unsafe self[users: Int(ciphertext.pointee.keyIndex)].decrypting += 1
       return unsafe ciphertext
     }
 
     /// Returns true if the caller must free the ciphertext.
     mutating func endDecryption(_ ciphertext: UnsafeMutablePointer<Ciphertext>) -> Bool {
       unsafe ciphertext.pointee.readers -= 1
-      unsafe self[users: Int(ciphertext.pointee.keyIndex)].opening -= 1
+      unsafe self[users: Int(ciphertext.pointee.keyIndex)].decrypting -= 1
       return unsafe ciphertext.pointee.isSuperseded && ciphertext.pointee.readers == 0
     }
 
@@ -157,13 +159,13 @@
       return unsafe old.pointee.readers == 0
     }
 
-    private mutating func count(_ entry: UnsafeMutablePointer<Entry>, by one: Int) {
-      let bytes = unsafe one * entry.pointee.byteCount
+    private mutating func count(_ entry: UnsafeMutablePointer<Entry>, by change: Int) {
+      let bytes = unsafe change * entry.pointee.byteCount
       if unsafe entry.pointee.chunk.isOfStream {
-        statistics.streamChunks += one
+        statistics.streamChunks += change
         statistics.streamBytes += bytes
       } else {
-        statistics.entries += one
+        statistics.entries += change
         statistics.bytes += bytes
       }
     }

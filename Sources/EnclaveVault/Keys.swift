@@ -21,7 +21,7 @@
       unsafe base + keyIndex * Self.stride
     }
 
-    /// The number of messages that this key has encrypted, which is the next nonce.
+    /// The number of messages that this key has encrypted; the nonce of the last one.
     private func counter(_ keyIndex: Int) -> UnsafeMutablePointer<UInt64> {
       unsafe (key(keyIndex) + AEAD.keyBytes).assumingMemoryBound(to: UInt64.self)
     }

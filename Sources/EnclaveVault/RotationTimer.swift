@@ -9,9 +9,9 @@
     /// vault lives. A failed rotation is counted (`Statistics.failedRotations`) and resumed at the
     /// next interval; nothing is lost.
     ///
-    /// - Parameter interval: at least a second, including time in suspend; replaces an earlier
-    ///   interval. nil stops the timer.
-    /// - Throws: `system` if the thread cannot be created; `inheritedByFork`.
+    /// - Parameter interval: replaces an earlier interval; nil stops the timer. Rounded to
+    ///   milliseconds; less than a second counts as a second. Time in suspend counts.
+    /// - Throws: `system` if the thread cannot be created (pthread_create(3)); `inheritedByFork`.
     public func rotate(every interval: Duration?) throws(EnclaveError) {
       guard !arena.reference.isInherited else { throw .inheritedByFork }
       guard let interval else {

@@ -1,11 +1,12 @@
-// Encrypting and decrypting one ciphertext, with its associated data.
+// Encrypts and decrypts one ciphertext, with its associated data.
 
 #if Sodium
   import Enclave
   import Synchronization
 
   extension Vault {
-    /// Outside of the vault's lock: takes as long as the bytes need.
+    /// Encrypts an entry's plaintext. Call it without the vault's lock: it takes time in proportion
+    /// to the bytes.
     func encryptBytes(
       _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
       _ text: UnsafeRawPointer, _ keys: Keys
@@ -19,7 +20,8 @@
       }
     }
 
-    /// Outside of the vault's lock: takes as long as the bytes need.
+    /// Decrypts an entry, like `encryptBytes`. If the tag does not match, returns false and writes
+    /// zeros.
     func decryptBytes(
       _ entry: UnsafeMutablePointer<Entry>, _ ciphertext: UnsafeMutablePointer<Ciphertext>,
       into text: UnsafeMutableRawPointer, _ keys: Keys
@@ -40,8 +42,8 @@
       _ body: (UnsafeRawPointer, UnsafeRawBufferPointer) -> R
     ) -> R {
       let isChunk = unsafe entry.pointee.chunk.isOfStream
-      // Field by field, because other threads change the links and the reader count at the same
-      // time.
+      // Copied field by field, because other threads may be changing the links and the reader
+      // count.
       let associated = unsafe (
         id.0, id.1, ciphertext.pointee.epoch, entry.pointee.number,
         UInt64(entry.pointee.byteCount), UInt64(entry.pointee.label.address),
@@ -61,7 +63,7 @@
     }
 
     #if DEBUG
-      /// For tests: called while a cipher runs.
+      /// For tests: sets a function that is called before each run of the cipher, without the lock.
       package func setPause(_ body: (@Sendable () -> Void)?) { pause.withLock { $0 = body } }
     #endif
 

@@ -12,8 +12,8 @@
     ///   and the old key is kept for that entry until it is removed. `lockLimit` and other errors
     ///   of `Arena.allocate` if there is no room for the largest plaintext: call it again to
     ///   resume. Nothing is lost. `inheritedByFork` in a forked child.
-    /// - Complexity: O(all bytes). Sleeps while another thread rotates, and until encryptions and
-    ///   decryptions under the old key have ended.
+    /// - Complexity: O(all bytes in the vault). Blocks while another thread rotates, and until
+    ///   encryptions and decryptions under the old key have ended.
     public func rotate() throws(EnclaveError) {
       // In a child, the locks may be held by threads that no longer exist.
       guard !arena.reference.isInherited else { throw .inheritedByFork }
@@ -52,7 +52,7 @@
         }
       }
       guard failed == 0 else { throw .notAuthentic }
-      store.wait { $0[users: old].opening == 0 }
+      store.wait { $0[users: old].decrypting == 0 }
       try withKeys { keys throws(EnclaveError) in
         let isEmpty = withCore { $0[list: old].count == 0 }
         if isEmpty { keys.destroy(old) }
@@ -76,7 +76,7 @@
       return largest
     }
 
-    /// Takes hold of the first entry and moves it to the end of the list.
+    /// Marks the first entry as held and moves it to the end of the list.
     private func takeFirst(of keyIndex: Int) -> UnsafeMutablePointer<Entry>? {
       unsafe withCore { core in
         guard let entry = unsafe core[list: keyIndex].moveFirstToEnd() else { return nil }
@@ -86,15 +86,15 @@
     }
 
     private func release(_ entry: UnsafeMutablePointer<Entry>) {
-      let isGone = withCore { _ in
+      let isRemoved = withCore { _ in
         unsafe entry.pointee.isHeld = false
-        return unsafe entry.pointee.isGone
+        return unsafe entry.pointee.isRemoved
       }
-      if isGone { unsafe Entry.deallocate(entry) }
+      if isRemoved { unsafe Entry.deallocate(entry) }
     }
 
-    /// Re-encrypts an entry that the caller holds under the current key. Returns false if it is not
-    /// authentic.
+    /// Re-encrypts an entry under the current key. The caller has marked it as held. Returns false
+    /// if it is not authentic.
     private func move(
       _ entry: UnsafeMutablePointer<Entry>, through scratch: SecretHandle
     ) throws(EnclaveError) -> Bool {
@@ -128,7 +128,7 @@
       }
       unsafe encryptBytes(entry, new, scratch, keys)
       let unused = unsafe withCore { core -> UnsafeMutablePointer<Ciphertext>? in
-        if unsafe entry.pointee.isGone { return unsafe new }
+        if unsafe entry.pointee.isRemoved { return unsafe new }
         return unsafe core.replace(entry, with: new) ? old : nil
       }
       if let unused = unsafe unused { unsafe Ciphertext.deallocate(unused) }
@@ -137,10 +137,10 @@
   }
 
   extension EntryStore.Core {
-    /// Whether anything still needs a key.
+    /// Whether an entry or a running operation still needs a key.
     fileprivate func uses(_ keyIndex: Int) -> Bool {
       self[list: keyIndex].count > 0 || self[users: keyIndex].encrypting > 0
-        || self[users: keyIndex].opening > 0
+        || self[users: keyIndex].decrypting > 0
     }
   }
 #endif

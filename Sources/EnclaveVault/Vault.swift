@@ -24,7 +24,7 @@
     let keys: Secret
     let id: (UInt64, UInt64)
     let store: EntryStore
-    /// Held during a rotation; other rotations sleep.
+    /// Held during a rotation; other rotations wait for it.
     let rotation = Mutex(())
     let timer = Mutex<RotationTimer?>(nil)
     #if DEBUG
@@ -35,23 +35,31 @@
     /// 800-38D (8.3). Counted nonces would allow more.
     public static let messagesPerKey: UInt64 = 1 << 32
 
-    /// The activity and contents of a vault.
+    /// The activity and contents of a vault. Totals count from when the vault was made.
     public struct Statistics: Sendable, Equatable {
+      /// The number of keys made so far: 1, and 1 more for each rotation.
       public var epoch: UInt64 = 1
+      /// Secrets that are encrypted now.
       public var entries = 0
       /// Plaintext bytes of the secrets that are encrypted now.
       public var bytes = 0
-      /// Entries not yet re-encrypted under the newest key.
+      /// Secrets and chunks of streams not yet re-encrypted under the newest key.
       public var entriesOfOldEpoch = 0
+      /// Secrets and chunks of streams that were encrypted; without rotations.
       public var encryptions: UInt64 = 0
+      /// Secrets and chunks of streams that were decrypted; without rotations.
       public var decryptions: UInt64 = 0
+      /// Attempts to decrypt something that was not authentic; with rotations.
       public var failures: UInt64 = 0
+      /// New keys made since the first.
       public var rotations: UInt64 = 0
       /// Rotations by `rotate(every:)` that failed.
       public var failedRotations: UInt64 = 0
+      /// Streams that exist now, unfinished ones too.
       public var streams = 0
+      /// Encrypted chunks of streams.
       public var streamChunks = 0
-      /// Plaintext bytes of streams.
+      /// Plaintext bytes of these chunks.
       public var streamBytes = 0
     }
 
@@ -62,7 +70,7 @@
     ///   - lock: the policy if its memory (one 4 KiB page, and what `rotate()` needs) cannot be
     ///     locked.
     ///   - gate: the gate of the vault's arena; not `.cipher`.
-    ///   - cipher: nil for the preferred cipher on this processor.
+    ///   - cipher: nil for `Cipher.preferred`.
     /// - Throws: as `Arena.init` and `Arena.allocate`; `cipherUnavailable` if the processor lacks
     ///   the cipher, or for a cipher gate.
     public convenience init(
@@ -126,7 +134,7 @@
             }
           }
         } catch {
-          // Wiped in the meantime: the plaintext may have been zeros.
+          // If the secret was wiped during the window, zeros may have been encrypted.
           if let made = unsafe made { unsafe remove(made) }
           throw error
         }
@@ -196,8 +204,8 @@
 
     /// Decrypts into a new secret in an arena. The encrypted secret is unchanged.
     ///
-    /// - Throws: `notAuthentic`, leaving no plaintext; as `Arena.allocate`; `destroyed`,
-    ///   `inheritedByFork`.
+    /// - Throws: `notAuthentic`, leaving no plaintext, also for another vault's secret; as
+    ///   `Arena.allocate`; `destroyed`, `inheritedByFork`.
     /// - Complexity: O(bytes).
     public func decrypt(
       _ encrypted: borrowing EncryptedSecret, into arena: Arena
@@ -233,7 +241,7 @@
         try withKeys { keys throws(EnclaveError) in
           let ciphertext = unsafe withCore { unsafe $0.beginDecryption(entry) }
           let isAuthentic = unsafe decryptBytes(entry, ciphertext, into: address, keys)
-          let (isLast, isAwaited) = withCore { core in
+          let (mustFree, isAwaited) = withCore { core in
             if isAuthentic {
               core.statistics.decryptions += 1
             } else {
@@ -241,7 +249,7 @@
             }
             return unsafe (core.endDecryption(ciphertext), store.recordChange(&core))
           }
-          if isLast { unsafe Ciphertext.deallocate(ciphertext) }
+          if mustFree { unsafe Ciphertext.deallocate(ciphertext) }
           if isAwaited { store.wake() }
           return isAuthentic
         }
@@ -249,7 +257,7 @@
       guard isAuthentic else { throw .notAuthentic }
     }
 
-    /// Whether one of the two keys was wiped or never used.
+    /// Whether the previous key was wiped, or was never made.
     package var isOldKeyWiped: Bool {
       (try? withKeys { keys in keys.isEmpty(withCore { $0.keyIndex ^ 1 }) }) ?? false
     }
@@ -259,25 +267,26 @@
 
     // MARK: - State
 
-    /// The activity and contents of the vault. All 0 in a forked child.
+    /// The activity and contents of the vault; in a forked child those of an empty vault. O(1).
     public var statistics: Statistics {
       guard !arena.reference.isInherited else { return Statistics() }
       return store.statistics
     }
 
-    /// Wipes the keys: nothing in the vault can be decrypted any more.
+    /// Wipes the keys: nothing in the vault can be decrypted any more. Waits up to a second for
+    /// operations in progress.
     ///
-    /// - Throws: as `Arena.destroy`.
+    /// - Throws: as `Arena.destroy(waitingUpTo:)`.
     public func destroy() throws(EnclaveError) { try arena.destroy(waitingUpTo: .seconds(1)) }
 
-    /// Removes an entry.
+    /// Removes an entry, and frees it unless a rotation holds it.
     func remove(_ entry: UnsafeMutablePointer<Entry>) {
       // In a child, the lock may be held by a thread that no longer exists.
       guard !arena.reference.isInherited else { return }
       let isFree = withCore { core in
         unsafe core.remove(entry)
         // The rotation that is moving the entry will free it.
-        unsafe entry.pointee.isGone = true
+        unsafe entry.pointee.isRemoved = true
         return unsafe !entry.pointee.isHeld
       }
       if isFree { unsafe Entry.deallocate(entry) }
@@ -316,7 +325,7 @@
     /// The size of the secret in bytes.
     public var byteCount: Int { unsafe entry.pointee.byteCount }
 
-    /// For tests. A rotation changes both.
+    /// For tests: the epoch and the nonce; a rotation changes both.
     package var epochAndNonce: (epoch: UInt64, nonce: UInt64) {
       let entry = unsafe entry
       return vault.withCore { _ in
@@ -324,7 +333,7 @@
       }
     }
 
-    /// For tests: what else an attacker with access to ordinary memory can change.
+    /// For tests: forges the nonce, which is in ordinary memory.
     package func copyNonce(from other: borrowing EncryptedSecret) {
       unsafe entry.pointee.current.pointee.nonce = other.entry.pointee.current.pointee.nonce
     }
@@ -332,7 +341,7 @@
     /// For tests: forges the epoch.
     package func forge(epoch: UInt64) { unsafe entry.pointee.current.pointee.epoch = epoch }
 
-    /// For tests: what an attacker can change, the ciphertext and its tag.
+    /// For tests: the ciphertext and its tag, which an attacker can change.
     package func withStorage<R>(
       _ body: (UnsafeMutableRawBufferPointer, UnsafeMutableRawPointer) -> R
     ) -> R {

@@ -29,7 +29,7 @@ package enum Console {
   package static func writeNewFile(_ text: String, to path: String) -> String? {
     let files = FileOpener.current
     do throws(FileFailure) {
-      let file = try files.create(path, whole: true)
+      let file = try files.create(path, atomically: true)
       do throws(FileFailure) {
         try file.write(Array(text.utf8))
         try file.synchronize()
@@ -53,7 +53,7 @@ package enum Console {
   package final class GrowingFile {
     private let file: OpenFile
     package init(_ path: String) throws(ConsoleFailure) {
-      do { file = try FileOpener.current.create(path, whole: false) } catch {
+      do { file = try FileOpener.current.create(path, atomically: false) } catch {
         throw ConsoleFailure(message: message(error, path))
       }
     }

@@ -6,7 +6,7 @@ import MemwatchSystem
 /// A file in the export directory, named before the sandbox starts.
 package final class ReplaceableFile {
   let name: String
-  /// Whether to remove it when the confined process ends, for whatever reason.
+  /// Whether to remove it when the confined process ends, however it ends.
   let isRemovedAtEnd: Bool
   fileprivate(set) var isWritten = false
   /// Whether this broker's temporary file exists.
@@ -26,12 +26,13 @@ extension Broker {
     return replaced
   }
 
-  /// Creates the temporary file beside it, mode 0644.
+  /// Creates a temporary file, mode 0644, beside the file that is to be replaced.
   func beginReplacing() throws(FileFailure) -> OpenFile {
     let replaced = try replacedFile()
     let temporary = temporary(replaced.name)
     let directory = try directory()
-    // The name contains this process's id, so an existing file is left over from an earlier process.
+    // The name contains this process's id, so an existing file is left over from an earlier
+    // process.
     Files.remove(temporary, in: directory)
     replaced.hasTemporaryFile = false
     let file = try OpenFile(creating: temporary, in: directory)
@@ -43,10 +44,11 @@ extension Broker {
     return file
   }
 
+  /// Replaces the file by the temporary one, or discards the temporary one.
   func finishReplacing(keeping: Bool) throws(FileFailure) {
     let replaced = try replacedFile()
     guard replaced.hasTemporaryFile else {
-      throw FileFailure(function: "replace", path: replaced.name, errno: 22)
+      throw FileFailure(function: "replace", path: replaced.name, errno: FileFailure.einval)
     }
     replaced.hasTemporaryFile = false
     let temporary = temporary(replaced.name)
@@ -61,7 +63,7 @@ extension Broker {
     }
   }
 
-  /// Removes the file, since nobody updates it any more.
+  /// After the confined process has ended: removes what it left, since nobody updates the file now.
   func removeReplaced() {
     guard let replaced, let directory = try? directory() else { return }
     if replaced.hasTemporaryFile { Files.remove(temporary(replaced.name), in: directory) }

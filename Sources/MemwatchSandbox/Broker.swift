@@ -1,9 +1,9 @@
-// The privileged side. It opens files on request and never reads their contents.
+// The privileged process. It opens files on request and never reads their contents.
 
 package import EnclaveSystem
 import MemwatchSystem
 
-/// The sandbox could not be created; nothing was read.
+/// The sandbox could not be created, so nothing was read.
 package struct SandboxFailure: Error, Sendable {
   package let message: String
 }
@@ -11,14 +11,16 @@ package struct SandboxFailure: Error, Sendable {
 /// Splits this process in two: a confined child, which parses and draws, and its broker, which
 /// opens files for it.
 package struct Broker: ~Copyable {
-  /// The paths from the command line; reopened at each request, by index.
+  /// The paths from the command line. Requests name them by index; each request opens the path
+  /// again.
   let named: [String]
-  /// The directory for new files, opened at the start.
+  /// The directory for new files.
   let exportsPath: String
+  /// The same directory, opened at the start.
   private var exports: OpenFile?
-  /// The error, if that directory could not be opened.
+  /// Why that directory could not be opened; nil if it was.
   package let exportsFailure: FileFailure?
-  /// The file that may be replaced.
+  /// The one file that may be replaced; nil if new files may be created instead.
   let replaced: ReplaceableFile?
   private let files = DirectFileOpener()
 
@@ -26,7 +28,7 @@ package struct Broker: ~Copyable {
   package enum End: Equatable, Sendable {
     case exited(Int32)
     case killed(signal: Int32)
-    /// It did not end in time after this signal, and was killed.
+    /// It got this signal, did not end within `grace`, and was killed.
     case overdue(signal: Int32)
 
     /// Ends this process by the same signal, so that a shell sees it.
@@ -57,12 +59,13 @@ package struct Broker: ~Copyable {
   ///
   /// - Parameters:
   ///   - mechanisms: how to confine the child.
-  ///   - prepare: runs in the child before confinement; opens files that stay open.
+  ///   - prepare: runs in the child before it is confined, to open files that stay open.
   ///   - body: runs in the confined child.
-  ///   - other: answers requests that are not for files.
-  ///   - grace: milliseconds that the child has to end after a signal; nil: no limit. (A child that
-  ///     writes to a blocked terminal may wait forever.)
-  ///   - tick: called about ten times a second; without it the broker sleeps until a request.
+  ///   - other: runs in the broker; answers requests that are not for files.
+  ///   - grace: the time in milliseconds within which the child must end after a signal; nil: no
+  ///     limit. (A child that writes to a blocked terminal may wait forever.)
+  ///   - tick: runs in the broker about ten times a second; without it the broker sleeps between
+  ///     requests.
   /// - Throws: if the socket or the process cannot be created.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
@@ -75,6 +78,9 @@ package struct Broker: ~Copyable {
       return try fork(mechanisms, prepare, body, other, grace, tick)
     } catch { throw SandboxFailure(message: "\(error)") }
   }
+
+  /// The answer to a malformed request.
+  private static let invalid = -Int64(FileFailure.einval)
 
   private mutating func fork<Prepared: ~Copyable>(
     _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
@@ -129,7 +135,7 @@ package struct Broker: ~Copyable {
     }
   }
 
-  /// Answers one request; false if the child is gone.
+  /// Answers one request. Returns false if the child is gone.
   func answer(
     _ socket: borrowing MessageSocket, _ other: (UInt64, UInt64) -> Int64
   ) -> Bool {
@@ -137,10 +143,10 @@ package struct Broker: ~Copyable {
       !message.bytes.isEmpty
     else { return false }
     func reply(_ value: Int64, _ descriptor: Int32 = -1) -> Bool {
-      (try? socket.send(BrokerRequest.little(UInt64(bitPattern: value)), passing: descriptor))
+      (try? socket.send(BrokerRequest.littleEndian(UInt64(bitPattern: value)), passing: descriptor))
         != nil
     }
-    guard let request = BrokerRequest(message.bytes[...]) else { return reply(-22) }
+    guard let request = BrokerRequest(message.bytes[...]) else { return reply(Self.invalid) }
     do throws(FileFailure) {
       switch request.kind {
       case .other: return reply(other(request.first, request.second))
@@ -148,7 +154,7 @@ package struct Broker: ~Copyable {
         try finish(request)
         return reply(0)
       case .replace where request.first != 0:
-        guard request.first <= 2 else { return reply(-22) }
+        guard request.first <= 2 else { return reply(Self.invalid) }
         try finishReplacing(keeping: request.first == 1)
         return reply(0)
       default:
@@ -159,7 +165,7 @@ package struct Broker: ~Copyable {
   }
 
   private func open(_ request: BrokerRequest) throws(FileFailure) -> OpenFile {
-    let invalid = FileFailure(function: "open", path: "", errno: 22)
+    let invalid = FileFailure(function: "open", path: "", errno: FileFailure.einval)
     func pid() throws(FileFailure) -> Int32 {
       guard let pid = Int32(exactly: request.first), pid > 0 else { throw invalid }
       return pid
@@ -202,11 +208,11 @@ package struct Broker: ~Copyable {
     switch exports {
     case .some(let exports): return exports.descriptor
     case .none:
-      throw exportsFailure ?? FileFailure(function: "open", path: exportsPath, errno: 9)
+      throw exportsFailure ?? FileFailure(function: "open", path: exportsPath, errno: FileFailure.ebadf)
     }
   }
 
-  /// With a replaceable file, no other files may be created.
+  /// The directory for new files. With a replaceable file, no other files may be created.
   private func directoryOfNewFiles() throws(FileFailure) -> Int32 {
     guard replaced == nil else {
       throw FileFailure(function: "create", path: exportsPath, errno: FileFailure.eperm)
@@ -216,7 +222,7 @@ package struct Broker: ~Copyable {
 
   private func create(_ request: BrokerRequest) throws(FileFailure) -> OpenFile {
     guard !request.name.isEmpty else {
-      throw FileFailure(function: "create", path: "", errno: 22)
+      throw FileFailure(function: "create", path: "", errno: FileFailure.einval)
     }
     let directory = try directoryOfNewFiles()
     guard request.first == 1 else { return try OpenFile(creating: request.name, in: directory) }
@@ -229,7 +235,7 @@ package struct Broker: ~Copyable {
   private func finish(_ request: BrokerRequest) throws(FileFailure) {
     let directory = try directoryOfNewFiles()
     guard !request.name.isEmpty else {
-      throw FileFailure(function: "rename", path: "", errno: 22)
+      throw FileFailure(function: "rename", path: "", errno: FileFailure.einval)
     }
     let temporary = temporary(request.name)
     if request.first == 1 {

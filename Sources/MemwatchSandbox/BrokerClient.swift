@@ -1,26 +1,27 @@
-// The confined side: gets every file from the broker.
+// The confined process's side: gets every file from the broker.
 
 package import EnclaveSystem
 package import MemwatchSystem
 import Synchronization
 
-/// Opens files through the broker. Any thread; one request at a time.
+/// Opens files through the broker. May be used on any thread; one request runs at a time.
 package final class BrokerClient: FileOpening {
   private let socket: MessageSocket
   private let named: [String]
   private let exports: String
   private let state = Mutex(State())
-  /// How many files of /proc stay open: a good half of what this process may open.
+  /// How many files of /proc stay open: five eighths of what this process may open, at least 64.
   private let mostCachedFiles: Int
 
   private struct State {
     var paths: [Int: String] = [:]
     var users: [UInt32: [UInt8]] = [:]
-    /// Cached for the last process: namespaces hardly ever change.
+    /// The namespaces of the last process, until a time in milliseconds: they hardly ever change.
     var namespaces: (pid: Int32, bytes: [UInt8], until: UInt64)?
     /// Open /proc files, which return current values each time they are read from the start
     /// (proc(5)).
     var cachedFiles: [InspectedFile: CachedFile] = [:]
+    /// How many files could not be opened for want of descriptors; see `takeMissedFiles`.
     var missedFiles = 0
   }
 
@@ -53,7 +54,7 @@ package final class BrokerClient: FileOpening {
       let message = try socket.receive(limit: 8, path: path)
       let bytes = message.bytes
       guard bytes.count == 8 else {
-        throw FileFailure(function: "ask for", path: path, errno: 32)  // EPIPE
+        throw FileFailure(function: "ask for", path: path, errno: FileFailure.epipe)
       }
       let value = Int64(bitPattern: bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) })
       guard value >= 0 || request.kind == .other else {
@@ -82,8 +83,8 @@ package final class BrokerClient: FileOpening {
     }
   }
 
-  /// How many files could not be opened since the last call because this process or the system may
-  /// open no more.
+  /// How many files could not be opened since the last call, because this process or the system may
+  /// not open any more files.
   package func takeMissedFiles() -> Int {
     state.withLock { state in
       defer { state.missedFiles = 0 }
@@ -91,7 +92,7 @@ package final class BrokerClient: FileOpening {
     }
   }
 
-  /// Asks for a file. If RLIMIT_NOFILE leaves no room for it, closes those that are kept, and asks
+  /// Asks for a file. If RLIMIT_NOFILE leaves no room for it, closes the cached files and asks
   /// again.
   private func takeFile(
     _ request: BrokerRequest, for path: String, to function: String = "open"
@@ -135,8 +136,8 @@ package final class BrokerClient: FileOpening {
     {
       return known.bytes
     }
-    if staysOpen, let cachedFiles = state.withLock({ $0.cachedFiles[file] }),
-      let bytes = try? cachedFiles.file.readAll(limit: limit), !bytes.isEmpty
+    if staysOpen, let cached = state.withLock({ $0.cachedFiles[file] }),
+      let bytes = try? cached.file.readAll(limit: limit), !bytes.isEmpty
     {
       return bytes
     }
@@ -145,12 +146,12 @@ package final class BrokerClient: FileOpening {
       return nil
     }
     if staysOpen {
-      let cachedFiles = CachedFile(opened)
+      let cached = CachedFile(opened)
       state.withLock {
         if $0.cachedFiles.count >= mostCachedFiles {
           $0.cachedFiles.remove(at: $0.cachedFiles.startIndex)
         }
-        $0.cachedFiles[file] = cachedFiles
+        $0.cachedFiles[file] = cached
       }
     }
     switch file {
@@ -165,18 +166,18 @@ package final class BrokerClient: FileOpening {
   package func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation] {
     let request = BrokerRequest(.search, inContainers ? 0 : 1)
     let answer = try takeFile(request, for: "page directories")
-    let places = StatsPageLocation.all(TextFields.decode(try answer.readAll(limit: 64 << 20)))
+    let locations = StatsPageLocation.decode(TextFields.decode(try answer.readAll(limit: 64 << 20)))
     state.withLock { state in
-      for place in places {
-        for page in place.pages { state.paths[page.number] = place.path + "/" + page.name }
+      for location in locations {
+        for page in location.pages { state.paths[page.number] = location.path + "/" + page.name }
       }
     }
-    return places
+    return locations
   }
 
   // MARK: - New files
 
-  /// The name of a path in the export directory.
+  /// The file name of a path in the export directory; throws for any other path.
   private func name(of path: String) throws(FileFailure) -> String {
     let name = path.hasPrefix(exports + "/") ? String(path.dropFirst(exports.utf8.count + 1)) : path
     guard !name.isEmpty, !name.contains("/"), !name.hasPrefix("."), name.utf8.count <= 255 else {
@@ -188,16 +189,16 @@ package final class BrokerClient: FileOpening {
     return name
   }
 
-  package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
-    let request = BrokerRequest(.create, whole ? 1 : 0, name: try name(of: path))
+  package func create(_ path: String, atomically: Bool) throws(FileFailure) -> OpenFile {
+    let request = BrokerRequest(.create, atomically ? 1 : 0, name: try name(of: path))
     guard let file = try ask(request, for: path, to: "create").takeFile() else {
-      throw FileFailure(function: "create", path: path, errno: 9)
+      throw FileFailure(function: "create", path: path, errno: FileFailure.ebadf)
     }
     return file
   }
 
-  /// Atomically replaces the replaceable file. Returns an error message, or nil.
-  package func replacement(of path: String, with text: String) -> String? {
+  /// Atomically replaces the replaceable file. Returns an error message, or nil on success.
+  package func replaceFile(_ path: String, with text: String) -> String? {
     do throws(FileFailure) { try replace(with: Array(text.utf8), path: path) } catch {
       return "\(error)"
     }

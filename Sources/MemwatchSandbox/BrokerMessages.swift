@@ -1,5 +1,5 @@
 // Requests from the confined process to its broker: a kind, two numbers and, for new files only, a
-// name. Never a path.
+// name. They never contain a path.
 
 internal import EnclaveSystem
 internal import MemwatchSystem
@@ -12,10 +12,10 @@ struct BrokerRequest: Equatable {
     case search, create, finish
     /// Answered by the closure that the program passed to the broker.
     case other
-    /// 0: starts replacing the replaceable file; 1: commits; 2: discards.
+    /// `first` is 0 to start replacing the replaceable file, 1 to commit, and 2 to discard.
     case replace
 
-    /// Whether its requests carry the name of a new file.
+    /// Whether such a request contains the name of a new file.
     var takesName: Bool { self == .create || self == .finish }
   }
 
@@ -25,6 +25,7 @@ struct BrokerRequest: Equatable {
   /// The name of a new file: one path component.
   var name = ""
 
+  /// The kind, two numbers, and a name of at most 255 bytes.
   static let mostBytes = 17 + 255
 
   init(_ kind: Kind, _ first: UInt64 = 0, _ second: UInt64 = 0, name: String = "") {
@@ -55,10 +56,11 @@ struct BrokerRequest: Equatable {
   }
 
   var bytes: [UInt8] {
-    [kind.rawValue] + Self.little(first) + Self.little(second) + Array(name.utf8)
+    [kind.rawValue] + Self.littleEndian(first) + Self.littleEndian(second) + Array(name.utf8)
   }
 
-  static func little(_ word: UInt64) -> [UInt8] {
+  /// The bytes of a word, least significant first.
+  static func littleEndian(_ word: UInt64) -> [UInt8] {
     (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) }
   }
 }
@@ -79,8 +81,8 @@ extension StatsPageLocation {
     return fields + pages.flatMap { ["\($0.number)", $0.name] }
   }
 
-  static func all(_ fields: [String]) -> [StatsPageLocation] {
-    var places: [StatsPageLocation] = []
+  static func decode(_ fields: [String]) -> [StatsPageLocation] {
+    var locations: [StatsPageLocation] = []
     var rest = fields[...]
     while rest.count >= 5 {
       let head = Array(rest.prefix(5))
@@ -93,16 +95,16 @@ extension StatsPageLocation {
         outcome = .failed(
           FileFailure(function: head[3], path: head[0], errno: Int32(head[2]) ?? 0))
       }
-      var place = StatsPageLocation(path: head[0], outcome: outcome)
+      var location = StatsPageLocation(path: head[0], outcome: outcome)
       for _ in 0..<(Int(head[4]) ?? 0) {
         guard rest.count >= 2 else { break }
         if let number = Int(rest[rest.startIndex]) {
-          place.pages.append(.init(number: number, name: rest[rest.startIndex + 1]))
+          location.pages.append(.init(number: number, name: rest[rest.startIndex + 1]))
         }
         rest = rest.dropFirst(2)
       }
-      places.append(place)
+      locations.append(location)
     }
-    return places
+    return locations
   }
 }

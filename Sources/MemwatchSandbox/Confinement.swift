@@ -1,4 +1,4 @@
-// Confinement: capabilities, new privileges, files (Landlock) and system calls (seccomp).
+// Confines this process: capabilities, new privileges, files (Landlock) and system calls (seccomp).
 
 internal import CMemwatchSeccomp
 internal import EnclaveSystem
@@ -12,13 +12,14 @@ package struct Confinement: Equatable, Sendable {
   package private(set) var mechanisms: [String] = []
   /// The missing mechanisms, each with the reason.
   package private(set) var missing: [String] = []
-  package var isWhole: Bool { missing.isEmpty }
+  /// Whether every mechanism is in force.
+  package var isComplete: Bool { missing.isEmpty }
 
   /// Permanently gives up everything not needed for reading open descriptors, drawing on an open
   /// terminal and talking over an open socket. Open descriptors keep working.
   ///
-  /// Missing kernel features are reported, and the rest is applied. Call it while this process has
-  /// one thread; with more, nothing is given up, and that is reported.
+  /// Missing kernel features are reported in `missing`; the others are applied. Call it while this
+  /// process has one thread. With more threads it applies nothing and reports that.
   package static func enter(_ mechanisms: Set<Mechanism> = Set(Mechanism.allCases)) -> Confinement {
     var confinement = Confinement()
     guard Privileges.threads == 1 else {
@@ -51,7 +52,7 @@ package struct Confinement: Equatable, Sendable {
       }
     }
 
-    /// Applies the mechanism. Returns a detail to report.
+    /// Applies the mechanism. Returns a detail for `mechanisms`, or "".
     func apply() throws(FileFailure) -> String {
       switch self {
       case .capabilities: try Privileges.keepCapabilities(0)
@@ -93,7 +94,7 @@ private enum SeccompFilter {
     0x5413, 0x540f, 0x541b,  // TIOCGWINSZ, TIOCGPGRP, FIONREAD
   ]
 
-  /// Of fcntl(2): flags, and who holds a record lock.
+  /// Commands of fcntl(2): reading and setting flags, and finding the holder of a record lock.
   static let control = [1, 2, 3, 4, 5, 36]  // F_GETFD, SETFD, GETFL, SETFL, GETLK, OFD_GETLK
 
   static let executable: UInt64 = 4  // PROT_EXEC

@@ -1,4 +1,4 @@
-// Starting a command and reaping it.
+// Starts a command and waits for its end.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -11,7 +11,7 @@ package final class ChildProcess {
 
   private init(pid: Int32) { self.pid = pid }
 
-  /// posix_spawn(3).
+  /// Starts a command (posix_spawn(3)).
   ///
   /// - Parameters:
   ///   - arguments: the program (searched in PATH) and its arguments.
@@ -55,13 +55,14 @@ package final class ChildProcess {
     return ChildProcess(pid: Int32(result))
   }
 
-  /// Whether a program has capabilities of its own (capabilities(7)).
+  /// Whether a program's file has capabilities (capabilities(7)).
   package static func gainsCapabilities(_ path: String) -> Bool {
     unsafe cms_has_capabilities(path) > 0
   }
 
-  /// Reaps the command if it has ended. Returns whether it has.
+  /// Whether the command has ended; reaps it then. Does not block.
   package func poll() -> Bool { reap(block: false) }
+  /// Waits until the command has ended, and reaps it.
   package func waitForEnd() { _ = reap(block: true) }
 
   private func reap(block: Bool) -> Bool {
@@ -73,6 +74,7 @@ package final class ChildProcess {
     return status != nil
   }
 
+  /// Whether a process group still has a process.
   package static func groupExists(_ group: Int32) -> Bool { cms_kill(-group, 0) == 0 }
 
   /// From now on a write past RLIMIT_FSIZE fails with EFBIG instead of raising SIGXFSZ; children

@@ -7,14 +7,15 @@ package import EnclaveSystem
 package struct ForkedProcess: Sendable {
   package let pid: Int32
 
+  /// A change of the child's state (waitpid(2)).
   package enum Change: Equatable, Sendable {
     case none, stopped
     case exited(Int32)
     case killed(signal: Int32)
   }
 
-  /// Forks; for single-threaded processes. Returns nil in the child, which gets `signal` when its
-  /// parent dies.
+  /// Forks this process, which must have one thread. Returns nil in the child. The child gets
+  /// `signal` when its parent dies (prctl(2), PR_SET_PDEATHSIG).
   package static func fork(endingWithParentBy signal: Int32) throws(FileFailure) -> ForkedProcess? {
     let parent = ProcessFacts.pid
     let child = cms_fork()
@@ -30,7 +31,7 @@ package struct ForkedProcess: Sendable {
     return ForkedProcess(pid: Int32(child))
   }
 
-  /// The change in its state since the last call (waitpid(2), not blocking).
+  /// The change since the last call. Does not block.
   package func change() -> Change {
     var detail: Int32 = 0
     return switch unsafe cms_child_change(pid, &detail) {
@@ -44,10 +45,11 @@ package struct ForkedProcess: Sendable {
   /// Sends it a signal.
   package func signal(_ number: Int32) { _ = cms_kill(pid, number) }
 
-  /// Stops this process after its child has stopped; when it continues, so does the child.
+  /// Stops this process too, after the child has stopped. When this process continues, it continues
+  /// the child.
   package func stopWithChild() {
     cms_stop()
-    signal(18)
+    signal(18)  // SIGCONT
   }
 
   /// Ends this process by the signal that ended its child, so that a shell sees it.
@@ -89,9 +91,9 @@ package struct SignalWatch: ~Copyable {
     while true {
       let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
-      // SIGCHLD and SIGTSTP do not end a process.
+      // Neither SIGCHLD (17) nor SIGTSTP (20) asks a process to end.
       if number != 17, number != 20, sender != child.pid { ending = number }
-      // This process's own CPU limit (SIGXCPU) ends both, like a signal from outside.
+      // SIGXCPU (24) comes from the kernel, for this process's CPU time; it ends both.
       if number != 17, isFromProcess || number == 24, sender != child.pid { child.signal(number) }
     }
   }

@@ -1,8 +1,8 @@
-// The host settings that matter to secrets in memory: a fixed list of files.
+// Reads the host's settings that matter to secrets in memory: a fixed list of files.
 
 internal import EnclaveSystem
 
-/// The contents of the files, and which paths exist.
+/// The contents of these files, and which of some paths exist.
 package struct HostFiles: Equatable, Sendable {
   private var contents: [String: String] = [:]
   private var present: Set<String> = []
@@ -23,6 +23,7 @@ package struct HostFiles: Equatable, Sendable {
     "/proc/sys/kernel", "/sys/module", "/sys/kernel", "/sys/kernel/mm",
   ]
 
+  /// Decodes `fields`: pairs of a path and the contents, or of "" and a path that exists.
   package init(fields: [String]) {
     for index in stride(from: 0, to: fields.count - 1, by: 2) {
       if fields[index].isEmpty {
@@ -64,5 +65,6 @@ package struct HostFiles: Equatable, Sendable {
 
   /// The contents of a file; nil if it cannot be read.
   package subscript(path: String) -> String? { contents[path] }
+  /// Whether a path of the list exists.
   package func exists(_ path: String) -> Bool { present.contains(path) }
 }

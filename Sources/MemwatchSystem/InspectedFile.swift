@@ -1,6 +1,6 @@
-// What an inspector may open: a closed list. Each item is a kind and a number, so a broker can be
-// asked for it without a path. `mem`, `environ`, `auxv`, `cmdline` and `fd` of other processes are
-// not on the list.
+// The closed list of files that an inspector may open. Each item is a kind and a number, so that a
+// broker can be asked for it without a path. `mem`, `environ`, `auxv`, `cmdline` and `fd` of other
+// processes are not on the list.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -54,19 +54,22 @@ package enum InspectedFile: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Opens the file directly, or through the broker.
   package func open() throws(FileFailure) -> OpenFile {
     try FileOpener.current.open(self)
   }
 
-  /// The contents, at most `limit` bytes; nil if it cannot be read.
+  /// The contents, at most `limit` bytes; nil if they cannot be read.
   package func bytes(limit: Int) -> [UInt8]? {
     FileOpener.current.read(self, limit: limit)
   }
 
+  /// The contents as text; invalid UTF-8 becomes U+FFFD.
   package func text(limit: Int) -> String? {
     bytes(limit: limit).map { String(decoding: $0, as: UTF8.self) }
   }
 
+  /// The contents of a set of files, as texts; see `TextFields`.
   package func fields(limit: Int) -> [String]? { bytes(limit: limit).map(TextFields.decode) }
 }
 
@@ -100,23 +103,24 @@ package protocol FileOpening: AnyObject, Sendable {
   func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile
   /// The contents of a file, at most `limit` bytes; nil if it cannot be read.
   func read(_ file: InspectedFile, limit: Int) -> [UInt8]?
-  /// Searches for pages; in other mount namespaces only on request, since that looks at every process.
+  /// Searches for pages; in other mount namespaces only on request, since that looks at every
+  /// process.
   func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation]
-  /// Creates a new file, mode 0600; never overwrites. `whole`: under a temporary name until
+  /// Creates a new file, mode 0600; never overwrites. `atomically`: it has a temporary name until
   /// `finish`.
-  func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile
-  /// Gives a whole file its name, or removes it.
+  func create(_ path: String, atomically: Bool) throws(FileFailure) -> OpenFile
+  /// Gives a file that was created atomically its name, or removes it.
   func finish(_ path: String, keeping: Bool) throws(FileFailure)
 }
 
 package enum FileOpener {
   private static let opener = Mutex<any FileOpening>(DirectFileOpener())
-  /// This process itself, or the broker once this process is confined.
+  /// What opens files now: this process itself, or the broker once this process is confined.
   package static var current: any FileOpening { opener.withLock { $0 } }
   package static func use(_ files: any FileOpening) { opener.withLock { $0 = files } }
 }
 
-/// Zero-terminated texts, concatenated. (Paths may contain any other byte.)
+/// Encodes texts as NUL-terminated strings, one after another. (Paths may contain any other byte.)
 package enum TextFields {
   package static func encode(_ fields: [String]) -> [UInt8] {
     fields.flatMap { $0.utf8.filter { $0 != 0 } + [0] }
@@ -134,7 +138,7 @@ package final class DirectFileOpener: FileOpening {
   package init() {}
 
   package func search(inContainers: Bool) -> [StatsPageLocation] {
-    pages.withLock { $0.run(inContainers: inContainers) }
+    pages.withLock { $0.search(inContainers: inContainers) }
   }
 
   package func open(_ file: InspectedFile) throws(FileFailure) -> OpenFile {
@@ -172,8 +176,8 @@ package final class DirectFileOpener: FileOpening {
     try OpenFile(holding: TextFields.encode(fields), path: file.description)
   }
 
-  package func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
-    guard whole else { return try OpenFile(creating: path) }
+  package func create(_ path: String, atomically: Bool) throws(FileFailure) -> OpenFile {
+    guard atomically else { return try OpenFile(creating: path) }
     if (try? Files.status(path)) != nil {
       throw FileFailure(function: "create", path: path, errno: FileFailure.eexist)
     }

@@ -1,4 +1,4 @@
-// Messages and file descriptors between two processes of this program.
+// Sends messages and file descriptors between two processes of this program.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -9,6 +9,7 @@ package struct MessageSocket: ~Copyable, Sendable {
   private let file: OpenFile
   package var descriptor: Int32 { file.descriptor }
 
+  /// A message, and the file whose descriptor came with it.
   package struct Message: ~Copyable {
     package var bytes: [UInt8]
     package var file: OpenFile?
@@ -19,11 +20,13 @@ package struct MessageSocket: ~Copyable, Sendable {
     file = OpenFile(adopting: descriptor, path: "the socket between two processes")
   }
 
+  /// The two ends, one for each process.
   package struct Pair: ~Copyable {
     package var first: MessageSocket?
     package var second: MessageSocket?
   }
 
+  /// Creates a connected pair (socketpair(2)).
   package static func pair() throws(FileFailure) -> Pair {
     var ends: [Int32] = [-1, -1]
     let result = unsafe ends.withUnsafeMutableBufferPointer {
@@ -35,7 +38,7 @@ package struct MessageSocket: ~Copyable, Sendable {
     return Pair(first: MessageSocket(ends[0]), second: MessageSocket(ends[1]))
   }
 
-  /// Sends one message, optionally with a descriptor.
+  /// Sends one message, optionally with a descriptor (sendmsg(2), SCM_RIGHTS).
   package func send(_ bytes: [UInt8], passing descriptor: Int32 = -1) throws(FileFailure) {
     let result = unsafe bytes.withUnsafeBytes {
       unsafe cms_send(file.descriptor, $0.baseAddress, $0.count, descriptor)
@@ -45,8 +48,8 @@ package struct MessageSocket: ~Copyable, Sendable {
     }
   }
 
-  /// Waits for one message, truncated to `limit` bytes. An empty message means that the other end
-  /// is closed.
+  /// Waits for one message and cuts it to `limit` bytes (recvmsg(2)). An empty message means that
+  /// the other end is closed.
   ///
   /// - Parameter path: names a received descriptor in errors.
   package func receive(limit: Int, path: String = "") throws(FileFailure) -> Message {

@@ -1,4 +1,4 @@
-// Giving up privileges: capabilities, new privileges, files.
+// Gives up privileges: capabilities, new privileges, opening files.
 
 internal import CMemwatchSystem
 package import EnclaveSystem
@@ -23,8 +23,8 @@ package enum Privileges {
     _ = try check("capset", cms_keep_capabilities(mask))
   }
 
-  /// Raises the soft limit of open files to the hard one, as far as is of use (setrlimit(2)): an
-  /// exporter keeps some for each process.
+  /// Raises the soft limit of open files to the hard one, but to 16,384 at most (setrlimit(2)): an
+  /// exporter keeps some files open for each process.
   package static func raiseFileLimit() { cms_raise_file_limit() }
 
   /// The number of files that this process may have open (RLIMIT_NOFILE).

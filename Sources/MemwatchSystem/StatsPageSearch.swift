@@ -1,14 +1,16 @@
-// Searches for stats pages. Looks at names only; reading a page is the caller's work.
+// Searches for stats pages. It only lists names; the caller opens and reads the pages.
 
 internal import EnclaveSystem
 
-/// Searches, and gives each page found a number that stays the same.
+/// Searches for pages, and gives each of them a number that later searches keep.
 package struct StatsPageSearch: Sendable {
-  /// A directory and how to reach it: by path, or from the root of another mount namespace, where
-  /// links are not followed because they would lead out of it.
+  /// A directory and how to reach it: by path, or from the root of another mount namespace. There
+  /// links are not followed, because they would lead out of the namespace.
   struct Route: Hashable, Sendable {
     var path: String
+    /// A process in the other mount namespace; nil for this one.
     var container: Int32?
+    /// The components of the path from that namespace's root.
     var parts: [String] = []
 
     func open() throws(FileFailure) -> OpenFile {
@@ -20,11 +22,12 @@ package struct StatsPageSearch: Sendable {
     }
   }
 
+  /// A page by its directory and its name there.
   package struct Found: Hashable, Sendable {
     var route: Route
     var name: String
 
-    /// Opens the page, if its directory still belongs to this user (root: to any user).
+    /// Opens the page if its directory still belongs to this user; for root, to any user.
     func open() throws(FileFailure) -> OpenFile {
       let directory = try route.open()
       let owner = try directory.status().owner
@@ -41,55 +44,59 @@ package struct StatsPageSearch: Sendable {
 
   package init() {}
 
+  /// The page with a number; nil if there is none.
   func page(_ number: Int) -> Found? { found.indices.contains(number) ? found[number] : nil }
 
   /// Searches every directory where a publisher may put its page.
-  mutating func run(inContainers: Bool) -> [StatsPageLocation] {
-    var places: [StatsPageLocation] = []
+  mutating func search(inContainers: Bool) -> [StatsPageLocation] {
+    var locations: [StatsPageLocation] = []
     var seen: Set<String> = []
     if found.count > Self.mostPages { (found, numbers) = ([], [:]) }
-    func look(_ path: String, _ search: inout StatsPageSearch) {
+    func searchOnce(_ path: String, _ search: inout StatsPageSearch) {
       guard seen.insert(path).inserted else { return }
-      places.append(search.look(Route(path: path)))
+      locations.append(search.searchDirectory(Route(path: path)))
     }
-    if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR") { look(path, &self) }
-    if let path = ProcessFacts.environment("XDG_RUNTIME_DIR") { look(path + "/enclave", &self) }
+    if let path = ProcessFacts.environment("ENCLAVE_STATS_DIR") { searchOnce(path, &self) }
+    if let path = ProcessFacts.environment("XDG_RUNTIME_DIR") {
+      searchOnce(path + "/enclave", &self)
+    }
     let uid = ProcessFacts.uid
-    look("/run/user/\(uid)/enclave", &self)
-    look("/dev/shm/enclave-\(uid)", &self)
-    // Also fallback directories, for publishers whose name was taken, and for root those of all
-    // users. A directory is trusted by its owner, not by its name.
-    for name in Self.names(in: "/dev/shm", &places) where name.hasPrefix("enclave-") {
+    searchOnce("/run/user/\(uid)/enclave", &self)
+    searchOnce("/dev/shm/enclave-\(uid)", &self)
+    // If the usual name was taken, a publisher's directory has a longer one. Root also sees those
+    // of all users. A directory is trusted by its owner, not by its name.
+    for name in Self.names(in: "/dev/shm", &locations) where name.hasPrefix("enclave-") {
       let path = "/dev/shm/" + name
       guard let status = try? Files.status(path), status.isDirectory else { continue }
       if status.owner == uid || uid == 0 {
-        look(path, &self)
+        searchOnce(path, &self)
       } else if seen.insert(path).inserted {
-        places.append(StatsPageLocation(path: path, outcome: .foreign(owner: status.owner)))
+        locations.append(StatsPageLocation(path: path, outcome: .foreign(owner: status.owner)))
       }
     }
     if uid == 0 {
-      for name in Self.names(in: "/run/user", &places) {
-        look("/run/user/\(name)/enclave", &self)
+      for name in Self.names(in: "/run/user", &locations) {
+        searchOnce("/run/user/\(name)/enclave", &self)
       }
     }
-    return inContainers ? places + searchContainers() : places
+    return inContainers ? locations + searchContainers() : locations
   }
 
-  /// The names in a directory. If it could not be read, adds it to `places`.
-  private static func names(in path: String, _ places: inout [StatsPageLocation]) -> [String] {
+  /// The names in a directory. If it could not be read, adds it to `locations`.
+  private static func names(in path: String, _ locations: inout [StatsPageLocation]) -> [String] {
     do throws(FileFailure) {
       return try OpenFile(directory: path).names().sorted()
     } catch {
       // Not every host has a /run/user.
       if !error.isMissing {
-        places.append(StatsPageLocation(path: path, outcome: .failed(error)))
+        locations.append(StatsPageLocation(path: path, outcome: .failed(error)))
       }
       return []
     }
   }
 
-  private mutating func look(_ route: Route) -> StatsPageLocation {
+  /// Lists the pages in one directory.
+  private mutating func searchDirectory(_ route: Route) -> StatsPageLocation {
     do {
       let directory = try route.open()
       let owner = try directory.status().owner
@@ -97,7 +104,7 @@ package struct StatsPageSearch: Sendable {
         return StatsPageLocation(path: route.path, outcome: .foreign(owner: owner))
       }
       let names = try directory.names().filter { $0.hasSuffix(".page") }.sorted()
-      var place = StatsPageLocation(path: route.path, outcome: .opened(owner: owner))
+      var location = StatsPageLocation(path: route.path, outcome: .opened(owner: owner))
       for name in names {
         let page = Found(route: route, name: name)
         let number = numbers[page] ?? found.count
@@ -105,23 +112,24 @@ package struct StatsPageSearch: Sendable {
           found.append(page)
           numbers[page] = number
         }
-        place.pages.append(.init(number: number, name: name))
+        location.pages.append(.init(number: number, name: name))
       }
-      return place
+      return location
     } catch { return StatsPageLocation(path: route.path, outcome: .failed(error)) }
   }
 
-  /// Searches the mount namespaces of other processes. What root may not look into is a failed
-  /// location: a page may lie there. (Another user may look into few processes, and expects no more.)
+  /// Searches the mount namespaces of other processes. Processes that root may not look into are
+  /// reported as a failed location, because there may be pages. (Other users may look into few
+  /// processes, and expect no more.)
   private mutating func searchContainers() -> [StatsPageLocation] {
     guard let own = Files.link("/proc/self/ns/mnt") else { return [] }
-    var places: [StatsPageLocation] = []
-    // Namespaces and users that a directory was found of.
+    var locations: [StatsPageLocation] = []
+    // Namespaces and users, in pairs, whose directory was found.
     var seen: Set<String> = []
-    // By namespace and directory: another process may lead there.
+    // Failed locations by namespace and directory: a later process may still lead there.
     var failed: [String: StatsPageLocation] = [:]
     var hiddenProcesses = 0
-    for name in Self.names(in: "/proc", &places) {
+    for name in Self.names(in: "/proc", &locations) {
       guard let pid = Int32(name) else { continue }
       let namespace: String
       do throws(FileFailure) { namespace = try Files.target(of: "/proc/\(pid)/ns/mnt") } catch {
@@ -134,24 +142,24 @@ package struct StatsPageSearch: Sendable {
       for user in users where !seen.contains("\(namespace) \(user)") {
         for parts in [["dev", "shm", "enclave-\(user)"], ["run", "user", "\(user)", "enclave"]] {
           let path = "/proc/\(pid)/root/" + parts.joined(separator: "/")
-          let place = look(Route(path: path, container: pid, parts: parts))
+          let location = searchDirectory(Route(path: path, container: pid, parts: parts))
           let key = "\(namespace) \(parts)"
-          if case .failed(let error) = place.outcome {
-            if error.isDenied || error.isOutOfDescriptors { failed[key] = place }
+          if case .failed(let error) = location.outcome {
+            if error.isDenied || error.isOutOfDescriptors { failed[key] = location }
             continue
           }
           failed[key] = nil
-          places.append(place)
+          locations.append(location)
           seen.insert("\(namespace) \(user)")
         }
       }
     }
-    places += failed.values.sorted { $0.path < $1.path }
+    locations += failed.values.sorted { $0.path < $1.path }
     if ProcessFacts.uid == 0, hiddenProcesses > 0 {
       let path = "/proc/PID/root (processes: \(hiddenProcesses))"
       let failure = FileFailure(function: "open", path: path, errno: FileFailure.eacces)
-      places.append(StatsPageLocation(path: path, outcome: .failed(failure)))
+      locations.append(StatsPageLocation(path: path, outcome: .failed(failure)))
     }
-    return places
+    return locations
   }
 }

@@ -29,7 +29,7 @@ package struct Checklist: Equatable, Sendable {
 extension Model {
   mutating func openChecklist() {
     let all = availableColumns
-    guard !all.isEmpty else { return say("this view has no columns") }
+    guard !all.isEmpty else { return showMessage("this view has no columns") }
     let isLaidOut = layout.listID == listID && !layout.columns.isEmpty
     let shown = chosenColumns ?? (isLaidOut ? layout.columns : all)
     let others = all.filter { !shown.contains($0) }
@@ -51,7 +51,7 @@ extension Model {
     case .character(" "):
       // At least one column must stay.
       guard !list.items[list.selected].isOn || list.chosen.count > 1 else {
-        say("at least one column must stay")
+        showMessage("at least one column must stay")
         return []
       }
       list.items[list.selected].isOn.toggle()
@@ -59,15 +59,15 @@ extension Model {
     case .character("r"):
       columnChoices[listID] = nil
       checklist = nil
-      say("columns chosen by the available width")
+      showMessage("columns chosen by the available width")
       return []
     case .enter, .escape, .backspace, .left, .character("q"), .character("h"), .character(">"):
       checklist = nil
       return []
     case .interrupt, .character("Q"): return quit()
-    case .paste: say("pasted text ignored: it would have acted as keys")
+    case .paste: showMessage("pasted text ignored: it would have acted as keys")
     default:
-      if !key.name.isEmpty { say("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends") }
+      if !key.name.isEmpty { showMessage("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends") }
     }
     if list.items != checklist?.items { columnChoices[listID] = list.chosen }
     checklist = list

@@ -22,11 +22,11 @@ extension Model {
       return []
     }
     guard let action = Binding.action(for: key) else {
-      if !key.name.isEmpty { say("\(key.name) does nothing here; ? for help") }
+      if !key.name.isEmpty { showMessage("\(key.name) does nothing here; ? for help") }
       return []
     }
     if snapshot == nil, action.needsProcess {
-      say("no process is attached\(allPublishers.isEmpty ? "" : ": Enter attaches to one")")
+      showMessage("no process is attached\(allPublishers.isEmpty ? "" : ": Enter attaches to one")")
       return []
     }
     return perform(action, now: now)
@@ -87,7 +87,7 @@ extension Model {
       if view == .detail {
         leaveDetail()
       } else if selected == nil {
-        say("no arena is selected")
+        showMessage("no arena is selected")
       } else {
         viewBeforeDetail = view == .help ? home : view
         show(.detail)
@@ -112,19 +112,19 @@ extension Model {
     case .processes: show(.processes)
     case .output:
       if output == nil {
-        say("no output: memwatch did not start the process (memwatch run)")
+        showMessage("no output: memwatch did not start the process (memwatch run)")
       } else {
         show(.output)
       }
     case .search:
       guard view != .history else {
-        say("nothing to search here")
+        showMessage("nothing to search here")
         break
       }
       prompt = Prompt(kind: .search, text: "", question: "search: ")
     case .filter:
       guard view != .history else {
-        say("nothing to filter here")
+        showMessage("nothing to filter here")
         break
       }
       prompt = Prompt(kind: .filter, text: filter, question: "show only: ")
@@ -138,20 +138,20 @@ extension Model {
       } else if let listing {
         sort(listing)
       } else {
-        say("nothing to sort here")
+        showMessage("nothing to sort here")
       }
     case .columns: openChecklist()
     case .record:
       guard recording == nil else { return [.record(nil)] }
       guard let snapshot, replay == nil else {
-        say("only a live process can be recorded")
+        showMessage("only a live process can be recorded")
         break
       }
       prompt = Prompt(
         kind: .record, text: fileName(snapshot, now, "record"), question: "record to: ")
     case .invert:
       guard view == .arenas || listing != nil else {
-        say("nothing to invert here")
+        showMessage("nothing to invert here")
         break
       }
       if inverted.remove(listID) == nil { inverted.insert(listID) }
@@ -162,7 +162,7 @@ extension Model {
           : sorting.flatMap { column in listing.map { $0.columns[column].title } })
     case .mark:
       mark = snapshot
-      say("marked: every view shows what changed since; m marks again")
+      showMessage("marked: every view shows what changed since; m marks again")
     case .copyFix: return copyFix()
     case .pause:
       isPaused.toggle()
@@ -175,7 +175,7 @@ extension Model {
       let over = alerts.count { $0.isOver }
       alerts.removeAll { $0.isOver }
       acknowledgedAt = snapshot?.sampledAt ?? 0
-      say("\(counted(over, "alert")) acknowledged; \(alerts.count) still active")
+      showMessage("\(counted(over, "alert")) acknowledged; \(alerts.count) still active")
     case .stepForward, .stepBack:
       let step = action == .stepForward ? 1 : -1
       guard replay != nil else {
@@ -191,19 +191,19 @@ extension Model {
         kind: .time, text: "", question: "go to (14:02, 14:02:11, +30s, -5m\(live)): ")
     case .audit:
       guard replay == nil else {
-        say("a record cannot be audited")
+        showMessage("a record cannot be audited")
         return []
       }
       guard snapshot != nil, !isPaused else { return [] }
       goLive()
-      say("audited: claims and mappings were compared")
+      showMessage("audited: claims and mappings were compared")
       return [.audit]
     case .slower:
       intervalMs = min(intervalMs * 2, 3_600_000)
-      say("every \(seconds(intervalMs))")
+      showMessage("every \(seconds(intervalMs))")
     case .faster:
       intervalMs = max(intervalMs / 2, 50)
-      say("every \(seconds(intervalMs))")
+      showMessage("every \(seconds(intervalMs))")
     case .write:
       guard let snapshot else { return [] }
       prompt = Prompt(
@@ -283,10 +283,10 @@ extension Model {
   /// The terminal never confirms, so the message says "sent".
   private mutating func copyFix() -> [Effect] {
     guard let fix = fixToCopy else {
-      say("nothing to copy: there is no fix here")
+      showMessage("nothing to copy: there is no fix here")
       return []
     }
-    say("sent to the terminal's clipboard: \(fix)")
+    showMessage("sent to the terminal's clipboard: \(fix)")
     return [.copy(fix)]
   }
 
@@ -363,7 +363,7 @@ extension Model {
       let event = snapshot?.events.first(where: { "\($0.serial)" == row.id })
     else { return }
     guard let arena = event.arenaID, snapshot?.arenas.contains(where: { $0.id == arena }) == true
-    else { return say("the arena of that event is gone") }
+    else { return showMessage("the arena of that event is gone") }
     filters[.arenas] = nil
     arrange()
     selectedArena = arena

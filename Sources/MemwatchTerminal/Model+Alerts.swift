@@ -49,7 +49,7 @@ extension Model {
 
   /// Goes to the next or previous problem.
   mutating func goToProblem(_ step: Int) {
-    guard !problems.isEmpty else { return say("no problem to go to") }
+    guard !problems.isEmpty else { return showMessage("no problem to go to") }
     // The first press goes to the problem in the verdict, later ones to the next.
     let isThere = problems[problemIndex].arenaID.map { $0 == selectedArena } ?? true
     if isThere { problemIndex = (problemIndex + step + problems.count) % problems.count }
@@ -57,7 +57,7 @@ extension Model {
     if arenas.contains(where: { $0.id == id }) {
       selectedArena = id
     } else if let arena = snapshot?.arenas.first(where: { $0.id == id }) {
-      say("\(arena.name) is hidden by the filter")
+      showMessage("\(arena.name) is hidden by the filter")
     }
   }
 }

@@ -90,7 +90,7 @@ extension Model {
 
   mutating func showSortOrder(_ column: String?) {
     let order = column.map { "sorted by \($0)" } ?? "in published order"
-    say(order + (isInverted ? ", inverted" : ""))
+    showMessage(order + (isInverted ? ", inverted" : ""))
   }
 
   /// Keeps the selection on its arena, or moves it to the first if that arena is gone.

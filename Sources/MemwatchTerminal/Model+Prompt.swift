@@ -33,7 +33,7 @@ extension Model {
   /// Pasted text goes into a prompt as text; it never runs commands or ends the line.
   mutating func paste(_ text: String) {
     guard let prompt, prompt.kind != .leave else {
-      return say("pasted text ignored: it would have acted as keys")
+      return showMessage("pasted text ignored: it would have acted as keys")
     }
     for character in text where character.columns > 0 { _ = type(.character(character)) }
   }

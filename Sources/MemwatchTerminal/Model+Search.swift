@@ -66,7 +66,7 @@ extension Model {
     if !find(step: step, includingThis: false) { showNoMatch() }
   }
 
-  mutating func showNoMatch() { say("no match for \"\(search)\"") }
+  mutating func showNoMatch() { showMessage("no match for \"\(search)\"") }
 
   /// The number of the selected match (nil: the selection is not on a match) and the number of
   /// matches; nil: no match.

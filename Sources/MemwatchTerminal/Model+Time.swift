@@ -53,12 +53,12 @@ extension Model {
       of: time, in: timeline.samples.map(\.sampledAt.realMs), at: index,
       secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
     if let found { show(sample: found) }
-    if let note { say(note.replacing("the record", with: "the history")) }
+    if let note { showMessage(note.replacing("the record", with: "the history")) }
   }
 
   private mutating func show(sample index: Int) {
     guard index < timeline.samples.count - 1 else { return goLive() }
-    guard index >= 0 else { return say("the history begins here") }
+    guard index >= 0 else { return showMessage("the history begins here") }
     if newest == nil { newest = snapshot }
     snapshot = timeline.samples[index]
     arrangeShown(after: index > 0 ? timeline.samples[index - 1] : nil)

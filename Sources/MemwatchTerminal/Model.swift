@@ -250,7 +250,7 @@ package struct Model: Sendable {
 
   package mutating func update(_ host: Host) { self.host = host }
 
-  package mutating func say(_ text: String) { message = text }
+  package mutating func showMessage(_ text: String) { message = text }
 
   // MARK: - What is shown
 

@@ -73,7 +73,7 @@ extension Model {
       let settings = SavedSettings(
         columns: list.chosen.compactMap(ArenaColumn.init(rawValue:)), sort: isSorted ? sort : nil)
     else {
-      say("only the columns of the arena list can be saved")
+      showMessage("only the columns of the arena list can be saved")
       return []
     }
     return [.save(settings)]

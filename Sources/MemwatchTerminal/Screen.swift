@@ -165,7 +165,7 @@ package enum Screen {
       model.view = .processes
     }
     let beginning = Console.milliseconds
-    if let notice = notice ?? settings.notice { model.say(notice) }
+    if let notice = notice ?? settings.notice { model.showMessage(notice) }
     var end = End()
     var nextSample: UInt64 = 0
     var sampledAt: UInt64 = 0
@@ -207,12 +207,12 @@ package enum Screen {
             wantsAudit = false
             if let snapshot = model.lastSample, let failure = record?(snapshot) {
               (record, model.recording) = (nil, nil)
-              model.say("the record ended: \(failure)")
+              model.showMessage("the record ended: \(failure)")
             }
             let alerts = model.takeNewAlerts()
             if settings.rings, !alerts.isEmpty { prepared.terminal.ring() }
             for new in alerts { alert(new.kind, new.arenaID) }
-            if let failure = alertFailure() { model.say("on alert: \(failure)") }
+            if let failure = alertFailure() { model.showMessage("on alert: \(failure)") }
           }
           mustDraw = true
         }
@@ -267,13 +267,13 @@ package enum Screen {
               let (found, note) = ReplayTime.index(
                 of: time, in: recorded.map(\.sampledAt.realMs), at: position,
                 secondOfDay: { secondOfDay(Timestamp(realMs: $0)) })
-              if let note { model.say(note) }
+              if let note { model.showMessage(note) }
               guard let found else { break }
               position = found
               model.replay(recorded, at: position)
             case .copy(let text): prepared.terminal.copy(text)
             case .save(let settings):
-              model.say(save(settings).map { "not saved: \($0)" } ?? "saved in the config file")
+              model.showMessage(save(settings).map { "not saved: \($0)" } ?? "saved in the config file")
             case .redraw: prepared.terminal.redraw()
             case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }
@@ -290,7 +290,7 @@ package enum Screen {
                 if let inspector, !model.isPaused, !model.isPast { snapshot = inspector.sample() }
                 failure = write(.everything(snapshot), path)
               }
-              model.say(failure ?? "wrote \(SafeText(path))")
+              model.showMessage(failure ?? "wrote \(SafeText(path))")
             case .attach(let publisher):
               (wait, model.waiting) = (nil, nil)
               do throws(AttachFailure) {
@@ -298,18 +298,18 @@ package enum Screen {
                 inspector?.openLimitMs = settings.openLimitMs
                 nextSample = 0
               } catch {
-                model.say("that page cannot be read any more")
+                model.showMessage("that page cannot be read any more")
                 model.view = .processes
               }
             case .record(nil):
-              model.say("recorded to \(SafeText(model.recording ?? ""))")
+              model.showMessage("recorded to \(SafeText(model.recording ?? ""))")
               (record, model.recording) = (nil, nil)
             case .record(let path?):
               switch recorder(path) {
               case .success(let begun):
                 (record, model.recording) = (begun, path)
-                model.say("recording to \(SafeText(path)); R ends it")
-              case .failure(let failure): model.say(failure.message)
+                model.showMessage("recording to \(SafeText(path)); R ends it")
+              case .failure(let failure): model.showMessage(failure.message)
               }
             case .quit(let leave):
               end.leaveRunning = leave

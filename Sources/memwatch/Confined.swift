@@ -44,7 +44,7 @@ struct Viewer {
 
   /// A warning if the sandbox is incomplete.
   fileprivate var incomplete: String? {
-    confinement.isWhole
+    confinement.isComplete
       ? nil : "the sandbox is incomplete: " + confinement.missing.joined(separator: "; ")
   }
 
@@ -53,7 +53,7 @@ struct Viewer {
 
   /// Replaces the file that this command may replace.
   func replace(_ path: String, with text: String) throws(Failure) {
-    if let message = client.replacement(of: path, with: text) {
+    if let message = client.replaceFile( path, with: text) {
       throw Failure(Exit.failure, message)
     }
   }

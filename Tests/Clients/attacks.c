@@ -47,12 +47,12 @@ static void *free_it(void *secret) {
 }
 
 static int is_quiet;
-static enclave_response go_on(const enclave_violation *violation, void *count) {
+static enclave_response count_violation(const enclave_violation *violation, void *count) {
   if (!is_quiet)
     printf("violation %d %s %s %zu %td\n", violation->kind, violation->arena,
          violation->label ? violation->label : "-", violation->size, violation->offset);
   __atomic_fetch_add((int *)count, 1, __ATOMIC_RELAXED);
-  return ENCLAVE_GO_ON;
+  return ENCLAVE_CONTINUE;
 }
 
 static long resident_kib(void) {
@@ -86,7 +86,7 @@ int main(int count, char **arguments) {
 
   if (IS("overflow-slab") || IS("overflow-handled")) {
     int seen = 0;
-    if (IS("overflow-handled")) enclave_set_violation_handler(go_on, &seen);
+    if (IS("overflow-handled")) enclave_set_violation_handler(count_violation, &seen);
     char *secret = take(make(gate, ENCLAVE_LAYOUT_SLAB), 40);
     ENCLAVE_SCOPED_WINDOW(window);
     if (enclave_open(secret, ENCLAVE_READ_WRITE, &window)) return 70;
@@ -155,7 +155,7 @@ int main(int count, char **arguments) {
     enclave_arena *arena = make(gate, ENCLAVE_LAYOUT_SLAB);
     int seen = 0;
     is_quiet = 1;
-    enclave_set_violation_handler(go_on, &seen);
+    enclave_set_violation_handler(count_violation, &seen);
     for (int round = 0; round < 200; round++) {
       char *secret = take(arena, 32);
       pthread_t other;
@@ -180,7 +180,7 @@ int main(int count, char **arguments) {
     enclave_arena *arena = make(gate, ENCLAVE_LAYOUT_SLAB);
     char *secret = take(arena, 40), *other = take(arena, 40);
     int seen = 0;
-    enclave_set_violation_handler(go_on, &seen);
+    enclave_set_violation_handler(count_violation, &seen);
     enclave_window window, second;
     enclave_secret handle;
     if (enclave_secret_find(secret, &handle)) return 70;

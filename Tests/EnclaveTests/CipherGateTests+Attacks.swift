@@ -132,7 +132,7 @@
         let seen = CipherGateTests.Seen()
         ViolationHandler.set { violation in
           seen.note(violation)
-          return .goOn
+          return .continueExecution
         }
         let arena = try CipherGateTests.arena()
         var secret = try arena.allocate(byteCount: 32, label: "long")
@@ -162,7 +162,7 @@
       var secret = try arena.allocate(byteCount: 32)
       try fill(&secret, from: 1)
       // (Only this thread's counter: others have their own.)
-      arena.reference.cipher.useUp()
+      arena.reference.cipher.useUpNonces()
       let handle = secret.handle
       #expect(throws: EnclaveError.noncesUsedUp) { try handle.openWindow(writing: true) }
       #expect(try contents(secret)[0] == 1)

@@ -109,7 +109,7 @@ import Testing
       let seen = Seen()
       ViolationHandler.set { violation in
         seen.offsets.append(violation.offset)
-        return .goOn
+        return .continueExecution
       }
       let arena = try Arena("canaries", .init(lock: .off, gate: .none))
       for offset in 32..<48 {

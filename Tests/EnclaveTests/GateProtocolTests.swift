@@ -128,7 +128,7 @@ import Testing
         case "wipe": EmergencyWipe.wipeEverything()
         default: exit(0)
         }
-        return .goOn
+        return .continueExecution
       }
       let address = try unsafe arena.allocate(byteCount: 30).leak()
       let foreign = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 16)

@@ -51,7 +51,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let attack = HardeningTests.cases[index]
       ViolationHandler.set { violation in
         HardeningTests.seen.append(violation)
-        return .goOn
+        return .continueExecution
       }
       let arena = try Arena("shop", .init(layout: attack.layout, lock: .preferred))
       var secret = try arena.allocate(
@@ -83,7 +83,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
     await #expect(processExitsWith: .success) {
       ViolationHandler.set { violation in
         HardeningTests.seen.append(violation)
-        return .goOn
+        return .continueExecution
       }
       let arena = try Arena("shop", .init(lock: .preferred))
       let other = try Arena("other", .init(lock: .preferred))
@@ -114,7 +114,7 @@ func overwrite(_ secret: inout Secret, at offset: Int) throws {
       let reports = Mutex<[Violation.Kind]>([])
       ViolationHandler.set { violation in
         reports.withLock { $0.append(violation.kind) }
-        return .goOn
+        return .continueExecution
       }
       let arena = try Arena("shop", .init(lock: .preferred, gate: allGates[number]))
       let rounds = 200

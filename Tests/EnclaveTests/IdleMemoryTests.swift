@@ -98,7 +98,7 @@ private var mapCalls: UInt64 { SystemCall.reserveChunk.count }
   /// Writes to free memory, or past a secret that reuses it, are detected.
   @Test(arguments: [5000, 100_000]) func writesToSparesAreDetected(size: Int) async {
     await #expect(processExitsWith: .success) { [size = size as Int] in
-      ViolationHandler.set { _ in .goOn }
+      ViolationHandler.set { _ in .continueExecution }
       let arena = try Arena("test", .init(lock: .off, gate: .none))
       let first = try arena.allocate(byteCount: size)
       let at = try address(of: first)

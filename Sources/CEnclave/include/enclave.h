@@ -224,7 +224,7 @@ void *enclave_allocate(enclave_arena *arena, size_t size, size_t alignment, cons
   enclave_allocate_array((arena), (count), (size), ENCLAVE_HERE)
 void *enclave_allocate_array(enclave_arena *arena, size_t count, size_t size, const char *label);
 
-/* Changes the size within the same arena: added bytes are zero, and removed bytes and the old place of a
+/* Changes the size within the same arena: added bytes are zero, and removed bytes and the old memory of a
  * secret that moves are wiped. On failure returns NULL, and nothing has changed. ENCLAVE_ERROR_WINDOWS_OPEN
  * while a window to it is open. An address that is not a live secret is a violation, unless its arena was
  * destroyed: ENCLAVE_ERROR_DESTROYED. */
@@ -232,7 +232,7 @@ void *enclave_realloc(void *secret, size_t size);
 
 /* Wipes and frees a secret, from any thread; NULL is allowed. An address that is not a live secret is a
  * violation: a double free, or a foreign pointer. So is a secret with an open window; if the handler returns
- * ENCLAVE_GO_ON, the result is ENCLAVE_ERROR_WINDOWS_OPEN, and the secret still exists.
+ * ENCLAVE_CONTINUE, the result is ENCLAVE_ERROR_WINDOWS_OPEN, and the secret still exists.
  *
  * For a secret that was destroyed with its arena (enclave_arena_destroy), returns ENCLAVE_ERROR_DESTROYED and
  * does nothing. But the address may have been reused, like that of any unmapped memory: where secrets may be
@@ -406,7 +406,7 @@ typedef struct enclave_violation {
 
 typedef enum enclave_response {
   ENCLAVE_END_PROCESS = 0, /* wipe every arena, print the violation, abort(3) */
-  ENCLAVE_GO_ON = 1
+  ENCLAVE_CONTINUE = 1     /* the call that found the violation returns as documented */
 } enclave_response;
 
 /* Sets the handler that chooses the response to a violation; NULL means ENCLAVE_END_PROCESS. It runs on the

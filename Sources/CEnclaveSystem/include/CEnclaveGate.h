@@ -75,7 +75,7 @@ static inline int32_t ces_thread_number(void) {
   return number >= 0 ? number : ces_thread_register();
 }
 
-/// A serial number that no other thread of the process has or had (until 2^32 threads); never 0.
+/// A serial number of this thread, never 0, unique in the process until 2^32 threads have had one.
 extern __thread uint32_t ces_thread_serial_word __attribute__((tls_model("initial-exec")));
 uint32_t ces_thread_serial_make(void);
 static inline uint32_t ces_thread_serial(void) {
@@ -114,7 +114,7 @@ static inline void ces_wrpkru(uint32_t value) {
 #endif
 }
 
-/// Opens the key with these PKRU bits. Returns the bits' previous value. Never closes anything: a read
+/// Opens the key with these PKRU bits. Returns the bits' previous value. Only ever opens it further: a read
 /// window inside a write window leaves the key writable.
 static inline uint32_t ces_key_open(uint32_t bits, bool writing) {
   if (bits == 0) return 0;
@@ -141,7 +141,7 @@ static inline void ces_key_close(uint32_t bits, uint32_t found) {
 #endif
 #endif
 
-// One instruction, so that a signal handler's windows cannot come between the load and the store.
+// Adds with one instruction, so that no signal handler's window comes between the load and the store.
 #if defined(__x86_64__) && !defined(CES_THREAD_SANITIZER)
 #define CES_ADD(p, d, shared)                                                      \
   do {                                                                             \
@@ -331,7 +331,7 @@ static inline void ces_gate_key_close(void *raw, uint32_t found) {
 static inline uint32_t ces_gate_access(void *raw) {
   return ces_load_relaxed32(&((ces_gate *)raw)->access);
 }
-/// If this returns 0, nothing read before the call was read from wiped memory.
+/// If this returns 0, whatever the caller has read so far was read before any wipe.
 static inline uint32_t ces_gate_is_wiped(void *raw) {
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
   return ces_load_relaxed32(&((ces_gate *)raw)->wiped);

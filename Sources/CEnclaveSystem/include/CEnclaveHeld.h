@@ -5,8 +5,8 @@
 
 #include "CEnclaveGate.h"
 
-/// Like ces_window_enter and ces_window_leave, but counted in the shared counters, so that a thread that
-/// ends does not leave them open. Returns CES_WINDOW_….
+/// Like ces_window_enter and ces_window_leave, but the window is counted in the shared counters, so that it
+/// is not taken for abandoned when a thread ends. Returns CES_WINDOW_….
 int ces_held_enter(void *gate, bool writing, uint32_t label);
 void ces_held_leave(void *gate, bool writing, uint32_t label, bool undone);
 /// Allocates the shared counters. -ENOMEM if there is no memory.

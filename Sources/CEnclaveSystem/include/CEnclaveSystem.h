@@ -46,8 +46,8 @@ enum : int {
   CES_ADVICE_NO_HUGE_PAGES,
 };
 int64_t ces_advise(void *address, size_t length, int advice);
-/// Gives every second unit MADV_NOHUGEPAGE, so that none merges with its neighbours. On failure, -errno, no
-/// unit keeps the flag (unless the kernel refuses to undo it).
+/// Gives every second unit MADV_NOHUGEPAGE, so that no unit's mapping merges with its neighbours'. If that
+/// fails, gives all units the same flags again (as far as the kernel allows) and returns -errno.
 int64_t ces_separate(void *address, size_t length, size_t unit);
 
 /// explicit_bzero(3).
@@ -91,9 +91,9 @@ uint64_t ces_realtime_ms(void);
 const char *ces_strerror(int error);
 const char *ces_errno_name(int error);
 int64_t ces_sleep_ms(uint32_t ms);
-/// One round of waiting for another thread; `tries` counts from 0. First a pause, then sched_yield(2), then
-/// a sleep, during which even a waiter of higher real-time priority leaves the processor to the holder.
-/// Async-signal-safe.
+/// One round of waiting for another thread; `tries` counts the rounds from 0. The first rounds pause, later
+/// ones call sched_yield(2), and the last ones sleep, so that even a waiter of higher real-time priority
+/// leaves the processor to the other thread. Async-signal-safe.
 void ces_back_off(uint32_t tries);
 /// futex(2): sleeps while the word is `seen`. May return early.
 void ces_word_wait(const uint32_t *word, uint32_t seen);
@@ -105,8 +105,8 @@ int64_t ces_processors(void);
 int64_t ces_at_fork_child(void (*child)(void));
 int64_t ces_at_exit(void (*handler)(void));
 
-/// The generation word is reset to 0 in a forked child: by the kernel, if its page is MADV_WIPEONFORK
-/// (which covers even raw clone(2)), otherwise by pthread_atfork(3).
+/// The word that holds the process's generation. It becomes 0 in a forked child: through the kernel, if its
+/// page is MADV_WIPEONFORK (also after a raw clone(2)), otherwise through pthread_atfork(3).
 extern uint64_t *ces_fork_word;
 
 /// Starts a detached thread with all signals blocked except SIGBUS. It calls `tick` every `interval_ms`
@@ -162,8 +162,8 @@ int64_t ces_list_directory(int fd, int (*each)(void *, const char *), void *cont
 /// Installs a SIGBUS handler. On a fault in the range it maps private memory over the whole range and sets
 /// a flag; other faults go to the previous handler. sigaction(2).
 int64_t ces_page_guard_install(void *address, size_t length);
-/// Reinstalls the guard if the program has installed a handler since; that handler gets the faults that are
-/// not in the page. Returns 1 if it did. Not async-signal-safe; one thread at a time.
+/// Reinstalls the guard if the program has installed a handler since, and returns 1 then. The guard passes
+/// faults outside of the page to that handler. Not async-signal-safe; one thread at a time.
 int64_t ces_page_guard_keep(void);
 /// 1 once the guard has replaced the range.
 int ces_page_guard_tripped(void);
@@ -187,8 +187,8 @@ static inline void ces_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELE
 /// (futex(2)) until the lock is released, so that a waiter of any real-time priority leaves the processor
 /// to the holder.
 void ces_spin_wait(uint32_t *word);
-/// Counts of threads that sleep or are about to, by the address of their lock. They are separate from the
-/// lock, because the next holder may free the lock's memory as soon as it is unlocked.
+/// Counts of threads that sleep on a lock or are about to, by the lock's address. They are not in the lock,
+/// because the next holder may free the lock's memory as soon as it is unlocked.
 enum { CES_SLEEPER_COUNTS = 32 };
 typedef struct {
   uint32_t count __attribute__((aligned(64)));  // a cache line each, so that locks do not share one
@@ -199,16 +199,16 @@ static inline uint32_t *ces_sleepers_of(const uint32_t *word) {
 }
 /// Wakes one thread that sleeps on the word, whose memory may already be gone.
 void ces_wake_sleeper(uint32_t *word);
-/// Whether this thread is inside the library: 1 per spin lock that it holds, plus CES_IN_LIBRARY per
-/// library call it is in and per lock held across such calls. If it is not 0, an allocator that would call
-/// back (the interposer's malloc) stays away. If it counts spin locks when a window opens, the caller is a
+/// How deep this thread is inside the library: 1 for each spin lock that it holds, plus CES_IN_LIBRARY for
+/// each library call that it is in and for each lock held across such calls. While it is not 0, the
+/// interposer's malloc does not use arenas. If a window opens while it counts spin locks, the caller is a
 /// signal handler that interrupted their holder.
 extern __thread int32_t ces_held_locks __attribute__((tls_model("initial-exec")));
 enum { CES_IN_LIBRARY = 1 << 16 };
 static inline void ces_enter_library(void) { ces_held_locks += CES_IN_LIBRARY; }
 static inline void ces_leave_library(void) { ces_held_locks -= CES_IN_LIBRARY; }
 static inline bool ces_holds_locks(void) { return (ces_held_locks & (CES_IN_LIBRARY - 1)) != 0; }
-/// Leaves the library to call application code; ces_return_to_library takes the result.
+/// Leaves the library to call application code. Pass the result to ces_return_to_library afterwards.
 static inline int32_t ces_step_out_of_library(void) {
   int32_t held = ces_held_locks;
   ces_held_locks = 0;
@@ -232,13 +232,13 @@ static inline void ces_spin_unlock(uint32_t *word) {
     ces_wake_sleeper(word);
   }
 }
-/// Marks a lock as held across library calls, and back.
+/// Marks a held spin lock as held across library calls, and undoes that.
 static inline void ces_lock_spans_calls(void) { ces_held_locks += CES_IN_LIBRARY - 1; }
 static inline void ces_lock_spans_no_calls(void) { ces_held_locks -= CES_IN_LIBRARY - 1; }
 
-/// A lock that a forked child never finds locked. The word holds the pid of the holder's process; another
-/// process's pid counts as unlocked. Each attempt calls getpid(2). Limitation: a child in another pid
-/// namespace that has its parent's pid is not recognised as a child.
+/// A lock that a forked child never finds locked. The word holds the pid of the process that locked it; any
+/// other process takes that for unlocked. Each attempt calls getpid(2). Limitation: a child that has its
+/// parent's pid, in another pid namespace, is not recognised as a child.
 void ces_process_lock(uint32_t *word);
 /// Takes such a lock if it is free. Async-signal-safe.
 bool ces_process_try(uint32_t *word);
@@ -251,10 +251,10 @@ static inline uint64_t ces_fork_generation(void) {
 void ces_set_fork_word(uint64_t *word);
 void ces_reset_fork_word(void);
 
-/// Calls write(2) once on standard error; what it does not accept is lost.
+/// Calls write(2) on standard error once; text that the call does not take is lost.
 void ces_write_stderr(const char *text, size_t length);
 _Noreturn void ces_abort(void);
-/// 1 if the process uses this library's pthread_create.
+/// 1 if the process uses this library's pthread_create, so that new threads start with closed keys.
 int ces_threads_start_closed(void);
 
 // --- The process's identity ---------------------------------------------------------------------
@@ -263,12 +263,12 @@ int ces_threads_start_closed(void);
 int64_t ces_map_count(void);
 int64_t ces_pid(void);
 int64_t ces_uid(void);
-/// The user id if the real, effective and saved ids are equal; negative otherwise.
-int64_t ces_settled_uid(void);
+/// The user id if the real, effective and saved ids are equal; otherwise -EAGAIN.
+int64_t ces_sole_uid(void);
 /// Reads the numbers of threads from an open /proc/PID/task, from `*position` on (0: the first thread), and
 /// sets it to where the next call continues; to 0 at the end. Returns their count.
 int64_t ces_list_threads(int directory, uint64_t *position, int32_t *threads, size_t capacity);
-/// prctl(2), PR_GET_SECCOMP: of this thread.
+/// This thread's seccomp mode: prctl(2), PR_GET_SECCOMP.
 int64_t ces_seccomp_mode(void);
 
 #endif

@@ -1,4 +1,4 @@
-// Reads a passphrase from a terminal: turns echo off, and back on whatever happens.
+// Reads a passphrase from a terminal. Echo is off meanwhile, and is turned back on however the read ends.
 //
 // One thread of a process reads at a time; others wait in ces_terminal_take. While echo is off, handlers
 // replace those of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP and SIGCONT. (SIGTTIN and SIGTTOU are left
@@ -17,27 +17,28 @@
 int64_t ces_is_terminal(int fd);
 /// read(2), retried after EINTR.
 int64_t ces_read(int fd, void *bytes, size_t length);
-/// Waits (poll(2)) until a read does not block or fails; returns at once if poll fails.
+/// Waits (poll(2)) until a read would not block. Returns at once if poll fails.
 void ces_await_input(int fd);
 /// Whether a read would not block now.
 bool ces_has_input(int fd);
-/// Whether no more input will ever come.
+/// Whether the other end is closed or the terminal is gone: no more input will come.
 bool ces_is_hung_up(int fd);
 
-/// Makes the calling thread the reader of this terminal. Waits while another thread reads.
+/// Makes the calling thread the process's reader, of this terminal. Waits while another thread reads.
 void ces_terminal_take(int fd);
 /// Turns echo and line editing off (tcsetattr(3)), keeps signal keys, drops earlier input, and shows the
-/// prompt. If the terminal's output is stopped, a signal ends the wait.
-int64_t ces_terminal_silence(const char *prompt, size_t length);
+/// prompt. Waits while the terminal's output is stopped (^S), until a signal arrives. Returns 0 or -errno.
+int64_t ces_terminal_echo_off(const char *prompt, size_t length);
 
 enum : int32_t {
   CES_TERMINAL_INPUT = 0,  // input is available
-  CES_TERMINAL_START_OVER = 1,  // stopped and continued: call ces_terminal_silence again
-  CES_TERMINAL_ENDED = 2,  // a signal arrived whose handler returned
+  CES_TERMINAL_START_OVER = 1,  // the process was stopped and continued: call ces_terminal_echo_off again
+  CES_TERMINAL_ENDED = 2,  // a signal arrived that ends the read; its handler has returned
 };
-/// Waits for input, and delivers signals meanwhile. Returns CES_TERMINAL_….
+/// Waits for input or a signal; delivers the signal. Returns CES_TERMINAL_….
 int32_t ces_terminal_wait(void);
-/// Reads a byte and returns 1; returns 0 if there is none or a signal came: call ces_terminal_wait again.
+/// Reads a byte and returns 1. Returns 0 if there is none or a signal arrived (call ces_terminal_wait again),
+/// or -errno.
 int64_t ces_terminal_read(void *byte);
 
 enum : int32_t {
@@ -54,14 +55,14 @@ int32_t ces_terminal_key(uint8_t byte);
 
 /// Shows a newline, and restores the settings and handlers. Calling it again does nothing.
 int64_t ces_terminal_restore(void);
-/// Restores if necessary, lets the next reader in, and raises the recorded signals.
+/// Ends the read: restores if necessary, lets the next reader in, and raises the recorded signals.
 void ces_terminal_release(void);
 
-/// Restores the settings when the process is about to end. Async-signal-safe.
-void ces_terminal_rescue(void);
-/// Whether the reader's handler replaces a signal's own; copies the latter.
-bool ces_terminal_covered(int signal, struct sigaction *own);
-/// Sets what the reader will restore as a signal's action; false if the reader does not cover it.
-bool ces_terminal_replace(int signal, const struct sigaction *own);
+/// Restores the settings, for a process that is about to end. Async-signal-safe.
+void ces_terminal_restore_before_end(void);
+/// Whether a read has replaced a signal's action; if so, stores that action in `own`.
+bool ces_terminal_replaced_action(int signal, struct sigaction *own);
+/// Sets the action that the read will restore; false if no read has replaced the signal's action.
+bool ces_terminal_set_replaced_action(int signal, const struct sigaction *own);
 
 #endif

@@ -33,7 +33,7 @@ enum { CES_WIPE_GRACE_MS = 20 };
 
 typedef struct {
   uint32_t state;  // CES_WIPE_…
-  uint32_t late;  // wipe again: a write window was open
+  uint32_t late;  // a write window was open during the wipe: wipe again
   void *data;  // in a free entry: the next free one
   size_t used;
   ces_gate *gate;
@@ -58,9 +58,9 @@ enum : uint32_t {
 };
 uint32_t ces_wipe_status(void);
 
-/// Makes a signal wipe before its current action. Returns 1 if it does (or did already); 0 if the signal is
-/// ignored, or is a termination signal that the application handles: then nothing changes; -errno of
-/// sigaction(2).
+/// Makes a signal wipe before its current action. Returns 1 if it does so now, or did already. Returns 0, and
+/// changes nothing, if the signal is ignored, or is a termination signal that the application handles. Returns
+/// -errno of sigaction(2) on failure.
 int64_t ces_wipe_install(int signal, bool is_fault);
 /// Whether the signal's current handler is this library's.
 bool ces_wipe_covers(int signal);
@@ -79,7 +79,7 @@ enum : int {
 };
 
 /// Whether this is the fault handler that a wipe installs while it runs.
-bool ces_is_wipes_handler(const void *handler);
+bool ces_is_wipe_fault_handler(const void *handler);
 
 /// Sets two words of the stats page: a wipe stores its status in the first and the signal in the second.
 /// NULL unsets them.

@@ -72,7 +72,7 @@ extension ArenaReference {
     while true {
       let entry = gate.enterWipe()
       if entry == 0 { break }
-      try waitToWipe(for: entry)
+      try retryFreeOrThrow(after: entry)
     }
     var isClean = true
     let resized: SecretHandle?
@@ -84,7 +84,7 @@ extension ArenaReference {
     }
     gate.leaveWipe()
     // Outside the free: the handler may check, destroy or wipe the arena, which waits for frees.
-    if !isClean { violated(.overflow, handle, offset: Int(handle.byteCount)) }
+    if !isClean { reportViolation(.overflow, handle, offset: Int(handle.byteCount)) }
     return resized
   }
 
@@ -213,7 +213,7 @@ package struct HeldWindow: BitwiseCopyable {
     while true {
       let entry = arena.gate.enter(writing: writing, label: label)
       if entry == 0 { break }
-      try arena.wait(for: entry, label: label)
+      try arena.retryOrThrow(after: entry, label: label)
     }
     unsafe window.pointee.words.0 = UInt64(UInt(bitPattern: arena.header))
     unsafe window.pointee.words.1 = UInt64(label)

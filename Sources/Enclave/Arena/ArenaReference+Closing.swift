@@ -171,7 +171,7 @@ extension ArenaReference {
     core.isBroken = true  // whatever fails from here on, the arena is unusable
     if options.isHeldByAddress { core.markAddressesAsDestroyed() }
     if hasCipherGate {
-      cipher.endKey()
+      cipher.destroyKeyForGood()
       ScratchMemory.releaseAll(of: id)
     }
     for index in 0..<core.chunks.count where core.chunks[index].isMapped {

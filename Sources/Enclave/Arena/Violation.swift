@@ -18,8 +18,8 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
     /// A secret was freed, by address or by a C handle, while a window to it was open. The secret
     /// still exists.
     case freedWhileOpen
-    /// The ciphertext of a secret under a cipher gate was changed. Found by `Arena.check()`; opening
-    /// the secret throws `EnclaveError.tampered`.
+    /// The ciphertext of a secret under a cipher gate was changed. Found by `Arena.check()`;
+    /// opening the secret throws `EnclaveError.tampered`.
     case tampered
   }
 
@@ -63,17 +63,20 @@ public struct Violation: Sendable, Equatable, CustomStringConvertible {
 
 /// The response to violations. Process-wide.
 public enum ViolationHandler {
+  /// What happens after a violation.
   public enum Response: Sendable {
     /// Wipes every arena, prints the violation to standard error, and ends the process with
     /// abort(3): the code that caused it may have written elsewhere too.
     case endProcess
-    case goOn
+    /// Lets the program continue: the call that found the violation returns or throws as
+    /// documented.
+    case continueExecution
   }
 
   nonisolated(unsafe) private static let word: UnsafeMutablePointer<UInt32> =
     unsafe makeLockWord()
   nonisolated(unsafe) private static var handler: (@Sendable (Violation) -> Response)?
-  /// So often one was set.
+  /// How often a handler was set.
   nonisolated(unsafe) private static var number: UInt64 = 0
 
   /// Sets the handler that chooses the response; nil means `endProcess`.
@@ -87,7 +90,7 @@ public enum ViolationHandler {
     unsafe unlock(word)
   }
 
-  /// A handler that stands before another for a while.
+  /// A handler that `replace` has set, with the one from before.
   package struct Replaced: Sendable {
     fileprivate let before: (@Sendable (Violation) -> Response)?
     fileprivate let number: UInt64
@@ -118,7 +121,7 @@ public enum ViolationHandler {
     unsafe lockInProcess(word)
     let handler = unsafe self.handler
     unsafe unlock(word)
-    if let handler, asApplication({ handler(violation) }) == .goOn { return }
+    if let handler, asApplication({ handler(violation) }) == .continueExecution { return }
     // Print first: the text may be in memory that is about to be wiped.
     ProcessFacts.writeToStandardError("Enclave: \(violation)\n")
     Registry.refresh()  // the last update of the page

@@ -1,4 +1,4 @@
-// Windows, allocation and free: which of them takes which lock, and when.
+// Allocating, opening windows and freeing, with the locks and the gate that each of them takes.
 
 import EnclaveStats
 import EnclaveSystem
@@ -11,14 +11,14 @@ extension ArenaReference {
   ) throws(EnclaveError) -> SecretHandle {
     // Before any lock: in a forked child, another thread of the parent may have held it.
     guard gate.isOwn else { throw .inheritedByFork }
-    let mine = GateState.thread & (shardCount - 1)
+    let ownShard = GateState.thread & (shardCount - 1)
     do {
-      if let handle = unsafe try allocateWithoutGrowing(request, key, mine) { return handle }
+      if let handle = unsafe try allocateWithoutGrowing(request, key, ownShard) { return handle }
       return try asLibrary { () throws(EnclaveError) in
-        try allocateGrowing(request, key, mine)
+        try allocateGrowing(request, key, ownShard)
       }
     } catch {
-      withShard(mine) { $0.failed(error) }
+      withShard(ownShard) { $0.failed(error) }
       throw error
     }
   }
@@ -50,9 +50,9 @@ extension ArenaReference {
     } catch { throw .system(error) }
   }
 
-  /// Throws unless the arena can be allocated from. While a change is in progress it can, because
-  /// the change waits for the shards: the caller holds a shard's lock, so the change is done or
-  /// still has to wait.
+  /// Throws if the arena is frozen or destroyed. The caller holds a shard's lock, and freezing and
+  /// destroying take the locks of all shards. So while the access is `changing`, the change has not
+  /// begun or is already recorded in the core.
   private func checkAllocatable() throws(EnclaveError) {
     switch gate.access {
     case .open: return
@@ -64,7 +64,7 @@ extension ArenaReference {
 
   // MARK: - The library's own window
 
-  /// How far pages are open while nobody has a window.
+  /// The protection of pages while no window is open.
   var idleProtection: Protection {
     switch mechanism {
     case .pages: .closed
@@ -73,8 +73,8 @@ extension ArenaReference {
     }
   }
 
-  /// Whether windows open and close pages. (A switch, because `==` on an enumeration is not
-  /// inlined.)
+  /// Whether windows open and close pages (mprotect(2)). (A switch, because `==` on an enumeration
+  /// is not inlined.)
   @inline(__always)
   var hasPageGate: Bool {
     switch mechanism {
@@ -102,7 +102,7 @@ extension ArenaReference {
     }
   }
 
-  /// Opens a slab for the library itself. The caller holds the shard's lock.
+  /// Runs a body with a slab open for the library itself. The caller holds the shard's lock.
   func withLibraryWindow(
     _ slab: UnsafeMutablePointer<Slab>, shard: inout Shard, _ body: () -> Void
   ) throws(EnclaveError) {
@@ -115,7 +115,7 @@ extension ArenaReference {
 
   // MARK: - Windows under a page gate
 
-  /// Opens a slab's pages as far as one more window needs. The caller holds the shard's lock.
+  /// Opens a slab's pages for one more window. The caller holds the shard's lock.
   func openPages(
     _ slab: UnsafeMutablePointer<Slab>, writing: Bool, shard: inout Shard
   ) throws(EnclaveError) {
@@ -131,7 +131,7 @@ extension ArenaReference {
     if writing { unsafe slab.pointee.writers += 1 } else { unsafe slab.pointee.readers += 1 }
   }
 
-  /// A failed mprotect(2) may have opened the first of several mappings.
+  /// Closes the pages that a failed mprotect(2) may have opened: the first of several mappings.
   private func undoOpening(_ slab: UnsafeMutablePointer<Slab>, shard: inout Shard) {
     guard unsafe slab.pointee.pageCount > 1, unsafe slab.pointee.stuck == .closed else { return }
     let before = unsafe slab.pointee.needed(idleProtection)
@@ -157,6 +157,7 @@ extension ArenaReference {
     }
   }
 
+  /// Records that a slab's pages could not be closed.
   func markStuck(_ slab: UnsafeMutablePointer<Slab>, shard: inout Shard) {
     if unsafe slab.pointee.stuck == .closed {
       unsafe shard.totals.stuckPages += slab.pointee.byteCount / Page.size
@@ -168,10 +169,10 @@ extension ArenaReference {
 
   // MARK: - Entering
 
-  /// Handles the rare results of opening a window. Returns if the caller should try again. Takes no
-  /// lock and calls no malloc(3), because it may run in a signal handler.
+  /// Handles the rare results of entering a window: throws, or returns when the caller should try
+  /// again. Takes no lock and calls no malloc(3), because it may run in a signal handler.
   @inline(never)
-  func wait(for entry: Int32, label: UInt16) throws(EnclaveError) {
+  func retryOrThrow(after entry: Int32, label: UInt16) throws(EnclaveError) {
     switch GateState.Entry(rawValue: entry) {
     case .open, nil: return
     case .noCounters:
@@ -179,8 +180,8 @@ extension ArenaReference {
     case .changing:
       // The interrupted code of this thread may be what the change waits for, or the change itself.
       if isInterruptedHere { throw .busy }
-      // The change may also wait for a malloc(3) lock that the interrupted code holds, so waiting
-      // is limited.
+      // The interrupted code may also hold a lock of malloc(3) that the change needs, so waiting is
+      // limited.
       let end = ProcessFacts.bootMilliseconds + Self.patienceMilliseconds
       var tries: UInt32 = 0
       while gate.access == .changing {
@@ -196,11 +197,11 @@ extension ArenaReference {
   /// Far longer than freezing or checking takes.
   private static var patienceMilliseconds: UInt64 { 5000 }
 
-  /// Handles the rare results of beginning a free, which never happens in a signal handler.
+  /// The same for entering a free, which never happens in a signal handler: waits without a limit.
   @inline(never)
-  func waitToWipe(for entry: Int32) throws(EnclaveError) {
+  func retryFreeOrThrow(after entry: Int32) throws(EnclaveError) {
     guard GateState.Entry(rawValue: entry) == .changing else {
-      return try wait(for: entry, label: 0)
+      return try retryOrThrow(after: entry, label: 0)
     }
     var tries: UInt32 = 0
     while gate.access == .changing { ProcessFacts.backOff(&tries) }
@@ -210,7 +211,7 @@ extension ArenaReference {
   /// it must not wait for anything.
   var isInterruptedHere: Bool { holdsLocks || gate.isWipingHere }
 
-  /// Counts a window that could not be opened. Waits for no lock.
+  /// Counts a window that could not be opened. Never waits for a lock.
   @inline(never)
   func recordFailedOpen(_ handle: SecretHandle, _ error: EnclaveError) {
     guard gate.isOwn else { return }
@@ -225,8 +226,10 @@ extension ArenaReference {
 
   // MARK: - Free
 
-  /// Wipes a secret and frees its slot. A Swift handle has one owner. Two threads may free the same
-  /// C handle at once, and then one of them must win before either wipes.
+  /// Wipes a secret and frees its slot.
+  ///
+  /// - Parameter isUnique: whether nobody else can free this handle. That is so in Swift; in C two
+  ///   threads may free one handle at once, and one of them must win before either wipes.
   func free(_ handle: SecretHandle, isUnique: Bool = true) throws(EnclaveError) {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
@@ -241,13 +244,13 @@ extension ArenaReference {
       if entry == GateState.Entry.destroyed.rawValue {
         // Already wiped; only the handle is dropped. (C may free an address twice.)
         guard unsafe isUnique || Slot.claim(slot, handle.generation) else {
-          violated(.doubleFree, handle, offset: nil)
+          reportViolation(.doubleFree, handle, offset: nil)
           return
         }
         unsafe dropHandle(Int(slab.pointee.shard))
         return
       }
-      try waitToWipe(for: entry)
+      try retryFreeOrThrow(after: entry)
     }
     let shardIndex = unsafe Int(slab.pointee.shard)
     let isMine =
@@ -255,12 +258,12 @@ extension ArenaReference {
       ? slot.pointee.generation == handle.generation : Slot.claim(slot, handle.generation)
     guard isMine else {
       gate.leaveWipe()
-      violated(.doubleFree, handle, offset: nil)
+      reportViolation(.doubleFree, handle, offset: nil)
       return
     }
     if !isUnique, let error = unsafe refusal(of: handle, slot) {
       gate.leaveWipe()
-      violated(.freedWhileOpen, handle, offset: nil)
+      reportViolation(.freedWhileOpen, handle, offset: nil)
       throw error
     }
     let isFrozen = gate.isFrozen
@@ -306,16 +309,18 @@ extension ArenaReference {
     case .trim: asLibrary { _ = trim() }
     case .unmap: asLibrary { unsafe dropIsolatedSlab(slab) }
     }
-    // The last access to the arena if nothing else keeps it: whoever destroys it waits for this.
+    // Destroying the arena waits for this. If no handle is left, it is the last access to the
+    // arena.
     gate.leaveWipe()
     if isObjectReleased { releaseRemainingHandle() }
     guard let damage else { return }
-    violated(damage < 0 ? .underflow : .overflow, handle, offset: damage)
+    reportViolation(damage < 0 ? .underflow : .overflow, handle, offset: damage)
     dropHandle(shardIndex)
   }
 
-  func violated(_ kind: Violation.Kind, _ handle: SecretHandle, offset: Int?) {
-    // A signal's wipe also overwrites canaries, and takes no lock.
+  /// Counts a violation on the stats page and passes it to the program's handler.
+  func reportViolation(_ kind: Violation.Kind, _ handle: SecretHandle, offset: Int?) {
+    // An emergency wipe overwrites canaries too; that is no violation.
     if gate.isWiped { return }
     let label = withCore { core in
       core.page?.writer.event(.corruption, arena: id, bytes: UInt64(handle.byteCount))

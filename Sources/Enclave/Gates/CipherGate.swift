@@ -85,7 +85,7 @@ struct CipherGate: BitwiseCopyable {
   func destroyKey() { unsafe wipe(mapping.data, byteCount: Self.endedAt) }
 
   /// Wipes the key for good and unlocks its page.
-  func endKey() {
+  func destroyKeyForGood() {
     destroyKey()
     let ended = unsafe mapping.data + Self.endedAt
     guard unsafe loadRelaxed(ended) == 0 else { return }
@@ -96,7 +96,7 @@ struct CipherGate: BitwiseCopyable {
 
   /// Frees the page. No window may be open.
   func free() {
-    endKey()
+    destroyKeyForGood()
     entry.remove()
     _ = try? mapping.unmap()
   }
@@ -111,7 +111,7 @@ struct CipherGate: BitwiseCopyable {
   var hasNonces: Bool { unsafe loadRelaxed(counter(shard)) < Self.usesLimit }
 
   /// For tests: uses up this thread's nonces.
-  func useUp() { unsafe storeRelaxed(Self.usesLimit, at: counter(shard)) }
+  func useUpNonces() { unsafe storeRelaxed(Self.usesLimit, at: counter(shard)) }
 
   // MARK: - Encryption
 

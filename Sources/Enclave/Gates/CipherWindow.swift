@@ -262,7 +262,7 @@ extension SecretHandle {
     place.release(of: arena.id)
     if let damage, !arena.isInterruptedHere {
       arena.withShard(Int(unsafe slab.pointee.shard)) { $0.totals.corruptions &+= 1 }
-      arena.violated(damage < 0 ? .underflow : .overflow, self, offset: damage)
+      arena.reportViolation(damage < 0 ? .underflow : .overflow, self, offset: damage)
     }
   }
 }

@@ -9,6 +9,7 @@ extension GateState {
     unsafe gateEnter(raw, writing: writing, label: label)
   }
 
+  /// Ends a window that was entered.
   @inline(__always)
   func leave(writing: Bool, label: UInt16) { unsafe gateLeave(raw, writing: writing, label: label) }
 
@@ -16,6 +17,7 @@ extension GateState {
   @inline(__always)
   func enterWipe() -> Int32 { unsafe gateEnterWipe(raw) }
 
+  /// Ends a free that was entered.
   @inline(__always)
   func leaveWipe() { unsafe gateLeaveWipe(raw) }
 
@@ -23,6 +25,7 @@ extension GateState {
   @inline(__always)
   func openKey(writing: Bool) -> UInt32 { unsafe gateOpenKey(raw, writing: writing) }
 
+  /// Restores the key's previous bits for this thread.
   @inline(__always)
   func closeKey(_ found: UInt32) { unsafe gateCloseKey(raw, found) }
 

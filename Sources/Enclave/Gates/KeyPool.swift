@@ -2,8 +2,8 @@
 
 import EnclaveSystem
 
-/// What the arenas of one key have in common. A window to a writable arena must not make a frozen
-/// arena writable or a vault readable, so different kinds never share a key.
+/// The kind of arenas that a key serves. A window to a writable arena must not make a frozen arena
+/// writable or a vault readable, so arenas of different kinds never share a key.
 enum KeyKind: Sendable { case writable, frozen, vault }
 
 /// The process's protection keys. They are allocated from the kernel on demand and never freed: the
@@ -15,9 +15,11 @@ enum KeyKind: Sendable { case writable, frozen, vault }
 enum KeyPool {
   struct Entry {
     let key: Int
+    /// nil if no arena uses it.
     var kind: KeyKind?
+    /// How many arenas use it.
     var owners = 0
-    /// An owner asked for it not to be shared.
+    /// Its owner asked not to share it.
     var isExclusive = false
     /// Sealed pages carry it until the process ends, so it can only serve frozen arenas.
     var isBound = false
@@ -69,8 +71,8 @@ enum KeyPool {
   }
 
   /// Returns the key for an arena that is being frozen: its own key if no other arena uses it,
-  /// otherwise one that only frozen arenas use. `retag` moves the arena's pages, outside the pool's
-  /// lock; until it is done, the arena owns both keys.
+  /// otherwise one that only frozen arenas use. In that case it calls `retag`, outside the pool's
+  /// lock, to move the arena's pages to the new key; the arena owns both keys until then.
   static func freeze(
     _ key: Int, isExclusive: Bool, retag: (Int) throws(SystemFailure) -> Void
   ) throws(SystemFailure) -> Int {
@@ -96,7 +98,7 @@ enum KeyPool {
     return try pick(.frozen, isExclusive: isExclusive)
   }
 
-  /// Whether freezing needs another key.
+  /// Whether freezing an arena with this key needs another key.
   static func isShared(_ key: Int) -> Bool {
     unsafe lockInProcess(word)
     defer { unsafe unlock(word) }
@@ -112,6 +114,7 @@ enum KeyPool {
     unsafe unlock(word)
   }
 
+  /// Returns an arena's key to the pool.
   static func release(_ key: Int) {
     unsafe lockInProcess(word)
     releaseLocked(key)
@@ -127,7 +130,7 @@ enum KeyPool {
     }
   }
 
-  /// In a forked child: the parent's arenas are zeros or absent, so nothing uses the keys.
+  /// In a forked child: releases every key, because the parent's arenas are zeros or absent here.
   static func releaseAll() {
     unsafe lockInProcess(word)
     defer { unsafe unlock(word) }

@@ -1,13 +1,13 @@
-// Protection that persists: a secret is open or closed for every thread until the next call, like
-// libsodium's sodium_mprotect_*. For adopted programs.
+// Held windows, for adopted programs: a secret stays open or closed for every thread until the next
+// call, as with libsodium's sodium_mprotect_*.
 
 import EnclaveStats
 import EnclaveSystem
 
 extension SecretHandle {
-  /// Opens the secret for all threads, or closes it, until the next call. It is a window that no
-  /// thread owns: it is published and audited, and freeing the secret closes it first. Only for
-  /// isolated secrets under a page gate.
+  /// Opens the secret for all threads, or closes it, until the next call. While it is open, it
+  /// counts as a window that no thread owns: it is published and audited, and freeing the secret
+  /// closes it first. Only for isolated secrets under a page gate.
   ///
   /// The slab's window counts say how far it is open now, so the caller must make sure that nothing
   /// else opens it.
@@ -57,7 +57,7 @@ extension SecretHandle {
         entry = try arena.gate.enterHeld(writing: writing, label: label)
       } catch { throw .system(error) }
       if entry == .open { return }
-      try arena.wait(for: entry.rawValue, label: label)
+      try arena.retryOrThrow(after: entry.rawValue, label: label)
     }
   }
 
@@ -69,8 +69,8 @@ extension SecretHandle {
     unsafe addRelaxed(change, to: &Slab.slots(of: slab)[Int(slot)].windows)
   }
 
-  /// The same with a number: 0 closed, 1 for reading, 2 for reading and writing. Returns false for
-  /// any other number, and for a secret that cannot be held open.
+  /// Holds the secret at a protection given as a number: 0 is closed, 1 readable, 2 writable.
+  /// Returns false for any other number, and for a secret that cannot be held open.
   package func hold(_ protection: Int32) throws(EnclaveError) -> Bool {
     guard let wanted = Protection(rawValue: protection), canBeHeld else { return false }
     try hold(wanted)

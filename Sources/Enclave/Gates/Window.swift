@@ -12,7 +12,7 @@ extension SecretHandle {
     while true {
       let entry = gate.enter(writing: writing, label: label)
       if entry == 0 { break }
-      do { try arena.wait(for: entry, label: label) } catch {
+      do { try arena.retryOrThrow(after: entry, label: label) } catch {
         arena.recordFailedOpen(self, error)
         throw error
       }

@@ -89,7 +89,7 @@ extension Registry {
       return (state.pendingOptions, state.publishAttempts >= maximumTries)
     }
     guard let options, !SystemCallFilter.isMissingHere() else { return true }
-    guard ProcessFacts.settledUser != nil, let number = try? startPublishing(options: options)
+    guard ProcessFacts.soleUser != nil, let number = try? startPublishing(options: options)
     else {
       return isLast
     }

@@ -257,7 +257,7 @@ extension Registry {
           ? ($0.user, !$0.isUnlocked || $0.ticks % ticksBetweenTries == 0, $0.file) : nil
       }
     }
-    if let (pageUser, isDue, file) = page, let user = ProcessFacts.settledUser,
+    if let (pageUser, isDue, file) = page, let user = ProcessFacts.soleUser,
       pageUser != user || isDue && file.isUnlocked
     {
       follow(user, number)

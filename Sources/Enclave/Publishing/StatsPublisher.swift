@@ -36,6 +36,7 @@ public struct StatsPublisher: ~Copyable, Sendable {
     public var tickMilliseconds: UInt32 = 100 {
       didSet { tickMilliseconds = min(max(tickMilliseconds, 10), 10_000) }
     }
+    /// The default options.
     public init() {}
   }
 
@@ -49,14 +50,15 @@ public struct StatsPublisher: ~Copyable, Sendable {
   /// in `/dev/shm/enclave-UID`. After setuid(2) publishing moves to a page of the new user within a
   /// tick. If that fails, it continues on the old page, which only the old user and root may open.
   /// The old file stays until another publisher of the old user removes it.
-  /// Publishing also moves to a new page when the program has closed the page's descriptor, as daemons
-  /// do that close all: that drops the lock that marks the publisher as alive.
   ///
   /// If `ENCLAVE_STATS=1` started publishing already, this takes over its page, which keeps its tick
   /// and the sizes of its tables.
   ///
-  /// - Throws: `alreadyPublishing`; `unsuitableDirectory`; `system` for a failed call. Then nothing
-  ///   is left behind.
+  /// Publishing also moves to a new page when the program closes the page's descriptor, as daemons
+  /// do that close all: closing it drops the lock that marks the publisher as alive.
+  ///
+  /// - Throws: `alreadyPublishing`; `unsuitableDirectory`; `system` for a failed call. After an
+  ///   error no file remains.
   public static func start(_ options: Options = Options()) throws(EnclaveError) -> StatsPublisher {
     StatsPublisher(number: try Registry.startPublishing(options: options))
   }

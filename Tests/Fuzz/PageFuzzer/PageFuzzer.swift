@@ -41,7 +41,7 @@ final class InputFiles: FileOpening {
     return try? opened.readAll(limit: limit)
   }
   func search(inContainers: Bool) throws(FileFailure) -> [StatsPageLocation] { [] }
-  func create(_ path: String, whole: Bool) throws(FileFailure) -> OpenFile {
+  func create(_ path: String, atomically: Bool) throws(FileFailure) -> OpenFile {
     throw FileFailure(function: "create", path: path, errno: 1)
   }
   func finish(_ path: String, keeping: Bool) throws(FileFailure) {}

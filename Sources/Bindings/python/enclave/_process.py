@@ -59,7 +59,7 @@ def wipe_on_signals() -> None:
 
 class Response(enum.IntEnum):
     END_PROCESS = 0
-    GO_ON = 1
+    CONTINUE = 1
 
 
 _handlers: List[Any] = []  # never removed: another thread may be calling an older one
