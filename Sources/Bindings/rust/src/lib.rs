@@ -126,13 +126,15 @@
 mod arena;
 mod error;
 mod ffi;
+mod options;
 mod process;
 mod secret;
 mod violation;
 mod window;
 
-pub use arena::{Arena, Gate, Layout, Lock, Options, Statistics};
+pub use arena::Arena;
 pub use error::{Error, ErrorKind};
+pub use options::{Gate, Layout, Lock, Options, Statistics};
 pub use process::{
     probe, publish_refresh, publish_start, publish_stop, wipe, wipe_everything, wipe_on_signals,
     Addresses, Capability, PublishOptions,

@@ -75,7 +75,7 @@ pub enum Response {
     /// Wipe every arena, print the violation, abort(3).
     EndProcess = 0,
     /// Continue.
-    GoOn = 1,
+    Continue = 1,
 }
 
 type Handler = fn(&Violation) -> Response;
