@@ -26,14 +26,6 @@ private func isZero(_ secret: borrowing Secret) throws -> Bool {
 }
 
 /// A generator with the same numbers in each run.
-private struct Steps: RandomNumberGenerator {
-  var state: UInt64
-  mutating func next() -> UInt64 {
-    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-    return state ^ state >> 33
-  }
-}
-
 @Suite struct MemoryTests {
   static let sizes = [16, 48, 64, 200, 1000, 4000, 5000, 40_000]
 
@@ -62,7 +54,7 @@ private struct Steps: RandomNumberGenerator {
     let number = allGates.firstIndex(of: gate)!
     await #expect(processExitsWith: .success) { [number = number as Int] in
       let arena = try Arena("test", .init(lock: .off, gate: allGates[number]))
-      var generator = Steps(state: 15)
+      var generator = SeededGenerator(for: "aDrainedArenaReturnsItsMemory")
       var kept: [SecretReference] = []
       for _ in 0..<40_000 {
         kept.append(
@@ -70,13 +62,13 @@ private struct Steps: RandomNumberGenerator {
             try arena.allocate(byteCount: Int.random(in: 16...1015, using: &generator))))
       }
       let peak = arena.statistics.bytesMapped
-      guard peak > 20 << 20 else { exit(1) }
+      #expect(peak > 20 << 20)
       kept.shuffle(using: &generator)
       while !kept.isEmpty { kept.removeLast() }
       let left = arena.statistics.bytesMapped
-      guard left <= max(2 << 20, peak / 8) else { exit(2) }
+      #expect(left <= max(2 << 20, peak / 8))
       // Returned pages cannot be read.
-      guard try arena.check().isEmpty else { exit(3) }
+      #expect(try arena.check().isEmpty)
       _ = try arena.allocate(byteCount: 100)
     }
   }
@@ -109,21 +101,21 @@ private struct Steps: RandomNumberGenerator {
   /// Under a limit of 64 KiB.
   @Test func aDrainedArenaDoesNotBlockOthers() async {
     await #expect(processExitsWith: .success) {
-      guard ct_drop_lock_capability() == 0 else { exit(90) }
+      try #require(ct_drop_lock_capability() == 0)
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
       setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
       let first = try Arena("first")
       let second = try Arena("second")
       for size in [32, 300, 5000] {
         var kept = fill(first, size)
-        guard kept.count > 0 else { exit(1) }
+        #expect(kept.count > 0)
         kept = []
         // Idle memory is less than half of the limit; another arena can use the rest.
-        guard first.statistics.bytesLocked < 32768 else { exit(2) }
+        #expect(first.statistics.bytesLocked < 32768)
         var other = fill(second, 100)
-        guard other.count > 0, second.statistics.bytesLocked >= 32768 else { exit(3) }
+        #expect(other.count > 0 && second.statistics.bytesLocked >= 32768)
         other = []
-        guard second.statistics.bytesLocked < 32768 else { exit(4) }
+        #expect(second.statistics.bytesLocked < 32768)
       }
     }
   }
@@ -146,7 +138,8 @@ private struct Steps: RandomNumberGenerator {
       try breathe()
       let before = (SystemCall.reserveChunk.count, SystemCall.unmapChunk.count)
       for _ in 0..<100 { try breathe() }
-      guard (SystemCall.reserveChunk.count, SystemCall.unmapChunk.count) == before else { exit(1) }
+      #expect(SystemCall.reserveChunk.count == before.0)
+      #expect(SystemCall.unmapChunk.count == before.1)
     }
   }
 
@@ -178,10 +171,11 @@ private struct Steps: RandomNumberGenerator {
 
   @Test func manyThreadsGrowAndDrainOneArena() async throws {
     let arena = try Arena("test", .init(lock: .off, capacity: 4 << 20))
+    let seeded = SeededGenerator()
     try await withThrowingTaskGroup(of: Void.self) { group in
       for thread in 0..<6 {
         group.addTask {
-          var generator = Steps(state: UInt64(thread))
+          var generator = seeded.stream(thread)
           for round in 0..<30 {
             var kept: [SecretReference] = []
             for _ in 0..<150 {

@@ -36,7 +36,7 @@ import Testing
   @Test(arguments: ["fault", "trap", "abort", "stack"], [true, false])
   func aCrashReportHoldsNoSecret(how: String, isInstalled: Bool) throws {
     for program in Self.programs {
-      let seed = UInt64.random(in: 1 ... .max)
+      let seed = SeededGenerator().seed
       let scratch = try Scratch(onTmpfs: true)
       let ended = try Launch(
         [program, "\(seed)"], stats: scratch,
