@@ -208,7 +208,8 @@ package struct Broker: ~Copyable {
     switch exports {
     case .some(let exports): return exports.descriptor
     case .none:
-      throw exportsFailure ?? FileFailure(function: "open", path: exportsPath, errno: FileFailure.ebadf)
+      throw exportsFailure
+        ?? FileFailure(function: "open", path: exportsPath, errno: FileFailure.ebadf)
     }
   }
 

@@ -67,7 +67,9 @@ extension Model {
     case .interrupt, .character("Q"): return quit()
     case .paste: showMessage("pasted text ignored: it would have acted as keys")
     default:
-      if !key.name.isEmpty { showMessage("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends") }
+      if !key.name.isEmpty {
+        showMessage("\(key.name): Space ticks, J/K moves, s saves, r resets, q ends")
+      }
     }
     if list.items != checklist?.items { columnChoices[listID] = list.chosen }
     checklist = list

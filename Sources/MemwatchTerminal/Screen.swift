@@ -273,7 +273,8 @@ package enum Screen {
               model.replay(recorded, at: position)
             case .copy(let text): prepared.terminal.copy(text)
             case .save(let settings):
-              model.showMessage(save(settings).map { "not saved: \($0)" } ?? "saved in the config file")
+              model.showMessage(
+                save(settings).map { "not saved: \($0)" } ?? "saved in the config file")
             case .redraw: prepared.terminal.redraw()
             case .write(let path), .writeView(let path):
               guard var snapshot = model.snapshot else { break }

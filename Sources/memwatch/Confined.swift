@@ -53,7 +53,7 @@ struct Viewer {
 
   /// Replaces the file that this command may replace.
   func replace(_ path: String, with text: String) throws(Failure) {
-    if let message = client.replaceFile( path, with: text) {
+    if let message = client.replaceFile(path, with: text) {
       throw Failure(Exit.failure, message)
     }
   }

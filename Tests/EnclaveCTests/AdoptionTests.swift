@@ -39,12 +39,12 @@ struct Adopting: Sendable {
       "pkg-config", "--cflags", "--libs", "libsodium", "libcrypto", "libgcrypt",
     ]).run()
     guard asked.status == 0 else { throw Failed("pkg-config: \(asked.error)") }
+    let sources = ["adopted.c", "adopted_forks.c", "adopted_daemons.c"].map {
+      Programs.package.appending(path: "Tests/Clients/" + $0).path
+    }
     let made = try Launch(
-      [
-        "gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program,
-      ] + ["adopted.c", "adopted_forks.c", "adopted_daemons.c"].map {
-        Programs.package.appending(path: "Tests/Clients/" + $0).path
-      } + asked.output.split(whereSeparator: \.isWhitespace).map(String.init) + ["-lpthread"]
+      ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program] + sources
+        + asked.output.split(whereSeparator: \.isWhitespace).map(String.init) + ["-lpthread"]
     ).run()
     guard made.status == 0 else { throw Failed("gcc adopted: \(made.error)") }
     return program
