@@ -53,14 +53,14 @@ static __thread uint32_t *counted_at __attribute__((tls_model("initial-exec")));
 
 // A forked child has only this thread, which may have been about to sleep when its signal handler forked.
 // (After a raw clone(2) the counts are stale, so unlocking may make needless wake-up calls.)
-static void forget_sleepers(void) {
+static void reset_sleepers(void) {
   for (int i = 0; i < CES_SLEEPER_COUNTS; i++) {
     __atomic_store_n(&ces_sleepers[i].count, 0, __ATOMIC_RELAXED);
   }
   if (counted_at) __atomic_store_n(counted_at, 1, __ATOMIC_RELAXED);
 }
 __attribute__((constructor)) static void watch_forks(void) {
-  (void)pthread_atfork(NULL, NULL, forget_sleepers);
+  (void)pthread_atfork(NULL, NULL, reset_sleepers);
 }
 
 static void wait_for(uint32_t *word, bool (*take)(uint32_t *)) {

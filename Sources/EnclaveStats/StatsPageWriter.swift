@@ -93,7 +93,7 @@ extension RecordWriter where Word == SecretWord {
   }
 
   /// Marks the time of the last opening as unknown.
-  package func forgetLastOpened() {
+  package func clearLastOpened() {
     begin()
     set(.lastOpenedAtMs, StatsPageFormat.unknown)
     end()

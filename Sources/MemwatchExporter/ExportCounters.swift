@@ -4,7 +4,7 @@ import MemwatchInspector
 
 /// The sums of all counters, and each process's values in the previous collection.
 struct ExportCounters {
-  typealias Readings = [Exporter.LabelledReading]
+  typealias Publishers = [Exporter.LabelledPublisher]
 
   private struct Key: Hashable {
     var metric: String
@@ -47,7 +47,7 @@ struct ExportCounters {
   }
 
   mutating func add(
-    _ collection: ExportCollection, _ readings: Readings, _ plan: Exporter.Plan
+    _ collection: ExportCollection, _ publishers: Publishers, _ plan: Exporter.Plan
   ) {
     for (reason, count) in collection.unreadable {
       errors[reason, default: 0] += UInt64(clamping: count)
@@ -57,17 +57,17 @@ struct ExportCounters {
     var now: [UInt64: Source] = [:]
     // Publishers missing from this collection: ended, or temporarily unreadable.
     let present = Set(
-      readings.filter { $0.reading.state != .exited }.map(\.reading.id))
+      publishers.filter { $0.publisher.state != .exited }.map(\.publisher.id))
     for (id, source) in last where !present.contains(id) { ended[source.group, default: 0] += 1 }
-    for labelled in readings where present.contains(labelled.reading.id) {
-      let (reading, exact) = (labelled.reading, labelled.group)
+    for labelled in publishers where present.contains(labelled.publisher.id) {
+      let (publisher, exact) = (labelled.publisher, labelled.group)
       let group = plan.group(exact)
-      var source = last[reading.id] ?? Source(group: exact)
+      var source = last[publisher.id] ?? Source(group: exact)
       let restarts = Key(metric: Metric.restarts.name, group: group)
-      let isSuccessor = last[reading.id] == nil && ended[exact, default: 0] > 0
+      let isSuccessor = last[publisher.id] == nil && ended[exact, default: 0] > 0
       if isSuccessor { ended[exact]! -= 1 }
       grow(restarts, from: 0, to: isSuccessor ? 1 : 0)
-      if let snapshot = reading.snapshot {
+      if let snapshot = publisher.snapshot {
         if let events = snapshot.eventCount {
           addEvents(snapshot, after: source.events, to: group)
           // A torn or hostile page may lower a value; raising it again must not count twice.
@@ -90,7 +90,7 @@ struct ExportCounters {
         let live = Set(snapshot.arenas.map(\.id))
         source.arenas = source.arenas.filter { live.contains($0.key) }
       }
-      now[reading.id] = source
+      now[publisher.id] = source
     }
     last = now
     ended = ended.filter { $0.value > 0 && plan.groups.contains($0.key) }
@@ -119,13 +119,13 @@ struct ExportCounters {
   }
 
   /// The maximum number of counter series under a plan.
-  func mostSeries(_ readings: Readings, _ plan: Exporter.Plan) -> Int {
+  func mostSeries(_ publishers: Publishers, _ plan: Exporter.Plan) -> Int {
     var kinds: [Exporter.Group: Set<String>] = [:]
     for key in sums.keys where key.metric == Metric.events.name && Self.isNamed(key, plan) {
       kinds[key.group, default: []].insert(key.extra ?? "")
     }
-    for labelled in readings {
-      guard let snapshot = labelled.reading.snapshot else { continue }
+    for labelled in publishers {
+      guard let snapshot = labelled.publisher.snapshot else { continue }
       kinds[plan.group(labelled.group), default: []]
         .formUnion(snapshot.events.map { Self.kind(of: $0) } + [Exporter.other])
     }

@@ -4,7 +4,7 @@ package import MemwatchInspector
 
 extension Exporter {
   func gauges(
-    _ collection: ExportCollection, _ readings: [LabelledReading], _ plan: Plan
+    _ collection: ExportCollection, _ publishers: [LabelledPublisher], _ plan: Plan
   ) -> Exposition {
     var out = Exposition()
     out.add(.buildInfo, [version], true)
@@ -25,12 +25,12 @@ extension Exporter {
     for group in plan.groups { out.add(.publishers, group.labels + ["live"], UInt64(0)) }
     // There may be many arenas: sum them before making label strings.
     var rows: [Group: [String: ArenaRow]] = [:]
-    for labelled in readings {
-      let (reading, group) = (labelled.reading, plan.group(labelled.group))
+    for labelled in publishers {
+      let (publisher, group) = (labelled.publisher, plan.group(labelled.group))
       let g = group.labels
       out.add(.publishers, g + ["live"], UInt64(0))
-      out.add(.publishers, g + [reading.state.rawValue], UInt64(1))
-      guard let snapshot = reading.snapshot else { continue }
+      out.add(.publishers, g + [publisher.state.rawValue], UInt64(1))
+      guard let snapshot = publisher.snapshot else { continue }
       Self.add(snapshot, g, to: &out)
       let named = plan.arenas[group] ?? []
       var own = rows.removeValue(forKey: group) ?? [:]

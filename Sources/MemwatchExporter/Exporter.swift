@@ -3,7 +3,7 @@
 package import MemwatchInspector
 
 /// One publisher in a collection.
-package struct ExportReading: Sendable {
+package struct ExportedPublisher: Sendable {
   /// The publisher's id; never used as a label.
   package var id: UInt64
   package var name: SafeText
@@ -22,7 +22,7 @@ package struct ExportReading: Sendable {
 
 /// One collection of all publishers of a host.
 package struct ExportCollection: Sendable {
-  package var readings: [ExportReading] = []
+  package var publishers: [ExportedPublisher] = []
   /// The number of unreadable pages and directories, by reason.
   package var unreadable: [String: Int] = [:]
   package var host: [HostFact] = []
@@ -67,8 +67,8 @@ package struct Exporter {
   }
 
   /// A publisher with its sanitised label values.
-  struct LabelledReading {
-    var reading: ExportReading
+  struct LabelledPublisher {
+    var publisher: ExportedPublisher
     var group: Group
     /// The label of each arena in the snapshot.
     var arenas: [String]
@@ -90,44 +90,44 @@ package struct Exporter {
   /// Writes a collection as text.
   package mutating func text(of collection: ExportCollection) -> String {
     var labels: [SafeText: String] = [:]
-    let readings = collection.readings.map { reading in
-      let names = (reading.snapshot?.arenas ?? []).map { arena in
+    let publishers = collection.publishers.map { publisher in
+      let names = (publisher.snapshot?.arenas ?? []).map { arena in
         if let label = labels[arena.name] { return label }
         let label = Self.label(arena.name)
         labels[arena.name] = label
         return label
       }
-      return LabelledReading(reading: reading, group: group(of: reading), arenas: names)
+      return LabelledPublisher(publisher: publisher, group: group(of: publisher), arenas: names)
     }
-    let ids = Set(readings.map(\.reading.id))
+    let ids = Set(publishers.map(\.publisher.id))
     units = units.filter { ids.contains($0.key) }
-    for reading in readings { groups[reading.group] = collection.at }
+    for publisher in publishers { groups[publisher.group] = collection.at }
     groups = groups.filter { collection.at.since($0.value) < Self.groupRetentionMs }
     var exposition = Exposition()
     var (groupLimit, arenaLimit) = (Self.mostGroups, Self.mostArenas)
-    let census = Census(readings)
+    let census = Census(publishers)
     var next = plan
     repeat {
       next = planned(census, groupLimit, arenaLimit)
-      let reserve = hasCounters ? counters.mostSeries(readings, next) : 0
+      let reserve = hasCounters ? counters.mostSeries(publishers, next) : 0
       // Skip gauges that cannot fit.
-      if reserve < Self.mostSeries { exposition = gauges(collection, readings, next) }
+      if reserve < Self.mostSeries { exposition = gauges(collection, publishers, next) }
       if reserve < Self.mostSeries, exposition.count + reserve <= Self.mostSeries { break }
       if arenaLimit > 0 { arenaLimit /= 2 } else { groupLimit /= 2 }
     } while groupLimit > 0
     plan = next
     if hasCounters {
-      counters.add(collection, readings, plan)
+      counters.add(collection, publishers, plan)
       counters.write(to: &exposition, plan, most: Self.mostSeries)
       counters.prune(past: Self.mostRemembered, plan)
     }
     return exposition.text
   }
 
-  private mutating func group(of reading: ExportReading) -> Group {
-    if let unit = reading.unit { units[reading.id] = unit }
+  private mutating func group(of publisher: ExportedPublisher) -> Group {
+    if let unit = publisher.unit { units[publisher.id] = unit }
     return Group(
-      process: Self.label(reading.name), unit: units[reading.id].map { Self.label($0) } ?? "")
+      process: Self.label(publisher.name), unit: units[publisher.id].map { Self.label($0) } ?? "")
   }
 
   /// Label values are sanitised here, whatever their source, and cut short.
@@ -145,10 +145,10 @@ package struct Exporter {
     var bad: Set<Group> = []
     var arenas: [Group: [String: Bool]] = [:]
 
-    init(_ readings: [LabelledReading]) {
-      for labelled in readings {
+    init(_ publishers: [LabelledPublisher]) {
+      for labelled in publishers {
         present.insert(labelled.group)
-        guard let snapshot = labelled.reading.snapshot else { continue }
+        guard let snapshot = labelled.publisher.snapshot else { continue }
         let problems = snapshot.problems.filter { $0.severity < .note }
         let badArenas = Set(problems.compactMap(\.arenaID))
         var isBad = !problems.isEmpty

@@ -220,28 +220,28 @@ package final class Inspector {
     let detail = detail.tables
     followSuccessor()
     let start = ProcessFacts.bootMilliseconds
-    var reading = read(detail)
+    var builder = read(detail)
     // The page and /proc are not read at the same instant: check an apparent difference again
     // before reporting it.
-    if reading.claimsMoreThanLocked, ProcessFacts.bootMilliseconds - start < 50 {
+    if builder.claimsMoreThanLocked, ProcessFacts.bootMilliseconds - start < 50 {
       ProcessFacts.pause(milliseconds: 2)
-      reading = read(detail)
+      builder = read(detail)
     }
-    audit(&reading, auditing)
-    reading.hasChunks = hasChunks
-    swap(&reading.knownArenas, &knownArenas)
-    defer { swap(&reading.knownArenas, &knownArenas) }
-    let version = detail.contains(.secrets) ? reading.image?.secretsVersion : nil
-    if let version, version == secrets.version { reading.secrets = secrets.all }
-    var snapshot = reading.snapshot(publisher: publisher, restart: restart)
-    if reading.isFresh, reading.state.isHeld { watchWindows(&snapshot) }
-    if let version, reading.isFresh { secrets = (version, snapshot.secrets) }
+    audit(&builder, auditing)
+    builder.hasChunks = hasChunks
+    swap(&builder.knownArenas, &knownArenas)
+    defer { swap(&builder.knownArenas, &knownArenas) }
+    let version = detail.contains(.secrets) ? builder.image?.secretsVersion : nil
+    if let version, version == secrets.version { builder.secrets = secrets.all }
+    var snapshot = builder.snapshot(publisher: publisher, restart: restart)
+    if builder.isFresh, builder.state.isHeld { watchWindows(&snapshot) }
+    if let version, builder.isFresh { secrets = (version, snapshot.secrets) }
     return snapshot
   }
 
-  private func audit(_ reading: inout SnapshotBuilder, _ auditing: Auditing) {
-    defer { reading.audit = auditor.last.map { $0.with(reading.processFindings) } }
-    guard reading.state == .live || reading.state == .stopped, let pid = reading.pid else {
+  private func audit(_ builder: inout SnapshotBuilder, _ auditing: Auditing) {
+    defer { builder.audit = auditor.last.map { $0.with(builder.processFindings) } }
+    guard builder.state == .live || builder.state == .stopped, let pid = builder.pid else {
       auditor = Auditor()
       return
     }
@@ -271,7 +271,7 @@ package final class Inspector {
   }
 
   private func read(_ detail: StatsPageDetail) -> SnapshotBuilder {
-    var reading = SnapshotBuilder(sampledAt: Timestamp(realMs: ProcessFacts.realMilliseconds))
+    var builder = SnapshotBuilder(sampledAt: Timestamp(realMs: ProcessFacts.realMilliseconds))
     do throws(StatsPageReadFailure) {
       var image = try reader.read(detail)
       // A writer that was descheduled has not stopped.
@@ -280,91 +280,91 @@ package final class Inspector {
         image = try reader.read(detail)
       }
       self.image = image
-      reading.isFresh = true
-      if image.isStuck { reading.state = .midUpdate }
+      builder.isFresh = true
+      if image.isStuck { builder.state = .midUpdate }
     } catch {
       switch error {
       case .corrupt(let reason):
-        reading.state = .corrupt
-        reading.stateDetail = reason
+        builder.state = .corrupt
+        builder.stateDetail = reason
       case .incompatible(let major, let minor):
-        reading.state = .incompatible
-        reading.stateDetail = "version \(major).\(minor)"
+        builder.state = .incompatible
+        builder.stateDetail = "version \(major).\(minor)"
       case .file(let failure):
-        reading.state = failure.isDenied ? .notPermitted : .corrupt
-        reading.stateDetail = SafeText("\(failure)").string
+        builder.state = failure.isDenied ? .notPermitted : .corrupt
+        builder.stateDetail = SafeText("\(failure)").string
       }
     }
-    reading.image = image
+    builder.image = image
     let holder = try? reader.file.lockHolder()
     if case .process(let owner) = holder { pid = owner }
     let now = ProcessFacts.bootMilliseconds
     let isTime = now >= maps.nextMs
-    reading.pid = pid ?? Int32(exactly: publisher.publisherPid).flatMap { holder == nil ? $0 : nil }
-    if holder == .nobody, pid == nil { reading.pid = Int32(exactly: publisher.publisherPid) }
-    if let pid = reading.pid {
+    builder.pid = pid ?? Int32(exactly: publisher.publisherPid).flatMap { holder == nil ? $0 : nil }
+    if holder == .nobody, pid == nil { builder.pid = Int32(exactly: publisher.publisherPid) }
+    if let pid = builder.pid {
       func current(_ last: (probe: ProcessProbe, readMs: UInt64)?, _ ms: UInt64) -> ProcessProbe? {
         last.flatMap { now < $0.readMs + ms ? $0.probe : nil }
       }
       let (oldLimits, oldSurroundings) =
         (current(limits, pace.limits), current(surroundings, pace.surroundings))
-      reading.probe = ProcessProbe(
+      builder.probe = ProcessProbe(
         pid: pid, countingMaps: isTime, limits: oldLimits, surroundings: oldSurroundings)
-      if oldLimits == nil { limits = (reading.probe, now) }
-      if oldSurroundings == nil { surroundings = (reading.probe, now) }
+      if oldLimits == nil { limits = (builder.probe, now) }
+      if oldSurroundings == nil { surroundings = (builder.probe, now) }
       if isTime {
-        maps.count = reading.probe.mapCount
+        maps.count = builder.probe.mapCount
         // A thousand maps take about 0.3 ms; 20,000 are counted every 10 s.
         maps.nextMs = now + max(pace.maps, UInt64(min(60_000, (maps.count ?? 0) / 2)))
       }
     }
-    reading.mapCount = maps.count
-    decideState(&reading, holder: holder)
-    return reading
+    builder.mapCount = maps.count
+    decideState(&builder, holder: holder)
+    return builder
   }
 
-  private func decideState(_ reading: inout SnapshotBuilder, holder: LockHolder?) {
+  private func decideState(_ builder: inout SnapshotBuilder, holder: LockHolder?) {
     let startTime = image?.header[.startTime]
     let isSameProcess =
-      !reading.probe.isGone && (startTime == nil || reading.probe.startTime == startTime)
+      !builder.probe.isGone && (startTime == nil || builder.probe.startTime == startTime)
     if holder == .nobody {
       let closed = image?.process[.state] == PublisherStateCode.closed.rawValue
-      if isSameProcess, let pid = reading.pid {
+      if isSameProcess, let pid = builder.pid {
         let found = withoutLock(pid, hasClosed: closed)
-        (reading.state, reading.stateDetail) = (found.state, found.detail)
+        (builder.state, builder.stateDetail) = (found.state, found.detail)
         if found.state == .exec {
           // /proc describes the new program.
-          reading.probe = ProcessProbe.none
-          reading.mapCount = nil
+          builder.probe = ProcessProbe.none
+          builder.mapCount = nil
         }
-      } else if reading.state != .corrupt {
-        reading.state = .exited
-        reading.endedInOrder = closed
-        reading.stateDetail = closed ? "it had stopped publishing" : "it was still publishing"
-        reading.probe = ProcessProbe.none
-        reading.mapCount = nil
+      } else if builder.state != .corrupt {
+        builder.state = .exited
+        builder.endedInOrder = closed
+        builder.stateDetail = closed ? "it had stopped publishing" : "it was still publishing"
+        builder.probe = ProcessProbe.none
+        builder.mapCount = nil
       }
       if let successor = replacement() {
-        reading.state = .replaced
-        reading.stateDetail =
+        builder.state = .replaced
+        builder.stateDetail =
           "by pid \(successor.pid.map { "\($0)" } ?? "?"), \(SafeText(successor.path))"
       }
       return
     }
-    guard reading.state == .live else { return }
+    guard builder.state == .live else { return }
     if let status = try? reader.file.status(), status.links == 0 {
-      reading.state = .unlinked
-      reading.stateDetail = "the page's file was removed; the publisher still writes to it"
-      if replacement() != nil { reading.state = .replaced }
+      builder.state = .unlinked
+      builder.stateDetail = "the page's file was removed; the publisher still writes to it"
+      if replacement() != nil { builder.state = .replaced }
     } else if case .file(let path) = target,
       let now = try? InspectedFile.named(path).open().status(),
       let status = try? reader.file.status(), now.inode != status.inode, now.isRegular
     {
-      reading.state = .replaced
-      reading.stateDetail = "another file has taken its name"
-    } else if reading.probe.isStopped {
-      reading.state = .stopped
-      reading.stateDetail = reading.probe.stopText
+      builder.state = .replaced
+      builder.stateDetail = "another file has taken its name"
+    } else if builder.probe.isStopped {
+      builder.state = .stopped
+      builder.stateDetail = builder.probe.stopText
     }
   }
 

@@ -176,8 +176,8 @@ private struct Collector {
       // An unreadable page has no name; its file name would make a label for each pid.
       let hasName = ![.corrupt, .incompatible, .notPermitted].contains(publisher.state)
       guard hasName else { continue }
-      collection.readings.append(
-        ExportReading(
+      collection.publishers.append(
+        ExportedPublisher(
           id: publisher.id, name: publisher.name, unit: units[publisher.id], state: state,
           snapshot: snapshot))
     }

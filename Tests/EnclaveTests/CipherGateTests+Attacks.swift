@@ -129,7 +129,7 @@
     /// faults.
     @Test func anOverflowInAWindowIsFound() async {
       await #expect(processExitsWith: .success) {
-        let seen = CipherGateTests.Seen()
+        let seen = CipherGateTests.Observed()
         ViolationHandler.set { violation in
           seen.note(violation)
           return .continueExecution

@@ -42,7 +42,7 @@
       try secret.withBytes { bytes in bytes.withUnsafeBytes { $0[0] } }
     }
 
-    final class Seen: Sendable {
+    final class Observed: Sendable {
       private let violations = Mutex<[Violation]>([])
       func note(_ violation: Violation) { violations.withLock { $0.append(violation) } }
       var all: [Violation] { violations.withLock { $0 } }

@@ -105,8 +105,8 @@ import Testing
   /// Also when the secret is freed.
   @Test func everyChangedCanaryBitIsDetectedWhenFreed() async {
     await #expect(processExitsWith: .success) {
-      final class Seen: @unchecked Sendable { var offsets: [Int?] = [] }
-      let seen = Seen()
+      final class Observed: @unchecked Sendable { var offsets: [Int?] = [] }
+      let seen = Observed()
       ViolationHandler.set { violation in
         seen.offsets.append(violation.offset)
         return .continueExecution

@@ -115,8 +115,8 @@ import Testing
   {
     await #expect(processExitsWith: .success) { [what = what as String, use = use as String] in
       alarm(60)  // ends a process that deadlocks
-      final class Seen: @unchecked Sendable { var count = 0 }
-      let seen = Seen()
+      final class Observed: @unchecked Sendable { var count = 0 }
+      let seen = Observed()
       let arena = try Arena(
         "shop",
         .init(layout: what == "overflow isolated" ? .isolated : .slab, lock: .off, gate: .none))

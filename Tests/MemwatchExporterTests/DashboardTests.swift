@@ -8,7 +8,7 @@ import Testing
 @Suite struct DashboardTests {
   private struct Dashboard: Decodable {
     struct Source: Decodable, Equatable { var type, uid: String }
-    struct Place: Decodable { var x, y, w, h: Int }
+    struct Position: Decodable { var x, y, w, h: Int }
     struct Query: Decodable {
       var refId, expr: String
       var datasource: Source
@@ -16,7 +16,7 @@ import Testing
     struct Panel: Decodable {
       var id: Int
       var type, title: String
-      var gridPos: Place
+      var gridPos: Position
       var datasource: Source?
       var targets: [Query]?
     }

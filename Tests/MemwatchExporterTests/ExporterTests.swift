@@ -20,23 +20,24 @@ import Testing
     return arena
   }
 
-  static func reading(
+  static func publisher(
     _ id: UInt64, _ name: SafeText, _ arenas: [ArenaSnapshot], unit: String? = nil
-  ) -> ExportReading {
+  ) -> ExportedPublisher {
     let process = ProcessSnapshot(
       publisherPid: id, publisherID: "\(id)", name: name, uid: 0, user: SafeText("root"),
       state: .live, path: SafeText("/nowhere"))
     var snapshot = Snapshot(process: process, sampledAt: 1, complete: true)
     (snapshot.arenas, snapshot.eventCount) = (arenas, 5)
     (snapshot.memlock.soft, snapshot.memlock.hardIsUnlimited) = (65536, true)
-    return ExportReading(
+    return ExportedPublisher(
       id: id, name: name, unit: unit.map { SafeText($0) }, state: .live, snapshot: snapshot)
   }
 
-  static func collection(_ readings: [ExportReading], at: Timestamp = 1_000_000) -> ExportCollection
+  static func collection(_ publishers: [ExportedPublisher], at: Timestamp = 1_000_000)
+    -> ExportCollection
   {
     var collection = ExportCollection(at: at)
-    collection.readings = readings
+    collection.publishers = publishers
     return collection
   }
 
@@ -58,8 +59,8 @@ import Testing
     var exporter = Exporter(version: "1", hasCounters: false)
     let text = exporter.text(
       of: Self.collection([
-        Self.reading(1, SafeText("web"), [Self.arena(1, "keys")], unit: "web.service"),
-        Self.reading(2, SafeText("web"), [Self.arena(1, "keys", .partial)], unit: "web.service"),
+        Self.publisher(1, SafeText("web"), [Self.arena(1, "keys")], unit: "web.service"),
+        Self.publisher(2, SafeText("web"), [Self.arena(1, "keys", .partial)], unit: "web.service"),
       ]))
     let series = Self.series(text)
     let g = "process=\"web\",unit=\"web.service\""
@@ -82,15 +83,15 @@ import Testing
       fork: ForkCode = .zeros
     ) -> Double? {
       var exporter = Exporter(version: "1", hasCounters: false)
-      let readings = windows.enumerated().map { index, window in
+      let publishers = windows.enumerated().map { index, window in
         var arena = Self.arena(1, "keys")
         (arena.openWindows, arena.openSince) = (window.open, window.since)
         (arena.gate, arena.forkProtection) = (gate, .known(fork))
-        var reading = Self.reading(UInt64(index + 1), SafeText("web"), [arena])
-        reading.snapshot!.sampledAt = 100_000
-        return reading
+        var publisher = Self.publisher(UInt64(index + 1), SafeText("web"), [arena])
+        publisher.snapshot!.sampledAt = 100_000
+        return publisher
       }
-      return Self.series(exporter.text(of: Self.collection(readings)))[
+      return Self.series(exporter.text(of: Self.collection(publishers)))[
         "memwatch_arena_open_window_seconds{process=\"web\",unit=\"\",arena=\"keys\"}"]
     }
     #expect(series([(0, nil)]) == 0)
@@ -140,15 +141,15 @@ import Testing
   @Test func threeHundredGroupsStayWithinTheBounds() {
     for counts in [false, true] {
       var exporter = Exporter(version: "1", hasCounters: counts)
-      let readings = (0..<300).map { number in
-        Self.reading(
+      let publishers = (0..<300).map { number in
+        Self.publisher(
           UInt64(number + 1), SafeText("p\(number)"),
           (0..<40).map {
             Self.arena($0, "a\($0)", number == 299 && $0 == 39 ? .unlocked : .locked)
           })
       }
       for round in 0..<2 {
-        let text = exporter.text(of: Self.collection(readings, at: 1_000_000 + UInt64(round)))
+        let text = exporter.text(of: Self.collection(publishers, at: 1_000_000 + UInt64(round)))
         let series = Self.series(text)
         #expect(series.count <= Exporter.mostSeries && series.count > 1000)
         let names = Set(text.matches(of: /process="([^"]*)"/).map { String($0.1) })
@@ -176,7 +177,7 @@ import Testing
     ]
     return collection(
       names.enumerated().map { index, name in
-        reading(UInt64(index + 1), name, [arena(1, name.string)])
+        publisher(UInt64(index + 1), name, [arena(1, name.string)])
       })
   }
 
@@ -193,8 +194,8 @@ import Testing
   @Test func countersNeverFallAlthoughProcessesComeAndGo() {
     var exporter = Exporter(version: "1", hasCounters: true)
     var last: [String: Double] = [:]
-    func collect(_ readings: [ExportReading], at: Timestamp) -> [String: Double] {
-      let series = Self.series(exporter.text(of: Self.collection(readings, at: at)))
+    func collect(_ publishers: [ExportedPublisher], at: Timestamp) -> [String: Double] {
+      let series = Self.series(exporter.text(of: Self.collection(publishers, at: at)))
       for (name, value) in last where name.contains("_total") {
         #expect(series[name] ?? 0 >= value, "\(name) fell")
       }
@@ -202,8 +203,8 @@ import Testing
       return series
     }
     let name = SafeText("web")
-    func web(_ id: UInt64, _ allocations: UInt64) -> ExportReading {
-      Self.reading(id, name, [Self.arena(1, "keys", allocations: allocations)])
+    func web(_ id: UInt64, _ allocations: UInt64) -> ExportedPublisher {
+      Self.publisher(id, name, [Self.arena(1, "keys", allocations: allocations)])
     }
     let key = "memwatch_arena_allocations_total{process=\"web\",unit=\"\",arena=\"keys\"}"
     let restarts = "memwatch_publisher_restarts_total{process=\"web\",unit=\"\"}"
@@ -219,7 +220,7 @@ import Testing
     #expect(collect([web(3, 9)], at: 6_000)[key] == 169)
     // Folding moves later counts, and decreases none.
     let many = (10..<400).map {
-      Self.reading(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", .unlocked)])
+      Self.publisher(UInt64($0), SafeText("p\($0)"), [Self.arena(1, "bad", .unlocked)])
     }
     _ = exporter.text(of: Self.collection([web(3, 20)] + many, at: 7_000))
     #expect(collect([web(3, 30)], at: 8_000)[key] ?? 0 >= 169)
@@ -229,13 +230,13 @@ import Testing
   @Test func eventsAreCountedByKind() {
     var exporter = Exporter(version: "1", hasCounters: true)
     func collect(_ count: UInt64, _ events: [(UInt64, Reported<EventCode>)]) -> [String: Double] {
-      var reading = Self.reading(1, SafeText("web"), [])
-      reading.snapshot!.eventCount = count
-      reading.snapshot!.events = events.map {
+      var publisher = Self.publisher(1, SafeText("web"), [])
+      publisher.snapshot!.eventCount = count
+      publisher.snapshot!.events = events.map {
         EventSnapshot(
           serial: $0.0, kind: $0.1, arenaID: nil, at: nil, call: nil, errno: nil, bytes: nil)
       }
-      let text = exporter.text(of: Self.collection([reading]))
+      let text = exporter.text(of: Self.collection([publisher]))
       return Self.series(text).reduce(into: [:]) { kinds, series in
         if let match = series.key.firstMatch(of: /^memwatch_events_total.*kind="([^"]*)"/) {
           kinds[String(match.1)] = series.value
@@ -287,7 +288,7 @@ struct PromtoolTests {
   func promtoolAcceptsTheText(counts: Bool) throws {
     var exporter = Exporter(version: "1", hasCounters: counts)
     let ordinary = ExporterTests.collection([
-      ExporterTests.reading(1, SafeText("web"), [ExporterTests.arena(1, "keys")])
+      ExporterTests.publisher(1, SafeText("web"), [ExporterTests.arena(1, "keys")])
     ])
     for collection in [ordinary, ExporterTests.hostile] {
       let ended = try check(exporter.text(of: collection))

@@ -144,8 +144,8 @@ private struct Case {
   @Test func eachMetricIsOfItsField() throws {
     func collection(_ snapshot: Snapshot, at time: Timestamp) -> ExportCollection {
       var collection = ExportCollection(at: time)
-      collection.readings = [
-        ExportReading(id: 1, name: SafeText("p"), unit: nil, state: .live, snapshot: snapshot)
+      collection.publishers = [
+        ExportedPublisher(id: 1, name: SafeText("p"), unit: nil, state: .live, snapshot: snapshot)
       ]
       return collection
     }

@@ -80,7 +80,7 @@ extension Shard {
     _ = unsafe publishSecrets(of: slab, isLast: true)
     for index in unsafe 0..<Int(slab.pointee.slotCount)
     where unsafe slots[index].record != PageRecord.none {
-      unsafe page!.secrets[Int(slots[index].record)].forgetLastOpened()
+      unsafe page!.secrets[Int(slots[index].record)].clearLastOpened()
     }
   }
 

@@ -41,7 +41,7 @@ def ed25519_forms(seed):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where words of a form were found: registers or a mapping."""
 
     form: str
@@ -68,7 +68,7 @@ class Mapping:
 
 @dataclass
 class Result:
-    places: dict  # Place: the number of the form's words found there
+    places: dict  # Location: the number of the form's words found there
     threads: int
     searched_bytes: int
     unread: dict  # name of the mapping: unreadable bytes
@@ -162,7 +162,7 @@ def search(process, forms):
             for form, sought in forms.items():
                 count = sum(any(word in data for data in sets) for word in sought)
                 if count:
-                    places[Place(form, "registers", thread)] = count
+                    places[Location(form, "registers", thread)] = count
         memory = os.open(f"/proc/{process}/mem", os.O_RDONLY)
         try:
             for mapping in _mappings(process):
@@ -186,7 +186,7 @@ def search(process, forms):
                             if word in piece:
                                 found.setdefault(form, set()).add(word)
                 for form, there in found.items():
-                    place = Place(
+                    place = Location(
                         form, kind, here[0] if here else 0, mapping.start, mapping.protection,
                         mapping.name,
                     )
