@@ -107,11 +107,11 @@ import Testing
 
   /// What exceeds the page's tables is in no other metric, and is not audited.
   @Test(arguments: [0, 44]) func unlistedRecordsAreCounted(count: UInt64) {
-    var reading = Self.reading(1, SafeText("web"), [Self.arena(1, "keys")])
-    reading.snapshot!.audit = Audit(at: 1, durationMs: 1, scope: .arenas)
-    (reading.snapshot!.arenasUnlisted, reading.snapshot!.chunksUnlisted) = (count, 0)
+    var publisher = Self.publisher(1, SafeText("web"), [Self.arena(1, "keys")])
+    publisher.snapshot!.audit = Audit(at: 1, durationMs: 1, scope: .arenas)
+    (publisher.snapshot!.arenasUnlisted, publisher.snapshot!.chunksUnlisted) = (count, 0)
     var exporter = Exporter(version: "1", hasCounters: false)
-    let series = Self.series(exporter.text(of: Self.collection([reading, reading])))
+    let series = Self.series(exporter.text(of: Self.collection([publisher, publisher])))
     let g = "process=\"web\",unit=\"\""
     #expect(series["memwatch_publisher_unlisted{\(g),kind=\"arenas\"}"] == Double(count) * 2)
     #expect(series["memwatch_publisher_unlisted{\(g),kind=\"chunks\"}"] == 0)
