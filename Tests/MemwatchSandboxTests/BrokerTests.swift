@@ -87,7 +87,7 @@ import Testing
   }
 
   static func message(_ kind: UInt8, _ first: UInt64 = 0, name: String = "") -> [UInt8] {
-    [kind] + BrokerRequest.little(first) + BrokerRequest.little(0) + Array(name.utf8)
+    [kind] + BrokerRequest.littleEndian(first) + BrokerRequest.littleEndian(0) + Array(name.utf8)
   }
 
   /// An unknown kind is refused, whatever else the message contains: nothing is opened or created.
@@ -186,12 +186,12 @@ import Testing
         path: "/x", outcome: .failed(FileFailure(function: "open", path: "/x", errno: 13))),
     ]
     #expect(
-      StatsPageLocation.all(TextFields.decode(TextFields.encode(places.flatMap(\.fields))))
+      StatsPageLocation.decode(TextFields.decode(TextFields.encode(places.flatMap(\.fields))))
         == places)
     // A truncated message gives fewer places, and nothing worse.
     let fields = places.flatMap(\.fields)
     for count in 0..<fields.count {
-      #expect(StatsPageLocation.all(Array(fields[..<count])).count <= 3)
+      #expect(StatsPageLocation.decode(Array(fields[..<count])).count <= 3)
     }
   }
 }
