@@ -39,6 +39,28 @@ package func publish(_ value: UInt32, to word: UnsafeMutablePointer<UInt32>) {
   unsafe ces_publish32(word, value)
 }
 
+/// Loads a field that another thread may be storing, without ordering.
+@inlinable @inline(__always)
+package func loadField(_ field: UnsafeMutablePointer<UInt16>) -> UInt16 {
+  unsafe ces_load_field16(field)
+}
+
+@inlinable @inline(__always)
+package func loadField(_ field: UnsafeMutablePointer<UInt32>) -> UInt32 {
+  unsafe ces_load_field32(field)
+}
+
+/// Stores a field that other threads may be loading, without ordering.
+@inlinable @inline(__always)
+package func storeField(_ value: UInt16, to field: UnsafeMutablePointer<UInt16>) {
+  unsafe ces_store_field16(field, value)
+}
+
+@inlinable @inline(__always)
+package func storeField(_ value: UInt32, to field: UnsafeMutablePointer<UInt32>) {
+  unsafe ces_store_field32(field, value)
+}
+
 /// Replaces a word if its value is `old`; otherwise returns false.
 @inlinable @inline(__always)
 package func exchange(

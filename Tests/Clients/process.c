@@ -198,9 +198,9 @@ static int start_after_the_environment(void) {
   return 0;
 }
 
-static volatile int may_make;
+static int may_make;
 static void *make_when_told(void *unused) {
-  while (!may_make) {}
+  while (!__atomic_load_n(&may_make, __ATOMIC_ACQUIRE)) {}
   make("first");
   return unused;
 }
@@ -209,7 +209,7 @@ static void *make_when_told(void *unused) {
 static int start_beside_the_environment(void) {
   pthread_t thread;
   if (pthread_create(&thread, NULL, make_when_told, NULL)) errx(70, "no thread");
-  may_make = 1;
+  __atomic_store_n(&may_make, 1, __ATOMIC_RELEASE);
   for (volatile int i = 0; i < count * 50000; i++) {}
   if (enclave_publish_start("renamed")) errx(1, "%s", enclave_last_error());
   pthread_join(thread, NULL);

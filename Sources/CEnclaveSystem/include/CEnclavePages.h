@@ -38,6 +38,20 @@ static inline void ces_publish32(uint32_t *word, uint32_t value) {
   __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
+/// For fields that other threads load at the same time, and may throw away.
+static inline uint16_t ces_load_field16(const uint16_t *field) {
+  return __atomic_load_n(field, __ATOMIC_RELAXED);
+}
+static inline uint32_t ces_load_field32(const uint32_t *field) {
+  return __atomic_load_n(field, __ATOMIC_RELAXED);
+}
+static inline void ces_store_field16(uint16_t *field, uint16_t value) {
+  __atomic_store_n(field, value, __ATOMIC_RELAXED);
+}
+static inline void ces_store_field32(uint32_t *field, uint32_t value) {
+  __atomic_store_n(field, value, __ATOMIC_RELAXED);
+}
+
 /// Replaces a word if its value is `old`; otherwise returns 0.
 static inline _Bool ces_exchange(uint32_t *word, uint32_t old, uint32_t now) {
   return __atomic_compare_exchange_n(word, &old, now, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);

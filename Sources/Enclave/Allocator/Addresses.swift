@@ -270,7 +270,8 @@ extension SecretHandle {
 
   /// Whether the handle's secret still exists.
   package var isLive: Bool {
-    unsafe Slab.slots(of: slab)[Int(slot)].generation == generation && arena.gate.accessCode != 2
+    unsafe Slot.generation(of: Slab.slots(of: slab) + Int(slot)) == generation
+      && arena.gate.accessCode != 2
   }
 
   /// The arena that owns an address, or nil.

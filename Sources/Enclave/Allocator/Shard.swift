@@ -254,12 +254,12 @@ struct Shard {
       slot = unsafe pop(slab)
     }
     let entry = unsafe Slab.slots(of: slab) + Int(slot)
-    unsafe entry.pointee.byteCount = UInt32(request.byteCount)
-    unsafe entry.pointee.label = label
+    unsafe storeField(UInt32(request.byteCount), to: &entry.pointee.byteCount)
+    unsafe storeField(label, to: &entry.pointee.label)
     // No window can be open yet, but a stale handle may be entering and leaving at this moment.
     let windows = unsafe loadRelaxed(&entry.pointee.windows) & ~Slot.openNow
     if windows != 0 { unsafe addRelaxed(0 &- windows, to: &entry.pointee.windows) }
-    unsafe entry.pointee.nextFree = UInt16(truncatingIfNeeded: slack)
+    unsafe storeField(UInt16(truncatingIfNeeded: slack), to: &entry.pointee.nextFree)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()
     }
@@ -364,7 +364,7 @@ struct Shard {
       if sizeClass != Slab.isolatedClass { unsafe slotsByClass[Int(sizeClass)] -= 1 }
       return .nothing
     }
-    unsafe slot.pointee.nextFree = unsafe slab.pointee.freeHead
+    unsafe storeField(slab.pointee.freeHead, to: &slot.pointee.nextFree)
     unsafe slab.pointee.freeHead = handle.slot
     if sizeClass == Slab.isolatedClass { return unsafe keepIsolated(slab) }
     var followUp = FollowUp.nothing
@@ -435,7 +435,7 @@ struct Shard {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
     unsafe markChanged(slab)
-    unsafe slot.pointee.byteCount = handle.byteCount
+    unsafe storeField(handle.byteCount, to: &slot.pointee.byteCount)
     unsafe publish(handle.generation, to: &slot.pointee.generation)
     let growth = Int(handle.byteCount) - oldCount
     totals.bytesInUse += growth

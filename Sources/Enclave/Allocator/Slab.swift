@@ -3,7 +3,9 @@
 import EnclaveStats
 import EnclaveSystem
 
-/// Bookkeeping of one slot: half a cache line.
+/// Bookkeeping of one slot: half a cache line. Changed under the shard's lock, unless said
+/// otherwise. `SecretHandle(live:slot:)` reads the generation, size, label and slack without it, so
+/// they are loaded and stored atomically.
 struct Slot: BitwiseCopyable {
   /// Incremented by each allocation and each free, so it is odd while a secret lives here; a handle
   /// with another generation is stale. 31 bits; the highest bit says that somebody is freeing the
@@ -27,12 +29,17 @@ struct Slot: BitwiseCopyable {
   static let windowOpened: UInt64 = 1 << 24 | 1
   static let openNow: UInt64 = 0xff_ffff
 
-  /// A secret lives here, though somebody may be freeing it.
-  var isOccupied: Bool { generation & 1 == 1 }
+  /// A slot's generation, for whoever does not have the slot to itself: claiming takes no lock, so
+  /// the shard's lock is not enough.
+  @inline(__always)
+  static func generation(of slot: UnsafeMutablePointer<Slot>) -> UInt32 {
+    unsafe loadAcquire(&slot.pointee.generation)
+  }
 
-  /// A secret lives here and nobody is freeing it.
-  var isLive: Bool { Self.isLive(generation) }
+  /// A secret lives in the slot, though somebody may be freeing it.
+  static func isOccupied(_ generation: UInt32) -> Bool { generation & 1 == 1 }
 
+  /// A secret lives in the slot and nobody is freeing it.
   @inline(__always)
   static func isLive(_ generation: UInt32) -> Bool { generation & (claimed | 1) == 1 }
 
@@ -219,10 +226,11 @@ struct Slab: BitwiseCopyable {
     of slab: UnsafeMutablePointer<Slab>, _ slot: Int
   ) -> UnsafeMutableRawPointer {
     let entry = unsafe slots(of: slab) + slot
+    let slack = unsafe Int(loadField(&entry.pointee.nextFree))
     let offset =
       unsafe slab.pointee.isIsolated
-      ? slab.pointee.byteCount - Int(entry.pointee.nextFree) - Int(entry.pointee.byteCount)
-      : slot * slab.pointee.slotBytes + Int(entry.pointee.nextFree)
+      ? slab.pointee.byteCount - slack - Int(loadField(&entry.pointee.byteCount))
+      : slot * slab.pointee.slotBytes + slack
     return unsafe slab.pointee.base + offset
   }
 

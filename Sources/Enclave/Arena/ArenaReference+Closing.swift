@@ -316,14 +316,14 @@ extension ArenaReference {
     unsafe canaries.check(
       slab, keepsFreed: hasCipherGate && core.chunks[Int(slab.pointee.chunk)].isSealed
     ) { slot, kind, offset in
-      let entry = unsafe Slab.slots(of: slab)[slot]
+      let entry = unsafe Slab.slots(of: slab) + slot
       let isLive = kind != .writeAfterFree
-      let text = isLive ? core.labels.entries[Int(entry.label)].text : []
+      let text = unsafe isLive ? core.labels.entries[Int(entry.pointee.label)].text : []
       found.append(
         Violation(
           kind: kind, arena: "\(name)",
           label: isLive ? String(decoding: text, as: UTF8.self) : nil,
-          byteCount: isLive ? Int(entry.byteCount) : nil, offset: offset))
+          byteCount: isLive ? unsafe Int(entry.pointee.byteCount) : nil, offset: offset))
     }
     gate.closeKey(key)
     if mechanism == .pages { unsafe closePages(slab, writing: false, shard: &shards[shard]) }

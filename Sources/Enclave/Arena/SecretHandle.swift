@@ -39,13 +39,13 @@ extension SecretHandle {
   /// slot with this generation knows that the other fields have not changed since.
   init?(live slab: UnsafeMutablePointer<Slab>, slot: Int) {
     let entry = unsafe Slab.slots(of: slab) + slot
-    generation = unsafe loadAcquire(&entry.pointee.generation)
+    generation = unsafe Slot.generation(of: entry)
     guard Slot.isLive(generation) else { return nil }
     unsafe self.slab = unsafe slab
     unsafe address = unsafe Slab.dataStart(of: slab, slot)
-    byteCount = unsafe entry.pointee.byteCount
+    byteCount = unsafe loadField(&entry.pointee.byteCount)
     self.slot = UInt16(slot)
-    label = unsafe entry.pointee.label
+    label = unsafe loadField(&entry.pointee.label)
   }
 
   /// The live secret that starts at an address. O(1), no lock.
@@ -72,7 +72,7 @@ extension SecretHandle {
     of address: UnsafeRawPointer
   ) -> (arena: ArenaReference, isLive: Bool)? {
     guard let (slab, slot) = unsafe slot(at: address) else { return nil }
-    let generation = unsafe loadAcquire(&(Slab.slots(of: slab) + slot).pointee.generation)
+    let generation = unsafe Slot.generation(of: Slab.slots(of: slab) + slot)
     return unsafe (slab.pointee.arena, Slot.isLive(generation))
   }
 

@@ -255,7 +255,7 @@ extension ArenaReference {
     let shardIndex = unsafe Int(slab.pointee.shard)
     let isMine =
       unsafe isUnique
-      ? slot.pointee.generation == handle.generation : Slot.claim(slot, handle.generation)
+      ? Slot.generation(of: slot) == handle.generation : Slot.claim(slot, handle.generation)
     guard isMine else {
       gate.leaveWipe()
       reportViolation(.doubleFree, handle, offset: nil)

@@ -148,7 +148,7 @@ extension SecretHandle {
   /// Whether the slot still holds this secret.
   @inline(__always)
   private var isCurrent: Bool {
-    unsafe loadAcquire(&(Slab.slots(of: slab) + Int(slot)).pointee.generation) == generation
+    unsafe Slot.generation(of: Slab.slots(of: slab) + Int(slot)) == generation
   }
 
   @inline(__always)

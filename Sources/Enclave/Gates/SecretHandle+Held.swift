@@ -18,7 +18,7 @@ extension SecretHandle {
     let before: Protection
     do throws(EnclaveError) {
       before = unsafe try arena.withShard(Int(slab.pointee.shard)) { shard throws(EnclaveError) in
-        guard unsafe Slab.slots(of: slab)[Int(slot)].generation == generation else {
+        guard unsafe Slot.generation(of: Slab.slots(of: slab) + Int(slot)) == generation else {
           throw .destroyed
         }
         let before = unsafe slab.pointee.needed(.closed)

@@ -17,7 +17,7 @@ extension SecretHandle {
         throw error
       }
     }
-    guard unsafe Slab.slots(of: slab)[Int(slot)].generation == generation else {
+    guard unsafe Slot.generation(of: Slab.slots(of: slab) + Int(slot)) == generation else {
       gate.undoEntry(writing: writing, label: label)
       throw .destroyed
     }

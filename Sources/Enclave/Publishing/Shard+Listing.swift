@@ -50,9 +50,10 @@ extension Shard {
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
       let slot = unsafe slots + index
-      let isOccupied = unsafe slot.pointee.isOccupied
+      let current = unsafe Slot.generation(of: slot)
+      let isOccupied = Slot.isOccupied(current)
       if !isOccupied, unsafe slot.pointee.record != PageRecord.none { unsafe unlist(slot) }
-      let generation = unsafe Slot.unclaimed(slot.pointee.generation)
+      let generation = Slot.unclaimed(current)
       if isOccupied, unsafe slot.pointee.listedGeneration != generation {
         if unsafe list(slot) || isLast {
           unsafe slot.pointee.listedGeneration = generation

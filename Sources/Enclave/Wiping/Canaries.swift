@@ -194,12 +194,12 @@ struct Canaries: BitwiseCopyable {
   ) {
     let isIsolated = unsafe slab.pointee.isIsolated
     for slot in unsafe 0..<Int(slab.pointee.slotCount) {
-      let entry = unsafe Slab.slots(of: slab)[slot]
+      let entry = unsafe Slab.slots(of: slab) + slot
       let start = unsafe slab.pointee.base + slot * slab.pointee.slotBytes
       let payload =
         unsafe isIsolated
         ? slab.pointee.byteCount : slab.pointee.slotBytes - SizeClass.canaryBytes
-      guard entry.isLive else {
+      guard unsafe Slot.isLive(Slot.generation(of: entry)) else {
         if unsafe isIsolated
           ? !keepsFreed && !isClear(slab)
           : !keepsFreed && !isZero(start, byteCount: payload)
@@ -210,7 +210,7 @@ struct Canaries: BitwiseCopyable {
         continue
       }
       let data = unsafe Slab.dataStart(of: slab, slot)
-      let byteCount = Int(entry.byteCount)
+      let byteCount = unsafe Int(entry.pointee.byteCount)
       let damage =
         unsafe isIsolated
         ? isolatedDamage(slab, address: data, byteCount: byteCount)
