@@ -39,10 +39,11 @@
   /// The header of one memory block; the encrypted bytes follow it.
   @safe
   struct Ciphertext {
+    /// The number of threads that are decrypting it; under the vault's lock. The first field,
+    /// because the thread sanitizer takes its changes for changes of the first one.
+    var readers: UInt32 = 0
     /// The index of the key, 0 or 1.
     let keyIndex: UInt32
-    /// The number of threads that are decrypting it; under the vault's lock.
-    var readers: UInt32 = 0
     var epoch: UInt64
     var nonce: UInt64
     var tag: (UInt64, UInt64) = (0, 0)

@@ -2,7 +2,6 @@
 
 #if Sodium
   import Enclave
-  import Synchronization
 
   extension Vault {
     /// Encrypts an entry's plaintext. Call it without the vault's lock: it takes time in proportion
@@ -64,12 +63,14 @@
 
     #if DEBUG
       /// For tests: sets a function that is called before each run of the cipher, without the lock.
-      package func setPause(_ body: (@Sendable () -> Void)?) { pause.withLock { $0 = body } }
+      package func setPause(_ body: (@Sendable () -> Void)?) {
+        withCore { _ in unsafe pause = body }
+      }
     #endif
 
     private func pauseBeforeCipher() {
       #if DEBUG
-        let body = pause.withLock { $0 }
+        let body = withCore { _ in unsafe pause }
         body?()
       #endif
     }
