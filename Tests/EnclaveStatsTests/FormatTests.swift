@@ -171,7 +171,8 @@ let formatDocument = Programs.package
     try FileManager.default.contentsOfDirectory(atPath: scratch.path)
   }
 
-  @Test func withoutPublishingThereIsNoFileAndNoThread() throws {
+  @Test(.withoutThreadSanitizer("it runs a thread of its own"))
+  func withoutPublishingThereIsNoFileAndNoThread() throws {
     let scratch = try Scratch(onTmpfs: true)
     let peer = try Peer(stats: scratch)
     try peer.send("arena a alpha slab preferred pages")

@@ -233,7 +233,8 @@ func mapping(of address: UInt) throws -> (permissions: String, flags: Set<Substr
     }
   }
 
-  @Test func aCoreDumpLeavesSecretsOut() async throws {
+  @Test(.withoutThreadSanitizer("its shadow memory would be dumped, too"))
+  func aCoreDumpLeavesSecretsOut() async throws {
     // gcore honours MADV_DONTDUMP like the kernel's own dumps.
     for (publish, expected) in [(true, false), (false, true)] {
       let scratch = try Scratch()

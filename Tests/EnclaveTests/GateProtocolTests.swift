@@ -29,8 +29,12 @@ import Testing
         let done = DispatchSemaphore(value: 0)
       }
       ct_perturb_heap()  // overwrites freed memory, to expose a use after free
+      // Keeps them from being deinitialized when Foundation ends a thread, after the thread sanitizer
+      // has: it does not survive that.
+      var kept: [Shared] = []
       for round in 0..<400 {
         let shared = Shared()
+        kept.append(shared)
         let arena = try Arena("dropped", .init(lock: .off, gate: allGates[number]))
         for _ in 0..<64 {
           shared.secrets.append(SecretReference(try arena.allocate(byteCount: 32)))

@@ -41,7 +41,8 @@
     }
 
     /// All memory that decrypting needs is reserved from the start.
-    @Test func decryptingNeedsNoHeadroom() async {
+    @Test(.withoutThreadSanitizer("it does not lock memory"))
+    func decryptingNeedsNoHeadroom() async {
       await #expect(processExitsWith: .success) {
         try #require(ct_drop_lock_capability() == 0, "dropping the capability")
         let vault = try Vault("vault")
@@ -61,7 +62,8 @@
     }
 
     /// A rotation needs room for the largest current secret, not for former ones.
-    @Test func rotatingNeedsRoomForWhatIsThere() async {
+    @Test(.withoutThreadSanitizer("it does not lock memory"))
+    func rotatingNeedsRoomForWhatIsThere() async {
       await #expect(processExitsWith: .success) {
         try #require(ct_drop_lock_capability() == 0, "dropping the capability")
         let vault = try Vault("vault")
