@@ -95,6 +95,28 @@
       withExtendedLifetime(kept) {}
     }
 
+    /// Reading a secret while its owner frees it, which wipes it, is not reported as tampering.
+    @Test(.sharedLocks, arguments: layouts) func freeingIsNotTampering(layout: Arena.Layout) throws
+    {
+      let arena = try Self.arena(layout)
+      var found: [Violation] = []
+      for _ in 0..<1000 {
+        var secret = try arena.allocate(byteCount: 24)
+        try fill(&secret, from: 1)
+        let handle = secret.handle
+        nonisolated(unsafe) var owners = [SecretReference(secret)]
+        let isFreed = Atomic(false)
+        Thread {
+          owners.removeAll()
+          isFreed.store(true, ordering: .releasing)
+        }.start()
+        while !isFreed.load(ordering: .acquiring) {
+          if let violation = try handle.checkCiphertext() { found.append(violation) }
+        }
+      }
+      #expect(found.isEmpty, "\(found.count) violations")
+    }
+
     /// Another secret's ciphertext and an older one of the same secret are rejected, even with
     /// their tags.
     @Test(.sharedLocks) func movedAndReplayedCiphertextIsRejected() throws {

@@ -253,8 +253,10 @@ extension ArenaReference {
       try retryFreeOrThrow(after: entry)
     }
     let shardIndex = unsafe Int(slab.pointee.shard)
+    // Under a cipher gate readers wait for nobody: the claim, which they see before the first wiped
+    // byte, tells them that the ciphertext was not tampered with.
     let isMine =
-      unsafe isUnique
+      unsafe isUnique && !hasCipherGate
       ? Slot.generation(of: slot) == handle.generation : Slot.claim(slot, handle.generation)
     guard isMine else {
       gate.leaveWipe()
@@ -266,6 +268,7 @@ extension ArenaReference {
       reportViolation(.freedWhileOpen, handle, offset: nil)
       throw error
     }
+    if hasCipherGate { fenceRelease() }
     let isFrozen = gate.isFrozen
     // Sealed ciphertext cannot be overwritten: its nonce and tag are cleared, and its key is
     // destroyed with the arena. (Sealing waits for this free, so the state cannot change
@@ -289,6 +292,8 @@ extension ArenaReference {
           }
         }
       } catch {
+        // Nobody else frees it, so it counts as live.
+        if isUnique { unsafe publish(handle.generation, to: &slot.pointee.generation) }
         gate.leaveWipe()
         dropHandle(shardIndex)
         throw error
