@@ -38,8 +38,8 @@ import Testing
       line.take(100)
       _ = poll(nil, 0, 5)
     }
-    line.type("6")
-    try line.wait(for: "hibernation", step: 100)
+    line.type("4")
+    try line.wait(for: "publishing-started", step: 100)
     line.type("1Q")
     try line.waitForEnd(step: 100)
     #expect(line.process.terminationStatus == 0 && line.echoes)
@@ -65,19 +65,19 @@ import Testing
       let fields = stat[stat.lastIndex(of: ")")!...].split(separator: " ")
       return Int(fields[12])! + Int(fields[13])!
     }
-    line.type("6")
+    line.type("4")
     let before = try ticks()
     for _ in 0..<300 {
       line.take(65536)
       _ = poll(nil, 0, 10)
     }
-    // Of about 300. A debug build uses ten for three samples and a list of the host's settings.
+    // Of about 300. A debug build uses ten for three samples and a list of events.
     #expect(try ticks() - before < 150)
     if isEndedMeanwhile {
       kill(line.process.processIdentifier, SIGTERM)
     } else {
       line.stop(false)
-      try line.wait(for: "hibernation")
+      try line.wait(for: "publishing-started")
       line.type("Q")
     }
     try line.waitForEnd()
@@ -124,7 +124,7 @@ import Testing
     for turn in 1...3 {
       line.resize(UInt16(100 + turn), UInt16(30 + turn))
       kill(viewer, SIGWINCH)
-      line.type("6")
+      line.type("4")
       try samplesGoOn()
     }
     kill(isForViewer ? viewer : line.process.processIdentifier, signal)
@@ -149,8 +149,8 @@ import Testing
     }
     #expect(!line.echoes)
     guard let signal else {
-      line.type("6")
-      try line.wait(for: "hibernation")
+      line.type("4")
+      try line.wait(for: "publishing-started")
       line.type("Q")
       try line.waitForEnd()
       #expect(line.process.terminationStatus == 0 && line.echoes)

@@ -57,8 +57,8 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let (peer, line, viewer) = try watching(scratch)
     kill(receiver == .viewer ? viewer : line.process.processIdentifier, signal)
-    line.type("6")
-    try line.wait(for: "hibernation")
+    line.type("4")
+    try line.wait(for: "publishing-started")
     line.type("1")
     try line.wait(for: "Memlock")
     line.type("Q")
@@ -99,7 +99,7 @@ import Testing
     }
     // Keys are read one by one, and not echoed.
     try tmux.keys("6")
-    try tmux.wait(for: "hibernation")
+    try tmux.wait(for: "─── host ──")
     try tmux.keys("Q")
     try tmux.type("echo again $((6*7))")
     try tmux.keys("Enter")

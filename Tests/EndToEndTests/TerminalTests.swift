@@ -52,7 +52,7 @@ func watching(
     try tmux.keys("Enter")
     try tmux.wait(for: "> tls-keys > secrets > ")
     for (key, text) in [
-      ("3", "GLG"), ("4", "publishing-started"), ("5", "audited at"), ("6", "hibernation"),
+      ("3", "GLG"), ("4", "publishing-started"), ("5", "audited at"), ("6", "─── host ──"),
       ("7", "no vaults"),
       ("9", "Locked"), ("8", "test-publisher"), ("1", "Memlock"),
     ] {

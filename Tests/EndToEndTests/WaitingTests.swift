@@ -103,7 +103,7 @@ import Testing
     try tmux.keys("M-q")
     try tmux.type("\u{1b}[<0;5;5M\u{1b}]0;Q\u{7}\u{1b}[27;5;113~")
     try tmux.keys("6")
-    try tmux.wait(for: "hibernation")
+    try tmux.wait(for: "─── host ──")
     try tmux.quit()
   }
 
