@@ -135,6 +135,44 @@ private let mayBeRealTime: Bool = {
     }
   }
 
+  /// While an arena is being destroyed or frozen, nobody waits for it, unless the answer depends on
+  /// the result.
+  @Test(arguments: [SystemCall.unmapChunk, .freezeChunk])
+  func closingAnArenaBlocksNoOtherThread(call: SystemCall) async throws {
+    let scratch = try Scratch(onTmpfs: true)
+    await #expect(processExitsWith: .success) {
+      [path = scratch.path as String, number = call.rawValue as UInt32] in
+      alarm(60)  // ends a process that hangs
+      setenv("ENCLAVE_STATS_DIR", path, 1)
+      try StatsPublisher.start().keepUntilExit()
+      let call = try #require(SystemCall(rawValue: number))
+      let arena = try Arena("held", .init(lock: .preferred, gate: .none))
+      let shared = SecretReference(try arena.allocate(byteCount: 32))
+      let large = SecretReference(try arena.allocate(byteCount: 100_000))
+      FaultPlan.hold(call)
+      let ended = DispatchSemaphore(value: 0)
+      Thread {
+        #expect(throws: Never.self) {
+          if call == .unmapChunk { try arena.destroy() } else { try arena.freeze() }
+        }
+        ended.signal()
+      }.start()
+      while !FaultPlan.holdsThread { sched_yield() }
+      let expected: EnclaveError = call == .unmapChunk ? .destroyed : .frozen
+      #expect(throws: expected) { _ = try arena.allocate(byteCount: 48) }
+      #expect(throws: expected) { _ = try arena.allocate(byteCount: 200_000) }
+      if call == .unmapChunk {
+        #expect(throws: AccessError<Never>.access(.destroyed)) { try shared.withBytes { _ in } }
+      }
+      #expect(arena.statistics.secretCount == 2)
+      Registry.refresh()
+      FaultPlan.resume()
+      ended.wait()
+      #expect(arena.statistics.bytesMapped == 0 || call == .freezeChunk)
+      if call == .freezeChunk { try large.withBytes { #expect($0.byteCount == 100_000) } }
+    }
+  }
+
   /// A real-time thread that waits for another sleeps. Otherwise RLIMIT_RTTIME, which limits
   /// running without a pause, would end the process.
   @Test(

@@ -1,6 +1,6 @@
 // An arena's chunks: which pages are free, which become slabs, and which are unmapped.
 //
-// Everything here runs under the core's lock and makes no slow system call. Chunks are mapped and
+// Everything here runs under the core's lock and makes no long system call. Chunks are mapped and
 // unmapped outside all locks; see ArenaReference+Growing.swift.
 //
 // A slab that becomes empty returns to its chunk, and its pages can serve any size class. The last
@@ -40,13 +40,16 @@ extension ArenaCore {
 
   var hasExcess: Bool { spareBytes > keepBytes }
 
-  // MARK: - Growth
+  // MARK: - Growing and shrinking
 
   /// Throws if the arena can no longer grow.
   func requireGrowth() throws(EnclaveError) {
     if isDestroyed || isBroken { throw .destroyed }
-    if arena.gate.isFrozen { throw .frozen }
+    if isFreezing { throw .frozen }
   }
+
+  /// Whether chunks may be removed. Freezing and destroying change them without the core's lock.
+  var mayShrink: Bool { !isFreezing && !isDestroyed }
 
   /// Reserves capacity for a chunk that is about to be mapped: up to `wanted` bytes, at least
   /// `least`. `unreserve` releases it.
@@ -337,18 +340,26 @@ extension ArenaCore {
 
   /// Removes a chunk without slabs from the arena. The caller unmaps it.
   mutating func detach(_ index: Int) -> GuardedMapping {
-    let chunk = chunks[index]
-    // First: once it is unmapped, another arena may use the addresses.
-    chunk.wipeEntry?.remove()
-    unsafe PageOwners.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
+    beginRemoval(index)
     finishRemoval(index)
-    return chunk.mapping
+    return chunks[index].mapping
   }
 
-  private mutating func finishRemoval(_ index: Int) {
+  /// Called before a chunk is unmapped, because another arena may use the addresses afterwards.
+  mutating func beginRemoval(_ index: Int) {
+    let chunk = unsafe chunks.pointer(at: index)
+    unsafe chunk.pointee.wipeEntry?.remove()
+    unsafe chunk.pointee.wipeEntry = nil
+    // A C arena's addresses stay marked as destroyed.
+    if !isDestroyed || !options.isHeldByAddress {
+      unsafe PageOwners.set(
+        nil, at: chunk.pointee.mapping.data, chunk.pointee.mapping.byteCount)
+    }
+  }
+
+  mutating func finishRemoval(_ index: Int) {
     let chunk = unsafe chunks.pointer(at: index)
     let byteCount = unsafe chunk.pointee.mapping.byteCount
-    unsafe chunk.pointee.wipeEntry = nil
     unsafe chunk.pointee.isMapped = false
     unlink(index)
     if unsafe chunk.pointee.isSpare { spareBytes -= byteCount }
@@ -362,39 +373,5 @@ extension ArenaCore {
     publishChunk(index, event: .chunkUnmapped)
     unsafe chunk.pointee.next = freeChunkEntry
     freeChunkEntry = Int32(index)
-  }
-
-  /// Unmaps a wiped chunk of an arena that is being destroyed.
-  mutating func removeChunk(_ index: Int) -> SystemFailure? {
-    let chunk = chunks[index]
-    // First: once it is unmapped, another arena may use the addresses.
-    chunk.wipeEntry?.remove()
-    unsafe chunks.pointer(at: index).pointee.wipeEntry = nil
-    if !isDestroyed || !options.isHeldByAddress {
-      unsafe PageOwners.set(nil, at: chunk.mapping.data, chunk.mapping.byteCount)
-    }
-    do throws(SystemFailure) {
-      if chunk.isSealed {
-        // The addresses stay reserved until the process ends, but memory and lock are released.
-        // Discarding sealed pages requires the key to be open.
-        let found = arena.gate.openKey(writing: true)
-        defer { arena.gate.closeKey(found) }
-        // memfd_secret pages are released only by unmapping, so they stay, wiped and locked. Sealed
-        // memory that is not writable cannot be discarded at all.
-        if mechanism == .cipher {
-          if chunk.isLocked || chunk.lockedBytes > 0 { try chunk.mapping.unlock() }
-        } else if options.backing != .secret {
-          try chunk.mapping.discard()
-        }
-        Registry.countRetiredMapping(byteCount: chunk.mapping.byteCount)
-      } else {
-        try chunk.mapping.unmap()
-      }
-    } catch {
-      page?.writer.event(.unmapFailed, arena: arena.id, failure: error)
-      return error
-    }
-    finishRemoval(index)
-    return nil
   }
 }

@@ -166,7 +166,7 @@ extension ArenaReference {
         unsafe try core.makeIsolatedSlab(chunk: index, shard: UInt8(shard))
       }
     } catch {
-      unmap(withCore { $0.isDestroyed ? nil : $0.detach(index) })
+      unmap(withCore { $0.mayShrink ? $0.detach(index) : nil })
       throw error
     }
   }
@@ -307,8 +307,7 @@ extension ArenaReference {
   /// arenas (a vault's keys, what it decrypts) then need no headroom after the first.
   func takeSpare(all: Bool, isFirst: Bool, forOther: Bool = false) -> GuardedMapping? {
     withEverything { shards, core in
-      // A frozen arena does not change.
-      if gate.isFrozen || core.isDestroyed { return nil }
+      guard core.mayShrink else { return nil }
       if forOther, core.chunkCount < 2, core.bytesMapped <= ArenaCore.smallBytes { return nil }
       if all { markIdleSlabs(shards, &core) }
       let kept = all ? 0 : isFirst ? core.keepBytes : core.keepBytes / 2
@@ -333,10 +332,11 @@ extension ArenaReference {
     }
   }
 
-  /// Unmaps a wiped isolated slab that is on no shard's list.
+  /// Unmaps a wiped isolated slab that is on no shard's list. If the arena was frozen meanwhile, the slab
+  /// stays until it is destroyed.
   func dropIsolatedSlab(_ slab: UnsafeMutablePointer<Slab>) {
     let mapping = withCore { core -> GuardedMapping? in
-      if core.isDestroyed { return nil }
+      guard core.mayShrink else { return nil }
       let index = unsafe Int(slab.pointee.chunk)
       unsafe core.release(slab)
       return core.detach(index)

@@ -253,6 +253,8 @@ struct ArenaCore {
   var chunkCount = 0
   var failedLocks: UInt64 = 0
   var lockFailure: LockFailure?
+  /// Frozen, or being frozen.
+  var isFreezing = false
   var isSealed = false
   var isDestroyed = false
   /// A change failed half way: nothing can be opened any more.

@@ -4,13 +4,15 @@ import EnclaveStats
 import EnclaveSystem
 
 extension ArenaReference {
-  /// Runs `body` with all locks held, while new windows wait and after frees in progress have
-  /// finished. Throws `windowsOpen` without any change if `refuses` rejects the open windows.
+  /// Runs `body` while new windows wait and after frees in progress have finished. Throws
+  /// `windowsOpen` without any change if `refuses` rejects the open windows.
   ///
-  /// `body` returns the new access. If anything throws, the access is restored.
+  /// `body` returns the new access. If anything throws, the access is restored. It takes the locks
+  /// of the shards and the core where it needs them, but not across long system calls. The state's
+  /// lock is held throughout: only other changes of this arena wait for it.
   private func change(
     unless refuses: (GateState.Windows) -> Bool,
-    _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
+    _ body: () throws(EnclaveError) -> GateState.Access
   ) throws(EnclaveError) {
     guard gate.isOwn else { throw .inheritedByFork }
     guard let windows = try attemptChange(unless: refuses, body) else { return }
@@ -20,7 +22,7 @@ extension ArenaReference {
   /// Returns the windows if they were refused; nil if `body` ran.
   private func attemptChange(
     unless refuses: (GateState.Windows) -> Bool,
-    _ body: (Shards, inout ArenaCore) throws(EnclaveError) -> GateState.Access
+    _ body: () throws(EnclaveError) -> GateState.Access
   ) throws(EnclaveError) -> GateState.Windows? {
     unsafe lock(stateWord)
     defer { unsafe unlock(stateWord) }
@@ -34,13 +36,11 @@ extension ArenaReference {
     if refuses(windows) { return windows }
     var tries: UInt32 = 0
     while gate.windows.wiping > 0 { ProcessFacts.backOff(&tries) }
-    after = try withEverything { shards, core throws(EnclaveError) in
-      core.changes &+= 1
-      do throws(EnclaveError) { return try body(shards, &core) } catch {
-        // A change that failed half way may have left the arena unusable.
-        if core.isBroken { after = .destroyed }
-        throw error
-      }
+    defer { withCore { $0.changes &+= 1 } }
+    do throws(EnclaveError) { after = try body() } catch {
+      // A change that failed half way may have left the arena unusable.
+      if withCore({ $0.isBroken }) { after = .destroyed }
+      throw error
     }
     return nil
   }
@@ -69,31 +69,74 @@ extension ArenaReference {
       // have.
       let needsKey = gate.key.map { KeyPool.isShared($0) } ?? false
       return windows.writes > 0 || needsKey && windows.reads > 0
-    } _: { shards, core throws(EnclaveError) in
-      do throws(EnclaveError) { try freeze(&core) } catch {
-        if core.isBroken { countAsWiped(shards) }
-        throw error
+    } _: { () throws(EnclaveError) in
+      // From here on nothing is allocated, and no chunk comes or goes.
+      try withEverything { _, core throws(EnclaveError) in
+        if core.isDestroyed { throw .destroyed }
+        core.isFreezing = true
       }
+      if gate.isFrozen { return .frozen }
+      do throws(SystemFailure) { try protect() } catch {
+        withEverything { shards, core in
+          core.isFreezing = false
+          if core.isBroken { countAsWiped(shards) }
+        }
+        throw .system(error)
+      }
+      gate.setFrozen()
+      withCore { $0.page?.writer.event(.arenaFrozen, arena: id) }
       return .frozen
     }
   }
 
-  private func freeze(_ core: inout ArenaCore) throws(EnclaveError) {
-    if core.isDestroyed { throw .destroyed }
-    if gate.isFrozen { return }
-    do throws(SystemFailure) {
-      switch mechanism {
-      case .key:
-        let key = gate.key ?? 0
-        gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
-          other throws(SystemFailure) in try core.retag(from: key, to: other)
+  /// Makes all pages read-only, or gives them a key that only frozen arenas use.
+  private func protect() throws(SystemFailure) {
+    switch mechanism {
+    case .key:
+      let key = gate.key ?? 0
+      gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
+        other throws(SystemFailure) in
+        try forEachChunk { chunk throws(SystemFailure) in
+          try chunk.mapping.tag(key: other)
+        } undoing: { chunk in
+          (try? chunk.mapping.tag(key: key)) != nil
         }
-      case .cipher, .none: try core.protectAll()
-      case .pages: break
       }
-    } catch { throw .system(error) }
-    gate.setFrozen()
-    core.page?.writer.event(.arenaFrozen, arena: id)
+    case .cipher, .none:
+      try forEachChunk { chunk throws(SystemFailure) in
+        try chunk.mapping.freeze()
+      } undoing: { chunk in
+        unsafe closeWithRetry(chunk.mapping.data, chunk.mapping.byteCount, to: .readWrite)
+      }
+    case .pages: break
+    }
+  }
+
+  /// Changes every chunk. If that fails, undoes it for the chunks before. If that fails too, wipes
+  /// the arena: windows to it would fault, or its pages would stay under a key that another arena
+  /// gets.
+  private func forEachChunk(
+    _ body: (Chunk) throws(SystemFailure) -> Void, undoing undo: (Chunk) -> Bool
+  ) throws(SystemFailure) {
+    for index in 0..<withCore({ $0.chunks.count }) {
+      guard let chunk = mappedChunk(index) else { continue }
+      do throws(SystemFailure) { try body(chunk) } catch {
+        let isUndone = (0..<index).allSatisfy { mappedChunk($0).map(undo) ?? true }
+        if !isUndone {
+          withCore { core in
+            core.isDestroyed = true
+            core.isBroken = true
+          }
+          gate.setWiped()
+          wipeReachable()?.printToStandardError()
+        }
+        throw error
+      }
+    }
+  }
+
+  private func mappedChunk(_ index: Int) -> Chunk? {
+    withCore { $0.chunks[index].isMapped ? $0.chunks[index] : nil }
   }
 
   func seal() throws(EnclaveError) {
@@ -103,28 +146,33 @@ extension ArenaReference {
     try freeze()
     try change { _ in
       false
-    } _: { shards, core throws(EnclaveError) in
-      if core.isDestroyed { throw .destroyed }
-      if core.isSealed { return .frozen }
-      // From the first sealed chunk on, the key is bound to its pages.
-      if let key = gate.key { KeyPool.bind(key) }
-      for index in 0..<core.chunks.count
-      where core.chunks[index].isMapped && !core.chunks[index].isSealed {
-        do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
-          throw EnclaveError.system(error)
-        }
-        // Nobody can write to it any more, not even a signal's wipe, which destroys the key
-        // instead.
-        if hasCipherGate {
-          core.chunks[index].wipeEntry?.remove()
-          unsafe core.chunks.pointer(at: index).pointee.wipeEntry = nil
-        }
-        unsafe core.chunks.pointer(at: index).pointee.isSealed = true
-      }
-      core.isSealed = true
-      core.page?.writer.event(.arenaSealed, arena: id)
+    } _: { () throws(EnclaveError) in
+      try withEverything { _, core throws(EnclaveError) in try seal(&core) }
       return .frozen
     }
+  }
+
+  /// mseal(2) only marks mappings, which takes no long time.
+  private func seal(_ core: inout ArenaCore) throws(EnclaveError) {
+    if core.isDestroyed { throw .destroyed }
+    if core.isSealed { return }
+    // From the first sealed chunk on, the key is bound to its pages.
+    if let key = gate.key { KeyPool.bind(key) }
+    for index in 0..<core.chunks.count
+    where core.chunks[index].isMapped && !core.chunks[index].isSealed {
+      do throws(SystemFailure) { try core.chunks[index].mapping.seal() } catch {
+        throw EnclaveError.system(error)
+      }
+      // Nobody can write to it any more, not even a signal's wipe, which destroys the key
+      // instead.
+      if hasCipherGate {
+        core.chunks[index].wipeEntry?.remove()
+        unsafe core.chunks.pointer(at: index).pointee.wipeEntry = nil
+      }
+      unsafe core.chunks.pointer(at: index).pointee.isSealed = true
+    }
+    core.isSealed = true
+    core.page?.writer.event(.arenaSealed, arena: id)
   }
 
   // MARK: - Destroy
@@ -137,8 +185,8 @@ extension ArenaReference {
         try change { windows in
           // An abandoned window has no thread left that could use or close it.
           windows.open > windows.abandoned
-        } _: { shards, core throws(EnclaveError) in
-          try wipeAndUnmap(shards, &core)
+        } _: { () throws(EnclaveError) in
+          try wipeAndUnmap()
           return .destroyed
         }
         break
@@ -163,34 +211,68 @@ extension ArenaReference {
     Registry.remove(self)
   }
 
-  private func wipeAndUnmap(
-    _ shards: Shards, _ core: inout ArenaCore
-  ) throws(EnclaveError) {
-    var failure: SystemFailure?
-    core.isDestroyed = true
-    core.isBroken = true  // whatever fails from here on, the arena is unusable
-    if options.isHeldByAddress { core.markAddressesAsDestroyed() }
+  private func wipeAndUnmap() throws(EnclaveError) {
+    withEverything { _, core in
+      core.isDestroyed = true
+      core.isBroken = true  // whatever fails from here on, the arena is unusable
+      if options.isHeldByAddress { core.markAddressesAsDestroyed() }
+    }
+    // Windows and frees no longer wait: they are refused from now on.
+    _ = gate.exchangeAccess(from: .changing, to: .destroyed)
     if hasCipherGate {
       cipher.destroyKeyForGood()
       ScratchMemory.releaseAll(of: id)
     }
-    for index in 0..<core.chunks.count where core.chunks[index].isMapped {
-      // After a wipe, its pages may carry another key or be read-only.
+    var failure: SystemFailure?
+    for index in 0..<withCore({ $0.chunks.count }) {
+      guard let chunk = mappedChunk(index) else { continue }
       do throws(SystemFailure) {
-        try core.wipe(chunk: index, isBestEffort: gate.isWiped)
-      } catch {
-        failure = failure ?? error
-        continue
+        // After a wipe, its pages may carry another key or be read-only.
+        try wipeChunk(chunk, isBestEffort: gate.isWiped)
+        try remove(chunk, index)
+      } catch { failure = failure ?? error }
+    }
+    withEverything { shards, _ in
+      countAsWiped(shards)
+      // No address finds these secrets any more, and C checks a handle's address first, so the
+      // memory is freed with the arena.
+      if failure == nil, options.isHeldByAddress {
+        for index in 0..<shardCount { shards[index].handles = 0 }
       }
-      failure = core.removeChunk(index) ?? failure
     }
-    countAsWiped(shards)
     if let failure { throw .system(failure) }
-    // No address finds these secrets any more, and C checks a handle's address first, so the memory
-    // is freed with the arena.
-    if options.isHeldByAddress {
-      for index in 0..<shardCount { shards[index].handles = 0 }
+  }
+
+  /// Unmaps a wiped chunk.
+  private func remove(_ chunk: Chunk, _ index: Int) throws(SystemFailure) {
+    withCore { $0.beginRemoval(index) }
+    do throws(SystemFailure) {
+      if chunk.isSealed {
+        try releaseSealed(chunk)
+      } else {
+        try chunk.mapping.unmap()
+      }
+    } catch {
+      withCore { $0.page?.writer.event(.unmapFailed, arena: id, failure: error) }
+      throw error
     }
+    withCore { $0.finishRemoval(index) }
+  }
+
+  /// Releases memory and lock of a sealed chunk, whose addresses stay reserved until the process
+  /// ends.
+  private func releaseSealed(_ chunk: Chunk) throws(SystemFailure) {
+    // Discarding sealed pages requires the key to be open.
+    let found = gate.openKey(writing: true)
+    defer { gate.closeKey(found) }
+    // memfd_secret pages are released only by unmapping, so they stay, wiped and locked. Sealed
+    // memory that is not writable cannot be discarded at all.
+    if mechanism == .cipher {
+      if chunk.isLocked || chunk.lockedBytes > 0 { try chunk.mapping.unlock() }
+    } else if options.backing != .secret {
+      try chunk.mapping.discard()
+    }
+    Registry.countRetiredMapping(byteCount: chunk.mapping.byteCount)
   }
 
   private func countAsWiped(_ shards: Shards) {
@@ -209,11 +291,11 @@ extension ArenaReference {
     var failure: EmergencyWipe.Failure?
     _ = try? change { _ in
       false
-    } _: { shards, core throws(EnclaveError) in
-      core.isDestroyed = true
+    } _: { () throws(EnclaveError) in
+      withEverything { _, core in core.isDestroyed = true }
       gate.setWiped()
-      failure = core.wipeReachable()
-      countAsWiped(shards)
+      failure = wipeReachable()
+      withEverything { shards, _ in countAsWiped(shards) }
       return .destroyed
     }
     return failure
@@ -283,11 +365,13 @@ extension ArenaReference {
     var live: [SecretHandle] = []
     try change { _ in
       false
-    } _: { shards, core throws(EnclaveError) in
-      if core.isDestroyed { throw .destroyed }
-      for index in 0..<core.slabs.count {
-        unsafe try check(core.slabs[index].slab, shards, core, &found)
-        if hasCipherGate { unsafe Self.addLive(core.slabs[index].slab, to: &live) }
+    } _: { () throws(EnclaveError) in
+      try withEverything { shards, core throws(EnclaveError) in
+        if core.isDestroyed { throw .destroyed }
+        for index in 0..<core.slabs.count {
+          unsafe try check(core.slabs[index].slab, shards, core, &found)
+          if hasCipherGate { unsafe Self.addLive(core.slabs[index].slab, to: &live) }
+        }
       }
       if gate.isWiped { throw .destroyed }  // a signal wiped meanwhile
       return gate.isFrozen ? .frozen : .open
@@ -327,102 +411,5 @@ extension ArenaReference {
     }
     gate.closeKey(key)
     if mechanism == .pages { unsafe closePages(slab, writing: false, shard: &shards[shard]) }
-  }
-
-  /// Wipes every chunk as far as possible, without a lock: the process is ending. Returns what
-  /// could not be wiped.
-  func wipeNow() -> EmergencyWipe.Failure? {
-    guard gate.isOwn else { return nil }
-    return unsafe header.pointee.core.pointee.wipeReachable()
-  }
-}
-
-extension ArenaCore {
-  /// Overwrites everything reachable with zeros. Pages that somebody else has unmapped or protected
-  /// are skipped one by one; they must not end the process.
-  func wipeReachable() -> EmergencyWipe.Failure? {
-    if arena.hasCipherGate {
-      // First, so that windows that close or open from now on leave nothing behind.
-      arena.gate.setWiped()
-      arena.gate.runBarrier()
-      arena.cipher.destroyKey()
-      ScratchMemory.wipe(of: arena.id)
-    }
-    var failure: EmergencyWipe.Failure?
-    for index in 0..<chunks.count where chunks[index].isMapped {
-      do throws(SystemFailure) { try wipe(chunk: index, isBestEffort: true) } catch {
-        var left = 0
-        let chunk = chunks[index]
-        for offset in stride(from: 0, to: chunk.carvedBytes, by: Page.size) {
-          let page = unsafe chunk.mapping.data + offset
-          do throws(SystemFailure) {
-            unsafe try setProtection(.readWrite, at: page, byteCount: Page.size)
-            withAllKeysOpen { unsafe EnclaveSystem.wipe(page, byteCount: Page.size) }
-          } catch { left += Page.size }
-        }
-        if left > 0 {
-          failure = EmergencyWipe.Failure(
-            arena: "\(arena.name)", byteCount: left + (failure?.byteCount ?? 0),
-            reason: failure?.reason ?? error)
-        }
-      }
-    }
-    return failure
-  }
-
-  /// Overwrites with zeros everything in a chunk that was ever used.
-  func wipe(chunk index: Int, isBestEffort: Bool = false) throws(SystemFailure) {
-    let chunk = chunks[index]
-    // Sealed ciphertext cannot be overwritten; its key is destroyed.
-    guard chunk.carvedBytes > 0, !(chunk.isSealed && mechanism == .cipher) else { return }
-    if mechanism == .pages || (mechanism == .none || mechanism == .cipher) && arena.gate.isFrozen
-      || isBestEffort && !chunk.isSealed
-    {
-      unsafe try setProtection(.readWrite, at: chunk.mapping.data, byteCount: chunk.carvedBytes)
-    }
-    if isBestEffort {
-      return withAllKeysOpen {
-        unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
-      }
-    }
-    let found = arena.gate.openKey(writing: true)
-    unsafe EnclaveSystem.wipe(chunk.mapping.data, byteCount: chunk.carvedBytes)
-    arena.gate.closeKey(found)
-  }
-
-  /// Moves all pages to another key. Moves them back if that fails.
-  mutating func retag(from old: Int, to new: Int) throws(SystemFailure) {
-    for index in 0..<chunks.count where chunks[index].isMapped {
-      do throws(SystemFailure) { try chunks[index].mapping.tag(key: new) } catch {
-        for done in 0..<index where chunks[done].isMapped {
-          if (try? chunks[done].mapping.tag(key: old)) == nil { return try abandon(error) }
-        }
-        throw error
-      }
-    }
-  }
-
-  /// Makes all pages read-only. Makes them writable again if that fails.
-  mutating func protectAll() throws(SystemFailure) {
-    for index in 0..<chunks.count where chunks[index].isMapped {
-      do throws(SystemFailure) { try chunks[index].mapping.freeze() } catch {
-        for done in 0..<index where chunks[done].isMapped {
-          let isWritable = unsafe closeWithRetry(
-            chunks[done].mapping.data, chunks[done].mapping.byteCount, to: .readWrite)
-          if !isWritable { return try abandon(error) }
-        }
-        throw error
-      }
-    }
-  }
-
-  /// Wipes an arena that was changed halfway, and neither completed nor restored. Otherwise windows
-  /// to it would fault, or its pages would stay under a key that another arena gets.
-  private mutating func abandon(_ failure: SystemFailure) throws(SystemFailure) {
-    isDestroyed = true
-    isBroken = true
-    arena.gate.setWiped()
-    wipeReachable()?.printToStandardError()
-    throw failure
   }
 }

@@ -92,7 +92,7 @@ extension ArenaReference {
         // mlock(2) needs readable pages, which are then closed again, so no window may be open.
         // (Locking on fault does not: adopted programs hold windows open forever.)
         let windows = gate.windows
-        if core.isDestroyed
+        if core.isDestroyed || core.isFreezing != gate.isFrozen
           || mechanism == .pages && !options.isLockedOnFault
             && windows.open + windows.wiping > 0
         {
