@@ -139,6 +139,8 @@ package final class StatsPageWriter: @unchecked Sendable {
   private let unlisted: UnsafeMutablePointer<[UInt64]>
   private let secretsLeft: UnsafeMutablePointer<UInt64>
   private let freeSecrets: UnsafeMutablePointer<[[UInt32]]>
+  /// A word for each secret's record, for whoever writes the record: what it says of windows.
+  package let listedWindows: UnsafeMutablePointer<UInt64>
   /// Milliseconds since boot, advanced by the ticker. Records use this time, so that no operation
   /// reads a clock.
   @usableFromInline package let clock: UnsafeMutablePointer<UInt64>
@@ -146,8 +148,8 @@ package final class StatsPageWriter: @unchecked Sendable {
   private static let processSequence = 0
   private static let callSequences = 1
 
-  /// An upper bound of a writer's private memory: a sequence for each record, and a free list that
-  /// grows by doubling.
+  /// An upper bound of a writer's private memory: a sequence for each record, a free list that
+  /// grows by doubling, and a word for each secret's record.
   package static func privateByteCount(_ layout: StatsPageLayout) -> Int {
     StatsPageTable.allCases.reduce(StatsPageFormat.callCapacity * 8) {
       $0 + layout.capacity($1) * 24
@@ -185,6 +187,8 @@ package final class StatsPageWriter: @unchecked Sendable {
       })
     unsafe freeSecrets = .allocate(capacity: 1)
     unsafe freeSecrets.initialize(to: Array(repeating: [], count: Self.regions))
+    unsafe listedWindows = .allocate(capacity: layout.capacity(.secrets))
+    unsafe listedWindows.initialize(repeating: 0, count: layout.capacity(.secrets))
     for index in (0..<UInt32(layout.capacity(.secrets))).reversed() {
       unsafe freeSecrets.pointee[region(index)].append(index)
     }
@@ -205,6 +209,7 @@ package final class StatsPageWriter: @unchecked Sendable {
     unsafe unlisted.deinitialize(count: 1).deallocate()
     unsafe free.deinitialize(count: 1).deallocate()
     unsafe freeSecrets.deinitialize(count: 1).deallocate()
+    unsafe listedWindows.deallocate()
   }
 
   package func table<Word: TableWord>(_ word: Word.Type) -> TableWriter<Word> {

@@ -256,9 +256,7 @@ struct Shard {
     let entry = unsafe Slab.slots(of: slab) + Int(slot)
     unsafe storeField(UInt32(request.byteCount), to: &entry.pointee.byteCount)
     unsafe storeField(label, to: &entry.pointee.label)
-    // No window can be open yet, but a stale handle may be entering and leaving at this moment.
-    let windows = unsafe loadRelaxed(&entry.pointee.windows) & ~Slot.openNow
-    if windows != 0 { unsafe addRelaxed(0 &- windows, to: &entry.pointee.windows) }
+    unsafe entry.pointee.listedOpens = unsafe Slot.opens(loadRelaxed(&entry.pointee.windows))
     unsafe storeField(UInt16(truncatingIfNeeded: slack), to: &entry.pointee.nextFree)
     if let cipherSlots = unsafe slab.pointee.cipherSlots {
       unsafe CipherSlot(at: cipherSlots + Int(slot) * CipherSlot.byteCount).begin()

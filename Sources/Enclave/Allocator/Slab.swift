@@ -21,13 +21,18 @@ struct Slot: BitwiseCopyable {
   /// Total opens << 24 | open now, if windows are counted per slot. Changed by any thread, with
   /// atomic additions.
   var windows: UInt64 = 0
-  /// The published generation and windows.
+  /// The published generation.
   var listedGeneration: UInt32 = 0
-  var listedWindows: UInt32 = 0
+  /// The total opens, modulo 2^32, that are not this secret's or are on the page.
+  var listedOpens: UInt32 = 0
 
   /// Opening a window adds this to `windows`; closing one subtracts 1.
   static let windowOpened: UInt64 = 1 << 24 | 1
   static let openNow: UInt64 = 0xff_ffff
+
+  /// The total opens in `windows`, modulo 2^32.
+  @inline(__always)
+  static func opens(_ windows: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: windows >> 24) }
 
   /// A slot's generation, for whoever does not have the slot to itself: claiming takes no lock, so
   /// the shard's lock is not enough.

@@ -8,6 +8,8 @@ import EnclaveSystem
 struct ShardPublication {
   let pageWriter: Unmanaged<StatsPageWriter>
   let secrets: TableWriter<SecretWord>
+  /// What each record says, in the format of `Slot.windows`.
+  let listedWindows: UnsafeMutablePointer<UInt64>
   /// Secrets without a record, minus those of slabs that have moved to another shard.
   var unlistedSecrets = 0
   var serial: UInt64
@@ -17,6 +19,7 @@ struct ShardPublication {
   init(_ writer: StatsPageWriter, shard: Int) {
     unsafe pageWriter = unsafe .passUnretained(writer)
     secrets = writer.table(SecretWord.self)
+    unsafe listedWindows = unsafe writer.listedWindows
     serial = UInt64(shard) << 48
     self.shard = shard
     unsafe clock = unsafe writer.clockWord
@@ -90,7 +93,11 @@ extension Shard {
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
       unsafe slots[index].listedGeneration = 0
-      if unsafe slots[index].record != PageRecord.none { unsafe unlist(slots + index) }
+      guard unsafe slots[index].record != PageRecord.none else { continue }
+      // They are counted again on the next page.
+      let listed = unsafe page!.listedWindows[Int(slots[index].record)]
+      unsafe slots[index].listedOpens &-= Slot.opens(listed)
+      unsafe unlist(slots + index)
     }
     unsafe slab.pointee.listed = [0, 0]
     unsafe slab.pointee.unlisted = 0
@@ -115,12 +122,12 @@ extension Shard {
 
   /// Returns false if there is no free record.
   private mutating func list(_ slot: UnsafeMutablePointer<Slot>) -> Bool {
-    unsafe slot.pointee.listedWindows = 0
     if unsafe slot.pointee.record == PageRecord.none {
       guard let record = page!.writer.takeSecret(shard: page!.shard) else { return false }
       unsafe slot.pointee.record = record
     }
     page!.serial &+= 1
+    unsafe page!.listedWindows[Int(slot.pointee.record)] = 0
     unsafe page!.secrets[Int(slot.pointee.record)].list(
       owner: (arena.id & 0xffff_ffff) | UInt64(slot.pointee.label) << 32, serial: page!.serial,
       size: UInt64(slot.pointee.byteCount), now: page!.now)
@@ -135,18 +142,19 @@ extension Shard {
 
   private func publishWindows(_ slot: UnsafeMutablePointer<Slot>) {
     let windows = unsafe loadRelaxed(&slot.pointee.windows)
-    let (opens, openNow) = (windows >> 24, windows & Slot.openNow)
-    // Compares 32 of the 64 bits. The others change alone only after exactly 2^24 opens or with 256
-    // windows open.
-    let packed = UInt32(truncatingIfNeeded: opens << 8 | openNow & 0xff)
-    guard unsafe packed != slot.pointee.listedWindows else { return }
-    let isNew = unsafe packed >> 8 != slot.pointee.listedWindows >> 8
-    unsafe slot.pointee.listedWindows = packed
-    let record = unsafe page!.secrets[Int(slot.pointee.record)]
+    let openNow = windows & Slot.openNow
+    let newOpens = unsafe Slot.opens(windows) &- slot.pointee.listedOpens
+    let index = unsafe Int(slot.pointee.record)
+    let listed = unsafe page!.listedWindows[index]
+    guard newOpens != 0 || openNow != listed & Slot.openNow else { return }
+    let opens = listed >> 24 &+ UInt64(newOpens)
+    unsafe slot.pointee.listedOpens &+= newOpens
+    unsafe page!.listedWindows[index] = opens << 24 | openNow
+    let record = page!.secrets[index]
     record.begin()
     record.set(.opens, opens)
     record.set(.openNow, openNow)
-    if isNew { record.set(.lastOpenedAtMs, page!.now) }
+    if newOpens != 0 { record.set(.lastOpenedAtMs, page!.now) }
     record.end()
   }
 }
