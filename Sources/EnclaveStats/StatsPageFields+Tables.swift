@@ -106,6 +106,10 @@ extension ArenaWord {
       .gauge(
         .bytes, .sum, "mapped, and of chunks that hold no secret; 0 from older libraries",
         document: "idleBytes", metric: "arena_idle_bytes", statistic: "idleBytes")
+    case .abandonedWindows:
+      .gauge(
+        .none, .sum, "open windows whose threads have ended; 0 from older libraries",
+        document: "abandonedWindows", statistic: "abandonedWindows")
     case .sizeClasses: .gauge(.none, .sum, "16 words: live + free << 32", document: "sizes")
     }
   }

@@ -169,6 +169,7 @@ package enum ArenaWord: Int, CaseIterable, TableWord {
   case separatePages = 55
   case mergedPages = 56
   case idleBytes = 57
+  case abandonedWindows = 58
   case sizeClasses = 64
 }
 

@@ -35,6 +35,8 @@ package struct ArenaSnapshot: Equatable, Sendable, Codable {
   package var lock = LockDetail()
   package var protectionState: Reported<ProtectionCode>?
   package var openWindows: UInt64?
+  /// Those of them whose threads have ended.
+  package var abandonedWindows: UInt64?
   package var sealState: Reported<SealCode>?
   package var forkProtection: Reported<ForkCode>?
   package var dumpProtection: Reported<DumpCode>?

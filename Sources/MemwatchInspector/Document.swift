@@ -176,6 +176,7 @@ extension ArenaSnapshot {
       ("lockPolicy", Value(lockPolicy)), ("lockState", Value(lockState)),
       ("lock", lock.document),
       ("protectionState", Value(protectionState)), ("openWindows", Value(openWindows)),
+      ("abandonedWindows", Value(abandonedWindows)),
       ("sealState", Value(sealState)), ("forkProtection", Value(forkProtection)),
       ("dumpProtection", Value(dumpProtection)),
     ]

@@ -1,9 +1,10 @@
-// Windows that stay open.
+// Windows that stay open, and those that nobody can close any more.
 
 import EnclaveSystem
 
 extension Inspector {
-  /// Adds a warning for each arena with a window open longer than the limit, unless it is open by design.
+  /// Adds a warning for each arena with a window open longer than the limit, unless it is open by design;
+  /// at once if the window's thread has ended.
   func watchWindows(_ snapshot: inout Snapshot) {
     let now = ProcessFacts.bootMilliseconds
     var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
@@ -17,7 +18,13 @@ extension Inspector {
       if let since = [before?.since, told].compactMap({ $0 }).min() {
         open[arena.id] = (opens, since)
         let ms = now - since
-        if ms >= openLimitMs {
+        if let abandoned = arena.abandonedWindows, abandoned > 0 {
+          snapshot.add(
+            Problem(
+              severity: .warning, kind: .openTooLong, arenaID: arena.id,
+              text: "\(arena.name): \(counted(Int(clamping: abandoned), "window")) left open by a "
+                + "thread that has ended; destroying the arena closes it"))
+        } else if ms >= openLimitMs {
           snapshot.add(
             Problem(
               severity: .warning, kind: .openTooLong, arenaID: arena.id,

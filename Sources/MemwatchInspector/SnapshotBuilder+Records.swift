@@ -83,6 +83,7 @@ extension SnapshotBuilder {
       limitThen: size(record[.lockLimitSoft]))
     arena.protectionState = code(record[.protectionState])
     arena.openWindows = number(record[.openWindows])
+    arena.abandonedWindows = number(record[.abandonedWindows])
     arena.sealState = code(record[.sealState])
     arena.forkProtection = code(record[.forkProtection])
     arena.dumpProtection = code(record[.dumpProtection])

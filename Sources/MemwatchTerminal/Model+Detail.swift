@@ -47,7 +47,8 @@ extension Model {
           + "\(size(arena.capacityBytes))"),
       Detail(
         title: "Open",
-        text: "\(arena.protectionState.text), \(count(arena.openWindows)) windows now   opened "
+        text: "\(arena.protectionState.text), \(count(arena.openWindows)) windows now, "
+          + "\(count(arena.abandonedWindows)) of ended threads   opened "
           + "\(count(arena.opens)), for writing \(count(arena.opensForWriting))   pages that stay "
           + "open \(count(arena.stuckOpenPages))"
           + (arena.isOpenByDesign ? "   by design: only its program closes it" : "")),

@@ -54,9 +54,7 @@ import Testing
   @Test func statisticsMatchTheFieldTable() throws {
     let declared = Set(ArenaWord.allCases.compactMap(\.field.statistic))
     // Statistics that the page has in another form, or not at all.
-    let further: Set = [
-      "abandonedWindows", "retiredSlots", "isFrozen", "isSealed", "protectionKey",
-    ]
+    let further: Set = ["retiredSlots", "isFrozen", "isSealed", "protectionKey"]
     let arena = try Arena("fields", Arena.Options(lock: .off))
     let members = Set(Mirror(reflecting: arena.statistics).children.compactMap(\.label))
     #expect(members == declared.union(further))

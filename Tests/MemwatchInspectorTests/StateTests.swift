@@ -48,6 +48,24 @@ import Testing
     try eventually("it is over") { problem() == nil }
   }
 
+  /// A window that nobody can close is reported at once, until the arena is destroyed.
+  @Test func aWindowOfAnEndedThreadIsReported() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, inspector) = try publishing(scratch)
+    inspector.openLimitMs = 86_400_000
+    try peer.send("abandon a")
+    var seen: Problem?
+    try eventually("it is told") {
+      seen = inspector.sample().problems.first { $0.kind == .openTooLong }
+      return seen != nil
+    }
+    #expect(
+      seen?.text == "alpha: 1 window left open by a thread that has ended; destroying the arena "
+        + "closes it")
+    try peer.send("destroy a")
+    try eventually("it is over") { inspector.sample().problems.isEmpty }
+  }
+
   /// The publisher runs under a system call filter: memwatch names the missing calls, and the
   /// setting to add to the unit.
   @Test(arguments: [

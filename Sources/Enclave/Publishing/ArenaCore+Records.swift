@@ -92,6 +92,7 @@ extension ArenaCore {
     record.set(.corruptions, totals.shards.corruptions)
     record.set(.protectionState, protectionState(totals, windows).rawValue)
     record.set(.openWindows, UInt64(windows.open))
+    record.set(.abandonedWindows, UInt64(windows.abandoned))
     record.set(.opens, windows.opens)
     record.set(.opensForWriting, windows.opensForWriting)
     record.set(.longestOpenMs, page.longestOpenMs)

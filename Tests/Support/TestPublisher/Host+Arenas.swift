@@ -115,6 +115,10 @@ extension Host {
       }
       holder.started.wait()
       return ""
+    case "abandon":
+      guard let secret = secrets[try word(1)]?.last else { throw Failure(text: "no secret") }
+      spawnThread { secret.withSecret { _ = try? $0.handle.openWindow(writing: false) } }
+      return ""
     case "release":
       holder?.ended.set()
       holder?.finished.wait()

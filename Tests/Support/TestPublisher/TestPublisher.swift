@@ -8,6 +8,7 @@
 //   free SLOT COUNT                 free the last COUNT
 //   hold SLOT [read|write]          open the last secret, and keep it open
 //   release                         close it again
+//   abandon SLOT                    open the last secret in a thread that ends
 //   touch SLOT COUNT                open and close the last secret COUNT times
 //   destroy SLOT
 //   munlock SLOT                    unlock without the library's knowledge
