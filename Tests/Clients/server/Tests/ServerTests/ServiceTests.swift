@@ -46,6 +46,25 @@ private final class Count: Sendable {
     Logger(label: "test") { _ in handler }
   }
 
+  /// Runs a body while the service runs, which then shuts down gracefully.
+  private func running(_ service: ArenaService, _ body: () async throws -> Void) async throws {
+    try await testGracefulShutdown { trigger in
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { try await service.run() }
+        try await body()
+        trigger.triggerGracefulShutdown()
+        try await group.waitForAll()
+      }
+    }
+  }
+
+  /// Waits for the service's first look, which is the zero from which it counts.
+  private func firstLook(_ metrics: TestMetrics) async throws {
+    try await eventually("a first look") {
+      !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
+    }
+  }
+
   @Test func arenasAreMeasuredAndThenDestroyed() async throws {
     let metrics = TestMetrics()
     let arena = try makeArena("measured")
@@ -54,22 +73,17 @@ private final class Count: Sendable {
     secrets.append(try SecretReference(other.allocate(byteCount: 20, label: "b")))
     let log = InMemoryLogHandler()
     let service = ArenaService([arena, other], logger: logger(log), options: options(metrics))
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        // Two of one name are one series.
-        try await eventually("the gauge") {
-          let gauge = try? metrics.expectGauge(
-            "memwatch_arena_used_bytes", [("arena", "measured")])
-          return gauge?.lastValue == 120
-        }
-        #expect(
-          try metrics.expectGauge("memwatch_arena_secrets", [("arena", "measured")]).lastValue == 2)
-        // Made once.
-        #expect(metrics.recorders(label: "memwatch_arena_secrets").count == 1)
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
+    try await running(service) {
+      // Two of one name are one series.
+      try await eventually("the gauge") {
+        let gauge = try? metrics.expectGauge(
+          "memwatch_arena_used_bytes", [("arena", "measured")])
+        return gauge?.lastValue == 120
       }
+      #expect(
+        try metrics.expectGauge("memwatch_arena_secrets", [("arena", "measured")]).lastValue == 2)
+      // Made once.
+      #expect(metrics.recorders(label: "memwatch_arena_secrets").count == 1)
     }
     #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
     #expect(throws: EnclaveError.destroyed) { _ = try other.allocate(byteCount: 1) }
@@ -83,20 +97,12 @@ private final class Count: Sendable {
     let arena = try makeArena("failing")
     let service = ArenaService([arena], logger: logger(log), options: options(metrics))
     let operation = [("arena", "failing"), ("operation", "allocate")]
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        // (Its first look is the zero from which is counted.)
-        try await eventually("a first look") {
-          !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
-        }
-        try arena.freeze()
-        #expect(throws: EnclaveError.frozen) { _ = try arena.allocate(byteCount: 1) }
-        try await eventually("the counter") {
-          metrics.counterTotal(label: "memwatch_arena_failures_total", dimensions: operation) == 1
-        }
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
+    try await running(service) {
+      try await firstLook(metrics)
+      try arena.freeze()
+      #expect(throws: EnclaveError.frozen) { _ = try arena.allocate(byteCount: 1) }
+      try await eventually("the counter") {
+        metrics.counterTotal(label: "memwatch_arena_failures_total", dimensions: operation) == 1
       }
     }
   }
@@ -109,16 +115,9 @@ private final class Count: Sendable {
     options.logsLabels = logsLabels
     let service = ArenaService([arena], logger: logger(log), options: options)
     let metrics = try #require(options.metrics as? TestMetrics)
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        try await eventually("a first look") {
-          !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
-        }
-        try misuse(arena)
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
-      }
+    try await running(service) {
+      try await firstLook(metrics)
+      try misuse(arena)
     }
     let entry = try #require(log.entries.first)
     #expect(entry.level == .critical && log.entries.count == 1)
@@ -141,13 +140,8 @@ private final class Count: Sendable {
     func pages() -> Int {
       (try? FileManager.default.contentsOfDirectory(atPath: directory).count) ?? 0
     }
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        try await eventually("a page") { pages() > 0 }
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
-      }
+    try await running(service) {
+      try await eventually("a page") { pages() > 0 }
     }
     #expect(pages() == 0)
   }
@@ -159,14 +153,9 @@ private final class Count: Sendable {
     let arena = try makeArena("unwatched")
     let service = ArenaService(
       [arena], logger: logger(log), options: options(TestMetrics(), publishes: true))
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        try await eventually("a line in the log") { !log.entries.isEmpty }
-        #expect(arena.statistics.secretCount == 0)
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
-      }
+    try await running(service) {
+      try await eventually("a line in the log") { !log.entries.isEmpty }
+      #expect(arena.statistics.secretCount == 0)
     }
     #expect(log.entries.count == 1 && log.entries.first?.level == .warning)
     #expect(throws: EnclaveError.destroyed) { _ = try arena.allocate(byteCount: 1) }
@@ -198,21 +187,14 @@ private final class Count: Sendable {
     // It would end the process, if the program's handler were not asked.
     let metrics = TestMetrics()
     let service = ArenaService([arena], logger: logger(log), options: options(metrics))
-    try await testGracefulShutdown { trigger in
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await service.run() }
-        try await eventually("a first look") {
-          !metrics.recorders(label: "memwatch_arena_secrets").isEmpty
+    try await running(service) {
+      try await firstLook(metrics)
+      try misuse(arena)
+      if changesMeanwhile {
+        ViolationHandler.set { _ in
+          other.add()
+          return .continueExecution
         }
-        try misuse(arena)
-        if changesMeanwhile {
-          ViolationHandler.set { _ in
-            other.add()
-            return .continueExecution
-          }
-        }
-        trigger.triggerGracefulShutdown()
-        try await group.waitForAll()
       }
     }
     try misuse(after)
