@@ -12,10 +12,7 @@ package struct CommandFailure: Error {
 package final class Command {
   private let child: ChildProcess
   private var statusSource: (status: () -> Int32?, hasDescendants: () -> Bool)?
-  /// nil: its output is shared or lost.
-  package let logPath: String?
-  /// It has no part in this process's terminal.
-  package let isDetached: Bool
+  private let output: Destination
   package var pid: Int32 { child.pid }
   package var status: Int32? { statusSource?.status() ?? child.status }
 
@@ -25,13 +22,25 @@ package final class Command {
     statusSource = (status, hasDescendants)
   }
 
-  private init(child: ChildProcess, logPath: String?, isDetached: Bool) {
-    (self.child, self.logPath, self.isDetached) = (child, logPath, isDetached)
+  private enum Destination {
+    /// It shares this process's terminal.
+    case shared
+    case log(String)
+    /// There is no log, because a command that reached this RLIMIT_FSIZE would be killed.
+    case discarded(limit: UInt64)
   }
 
+  private init(child: ChildProcess, output: Destination) {
+    (self.child, self.output) = (child, output)
+  }
+
+  package var logPath: String? { if case .log(let path) = output { path } else { nil } }
+
+  /// Whether it has no part in this process's terminal.
+  package var isDetached: Bool { if case .shared = output { false } else { true } }
+
   /// Starts a command. `publishing` sets ENCLAVE_STATS=1. `detached` connects its input to
-  /// /dev/null and its output to a log file. Under RLIMIT_FSIZE there is no log, because a command
-  /// that reached the limit would be killed.
+  /// /dev/null and its output to a log file, or to nothing under RLIMIT_FSIZE.
   package static func start(
     _ arguments: [String], publishing: Bool, detached: Bool, name: String,
     environment: [String: String] = [:]
@@ -39,22 +48,24 @@ package final class Command {
     var environment = environment
     if publishing { environment["ENCLAVE_STATS"] = "1" }
     var log: OpenFile?
-    var path: String?
-    if detached, ChildProcess.fileSizeLimit == nil {
+    var output = Destination.shared
+    if detached, let limit = ChildProcess.fileSizeLimit {
+      output = .discarded(limit: limit)
+    } else if detached {
       let directory = ProcessFacts.environment("TMPDIR") ?? "/tmp"
       let name =
         "\(directory)/memwatch-\(name)-\(ProcessFacts.pid)-\(ProcessFacts.realMilliseconds).log"
       do { log = try OpenFile(creating: name) } catch {
         throw CommandFailure(code: 125, message: "cannot create the command's log: \(error)")
       }
-      path = name
+      output = .log(name)
     }
     do {
       let child = try ChildProcess.start(
         arguments, environment: environment, isDetached: detached, log: log)
-      return Command(child: child, logPath: path, isDetached: detached)
+      return Command(child: child, output: output)
     } catch {
-      if let path { Files.remove(path) }
+      if case .log(let path) = output { Files.remove(path) }
       // As env(1): 127 not found, 126 not executable, 125 memwatch's own failure.
       let code: Int32 = error.isMissing ? 127 : error.isDenied ? 126 : 125
       throw CommandFailure(code: code, message: "\(error)")
@@ -130,7 +141,7 @@ package final class Command {
 
   /// The last lines of the log, sanitised.
   package func tail(_ count: Int) -> [String] {
-    if isDetached, logPath == nil, let limit = ChildProcess.fileSizeLimit {
+    if case .discarded(let limit) = output {
       return ["not kept: RLIMIT_FSIZE (ulimit -f) of \(limit) bytes would end the command"]
     }
     guard let logPath, let file = try? InspectedFile.named(logPath).open(),
