@@ -7,6 +7,7 @@ import Glibc
 @safe
 struct AttackedMemory {
   var name: String
+  var isOurs = false
   /// Allocates a secret filled with 0xa5, and closes it if the library can.
   var allocate: (Int) throws -> UnsafeMutableRawPointer
   var free: (UnsafeMutableRawPointer) -> Void
@@ -48,14 +49,14 @@ extension Attacks {
     return unsafe address
   }
 
-  private static func options(_ target: String) -> Arena.Options {
+  private static func options(_ target: String, _ attack: String) -> Arena.Options {
     var options = Arena.Options()
     switch target {
     case "pages": options.gate = .pages
     case "cipher":
       options.gate = .cipher
-      // Scratch slots are locked; ciphertext need not be.
-      options.lock = .off
+      // Keys and scratch memory are locked; ciphertext need not be.
+      if attack == unlockedPage { options.lock = .off }
     case "enclave isolated": options.layout = .isolated
     case "enclave endsAtGuard":
       options.layout = .isolated
@@ -65,13 +66,15 @@ extension Attacks {
     return options
   }
 
-  static func target(_ number: Int) -> AttackedMemory {
+  static func target(_ number: Int, of attack: String) -> AttackedMemory {
     switch targets[number] {
     case "enclave", "pages", "cipher", "enclave isolated", "enclave endsAtGuard":
       let arena: Arena
-      do { arena = try Arena("attacked", options(targets[number])) } catch { exit(detected) }
+      do { arena = try Arena("attacked", options(targets[number], attack)) } catch {
+        exit(detected)
+      }
       return unsafe AttackedMemory(
-        name: targets[number],
+        name: targets[number], isOurs: true,
         allocate: { count in
           let place = UnsafeMutablePointer<Secret>.allocate(capacity: 1)
           unsafe place.initialize(to: try arena.allocate(byteCount: count))

@@ -16,8 +16,9 @@ enum Attacks {
     "read in a forked child", "left in a core dump", "lock that fails", "maps used up",
     "discard of write-once pages", "shown in a crash report", "idle contents overwritten",
     "neighbour read during a window", "idle contents found in a core image",
-    "idle contents in an unlocked page",
+    unlockedPage,
   ]
+  static let unlockedPage = "idle contents in an unlocked page"
   static let targets = [
     "enclave", "pages", "cipher", "enclave isolated", "enclave endsAtGuard", "libsodium", "openssl",
     "libgcrypt", "malloc",
@@ -115,11 +116,11 @@ enum Attacks {
 
   /// Performs an attack in this process.
   static func perform(_ attack: Int, _ number: Int) -> Never {
-    if ["lock that fails", "idle contents in an unlocked page"].contains(names[attack]) {
+    if ["lock that fails", unlockedPage].contains(names[attack]) {
       var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
       unsafe setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
     }
-    let target = target(number)
+    let target = target(number, of: names[attack])
     do { try perform(names[attack], target) } catch { exit(detected) }
     exit(silent)
   }
@@ -228,7 +229,7 @@ enum Attacks {
       exit(silent)
     case "shown in a crash report":
       // Use each library's own protection: this one has a call, the others have none.
-      if target.name.hasPrefix("enclave") { try EmergencyWipe.install() }
+      if target.isOurs { try EmergencyWipe.install() }
       unsafe target.open(secret) { unsafe crash(beside: $0) }
     case "idle contents overwritten":
       unsafe (secret + 20).storeBytes(of: pattern ^ 1, as: UInt8.self)
@@ -239,7 +240,7 @@ enum Attacks {
     case "idle contents found in a core image":
       // A debugger's core dump contains all memory: MADV_DONTDUMP only affects the kernel's dumps.
       unsafe exit(isInMemory(secret) ? silent : stopped)
-    case "idle contents in an unlocked page":
+    case unlockedPage:
       // Two MiB of secrets under a limit of 64 KiB.
       for _ in 0..<2048 { _ = unsafe try target.allocate(1024) }
       let last = unsafe try target.allocate(32)

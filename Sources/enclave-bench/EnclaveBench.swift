@@ -116,8 +116,8 @@ enum EnclaveBench {
       where measurement.op.hasPrefix(options.op) || options.op == "fill" && measurement.live > 0 {
         if measurement.isLong, measurement.op != options.op { continue }
         if options.size != 0, measurement.size != options.size { continue }
-        // Vaults have no C interface, and may be excluded from the build.
-        if measurement.isVault, variant.isC || !hasVaults { continue }
+        // Vaults have no C interface, keep their keys under other gates, and may be excluded from the build.
+        if measurement.isVault, variant.isC || variant.gate == .cipher || !hasVaults { continue }
         // Isolated secrets need at least two mappings each, so a process can only have so many.
         if variant.layout == .isolated, measurement.live > 10_000 { continue }
         run(variant, measurement, options)
