@@ -18,13 +18,15 @@ extension Inspector {
       if let since = [before?.since, told].compactMap({ $0 }).min() {
         open[arena.id] = (opens, since)
         let ms = now - since
-        if let abandoned = arena.abandonedWindows, abandoned > 0 {
+        let abandoned = arena.abandonedWindows ?? 0
+        if abandoned > 0 {
           snapshot.add(
             Problem(
               severity: .warning, kind: .openTooLong, arenaID: arena.id,
               text: "\(arena.name): \(counted(Int(clamping: abandoned), "window")) left open by a "
                 + "thread that has ended; destroying the arena closes it"))
-        } else if ms >= openLimitMs {
+        }
+        if ms >= openLimitMs, arena.openWindows! > abandoned {
           snapshot.add(
             Problem(
               severity: .warning, kind: .openTooLong, arenaID: arena.id,

@@ -41,6 +41,84 @@ import Testing
     }
   }
 
+  /// A secret's opens are counted from its allocation, although slots are reused, and survive
+  /// resizing and another page.
+  @Test func opensBelongToTheSecret() async {
+    await #expect(processExitsWith: .success) {
+      let scratch = try Scratch(onTmpfs: true)
+      var publisher: StatsPublisher? = try Self.publish(in: scratch)
+      var reader = try Self.reader(of: publisher!)
+      let arena = try Arena("changes", .init(lock: .preferred, gate: .none))
+      func expectOpens(_ count: UInt64, _ when: String) throws {
+        publisher!.refresh()
+        let opens = try reader.read().secrets.map { $0[.opens] }
+        #expect(opens == [count], "\(when): \(opens)")
+      }
+      func open(_ secret: borrowing Secret, _ times: Int) throws {
+        for _ in 0..<times { try secret.withBytes { _ in } }
+      }
+      for times in [3, 0, 2] {
+        let secret = try arena.allocate(byteCount: 32)
+        try open(secret, times)
+        try expectOpens(UInt64(times), "in a reused slot")
+        try secret.destroy()
+      }
+      var secret = try arena.allocate(byteCount: 32)
+      try open(secret, 3)
+      try expectOpens(3, "once")
+      try open(secret, 2)
+      try expectOpens(5, "again")
+      try secret.resize(to: 30)
+      try open(secret, 1)
+      try expectOpens(6, "resized in place")
+      try secret.destroy()
+      secret = try arena.allocate(byteCount: 32)
+      try open(secret, 4)
+      try expectOpens(4, "freed and allocated between two ticks")
+      publisher = nil
+      publisher = try Self.publish(in: scratch)
+      reader = try Self.reader(of: publisher!)
+      try expectOpens(4, "on another page")
+      try open(secret, 1)
+      try expectOpens(5, "on another page, later")
+      try secret.destroy()
+    }
+  }
+
+  #if Sodium
+    /// A window that fails after it was counted is uncounted, whatever was published meanwhile.
+    @Test func failedWindowsAreNotOpens() async {
+      await #expect(processExitsWith: .success) {
+        let scratch = try Scratch(onTmpfs: true)
+        let publisher = try Self.publish(in: scratch)
+        var reader = try Self.reader(of: publisher)
+        let arena = try Arena("changes", .init(lock: .off, gate: .cipher))
+        var secret = try arena.allocate(byteCount: 32)
+        nonisolated(unsafe) let handle = secret.handle
+        let isDone = Mutex(false)
+        let ended = DispatchSemaphore(value: 0)
+        try secret.withMutableBytes { _ in
+          Thread {
+            // It fails, because the secret is open for writing.
+            while !isDone.withLock({ $0 }) { _ = try? handle.openWindow(writing: true) }
+            ended.signal()
+          }.start()
+          for _ in 0..<2000 {
+            publisher.refresh()
+            let opens = try reader.read().secrets.first?[.opens] ?? 0
+            #expect(opens <= 2)
+            if opens > 2 { break }
+          }
+          isDone.withLock { $0 = true }
+          ended.wait()
+        }
+        publisher.refresh()
+        let opens = try reader.read().secrets.first?[.opens]
+        #expect(opens == 1)
+      }
+    }
+  #endif
+
   /// A window that is open at one refresh and closed at the next, with no other opened in between.
   @Test func aSecretsWindowEnds() async {
     await #expect(processExitsWith: .success) {

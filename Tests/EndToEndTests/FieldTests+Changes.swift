@@ -53,33 +53,6 @@ extension FieldTests {
     #expect(secrets.allSatisfy { $0["openNow"] as? Int == 0 && $0["opens"] as? Int == 0 })
   }
 
-  /// A secret's opens are its own, although slots are reused, and they survive another page.
-  @Test func opensBelongToTheSecret() throws {
-    let scratch = try Scratch(onTmpfs: true)
-    var (peer, path) = try publishing(scratch, "arena a alpha slab off none", "alloc a 1 40")
-    func opens(_ count: Int) throws {
-      try eventually("it was opened \(count) times") {
-        let tables = try page(path)["tables"] as! [String: Any]
-        let secrets = tables["secret"] as! [[String: Any]]
-        return secrets.count == 1 && secrets[0]["opens"] as? Int == count
-      }
-    }
-    try peer.send("touch a 3")
-    try opens(3)
-    try peer.send("touch a 2")
-    try peer.send("stop")
-    path = try peer.send("start")
-    try opens(5)
-    try peer.send("touch a 1")
-    try opens(6)
-    for touches in [0, 2] {
-      try peer.send("free a 1")
-      try peer.send("alloc a 1 40")
-      try peer.send("touch a \(touches)")
-      try opens(touches)
-    }
-  }
-
   @Test func failuresAreShownWithTheirEvents() throws {
     let scratch = try Scratch(onTmpfs: true)
     let (peer, path) = try publishing(

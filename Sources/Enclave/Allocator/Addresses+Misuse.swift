@@ -35,7 +35,9 @@ extension ArenaCore {
   func markAddressesAsDestroyed() {
     for index in 0..<slabs.count {
       let slab = unsafe slabs[index].slab
-      guard unsafe slab.pointee.byteCount > 0 else { continue }
+      guard unsafe slab.pointee.byteCount > 0,
+        unsafe chunks[Int(slab.pointee.chunk)].isMapped
+      else { continue }
       let owner = unsafe slab.pointee.live > 0 ? Slab.destroyed : nil
       unsafe PageOwners.set(owner, at: slab.pointee.base, slab.pointee.byteCount)
     }

@@ -169,6 +169,7 @@ extension ArenaCore {
   mutating func makeIsolatedSlab(
     chunk index: Int, shard: UInt8
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
+    try requireGrowth()
     let byteCount = chunks[index].mapping.byteCount
     let slab = unsafe try makeSlab(
       Slab.Shape(
@@ -348,6 +349,7 @@ extension ArenaCore {
   /// Called before a chunk is unmapped, because another arena may use the addresses afterwards.
   mutating func beginRemoval(_ index: Int) {
     let chunk = unsafe chunks.pointer(at: index)
+    unsafe chunk.pointee.isBeingRemoved = true
     unsafe chunk.pointee.wipeEntry?.remove()
     unsafe chunk.pointee.wipeEntry = nil
     // A C arena's addresses stay marked as destroyed.

@@ -332,8 +332,8 @@ extension ArenaReference {
     }
   }
 
-  /// Unmaps a wiped isolated slab that is on no shard's list. If the arena was frozen meanwhile, the slab
-  /// stays until it is destroyed.
+  /// Unmaps a wiped isolated slab that is on no shard's list. If the arena is being frozen, the slab is
+  /// kept as a spare: freezing may fail.
   func dropIsolatedSlab(_ slab: UnsafeMutablePointer<Slab>) {
     let mapping = withCore { core -> GuardedMapping? in
       guard core.mayShrink else { return nil }
@@ -341,7 +341,14 @@ extension ArenaReference {
       unsafe core.release(slab)
       return core.detach(index)
     }
-    unmap(mapping)
+    if let mapping { return unmap(mapping) }
+    unsafe withShard(Int(slab.pointee.shard)) { shard in
+      withCore { core in
+        if core.isDestroyed { return }
+        unsafe shard.push(slab)
+        unsafe core.markIdle(slab)
+      }
+    }
   }
 
   /// Unmaps memory that is wiped and no longer belongs to the arena.

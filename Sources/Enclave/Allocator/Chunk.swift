@@ -13,6 +13,8 @@ import EnclaveSystem
 struct Chunk: BitwiseCopyable {
   var mapping: GuardedMapping
   var isMapped = true
+  /// Being unmapped without a lock: the addresses may belong to somebody else at any moment.
+  var isBeingRemoved = false
   /// The entry for the signal's wipe; nil once the chunk is being removed.
   var wipeEntry: WipeEntry?
   var isLocked = false

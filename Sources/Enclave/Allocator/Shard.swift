@@ -433,6 +433,7 @@ struct Shard {
     let slab = unsafe handle.slab
     let slot = unsafe Slab.slots(of: slab) + Int(handle.slot)
     unsafe markChanged(slab)
+    unsafe uncountListedOpens(slot)
     unsafe storeField(handle.byteCount, to: &slot.pointee.byteCount)
     unsafe publish(handle.generation, to: &slot.pointee.generation)
     let growth = Int(handle.byteCount) - oldCount

@@ -34,6 +34,25 @@ struct Slot: BitwiseCopyable {
   @inline(__always)
   static func opens(_ windows: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: windows >> 24) }
 
+  /// How many opens there were since; less than 0 if windows that were counted then failed to open.
+  @inline(__always)
+  static func opensSince(_ earlier: UInt32, _ windows: UInt64) -> Int {
+    let difference = opens(windows) &- earlier
+    return difference > UInt32.max - UInt32(openNow)
+      ? Int(Int32(bitPattern: difference)) : Int(difference)
+  }
+
+  /// Subtracts the opens that a listed secret's record shows from `listedOpens`, because another record
+  /// will show them. `listed` is `StatsPageWriter.listedWindows`.
+  static func uncountListedOpens(
+    _ slot: UnsafeMutablePointer<Slot>, _ listed: UnsafeMutablePointer<UInt64>
+  ) {
+    guard unsafe slot.pointee.record != PageRecord.none,
+      unsafe slot.pointee.listedGeneration == unclaimed(generation(of: slot))
+    else { return }
+    unsafe slot.pointee.listedOpens &-= opens(listed[Int(slot.pointee.record)])
+  }
+
   /// A slot's generation, for whoever does not have the slot to itself: claiming takes no lock, so
   /// the shard's lock is not enough.
   @inline(__always)

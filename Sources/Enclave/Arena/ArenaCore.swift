@@ -205,7 +205,8 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.shards[index])
   }
 
-  /// Takes the locks of all shards and the core: nothing changes except windows under a key gate.
+  /// Takes the locks of all shards and the core: nothing changes except windows under a key gate, and
+  /// the pages of an arena that is being frozen or destroyed.
   func withEverything<R, E: Error>(
     _ body: (Shards, inout ArenaCore) throws(E) -> R
   ) throws(E) -> R {

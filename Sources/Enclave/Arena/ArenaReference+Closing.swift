@@ -96,6 +96,8 @@ extension ArenaReference {
       let key = gate.key ?? 0
       gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
         other throws(SystemFailure) in
+        // An arena that was created meanwhile shares the key, and open windows have only this one.
+        if gate.windows.reads > 0 { throw SystemFailure(.tagChunk, errno: 16) }  // EBUSY
         try forEachChunk { chunk throws(SystemFailure) in
           try chunk.mapping.tag(key: other)
         } undoing: { chunk in
@@ -112,16 +114,16 @@ extension ArenaReference {
     }
   }
 
-  /// Changes every chunk. If that fails, undoes it for the chunks before. If that fails too, wipes
-  /// the arena: windows to it would fault, or its pages would stay under a key that another arena
-  /// gets.
+  /// Changes every chunk. If one fails, perhaps halfway, undoes it for that one and those before. If
+  /// that fails too, wipes the arena: windows to it would fault, or its pages would stay under a key
+  /// that another arena gets.
   private func forEachChunk(
     _ body: (Chunk) throws(SystemFailure) -> Void, undoing undo: (Chunk) -> Bool
   ) throws(SystemFailure) {
     for index in 0..<withCore({ $0.chunks.count }) {
       guard let chunk = mappedChunk(index) else { continue }
       do throws(SystemFailure) { try body(chunk) } catch {
-        let isUndone = (0..<index).allSatisfy { mappedChunk($0).map(undo) ?? true }
+        let isUndone = (0...index).allSatisfy { mappedChunk($0).map(undo) ?? true }
         if !isUndone {
           withCore { core in
             core.isDestroyed = true
@@ -253,7 +255,10 @@ extension ArenaReference {
         try chunk.mapping.unmap()
       }
     } catch {
-      withCore { $0.page?.writer.event(.unmapFailed, arena: id, failure: error) }
+      withCore { core in
+        unsafe core.chunks.pointer(at: index).pointee.isBeingRemoved = false
+        core.page?.writer.event(.unmapFailed, arena: id, failure: error)
+      }
       throw error
     }
     withCore { $0.finishRemoval(index) }
@@ -294,7 +299,8 @@ extension ArenaReference {
     } _: { () throws(EnclaveError) in
       withEverything { _, core in core.isDestroyed = true }
       gate.setWiped()
-      failure = wipeReachable()
+      // Under a page gate, a window that closes meanwhile would close the pages that are being wiped.
+      failure = hasPageGate ? withEverything { _, _ in wipeReachable() } : wipeReachable()
       withEverything { shards, _ in countAsWiped(shards) }
       return .destroyed
     }

@@ -242,7 +242,7 @@ extension ArenaReference {
       let entry = gate.enterWipe()
       if entry == 0 { break }
       if entry == GateState.Entry.destroyed.rawValue {
-        // Already wiped; only the handle is dropped. (C may free an address twice.)
+        // Whoever destroyed the arena wipes it; only the handle is dropped. (C may free an address twice.)
         guard unsafe isUnique || Slot.claim(slot, handle.generation) else {
           reportViolation(.doubleFree, handle, offset: nil)
           return

@@ -178,7 +178,7 @@ extension ArenaCore {
   }
 
   private mutating func dropPage() {
-    guard page != nil else { return }
+    guard let listed = unsafe page?.writer.listedWindows else { return }
     page = nil
     for index in 0..<labels.entries.count {
       unsafe labels.entries.pointer(at: index).pointee.record = PageRecord.none
@@ -191,6 +191,7 @@ extension ArenaCore {
       let slab = unsafe slabs[index].slab
       let slots = unsafe Slab.slots(of: slab)
       for slot in unsafe 0..<Int(slab.pointee.slotCount) {
+        unsafe Slot.uncountListedOpens(slots + slot, listed)
         unsafe slots[slot].record = PageRecord.none
         unsafe slots[slot].listedGeneration = 0
       }

@@ -70,12 +70,13 @@ extension ArenaCore {
       page!.mapProgress.left -= 1
       pages += 1
       let chunk = chunks[index]
-      guard chunk.isMapped, chunk.record != PageRecord.none else { continue }
+      guard chunk.isMapped, !chunk.isBeingRemoved, chunk.record != PageRecord.none else { continue }
       let end = chunk.isIsolated ? Page.size : chunk.carvedBytes
       var at = 0
       while at < min(end, PageContents.capacity * Page.size) {
         var step = Page.size
-        if let owner = unsafe pageOwner(of: chunk.mapping.data + at) {
+        if let owner = unsafe pageOwner(of: chunk.mapping.data + at), unsafe owner != Slab.destroyed
+        {
           let slab = unsafe owner.assumingMemoryBound(to: Slab.self)
           unsafe drafts.append(
             Draft(

@@ -92,12 +92,9 @@ extension Shard {
   mutating func unpublishSecrets(of slab: UnsafeMutablePointer<Slab>) {
     let slots = unsafe Slab.slots(of: slab)
     for index in unsafe 0..<Int(slab.pointee.slotCount) {
+      unsafe uncountListedOpens(slots + index)
       unsafe slots[index].listedGeneration = 0
-      guard unsafe slots[index].record != PageRecord.none else { continue }
-      // They are counted again on the next page.
-      let listed = unsafe page!.listedWindows[Int(slots[index].record)]
-      unsafe slots[index].listedOpens &-= Slot.opens(listed)
-      unsafe unlist(slots + index)
+      if unsafe slots[index].record != PageRecord.none { unsafe unlist(slots + index) }
     }
     unsafe slab.pointee.listed = [0, 0]
     unsafe slab.pointee.unlisted = 0
@@ -134,6 +131,11 @@ extension Shard {
     return true
   }
 
+  /// Makes the next record of a listed secret count its opens from the allocation, like this one.
+  func uncountListedOpens(_ slot: UnsafeMutablePointer<Slot>) {
+    if let page { unsafe Slot.uncountListedOpens(slot, page.listedWindows) }
+  }
+
   private mutating func unlist(_ slot: UnsafeMutablePointer<Slot>) {
     unsafe page!.secrets[Int(slot.pointee.record)].unlist()
     unsafe page!.writer.releaseSecret(slot.pointee.record)
@@ -143,18 +145,18 @@ extension Shard {
   private func publishWindows(_ slot: UnsafeMutablePointer<Slot>) {
     let windows = unsafe loadRelaxed(&slot.pointee.windows)
     let openNow = windows & Slot.openNow
-    let newOpens = unsafe Slot.opens(windows) &- slot.pointee.listedOpens
+    let newOpens = unsafe Slot.opensSince(slot.pointee.listedOpens, windows)
     let index = unsafe Int(slot.pointee.record)
     let listed = unsafe page!.listedWindows[index]
     guard newOpens != 0 || openNow != listed & Slot.openNow else { return }
-    let opens = listed >> 24 &+ UInt64(newOpens)
-    unsafe slot.pointee.listedOpens &+= newOpens
+    let opens = UInt64(max(0, Int(listed >> 24) + newOpens))
+    unsafe slot.pointee.listedOpens = Slot.opens(windows)
     unsafe page!.listedWindows[index] = opens << 24 | openNow
     let record = page!.secrets[index]
     record.begin()
     record.set(.opens, opens)
     record.set(.openNow, openNow)
-    if newOpens != 0 { record.set(.lastOpenedAtMs, page!.now) }
+    if newOpens > 0 { record.set(.lastOpenedAtMs, page!.now) }
     record.end()
   }
 }

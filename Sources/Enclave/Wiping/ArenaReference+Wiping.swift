@@ -24,7 +24,7 @@ extension ArenaReference {
     }
     let chunks = unsafe header.pointee.core.pointee.chunks
     var failure: EmergencyWipe.Failure?
-    for index in 0..<chunks.count where chunks[index].isMapped {
+    for index in 0..<chunks.count where chunks[index].isMapped && !chunks[index].isBeingRemoved {
       let chunk = chunks[index]
       do throws(SystemFailure) { try wipeChunk(chunk, isBestEffort: true) } catch {
         var left = 0
