@@ -220,6 +220,33 @@ let mayLockLittle: Comment = "needs a memlock limit of 8 MiB"
     #expect(throws: AccessError<Never>.access(.destroyed)) { try shared.withBytes { _ in } }
   }
 
+  /// Under a page gate, closing a window closes its pages: not while they are being wiped.
+  @Test(arguments: [false, true]) func aWindowMayCloseDuringAWipe(isExit: Bool) async {
+    await #expect(processExitsWith: .success) { [isExit = isExit as Bool] in
+      let arena = try Arena("large", .init(layout: .isolated, lock: .off, gate: .pages))
+      var secret = try arena.allocate(byteCount: 32 << 20)
+      try secret.withMutableBytes {
+        $0.withUnsafeMutableBytes { _ = memset($0.baseAddress!, 1, $0.count) }
+      }
+      let shared = SecretReference(secret)
+      let (opened, ended) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+      Thread {
+        try? shared.withBytes { bytes in
+          bytes.withUnsafeBytes { raw in
+            opened.signal()
+            // Close it as soon as the wipe has begun.
+            while loadRelaxed(raw.baseAddress!) != 0 {}
+          }
+        }
+        ended.signal()
+      }.start()
+      opened.wait()
+      if isExit { exit(EXIT_SUCCESS) }
+      #expect(EmergencyWipe.wipeEverything().isEmpty, "what was left")
+      ended.wait()
+    }
+  }
+
   /// Two threads run every pair of operations at varying offsets: no crash, no hang, only typed
   /// errors, and no leak.
   @Test(arguments: allGates, [Arena.Layout.slab, .isolated])
