@@ -60,28 +60,35 @@ void ces_gate_unlist(ces_gate *gate) {
   ces_spin_unlock(&gates_lock);
 }
 
-/// Records the windows that an ending thread leaves open: no other thread can close them.
-static void abandon_windows(int32_t number) {
+/// Whether an ending thread has windows open. With `is_last`, records them: no other thread can close them.
+static bool leaves_windows(int32_t number, bool is_last) {
   uint64_t generation = __atomic_load_n(&gates_generation, __ATOMIC_ACQUIRE);
-  if (generation == 0 || generation != ces_fork_generation()) return;
+  if (generation == 0 || generation != ces_fork_generation()) return false;
+  bool found = false;
   ces_process_lock(&gates_lock);
   for (ces_gate *gate = gates; gate; gate = gate->next) {
     ces_counters *counters = ces_gate_counters(gate, number);
     if (!counters) continue;
-    __atomic_store_n(&counters->abandoned_reads, ces_load_relaxed(&counters->reads) & CES_OPEN_MASK,
-                     __ATOMIC_RELAXED);
-    __atomic_store_n(&counters->abandoned_writes, ces_load_relaxed(&counters->writes) & CES_OPEN_MASK,
-                     __ATOMIC_RELAXED);
+    uint32_t reads = ces_load_relaxed(&counters->reads) & CES_OPEN_MASK;
+    uint32_t writes = ces_load_relaxed(&counters->writes) & CES_OPEN_MASK;
+    // Those of earlier threads with this number are recorded already.
+    found |= reads != ces_load_relaxed32(&counters->abandoned_reads) ||
+             writes != ces_load_relaxed32(&counters->abandoned_writes);
+    if (!is_last) continue;
+    __atomic_store_n(&counters->abandoned_reads, reads, __ATOMIC_RELAXED);
+    __atomic_store_n(&counters->abandoned_writes, writes, __ATOMIC_RELAXED);
   }
   ces_spin_unlock(&gates_lock);
+  return found;
 }
 
 static pthread_key_t number_key;
 
 static void release_number(void *value) {
   int32_t number = (int32_t)((uintptr_t)value & 0xff) - 1;
-  // Destructors of other keys may still close windows, so the number is released in the last of the four
-  // rounds of destructors that pthread_key_create(3) guarantees.
+  // Destructors of other keys may still close windows. While some are open, the number is kept up to the last of
+  // the four rounds of destructors that pthread_key_create(3) guarantees. Otherwise it is released at once: if the
+  // thread has taken it in a destructor, there may be no further round.
 #if defined(CES_THREAD_SANITIZER)
   // By the last round the sanitizer has released the thread's state, and instrumented code must not run.
   enum { ROUND = 0x100, LAST_ROUND = 2 };
@@ -89,16 +96,15 @@ static void release_number(void *value) {
   enum { ROUND = 0x100, LAST_ROUND = 3 };
 #endif
   uintptr_t round = (uintptr_t)value / ROUND;
-  if (round < LAST_ROUND &&
+  bool is_shared = number == CES_THREADS - 1;
+  if (round < LAST_ROUND && !is_shared && leaves_windows(number, false) &&
       pthread_setspecific(number_key, (void *)((uintptr_t)value + ROUND)) == 0) {
     return;
   }
-  if (number != CES_THREADS - 1) abandon_windows(number);
+  if (!is_shared) leaves_windows(number, true);
   ces_thread = -1;  // destructors that run later take a new number
   ces_alternate_stack_free();
-  if (number != CES_THREADS - 1) {
-    __atomic_fetch_and(&numbers_in_use, ~(1ull << number), __ATOMIC_RELEASE);
-  }
+  if (!is_shared) ces_thread_number_return(number);
 }
 
 static void make_number_key(void) {
@@ -134,7 +140,7 @@ int32_t ces_thread_register(void) {
   if (number_key_error == 0 &&
       pthread_setspecific(number_key, (void *)(uintptr_t)(number + 1)) != 0 &&
       number != CES_THREADS - 1) {
-    __atomic_fetch_and(&numbers_in_use, ~(1ull << number), __ATOMIC_RELEASE);
+    ces_thread_number_return(number);
     number = CES_THREADS - 1;
   }
   ces_thread = number;
@@ -143,6 +149,15 @@ int32_t ces_thread_register(void) {
   // So that this thread can wipe even after its stack has overflowed. A failed allocation is counted.
   if (ces_wipe_status() != CES_WIPE_ABSENT) ces_alternate_stack();
   return number;
+}
+
+bool ces_thread_number_take(int32_t number) {
+  uint64_t bit = 1ull << number;
+  return (__atomic_fetch_or(&numbers_in_use, bit, __ATOMIC_ACQUIRE) & bit) == 0;
+}
+
+void ces_thread_number_return(int32_t number) {
+  __atomic_fetch_and(&numbers_in_use, ~(1ull << number), __ATOMIC_RELEASE);
 }
 
 void ces_threads_inherit(void) {

@@ -122,9 +122,9 @@ package enum ScratchMemory {
     return true
   }
 
-  /// Unmaps idle runs of more than one page, and returns whether there were any. Single pages stay,
-  /// so that a secret that was opened once can be opened again even if the lockable memory has run
-  /// out since.
+  /// Unmaps the pages of threads that have ended, and idle runs of more than one page. Returns whether
+  /// there were any. Single pages of live threads stay, so that a secret that was opened once can be
+  /// opened again even if the lockable memory has run out since.
   @discardableResult
   package static func trim() -> Bool {
     var isMore = false
@@ -137,6 +137,16 @@ package enum ScratchMemory {
       unsafe unmap(pages)
       unsafe setState(pages, CES_SCRATCH_ABSENT)
       isMore = true
+    }
+    unsafe forEachScratch { thread, scratch in
+      guard unsafe ces_scratch_page(scratch) != nil, ces_thread_number_take(Int32(thread)) else {
+        return
+      }
+      if let page = unsafe ces_scratch_take_page(scratch) {
+        unsafe unmap(page, byteCount: Page.size, entry: scratch.pointee.entry)
+        isMore = true
+      }
+      ces_thread_number_return(Int32(thread))
     }
     return isMore
   }
@@ -251,7 +261,10 @@ package enum ScratchMemory {
   private static func makePage(_ scratch: UnsafeMutablePointer<ces_scratch>) throws(SystemFailure) {
     let (mapping, entry) = try map(Page.size)
     // Threads that share the last number may race here; the first to set the page wins.
-    guard unsafe !ces_scratch_set_page(scratch, mapping.data) else { return }
+    guard unsafe !ces_scratch_set_page(scratch, mapping.data) else {
+      unsafe scratch.pointee.entry = unsafe entry.raw
+      return
+    }
     entry.remove()
     _ = try? mapping.unmap()
   }
@@ -301,10 +314,16 @@ package enum ScratchMemory {
   }
 
   private static func unmap(_ pages: UnsafeMutablePointer<ces_scratch_pages>) {
-    unsafe WipeEntry(raw: pages.pointee.entry.unsafelyUnwrapped).remove()
-    let mapping = unsafe GuardedMapping(
-      data: pages.pointee.data.unsafelyUnwrapped, byteCount: pages.pointee.length)
-    _ = try? mapping.unmap()
+    unsafe unmap(
+      pages.pointee.data.unsafelyUnwrapped, byteCount: pages.pointee.length,
+      entry: pages.pointee.entry)
+  }
+
+  private static func unmap(
+    _ data: UnsafeMutableRawPointer, byteCount: Int, entry: UnsafeMutableRawPointer?
+  ) {
+    unsafe WipeEntry(raw: entry.unsafelyUnwrapped).remove()
+    _ = unsafe try? GuardedMapping(data: data, byteCount: byteCount).unmap()
   }
 
   private static func setState(

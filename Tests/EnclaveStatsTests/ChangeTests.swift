@@ -71,6 +71,7 @@ import Testing
       try secret.resize(to: 30)
       try open(secret, 1)
       try expectOpens(6, "resized in place")
+      try open(secret, 2)
       try secret.destroy()
       secret = try arena.allocate(byteCount: 32)
       try open(secret, 4)

@@ -351,6 +351,32 @@
           #expect(arena.statistics.openWindows == 0, "windows")
         }
       }
+
+      /// The scratch memory of threads that have ended makes room where a lock fails.
+      @Test(arguments: ["window", "arena"]) func endedThreadsMakeRoom(use: String) async {
+        await #expect(processExitsWith: .success) { [use = use as String] in
+          let arena = try CipherGateTests.arena()
+          let secret = SecretReference(try arena.allocate(byteCount: 32))
+          // Twelve threads, all alive at once.
+          @Sendable func open(threads: Int) {
+            #expect(throws: Never.self) { try secret.withBytes { _ in } }
+            if threads > 1 { onAnotherThread { open(threads: threads - 1) } }
+          }
+          onAnotherThread { open(threads: 12) }
+          #expect(ScratchMemory.lockedBytes >= 13 * 4096, "a page each, and the key")
+          try eventually("the threads have ended") {
+            FaultPlan.fail(.lockChunk, errno: ENOMEM)
+            if use == "arena" {
+              _ = try? CipherGateTests.arena()
+            } else {
+              let large = try arena.allocate(byteCount: 3000)
+              try large.withBytes { _ in }
+            }
+            return ScratchMemory.lockedBytes <= 5 * 4096
+          }
+          #expect(try CipherGateTests.first(of: secret) == 0, "and windows open")
+        }
+      }
     #endif
 
     /// Little lockable memory is enough for any number of secrets: 100,000 or CIPHER_SECRETS.

@@ -313,6 +313,31 @@ import Testing
     }
   }
 
+  /// A thread whose first window is in a destructor of thread-specific data gives its number back.
+  @Test func endingThreadsGiveTheirNumbersBack() async {
+    await #expect(processExitsWith: .success) {
+      final class Late {
+        let secret: SecretReference
+        let ended: DispatchSemaphore
+        init(_ secret: SecretReference, _ ended: DispatchSemaphore) {
+          (self.secret, self.ended) = (secret, ended)
+        }
+        deinit {
+          #expect(throws: Never.self) { try secret.withBytes { _ in } }
+          ended.signal()
+        }
+      }
+      let arena = try Arena("late", .init(lock: .off, gate: .none))
+      let secret = SecretReference(try arena.allocate(byteCount: 32))
+      let ended = DispatchSemaphore(value: 0)
+      for _ in 0..<100 {
+        Thread { Thread.current.threadDictionary["late"] = Late(secret, ended) }.start()
+        ended.wait()
+      }
+      try eventually("numbers are free again") { onAnotherThread { threadNumber() } < 8 }
+    }
+  }
+
   /// A thread that waits for a lock sleeps, and so leaves the processor to the holder at any
   /// priority.
   @Test func waitingForALockTakesNoProcessorTime() throws {

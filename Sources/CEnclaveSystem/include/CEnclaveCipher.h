@@ -118,6 +118,7 @@ typedef struct {
 typedef struct {
   uint64_t generation;  // of the process that it belongs to; a forked child starts anew
   void *page;  // NULL: not allocated yet
+  void *entry;  // its entry in the wipe table
   uint64_t used;  // a bit per piece; changed by threads with this number, by one instruction
   uint64_t returned;  // pieces that other threads released; they are still set in `used`
   uint64_t owners[64];  // by first piece: the arena whose window uses it; 0: none
@@ -134,6 +135,16 @@ static inline void *ces_scratch_page(const ces_scratch *scratch) {
 static inline bool ces_scratch_set_page(ces_scratch *scratch, void *page) {
   void *none = NULL;
   return __atomic_compare_exchange_n(&scratch->page, &none, page, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+/// Takes the page away, unless windows that threads left open show secrets in it; then NULL. The caller has the thread
+/// number, which no thread has.
+static inline void *ces_scratch_take_page(ces_scratch *scratch) {
+  uint64_t returned = __atomic_load_n(&scratch->returned, __ATOMIC_ACQUIRE);
+  if ((__atomic_load_n(&scratch->used, __ATOMIC_RELAXED) & ~returned) != 0) return NULL;
+  void *page = __atomic_exchange_n(&scratch->page, NULL, __ATOMIC_RELAXED);
+  __atomic_store_n(&scratch->used, 0, __ATOMIC_RELAXED);
+  __atomic_store_n(&scratch->returned, 0, __ATOMIC_RELAXED);
+  return page;
 }
 static inline ces_scratch_pages *ces_scratch_pages_of(ces_scratch *scratch, int32_t index) {
   return &scratch->large[index];

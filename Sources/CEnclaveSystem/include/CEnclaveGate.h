@@ -75,6 +75,10 @@ static inline int32_t ces_thread_number(void) {
   return number >= 0 ? number : ces_thread_register();
 }
 
+/// Takes a number that no thread has, so that none gets it meanwhile; false if a thread has it.
+bool ces_thread_number_take(int32_t number);
+void ces_thread_number_return(int32_t number);
+
 /// A serial number of this thread, never 0, unique in the process until 2^32 threads have had one.
 extern __thread uint32_t ces_thread_serial_word __attribute__((tls_model("initial-exec")));
 uint32_t ces_thread_serial_make(void);

@@ -58,7 +58,11 @@ struct CipherGate: BitwiseCopyable {
       try mapping.excludeFromDumps()
       try mapping.optOutOfPageMerging()
       _ = try mapping.protectFromFork()
-      try mapping.lock()
+      do throws(SystemFailure) { try mapping.lock() } catch {
+        // Spare memory may make room.
+        guard Registry.trimAll() else { throw error }
+        try mapping.lock()
+      }
       // Before the first byte of the key is written.
       entry = unsafe try WipeEntry(data: mapping.data, gate: gate)
       entry.setUsed(Page.size)
