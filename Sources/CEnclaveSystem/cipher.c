@@ -176,6 +176,7 @@ void ces_clear_residue(size_t stack_bytes) { __attribute__((musttail)) return cl
 // --- Scratch memory ----------------------------------------------------------------------------------------
 
 ces_scratch ces_scratches[CES_THREADS];
+uint32_t ces_scratch_wipers;
 
 ces_scratch *ces_scratch_of(int32_t thread) { return &ces_scratches[thread]; }
 

@@ -161,9 +161,11 @@ void ces_gate_inherit(ces_gate *gate, uint64_t generation) {
   for (int i = 0; i < CES_THREADS; i++) {
     ces_counters *counters = gate->counters[i];
     if (!counters) continue;
+    bool is_shared = i == CES_THREADS - 1;
+    if (i == ces_thread && !is_shared) continue;
     counters->wiping = counters->abandoned_reads = counters->abandoned_writes = 0;
     // Windows that belong to no thread are counted in the shared counters and stay open.
-    if (i == ces_thread || i == CES_THREADS - 1) continue;
+    if (is_shared) continue;
     counters->reads &= ~(uint64_t)CES_OPEN_MASK;
     counters->writes &= ~(uint64_t)CES_OPEN_MASK;
     for (labels_t *at = labels_of(counters->labels); at; at = at->next) {

@@ -17,6 +17,7 @@ enum { NR_MEMBARRIER_REGISTER = 16, NR_MEMBARRIER = 8 };
 // --- Threads -----------------------------------------------------------------------------------
 
 __thread int32_t ces_thread = -1;
+static __thread int32_t last_number = -1;  // which this thread has released; its scratch memory may be there still
 
 static uint64_t numbers_in_use = 1ull << (CES_THREADS - 1);  // the last number is shared
 static pthread_once_t number_once = PTHREAD_ONCE_INIT;
@@ -97,14 +98,16 @@ static void release_number(void *value) {
 #endif
   uintptr_t round = (uintptr_t)value / ROUND;
   bool is_shared = number == CES_THREADS - 1;
-  if (round < LAST_ROUND && !is_shared && leaves_windows(number, false) &&
+  if (round < LAST_ROUND && (is_shared || leaves_windows(number, false)) &&
       pthread_setspecific(number_key, (void *)((uintptr_t)value + ROUND)) == 0) {
     return;
   }
   if (!is_shared) leaves_windows(number, true);
   ces_thread = -1;  // destructors that run later take a new number
   ces_alternate_stack_free();
-  if (!is_shared) ces_thread_number_return(number);
+  if (is_shared) return;
+  last_number = number;
+  ces_thread_number_return(number);
 }
 
 static void make_number_key(void) {
@@ -130,7 +133,7 @@ int32_t ces_thread_register(void) {
   uint64_t used = __atomic_load_n(&numbers_in_use, __ATOMIC_RELAXED);
   // Without a destructor the number would never be released, so this thread uses the shared number.
   while (number_key_error == 0 && used != UINT64_MAX) {
-    int32_t free = __builtin_ctzll(~used);
+    int32_t free = last_number >= 0 && !(used >> last_number & 1) ? last_number : __builtin_ctzll(~used);
     if (__atomic_compare_exchange_n(&numbers_in_use, &used, used | 1ull << free, false,
                                     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
       number = free;

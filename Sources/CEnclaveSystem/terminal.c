@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,7 +51,8 @@ static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT
 enum { SIGNALS = sizeof signals / sizeof *signals, ENDING = 4 };
 
 static uint32_t reader;  // the process that is reading; 0 if none
-static int terminal;  // the descriptor that is read
+static int terminal;  // the caller's descriptor
+static int input = -1;  // the same terminal, opened here, so that reads never block; -1: `terminal` is read
 static bool is_registered;  // ces_terminal_restore_before_end runs at exit
 static bool is_saved;  // `before` holds the settings to restore
 static struct termios before;
@@ -154,6 +156,19 @@ void ces_terminal_restore_before_end(void) {
   errno = error;
 }
 
+/// Opens the controlling terminal again, if that is what this descriptor is; otherwise returns -1. O_NONBLOCK is a property
+/// of an open file, and the caller's may be shared with other processes.
+static int open_again(int fd) {
+  unsigned own = 0, opened = 0;
+  if (ioctl(fd, TIOCGDEV, &own) != 0) return -1;
+  int made = open("/dev/tty", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (made >= 0 && (ioctl(made, TIOCGDEV, &opened) != 0 || opened != own)) {
+    close(made);
+    made = -1;
+  }
+  return made;
+}
+
 void ces_terminal_take(int fd) {
   uint32_t own = (uint32_t)getpid();
   for (;;) {
@@ -167,6 +182,8 @@ void ces_terminal_take(int fd) {
     nanosleep(&(struct timespec){0, 10000000}, NULL);
   }
   terminal = fd;
+  if (input >= 0) close(input);  // of the parent of a child that was forked during a read
+  input = open_again(fd);
   is_saved = false;
   is_echo_off = received = handlers = 0;
   __atomic_store_n(&waker, -1, __ATOMIC_SEQ_CST);
@@ -202,7 +219,8 @@ int64_t ces_terminal_echo_off(const char *prompt, size_t length) {
   }
   struct termios silent = before;
   silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON);
-  // Reads never block: ^Z may drop input between poll(2) and read(2).
+  // Reads do not block: ^Z may drop input between poll(2) and read(2). A shell that continues the process has changed
+  // these settings by then, which is why `input` is better.
   silent.c_cc[VMIN] = 0;
   silent.c_cc[VTIME] = 0;
   __atomic_store_n(&is_echo_off, 1, __ATOMIC_RELEASE);
@@ -240,10 +258,10 @@ int32_t ces_terminal_key(uint8_t byte) {
 }
 
 int64_t ces_terminal_read(void *byte) {
-  ssize_t n = read(terminal, byte, 1);
+  ssize_t n = read(input >= 0 ? input : terminal, byte, 1);
   if (n >= 0) return n;
   // In the background, with SIGTTIN blocked, read(2) fails with EIO; ces_terminal_wait handles that.
-  return errno == EINTR || (errno == EIO && is_in_background()) ? 0 : -errno;
+  return errno == EINTR || errno == EAGAIN || (errno == EIO && is_in_background()) ? 0 : -errno;
 }
 
 int64_t ces_terminal_restore(void) {
@@ -323,6 +341,8 @@ int32_t ces_terminal_wait(void) {
 void ces_terminal_release(void) {
   ces_terminal_restore();
   uint32_t left = __atomic_exchange_n(&received, 0, __ATOMIC_SEQ_CST);
+  if (input >= 0) close(input);
+  input = -1;
   __atomic_store_n(&reader, 0, __ATOMIC_RELEASE);
   for (int i = 0; i < SIGNALS; i++) {
     if (left & 1u << i) deliver(signals[i]);

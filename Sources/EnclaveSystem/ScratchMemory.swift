@@ -128,25 +128,24 @@ package enum ScratchMemory {
   @discardableResult
   package static func trim() -> Bool {
     var isMore = false
-    unsafe forEachPages { pages in
-      guard unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_CHANGING)
-      else { return }
-      guard unsafe pages.pointee.length > Page.size else {
-        return unsafe setState(pages, CES_SCRATCH_FREE)
-      }
-      unsafe unmap(pages)
-      unsafe setState(pages, CES_SCRATCH_ABSENT)
-      isMore = true
-    }
     unsafe forEachScratch { thread, scratch in
-      guard unsafe ces_scratch_page(scratch) != nil, ces_thread_number_take(Int32(thread)) else {
-        return
-      }
-      if let page = unsafe ces_scratch_take_page(scratch) {
+      // Then no thread gets the number meanwhile.
+      let hasEnded = ces_thread_number_take(Int32(thread))
+      defer { if hasEnded { ces_thread_number_return(Int32(thread)) } }
+      if hasEnded, let page = unsafe ces_scratch_take_page(scratch) {
         unsafe unmap(page, byteCount: Page.size, entry: scratch.pointee.entry)
         isMore = true
       }
-      ces_thread_number_return(Int32(thread))
+      unsafe forEachPages(of: scratch) { pages in
+        guard unsafe ces_exchange32(&pages.pointee.state, CES_SCRATCH_FREE, CES_SCRATCH_CHANGING)
+        else { return }
+        guard unsafe hasEnded || pages.pointee.length > Page.size else {
+          return unsafe setState(pages, CES_SCRATCH_FREE)
+        }
+        unsafe unmap(pages)
+        unsafe setState(pages, CES_SCRATCH_ABSENT)
+        isMore = true
+      }
     }
     return isMore
   }
@@ -159,10 +158,15 @@ package enum ScratchMemory {
   }
 
   private static func forEachPages(_ body: (UnsafeMutablePointer<ces_scratch_pages>) -> Void) {
-    unsafe forEachScratch { _, scratch in
-      for index in 0..<Int32(CES_SCRATCH_LARGE) {
-        unsafe body(ces_scratch_pages_of(scratch, index).unsafelyUnwrapped)
-      }
+    unsafe forEachScratch { _, scratch in unsafe forEachPages(of: scratch, body) }
+  }
+
+  private static func forEachPages(
+    of scratch: UnsafeMutablePointer<ces_scratch>,
+    _ body: (UnsafeMutablePointer<ces_scratch_pages>) -> Void
+  ) {
+    for index in 0..<Int32(CES_SCRATCH_LARGE) {
+      unsafe body(ces_scratch_pages_of(scratch, index).unsafelyUnwrapped)
     }
   }
 
@@ -182,11 +186,15 @@ package enum ScratchMemory {
 
   /// Overwrites with zeros what the windows of an arena show, in every thread.
   package static func wipe(of owner: UInt64) {
-    unsafe forEachScratch { thread, scratch in
+    ces_scratch_start_wiping()
+    defer { ces_scratch_end_wiping() }
+    unsafe forEachScratch { _, scratch in
+      guard let page = unsafe ces_scratch_page(scratch) else { return }
       var (from, count): (Int32, UInt32) = (0, 0)
       while case let first = unsafe ces_scratch_find(scratch, owner, from, &count), first >= 0 {
-        let piece = Piece(thread: thread, first: first, pieces: Int(count))
-        unsafe EnclaveSystem.wipe(piece.base, byteCount: piece.byteCount)
+        unsafe EnclaveSystem.wipe(
+          page + Int(first) * Int(CES_SCRATCH_PIECE),
+          byteCount: Int(count) * Int(CES_SCRATCH_PIECE))
         from = first + 1
       }
     }
@@ -322,7 +330,7 @@ package enum ScratchMemory {
   private static func unmap(
     _ data: UnsafeMutableRawPointer, byteCount: Int, entry: UnsafeMutableRawPointer?
   ) {
-    unsafe WipeEntry(raw: entry.unsafelyUnwrapped).remove()
+    if let entry = unsafe entry { unsafe WipeEntry(raw: entry).remove() }
     _ = unsafe try? GuardedMapping(data: data, byteCount: byteCount).unmap()
   }
 

@@ -159,6 +159,29 @@ import Testing
     #expect(!line.text.contains("567"))
   }
 
+  /// A stop between the arrival of input and its read: the read does not wait for more input, which
+  /// would be echoed.
+  @Test func aStopBeforeAReadStartsOver() throws {
+    let line = try Line(
+      Self.session + ["env", "PS1=ready# ", "bash", "--norc", "-i"], stats: nil)
+    try line.wait(for: "ready#")
+    line.type("'\(Programs.publisher)' ask held\r")
+    let pid = try Self.waitForPrompt(line)
+    line.type("wrong")
+    kill(pid, SIGSTOP)
+    try line.wait(for: "Stopped")
+    try line.waitForMore("ready#")
+    line.type("\u{15}fg\r")
+    try line.wait(for: "ask held\r\n")
+    kill(pid, SIGUSR1)
+    try line.waitForMore("Passphrase: ")
+    try eventually("the echo is off") { !line.echoes }
+    line.type("right\n")
+    try line.wait(for: "[got right]")
+    line.type("exit\r")
+    try line.waitForEnd()
+  }
+
   enum Stop: CaseIterable, Sendable { case key, stop, terminalStop, input, output }
 
   /// After a stop and continue in a shell it prompts again, and discards earlier input.

@@ -129,19 +129,28 @@ typedef struct {
 ces_scratch *ces_scratch_of(int32_t thread);
 /// NULL before it is allocated.
 static inline void *ces_scratch_page(const ces_scratch *scratch) {
-  return __atomic_load_n(&scratch->page, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(&scratch->page, __ATOMIC_SEQ_CST);
 }
 /// False if a page was set already.
 static inline bool ces_scratch_set_page(ces_scratch *scratch, void *page) {
   void *none = NULL;
   return __atomic_compare_exchange_n(&scratch->page, &none, page, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
-/// Takes the page away, unless windows that threads left open show secrets in it; then NULL. The caller has the thread
-/// number, which no thread has.
+/// Threads that overwrite scratch memory of others. They start before they load `page`.
+extern uint32_t ces_scratch_wipers;
+static inline void ces_scratch_start_wiping(void) { __atomic_fetch_add(&ces_scratch_wipers, 1, __ATOMIC_SEQ_CST); }
+static inline void ces_scratch_end_wiping(void) { __atomic_fetch_sub(&ces_scratch_wipers, 1, __ATOMIC_RELEASE); }
+
+/// Takes the page away. NULL: there is none, windows that threads left open show secrets in it, or somebody wipes at this
+/// moment. The caller has the thread number, which no thread has.
 static inline void *ces_scratch_take_page(ces_scratch *scratch) {
   uint64_t returned = __atomic_load_n(&scratch->returned, __ATOMIC_ACQUIRE);
   if ((__atomic_load_n(&scratch->used, __ATOMIC_RELAXED) & ~returned) != 0) return NULL;
-  void *page = __atomic_exchange_n(&scratch->page, NULL, __ATOMIC_RELAXED);
+  void *page = __atomic_exchange_n(&scratch->page, NULL, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&ces_scratch_wipers, __ATOMIC_SEQ_CST) != 0) {
+    __atomic_store_n(&scratch->page, page, __ATOMIC_RELEASE);
+    return NULL;
+  }
   __atomic_store_n(&scratch->used, 0, __ATOMIC_RELAXED);
   __atomic_store_n(&scratch->returned, 0, __ATOMIC_RELAXED);
   return page;

@@ -169,7 +169,8 @@ extension ArenaCore {
   mutating func makeIsolatedSlab(
     chunk index: Int, shard: UInt8
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
-    try requireGrowth()
+    // While it is being frozen, its chunks stay; the caller's allocation is refused.
+    if isDestroyed || isBroken { throw .destroyed }
     let byteCount = chunks[index].mapping.byteCount
     let slab = unsafe try makeSlab(
       Slab.Shape(

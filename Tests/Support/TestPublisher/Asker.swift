@@ -8,11 +8,13 @@
 //   blocked    the prompting thread has all signals blocked, but another thread does not
 //   exit       another thread calls exit(3) once the echo is off
 //   fork       another thread forks a child that waits, once the echo is off
+//   held       does not read what is typed before SIGUSR1 (debug builds)
 //   rest       continues to read standard input afterwards
 //   twice      prompts again
 
 import CTestSupport
 import Enclave
+import EnclaveSystem
 import Glibc
 
 nonisolated(unsafe) private var handled: [Int32: Int] = [:]
@@ -70,6 +72,12 @@ enum Asker {
         _ = signal(number) { unsafe handled[$0, default: 0] += 1 }
       }
     }
+    #if DEBUG
+      if modes.contains("held") {
+        FaultPlan.hold(.readInput)
+        _ = signal(SIGUSR1) { _ in FaultPlan.resume() }
+      }
+    #endif
     if modes.contains("ignore") { _ = signal(SIGINT, SIG_IGN) }
     if modes.contains("exit") { onceSilent { exit(3) } }
     if modes.contains("fork") {
