@@ -44,7 +44,14 @@ static volatile sig_atomic_t caught, continued;
 static int input_fd = -1, output_fd = -1;
 
 static volatile sig_atomic_t is_drawing;
-void mwn_set_drawing(bool is) { is_drawing = is; }
+void mwn_set_drawing(bool is) {
+  // curses ignores SIGTSTP while it draws (lib_tstp.c); blocked, it is delivered afterwards.
+  sigset_t stop;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGTSTP);
+  sigprocmask(is ? SIG_BLOCK : SIG_UNBLOCK, &stop, NULL);
+  is_drawing = is;
+}
 
 /// Restores the terminal, and ends the process by the signal. For signal handlers.
 static void end_by(int signal) {

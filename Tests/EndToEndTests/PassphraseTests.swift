@@ -9,7 +9,7 @@ import Testing
 @Suite(.waitsForProcesses) struct PassphraseTests {
   /// The command prefix that starts a session leader with the terminal as its controlling one, and
   /// no signal blocked or ignored.
-  private static let session = [
+  static let session = [
     "python3", "-c",
     """
     import fcntl, os, signal, sys, termios

@@ -166,6 +166,37 @@ import Testing
     #expect(peer.process.isRunning)
   }
 
+  /// A stop while the screen is being drawn takes effect afterwards.
+  @Test func aStopWhileDrawingIsNotLost() throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let (peer, _) = try publishing(scratch, "arena a alpha slab off none", "alloc a 10 40")
+    let line = try Line(
+      PassphraseTests.session + ["env", "PS1=ready# ", "bash", "--norc", "-i"], stats: scratch)
+    try line.wait(for: "ready#")
+    line.type("'\(Programs.memwatch)' -i 50ms \(peer.pid)\r")
+    try line.wait(for: "Memlock")
+    func children(of pid: Int32) throws -> [Int32] {
+      try Launch(["pgrep", "-P", "\(pid)"]).run().output.split(separator: "\n").compactMap {
+        Int32($0)
+      }
+    }
+    var viewer = line.process.processIdentifier
+    while let child = try children(of: viewer).last { viewer = child }
+    // Until the line is full, and drawing waits.
+    for _ in 0..<300 {
+      line.type("\u{c}")
+      _ = poll(nil, 0, 5)
+    }
+    kill(viewer, SIGTSTP)
+    try line.wait(for: "Stopped")
+    line.type("fg\r")
+    try line.wait(for: "Memlock")
+    line.type("Q")
+    try line.wait(for: "ready#")
+    line.type("exit\r")
+    try line.waitForEnd()
+  }
+
   @Test(arguments: [SIGTERM, SIGHUP])
   func signalsRestoreTheTerminal(signal: Int32) throws {
     let scratch = try Scratch(onTmpfs: true)
