@@ -31,7 +31,7 @@ import Testing
   }
 
   /// Its keys are closed and sealed under a key or cipher gate, and the kernel confirms it.
-  @Test(.enabled(if: AuditTests.canSeal, "this kernel has no mseal"))
+  @Test(.enabled(if: SabotageTests.canSeal, "this kernel has no mseal"))
   func theDemosKeysAreSealedOnEveryProcessor() throws {
     let scratch = try Scratch(onTmpfs: true)
     let demo = try SampleProcess(stats: scratch, seconds: 60)
@@ -48,7 +48,7 @@ import Testing
       let shown = try memwatch("snapshot", "\(demo.pid)", stats: scratch).output
       let keys = shown.split(separator: "\n").first { $0.contains("tls-keys") } ?? ""
       return keys.contains("sealed")
-        && keys.contains(AuditTests.hasKeys ? "closed" : "encrypted")
+        && keys.contains(SabotageTests.hasKeys ? "closed" : "encrypted")
     }
   }
 
