@@ -18,6 +18,9 @@ import Testing
       "", "NO_FIRST_FENCE", "NO_RELEASE", "READ_ONCE", "NO_CLAIM", "NO_WORKING", "HANDLER_WAITS",
       "KEY_FIRST", "NO_ORDER", "NO_LAST_LOOK", "CHILD_READS",
     ].map { ("cipher", [], $0) }
+    + ["", "NO_NUMBER", "NO_LOOK", "NO_WIPERS", "LOADS_FIRST", "CLEARS_USED"].map {
+      ("scratch", [], $0)
+    }
 
   @Test(.enabled(if: hasSpin, "the model checker spin is not installed"), arguments: models)
   func everyInterleavingHolds(model: String, part: [String], without: String) throws {
