@@ -170,13 +170,17 @@ import Testing
       Launch(
         ["gpg-agent", "--homedir", home, "--daemon", "--", "cat"], stats: stats,
         environment: adopting.environment()))
-    defer { agent.end() }
+    var pid: Int32 = 0
+    defer {
+      // Foundation takes `cat` for running as long as the agent has its descriptors.
+      if pid > 0 { kill(pid, SIGTERM) }
+      agent.end()
+    }
     func gpg(_ arguments: String..., input: String? = nil) throws -> Ended {
       try Launch(
         ["gpg", "--homedir", home, "--batch", "--no-autostart"] + arguments, stats: stats
       ).run(input: input)
     }
-    var pid: Int32 = 0
     try eventually("the agent answers") {
       let asked = try Launch([
         "gpg-connect-agent", "--homedir", home, "--no-autostart", "GETINFO pid", "/bye",
@@ -196,7 +200,8 @@ import Testing
     let verified = try gpg("--verify", input: signed.output)
     #expect(verified.status == 0, "\(verified.error)")
     try expectAdopted(pid, "libgcrypt", stats)
-    try expectSabotageIsFound(pid, stats)
+    // The agent is not dumpable, so others than root see only the sum of its locks, which includes libgcrypt's own pool.
+    if Programs.isRoot { try expectSabotageIsFound(pid, stats) }
     _ = try Launch([
       "gpg-connect-agent", "--homedir", home, "--no-autostart", "KILLAGENT", "/bye",
     ]).run()
