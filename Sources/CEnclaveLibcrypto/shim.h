@@ -1,42 +1,57 @@
-// P-256 operations of OpenSSL's libcrypto (3.0 or later) as functions that Swift can import: OpenSSL's
-// parameters and selections are macros. A scalar is 32 bytes in native byte order.
+// P-256 operations of OpenSSL's libcrypto (3.0 or later) as functions that Swift can import. A scalar is 32 bytes in
+// native byte order.
 
 #ifndef C_ENCLAVE_LIBCRYPTO_H
 #define C_ENCLAVE_LIBCRYPTO_H
 
+#define OPENSSL_API_COMPAT 0x10100000L  // EC_KEY is deprecated in 3.0, without a replacement that is as fast
+
 #include <openssl/bn.h>
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
-#include <openssl/evp.h>
 #include <openssl/obj_mac.h>
+#include <openssl/sha.h>
+#include <stdbool.h>
 #include <stddef.h>
 
-/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new) and is wiped by
-/// EVP_PKEY_free.
-static inline EVP_PKEY *celc_make_key(const void *scalar) {
-  OSSL_PARAM parameters[3] = {
-      OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, (char *)SN_X9_62_prime256v1, 0),
-      OSSL_PARAM_construct_BN(OSSL_PKEY_PARAM_PRIV_KEY, (unsigned char *)scalar, 32),
-      OSSL_PARAM_construct_end()};
-  EVP_PKEY *key = NULL;
-  EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
-  if (context && EVP_PKEY_fromdata_init(context) > 0) {
-    (void)EVP_PKEY_fromdata(context, &key, EVP_PKEY_KEYPAIR, parameters);
+/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new, which copies keep) and is
+/// wiped by EC_KEY_free.
+static inline EC_KEY *celc_make_key(const void *scalar) {
+  // Never freed, and not changed after it was made: any thread may copy it.
+  static EC_GROUP *shared;
+  EC_GROUP *group = __atomic_load_n(&shared, __ATOMIC_ACQUIRE);
+  if (!group) {
+    EC_GROUP *made = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
+    if (!made) return NULL;
+    if (__atomic_compare_exchange_n(&shared, &group, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+      group = made;
+    } else {
+      EC_GROUP_free(made);
+    }
   }
-  EVP_PKEY_CTX_free(context);
-  return key;
+  EC_KEY *key = EC_KEY_new();
+  BIGNUM *number = BN_secure_new();
+  bool is_made = key && number && EC_KEY_set_group(key, group) &&
+                 BN_native2bn((const unsigned char *)scalar, 32, number) && EC_KEY_set_private_key(key, number);
+  BN_clear_free(number);
+  if (is_made) return key;
+  EC_KEY_free(key);
+  return NULL;
 }
 
 /// Signs the SHA-256 of the data. The signature is DER, at most *signature_size bytes. Returns 0 on failure.
+///
+/// With the older interface of keys: making an EVP_PKEY of a scalar takes as long as signing.
 static inline int celc_sign(const void *scalar, const void *data, size_t size, unsigned char *signature,
                             size_t *signature_size) {
-  EVP_PKEY *key = celc_make_key(scalar);
-  EVP_MD_CTX *context = EVP_MD_CTX_new();
-  int is_signed = key && context && EVP_DigestSignInit(context, NULL, EVP_sha256(), NULL, key) > 0 &&
-                  EVP_DigestSign(context, signature, signature_size, (const unsigned char *)data, size) > 0;
-  EVP_MD_CTX_free(context);
-  EVP_PKEY_free(key);
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  unsigned length = 0;
+  EC_KEY *key = celc_make_key(scalar);
+  int is_signed = key && *signature_size >= (size_t)ECDSA_size(key) &&
+                  SHA256((const unsigned char *)data, size, digest) &&
+                  ECDSA_sign(0, digest, sizeof digest, signature, &length, key) == 1;
+  EC_KEY_free(key);
+  *signature_size = length;
   return is_signed;
 }
 
@@ -61,9 +76,9 @@ static inline int celc_make_public_key(const void *scalar, unsigned char *public
 /// Whether libcrypto itself allocates from this process's CRYPTO_secure_malloc. Checks that secure memory is in
 /// use while a key exists.
 static inline int celc_keys_are_secure(const void *scalar) {
-  EVP_PKEY *key = celc_make_key(scalar);
+  EC_KEY *key = celc_make_key(scalar);
   int are_secure = key && CRYPTO_secure_used() >= 32;
-  EVP_PKEY_free(key);
+  EC_KEY_free(key);
   return are_secure;
 }
 
