@@ -94,10 +94,11 @@ extension Snapshot {
     }
   }
 
-  /// A fix for several problems is shown once.
+  /// A fix for several problems is shown once. (Notes are not shown here, so neither is their advice.)
   private var adviceLines: [String] {
     let advice =
-      problems.adviceLines(\.fix, title: "fix now") + problems.adviceLines(\.keep, title: "to keep")
+      realProblems.adviceLines(\.fix, title: "fix now")
+      + realProblems.adviceLines(\.keep, title: "to keep")
     return advice.map { "  " + $0 }
   }
 

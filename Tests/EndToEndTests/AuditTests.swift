@@ -110,6 +110,9 @@ import Testing
     #expect(locked[0]["severity"] as? String == "note")
     #expect(
       (locked[0]["causeMessage"] as? String)?.hasPrefix("8 KiB are locked by other code") == true)
+    // The summary shows no note, so it shows no advice for one.
+    let summary = try memwatch("snapshot", "\(peer.pid)", stats: scratch).output
+    #expect(!summary.contains("fix now") && summary.contains("OK"), "\(summary)")
     try peer.send("call munlock \(start) 8192")
     let strace = Launch(["strace", "-o", "/dev/null", "-p", "\(peer.pid)"]).process()
     strace.standardError = FileHandle.nullDevice
