@@ -14,8 +14,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new, which copies keep) and is
-/// wiped by EC_KEY_free.
+/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new, which copies keep) and
+/// is wiped by EC_KEY_free.
 static inline EC_KEY *celc_make_key(const void *scalar) {
   // Never freed, and not changed after it was made: any thread may copy it.
   static EC_GROUP *shared;
@@ -41,7 +41,7 @@ static inline EC_KEY *celc_make_key(const void *scalar) {
 
 /// Signs the SHA-256 of the data. The signature is DER, at most *signature_size bytes. Returns 0 on failure.
 ///
-/// With the older interface of keys: making an EVP_PKEY of a scalar takes as long as signing.
+/// Uses the older EC_KEY functions: making an EVP_PKEY from a scalar takes as long as signing.
 static inline int celc_sign(const void *scalar, const void *data, size_t size, unsigned char *signature,
                             size_t *signature_size) {
   unsigned char digest[SHA256_DIGEST_LENGTH];

@@ -61,8 +61,9 @@ void ces_gate_unlist(ces_gate *gate) {
   ces_spin_unlock(&gates_lock);
 }
 
-/// Whether an ending thread has windows open. With `is_last`, records them: no other thread can close them.
-static bool leaves_windows(int32_t number, bool is_last) {
+/// Whether an ending thread has windows open that are not recorded as abandoned yet. With `records`, records them: no
+/// other thread can close them.
+static bool has_open_windows(int32_t number, bool records) {
   uint64_t generation = __atomic_load_n(&gates_generation, __ATOMIC_ACQUIRE);
   if (generation == 0 || generation != ces_fork_generation()) return false;
   bool found = false;
@@ -75,7 +76,7 @@ static bool leaves_windows(int32_t number, bool is_last) {
     // Those of earlier threads with this number are recorded already.
     found |= reads != ces_load_relaxed32(&counters->abandoned_reads) ||
              writes != ces_load_relaxed32(&counters->abandoned_writes);
-    if (!is_last) continue;
+    if (!records) continue;
     __atomic_store_n(&counters->abandoned_reads, reads, __ATOMIC_RELAXED);
     __atomic_store_n(&counters->abandoned_writes, writes, __ATOMIC_RELAXED);
   }
@@ -87,9 +88,10 @@ static pthread_key_t number_key;
 
 static void release_number(void *value) {
   int32_t number = (int32_t)((uintptr_t)value & 0xff) - 1;
-  // Destructors of other keys may still close windows. While some are open, the number is kept up to the last of
-  // the four rounds of destructors that pthread_key_create(3) guarantees. Otherwise it is released at once: if the
-  // thread has taken it in a destructor, there may be no further round.
+  // Destructors of other keys may still close windows. While this thread has some open, its number is kept, at most
+  // until the last of the four rounds of destructors that pthread_key_create(3) guarantees. The shared number is always
+  // kept until then, because others' windows are counted there, too. Any other number is released at once: if a
+  // destructor took it, there may be no further round.
 #if defined(CES_THREAD_SANITIZER)
   // By the last round the sanitizer has released the thread's state, and instrumented code must not run.
   enum { ROUND = 0x100, LAST_ROUND = 2 };
@@ -98,11 +100,11 @@ static void release_number(void *value) {
 #endif
   uintptr_t round = (uintptr_t)value / ROUND;
   bool is_shared = number == CES_THREADS - 1;
-  if (round < LAST_ROUND && (is_shared || leaves_windows(number, false)) &&
+  if (round < LAST_ROUND && (is_shared || has_open_windows(number, false)) &&
       pthread_setspecific(number_key, (void *)((uintptr_t)value + ROUND)) == 0) {
     return;
   }
-  if (!is_shared) leaves_windows(number, true);
+  if (!is_shared) has_open_windows(number, true);
   ces_thread = -1;  // destructors that run later take a new number
   ces_alternate_stack_free();
   if (is_shared) return;

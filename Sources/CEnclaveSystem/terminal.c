@@ -156,8 +156,8 @@ void ces_terminal_restore_before_end(void) {
   errno = error;
 }
 
-/// Opens the controlling terminal again, if that is what this descriptor is; otherwise returns -1. O_NONBLOCK is a property
-/// of an open file, and the caller's may be shared with other processes.
+/// Opens the controlling terminal again, if that is what this descriptor is; otherwise returns -1. O_NONBLOCK is a
+/// property of an open file, and the caller's may be shared with other processes.
 static int open_again(int fd) {
   unsigned own = 0, opened = 0;
   if (ioctl(fd, TIOCGDEV, &own) != 0) return -1;
@@ -219,8 +219,8 @@ int64_t ces_terminal_echo_off(const char *prompt, size_t length) {
   }
   struct termios silent = before;
   silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON);
-  // Reads do not block: ^Z may drop input between poll(2) and read(2). A shell that continues the process has changed
-  // these settings by then, which is why `input` is better.
+  // With VMIN 0 reads do not block: ^Z may drop input between poll(2) and read(2). After a stop, the shell may have
+  // changed these settings, so `input` is read instead where it could be opened.
   silent.c_cc[VMIN] = 0;
   silent.c_cc[VTIME] = 0;
   __atomic_store_n(&is_echo_off, 1, __ATOMIC_RELEASE);

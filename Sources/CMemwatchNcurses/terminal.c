@@ -45,7 +45,8 @@ static int input_fd = -1, output_fd = -1;
 
 static volatile sig_atomic_t is_drawing;
 void mwn_set_drawing(bool is) {
-  // curses ignores SIGTSTP while it draws (lib_tstp.c); blocked, it is delivered afterwards.
+  // curses ignores SIGTSTP while it draws (lib_tstp.c). Blocked, it is delivered afterwards, unless it arrives before
+  // curses has started to ignore it.
   sigset_t stop;
   sigemptyset(&stop);
   sigaddset(&stop, SIGTSTP);

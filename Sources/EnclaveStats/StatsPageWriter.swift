@@ -139,7 +139,8 @@ package final class StatsPageWriter: @unchecked Sendable {
   private let unlisted: UnsafeMutablePointer<[UInt64]>
   private let secretsLeft: UnsafeMutablePointer<UInt64>
   private let freeSecrets: UnsafeMutablePointer<[[UInt32]]>
-  /// A word for each secret's record, for whoever writes the record: what it says of windows.
+  /// For each secret's record, the windows that it shows, in the format of `Slot.windows`. Only the
+  /// shard that writes the record uses it.
   package let listedWindows: UnsafeMutablePointer<UInt64>
   /// Milliseconds since boot, advanced by the ticker. Records use this time, so that no operation
   /// reads a clock.

@@ -3,8 +3,8 @@
 import EnclaveSystem
 
 extension Inspector {
-  /// Adds a warning for each arena with a window open longer than the limit, unless it is open by design;
-  /// at once if the window's thread has ended.
+  /// Adds a warning for each arena with a window open longer than the limit, unless it is open by
+  /// design; at once if the window's thread has ended.
   func watchWindows(_ snapshot: inout Snapshot) {
     let now = ProcessFacts.bootMilliseconds
     var open: [UInt64: (opens: UInt64, since: UInt64)] = [:]
@@ -20,11 +20,13 @@ extension Inspector {
         let ms = now - since
         let abandoned = arena.abandonedWindows ?? 0
         if abandoned > 0 {
+          let isOne = abandoned == 1
           snapshot.add(
             Problem(
               severity: .warning, kind: .openTooLong, arenaID: arena.id,
-              text: "\(arena.name): \(counted(Int(clamping: abandoned), "window")) left open by a "
-                + "thread that has ended; destroying the arena closes it"))
+              text: "\(arena.name): \(counted(Int(clamping: abandoned), "window")) left open by "
+                + (isOne ? "a thread that has ended" : "threads that have ended")
+                + "; destroying the arena closes \(isOne ? "it" : "them")"))
         }
         if ms >= openLimitMs, arena.openWindows! > abandoned {
           snapshot.add(

@@ -200,7 +200,8 @@ import Testing
     let verified = try gpg("--verify", input: signed.output)
     #expect(verified.status == 0, "\(verified.error)")
     try expectAdopted(pid, "libgcrypt", stats)
-    // The agent is not dumpable, so others than root see only the sum of its locks, which includes libgcrypt's own pool.
+    // The agent is not dumpable: users other than root see only the total of what it has locked,
+    // which includes libgcrypt's own pool.
     if Programs.isRoot { try expectSabotageIsFound(pid, stats) }
     _ = try Launch([
       "gpg-connect-agent", "--homedir", home, "--no-autostart", "KILLAGENT", "/bye",

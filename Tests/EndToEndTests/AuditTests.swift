@@ -1,4 +1,5 @@
-// Audits of claims: what is right, and what other code changes. (SabotageTests: what is undone.)
+// Audits of what the page claims, and of settings that other code changes. In SabotageTests.swift,
+// protections are undone.
 
 import CTestSupport
 import Foundation

@@ -168,6 +168,7 @@ import Testing
     line.type("'\(Programs.publisher)' ask held\r")
     let pid = try Self.waitForPrompt(line)
     line.type("wrong")
+    try line.wait(for: "[holding]")
     kill(pid, SIGSTOP)
     try line.wait(for: "Stopped")
     try line.waitForMore("ready#")

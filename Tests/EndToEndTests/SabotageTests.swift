@@ -27,7 +27,7 @@ func findings(_ snapshot: [String: Any]) -> [[String: Any]] {
     var kinds: [String]
     var gate = "none"
     var layout = "slab"
-    /// Commands of the test publisher that bring the arena into its seal state.
+    /// The seal state that the arena is brought into first.
     var seal = Seal.open
     var calls: Calls
     var undo: Calls?
@@ -100,10 +100,10 @@ func findings(_ snapshot: [String: Any]) -> [[String: Any]] {
       }
     } + special
 
-  /// Sealed without protection keys, if the kernel has mseal(2).
   static let encrypted: [Sabotage] =
     common("cipher", "slab", .open) + common("cipher", "isolated", .open)
     + common("cipher", "slab", .frozen)
+  /// Sealed without protection keys, if the kernel has mseal(2).
   static let encryptedAndSealed: [Sabotage] =
     common("cipher", "slab", .sealed) + common("cipher", "isolated", .sealed)
   static let canSeal = ct_mseal(0, 0) == 0

@@ -1,13 +1,13 @@
 /*
- * The scratch page of one thread number (CEnclaveCipher.h, ScratchMemory.swift). The thread that has the number takes and
- * releases pieces by changing `used` in two steps, as an instruction without a lock does. Whoever releases a window that
- * an ended thread has left open sets its bit in `returned` instead. A trimmer takes the page away while no thread has the
- * number; a wiper overwrites what any window shows. Properties: nobody uses an unmapped page, two windows never share a
- * piece, and in the end every piece is free.
+ * The scratch page of one thread number (CEnclaveCipher.h, ScratchMemory.swift). The thread that has the number
+ * takes and releases pieces by changing `used` in two steps, as an instruction without a lock does. Whoever releases
+ * a window that an ended thread has left open sets its bit in `returned` instead. A trimmer takes the page away
+ * while no thread has the number; a wiper overwrites what any window shows. Properties: nobody uses an unmapped
+ * page, two windows never share a piece, and in the end every piece is free.
  *
- * Spin must find the error if one of these is left out: the trimmer takes the number (-DNO_NUMBER), looks for windows
- * that were left open (-DNO_LOOK), and puts the page back if somebody wipes (-DNO_WIPERS); the wiper counts itself before
- * it loads the page (-DLOADS_FIRST); others do not change `used` (-DCLEARS_USED).
+ * Spin must find the error if one of these is left out: the trimmer takes the number (-DNO_NUMBER), looks for
+ * windows that were left open (-DNO_LOOK), and puts the page back if somebody wipes (-DNO_WIPERS); the wiper counts
+ * itself before it loads the page (-DLOADS_FIRST); others do not change `used` (-DCLEARS_USED).
  */
 
 #define PIECES 2

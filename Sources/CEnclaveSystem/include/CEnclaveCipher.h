@@ -136,13 +136,13 @@ static inline bool ces_scratch_set_page(ces_scratch *scratch, void *page) {
   void *none = NULL;
   return __atomic_compare_exchange_n(&scratch->page, &none, page, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
-/// Threads that overwrite scratch memory of others. They start before they load `page`.
+/// How many threads are overwriting other threads' scratch memory. Each adds itself before it loads `page`.
 extern uint32_t ces_scratch_wipers;
 static inline void ces_scratch_start_wiping(void) { __atomic_fetch_add(&ces_scratch_wipers, 1, __ATOMIC_SEQ_CST); }
 static inline void ces_scratch_end_wiping(void) { __atomic_fetch_sub(&ces_scratch_wipers, 1, __ATOMIC_RELEASE); }
 
-/// Takes the page away. NULL: there is none, windows that threads left open show secrets in it, or somebody wipes at this
-/// moment. The caller has the thread number, which no thread has.
+/// Takes away the page of a number that no thread has, and that the caller has taken (ces_thread_number_take). Returns
+/// NULL if there is no page, if windows that ended threads left open still use it, or if another thread is wiping.
 static inline void *ces_scratch_take_page(ces_scratch *scratch) {
   uint64_t returned = __atomic_load_n(&scratch->returned, __ATOMIC_ACQUIRE);
   if ((__atomic_load_n(&scratch->used, __ATOMIC_RELAXED) & ~returned) != 0) return NULL;

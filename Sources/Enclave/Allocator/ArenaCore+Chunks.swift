@@ -45,11 +45,11 @@ extension ArenaCore {
   /// Throws if the arena can no longer grow.
   func requireGrowth() throws(EnclaveError) {
     if isDestroyed || isBroken { throw .destroyed }
-    if isFreezing { throw .frozen }
+    if isFrozenOrFreezing { throw .frozen }
   }
 
   /// Whether chunks may be removed. Freezing and destroying change them without the core's lock.
-  var mayShrink: Bool { !isFreezing && !isDestroyed }
+  var mayShrink: Bool { !isFrozenOrFreezing && !isDestroyed }
 
   /// Reserves capacity for a chunk that is about to be mapped: up to `wanted` bytes, at least
   /// `least`. `unreserve` releases it.
@@ -169,7 +169,8 @@ extension ArenaCore {
   mutating func makeIsolatedSlab(
     chunk index: Int, shard: UInt8
   ) throws(EnclaveError) -> UnsafeMutablePointer<Slab> {
-    // While it is being frozen, its chunks stay; the caller's allocation is refused.
+    // Allowed while the arena is being frozen, because its chunks must stay until that has
+    // succeeded or failed. The caller's allocation checks the state again.
     if isDestroyed || isBroken { throw .destroyed }
     let byteCount = chunks[index].mapping.byteCount
     let slab = unsafe try makeSlab(

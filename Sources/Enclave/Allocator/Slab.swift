@@ -23,7 +23,8 @@ struct Slot: BitwiseCopyable {
   var windows: UInt64 = 0
   /// The published generation.
   var listedGeneration: UInt32 = 0
-  /// The total opens, modulo 2^32, that are not this secret's or are on the page.
+  /// Opens of the slot, modulo 2^32, that its record must not count again: those before this secret
+  /// was allocated, and those that the record already shows.
   var listedOpens: UInt32 = 0
 
   /// Opening a window adds this to `windows`; closing one subtracts 1.
@@ -34,7 +35,8 @@ struct Slot: BitwiseCopyable {
   @inline(__always)
   static func opens(_ windows: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: windows >> 24) }
 
-  /// How many opens there were since; less than 0 if windows that were counted then failed to open.
+  /// The number of opens since `earlier`. Negative if windows that `earlier` counts were undone
+  /// because they failed to open.
   @inline(__always)
   static func opensSince(_ earlier: UInt32, _ windows: UInt64) -> Int {
     let difference = opens(windows) &- earlier
@@ -42,8 +44,9 @@ struct Slot: BitwiseCopyable {
       ? Int(Int32(bitPattern: difference)) : Int(difference)
   }
 
-  /// Subtracts the opens that a listed secret's record shows from `listedOpens`, because another record
-  /// will show them. `listed` is `StatsPageWriter.listedWindows`.
+  /// Called when a record stops showing a secret, or will start again from 0: takes the opens that
+  /// it shows out of `listedOpens`, so that they are counted again. `listed` is
+  /// `StatsPageWriter.listedWindows`.
   static func uncountListedOpens(
     _ slot: UnsafeMutablePointer<Slot>, _ listed: UnsafeMutablePointer<UInt64>
   ) {

@@ -205,8 +205,8 @@ package struct ArenaReference: BitwiseCopyable, @unchecked Sendable {
     return unsafe try body(&header.pointee.shards[index])
   }
 
-  /// Takes the locks of all shards and the core: nothing changes except windows under a key gate, and
-  /// the pages of an arena that is being frozen or destroyed.
+  /// Takes the locks of all shards and the core. Then nothing changes except windows (unless a page
+  /// gate opens them) and the pages of an arena that is being frozen or destroyed.
   func withEverything<R, E: Error>(
     _ body: (Shards, inout ArenaCore) throws(E) -> R
   ) throws(E) -> R {
@@ -254,8 +254,8 @@ struct ArenaCore {
   var chunkCount = 0
   var failedLocks: UInt64 = 0
   var lockFailure: LockFailure?
-  /// Frozen, or being frozen.
-  var isFreezing = false
+  /// The arena is frozen, or is being frozen.
+  var isFrozenOrFreezing = false
   var isSealed = false
   var isDestroyed = false
   /// A change failed half way: nothing can be opened any more.

@@ -7,9 +7,10 @@ extension ArenaReference {
   /// Runs `body` while new windows wait and after frees in progress have finished. Throws
   /// `windowsOpen` without any change if `refuses` rejects the open windows.
   ///
-  /// `body` returns the new access. If anything throws, the access is restored. It takes the locks
-  /// of the shards and the core where it needs them, but not across long system calls. The state's
-  /// lock is held throughout: only other changes of this arena wait for it.
+  /// `body` returns the new access. It takes the locks of the shards and the core where it needs
+  /// them, but not across slow system calls (except to wipe under a page gate). If anything throws,
+  /// the old access is restored, or `destroyed` is set if the arena is broken. The state's lock is
+  /// held throughout: only other changes of this arena wait for it.
   private func change(
     unless refuses: (GateState.Windows) -> Bool,
     _ body: () throws(EnclaveError) -> GateState.Access
@@ -73,12 +74,12 @@ extension ArenaReference {
       // From here on nothing is allocated, and no chunk comes or goes.
       try withEverything { _, core throws(EnclaveError) in
         if core.isDestroyed { throw .destroyed }
-        core.isFreezing = true
+        core.isFrozenOrFreezing = true
       }
       if gate.isFrozen { return .frozen }
       do throws(SystemFailure) { try protect() } catch {
         withEverything { shards, core in
-          core.isFreezing = false
+          core.isFrozenOrFreezing = false
           if core.isBroken { countAsWiped(shards) }
         }
         throw .system(error)
@@ -96,7 +97,8 @@ extension ArenaReference {
       let key = gate.key ?? 0
       gate.key = try KeyPool.freeze(key, isExclusive: options.keySharing == .never) {
         other throws(SystemFailure) in
-        // An arena that was created meanwhile shares the key, and open windows have only this one.
+        // Another arena may have come to share the key since the check above. Windows that are
+        // open have opened only the old key, and would fault.
         if gate.windows.reads > 0 { throw SystemFailure(.tagChunk, errno: 16) }  // EBUSY
         try forEachChunk { chunk throws(SystemFailure) in
           try chunk.mapping.tag(key: other)
@@ -156,7 +158,7 @@ extension ArenaReference {
     }
   }
 
-  /// mseal(2) only marks mappings, which takes no long time.
+  /// Seals every chunk, under all locks: mseal(2) only marks mappings, which is fast.
   private func seal(_ core: inout ArenaCore) throws(EnclaveError) {
     if core.isDestroyed { throw .destroyed }
     if core.isSealed { return }
@@ -266,8 +268,8 @@ extension ArenaReference {
     withCore { $0.finishRemoval(index) }
   }
 
-  /// Releases memory and lock of a sealed chunk, whose addresses stay reserved until the process
-  /// ends.
+  /// Releases what can be released of a sealed chunk: its memory and lock, under a cipher gate only
+  /// the lock, of memfd_secret nothing. The addresses stay reserved until the process ends.
   private func releaseSealed(_ chunk: Chunk) throws(SystemFailure) {
     // Discarding sealed pages requires the key to be open.
     let found = gate.openKey(writing: true)

@@ -90,9 +90,10 @@ extension ArenaReference {
     while isMore {
       isMore = withEverything { _, core in
         // mlock(2) needs readable pages, which are then closed again, so no window may be open.
-        // (Locking on fault does not: adopted programs hold windows open forever.)
+        // (Locking on fault does not: adopted programs hold windows open forever.) Freezing changes
+        // pages without these locks.
         let windows = gate.windows
-        if core.isDestroyed || core.isFreezing != gate.isFrozen
+        if core.isDestroyed || core.isFrozenOrFreezing != gate.isFrozen
           || mechanism == .pages && !options.isLockedOnFault
             && windows.open + windows.wiping > 0
         {

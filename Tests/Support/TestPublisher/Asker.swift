@@ -76,6 +76,10 @@ enum Asker {
       if modes.contains("held") {
         FaultPlan.hold(.readInput)
         _ = signal(SIGUSR1) { _ in FaultPlan.resume() }
+        spawnThread {
+          while !FaultPlan.holdsThread { poll(nil, 0, 1) }
+          say("holding")
+        }
       }
     #endif
     if modes.contains("ignore") { _ = signal(SIGINT, SIG_IGN) }
