@@ -91,10 +91,17 @@ struct Auditor {
         findings = []
         break
       }
-      guard !regions.all.isEmpty, let after = read() else {
+      guard !regions.all.isEmpty else {
         audit.scope = .none
         audit.reason = "the process no longer has any memory"
         audit.obstacles = [.noMemory]
+        findings = []
+        break
+      }
+      guard let after = read() else {
+        audit.scope = .none
+        audit.reason = "the stats page was replaced meanwhile"
+        audit.obstacles = [.readFailed]
         findings = []
         break
       }
