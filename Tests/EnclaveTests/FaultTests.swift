@@ -337,6 +337,24 @@
       }
     }
 
+    /// A filter of system calls refuses to freeze the first chunk, and would refuse to undo it:
+    /// nothing has changed, so the arena stays as it is.
+    @Test func anArenaThatMayNotBeFrozenStaysUsable() async {
+      await #expect(processExitsWith: .success) {
+        let arena = try Arena("test", .init(lock: .off, gate: .none))
+        var secret = try arena.allocate(byteCount: 32)
+        try fill(&secret, from: 1)
+        FaultPlan.fail(.freezeChunk, errno: EPERM)
+        FaultPlan.fail(.openWindow, errno: EPERM, times: .max)
+        #expect(throws: EnclaveError.self) { try arena.freeze() }
+        FaultPlan.clear()
+        let first = try secret.withBytes { $0.unsafeLoad(as: UInt8.self) }
+        #expect(first == 1)
+        try arena.allocate(byteCount: 48).destroy()
+        try arena.freeze()
+      }
+    }
+
     /// Freezing an arena that shares its key fails at the second chunk, and the first one cannot be
     /// returned to its key.
     @Test(.enabled(if: keysAreHere, "this processor has no protection keys"))
