@@ -71,15 +71,20 @@ public final class Tmux {
 
   public func text() throws -> String { try screen().joined(separator: "\n") }
 
-  /// Waits until one screen holds all of these texts, each on a single line; returns it. A text that a
-  /// later frame may bring, or that a half-drawn frame may lack, belongs here and not in an expectation.
+  /// Waits until one screen holds all of these texts, each on a single line, and none of these words;
+  /// returns it. What a later frame may bring or remove, and what a half-drawn frame may lack or still
+  /// show, belongs here and not in an expectation.
   @discardableResult
-  public func wait(for texts: String..., within seconds: Double = 60) throws -> [String] {
+  public func wait(
+    for texts: String..., without words: Set<Substring> = [], within seconds: Double = 60
+  ) throws -> [String] {
     var last: [String] = []
     do {
-      try eventually("screen shows \(texts.joined(separator: ", "))", within: seconds) {
+      let unwanted = words.isEmpty ? "" : ", without \(words.sorted())"
+      try eventually("screen shows \(texts.joined(separator: ", "))\(unwanted)", within: seconds) {
         last = try screen()
         return texts.allSatisfy { text in last.contains { $0.contains(text) } }
+          && last.allSatisfy { words.isDisjoint(with: $0.split(separator: " ")) }
       }
     } catch { throw Failed("\(error)\n" + last.joined(separator: "\n")) }
     return last
