@@ -72,14 +72,13 @@ package struct Grid: Equatable, Sendable {
 
   /// Sets the role of every cell in a row.
   package mutating func paint(row: Int, role: Role) {
-    guard row >= 0, row < height else { return }
-    for column in 0..<width { rows[row][column].role = role }
+    paint(row: row, columns: 0..<width, role: role)
   }
 
-  /// Sets the role of one cell.
-  package mutating func paint(row: Int, column: Int, role: Role) {
-    guard (0..<height).contains(row), (0..<width).contains(column) else { return }
-    rows[row][column].role = role
+  /// Sets the role of some of a row's cells.
+  package mutating func paint(row: Int, columns: Range<Int>, role: Role) {
+    guard (0..<height).contains(row) else { return }
+    for column in columns.clamped(to: 0..<width) { rows[row][column].role = role }
   }
 
   /// Highlights a row as selected; each cell keeps its severity.

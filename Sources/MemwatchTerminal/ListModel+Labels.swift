@@ -26,7 +26,7 @@ extension Model {
   func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     let (ages, listed) = ages(of: [arena], in: snapshot)
     let live = arena.secretCount.map { grouped($0) } ?? "n/a"
-    let rows = rows(of: arena, ages[arena.id] ?? [], in: snapshot, isNamed: false)
+    let rows = rows(of: arena, ages[arena.id] ?? [:], in: snapshot, isNamed: false)
     return ListModel(
       title: "arenas > \(arena.name) > secrets",
       note: "\(live) live, \(grouped(listed)) listed   by label", columns: Self.columns,
@@ -43,7 +43,7 @@ extension Model {
     columns[0].width = 20
     columns.insert(.init(title: "ARENA", width: 14, dropsAt: 8), at: 1)
     let rows = snapshot.arenas.flatMap {
-      self.rows(of: $0, ages[$0.id] ?? [], in: snapshot, isNamed: true)
+      self.rows(of: $0, ages[$0.id] ?? [:], in: snapshot, isNamed: true)
     }
     let sorted = rows.sorted { a, b in
       if a.isMarked != b.isMarked { return a.isMarked }
@@ -59,43 +59,30 @@ extension Model {
   /// The ages of each label's secrets, by label index, and the number of secrets that were listed.
   private func ages(
     of arenas: [ArenaSnapshot], in snapshot: Snapshot
-  ) -> (ages: [UInt64: [SecretAges]], listed: UInt64) {
-    // Each frame may visit 100,000 secrets, so look an arena up only when it changes from one
-    // secret to the next.
-    var places: [UInt64: Int] = [:]
-    var all: [[SecretAges]] = []
-    for arena in arenas {
-      // Indices without a label come from a corrupt page; they have no row either.
-      let highest = arena.labels.map(\.index).max().map { min($0, 65535) } ?? 0
-      places[arena.id] = all.count
-      all.append([SecretAges](repeating: SecretAges(), count: Int(highest) + 1))
-    }
-    var listed: UInt64 = 0
+  ) -> (ages: [UInt64: [UInt64: SecretAges]], listed: UInt64) {
+    let secrets = secretGroups(in: snapshot)
     let markedAt = base?.sampledAt ?? 0
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
-    var last: (arenaID: UInt64, place: Int?)?
-    for secret in snapshot.secrets {
-      if last?.arenaID != secret.arenaID { last = (secret.arenaID, places[secret.arenaID]) }
-      guard let place = last?.place else { continue }
-      listed += 1
-      guard secret.labelIndex < UInt64(all[place].count) else { continue }
-      all[place][Int(secret.labelIndex)].add(secret, at: now, mark: markedAt)
-    }
-    // Records hold ages by label in place of single secrets.
-    for arena in arenas {
-      let place = places[arena.id]!
-      for label in arena.labels where label.index < UInt64(all[place].count) {
-        guard var recorded = label.ages else { continue }
-        if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
-        all[place][Int(label.index)] = recorded
-        listed = saturatingSum([listed, recorded.listed])
+    var ages: [UInt64: [UInt64: SecretAges]] = [:]
+    var listed: UInt64 = 0
+    for arena in arenas where ages[arena.id] == nil {
+      listed = saturatingSum([listed, secrets.listed(in: arena.id)])
+      for label in arena.labels {
+        // Records hold ages by label in place of single secrets.
+        if var recorded = label.ages {
+          if recorded.oldestNeverOpened >= markedAt { recorded.neverOpened = 0 }
+          ages[arena.id, default: [:]][label.index] = recorded
+          listed = saturatingSum([listed, recorded.listed])
+        } else if let group = secrets[arena: arena.id, label: label.index] {
+          ages[arena.id, default: [:]][label.index] = group.ages(at: now, mark: markedAt)
+        }
       }
     }
-    return (places.mapValues { all[$0] }, listed)
+    return (ages, listed)
   }
 
   private func rows(
-    of arena: ArenaSnapshot, _ ages: [SecretAges], in snapshot: Snapshot, isNamed: Bool
+    of arena: ArenaSnapshot, _ ages: [UInt64: SecretAges], in snapshot: Snapshot, isNamed: Bool
   ) -> [ListModel.Row] {
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let marked = base?.arenas.first { $0.id == arena.id }
@@ -104,7 +91,7 @@ extension Model {
     return arena.labels.map { label in
       row(
         label, of: isNamed ? arena : nil, isOpenByDesign: arena.isOpenByDesign,
-        label.index < UInt64(ages.count) ? ages[Int(label.index)] : nil,
+        ages[label.index],
         since: marked.map { _ in before[label.label] ?? 0 },
         rate: labelRates["\(arena.id)/\(label.label)"], now: now)
     }

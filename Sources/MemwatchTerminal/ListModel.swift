@@ -136,6 +136,17 @@ package struct ListModel: Sendable {
 }
 
 extension Model {
+  /// Whether the current view has a list.
+  var hasListing: Bool {
+    guard let snapshot else { return false }
+    return switch view {
+    case .events: true
+    case .secrets where showsAllLabels && !isOneByOne: true
+    case .secrets, .map: snapshot.arenas.contains { $0.id == selectedArena }
+    default: false
+    }
+  }
+
   /// The list of the current view; nil for views without one.
   package var listing: ListModel? {
     guard let snapshot else { return nil }
@@ -179,7 +190,10 @@ extension Model {
     let now = snapshot.lastSeenAt ?? snapshot.sampledAt
     let names = Dictionary(arena.labels.map { ($0.index, $0.label.string) }) { first, _ in first }
     let all = snapshot.secrets
-    let indices = Set(arena.labels.filter { $0.label.string == label }.map(\.index))
+    let groups = secretGroups(in: snapshot)
+    let shown = arena.labels.filter { $0.label.string == label }
+      .compactMap { groups[arena: arena.id, label: $0.index]?.secrets }
+    let order = shown.count == 1 ? shown[0] : Set(shown.joined()).sorted()
     let ranks = Dictionary(
       names.values.sorted().enumerated().map { ($1, -Double($0)) }, uniquingKeysWith: { a, _ in a })
     let keys = names.mapValues { ranks[$0] ?? 0 }
@@ -207,7 +221,7 @@ extension Model {
         ], role: secret.openNow > 0 ? .strong : .normal)
     }
     let rows = ListModel.Rows(
-      all.indices.filter { all[$0].arenaID == arena.id && indices.contains(all[$0].labelIndex) },
+      order.map { Int($0) },
       make: row,
       key: { index, column in
         let secret = all[index]

@@ -48,8 +48,9 @@ extension Model {
     guard let audit = snapshot.audit else { return ["not audited yet: press A to audit"] }
     let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
     let found = snapshot.findingLines.dropFirst(2)
+    let none = "no findings  (no claim differs from what the kernel reports)"
     return [summary] + (audit.reason.map { [$0] } ?? []) + [""]
-      + (found.isEmpty ? ["no findings"] : Array(found))
+      + (found.isEmpty ? [none] : Array(found))
   }
 
   package var helpLines: [String] {

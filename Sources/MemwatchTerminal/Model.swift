@@ -162,6 +162,9 @@ package struct Model: Sendable {
   /// The visible arenas, in display order.
   package internal(set) var arenas: [ArenaSnapshot] = []
 
+  /// The secrets of the newest sample by label, while they are shown.
+  private var secretGroups: SecretGroups?
+
   package init(intervalMs: Int) { self.intervalMs = intervalMs }
 
   // MARK: - Input
@@ -188,6 +191,7 @@ package struct Model: Sendable {
     let isFirst = snapshot == nil
     if !isSame { followsProblem = true }
     snapshot = new
+    groupSecrets()
     if seenEvents == nil || view == .events { seenEvents = new.eventCount }
     arrange()
     // Select the arena with the worst problem first.
@@ -252,7 +256,21 @@ package struct Model: Sendable {
 
   package mutating func showMessage(_ text: String) { message = text }
 
+  private mutating func groupSecrets() {
+    guard view == .secrets, let snapshot else {
+      secretGroups = nil
+      return
+    }
+    if secretGroups?.isMade(from: snapshot) != true { secretGroups = SecretGroups(snapshot) }
+  }
+
   // MARK: - What is shown
+
+  /// The secrets of a snapshot by label. O(1) for the newest while they are shown, else O(secrets).
+  func secretGroups(in snapshot: Snapshot) -> SecretGroups {
+    if let secretGroups, secretGroups.isMade(from: snapshot) { return secretGroups }
+    return SecretGroups(snapshot)
+  }
 
   /// The problems that the verdict line cycles through.
   package var problems: [Problem] {

@@ -13,14 +13,22 @@ enum Plot {
     return (first.at - step)...max(last.at, first.at)
   }
 
+  /// The span, or its last minute: the first samples start at the right, and a few of them are not
+  /// drawn as if they were a long time.
+  static func axis(of moments: [Moment]) -> ClosedRange<Timestamp>? {
+    guard let span = span(of: moments) else { return nil }
+    return min(span.lowerBound, span.upperBound - 60_000)...span.upperBound
+  }
+
   /// Resamples to `points` equal steps: the largest value of each step, or of the point that covers
-  /// it.
+  /// it; nil before the first point.
   static func values(
     _ moments: [Moment], over span: ClosedRange<Timestamp>, points: Int,
     _ value: (Moment) -> Double?
   ) -> [Double?] {
     guard points > 0, !moments.isEmpty else { return [] }
     let length = Double(span.upperBound.since(span.lowerBound))
+    let start = self.span(of: moments)!.lowerBound
     var next = 0
     return (0..<points).map { point in
       let end =
@@ -33,6 +41,7 @@ enum Plot {
         next += 1
       }
       if let largest { return largest }
+      guard end > start else { return nil }
       return value(moments[min(next, moments.count - 1)])
     }
   }

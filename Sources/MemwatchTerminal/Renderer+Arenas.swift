@@ -21,7 +21,8 @@ extension Renderer {
     let hidden = details.count + 1 - detailRows
     rule(
       bottom, arena.name.string + seen,
-      (hidden > 0 ? "d \(counted(hidden, "more line"))" : "d full detail")
+      key: "d",
+      (hidden > 0 ? counted(hidden, "more line") : "full detail")
         + "   \(model.selectedRow + 1) of \(model.arenas.count)")
     for (index, line) in details.prefix(detailRows - 1).enumerated() {
       draw(line, row: bottom + 1 + index)

@@ -10,14 +10,14 @@ extension Renderer {
     if model.view != .events { row = drawEvents(from: row, to: end) }
     guard end - row >= 8, model.view != .history else { return }
     if row > first { row += 1 }
-    rule(row, "history", "9 all")
+    rule(row, "history of the process", key: "9", "history")
     drawPlots(of: model.histories.process, isWhole: true, from: row + 1, to: end)
   }
 
   /// Fills the rows from `first` up to `end` with the host's settings, worst first.
   mutating func drawHost(from first: Int, to end: Int) {
     guard let facts = model.host?.worstFirst, end - first >= 8 else { return }
-    rule(first + 1, "host", "6 all")
+    rule(first + 1, "host", key: "6", "all settings")
     var row = first + 2
     for fact in facts {
       let heading = fact.judgement.heading
@@ -38,7 +38,7 @@ extension Renderer {
     }
     let room = end - first - 2
     let count = min(snapshot.events.count, room < 12 ? room : max(4, room / 3))
-    rule(first + 1, "last events", "4 all")
+    rule(first + 1, "last events, newest first", key: "4", "all events")
     let names = Dictionary(snapshot.arenas.map { ($0.id, $0.name.string) }) { first, _ in first }
     for (index, event) in snapshot.events.suffix(count).reversed().enumerated() {
       let row = first + 2 + index

@@ -15,7 +15,11 @@ extension Renderer {
     top += 1
   }
 
-  mutating func rule(_ row: Int, _ title: String = "", _ end: String = "") {
+  /// Draws a rule with a title and, at its end, a note.
+  ///
+  /// - Parameter key: a key that shows more, told before the note.
+  mutating func rule(_ row: Int, _ title: String = "", key: String = "", _ note: String = "") {
+    let end = key.isEmpty ? note : "\(key) \(note)"
     grid.fill(row: row, with: Character(style.rule), role: .faint)
     if !title.isEmpty {
       grid.put(" ", row: row, column: 3, role: .faint)
@@ -23,7 +27,10 @@ extension Renderer {
       let at = grid.put(displayable(title).fitted(room), row: row, column: 4, role: .strong)
       grid.put(" ", row: row, column: at)
     }
-    if !end.isEmpty { grid.put(" \(end) ", row: row, endingAt: width - 4) }
+    if !end.isEmpty {
+      grid.put(" \(end) ", row: row, endingAt: width - 4)
+      grid.put(key, row: row, column: width - 5 - end.columns, role: .strong)
+    }
   }
 
   /// The right side of a view's rule: changes since the mark, and the view's note. If space is
@@ -163,7 +170,7 @@ extension Renderer {
     case .differs: (word, role) = ("DIFFERS", .bandBad)
     case .warning, .note: (word, role) = ("WARNING", .bandWarning)
     }
-    let next = problems.count > 1 && width >= 50 ? "  ]/[ next" : ""
+    let next = problems.count > 1 && width >= 50 ? "  ]/[ next " : ""
     let text = "\(word) \(model.problemIndex + 1)/\(problems.count)  \(problem.text)"
     grid.put(displayable(text).fitted(width - next.columns), row: row, column: 0)
     if !next.isEmpty { grid.put(next, row: row, endingAt: width) }
@@ -214,8 +221,8 @@ extension Renderer {
     if model.replay != nil || model.view == .history || model.isPast {
       items += [
         // All of them fit into 40 columns.
-        FooterItem(width < 44 ? ",." : ",/.", nil, "step"), FooterItem(.character("t"), "time"),
-        FooterItem(.character("p"), "pause"),
+        FooterItem(width < 44 ? ",." : ",/.", nil, width < 100 ? "step" : "earlier/later"),
+        FooterItem(.character("t"), "time"), FooterItem(.character("p"), "pause"),
       ]
     }
     if model.view == .arenas, height < 20 || width < 80, model.selected != nil {
@@ -244,7 +251,7 @@ extension Renderer {
   private func hasNoEffect(_ action: Action) -> Bool {
     switch action {
     case .search, .filter: model.view == .history
-    case .sort: model.view != .arenas && model.listing == nil
+    case .sort: model.view != .arenas && !model.hasListing
     default: model.snapshot == nil && action.needsProcess
     }
   }

@@ -47,16 +47,20 @@ extension Renderer {
     return max(4, min(max(width * 42 / 100, 24), width - 10 - tail))
   }
 
+  /// The colour of the memlock meter and of its legend; nil: with room.
+  private func memlockLevel(_ memlock: Memlock) -> Role? {
+    guard memlock.binds == .yes else { return nil }
+    return level(
+      memlock.locked.map { Double($0) }, of: memlock.soft.map { Double($0) },
+      isFull: memlock.nextChunkFits == false)
+  }
+
   mutating func drawMemlock(row: Int) {
     guard let snapshot = model.snapshot else { return }
     let memlock = snapshot.memlock
     let whole =
       memlock.binds == .no ? memlock.locked.map { max($0, 1) } : memlock.soft ?? memlock.locked
-    let level =
-      memlock.binds == .yes
-      ? level(
-        memlock.locked.map { Double($0) }, of: memlock.soft.map { Double($0) },
-        isFull: memlock.nextChunkFits == false) : nil
+    let level = memlockLevel(memlock)
     grid.put("Memlock ", row: row, column: 0)
     drawBar(
       row: row, column: 8, width: barWidth,
@@ -71,10 +75,11 @@ extension Renderer {
     guard let snapshot = model.snapshot else { return }
     let memlock = snapshot.memlock
     let room = snapshot.arenas.flatMap(\.sizes)
-    var at = grid.put(style.arenas, row: row, column: 8, role: .arenas)
+    let level = memlockLevel(memlock)
+    var at = grid.put(style.arenas, row: row, column: 8, role: level ?? .arenas)
     at = grid.put(" arenas \(bytes(memlock.lockedByArenas))", row: row, column: at)
     at = grid.put("   ", row: row, column: at)
-    at = grid.put(style.others, row: row, column: at, role: .others)
+    at = grid.put(style.others, row: row, column: at, role: level ?? .others)
     at = grid.put(
       " other code \(memlock.lockedByOthers.map { bytes($0) } ?? "n/a")", row: row, column: at)
     let next = nextChunkText(snapshot)

@@ -41,7 +41,7 @@ extension Renderer {
     of history: History, isWhole: Bool, from first: Int, to end: Int
   ) {
     let moments = history.moments
-    guard let span = Plot.span(of: moments) else {
+    guard let span = Plot.axis(of: moments) else {
       grid.put("starts with the second sample".fitted(width), row: first, column: 0, role: .faint)
       return
     }
@@ -59,7 +59,7 @@ extension Renderer {
     drawTimes(span, row: row)
     guard let column = cursor(in: span) else { return }
     for line in first..<row where grid.rows[line][gutter].role == .faint {
-      grid.paint(row: line, column: column, role: .selected)
+      grid.paint(row: line, columns: column..<column + 1, role: .selected)
     }
   }
 

@@ -72,13 +72,18 @@ extension Renderer {
       return
     }
     let item = rest.first(showing: selected)
+    let firstCellEnd = (place(columns).starts.first ?? 0) + (columns.first?.element.width ?? 0)
     (layout.top, layout.firstItem) = (first, item)
     for index in 0..<min(rest.rows, listing.rows.count - item) {
       let row = listing.rows[item + index]
       drawCells(columns, row: first + index) { row.cells[$0].fitted($1) }
-      grid.paint(row: first + index, role: row.role)
+      // Of the selected row, the mark and the first cell keep the severity: a row that is all red
+      // would look like the verdict, not like a selection.
+      let isSelected = item + index == selected
+      let end = isSelected ? firstCellEnd : width
+      grid.paint(row: first + index, columns: 0..<end, role: row.role)
       grid.put(row.isMarked ? "!" : " ", row: first + index, column: 0, role: row.role)
-      if item + index == selected { grid.select(row: first + index) }
+      if isSelected { grid.select(row: first + index) }
     }
     draw(rest, from: item, row: first + shownRows)
     guard detailRows > 0 else { return }

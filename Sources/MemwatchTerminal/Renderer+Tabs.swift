@@ -63,14 +63,14 @@ extension Renderer {
         layout.clickTargets.append(
           .init(row: row, columns: at..<at + text.columns, key: .character(key)))
       }
-      let end = grid.put(text, row: row, column: at, role: isHere(tab) ? .selected : .normal)
-      if !isHere(tab) {
-        grid.put(tab.key, row: row, column: at + 1, role: .strong)
-        let trailing = text.hasSuffix(" ") ? 1 : 0
-        grid.put(
-          tab.count, row: row, column: end - trailing - tab.count.columns,
-          role: tab.isBad ? .bad : .strong)
-      }
+      let isHere = isHere(tab)
+      let end = grid.put(text, row: row, column: at, role: isHere ? .selected : .normal)
+      if !isHere { grid.put(tab.key, row: row, column: at + 1, role: .strong) }
+      let trailing = text.hasSuffix(" ") ? 1 : 0
+      let role: Role = tab.isBad ? .bad : .strong
+      grid.put(
+        tab.count, row: row, column: end - trailing - tab.count.columns,
+        role: isHere ? role.whenSelected : role)
       at = end
     }
   }

@@ -77,7 +77,7 @@ package struct Renderer {
       }
     case .history: drawHistory()
     case .processes: drawProcesses()
-    case .findings: drawText(model.lines(width: width), title: "findings")
+    case .findings: drawText(model.lines(width: width), title: "audit")
     case .host: drawText(model.lines(width: width), title: "host")
     case .vaults: drawText(model.lines(width: width), title: "vaults")
     case .output: drawText(model.lines(width: width), title: "output of the command")

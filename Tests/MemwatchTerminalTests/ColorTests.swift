@@ -61,7 +61,30 @@ import Testing
     var map = model(sample(arenas: 3))
     press(&map, "3")
     let list = draw(map, 100, 30)
-    #expect(list.rows[row(list, "! G")].contains { $0.role == .selectedBad })
+    let chunk = list.rows[row(list, "! G")]
+    #expect(chunk[0].role == .selectedBad && chunk[2].role == .selectedBad)
+    // A row that is all red would look like the verdict, and not as selected.
+    #expect(chunk[99].role == .selected)
+    // The tab of the view that is shown, too.
+    var host = Host(root: "/nonexistent")
+    host.facts[0].judgement = .bad
+    map.update(host)
+    for key in ["6", "1"] {
+      press(&map, key)
+      let tabs = draw(map, 100, 30).rows[1]
+      let mark = tabs.first { $0.character == "!" }
+      #expect(mark?.role == (key == "6" ? .selectedBad : .bad))
+    }
+  }
+
+  /// The legend has the colour of the meter.
+  @Test(arguments: [false, true]) func theLegendHasTheMetersColour(isFull: Bool) {
+    var snapshot = sample(arenas: 3)
+    snapshot.memlock.nextChunkFits = !isFull
+    let grid = draw(model(snapshot), 100, 30)
+    let meter = grid.rows[row(grid, "Memlock [")][9]
+    let legend = grid.rows[row(grid, "Memlock [") + 1][8]
+    #expect(meter == legend && meter.role == (isFull ? .meterBad : .meterWarning))
   }
 
   @Test func verdictRowHasItsOwnBackground() {

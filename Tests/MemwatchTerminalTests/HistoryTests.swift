@@ -56,6 +56,18 @@ import Testing
     #expect(draw(model, 40, 10).line(3).contains(" history > the process "))
   }
 
+  /// The axis spans at least a minute: a few seconds are not drawn as if they were all there is.
+  @Test(arguments: [3, 30, 90]) func aShortHistoryStartsAtTheRight(samples: Int) {
+    var model = Model(intervalMs: 1000)
+    for step in 0...samples { model.update(sample(at: now + UInt64(step) * 1000)) }
+    model.view = .history
+    let grid = draw(model, 100, 30)
+    let bottom = (0..<30).map { grid.line($0) }.first { $0.hasPrefix("        0|") } ?? ""
+    #expect(bottom.count == 100 && bottom.hasSuffix("#"))
+    let drawn = bottom.count { $0 == "#" }
+    #expect(abs(drawn - 90 * min(samples, 60) / 60) <= 2, "\(grid.text)")
+  }
+
   @Test func theTrendEstimatesWhenTheLimitIsReached() {
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {

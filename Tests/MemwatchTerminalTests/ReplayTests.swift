@@ -31,7 +31,7 @@ import Testing
     for view in View.allCases where view != .help {
       model.view = view
       let footer = draw(model, size.0, size.1).line(size.1 - 1)
-      for key in ["? help", "q ", " step", "t time", "p pause"] {
+      for key in ["? help", "q ", size.0 < 100 ? " step" : " earlier/later", "t time", "p pause"] {
         #expect(footer.contains(key), "\(view): \(footer)")
       }
     }

@@ -145,7 +145,7 @@ import Testing
     for (key, title) in [
       ("1\n", "arenas > session-tokens > secrets "), ("G\n", " > secrets > oauth refresh "),
       ("3", "arenas > session-tokens > map "), ("\n", " > map > pages "), ("4", "events "),
-      ("5", "findings "), ("6", "host "), ("7", "vaults "), ("9", "history "),
+      ("5", "audit "), ("6", "host "), ("7", "vaults "), ("9", "history "),
     ] {
       press(&model, key)
       let rules = (2...3).map { draw(model, width, 24).line($0) }

@@ -51,7 +51,7 @@ func watched(_ arenas: Int = 3) -> Model {
       let grid = draw(model, width, height)
       let empty = (0..<height).count { grid.line($0).isEmpty }
       #expect(empty * 3 < height, "\(width)x\(height):\n\(grid.text)")
-      #expect(grid.text.contains("- host -") && grid.text.contains("6 all"))
+      #expect(grid.text.contains("- host -") && grid.text.contains("6 all settings"))
       if isThere {
         let cells = grid.text.split { " \n".contains($0) }
         #expect(Set(["STATE", "PROBLEM", "partial", "1,006", "KiB"]).isSubset(of: cells))
