@@ -14,43 +14,59 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new, which copies keep) and
-/// is wiped by EC_KEY_free.
-static inline EC_KEY *celc_make_key(const void *scalar) {
-  // Never freed, and not changed after it was made: any thread may copy it.
-  static EC_GROUP *shared;
-  EC_GROUP *group = __atomic_load_n(&shared, __ATOMIC_ACQUIRE);
-  if (!group) {
-    EC_GROUP *made = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
-    if (!made) return NULL;
-    if (__atomic_compare_exchange_n(&shared, &group, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-      group = made;
-    } else {
-      EC_GROUP_free(made);
-    }
+enum { CELC_SPARE_COUNT = 8 };
+
+/// Key objects on P-256 without a private key, each for one signature at a time. Making one takes longer than setting
+/// its scalar.
+static inline EC_KEY **celc_spares(void) {
+  static EC_KEY *spares[CELC_SPARE_COUNT];
+  return spares;
+}
+
+/// Takes the scalar out of a key, wipes it, and keeps the key for another signature.
+static inline void celc_end_key(EC_KEY *key) {
+  if (!key) return;
+  // Before 3.0.6 this call did nothing (openssl/openssl issue 18744).
+  EC_KEY_set_private_key(key, NULL);
+  for (int i = 0; i < CELC_SPARE_COUNT && !EC_KEY_get0_private_key(key); i++) {
+    EC_KEY *none = NULL;
+    if (__atomic_compare_exchange_n(&celc_spares()[i], &none, key, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) return;
   }
-  EC_KEY *key = EC_KEY_new();
+  EC_KEY_free(key);
+}
+
+/// Makes a key from a scalar; NULL on failure. Its scalar lies in secure memory (BN_secure_new, which copies keep) and
+/// is wiped by celc_end_key.
+static inline EC_KEY *celc_make_key(const void *scalar) {
+  EC_KEY *key = NULL;
+  for (int i = 0; i < CELC_SPARE_COUNT && !key; i++) {
+    EC_KEY **spare = &celc_spares()[i];
+    if (__atomic_load_n(spare, __ATOMIC_RELAXED)) key = __atomic_exchange_n(spare, NULL, __ATOMIC_ACQUIRE);
+  }
+  if (!key) key = EC_KEY_new_by_curve_name(NID_X9_62_prime256v1);
   BIGNUM *number = BN_secure_new();
-  bool is_made = key && number && EC_KEY_set_group(key, group) &&
-                 BN_native2bn((const unsigned char *)scalar, 32, number) && EC_KEY_set_private_key(key, number);
+  bool is_made =
+      key && number && BN_native2bn((const unsigned char *)scalar, 32, number) && EC_KEY_set_private_key(key, number);
   BN_clear_free(number);
   if (is_made) return key;
-  EC_KEY_free(key);
+  celc_end_key(key);
   return NULL;
 }
 
 /// Signs the SHA-256 of the data. The signature is DER, at most *signature_size bytes. Returns 0 on failure.
 ///
-/// Uses the older EC_KEY functions: making an EVP_PKEY from a scalar takes as long as signing.
+/// Uses the older EC_KEY and SHA256 functions: making an EVP_PKEY from a scalar takes as long as signing, and
+/// finding a digest by its name longer than hashing.
 static inline int celc_sign(const void *scalar, const void *data, size_t size, unsigned char *signature,
                             size_t *signature_size) {
   unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256_CTX hash;
   unsigned length = 0;
   EC_KEY *key = celc_make_key(scalar);
-  int is_signed = key && *signature_size >= (size_t)ECDSA_size(key) &&
-                  SHA256((const unsigned char *)data, size, digest) &&
+  int is_signed = key && *signature_size >= (size_t)ECDSA_size(key) && SHA256_Init(&hash) &&
+                  SHA256_Update(&hash, data, size) && SHA256_Final(digest, &hash) &&
                   ECDSA_sign(0, digest, sizeof digest, signature, &length, key) == 1;
-  EC_KEY_free(key);
+  celc_end_key(key);
   *signature_size = length;
   return is_signed;
 }
@@ -78,7 +94,7 @@ static inline int celc_make_public_key(const void *scalar, unsigned char *public
 static inline int celc_keys_are_secure(const void *scalar) {
   EC_KEY *key = celc_make_key(scalar);
   int are_secure = key && CRYPTO_secure_used() >= 32;
-  EC_KEY_free(key);
+  celc_end_key(key);
   return are_secure;
 }
 
