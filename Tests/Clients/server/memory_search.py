@@ -71,6 +71,7 @@ class Result:
     places: dict  # Location: the number of the form's words found there
     threads: int
     searched_bytes: int
+    arena_bytes: int  # of them, in arenas
     unread: dict  # name of the mapping: unreadable bytes
 
     def of(self, form):
@@ -147,7 +148,7 @@ def search(process, forms):
     """Finds the words in `forms`, by name, in a process."""
     threads = _stop(process)
     try:
-        places, unread, searched = {}, {}, 0
+        places, unread, searched, in_arenas = {}, {}, 0, 0
         stacks = {}
         for thread in threads:
             sets = [_registers(thread, GENERAL), _registers(thread, FLOATING)]
@@ -179,6 +180,7 @@ def search(process, forms):
                 found = {}
                 for piece in _pieces(memory, mapping, unread):
                     searched += len(piece)
+                    in_arenas += len(piece) if kind == "arena" else 0
                     if not piece.strip(b"\0"):
                         continue
                     for form, sought in forms.items():
@@ -193,7 +195,7 @@ def search(process, forms):
                     places[place] = len(there)
         finally:
             os.close(memory)
-        return Result(places, len(threads), searched, unread)
+        return Result(places, len(threads), searched, in_arenas, unread)
     finally:
         for thread in threads:
             try:
