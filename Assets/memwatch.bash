@@ -239,7 +239,7 @@ _memwatch_snapshot() {
         return
         ;;
     '--view')
-        __memwatch_add_completions -W 'arenas'$'\n''secrets'$'\n''map'$'\n''events'$'\n''findings'$'\n''host'$'\n''vaults'$'\n''history'
+        __memwatch_add_completions -W 'arenas'$'\n''labels'$'\n''map'$'\n''events'$'\n''audit'$'\n''host'$'\n''vaults'$'\n''history'
         return
         ;;
     '--output'|'-o')

@@ -52,7 +52,7 @@ _memwatch() {
         local -ar subcommands=(
             'watch:Shows the screen (the default), or a text summary if the output is not a terminal.'
             'list:Lists publishers.'
-            'snapshot:Writes one snapshot: a summary, all fields, JSON, CSV or a picture.'
+            'snapshot:Writes one snapshot: a summary, all fields, one view, JSON, CSV or a picture.'
             'audit:Compares a publisher'\''s claims with the kernel, or surveys any process.'
             'check:Checks requirements; exits with 6 if one is broken or cannot be checked.'
             'host:Shows host settings that affect secrets in memory: good, bad or unknown.'
@@ -118,14 +118,14 @@ _memwatch_list() {
 _memwatch_snapshot() {
     local -i ret=1
     local -ar ___format=('text' 'json' 'csv' 'svg')
-    local -ar ___view=('arenas' 'secrets' 'map' 'events' 'findings' 'host' 'vaults' 'history')
+    local -ar ___view=('arenas' 'labels' 'map' 'events' 'audit' 'host' 'vaults' 'history')
     local -ar arg_specs=(
         ':target:'
         '--file[Attach to the page at this path.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
         '--format[text, json, csv (one row per arena) or svg (a picture of the screen); default\: by the extension of the file, otherwise text.]:format:{__memwatch_complete "${___format[@]}"}'
         '--full[With text\: every problem, arena, finding and field instead of a summary.]'
-        '--view[The view to draw (with svg).]:view:{__memwatch_complete "${___view[@]}"}'
+        '--view[One view of the screen, in any format; without it, svg draws the arenas.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Replace labels with numbers.]'
         '(--output -o)'{--output,-o}'[Write to a new file (mode 0600, never overwritten) instead of standard output.]:file:'
         '--no-audit[Do not compare the page with the mappings of the process (reading them stalls it).]'

@@ -20,7 +20,7 @@ package enum Adoption {
         code: 125,
         message: "\(library) not found; searched "
           + places.map { SafeText($0).string }.joined(separator: ", ")
-          + ". Assets/install-enclave builds and installs it.")
+          + ". Install the package libenclave-adopt1, or run Assets/install-enclave.")
     }
     // ld.so(8) separates the paths in LD_PRELOAD by blanks and colons.
     guard !path.contains(where: { $0 == " " || $0 == ":" }) else {

@@ -123,9 +123,17 @@ package final class Command {
     if let statusSource { return statusSource.status() }
     return child.poll() ? child.status : nil
   }
+
+  /// Waits until the command has ended. In its parent, signals that processes send to this one go to
+  /// the command: the broker has blocked them.
   package func waitForEnd() {
-    guard statusSource != nil else { return child.waitForEnd() }
-    while poll() == nil { ProcessFacts.pause(milliseconds: 20) }
+    if statusSource != nil {
+      while poll() == nil { ProcessFacts.pause(milliseconds: 20) }
+    } else if let signals = try? SignalWatch() {
+      child.waitForEnd(passing: signals)
+    } else {
+      child.waitForEnd()
+    }
   }
 
   /// Ends the command: SIGTERM, then SIGKILL after two seconds.

@@ -38,7 +38,8 @@ extension Snapshot {
       lines.append("Events   \(count(eventCount)), last: \(last.line(names))")
     }
     let more = findings == 0 ? "" : "\(counted(findings, "finding")), "
-    lines.append("(--full: \(more)all arenas and vaults, every field)")
+    lines.append(
+      "(--full: \(more)all arenas and vaults, every field; --view labels: secrets by label)")
     return lines.joined(separator: "\n") + "\n"
   }
 

@@ -65,6 +65,24 @@ package final class ChildProcess {
   /// Waits until the command has ended, and reaps it.
   package func waitForEnd() { _ = reap(block: true) }
 
+  /// Waits until the command has ended, and reaps it. Meanwhile signals that other processes send
+  /// to this one go to the command (a terminal signals both itself), and this process stops when
+  /// the command stops. For a command that is not detached.
+  package func waitForEnd(passing signals: borrowing SignalWatch) {
+    let process = ForkedProcess(pid: pid)
+    while !poll() {
+      // SIGCHLD ends the wait, too; the time limit is for a change between the look and the wait.
+      _ = signals.wait(for: nil, milliseconds: 1000)
+      _ = signals.forwardSignals(to: process)
+      switch process.change() {
+      case .stopped: process.stopWithChild()
+      case .exited(let code): status = code
+      case .killed(let signal): status = 128 + signal
+      case .none: break
+      }
+    }
+  }
+
   private func reap(block: Bool) -> Bool {
     if status != nil { return true }
     var code: Int32 = 0

@@ -23,13 +23,23 @@ extension Model {
     .init(title: "ORIGIN", width: 10, dropsAt: 1, isWide: true, fillsWidth: true),
   ]
 
+  /// The columns, with room for ranges of sizes (`16 B-32 B`) where there are any.
+  private static func columns(_ labels: [LabelSnapshot]) -> [ListModel.ListColumn] {
+    var columns = columns
+    if !labels.contains(where: \.hasSizes) {
+      columns[columns.firstIndex { $0.title == "SIZE" }!].width = 8
+    }
+    return columns
+  }
+
   func labels(of arena: ArenaSnapshot, in snapshot: Snapshot) -> ListModel {
     let (ages, listed) = ages(of: [arena], in: snapshot)
     let live = arena.secretCount.map { grouped($0) } ?? "n/a"
+    let columns = Self.columns(arena.labels)
     let rows = rows(of: arena, ages[arena.id] ?? [:], in: snapshot, isNamed: false)
     return ListModel(
       title: "arenas > \(arena.name) > secrets",
-      note: "\(live) live, \(grouped(listed)) listed   by label", columns: Self.columns,
+      note: "\(live) live, \(grouped(listed)) listed   by label", columns: columns,
       rows: .init(rows.sorted { ($0.cells[1].key ?? 0) > ($1.cells[1].key ?? 0) }),
       empty: "no secret was ever allocated here",
       unlisted: snapshot.labelsUnlisted.unlistedText("label", "in all arenas"))
@@ -38,7 +48,7 @@ extension Model {
   /// The labels of all arenas: suspected leaks and long-held secrets first, then by live count.
   func labels(in snapshot: Snapshot) -> ListModel {
     let (ages, listed) = ages(of: snapshot.arenas, in: snapshot)
-    var columns = Self.columns
+    var columns = Self.columns(snapshot.arenas.flatMap(\.labels))
     // Room for "leak?" or "held" after the label.
     columns[0].width = 20
     columns.insert(.init(title: "ARENA", width: 14, dropsAt: 8), at: 1)
@@ -119,9 +129,9 @@ extension Model {
     }
     let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))
     let sizes =
-      label.minimumSize == label.maximumSize || label.maximumSize == nil
-      ? "\(label.maximumSize.map { bytes($0) } ?? "-")"
-      : "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
+      label.hasSizes
+      ? "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
+      : "\(label.maximumSize.map { bytes($0) } ?? "-")"
     let isOpen = (label.openNow ?? 0) > 0
     let isHeld = isOpen && !isOpenByDesign && (held.1 ?? 0) >= Double(openLimitMs)
     let warning = isLeak ? "leak?" : isHeld ? "held" : nil
@@ -177,4 +187,9 @@ extension Model {
       ("", "Never shown: contents, hashes, canaries, keys; memwatch cannot read them"))
     return row
   }
+}
+
+extension LabelSnapshot {
+  /// Whether its secrets have had different sizes.
+  fileprivate var hasSizes: Bool { maximumSize != nil && minimumSize != maximumSize }
 }

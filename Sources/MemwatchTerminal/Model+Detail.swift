@@ -38,7 +38,7 @@ extension Model {
         title: "Locked",
         text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
-          + "\(count(arena.chunkCount)) chunks, idle \(size(arena.idleBytes)), peak "
+          + "\(count(arena.chunkCount)) \(arena.chunkCount == 1 ? "chunk" : "chunks"), idle \(size(arena.idleBytes)), peak "
           + "\(size(arena.peakBytesLocked))"),
       Detail(
         title: "Secrets",
@@ -97,7 +97,7 @@ extension Model {
         title: "Lock",
         text: "\(arena.lockState.text) (\(arena.lockPolicy.text)): "
           + "\(size(arena.bytesLocked)) of \(size(arena.bytesMapped)) in "
-          + "\(count(arena.chunkCount)) chunks; idle \(size(arena.idleBytes)), peak "
+          + "\(count(arena.chunkCount)) \(arena.chunkCount == 1 ? "chunk" : "chunks"); idle \(size(arena.idleBytes)), peak "
           + "\(size(arena.peakBytesLocked))")
     ]
   }

@@ -3,7 +3,11 @@
 package import MemwatchInspector
 
 package enum View: String, Sendable, Equatable, CaseIterable {
-  case arenas, secrets, map, events, findings, host, vaults, processes, history, output, help
+  case arenas
+  case secrets = "labels"
+  case map, events
+  case findings = "audit"
+  case host, vaults, processes, history, output, help
   /// All details of the selected arena.
   case detail
 
@@ -283,8 +287,8 @@ package struct Model: Sendable {
   /// Identifies the list on the screen; sorting and columns are kept per list.
   package var listID: String {
     switch view {
-    case .secrets where isOneByOne: "secrets/one"
-    case .secrets where showsAllLabels: "secrets/all"
+    case .secrets where isOneByOne: "labels/one"
+    case .secrets where showsAllLabels: "labels/all"
     case .map where isPageByPage: "map/pages"
     default: view.rawValue
     }

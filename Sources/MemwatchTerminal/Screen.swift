@@ -79,14 +79,32 @@ package enum Screen {
     }
   }
 
-  /// An SVG picture of a view of the last snapshot; the earlier ones give history and rates.
-  package static func picture(
-    of snapshots: [Snapshot], view: View = .arenas, host: Host? = nil, width: Int, height: Int
-  ) -> String {
+  /// A view of the last snapshot; the earlier ones give history and rates.
+  private static func model(
+    of snapshots: [Snapshot], view: View, host: Host?
+  ) -> Model {
     var model = Model(intervalMs: 1000)
     for snapshot in snapshots { model.update(snapshot) }
     if let host { model.update(host) }
     model.view = view
+    model.showsAllLabels = true
+    return model
+  }
+
+  /// All rows of a view of the last snapshot, as the screen writes them to a file.
+  package static func export(
+    of snapshots: [Snapshot], view: View, host: Host
+  ) -> ViewExport {
+    var model = model(of: snapshots, view: view, host: host)
+    model.layout.width = 100
+    return model.viewExport
+  }
+
+  /// An SVG picture of a view of the last snapshot.
+  package static func picture(
+    of snapshots: [Snapshot], view: View = .arenas, host: Host? = nil, width: Int, height: Int
+  ) -> String {
+    let model = model(of: snapshots, view: view, host: host)
     let snapshot = snapshots[snapshots.count - 1]
     return Renderer.render(
       model, width: width, height: height, style: Style(unicode: true), now: snapshot.sampledAt

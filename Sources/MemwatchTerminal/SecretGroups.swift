@@ -6,7 +6,7 @@ import MemwatchInspector
 /// second does not visit them again.
 struct SecretGroups: Sendable {
   /// The secrets of one label.
-  struct Group: Sendable {
+  struct Members: Sendable {
     /// Indices in the snapshot's list.
     fileprivate(set) var secrets: [Int32] = []
     /// Times that are unknown are `.max`.
@@ -45,13 +45,13 @@ struct SecretGroups: Sendable {
   /// What they were made from. That the list is kept makes its address its identity.
   private let secrets: [SecretSnapshot]
   private let places: [UInt64: Place]
-  private var all: [Group]
+  private var all: [Members]
   private var listedCounts: [UInt64: UInt64] = [:]
 
   init(_ snapshot: Snapshot) {
     secrets = snapshot.secrets
     places = Self.places(snapshot)
-    all = Array(repeating: Group(), count: places.values.reduce(0) { $0 + $1.labels.count })
+    all = Array(repeating: Members(), count: places.values.reduce(0) { $0 + $1.labels.count })
     // Look an arena up only when it changes from one secret to the next.
     var last: (arena: UInt64, place: Place?, listed: UInt64)?
     for (index, secret) in secrets.enumerated() {
@@ -80,7 +80,7 @@ struct SecretGroups: Sendable {
   /// The number of an arena's secrets that are listed.
   func listed(in arena: UInt64) -> UInt64 { listedCounts[arena] ?? 0 }
 
-  subscript(arena arena: UInt64, label label: UInt64) -> Group? {
+  subscript(arena arena: UInt64, label label: UInt64) -> Members? {
     places[arena]?.group(of: label).map { all[$0] }
   }
 
@@ -96,7 +96,7 @@ struct SecretGroups: Sendable {
   }
 }
 
-extension SecretGroups.Group {
+extension SecretGroups.Members {
   fileprivate mutating func add(_ secret: SecretSnapshot, _ index: Int32) {
     secrets.append(index)
     known.add(secret, at: .max, mark: .max)

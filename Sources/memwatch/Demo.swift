@@ -87,6 +87,10 @@ struct Run: ParsableCommand {
   }
 }
 
+extension Snapshot {
+  fileprivate var hasSecrets: Bool { arenas.contains { ($0.secretCount ?? 0) > 0 } }
+}
+
 /// A started command, and the publisher found among it and its descendants.
 struct Session {
   let command: Command
@@ -173,7 +177,12 @@ struct Session {
       return
     }
     guard command.isDetached else {
-      let snapshot = inspector.sample(auditing: .now)
+      // A program that has just begun to publish shows more once it has allocated something.
+      var snapshot = inspector.sample(auditing: .now)
+      for _ in 0..<40 where !snapshot.hasSecrets && command.poll() == nil {
+        Exiting.pause(milliseconds: 50)
+        snapshot = inspector.sample(auditing: .automatic)
+      }
       try Output.standard(snapshot.summary)
       if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }
       return

@@ -74,7 +74,9 @@ struct Failure: Error {
       }
       lines += places.map { "  searched \($0.path): \($0.outcome)" }
       if case .name(let name) = target { lines += Suggestion.lines(for: name) }
-      lines.append("A program publishes after StatsPublisher.start(), or with ENCLAVE_STATS=1.")
+      lines.append(
+        "A program publishes after StatsPublisher.start() (in C: enclave_publish_start()), or with "
+          + "ENCLAVE_STATS=1.")
       self.init(Exit.noPublisher, lines.joined(separator: "\n"))
     case .notPermitted(let target, let places):
       let denied = places.filter(\.isDenied).map { "  \($0.path): \($0.outcome)" }

@@ -304,16 +304,16 @@ struct List: ConfinedCommand {
 
 extension Format: ExpressibleByArgument {}
 
-/// The views that can be drawn from one process.
-enum PicturedView: String, CaseIterable, ExpressibleByArgument {
-  case arenas, secrets, map, events, findings, host, vaults, history
+/// The views of one process.
+enum ProcessView: String, CaseIterable, ExpressibleByArgument {
+  case arenas, labels, map, events, audit, host, vaults, history
   var view: View { View(rawValue: rawValue)! }
 }
 
 struct SnapshotCommand: ConfinedCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot",
-    abstract: "Writes one snapshot: a summary, all fields, JSON, CSV or a picture.",
+    abstract: "Writes one snapshot: a summary, all fields, one view, JSON, CSV or a picture.",
     discussion: Examples.text(of: "snapshot"))
 
   @OptionGroup var target: TargetOptions
@@ -326,8 +326,10 @@ struct SnapshotCommand: ConfinedCommand {
   @Flag(
     name: .long, help: "With text: every problem, arena, finding and field instead of a summary.")
   var full = false
-  @Option(name: .long, help: "The view to draw (with svg).")
-  var view: PicturedView = .arenas
+  @Option(
+    name: .long,
+    help: "One view of the screen, in any format; without it, svg draws the arenas.")
+  var view: ProcessView?
   @Flag(name: .customLong("no-labels"), help: "Replace labels with numbers.")
   var hidesLabels = false
   @Option(
@@ -340,12 +342,16 @@ struct SnapshotCommand: ConfinedCommand {
 
   var needs: Prerequisites { Prerequisites(named: target.named, exports: directory(of: output)) }
 
+  func validate() throws {
+    if full, view != nil { throw ValidationError("--full and --view exclude each other.") }
+  }
+
   private var format: Format { givenFormat ?? output.map { Format(path: $0) } ?? .text }
 
   func runConfined(_ viewer: Viewer) throws {
     let inspector = try target.attach()
     var snapshots = [inspector.sample(auditing: audit.mode(.now))]
-    if format == .svg {
+    if format == .svg || view != nil {
       // Rates need two samples; the history needs more.
       for _ in 0..<(view == .history ? 8 : 1) {
         Exiting.pause(milliseconds: view == .history ? 250 : 500)
@@ -354,10 +360,16 @@ struct SnapshotCommand: ConfinedCommand {
     }
     if hidesLabels { snapshots = snapshots.map(\.withoutLabels) }
     let snapshot = snapshots[snapshots.count - 1]
-    let text =
-      format == .svg
-      ? Screen.picture(of: snapshots, view: view.view, host: viewer.host, width: 100, height: 30)
-      : format == .text && !full ? snapshot.summary : try format.render(snapshot)
+    let text: String
+    if format == .svg {
+      text = Screen.picture(
+        of: snapshots, view: view?.view ?? .arenas, host: viewer.host, width: 100, height: 30)
+    } else if let view {
+      text = try format.render(
+        Screen.export(of: snapshots, view: view.view, host: viewer.host))
+    } else {
+      text = format == .text && !full ? snapshot.summary : try format.render(snapshot)
+    }
     if let output { try Output.file(output, text) } else { try Output.standard(text) }
     throw ExitCode(Exit.code(for: snapshot.process.state))
   }

@@ -81,6 +81,24 @@ extension CommandTests {
       #expect(!without.output.contains(label))
       #expect(without.output.contains("label 1"))
     }
+    // One view, in each format.
+    for format in ["text", "json", "csv", "svg"] {
+      func view(_ options: String...) throws -> Ended {
+        let command = [
+          Programs.memwatch, "snapshot", "\(peer.pid)", "--view", "labels", "--format", format,
+        ]
+        return try Launch(command + options, stats: scratch).run()
+      }
+      let shown = try view()
+      #expect(
+        shown.status == 0 && shown.output.contains(label.split(separator: ":")[0]), "\(shown)")
+      #expect(shown.output.contains("OLDEST"), "\(shown)")
+      // (The picture also says "newest first".)
+      let hidden = try view("--no-labels").output
+      let count = hidden.ranges(of: label).count
+      #expect(count == (format == "svg" ? 1 : 0) && shown.output.ranges(of: label).count > count)
+      #expect(try view("--full").status == 64)
+    }
   }
 
   /// A full disk: a tmpfs of two pages in a new mount namespace.

@@ -45,7 +45,7 @@ import Testing
     // Run every command. Files are written to the directory that is searched below.
     let target = "\(peer.pid)"
     let (before, after) = (files.file("before.json"), files.file("after.json"))
-    let pictures = ["arenas", "secrets", "map", "events", "findings", "host", "vaults", "history"]
+    let views = ["arenas", "labels", "map", "events", "audit", "host", "vaults", "history"]
     for arguments in [
       ["-1", target], ["snapshot", target], ["list"], ["list", "--json"],
       ["snapshot", target, "--format", "json", "-o", before],
@@ -56,7 +56,11 @@ import Testing
       ["host", "--json"], ["record", target, "-o", files.file("a.record"), "--for", "300ms"],
       ["replay", "-1", files.file("a.record")], ["export"],
       ["export", "--textfile", files.path, "--once"],
-    ] + pictures.map({ ["snapshot", target, "--format", "svg", "--view", $0] }) {
+    ]
+      + views.flatMap({ view in
+        ["text", "json", "csv", "svg"].map { ["snapshot", target, "--format", $0, "--view", view] }
+      })
+    {
       let result = try Launch([Programs.memwatch] + arguments, stats: stats).run()
       #expect([0, 6].contains(result.status), "\(arguments): \(result.error)")
       #expect(Pattern.found(seed, in: result.bytes + Data(result.error.utf8)) == 0)

@@ -24,6 +24,41 @@ import Testing
     }
   }
 
+  /// Without a screen, after the summary: a signal goes to the command, and its end is memwatch's.
+  @Test(arguments: [SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+  func signalsReachTheCommand(signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let output = scratch.file("output")
+    try Data().write(to: URL(filePath: output))
+    let run = Launch(
+      [Programs.memwatch, "run", "--", Programs.demo, "--seconds", "600"], stats: scratch
+    ).process()
+    run.standardInput = FileHandle.nullDevice
+    run.standardOutput = FileHandle(forWritingAtPath: output)
+    run.standardError = FileHandle.nullDevice
+    try run.runUnblocked()
+    let pid = run.processIdentifier
+    defer { kill(pid, SIGKILL) }
+    try eventually("the summary is there") {
+      try String(contentsOfFile: output, encoding: .utf8).contains("session-tokens")
+    }
+    // Both stop, and both continue.
+    let command = try #require(
+      Launch(["pgrep", "-P", "\(pid)", "-f", "enclave-demo"]).run().output
+        .split(separator: "\n").first.flatMap { Int32($0) })
+    func areStopped() throws -> [Bool] {
+      try [pid, command].map { try procText("/proc/\($0)/stat").contains(") T ") }
+    }
+    kill(pid, SIGTSTP)
+    try eventually("both stop") { try areStopped() == [true, true] }
+    kill(pid, SIGCONT)
+    try eventually("both continue") { try areStopped() == [false, false] }
+    kill(pid, signal)
+    try eventually("it ends") { !run.isRunning }
+    #expect(run.terminationReason == .exit && run.terminationStatus == 128 + signal)
+    #expect(kill(command, 0) == -1 && errno == ESRCH)
+  }
+
   /// While the command runs there is a screen, and keys work.
   @Test func runShowsThatItWaits() throws {
     let scratch = try Scratch(onTmpfs: true)
@@ -153,7 +188,7 @@ import Testing
       try tmux.keys("Enter")
       try tmux.wait(for: text)
     }
-    try tmux.wait(for: ",/. step", "t time")
+    try tmux.wait(for: ",/. earlier/later", "t time")
     try go("+1ms", "[replay 2/")
     try go("+1ms", "[replay 3/")
     try go("-1ms", "[replay 2/")

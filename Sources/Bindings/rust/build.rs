@@ -23,8 +23,8 @@ fn main() {
         .unwrap_or_else(|error| panic!("{} cannot be run: {error}", tool.to_string_lossy()));
     assert!(
         answer.status.success(),
-        "install the library (Assets/install-enclave), and set PKG_CONFIG_PATH where its prefix is \
-         not a usual one: {}",
+        "install the library (the package libenclave-dev, or Assets/install-enclave), and set \
+         PKG_CONFIG_PATH where its prefix is not a usual one: {}",
         String::from_utf8_lossy(&answer.stderr)
     );
     for word in String::from_utf8_lossy(&answer.stdout).split_whitespace() {

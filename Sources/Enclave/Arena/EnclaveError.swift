@@ -84,8 +84,9 @@ extension EnclaveError: CustomStringConvertible {
         + "or raise it with sysctl vm.max_map_count=\(limit * 2)"
     case .lockLimit(let soft, let inUse, let needed):
       "RLIMIT_MEMLOCK is \(soft) bytes, \(inUse) are in use, \(needed) more are needed: raise it "
-        + "with prlimit --pid \(ProcessFacts.pid) --memlock=\(inUse + needed), or "
-        + "LimitMEMLOCK= in the unit"
+        + "with LimitMEMLOCK= in the unit, or with ulimit -l \((inUse + needed + 1023) / 1024) before "
+        + "the program starts; or while it runs, with prlimit --pid \(ProcessFacts.pid) "
+        + "--memlock=\(inUse + needed)"
     case .memoryGroupLimit(let limit, let inUse, let needed):
       "memory.max of the control group is \(limit) bytes, \(inUse) are in use, \(needed) more are "
         + "needed, and \(MemoryGroup.reservedBytes) are kept free: raise it with MemoryMax= in the unit, or "
@@ -130,7 +131,8 @@ extension EnclaveError: CustomStringConvertible {
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
-      "\(cipher) is not available here: let the library choose"
+      "\(cipher) is not available here (it needs libsodium: the package trait Sodium): let the library "
+        + "choose"
     case .notAuthentic:
       "authentication failed: the ciphertext was changed, or is not from this vault"
     case .tampered(let label):

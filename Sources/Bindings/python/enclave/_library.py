@@ -27,7 +27,7 @@ def _load() -> ctypes.CDLL:
     except OSError as error:
         raise ImportError(
             f"{_NAME} cannot be loaded ({error}): install the wheel, which has it, or the library "
-            "(Assets/install-enclave), and run ldconfig or set LD_LIBRARY_PATH"
+            "(the package libenclave1, or Assets/install-enclave), and run ldconfig or set LD_LIBRARY_PATH"
         ) from None
 
 
