@@ -95,7 +95,9 @@ extension ArenaSnapshot {
   /// Adopted libsodium memory: born open, and closed by its program alone (sodium_mprotect_noaccess). A
   /// window there is no thread's, and its age says nothing. Only adopted arenas are inherited by fork, and
   /// only libsodium's have a page gate.
-  package var isOpenByDesign: Bool { forkProtection == .inherited && gate == .pages }
+  package var isOpenByDesign: Bool { isAdopted && gate == .pages }
+  /// Whether it holds the secure memory of a library that does not know Enclave, or a whole heap.
+  package var isAdopted: Bool { forkProtection == .inherited }
   package var isLeftOutOfDumps: Bool { dumpProtection == .excluded }
 
   /// The lock states that an arena can have.

@@ -100,8 +100,7 @@ extension Model {
       (marked?.labels ?? []).map { ($0.label, $0.live ?? 0) }, uniquingKeysWith: { a, _ in a })
     return arena.labels.map { label in
       row(
-        label, of: isNamed ? arena : nil, isOpenByDesign: arena.isOpenByDesign,
-        ages[label.index],
+        label, of: arena, isNamed: isNamed, ages[label.index],
         since: marked.map { _ in before[label.label] ?? 0 },
         rate: labelRates["\(arena.id)/\(label.label)"], now: now)
     }
@@ -115,7 +114,7 @@ extension Model {
   }
 
   private func row(
-    _ label: LabelSnapshot, of arena: ArenaSnapshot?, isOpenByDesign: Bool, _ ages: SecretAges?,
+    _ label: LabelSnapshot, of arena: ArenaSnapshot, isNamed: Bool, _ ages: SecretAges?,
     since: UInt64?, rate: Double?, now: Timestamp
   ) -> ListModel.Row {
     let live = label.live ?? 0
@@ -133,10 +132,10 @@ extension Model {
       ? "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
       : "\(label.maximumSize.map { bytes($0) } ?? "-")"
     let isOpen = (label.openNow ?? 0) > 0
-    let isHeld = isOpen && !isOpenByDesign && (held.1 ?? 0) >= Double(openLimitMs)
+    let isHeld = isOpen && !arena.isOpenByDesign && (held.1 ?? 0) >= Double(openLimitMs)
     let warning = isLeak ? "leak?" : isHeld ? "held" : nil
     var row = ListModel.Row(
-      id: arena.map { Self.labelID(label.label.string, of: $0.id) } ?? label.label.string,
+      id: isNamed ? Self.labelID(label.label.string, of: arena.id) : label.label.string,
       cells: [
         .init(label.label.string + (warning.map { "  \($0)" } ?? ""), keeping: warning),
         .init(grouped(live), Double(live)),
@@ -155,11 +154,13 @@ extension Model {
         .init(
           label.lastOpenedAt.map { clock($0) } ?? "-",
           label.lastOpenedAt.map { Double($0.realMs) }),
-        .init(label.isGiven ? "program" : "call site"),
+        .init(label.isGiven ? arena.isAdopted ? "library" : "program" : "call site"),
       ], isMarked: isLeak || isHeld,
       role: isLeak || isHeld ? .warning : isOpen ? .strong : .normal)
     let origin =
-      label.isGiven ? "label given by the program" : "the call site that allocated it"
+      !label.isGiven
+      ? "the call site that allocated it"
+      : arena.isAdopted ? "where the library allocated it" : "label given by the program"
     let last = label.lastOpenedAt.map { ", last \(clock($0))" } ?? ""
     row.details = [
       ("Where", "\(label.label): \(origin)"),
@@ -182,7 +183,7 @@ extension Model {
         ("held", "a window has been open for \(held.0): close it, or copy less"), at: 0)
     }
     row.label = label.label.string
-    if let arena { row.cells.insert(.init(arena.name.string), at: 1) }
+    if isNamed { row.cells.insert(.init(arena.name.string), at: 1) }
     row.details.append(
       ("", "Never shown: contents, hashes, canaries, keys; memwatch cannot read them"))
     return row

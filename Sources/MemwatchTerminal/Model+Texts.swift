@@ -74,8 +74,8 @@ extension Model {
 }
 
 extension String {
-  /// The text wrapped to a width, at blanks where possible. Continuation lines are indented by two
-  /// more columns than the first.
+  /// The text wrapped to a width, between items (three blanks) or at blanks where possible.
+  /// Continuation lines are indented by two more columns than the first.
   func wrapped(_ width: Int) -> [String] {
     guard width > 8, columns > width else { return [self] }
     let indent = String(repeating: " ", count: min(prefix { $0 == " " }.count + 2, width / 2))
@@ -84,14 +84,19 @@ extension String {
     while rest.columns + (lines.isEmpty ? 0 : indent.columns) > width {
       let room = width - (lines.isEmpty ? 0 : indent.columns)
       var (end, blank, used) = (rest.startIndex, String.Index?.none, 0)
+      var gap: String.Index?
       while end < rest.endIndex, used + rest[end].columns <= room {
-        if rest[end] == " ", used > 0 { blank = end }
+        if rest[end] == " ", used > 0 {
+          blank = end
+          if used > room / 4, rest[end...].hasPrefix("   ") { gap = end }
+        }
         used += rest[end].columns
         end = rest.index(after: end)
       }
       // The grid cuts a character that is wider than the line.
       if end == rest.startIndex { end = rest.index(after: end) }
-      let cut = end < rest.endIndex && rest[end] == " " ? end : blank ?? end
+      let isWord = end == rest.endIndex || rest[end] != " "
+      let cut = rest[end...].hasPrefix("   ") ? end : gap ?? (isWord ? blank ?? end : end)
       lines.append((lines.isEmpty ? "" : indent) + rest[..<cut])
       rest = rest[cut...].drop { $0 == " " }
     }

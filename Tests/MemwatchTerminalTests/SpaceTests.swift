@@ -2,11 +2,11 @@
 
 import EnclaveStats
 import MemwatchSystem
-import MemwatchTerminal
 import TestSupport
 import Testing
 
 @testable import MemwatchInspector
+@testable import MemwatchTerminal
 
 /// An hour in forty samples.
 func watched(_ arenas: Int = 3) -> Model {
@@ -160,6 +160,14 @@ func watched(_ arenas: Int = 3) -> Model {
       #expect(String(here).contains(key), "\(view): \(grid.line(1))")
       for number in 1...9 { #expect(grid.line(1).contains(" \(number)"), "\(number) at \(width)") }
     }
+  }
+
+  /// A number is not parted from its unit where the line can end between two items.
+  @Test(arguments: 30...80) func linesEndBetweenItems(width: Int) {
+    let items = ["opened 2,271/s", "allocated 2,271/s", "freed 2,251/s", "longest open 0 ms"]
+    let lines = items.joined(separator: "   ").wrapped(width)
+    #expect(lines.allSatisfy { $0.columns <= width })
+    for item in items { #expect(lines.contains { $0.contains(item) }, "\(lines)") }
   }
 
   @Test func tabsCountWhatIsNewOrBad() {
