@@ -33,6 +33,20 @@ package struct ProcessSummary: Equatable, Sendable {
       snapshot.problems.filter { $0.severity != .note }.prefix(Self.mostRows))
   }
 
+  /// The verdict for a narrow column: `PROBLEM  session-tokens: …`, `no problem seen`.
+  var shortVerdict: String {
+    guard let worst = problems.first else {
+      return String(verdict.prefix { $0 != ":" })
+    }
+    let word =
+      switch worst.severity {
+      case .problem: "PROBLEM"
+      case .differs: "DIFFERS"
+      case .warning, .note: "WARNING"
+      }
+    return "\(word)  \(worst.text)"
+  }
+
   /// `1 MiB of 8 MiB`.
   var lockedText: String {
     (locked.map { bytes($0) } ?? "n/a") + (limit.map { " of \(bytes($0))" } ?? ", no limit")
@@ -105,11 +119,13 @@ extension Renderer {
     guard let summary = model.summaries[publisher.id] else {
       return (publisher.state.rawValue, .normal)
     }
-    return switch summary.severity {
-    case .problem, .differs: (summary.verdict, .bad)
-    case .warning: (summary.verdict, .warning)
-    case .note, nil: (summary.verdict, .normal)
-    }
+    let role: Role =
+      switch summary.severity {
+      case .problem, .differs: .bad
+      case .warning: .warning
+      case .note, nil: .normal
+      }
+    return (summary.shortVerdict, role)
   }
 
   /// - Parameter end: the row behind the last one that may be used.
@@ -155,8 +171,8 @@ extension Renderer {
     rule(first + 1, publisher.name.string, "Enter attaches")
     var lines: [(text: String, role: Role)] = []
     for problem in summary.problems {
-      let isWarning = problem.severity == .warning
-      lines.append((problem.text, isWarning ? .warning : .bad))
+      let role: Role = problem.severity == .warning ? .warning : .bad
+      lines += problem.text.wrapped(width).map { ($0, role) }
     }
     var told: Set<String> = []
     for case let fix? in summary.problems.map(\.fix) where told.insert(fix).inserted {

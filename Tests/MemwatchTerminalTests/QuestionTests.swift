@@ -106,7 +106,7 @@ import Testing
     model.update(discovery, summaries)
     let grid = screen(model, size)
     #expect(grid.line(5).contains("102") && grid.line(5).contains("tls-gateway"), "\(grid.text)")
-    #expect(grid.line(5).contains("PROBLEM 1/1") && grid.line(5).hasSuffix("6 MiB of 8 MiB"))
+    #expect(grid.line(5).contains("PROBLEM  session") && grid.line(5).hasSuffix("6 MiB of 8 MiB"))
     #expect(grid.line(6).contains("quiet") && grid.line(6).hasSuffix("64 KiB of 1 MiB"))
     #expect(grid.line(7).contains("exited, last seen n/a"))
     if size.0 == 100 { #expect(grid.line(5).contains("60 min")) }
