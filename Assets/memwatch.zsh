@@ -123,7 +123,7 @@ _memwatch_snapshot() {
         ':target:'
         '--file[Attach to the page at this path.]:path:'
         '(--wait -W)'{--wait,-W}'[Wait up to this long for the publisher\: 10s, 500ms, 2m.]:time:'
-        '--format[text, json, csv (one row per arena) or svg (a picture of the screen); default\: by the extension of the file, otherwise text.]:format:{__memwatch_complete "${___format[@]}"}'
+        '--format[text, json, csv (one row per arena, or of the view) or svg (a picture of the screen); default\: by the extension of the file, otherwise text.]:format:{__memwatch_complete "${___format[@]}"}'
         '--full[With text\: every problem, arena, finding and field instead of a summary.]'
         '--view[One view of the screen, in any format; without it, svg draws the arenas.]:view:{__memwatch_complete "${___view[@]}"}'
         '--no-labels[Replace labels with numbers.]'

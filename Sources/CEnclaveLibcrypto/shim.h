@@ -23,6 +23,26 @@ static inline EC_KEY **celc_spares(void) {
   return spares;
 }
 
+/// A key object without a private key; NULL on failure.
+static inline EC_KEY *celc_new_key(void) {
+  // Never freed, and not changed after it was made: any thread may copy it.
+  static EC_GROUP *shared;
+  EC_GROUP *group = __atomic_load_n(&shared, __ATOMIC_ACQUIRE);
+  if (!group) {
+    EC_GROUP *made = EC_GROUP_new_by_curve_name(NID_X9_62_prime256v1);
+    if (!made) return NULL;
+    if (__atomic_compare_exchange_n(&shared, &group, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+      group = made;
+    } else {
+      EC_GROUP_free(made);
+    }
+  }
+  EC_KEY *key = EC_KEY_new();
+  if (key && EC_KEY_set_group(key, group)) return key;
+  EC_KEY_free(key);
+  return NULL;
+}
+
 /// Takes the scalar out of a key, wipes it, and keeps the key for another signature.
 static inline void celc_end_key(EC_KEY *key) {
   if (!key) return;
@@ -43,7 +63,7 @@ static inline EC_KEY *celc_make_key(const void *scalar) {
     EC_KEY **spare = &celc_spares()[i];
     if (__atomic_load_n(spare, __ATOMIC_RELAXED)) key = __atomic_exchange_n(spare, NULL, __ATOMIC_ACQUIRE);
   }
-  if (!key) key = EC_KEY_new_by_curve_name(NID_X9_62_prime256v1);
+  if (!key) key = celc_new_key();
   BIGNUM *number = BN_secure_new();
   bool is_made =
       key && number && BN_native2bn((const unsigned char *)scalar, 32, number) && EC_KEY_set_private_key(key, number);

@@ -222,7 +222,10 @@ int cms_child_change(int pid, int *detail) {
   int status = 0;
   *detail = 0;
   if (waitpid(pid, &status, WNOHANG | WUNTRACED | WCONTINUED) <= 0) return CMS_CHILD_SAME;
-  if (WIFSTOPPED(status)) return CMS_CHILD_STOPPED;
+  if (WIFSTOPPED(status)) {
+    *detail = WSTOPSIG(status);
+    return CMS_CHILD_STOPPED;
+  }
   if (WIFCONTINUED(status)) return CMS_CHILD_CONTINUED;
   *detail = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
   return WIFSIGNALED(status) ? CMS_CHILD_KILLED : CMS_CHILD_EXITED;

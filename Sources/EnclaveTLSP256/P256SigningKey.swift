@@ -12,8 +12,8 @@
   /// An ECDSA key on P-256 (FIPS 186-5) for `NIOSSLPrivateKey(customPrivateKey:)`: the kind that
   /// public certificate authorities and browsers support.
   ///
-  /// The key lies in an arena while it is not used. Each handshake opens it, and libcrypto makes a
-  /// key object from it, signs, and wipes the object. The object's scalar and each signature's
+  /// The key lies in an arena while it is not used. Each handshake opens it, and libcrypto copies
+  /// the scalar into a key object, signs, and wipes the copy. The object's scalar and each signature's
   /// nonce lie in libcrypto's secure memory, which in a process with this module is an arena named
   /// "openssl" (CEnclaveAdopt) without a gate. So the key is in its own arena and, during a
   /// signature, also in that one.

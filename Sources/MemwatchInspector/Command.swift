@@ -124,8 +124,15 @@ package final class Command {
     return child.poll() ? child.status : nil
   }
 
-  /// Waits until the command has ended. In its parent, signals that processes send to this one go to
-  /// the command: the broker has blocked them.
+  /// Passes a signal to it. Returns false if it has ended.
+  package func pass(_ signal: Int32) -> Bool {
+    guard !child.poll() else { return false }
+    child.signal(signal, group: false)
+    return true
+  }
+
+  /// Waits until the command has ended. Its parent forwards signals from other processes to it,
+  /// because the broker has blocked them.
   package func waitForEnd() {
     if statusSource != nil {
       while poll() == nil { ProcessFacts.pause(milliseconds: 20) }

@@ -133,7 +133,7 @@ package struct Host: Equatable, Sendable {
   // MARK: - Settings
 
   private mutating func swap() {
-    let meaning = "what is written to swap from unlocked memory stays there"
+    let meaning = "unlocked memory can be written to swap, and stays there"
     guard let swaps = read("/proc/swaps") else {
       add(.swap, nil, "/proc/swaps cannot be read", meaning, "check: swapon --show")
       swapFact = facts.last

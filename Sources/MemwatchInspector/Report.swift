@@ -117,7 +117,7 @@ extension Snapshot {
       ? "unlimited" : memlock.soft.map { bytes($0) } ?? "n/a"
     let binds =
       switch memlock.binds {
-      case .yes: "binds"
+      case .yes: "enforced"
       case .no: "not enforced"
       case .unknown: "enforced: n/a"
       }

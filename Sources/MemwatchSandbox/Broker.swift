@@ -66,16 +66,17 @@ package struct Broker: ~Copyable {
   ///     limit. (A child that writes to a blocked terminal may wait forever.)
   ///   - tick: runs in the broker about ten times a second; without it the broker sleeps between
   ///     requests.
+  ///   - taken: takes a signal that another process sent to the broker; false: the child gets it.
   /// - Throws: if the socket or the process cannot be created.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
     prepare: () -> Prepared,
     body: (consuming Prepared, BrokerClient, Confinement) -> Never,
     other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, grace: UInt64? = nil,
-    tick: (() -> Void)? = nil
+    tick: (() -> Void)? = nil, takingSignals taken: ((Int32) -> Bool)? = nil
   ) throws(SandboxFailure) -> End {
     do throws(FileFailure) {
-      return try fork(mechanisms, prepare, body, other, grace, tick)
+      return try fork(mechanisms, prepare, body, other, grace, tick, taken)
     } catch { throw SandboxFailure(message: "\(error)") }
   }
 
@@ -85,7 +86,8 @@ package struct Broker: ~Copyable {
   private mutating func fork<Prepared: ~Copyable>(
     _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
     _ body: (consuming Prepared, BrokerClient, Confinement) -> Never,
-    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?
+    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?,
+    _ taken: ((Int32) -> Bool)?
   ) throws(FileFailure) -> End {
     var pair = try MessageSocket.pair()
     guard let child = try ForkedProcess.fork(endingWithParentBy: 15) else {
@@ -102,14 +104,15 @@ package struct Broker: ~Copyable {
     }
     pair.second = nil
     try? Privileges.keepCapabilities(Self.needed)
-    let end = serve(child, pair.first.take(), try SignalWatch(), other, grace, tick)
+    let end = serve(child, pair.first.take(), try SignalWatch(), other, grace, tick, taken)
     removeReplaced()
     return end
   }
 
   private func serve(
     _ child: ForkedProcess, _ socket: consuming MessageSocket?, _ signals: consuming SignalWatch,
-    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?
+    _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?,
+    _ taken: ((Int32) -> Bool)?
   ) -> End {
     var asked: (signal: Int32, deadline: UInt64)?
     while true {
@@ -118,7 +121,7 @@ package struct Broker: ~Copyable {
       {
         if answer(open, other) { socket = consume open }
       }
-      if let signal = signals.forwardSignals(to: child), let grace, asked == nil {
+      if let signal = signals.forwardSignals(to: child, unless: taken), let grace, asked == nil {
         asked = (signal, ProcessFacts.bootMilliseconds + grace)
       }
       switch child.change() {

@@ -67,7 +67,7 @@ package final class ChildProcess {
 
   /// Waits until the command has ended, and reaps it. Meanwhile signals that other processes send
   /// to this one go to the command (a terminal signals both itself), and this process stops when
-  /// the command stops. For a command that is not detached.
+  /// job control stops the command. For a command that is not detached.
   package func waitForEnd(passing signals: borrowing SignalWatch) {
     let process = ForkedProcess(pid: pid)
     while !poll() {
@@ -75,7 +75,10 @@ package final class ChildProcess {
       _ = signals.wait(for: nil, milliseconds: 1000)
       _ = signals.forwardSignals(to: process)
       switch process.change() {
-      case .stopped: process.stopWithChild()
+      // SIGTSTP, SIGTTIN or SIGTTOU: the shell waits for this process to stop, too. Who stops the
+      // command by SIGSTOP may continue the command alone.
+      case .stopped(20...22): process.stopWithChild()
+      case .stopped: break
       case .exited(let code): status = code
       case .killed(let signal): status = 128 + signal
       case .none: break

@@ -9,7 +9,8 @@ package struct ForkedProcess: Sendable {
 
   /// A change of the child's state (waitpid(2)).
   package enum Change: Equatable, Sendable {
-    case none, stopped
+    case none
+    case stopped(signal: Int32)
     case exited(Int32)
     case killed(signal: Int32)
   }
@@ -37,7 +38,7 @@ package struct ForkedProcess: Sendable {
     return switch unsafe cms_child_change(pid, &detail) {
     case CMS_CHILD_EXITED: .exited(detail)
     case CMS_CHILD_KILLED: .killed(signal: detail)
-    case CMS_CHILD_STOPPED: .stopped
+    case CMS_CHILD_STOPPED: .stopped(signal: detail)
     default: .none
     }
   }
@@ -83,18 +84,23 @@ package struct SignalWatch: ~Copyable {
 
   /// Forwards signals sent by other processes. (A terminal signals both processes itself.)
   ///
+  /// - Parameter taken: takes such a signal in place of the child; false: the child gets it.
   /// - Returns: the last signal that asks a process to end.
-  package func forwardSignals(to child: ForkedProcess) -> Int32? {
+  package func forwardSignals(
+    to child: ForkedProcess, unless taken: ((Int32) -> Bool)? = nil
+  ) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
     var ending: Int32?
     while true {
       let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
-      // Neither SIGCHLD (17) nor SIGTSTP (20) asks a process to end.
-      if number != 17, number != 20, sender != child.pid { ending = number }
+      if number == 17 || sender == child.pid { continue }  // SIGCHLD
+      if isFromProcess, taken?(number) == true { continue }
+      // SIGTSTP (20) asks no process to end.
+      if number != 20 { ending = number }
       // SIGXCPU (24) comes from the kernel, for this process's CPU time; it ends both.
-      if number != 17, isFromProcess || number == 24, sender != child.pid { child.signal(number) }
+      if isFromProcess || number == 24 { child.signal(number) }
     }
   }
 }

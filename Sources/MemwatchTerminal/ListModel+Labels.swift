@@ -26,7 +26,7 @@ extension Model {
   /// The columns, with room for ranges of sizes (`16 B-32 B`) where there are any.
   private static func columns(_ labels: [LabelSnapshot]) -> [ListModel.ListColumn] {
     var columns = columns
-    if !labels.contains(where: \.hasSizes) {
+    if !labels.contains(where: \.hasSizeRange) {
       columns[columns.firstIndex { $0.title == "SIZE" }!].width = 8
     }
     return columns
@@ -128,7 +128,7 @@ extension Model {
     }
     let (oldest, idle, held) = (age(ages?.oldest), age(ages?.leastRecent), age(ages?.openSince))
     let sizes =
-      label.hasSizes
+      label.hasSizeRange
       ? "\(bytes(label.minimumSize ?? 0))-\(bytes(label.maximumSize!))"
       : "\(label.maximumSize.map { bytes($0) } ?? "-")"
     let isOpen = (label.openNow ?? 0) > 0
@@ -192,5 +192,5 @@ extension Model {
 
 extension LabelSnapshot {
   /// Whether its secrets have had different sizes.
-  fileprivate var hasSizes: Bool { maximumSize != nil && minimumSize != maximumSize }
+  fileprivate var hasSizeRange: Bool { maximumSize != nil && minimumSize != maximumSize }
 }

@@ -332,6 +332,7 @@ extension Model {
 
   mutating func show(_ new: View) {
     view = new
+    groupSecrets()
     if new == .events { seenEvents = snapshot?.eventCount }
     (scroll, matchingLine) = (0, nil)
     if new == .output, let output { scroll = max(0, output.count - pageRows) }

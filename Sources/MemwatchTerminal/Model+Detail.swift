@@ -119,7 +119,7 @@ extension Model {
     let headroom = snapshot.memlock.headroom
     let fits: String =
       if arena.isLockOff || snapshot.memlock.binds == .no {
-        "no limit"
+        "fits, no limit applies"
       } else if let next, let headroom { next <= headroom ? "fits" : "WILL NOT FIT" } else {
         "n/a"
       }

@@ -48,7 +48,8 @@ extension Model {
     guard let audit = snapshot.audit else { return ["not audited yet: press A to audit"] }
     let summary = "audited at \(clock(audit.at)) in \(audit.durationMs) ms: \(snapshot.auditCounts)"
     let found = snapshot.findingLines.dropFirst(2)
-    let none = "no findings  (no claim differs from what the kernel reports)"
+    let isCompared = audit.scope == .arenas
+    let none = isCompared ? "no findings  (no claim differs from what the kernel reports)" : ""
     return [summary] + (audit.reason.map { [$0] } ?? []) + [""]
       + (found.isEmpty ? [none] : Array(found))
   }

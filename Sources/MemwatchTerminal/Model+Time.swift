@@ -74,6 +74,7 @@ extension Model {
 
   private mutating func arrangeShown(after before: Snapshot?) {
     guard let snapshot else { return }
+    groupSecrets()
     setRates(before, snapshot)
     arrange()
     problemIndex = min(problemIndex, max(0, problems.count - 1))

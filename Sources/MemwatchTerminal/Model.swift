@@ -142,6 +142,8 @@ package struct Model: Sendable {
   package internal(set) var shownLabel: String?
   /// Whether the labels view covers all arenas.
   package internal(set) var showsAllLabels = false
+  /// The least time that the history's axis spans, in milliseconds.
+  var shortestAxis: UInt64 = 60_000
   /// How long a window may stay open before a warning.
   package var openLimitMs: UInt64 = 60_000
   package var isOneByOne: Bool { shownLabel != nil }
@@ -166,8 +168,8 @@ package struct Model: Sendable {
   /// The visible arenas, in display order.
   package internal(set) var arenas: [ArenaSnapshot] = []
 
-  /// The secrets of the newest sample by label, while they are shown.
-  private var secretGroups: SecretGroups?
+  /// The secrets of the sample shown by label, while they are shown.
+  private(set) var secretGroups: SecretGroups?
 
   package init(intervalMs: Int) { self.intervalMs = intervalMs }
 
@@ -260,7 +262,7 @@ package struct Model: Sendable {
 
   package mutating func showMessage(_ text: String) { message = text }
 
-  private mutating func groupSecrets() {
+  mutating func groupSecrets() {
     guard view == .secrets, let snapshot else {
       secretGroups = nil
       return

@@ -13,11 +13,11 @@ enum Plot {
     return (first.at - step)...max(last.at, first.at)
   }
 
-  /// The span, or its last minute: the first samples start at the right, and a few of them are not
+  /// The span, but at least so many milliseconds: the first samples start at the right, and are not
   /// drawn as if they were a long time.
-  static func axis(of moments: [Moment]) -> ClosedRange<Timestamp>? {
+  static func axis(of moments: [Moment], atLeast least: UInt64) -> ClosedRange<Timestamp>? {
     guard let span = span(of: moments) else { return nil }
-    return min(span.lowerBound, span.upperBound - 60_000)...span.upperBound
+    return min(span.lowerBound, span.upperBound - least)...span.upperBound
   }
 
   /// Resamples to `points` equal steps: the largest value of each step, or of the point that covers

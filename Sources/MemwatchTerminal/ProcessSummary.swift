@@ -174,6 +174,9 @@ extension Renderer {
       let role: Role = problem.severity == .warning ? .warning : .bad
       lines += problem.text.wrapped(width).map { ($0, role) }
     }
+    if summary.problems.isEmpty {
+      lines += summary.verdict.wrapped(width).map { ($0, .normal) }
+    }
     var told: Set<String> = []
     for case let fix? in summary.problems.map(\.fix) where told.insert(fix).inserted {
       lines.append(("Now     " + fix, .strong))

@@ -88,6 +88,7 @@ package enum Screen {
     if let host { model.update(host) }
     model.view = view
     model.showsAllLabels = true
+    model.shortestAxis = 0
     return model
   }
 

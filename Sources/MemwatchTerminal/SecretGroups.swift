@@ -42,7 +42,7 @@ struct SecretGroups: Sendable {
     }
   }
 
-  /// What they were made from. That the list is kept makes its address its identity.
+  /// What they were made from. While the list is kept, no other list can have its address.
   private let secrets: [SecretSnapshot]
   private let places: [UInt64: Place]
   private var all: [Members]

@@ -180,7 +180,11 @@ enum Confined {
           return 0
         },
         grace: needs.screen == nil ? nil : 1000,
-        tick: runner.map { runner in { runner.poll() } })
+        tick: runner.map { runner in { runner.poll() } },
+        // Without a screen, memwatch is only a wrapper of the command.
+        takingSignals: needs.command.flatMap { command in
+          command.isDetached || needs.endsCommand ? nil : { command.pass($0) }
+        })
     } catch { throw Failure(Exit.failure, "sandbox: \(error.message)") }
     switch end {
     case .exited(let code): return End(code: code, leavesRunning: leaves)

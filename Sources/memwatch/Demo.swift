@@ -38,7 +38,8 @@ struct Run: ParsableCommand {
     abstract: "Starts a command that publishes, and shows it.",
     discussion: """
       The command runs with ENCLAVE_STATS=1. With a screen, its input is /dev/null, and its output \
-      goes to a log file, which has a view of its own and is named at the end.
+      goes to a log file, which has a view of its own and is named at the end. Without a screen, \
+      signals that other processes send to memwatch go to the command, and memwatch ends with it.
 
       With --adopt, a program that does not use Enclave shows what its libraries keep in secure \
       memory: libsodium's sodium_malloc, OpenSSL's secure heap (which holds private keys) and \
@@ -89,6 +90,7 @@ struct Run: ParsableCommand {
 
 extension Snapshot {
   fileprivate var hasSecrets: Bool { arenas.contains { ($0.secretCount ?? 0) > 0 } }
+  fileprivate var ifLive: Snapshot? { process.state == .live ? self : nil }
 }
 
 /// A started command, and the publisher found among it and its descendants.
@@ -178,11 +180,15 @@ struct Session {
     }
     guard command.isDetached else {
       // A program that has just begun to publish shows more once it has allocated something.
+      // If it ends meanwhile, what it last showed counts.
       var snapshot = inspector.sample(auditing: .now)
-      for _ in 0..<40 where !snapshot.hasSecrets && command.poll() == nil {
+      var tries = 0
+      while !snapshot.hasSecrets, tries < 40, command.poll() == nil {
         Exiting.pause(milliseconds: 50)
-        snapshot = inspector.sample(auditing: .automatic)
+        snapshot = inspector.sample(auditing: .never).ifLive ?? snapshot
+        tries += 1
       }
+      if tries > 0 { snapshot = inspector.sample(auditing: .now).ifLive ?? snapshot }
       try Output.standard(snapshot.summary)
       if endsWithScreen { throw ExitCode(Exit.code(for: snapshot.process.state)) }
       return

@@ -28,6 +28,8 @@ enum Exit {
     (several, "several publishers match"), (replaced, "replaced by another process"),
     (exec, "the process runs another program (exec), which does not publish"),
     (usage, "invalid option or argument"),
+    (125, "run: memwatch could not start the command"),
+    (126, "run: the command is not executable"), (127, "run: the command was not found"),
     (130, "ended by SIGINT, as reported by a shell"),
     (143, "ended by SIGTERM, as reported by a shell; the way to stop record and export"),
   ]

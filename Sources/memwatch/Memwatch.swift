@@ -320,7 +320,7 @@ struct SnapshotCommand: ConfinedCommand {
   @Option(
     name: .customLong("format"),
     help:
-      "text, json, csv (one row per arena) or svg (a picture of the screen); default: by the extension of the file, otherwise text."
+      "text, json, csv (one row per arena, or of the view) or svg (a picture of the screen); default: by the extension of the file, otherwise text."
   )
   var givenFormat: Format?
   @Flag(

@@ -53,10 +53,41 @@ import Testing
     try eventually("both stop") { try areStopped() == [true, true] }
     kill(pid, SIGCONT)
     try eventually("both continue") { try areStopped() == [false, false] }
+    // Whoever stops the command alone also continues it alone.
+    kill(command, SIGSTOP)
+    try eventually("it stops") { try areStopped()[1] }
+    kill(command, SIGCONT)
+    try eventually("it continues") { try !areStopped()[1] }
     kill(pid, signal)
     try eventually("it ends") { !run.isRunning }
     #expect(run.terminationReason == .exit && run.terminationStatus == 128 + signal)
     #expect(kill(command, 0) == -1 && errno == ESRCH)
+  }
+
+  /// Also a command that does not publish, or not yet: it decides how it ends.
+  @Test(arguments: [[], ["--check"]], [SIGTERM, SIGINT, SIGHUP])
+  func signalsReachACommandThatDoesNotPublish(options: [String], signal: Int32) throws {
+    let scratch = try Scratch(onTmpfs: true)
+    let output = scratch.file("output")
+    try Data().write(to: URL(filePath: output))
+    let script =
+      "import signal, sys; signal.signal(\(signal), lambda *_: sys.exit(7)); "
+      + "print('ready', flush=True); signal.pause()"
+    let run = Launch(
+      [Programs.memwatch, "run"] + options + ["--", "python3", "-c", script], stats: scratch
+    ).process()
+    run.standardInput = FileHandle.nullDevice
+    run.standardOutput = FileHandle(forWritingAtPath: output)
+    run.standardError = FileHandle.nullDevice
+    try run.runUnblocked()
+    defer { kill(run.processIdentifier, SIGKILL) }
+    try eventually("it has its handler") {
+      try String(contentsOfFile: output, encoding: .utf8).contains("ready")
+    }
+    kill(run.processIdentifier, signal)
+    try eventually("it ends") { !run.isRunning }
+    // (6: nothing was checked.)
+    #expect(run.terminationReason == .exit && run.terminationStatus == (options.isEmpty ? 7 : 6))
   }
 
   /// While the command runs there is a screen, and keys work.

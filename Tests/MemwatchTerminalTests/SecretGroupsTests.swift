@@ -66,6 +66,21 @@ import Testing
     #expect(!groups.isMade(from: named))
   }
 
+  /// The model keeps them while it shows secrets, in each way to get there.
+  @Test func theModelKeepsThem() {
+    var model = model(sample(arenas: 2))
+    #expect(model.secretGroups == nil)
+    for key in ["2", "1", "\n"] {
+      press(&model, key)
+      #expect((model.secretGroups != nil) == (key != "1"), "at once, also while paused")
+    }
+    let next = sample(arenas: 2, at: now + 1000)
+    model.update(next)
+    #expect(model.secretGroups?.isMade(from: next) == true)
+    press(&model, ",")
+    #expect(model.isPast && model.secretGroups?.isMade(from: model.snapshot!) == true)
+  }
+
   /// What the screen shows follows them.
   @Test func theListFollowsItsSecrets() {
     var model = model(sample(arenas: 2))

@@ -131,8 +131,7 @@ extension EnclaveError: CustomStringConvertible {
     case .endOfInput(let received):
       "the input ended after \(received) bytes"
     case .cipherUnavailable(let cipher):
-      "\(cipher) is not available here (it needs libsodium: the package trait Sodium): let the library "
-        + "choose"
+      "\(cipher) is not available here: let the library choose"
     case .notAuthentic:
       "authentication failed: the ciphertext was changed, or is not from this vault"
     case .tampered(let label):

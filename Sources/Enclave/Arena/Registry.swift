@@ -200,7 +200,9 @@ package enum Registry {
     case .none: return (.none, nil)
     case .pages: return (.pages, nil)
     case .cipher:
-      guard AEAD.preferredForSlots != nil else { throw .cipherUnavailable("a cipher gate") }
+      guard AEAD.preferredForSlots != nil else {
+        throw .cipherUnavailable("a cipher gate (libsodium, with the package trait Sodium)")
+      }
       return (.cipher, nil)
     case .key, .automatic:
       do {

@@ -64,6 +64,12 @@ class Mapping:
     protection: str
     name: str
     flags: frozenset = frozenset()
+    key: int = 0
+
+    @property
+    def is_arena(self):
+        """Unlike Swift's or C's heap: excluded from core dumps, and zeroed in forked children."""
+        return self.name == "" and {"dd", "wf"} <= self.flags
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Result:
     threads: int
     searched_bytes: int
     arena_bytes: int  # of them, in arenas
+    has_keys: bool  # an arena has a protection key
     unread: dict  # name of the mapping: unreadable bytes
 
     def of(self, form):
@@ -119,6 +126,8 @@ def _mappings(process):
             field, *rest = line.split()
             if field == "VmFlags:":
                 mappings[-1].flags = frozenset(rest)
+            elif field == "ProtectionKey:":
+                mappings[-1].key = int(rest[0])
             elif not field.endswith(":"):
                 start, end = (int(part, 16) for part in field.split("-"))
                 mappings.append(Mapping(start, end, rest[0], " ".join(rest[4:])))
@@ -148,7 +157,7 @@ def search(process, forms):
     """Finds the words in `forms`, by name, in a process."""
     threads = _stop(process)
     try:
-        places, unread, searched, in_arenas = {}, {}, 0, 0
+        places, unread, searched, in_arenas, has_keys = {}, {}, 0, 0, False
         stacks = {}
         for thread in threads:
             sets = [_registers(thread, GENERAL), _registers(thread, FLOATING)]
@@ -172,9 +181,9 @@ def search(process, forms):
                     kind = "stack"
                 elif mapping.name == "[heap]":
                     kind = "heap"
-                # Unlike Swift's or C's heap: excluded from core dumps, and zeroed in forked children.
-                elif mapping.name == "" and {"dd", "wf"} <= mapping.flags:
+                elif mapping.is_arena:
                     kind = "arena"
+                    has_keys = has_keys or mapping.key != 0
                 else:
                     kind = "other"
                 found = {}
@@ -195,7 +204,7 @@ def search(process, forms):
                     places[place] = len(there)
         finally:
             os.close(memory)
-        return Result(places, len(threads), searched, in_arenas, unread)
+        return Result(places, len(threads), searched, in_arenas, has_keys, unread)
     finally:
         for thread in threads:
             try:
