@@ -84,20 +84,25 @@ extension String {
     var rest = self[...]
     while rest.columns + (lines.isEmpty ? 0 : indent.columns) > width {
       let room = width - (lines.isEmpty ? 0 : indent.columns)
-      var (end, blank, used) = (rest.startIndex, String.Index?.none, 0)
-      var gap: String.Index?
-      while end < rest.endIndex, used + rest[end].columns <= room {
-        if rest[end] == " ", used > 0 {
+      var (end, used) = (rest.startIndex, 0)
+      // The last places to end the line: at a blank, not between number and unit, between items.
+      var (blank, word, gap) = (String.Index?.none, String.Index?.none, String.Index?.none)
+      var last: Character = " "
+      while true {
+        if end < rest.endIndex, rest[end] == " ", used > 0 {
           blank = end
-          if used > room / 4, rest[end...].hasPrefix("   ") { gap = end }
+          let isUnit = rest[rest.index(after: end)...].first?.isLetter == true
+          if !last.isNumber || !isUnit { word = end }
+          if used > room / 4, rest[end...].hasPrefix("   ") { (word, gap) = (end, end) }
         }
-        used += rest[end].columns
+        guard end < rest.endIndex, used + rest[end].columns <= room else { break }
+        last = rest[end]
+        used += last.columns
         end = rest.index(after: end)
       }
       // The grid cuts a character that is wider than the line.
       if end == rest.startIndex { end = rest.index(after: end) }
-      let isWord = end == rest.endIndex || rest[end] != " "
-      let cut = rest[end...].hasPrefix("   ") ? end : gap ?? (isWord ? blank ?? end : end)
+      let cut = gap ?? word ?? blank ?? end
       lines.append((lines.isEmpty ? "" : indent) + rest[..<cut])
       rest = rest[cut...].drop { $0 == " " }
     }

@@ -50,9 +50,9 @@ import Testing
       try [pid, command].map { try procText("/proc/\($0)/stat").contains(") T ") }
     }
     kill(pid, SIGTSTP)
-    try eventually("both stop") { try areStopped() == [true, true] }
+    try eventually("both stop", within: 20) { try areStopped() == [true, true] }
     kill(pid, SIGCONT)
-    try eventually("both continue") { try areStopped() == [false, false] }
+    try eventually("both continue", within: 20) { try areStopped() == [false, false] }
     // Whoever stops the command alone also continues it alone.
     kill(command, SIGSTOP)
     try eventually("it stops") { try areStopped()[1] }

@@ -168,6 +168,9 @@ func watched(_ arenas: Int = 3) -> Model {
     let lines = items.joined(separator: "   ").wrapped(width)
     #expect(lines.allSatisfy { $0.columns <= width })
     for item in items { #expect(lines.contains { $0.contains(item) }, "\(lines)") }
+    // Nor in a sentence.
+    let sentence = "the next chunk (16 KiB) will not fit in the 8 KiB that can still be locked"
+    for line in sentence.wrapped(width).dropLast() { #expect(line.last?.isNumber == false) }
   }
 
   @Test func tabsCountWhatIsNewOrBad() {
