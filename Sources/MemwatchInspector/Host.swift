@@ -376,7 +376,8 @@ extension Host {
     var lines: [String] = []
     for fact in worstFirst {
       lines.append("\(fact.judgement.heading)  \(fact.name): \(fact.value)")
-      lines.append("    \(fact.meaning)")
+      // What is good needs no reason.
+      if fact.judgement != .good { lines.append("    \(fact.meaning)") }
       if let fix = fact.fix { lines.append("    fix: \(fix)") }
     }
     lines += ["", "Not erased, whatever the settings (and what helps)"]

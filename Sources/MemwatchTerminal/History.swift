@@ -118,7 +118,14 @@ package struct Histories: Equatable, Sendable {
 
   package init() {}
 
-  package mutating func add(_ snapshot: Snapshot) {
+  /// - Parameter interval: milliseconds between samples. An extra sample, which a key took, makes no
+  ///   point: so soon after another, its rates would depend on when the program last published.
+  package mutating func add(_ snapshot: Snapshot, every interval: Int = 0) {
+    if let previous,
+      snapshot.sampledAt < previous.at + UInt64(clamping: min(interval, 1000) * 3 / 4)
+    {
+      return
+    }
     let counts = Dictionary(
       snapshot.arenas.map { ($0.id, Counts($0)) }, uniquingKeysWith: { first, _ in first })
     defer { previous = (snapshot.sampledAt, counts) }

@@ -187,7 +187,7 @@ package struct Model: Sendable {
     }
     if new.process.state.isCurrent {
       timeline.add(new)
-      histories.add(new)
+      histories.add(new, every: intervalMs)
     }
     updateAlerts(new)
     if isPast {

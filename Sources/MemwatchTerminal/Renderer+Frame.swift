@@ -74,9 +74,9 @@ extension Renderer {
     }
     // Anything but the latest reading is marked as past, beside its chip.
     if model.replay != nil || model.isPast {
-      let at = "\(word) at \(clock(snapshot.sampledAt))"
-      return model.replay != nil
-        ? ["\(word) at \(clock(snapshot.sampledAt, withDate: true))", at] : [at]
+      let was = "was \(snapshot.process.state.rawValue) at "
+      let at = was + clock(snapshot.sampledAt)
+      return model.replay != nil ? [was + clock(snapshot.sampledAt, withDate: true), at] : [at]
     }
     let live = "\(word) \(age / 1000).\(age % 1000 / 100) s"
     return model.isPaused ? [live + " ago"] : [live + "  every " + seconds(model.intervalMs), live]

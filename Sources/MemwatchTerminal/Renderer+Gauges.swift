@@ -58,8 +58,8 @@ extension Renderer {
   mutating func drawMemlock(row: Int) {
     guard let snapshot = model.snapshot else { return }
     let memlock = snapshot.memlock
-    let whole =
-      memlock.binds == .no ? memlock.locked.map { max($0, 1) } : memlock.soft ?? memlock.locked
+    // Of the limit, even if it is not enforced: then more may be locked.
+    let whole = [memlock.soft, memlock.locked].compactMap(\.self).max().map { max($0.count, 1) }
     let level = memlockLevel(memlock)
     grid.put("Memlock ", row: row, column: 0)
     drawBar(
@@ -67,7 +67,7 @@ extension Renderer {
       parts: [
         (memlock.lockedByArenas.count, style.arenas, level ?? .arenas),
         (memlock.lockedByOthers?.count ?? 0, style.others, level ?? .others),
-      ], whole: whole?.count)
+      ], whole: whole)
     grid.put(memlockTail, row: row, column: 8 + barWidth + 2, limit: width - 10 - barWidth)
   }
 

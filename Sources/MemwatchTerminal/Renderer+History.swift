@@ -126,7 +126,13 @@ extension Renderer {
     let count = max(1, columns / 20)
     let last = clock(span.upperBound)
     var told = ""
-    for index in 0..<count {
+    // The cursor's time has priority over those of the axis.
+    let pointer = cursor(in: span).map { column -> Range<Int> in
+      let start = min(max(gutter + 1, column - 4), width - 10)
+      return start..<start + 10
+    }
+    func isFree(_ start: Int) -> Bool { pointer?.overlaps(start - 1..<start + 9) != true }
+    for index in 0..<count where isFree(gutter + 1 + columns * index / count) {
       let column = columns * index / count
       let time = clock(
         span.lowerBound + UInt64(length * Double(column) / Double(max(1, columns))))
@@ -135,12 +141,11 @@ extension Renderer {
       grid.put(time, row: row, column: gutter + 1 + column, role: .faint)
       told = time
     }
-    if let column = cursor(in: span), let time = cursorTime {
-      let text = " \(clock(time)) "
-      let start = min(max(gutter + 1, column - 4), width - text.columns)
-      grid.put(text, row: row, column: start, role: .selected)
-      return
+    if columns >= 20, isFree(width - 9) {
+      grid.put(" " + last, row: row, endingAt: width, role: .faint)
     }
-    if columns >= 20 { grid.put(" " + last, row: row, endingAt: width, role: .faint) }
+    if let pointer, let time = cursorTime {
+      grid.put(" \(clock(time)) ", row: row, column: pointer.lowerBound, role: .selected)
+    }
   }
 }

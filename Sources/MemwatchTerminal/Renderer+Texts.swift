@@ -44,7 +44,10 @@ extension Renderer {
     let rows = height - 2 - top
     layout.pageRows = max(1, rows)
     let first = min(model.scroll, max(0, lines.count - rows))
-    let note = "\(min(lines.count, first + rows)) of \(counted(lines.count, "line"))"
+    let last = min(lines.count, first + max(0, rows))
+    let note =
+      lines.count <= rows
+      ? counted(lines.count, "line") : "lines \(first + 1)-\(last) of \(grouped(lines.count))"
     rule(top, title, ruleNote(note, besideTitle: title))
     let top = top + 1
     defer {

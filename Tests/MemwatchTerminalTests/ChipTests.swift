@@ -32,7 +32,7 @@ import Testing
       model.view = view
       let grid = draw(model, 100, 30)
       #expect(grid.text.contains("[replay 2/3]"), "\(view)\n\(grid.text)")
-      #expect(grid.line(0).contains("LIVE at "), "\(grid.line(0))")
+      #expect(grid.line(0).contains("was live at "), "\(grid.line(0))")
       #expect(!grid.line(0).contains("every"))
     }
     press(&model, "p")

@@ -87,6 +87,21 @@ import Testing
     #expect(meter == legend && meter.role == (isFull ? .meterBad : .meterWarning))
   }
 
+  /// A meter of a limit that is not enforced shows its share of it, and is full beyond it.
+  @Test(
+    arguments: [(0, 0), (8 << 10, 1), (4 << 20, 20), (8 << 20, 40), (64 << 20, 40)]
+      as [(UInt64, Int)])
+  func theMeterShowsALimitThatIsNotEnforced(locked: UInt64, cells: Int) {
+    var snapshot = sample(arenas: 3)
+    snapshot.memlock.binds = .no
+    snapshot.memlock.locked = ByteCount(locked)
+    snapshot.memlock.lockedByArenas = ByteCount(locked)
+    snapshot.memlock.lockedByOthers = 0
+    let grid = draw(model(snapshot), 100, 30)
+    let bar = grid.rows[row(grid, "Memlock [")]
+    #expect(bar.count { $0.role == .arenas } == cells, "\(grid.line(4))")
+  }
+
   @Test func verdictRowHasItsOwnBackground() {
     var snapshot = sample(arenas: 3)
     func role() -> Set<Role> {

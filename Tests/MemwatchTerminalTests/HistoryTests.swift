@@ -68,6 +68,30 @@ import Testing
     #expect(abs(drawn - 90 * min(samples, 60) / 60) <= 2, "\(grid.text)")
   }
 
+  /// A sample between two regular ones makes no point of its own; its counts belong to the next.
+  @Test func extraSamplesAreNoPeaks() {
+    var model = Model(intervalMs: 1000)
+    for (milliseconds, opens) in [(0, 0), (1000, 500), (2000, 1000), (2100, 1250), (3000, 1500)] {
+      var next = sample(arenas: 1, at: now + UInt64(milliseconds))
+      next.arenas[0].opens = UInt64(opens)
+      model.update(next)
+    }
+    #expect(model.history.moments.map(\.opens) == [500, 500, 500])
+  }
+
+  /// The times of the axis leave room for the cursor's.
+  @Test(arguments: 1...60) func theCursorsTimeIsWhole(steps: Int) {
+    var model = Model(intervalMs: 1000)
+    for step in 0...60 { model.update(sample(at: now + UInt64(step) * 1000)) }
+    model.view = .history
+    for _ in 0..<steps { press(&model, ",") }
+    let axis = draw(model, 100, 30).line(28)
+    let times = axis.split { "-+ ".contains($0) }
+    #expect(
+      times.count >= 3 && times.allSatisfy { $0.wholeMatch(of: /\d\d:\d\d:\d\d/) != nil }, "\(axis)"
+    )
+  }
+
   @Test func theTrendEstimatesWhenTheLimitIsReached() {
     var model = Model(intervalMs: 1000)
     for step in 0..<30 {

@@ -70,7 +70,7 @@ import Testing
     press(&model, ",")
     #expect(model.isPast && model.snapshot?.sampledAt == at(88).sampledAt)
     #expect(text(model).contains("[time 04:48:12, live is 1 s on]"))
-    #expect(draw(model, 100, 30).line(0).contains("LIVE at 04:48:12"))
+    #expect(draw(model, 100, 30).line(0).contains("was live at 04:48:12"))
     // Sampling continues meanwhile.
     model.update(at(90))
     model.update(at(91))
