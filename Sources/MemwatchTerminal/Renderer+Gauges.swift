@@ -82,10 +82,13 @@ extension Renderer {
     at = grid.put(style.others, row: row, column: at, role: level ?? .others)
     at = grid.put(
       " other code \(memlock.lockedByOthers.map { bytes($0) } ?? "n/a")", row: row, column: at)
-    let next = nextChunkText(snapshot)
+    let long = nextChunkText(snapshot)
+    let next = [long, long.replacing(" growing arenas", with: "")]
     let role: Role = memlock.nextChunkFits == false ? .bad : .normal
     at = grid.put("   ", row: row, column: at)
-    if at + next.columns <= width { at = grid.put(next, row: row, column: at, role: role) }
+    if let next = next.first(where: { at + $0.columns <= width }) {
+      at = grid.put(next, row: row, column: at, role: role)
+    }
     let free = saturatingSum(room.map { UInt64(clamping: $0.freeSlots) })
     let slots = "   free slots \(free)"
     if at + slots.columns <= width { grid.put(slots, row: row, column: at) }

@@ -81,6 +81,12 @@ import Testing
   @Test(arguments: [false, true]) func theLegendHasTheMetersColour(isFull: Bool) {
     var snapshot = sample(arenas: 3)
     snapshot.memlock.nextChunkFits = !isFull
+    snapshot.memlock.headroom = isFull ? 0 : 1 << 20
+    for index in snapshot.arenas.indices { snapshot.arenas[index].nextChunkBytes = 16384 }
+    for width in [80, 100, 160] {
+      let line = draw(model(snapshot), width, 30).line(5)
+      #expect(line.contains(isFull ? "WILL NOT FIT" : "fits in all"), "\(line)")
+    }
     let grid = draw(model(snapshot), 100, 30)
     let meter = grid.rows[row(grid, "Memlock [")][9]
     let legend = grid.rows[row(grid, "Memlock [") + 1][8]
