@@ -53,13 +53,16 @@ uint64_t cms_file_limit(void) {
 
 int64_t cms_fork(void) { RESULT(fork()); }
 
-void cms_take_ending_signals(void) {
+void cms_take_signals(bool ending) {
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGHUP);
-  sigaddset(&set, SIGQUIT);
+  sigaddset(&set, SIGXCPU);
+  if (ending) {
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGQUIT);
+  }
   sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 int64_t cms_signal_at_parents_death(int signal) { RESULT(prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)); }

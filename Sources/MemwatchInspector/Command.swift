@@ -1,7 +1,7 @@
 // A command that memwatch starts and watches.
 
 import EnclaveSystem
-import MemwatchSystem
+package import MemwatchSystem
 
 package struct CommandFailure: Error {
   package var code: Int32
@@ -124,10 +124,17 @@ package final class Command {
     return child.poll() ? child.status : nil
   }
 
-  /// Passes a signal to it. Returns false if it has ended.
-  package func pass(_ signal: Int32) -> Bool {
-    guard !child.poll() else { return false }
-    child.signal(signal, group: false)
+  /// Takes a signal that memwatch received while it is only the wrapper of this command: the command
+  /// decides how both end. Returns false if the signal is for memwatch: the command has ended.
+  package func take(_ signal: ReceivedSignal) -> Bool {
+    // SIGXCPU is about memwatch's own processor time.
+    guard signal.number != 24, !child.poll() else { return false }
+    // A terminal signals the command itself; what the command sends is not for it.
+    if signal.isFromProcess, signal.sender != pid { child.signal(signal.number, group: false) }
+    if signal.number == 20 {  // SIGTSTP
+      ForkedProcess.stopThisProcess()
+      child.signal(18, group: false)
+    }
     return true
   }
 

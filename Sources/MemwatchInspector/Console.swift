@@ -91,6 +91,9 @@ package enum Console {
       || scalar.properties.generalCategory == .control ? 0 : 1
   }
 
+  /// Blocks signals until the broker takes them.
+  package static func blockSignals() throws { try SignalWatch.block() }
+
   /// CLOCK_BOOTTIME.
   package static var milliseconds: UInt64 { ProcessFacts.bootMilliseconds }
   /// CLOCK_REALTIME.

@@ -1,7 +1,7 @@
 // The privileged process. It opens files on request and never reads their contents.
 
 package import EnclaveSystem
-import MemwatchSystem
+package import MemwatchSystem
 
 /// The sandbox could not be created, so nothing was read.
 package struct SandboxFailure: Error, Sendable {
@@ -66,14 +66,16 @@ package struct Broker: ~Copyable {
   ///     limit. (A child that writes to a blocked terminal may wait forever.)
   ///   - tick: runs in the broker about ten times a second; without it the broker sleeps between
   ///     requests.
-  ///   - taken: takes a signal that another process sent to the broker; false: the child gets it.
+  ///   - taken: takes signals that the broker receives; false: the child is to end. Without it, the
+  ///     child gets them. With it, this process has blocked them (SignalWatch.block), and the child
+  ///     keeps them blocked.
   /// - Throws: if the socket or the process cannot be created.
   package mutating func run<Prepared: ~Copyable>(
     mechanisms: Set<Confinement.Mechanism> = Set(Confinement.Mechanism.allCases),
     prepare: () -> Prepared,
     body: (consuming Prepared, BrokerClient, Confinement) -> Never,
     other: (UInt64, UInt64) -> Int64 = { _, _ in -1 }, grace: UInt64? = nil,
-    tick: (() -> Void)? = nil, takingSignals taken: ((Int32) -> Bool)? = nil
+    tick: (() -> Void)? = nil, takingSignals taken: ((ReceivedSignal) -> Bool)? = nil
   ) throws(SandboxFailure) -> End {
     do throws(FileFailure) {
       return try fork(mechanisms, prepare, body, other, grace, tick, taken)
@@ -87,10 +89,12 @@ package struct Broker: ~Copyable {
     _ mechanisms: Set<Confinement.Mechanism>, _ prepare: () -> Prepared,
     _ body: (consuming Prepared, BrokerClient, Confinement) -> Never,
     _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?,
-    _ taken: ((Int32) -> Bool)?
+    _ taken: ((ReceivedSignal) -> Bool)?
   ) throws(FileFailure) -> End {
     var pair = try MessageSocket.pair()
-    guard let child = try ForkedProcess.fork(endingWithParentBy: 15) else {
+    let child = try ForkedProcess.fork(
+      endingWithParentBy: taken == nil ? 15 : 9, keepsSignalsBlocked: taken != nil)
+    guard let child else {
       pair.first = nil
       exports = nil
       let prepared = prepare()
@@ -112,7 +116,7 @@ package struct Broker: ~Copyable {
   private func serve(
     _ child: ForkedProcess, _ socket: consuming MessageSocket?, _ signals: consuming SignalWatch,
     _ other: (UInt64, UInt64) -> Int64, _ grace: UInt64?, _ tick: (() -> Void)?,
-    _ taken: ((Int32) -> Bool)?
+    _ taken: ((ReceivedSignal) -> Bool)?
   ) -> End {
     var asked: (signal: Int32, deadline: UInt64)?
     while true {
@@ -121,8 +125,12 @@ package struct Broker: ~Copyable {
       {
         if answer(open, other) { socket = consume open }
       }
-      if let signal = signals.forwardSignals(to: child, unless: taken), let grace, asked == nil {
-        asked = (signal, ProcessFacts.bootMilliseconds + grace)
+      if let signal = signals.forwardSignals(to: child, unless: taken), asked == nil {
+        if taken != nil, signal != 24 {  // SIGXCPU is not blocked
+          asked = (signal, 0)
+        } else if let grace {
+          asked = (signal, ProcessFacts.bootMilliseconds + grace)
+        }
       }
       switch child.change() {
       case .exited(let status): return .exited(status)

@@ -17,14 +17,19 @@ package struct ForkedProcess: Sendable {
 
   /// Forks this process, which must have one thread. Returns nil in the child. The child gets
   /// `signal` when its parent dies (prctl(2), PR_SET_PDEATHSIG).
-  package static func fork(endingWithParentBy signal: Int32) throws(FileFailure) -> ForkedProcess? {
+  ///
+  /// - Parameter keepsSignalsBlocked: signals that ask a process to end stay blocked in the child, if
+  ///   they are.
+  package static func fork(
+    endingWithParentBy signal: Int32, keepsSignalsBlocked: Bool = false
+  ) throws(FileFailure) -> ForkedProcess? {
     let parent = ProcessFacts.pid
     let child = cms_fork()
     guard child >= 0 else {
       throw FileFailure(function: "fork", path: "this process", errno: Int32(-child))
     }
     if child == 0 {
-      cms_take_ending_signals()
+      cms_take_signals(!keepsSignalsBlocked)
       _ = cms_signal_at_parents_death(signal)
       if cms_parent() != parent { cms_die_by(signal) }
       return nil
@@ -53,8 +58,18 @@ package struct ForkedProcess: Sendable {
     signal(18)  // SIGCONT
   }
 
+  /// Stops this process (SIGSTOP) until it is continued.
+  package static func stopThisProcess() { cms_stop() }
+
   /// Ends this process by the signal that ended its child, so that a shell sees it.
   package static func endBySignal(_ signal: Int32) { cms_die_by(signal) }
+}
+
+package struct ReceivedSignal: Sendable {
+  package let number: Int32
+  /// False: the kernel or a terminal sent it.
+  package let isFromProcess: Bool
+  package let sender: Int32
 }
 
 /// The signals that a parent receives: SIGCHLD, and those it forwards.
@@ -70,6 +85,9 @@ package struct SignalWatch: ~Copyable {
     file = OpenFile(adopting: Int32(result), path: "signals")
   }
 
+  /// Blocks them without waiting for them yet.
+  package static func block() throws(FileFailure) { _ = try SignalWatch() }
+
   /// Waits for a message or a signal, with a timeout.
   ///
   /// - Returns: whether a message is waiting.
@@ -84,10 +102,10 @@ package struct SignalWatch: ~Copyable {
 
   /// Forwards signals sent by other processes. (A terminal signals both processes itself.)
   ///
-  /// - Parameter taken: takes such a signal in place of the child; false: the child gets it.
+  /// - Parameter taken: takes a signal; false: it is for the child.
   /// - Returns: the last signal that asks a process to end.
   package func forwardSignals(
-    to child: ForkedProcess, unless taken: ((Int32) -> Bool)? = nil
+    to child: ForkedProcess, unless taken: ((ReceivedSignal) -> Bool)? = nil
   ) -> Int32? {
     var isFromProcess = false
     var sender: Int32 = 0
@@ -96,7 +114,8 @@ package struct SignalWatch: ~Copyable {
       let number = unsafe cms_next_signal(file.descriptor, &isFromProcess, &sender)
       if number == 0 { return ending }
       if number == 17 || sender == child.pid { continue }  // SIGCHLD
-      if isFromProcess, taken?(number) == true { continue }
+      let signal = ReceivedSignal(number: number, isFromProcess: isFromProcess, sender: sender)
+      if taken?(signal) == true { continue }
       // SIGTSTP (20) asks no process to end.
       if number != 20 { ending = number }
       // SIGXCPU (24) comes from the kernel, for this process's CPU time; it ends both.

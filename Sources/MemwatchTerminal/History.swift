@@ -121,11 +121,9 @@ package struct Histories: Equatable, Sendable {
   /// - Parameter interval: milliseconds between samples. An extra sample, which a key took, makes no
   ///   point: so soon after another, its rates would depend on when the program last published.
   package mutating func add(_ snapshot: Snapshot, every interval: Int = 0) {
-    if let previous,
-      snapshot.sampledAt < previous.at + UInt64(clamping: min(interval, 1000) * 3 / 4)
-    {
-      return
-    }
+    let least = UInt64(clamping: min(interval, 1000) * 3 / 4)
+    // (A clock that was set back is no reason to skip.)
+    if let at = previous?.at, snapshot.sampledAt >= at, snapshot.sampledAt < at + least { return }
     let counts = Dictionary(
       snapshot.arenas.map { ($0.id, Counts($0)) }, uniquingKeysWith: { first, _ in first })
     defer { previous = (snapshot.sampledAt, counts) }

@@ -142,8 +142,10 @@ package struct Model: Sendable {
   package internal(set) var shownLabel: String?
   /// Whether the labels view covers all arenas.
   package internal(set) var showsAllLabels = false
-  /// The least time that the history's axis spans, in milliseconds.
-  var shortestAxis: UInt64 = 60_000
+  /// The samples of a record have their own interval.
+  private var isReplaying = false
+  /// Shows a few samples once: their history has each of them, on an axis of their own.
+  var isPicture = false
   /// How long a window may stay open before a warning.
   package var openLimitMs: UInt64 = 60_000
   package var isOneByOne: Bool { shownLabel != nil }
@@ -187,7 +189,7 @@ package struct Model: Sendable {
     }
     if new.process.state.isCurrent {
       timeline.add(new)
-      histories.add(new, every: intervalMs)
+      histories.add(new, every: isPicture || isReplaying ? 0 : intervalMs)
     }
     updateAlerts(new)
     if isPast {
@@ -230,6 +232,7 @@ package struct Model: Sendable {
       if index == 0 { snapshot = nil }
     }
     let arena = selectedArena
+    isReplaying = true
     update(samples[index])
     newAlerts = []
     if index == 0, replay != nil {

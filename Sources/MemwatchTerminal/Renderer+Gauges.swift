@@ -83,7 +83,7 @@ extension Renderer {
     at = grid.put(
       " other code \(memlock.lockedByOthers.map { bytes($0) } ?? "n/a")", row: row, column: at)
     let long = nextChunkText(snapshot)
-    let next = [long, long.replacing(" growing arenas", with: "")]
+    let next = [long, long.replacing(#/ growing arenas?/#, with: "")]
     let role: Role = memlock.nextChunkFits == false ? .bad : .normal
     at = grid.put("   ", row: row, column: at)
     if let next = next.first(where: { at + $0.columns <= width }) {

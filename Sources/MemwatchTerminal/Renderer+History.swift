@@ -41,7 +41,7 @@ extension Renderer {
     of history: History, isWhole: Bool, from first: Int, to end: Int
   ) {
     let moments = history.moments
-    guard let span = Plot.axis(of: moments, atLeast: model.shortestAxis) else {
+    guard let span = Plot.axis(of: moments, atLeast: model.isPicture ? 0 : 60_000) else {
       grid.put("starts with the second sample".fitted(width), row: first, column: 0, role: .faint)
       return
     }

@@ -84,11 +84,11 @@ package enum Screen {
     of snapshots: [Snapshot], view: View, host: Host?
   ) -> Model {
     var model = Model(intervalMs: 1000)
+    model.isPicture = true
     for snapshot in snapshots { model.update(snapshot) }
     if let host { model.update(host) }
     model.view = view
     model.showsAllLabels = true
-    model.shortestAxis = 0
     return model
   }
 

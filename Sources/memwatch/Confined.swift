@@ -183,7 +183,7 @@ enum Confined {
         tick: runner.map { runner in { runner.poll() } },
         // Without a screen, memwatch is only a wrapper of the command.
         takingSignals: needs.command.flatMap { command in
-          command.isDetached || needs.endsCommand ? nil : { command.pass($0) }
+          command.isDetached || needs.endsCommand ? nil : { command.take($0) }
         })
     } catch { throw Failure(Exit.failure, "sandbox: \(error.message)") }
     switch end {

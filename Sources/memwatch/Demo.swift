@@ -71,13 +71,21 @@ struct Run: ParsableCommand {
   }
 
   func run() throws {
+    // Before the command exists, so that none of its signals is lost.
+    if check || !Screen.isPossible { try Console.blockSignals() }
     if check {
       var watchdog = Watchdog(try requirements.resolved(adopting: adopt))
       let session = try Session(
         command, publishing: true, adopting: adopt, underScreen: false, name: "run")
-      let end = try Confined.run(Prerequisites(command: session.command)) { _ in
-        throw ExitCode(
-          watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
+      let end: Confined.End
+      do {
+        end = try Confined.run(Prerequisites(command: session.command)) { _ in
+          throw ExitCode(
+            watchdog.watch(session.command, everyMs: min(screen.interval.milliseconds, 250)))
+        }
+      } catch {
+        session.command.end()
+        throw error
       }
       session.command.waitForEnd()
       throw ExitCode(end.code)

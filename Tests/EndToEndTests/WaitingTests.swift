@@ -65,8 +65,11 @@ import Testing
   }
 
   /// Also a command that does not publish, or not yet: it decides how it ends.
-  @Test(arguments: [[], ["--check"]], [SIGTERM, SIGINT, SIGHUP])
-  func signalsReachACommandThatDoesNotPublish(options: [String], signal: Int32) throws {
+  @Test(arguments: [[], ["--check"]], [(SIGTERM, false), (SIGINT, true), (SIGHUP, true)])
+  func signalsReachACommandThatDoesNotPublish(
+    options: [String], sent: (signal: Int32, toGroup: Bool)
+  ) throws {
+    let (signal, toGroup) = sent
     let scratch = try Scratch(onTmpfs: true)
     let output = scratch.file("output")
     try Data().write(to: URL(filePath: output))
@@ -74,7 +77,8 @@ import Testing
       "import signal, sys; signal.signal(\(signal), lambda *_: sys.exit(7)); "
       + "print('ready', flush=True); signal.pause()"
     let run = Launch(
-      [Programs.memwatch, "run"] + options + ["--", "python3", "-c", script], stats: scratch
+      ["python3", "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"]
+        + [Programs.memwatch, "run"] + options + ["--", "python3", "-c", script], stats: scratch
     ).process()
     run.standardInput = FileHandle.nullDevice
     run.standardOutput = FileHandle(forWritingAtPath: output)
@@ -84,7 +88,14 @@ import Testing
     try eventually("it has its handler") {
       try String(contentsOfFile: output, encoding: .utf8).contains("ready")
     }
-    kill(run.processIdentifier, signal)
+    let pid = run.processIdentifier
+    func isStopped() throws -> Bool { try procText("/proc/\(pid)/stat").contains(") T ") }
+    kill(pid, SIGTSTP)
+    try eventually("it stops") { try isStopped() }
+    kill(pid, SIGCONT)
+    try eventually("it continues") { try !isStopped() }
+    // As systemd, timeout(1) and a terminal signal: the whole group.
+    kill(toGroup ? -pid : pid, signal)
     try eventually("it ends") { !run.isRunning }
     // (6: nothing was checked.)
     #expect(run.terminationReason == .exit && run.terminationStatus == (options.isEmpty ? 7 : 6))

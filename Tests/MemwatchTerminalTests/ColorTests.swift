@@ -83,8 +83,10 @@ import Testing
     snapshot.memlock.nextChunkFits = !isFull
     snapshot.memlock.headroom = isFull ? 0 : 1 << 20
     for index in snapshot.arenas.indices { snapshot.arenas[index].nextChunkBytes = 16384 }
-    for width in [80, 100, 160] {
-      let line = draw(model(snapshot), width, 30).line(5)
+    for (width, arenas) in [(80, 3), (80, 1), (100, 3), (160, 3)] {
+      var some = snapshot
+      some.arenas = Array(some.arenas.prefix(arenas))
+      let line = draw(model(some), width, 30).line(5)
       #expect(line.contains(isFull ? "WILL NOT FIT" : "fits in all"), "\(line)")
     }
     let grid = draw(model(snapshot), 100, 30)

@@ -77,6 +77,28 @@ import Testing
       model.update(next)
     }
     #expect(model.history.moments.map(\.opens) == [500, 500, 500])
+    // After the clock was set back, the history goes on.
+    for step in 0..<3 { model.update(sample(at: now - 3_600_000 + UInt64(step) * 1000)) }
+    #expect(model.history.moments.count >= 5)
+  }
+
+  /// All samples count of a record, and of a few that were taken for a picture.
+  @Test(arguments: [100, 250, 500]) func denseSamplesAreAllShown(milliseconds: Int) {
+    let samples = (0..<9).map { step in
+      var next = sample(at: now + UInt64(step * milliseconds))
+      next.memlock.locked = ByteCount(step == 5 ? 8 << 20 : 1 << 20)
+      return next
+    }
+    var playing = Model(intervalMs: 1000)
+    for index in samples.indices { playing.replay(samples, at: index) }
+    var jumping = Model(intervalMs: 1000)
+    jumping.replay(samples, at: 8)
+    for model in [playing, jumping] {
+      #expect(model.history.moments.count == 8)
+      #expect(model.history.peak(\.locked) == Double(8 << 20))
+    }
+    let view = Screen.export(of: samples, view: .history, host: Host(root: "/nonexistent"))
+    #expect(view.rows.count == 8)
   }
 
   /// The times of the axis leave room for the cursor's.

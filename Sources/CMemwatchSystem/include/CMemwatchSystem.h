@@ -14,8 +14,9 @@
 int64_t cms_thread_count(void);
 /// fork(2): 0 in the child. For processes of one thread.
 int64_t cms_fork(void);
-/// Unblocks the signals that end a process: whoever started this one may have blocked them.
-void cms_take_ending_signals(void);
+/// Unblocks SIGXCPU and, if `ending`, the signals that ask a process to end: whoever started this one may have
+/// blocked them.
+void cms_take_signals(bool ending);
 /// prctl(PR_SET_PDEATHSIG): the signal that this process gets when its parent dies.
 int64_t cms_signal_at_parents_death(int signal);
 int64_t cms_parent(void);
