@@ -73,9 +73,16 @@ import Testing
     let scratch = try Scratch(onTmpfs: true)
     let output = scratch.file("output")
     try Data().write(to: URL(filePath: output))
-    let script =
-      "import signal, sys; signal.signal(\(signal), lambda *_: sys.exit(7)); "
-      + "print('ready', flush=True); signal.pause()"
+    // (A signal to the group arrives twice: from its sender and from memwatch.)
+    let script = """
+      import signal, sys
+      def end(*_):
+        signal.signal(\(signal), signal.SIG_IGN)
+        sys.exit(7)
+      signal.signal(\(signal), end)
+      print('ready', flush=True)
+      while True: signal.pause()
+      """
     let run = Launch(
       ["python3", "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"]
         + [Programs.memwatch, "run"] + options + ["--", "python3", "-c", script], stats: scratch
